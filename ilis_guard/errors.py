@@ -1,0 +1,86 @@
+"""Every error ilis_guard raises: one root, one class a cause.
+
+A message says what went wrong, what was got (with ``!r``) and what to do. Prompts and answers never stand in a
+message: messages are logged. All errors carry plain strings, so they survive pickling between processes.
+"""
+
+from typing import ClassVar
+
+
+class IlisGuardError(Exception):
+    """Root of all errors of this package.
+
+    ``is_retryable`` tells whoever stands at the edge whether the same call may succeed if it is made again.
+    """
+
+    is_retryable: ClassVar[bool] = False
+
+
+class RequestError(IlisGuardError):
+    """The caller's prompt, messages or labels can't be used."""
+
+
+class ConfigError(IlisGuardError):
+    """``guard.yaml`` is wrong; the message starts with ``file:line:column``."""
+
+
+class PolicyError(IlisGuardError):
+    """A policy file is wrong; the message starts with ``file:line:column``."""
+
+
+class QuestionError(IlisGuardError):
+    """A file of labelled questions is wrong; the message starts with ``file:line``."""
+
+
+class ModelError(IlisGuardError):
+    """A model can't be loaded or didn't answer."""
+
+
+class TransientModelError(ModelError):
+    """The model didn't answer this time: a time-out, a rate limit, a connection that broke."""
+
+    is_retryable = True
+
+
+class PromptTooLongError(ModelError):
+    """The prompt and the tokens to be generated don't fit into the model's context."""
+
+
+class WeightsError(ModelError):
+    """Weights that a package carries are missing, incomplete or not the ones expected."""
+
+
+class MissingDependencyError(IlisGuardError):
+    """An optional dependency isn't installed; the message names the extra that brings it."""
+
+
+class SignatureError(IlisGuardError):
+    """No signature can be computed: a layer wasn't found, didn't fire, or gave a non-finite activation."""
+
+
+class ScoringError(IlisGuardError):
+    """A generation can't be scored."""
+
+
+class BundleError(IlisGuardError):
+    """A bundle can't be read: a file is missing, damaged, or not what its metadata says."""
+
+
+class BundleMismatchError(BundleError):
+    """A bundle was fitted to another model, precision or prompt than the one that runs."""
+
+
+class FitError(IlisGuardError):
+    """A scorer can't be fitted to these rows."""
+
+
+class ReviewError(IlisGuardError):
+    """The human queue can't do what was asked."""
+
+
+class TicketNotFoundError(ReviewError):
+    """No ticket has this id."""
+
+
+class TicketResolvedError(ReviewError):
+    """The ticket already ended with another verdict."""

@@ -1,0 +1,48 @@
+"""Names and fields of what is logged. Names are stable: dashboards and alerts may rest on them.
+
+Prompts and answers are never fields, unless whoever runs the guard asks for them (``log_texts`` in guard.yaml).
+"""
+
+import logging
+from typing import Any, Final
+
+import structlog
+
+WEIGHTS_TERMS: Final = "ilis_guard.weights.terms"
+"""Weights under terms of their own are about to be used. Fields: weights, terms, where."""
+WEIGHTS_CONVERTED: Final = "ilis_guard.weights.converted"
+"""Packaged weights were converted and stand in the cache. Fields: weights, folder, seconds."""
+MODEL_LOADED: Final = "ilis_guard.model.loaded"
+"""Fields: tier, fingerprint, precision, layers, seconds."""
+ATTEMPT_FINISHED: Final = "ilis_guard.attempt.finished"
+"""A tier answered and was scored. Fields: decision, tier, attempt, uncertainty, shift, tokens, seconds."""
+ATTEMPT_FAILED: Final = "ilis_guard.attempt.failed"
+"""A tier gave no scored answer. Fields: decision, tier, attempt, error, seconds."""
+ATTEMPT_REPEATED: Final = "ilis_guard.attempt.repeated"
+"""A transient model error; the same tier is called again. Fields: tier, call, error."""
+DECISION_MADE: Final = "ilis_guard.decision.made"
+"""Fields: decision, action, rule, tier, uncertainty, attempts, ticket, seconds."""
+ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"
+"""A ticket could not be stored; the decision became an abstention. Fields: decision, queue, error."""
+TICKET_CREATED: Final = "ilis_guard.ticket.created"
+"""A ticket is committed. Fields: ticket, queue."""
+TICKET_RESOLVED: Final = "ilis_guard.ticket.resolved"
+"""A verdict is committed. Fields: ticket, queue, verdict."""
+
+
+def log() -> Any:
+    """The package's logger.
+
+    Where the application has configured structlog, events go its way; otherwise they go to the standard logger
+    ``ilis_guard``, which is silent below WARNING until the application says otherwise.
+    """
+    if structlog.is_configured():
+        return structlog.get_logger("ilis_guard")
+    return structlog.wrap_logger(
+        logging.getLogger("ilis_guard"),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+    )

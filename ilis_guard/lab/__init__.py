@@ -1,0 +1,1 @@
+"""Offline work: harvest, fit, evaluate, report."""

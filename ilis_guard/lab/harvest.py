@@ -1,0 +1,199 @@
+"""Harvest: run a model over labelled questions and keep what was seen inside it, with whether it was right."""
+
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Float64
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ilis_guard.errors import FitError
+from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.questions import Question
+from ilis_guard.types import Fingerprint, Generation, Message, Position, Statistics
+
+POSITIONS: Final[tuple[Position, ...]] = ("prompt", "last", "mean")
+STATISTICS: Final = Statistics.__slots__
+METADATA_KEY: Final = b"ilis_guard"
+RECORDED_VERSIONS: Final = ("ilis-guard", "torch", "transformers", "bitsandbytes")
+
+Progress = Callable[[int, int], None]
+"""Told (questions done, questions in all)."""
+
+
+class TappedModel(Protocol):
+    """A local model: it answers in batches and shows its signatures."""
+
+    fingerprint: Fingerprint
+    prompt: str
+    max_new_tokens: int
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
+        """Answer several conversations."""
+
+
+class Manifest(BaseModel):
+    """How rows were harvested; it stands in the Parquet file's metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    fingerprint: Fingerprint
+    prompt: str
+    max_new_tokens: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harvest:
+    """Harvested rows. Rows without a scored answer (nothing was generated) aren't among them."""
+
+    manifest: Manifest
+    ids: tuple[str, ...]
+    datasets: tuple[str, ...]
+    wrong: Bool[np.ndarray, " rows"]
+    signatures: Mapping[Position, Float32[np.ndarray, "rows layers layers"]]
+    statistics: Float64[np.ndarray, "rows statistics"]
+    """Columns in the order of `Statistics`."""
+    unanswered: int
+    """Rows left out because the model generated nothing that could be scored."""
+
+
+def harvest(
+    model: TappedModel,
+    questions: Sequence[Question],
+    path: Path,
+    *,
+    name: str,
+    batch_size: int = 32,
+    progress: Progress = lambda _done, _all: None,
+) -> Manifest:
+    """Ask a model all questions and write one Parquet row each; the file appears when it is complete.
+
+    Args:
+        model: asked greedily, in batches of questions of like length.
+        questions: labelled; an answer is judged by `is_correct`.
+        path: the Parquet file.
+        name: what the model is called in the manifest.
+        batch_size: questions a forward pass.
+        progress: told after each batch.
+
+    Raises:
+        ModelError: the model failed on a batch.
+        SignatureError: an activation is missing or not finite.
+    """
+    versions = {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
+    manifest = Manifest(
+        model=name,
+        fingerprint=model.fingerprint,
+        prompt=model.prompt,
+        max_new_tokens=model.max_new_tokens,
+        versions=versions,
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for batch in _batches(questions, batch_size):
+        answers = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
+        rows |= {asked.id: _row(asked, answer) for asked, answer in zip(batch, answers, strict=True)}
+        progress(len(rows), len(questions))
+    schema = _schema(model.fingerprint.layers).with_metadata({METADATA_KEY: manifest.model_dump_json()})
+    _write(pa.Table.from_pylist([rows[asked.id] for asked in questions], schema=schema), path)
+    return manifest
+
+
+def read_harvest(path: Path) -> Harvest:
+    """Read a harvested Parquet file.
+
+    Raises:
+        FitError: it isn't one.
+    """
+    try:
+        table = pq.read_table(path)
+        manifest = Manifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
+        raise FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}") from error
+    scored = table.filter(pa.compute.is_valid(table["mean"]))
+    layers = manifest.fingerprint.layers
+    return Harvest(
+        manifest=manifest,
+        ids=tuple(scored["id"].to_pylist()),
+        datasets=tuple(scored["dataset"].to_pylist()),
+        wrong=~scored["correct"].to_numpy(zero_copy_only=False),
+        signatures={
+            position: scored[position].combine_chunks().flatten().to_numpy().reshape(-1, layers, layers)
+            for position in POSITIONS
+        },
+        statistics=np.column_stack([scored[name].to_numpy() for name in STATISTICS]),
+        unanswered=table.num_rows - scored.num_rows,
+    )
+
+
+def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
+    """Questions of like length together, so that little is padded.
+
+    The longest come first: a batch that is too large for the memory fails at once.
+    """
+    ordered = sorted(questions, key=lambda asked: len(asked.prompt()), reverse=True)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def _row(asked: Question, answer: Generation) -> dict[str, Any]:
+    statistics = dict.fromkeys(STATISTICS) if answer.statistics is None else answer.statistics.to_dict()
+    return {
+        "id": asked.id,
+        "dataset": asked.dataset,
+        "text": answer.text,
+        "correct": is_correct(asked, answer.text),
+        "tokens": answer.tokens,
+        "prompt_tokens": answer.prompt_tokens,
+        "finish_reason": answer.finish_reason,
+        **statistics,
+        **{position: _flat(answer, position) for position in POSITIONS},
+    }
+
+
+def _flat(answer: Generation, position: Position) -> Float32[np.ndarray, " cells"] | None:
+    signature = answer.signatures.get(position)
+    return None if signature is None else signature.ravel()
+
+
+def _schema(layers: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("dataset", pa.string(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("correct", pa.bool_(), nullable=False),
+            pa.field("tokens", pa.int32(), nullable=False),
+            pa.field("prompt_tokens", pa.int32(), nullable=False),
+            pa.field("finish_reason", pa.string(), nullable=False),
+            *(pa.field(name, pa.float64()) for name in STATISTICS),
+            *(pa.field(position, pa.list_(pa.float32(), layers * layers)) for position in POSITIONS),
+        ]
+    )
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            pq.write_table(table, file, compression="zstd")
+        except BaseException:
+            temporary.unlink()
+            raise
+    temporary.replace(path)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,266 @@
+"""Labelled questions: their shape, and the JSONL files that hold them.
+
+One JSON object a line, with the fields of :class:`Question`. Reading is strict: every complaint names file and line
+and says what to do. What was got is shown shortened, because messages are logged.
+"""
+
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ilis_guard.errors import QuestionError
+
+_MAX_LINE_BYTES = 1_000_000
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TRUTHS = ({"yes", "true"}, {"no", "false"})
+_NUMBER = re.compile(
+    r"""
+    (?<![^\W_])                               # not inside a word: the 2 of H2O is no number
+    (?P<sign>(?<![^\s(\[=:$€£])[-+\N{MINUS SIGN}])?   # a sign, but not the minus of 47-21
+    [$€£]?
+    (?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?
+    (?:(?<=\d)\s(?P<top>\d+)/(?P<bottom>\d+)  # 3 1/2
+      |(?<=\d)/(?P<under>\d+)                 # 1/2
+      |(?P<decimals>\.\d+))?
+    (?<=\d)
+    """,
+    re.VERBOSE,
+)
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+"""A string that isn't blank."""
+
+
+class Question(BaseModel):
+    """One question with everything that counts as its right answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Text
+    dataset: str = ""
+    kind: Literal["open", "choice", "numeric", "boolean"] = "open"
+    question: Text
+    answers: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """``open``: every string is accepted. ``numeric``: every number. ``boolean``: "yes" and "true", or "no" and
+    "false". ``choice``: the right choice's letter, its text, or both."""
+    context: Text | None = None
+    """A passage to answer from."""
+    choices: tuple[Text, ...] | None = None
+    """Two to 26 answers to choose from, lettered A, B, C in this order; only where the kind is ``choice``."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if (self.choices is None) == (self.kind == "choice"):
+            raise ValueError(
+                f"the kind is {self.kind!r}; 'choices' and the kind 'choice' go together: give both or none"
+            )
+        if self.choices is not None:
+            _check_choices(self.choices, self.answers)
+        if self.kind == "boolean" and not any(truth.issuperset(self.answers) for truth in _TRUTHS):
+            raise ValueError(
+                f"got answers {_shown(self.answers)}; a boolean's are 'yes' and 'true', or 'no' and 'false'"
+            )
+        if self.kind == "numeric":
+            _check_numbers(self.answers)
+        return self
+
+    @property
+    def right_choice(self) -> int | None:
+        """Index of the right choice; None where there are no choices."""
+        return None if self.choices is None else _right_choices(self.choices, self.answers)[0]
+
+    def prompt(self) -> str:
+        """The text that a model is sent.
+
+        The context and an empty line, where there is a context; the question; the choices, a line each, as
+        ``A) text``. How to answer isn't said: that instruction is the caller's to add.
+        """
+        before = [] if self.context is None else [self.context, ""]
+        lettered = [f"{letter}) {text}" for letter, text in zip(ascii_uppercase, self.choices or (), strict=False)]
+        return "\n".join([*before, self.question, *lettered])
+
+
+def read_questions(path: str | os.PathLike[str]) -> list[Question]:
+    """Read a JSONL file of questions, in the file's order; blank lines are passed over.
+
+    Raises:
+        QuestionError: the file can't be read or is empty, or a line isn't a question; the message starts with
+            ``path:line:``, or ``path:line:column:`` where the JSON is broken.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _questions(_bounded_lines(file), path)
+    except OSError as error:
+        raise QuestionError(f"{path}:1: can't be read: {error.strerror}; check the path and its permissions") from error
+
+
+def write_questions(path: str | os.PathLike[str], questions: Iterable[Question]) -> None:
+    """Write questions as a JSONL file that :func:`read_questions` reads; a reader sees the old file or the new one.
+
+    Raises:
+        QuestionError: there are no questions, two have the same id, or one is too long for a line; nothing is written.
+        OSError: the file can't be written; an older one stays as it was.
+    """
+    lines = [question.model_dump_json().encode() + b"\n" for question in questions]
+    _questions(lines, path)
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("xb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def numbers_in(text: str) -> list[float]:
+    """The numbers in a text, in order: thousands separators, signs, decimals, and fractions such as 1/2 and 3 1/2."""
+    return [value for match in _NUMBER.finditer(text) if (value := _value(match)) is not None]
+
+
+def _value(match: re.Match[str]) -> float | None:
+    """The number that was matched; None where it has none (a division by zero) or floats don't reach it."""
+    whole = float((match["whole"] or "0").replace(",", ""))
+    divisor = float(match["bottom"] or match["under"] or 1)
+    if divisor == 0:
+        return None
+    mixed = whole + float(match["top"] or 0) / divisor
+    size = mixed if match["top"] else whole / divisor + float(match["decimals"] or 0)
+    if not math.isfinite(size):
+        return None
+    return size if match["sign"] in (None, "+") else -size
+
+
+def _check_numbers(answers: tuple[str, ...]) -> None:
+    for answer in answers:
+        match = _NUMBER.fullmatch(answer.strip())
+        if match is None or _value(match) is None:
+            raise ValueError(f"{_shown(answer)} isn't a number; write digits, such as '1,200', '-3.5' or '1/2'")
+
+
+def _check_choices(choices: tuple[str, ...], answers: tuple[str, ...]) -> None:
+    if not 2 <= len(choices) <= len(ascii_uppercase):
+        raise ValueError(f"got {len(choices)} choices; give 2 to {len(ascii_uppercase)}")
+    if len(set(choices)) < len(choices):
+        raise ValueError(f"two of the choices {_shown(choices)} are the same; remove one")
+    if not _right_choices(choices, answers):
+        raise ValueError(
+            f"the answers {_shown(answers)} don't name one choice; give its letter (A to "
+            f"{ascii_uppercase[len(choices) - 1]}), its exact text, or both"
+        )
+
+
+def _right_choices(choices: tuple[str, ...], answers: tuple[str, ...]) -> list[int]:
+    """The choices that all answers name, by letter or by text; a letter goes before the same letter as a text."""
+    named = [
+        [
+            index
+            for names in (ascii_uppercase[: len(choices)], choices)
+            for index, name in enumerate(names)
+            if name == answer
+        ]
+        for answer in answers
+    ]
+    return [index for index in named[0] if all(index in others for others in named)]
+
+
+def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines, the overlong ones cut just behind the limit, so that a file without line ends doesn't fill the memory."""
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        yield line
+
+
+def _questions(lines: Iterable[bytes], path: str | os.PathLike[str]) -> list[Question]:
+    questions: list[Question] = []
+    first_lines: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+            raise QuestionError(f"{where}: starts with a byte order mark; save the file as UTF-8 without one")
+        if len(line) > _MAX_LINE_BYTES:
+            raise QuestionError(
+                f"{where}: the line is longer than {_MAX_LINE_BYTES:,} bytes; write one question a line"
+            )
+        if not line.strip():
+            continue
+        question = _question(_decoded(line, where), where)
+        first = first_lines.setdefault(question.id, number)
+        if first != number:
+            raise QuestionError(f"{where}: the id {_shown(question.id)} stands on line {first} too; ids must be unique")
+        questions.append(question)
+    if not questions:
+        raise QuestionError(f"{path}:1: there are no questions; write one JSON object a line")
+    return questions
+
+
+def _decoded(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        wrong = line[error.start : error.end]
+        raise QuestionError(
+            f"{where}: byte {error.start + 1} isn't UTF-8, got {wrong!r}; save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        got = _shown(line.decode()[error.pos :])
+        raise QuestionError(
+            f"{where}:{error.colno}: broken JSON: {error.msg}, got {got}; write one JSON object a line"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise QuestionError(f"{where}: {error}; write one flat JSON object a line") from error
+
+
+def _question(value: Any, where: str) -> Question:
+    if not isinstance(value, dict):
+        raise QuestionError(f"{where}: got {_shown(value)}; a question is a JSON object with the keys {_FIELDS}")
+    try:
+        return Question.model_validate(value)
+    except ValidationError as error:
+        raise QuestionError(f"{where}: {_complaint(error.errors()[0])}") from error
+
+
+def _complaint(error: ErrorDetails) -> str:
+    key = ".".join(map(str, error["loc"]))
+    match error["type"]:
+        case "missing":
+            return f"the key {key!r} is missing; add it"
+        case "extra_forbidden":
+            return f"the key {key!r:.60} is unknown; the keys are {_FIELDS}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "string_pattern_mismatch":
+            return f"{key!r} is blank, got {_shown(error['input'])}; fill it in"
+        case _:
+            return f"{key!r} is wrong, got {_shown(error['input'])}: {error['msg']}; correct it"
+
+
+_FIELDS = ", ".join(repr(name) for name in Question.model_fields)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"got {name}, which isn't JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {_shown(max(keys, key=keys.count))} is given twice")
+    return unique
+
+
+def _shown(value: object) -> str:
+    """What was got, cut to what a log may hold."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

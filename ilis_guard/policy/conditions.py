@@ -1,0 +1,204 @@
+"""Conditions in CEL: type-checked when a policy loads, evaluated when it is asked.
+
+CEL (Common Expression Language, by Google) always ends: it has no loops but bounded ones, and no input or output.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cel_expr_python import cel
+
+from ilis_guard.policy.facts import VISIBLE, Facts, seen
+from ilis_guard.strict_yaml import nearest
+
+MAX_LENGTH: Final = 2000
+"""Characters of one condition; more belongs into several rules."""
+MAX_BRIEF: Final = 120
+"""Characters of a condition that a reason shows."""
+
+_TYPES: Final = {"double": cel.Type.DOUBLE, "int": cel.Type.INT, "string": cel.Type.STRING, "bool": cel.Type.BOOL}
+_ENVIRONMENT: Final = cel.NewEnv(
+    variables={name: _TYPES[kind.cel] for name, kind in VISIBLE.items()}
+    | {"labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)}
+)
+
+_COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
+_UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
+_NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
+_STRING: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_NAME: Final = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_ABSENT_KEY: Final = re.compile(r'Key not found in map : "(.*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a condition can't be compiled."""
+
+    what: str
+    line: int = 1
+    """In the condition's text, from 1."""
+    offset: int = 0
+    """Characters before the place in its line, from 0."""
+
+
+class ConditionError(ValueError):
+    """A text is no condition; `problems` holds every reason."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(problem.what for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """A compiled condition over facts."""
+
+    text: str
+    names: tuple[str, ...]
+    """The facts it mentions, in order, each once; labels as ``labels.NAME``."""
+    brief: str
+    """The text on one line, shortened, for reasons."""
+    _compiled: Any
+
+    @classmethod
+    def of(cls, text: str) -> "Condition":
+        """Compile and type-check a condition.
+
+        Raises:
+            ConditionError: the text isn't CEL, names a fact that doesn't exist, compares what can't be compared, or
+                isn't a yes-or-no question.
+        """
+        if len(text) > MAX_LENGTH:
+            what = f"a condition has at most {MAX_LENGTH} characters, got {len(text)}; split it into several rules"
+            raise ConditionError([Problem(what)])
+        try:
+            compiled = _ENVIRONMENT.compile(text)
+        except RuntimeError as complaint:
+            raise ConditionError(_problems(text, str(complaint))) from None
+        if compiled.return_type() != cel.Type.BOOL:
+            got = compiled.return_type().name()
+            what = f"a condition must be true or false, got {got}; compare it with something (labels.vip == true)"
+            raise ConditionError([Problem(what)])
+        one_line = " ".join(text.split())
+        brief = one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
+        return cls(text=text, names=_names(text), brief=brief, _compiled=compiled)
+
+    def check(self, situation: "Situation") -> bool | str:
+        """Whether the condition is true; a string where it can't be evaluated, and says why."""
+        try:
+            value = self._compiled.eval(situation.activation).value()
+        except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
+            return _in_words(str(problem))
+        return value if isinstance(value, bool) else _in_words(str(value))
+
+
+class Conditions:
+    """Conditions that are checked in one go: crossing over to CEL once per condition takes ten times as long."""
+
+    def __init__(self, conditions: Sequence[Condition]) -> None:
+        self._each = tuple(conditions)
+        # On lines of their own, because a condition may end in a comment.
+        together = ",".join(f"(\n{condition.text}\n)" for condition in conditions)
+        try:
+            self._all: Any = _ENVIRONMENT.compile(f"[{together}]")
+        except RuntimeError:  # too long or too deep for CEL, though each alone isn't
+            self._all = None
+
+    def check(self, situation: "Situation") -> Iterable[bool | str]:
+        """What `Condition.check` says for each, in order."""
+        outcomes = self._check_all(situation)
+        # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
+        return outcomes if isinstance(outcomes, list) else (each.check(situation) for each in self._each)
+
+    def _check_all(self, situation: "Situation") -> Any:
+        if self._all is None:
+            return None
+        try:
+            return self._all.eval(situation.activation).plain_value()
+        except Exception:  # noqa: BLE001  # as in Condition.check
+            return None
+
+
+class Situation:
+    """Facts made ready for CEL: built once, checked against many conditions."""
+
+    __slots__ = ("_values", "_words", "activation")
+
+    def __init__(self, facts: Facts) -> None:
+        self._values = seen(facts)
+        self._words: dict[tuple[str, ...], str] = {}
+        self.activation: Any = _ENVIRONMENT.Activation(self._values)
+
+    def describe(self, names: tuple[str, ...]) -> str:
+        """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
+        words = self._words.get(names)
+        if words is None:
+            words = self._words[names] = "".join(f"{name} {self._value(name)}, " for name in names)
+        return words
+
+    def _value(self, name: str) -> str:
+        is_label = name.startswith("labels.")
+        value = self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
+        if value is None or value != value:  # noqa: PLR0124  # only NaN differs from itself
+            return "missing"
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if value == "":
+            return "empty"
+        text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+        return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = (match for match in _NAME.findall(_STRING.sub("''", text)))
+    known = (".".join(name.split(".")[:2]) if name.startswith("labels.") else name for name in found)
+    return tuple(dict.fromkeys(name for name in known if name in VISIBLE or name.startswith("labels.")))
+
+
+def _problems(text: str, complaint: str) -> list[Problem]:
+    """CEL's complaints in words a policy's author understands."""
+    found = [(int(line), int(column) - 1, what) for line, column, what in _COMPLAINT.findall(complaint)]
+    if not found:
+        what = "is nested too deeply" if "recursion" in complaint else complaint.splitlines()[0]
+        return [Problem(f"the condition {what}; split it into several rules")]
+    if "Syntax error" in found[0][2]:  # what follows a syntax error are its consequences
+        found = found[:1]
+    lines = text.splitlines()
+    return [_problem(what, line, offset, lines[line - 1] if line <= len(lines) else "") for line, offset, what in found]
+
+
+def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
+    if match := _UNDECLARED.search(what):
+        name = match.group(1)
+        # CEL points behind the name's first part, or at a call's parenthesis.
+        start = line_text.rfind(name, 0, offset + len(name))
+        return Problem(f"unknown name {name!r}{_suggested(name)}", line, offset if start < 0 else start)
+    if match := _NO_OVERLOAD.search(what):
+        operator, types = match.group(1).replace("_", ""), match.group(2)
+        return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)
+    if what.startswith("Syntax error"):
+        brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
+        return Problem(f"not a condition: {brief}; CEL writes && || ! == for and, or, not, equals", line, offset)
+    return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
+
+
+def _suggested(name: str) -> str:
+    first, _, rest = name.partition(".")
+    if rest and nearest(first, ["labels"]):
+        return f"; did you mean 'labels.{rest}'?"
+    return nearest(name, [*VISIBLE, "labels"]) or f"; facts are {', '.join(VISIBLE)}, labels.NAME"
+
+
+def _remedy(types: str) -> str:
+    if {"double", "int"} <= set(types.split(", ")):
+        return "attempt and tokens go with whole numbers (1); all other numbers need a point: write 1.0"
+    return "compare like with like: numbers with numbers, text with 'text' in quotes"
+
+
+def _in_words(complaint: str) -> str:
+    if match := _ABSENT_KEY.search(complaint):
+        name = match.group(1)
+        return f"the label {name!r} is absent; ask has(labels.{name}) first"
+    return complaint.partition("\n")[0]

@@ -1,0 +1,119 @@
+"""What a rule's condition may look at, and under which names."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from ilis_guard.types import Labels, Statistics
+
+_LARGEST_INT: Final = 2**63 - 1
+"""CEL's integers have 64 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known when a policy is asked about one attempt. Prompts and answers are no facts."""
+
+    uncertainty: float | None = None
+    """Calibrated probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
+    shift: float | None = None
+    """From 0 (unlike the calibration signatures) to 1 (like them); None or NaN where it is unknown."""
+    tier: str = ""
+    """The tier that made the attempt."""
+    last_tier: bool = True
+    """Whether no larger tier is left."""
+    larger_tiers: tuple[str, ...] | None = None
+    """The tiers a retry may still go to; None where that is unknown, and then only `last_tier` is looked at."""
+    attempt: int = 1
+    """Number of the attempt, from 1."""
+    tokens: int = 0
+    """Answer tokens generated so far for the request, at least 0."""
+    seconds: float = 0.0
+    """Time spent so far on the request, at least 0."""
+    labels: Labels = field(default_factory=dict)
+    """The caller's labels."""
+    error: str = ""
+    """Why the attempt has no scored answer; empty where it has one."""
+    statistics: Statistics | None = None
+    """Output statistics of the attempt."""
+
+    @property
+    def has_score(self) -> bool:
+        """Whether the uncertainty is a number from 0 to 1."""
+        return self.uncertainty is not None and 0.0 <= self.uncertainty <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What values a fact may have, as conditions see it."""
+
+    cel: Literal["double", "int", "string", "bool"]
+    low: float = -math.inf
+    high: float = math.inf
+    may_be_missing: bool = False
+    """Whether conditions may see NaN."""
+
+
+_STATISTIC: Final = Kind("double", may_be_missing=True)
+
+VISIBLE: Final[Mapping[str, Kind]] = {
+    "uncertainty": Kind("double", low=0.0, high=1.0, may_be_missing=True),
+    "shift": Kind("double", low=0.0, high=1.0, may_be_missing=True),
+    "tier": Kind("string"),
+    "last_tier": Kind("bool"),
+    "attempt": Kind("int", low=1),
+    "tokens": Kind("int", low=0),
+    "seconds": Kind("double", low=0.0),
+    "error": Kind("string"),
+    "statistics.logprob_sum": _STATISTIC,
+    "statistics.logprob_mean": _STATISTIC,
+    "statistics.entropy_mean": _STATISTIC,
+    "statistics.margin_min": _STATISTIC,
+}
+"""The facts conditions see by name, apart from ``labels.NAME``, whose names and types are the caller's."""
+
+
+_NO_STATISTICS: Final = Statistics(
+    logprob_sum=math.nan, logprob_mean=math.nan, entropy_mean=math.nan, margin_min=math.nan
+)
+
+
+def seen(facts: Facts) -> dict[str, Any]:
+    """The facts as conditions see them: a missing number is NaN, so every comparison with it is false."""
+    statistics = facts.statistics or _NO_STATISTICS
+    return {
+        "uncertainty": _number(facts.uncertainty),
+        "shift": _number(facts.shift),
+        "tier": _text(facts.tier),
+        "last_tier": facts.last_tier,
+        "attempt": _integer(facts.attempt),
+        "tokens": _integer(facts.tokens),
+        "seconds": float(facts.seconds),
+        "error": _text(facts.error),
+        "labels": {_text(name): _label(value) for name, value in facts.labels.items()},
+        "statistics.logprob_sum": float(statistics.logprob_sum),
+        "statistics.logprob_mean": float(statistics.logprob_mean),
+        "statistics.entropy_mean": float(statistics.entropy_mean),
+        "statistics.margin_min": float(statistics.margin_min),
+    }
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _integer(value: int) -> int:
+    return max(-_LARGEST_INT, min(_LARGEST_INT, value))
+
+
+def _text(value: str) -> str:
+    """Without half characters (lone surrogates), which CEL can't hold."""
+    return str(value) if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _label(value: object) -> object:
+    if isinstance(value, str):
+        return _text(value)
+    # A bool is an int for Python, and must stay a bool for CEL.
+    return _integer(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,89 @@
+"""A policy: rules that turn facts into a ruling."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ilis_guard.errors import PolicyError
+from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, Ruling
+from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.loading import bind, locate
+from ilis_guard.policy.schema import PolicyFile, Rule
+from ilis_guard.strict_yaml import Document, parse, read
+from ilis_guard.types import Action
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """Ordered rules, each a condition and an action; the first that holds decides. Built by `load` or `parse`."""
+
+    name: str
+    description: str
+    """Empty where the file has none."""
+    rules: tuple[Rule, ...]
+    fingerprint: str
+    """16 hexadecimal digits of the content; comments, spacing and the order of keys don't count."""
+    _engine: Engine = field(repr=False)
+    _document: Document = field(repr=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Policy":
+        """Read a policy file, or the shipped policy of this name (``default``: no folder, no suffix).
+
+        Raises:
+            PolicyError: the file can't be read or is wrong; a line per problem, each with ``file:line:column``.
+        """
+        return cls._of(read(locate(path), error=PolicyError))
+
+    @classmethod
+    def parse(cls, text: str, path: str = "<string>") -> "Policy":
+        """Read a policy from a string; `path` is what messages call it.
+
+        Raises:
+            PolicyError: the text is wrong; a line per problem, each with ``path:line:column``.
+        """
+        return cls._of(parse(text, path=path, error=PolicyError))
+
+    @classmethod
+    def _of(cls, document: Document) -> "Policy":
+        file, bound = bind(document)
+        return cls(
+            name=file.name,
+            description=file.description or "",
+            rules=file.rules,
+            fingerprint=_fingerprint(file),
+            _engine=Engine(bound),
+            _document=document,
+        )
+
+    def evaluate(self, facts: Facts) -> Ruling:
+        """What is to be done, given `facts`. The same facts always get the same ruling; nothing is raised."""
+        return self._engine.evaluate(facts)
+
+    @property
+    def retry_targets(self) -> dict[str, str]:
+        """The tiers that retry rules name, by rule id."""
+        return {rule.id: rule.to for rule in self.rules if rule.do is Action.RETRY and rule.to is not None}
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues that escalate rules send to."""
+        return frozenset(rule.to or DEFAULT_QUEUE for rule in self.rules if rule.do is Action.ESCALATE)
+
+    def place(self, rule_id: str, key: str) -> str:
+        """``file:line:column`` of a rule's key, or of the rule where it has no such key.
+
+        Raises:
+            KeyError: the policy has no such rule.
+        """
+        for index, rule in enumerate(self.rules):
+            if rule.id == rule_id:
+                return self._document.place(("rules", index, key))
+        raise KeyError(rule_id)
+
+
+def _fingerprint(file: PolicyFile) -> str:
+    # Keys left out don't count, so that keys of later releases leave the fingerprints of today's files as they are.
+    content = json.dumps(file.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

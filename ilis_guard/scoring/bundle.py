@@ -1,0 +1,190 @@
+"""The bundle: a folder that holds one fitted scorer. JSON and LightGBM's text format, never a pickle.
+
+bundle.json       metadata: what it was fitted to, features, calibration, held-out figures
+trees.txt         the LightGBM model
+calibration.json  uncertainty and outcome of each calibration row, which neither the trees nor the calibration saw
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ilis_guard.errors import BundleError
+from ilis_guard.scoring.calibration import BetaCalibration
+from ilis_guard.scoring.features import FeatureGroup
+from ilis_guard.scoring.shift import ShiftReference
+from ilis_guard.types import Fingerprint
+
+PREFIX: Final = "packaged:"
+"""A bundle named ``packaged:NAME`` came with ilis_guard."""
+METADATA: Final = "bundle.json"
+TREES: Final = "trees.txt"
+CALIBRATION: Final = "calibration.json"
+MAX_BYTES: Final = 64 * 2**20
+"""Larger files aren't read: a real bundle has a few megabytes."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Figure(_Part):
+    """A held-out figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class HeldOut(_Part):
+    """Figures on rows that nothing was fitted or chosen on."""
+
+    rows: int
+    wrong: int
+    auroc: Figure
+    auprc_wrong: Figure
+    """Area under the precision-recall curve, a wrong answer being the positive."""
+    auprc_correct: Figure
+    brier: Figure
+    """Mean squared difference of uncertainty and outcome; lower is better."""
+    brier_skill: Figure
+    """1 - Brier / Brier of always saying the base rate; higher is better."""
+
+
+class CalibrationSet(_Part):
+    """Rows kept for thresholds, recalibration and shift."""
+
+    uncertainty: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    wrong: tuple[bool, ...]
+    shift: ShiftReference
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if len(self.uncertainty) != len(self.wrong):
+            raise ValueError(f"{len(self.uncertainty)} uncertainties but {len(self.wrong)} outcomes")
+        return self
+
+
+class BundleMetadata(_Part):
+    """``bundle.json``."""
+
+    version: Literal[1] = 1
+    model: str
+    """The model as it was named in the harvest; for people, `fingerprint` is what must match."""
+    fingerprint: Fingerprint
+    prompt: str
+    max_new_tokens: int
+    features: tuple[FeatureGroup, ...] = Field(min_length=1)
+    calibration: BetaCalibration
+    rows: Mapping[str, int]
+    """Rows in each split, and those left out because nothing was generated."""
+    datasets: Mapping[str, int]
+    """Rows a dataset."""
+    held_out: HeldOut
+    baseline: HeldOut
+    """The same rows, scored by a logistic regression on the output statistics alone."""
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A fitted scorer, as data."""
+
+    metadata: BundleMetadata
+    trees: str
+    """A LightGBM model in its text format."""
+    calibration_set: CalibrationSet
+    digest: str
+    """Short hexadecimal digest of the whole bundle."""
+
+
+def read_bundle(name: str) -> Bundle:
+    """Read a bundle from a folder, or from ilis_guard itself (``packaged:NAME``).
+
+    Raises:
+        BundleError: a file is missing, too large, damaged, or not what the metadata says.
+    """
+    folder = _folder(name)
+    metadata_text = _read(folder / METADATA)
+    try:
+        envelope = json.loads(metadata_text)
+        digests = {file: str(envelope.pop("sha256")[file]) for file in (TREES, CALIBRATION)} if envelope else {}
+        metadata = BundleMetadata.model_validate_json(json.dumps(envelope))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(_damaged(folder / METADATA, error)) from error
+    texts = {file: _read(folder / file) for file in (TREES, CALIBRATION)}
+    for file, text in texts.items():
+        if (found := _sha256(text)) != digests[file]:
+            raise BundleError(
+                f"{str(folder / file)!r} is damaged or from another bundle: its sha256 is {found!r}, "
+                f"{METADATA} says {digests[file]!r}; copy the bundle again or fit it anew"
+            )
+    try:
+        calibration_set = CalibrationSet.model_validate_json(texts[CALIBRATION])
+    except ValidationError as error:
+        raise BundleError(_damaged(folder / CALIBRATION, error)) from error
+    return Bundle(
+        metadata=metadata,
+        trees=texts[TREES],
+        calibration_set=calibration_set,
+        digest=_sha256(metadata_text)[:16],
+    )
+
+
+def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, folder: Path) -> None:
+    """Write a bundle; an older one in its place is replaced only when the new one is complete."""
+    texts = {TREES: trees, CALIBRATION: calibration_set.model_dump_json() + "\n"}
+    envelope = metadata.model_dump(mode="json") | {"sha256": {file: _sha256(text) for file, text in texts.items()}}
+    texts[METADATA] = json.dumps(envelope, indent=1) + "\n"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        unfinished = Path(temporary) / "bundle"
+        unfinished.mkdir()
+        for file, text in texts.items():
+            with (unfinished / file).open("w", encoding="utf-8") as written:
+                written.write(text)
+                written.flush()
+                os.fsync(written.fileno())
+        if folder.exists():
+            folder.rename(Path(temporary) / "replaced")
+        shutil.move(unfinished, folder)
+
+
+def _folder(name: str) -> Path:
+    if name.startswith(PREFIX):
+        shipped = Path(str(resources.files("ilis_guard") / "bundles"))
+        folder = shipped / name.removeprefix(PREFIX)
+        if folder.parent != shipped or not folder.is_dir():
+            names = sorted(path.name for path in shipped.iterdir()) if shipped.is_dir() else []
+            raise BundleError(f"no bundle {name!r} comes with ilis_guard; there are {names!r}")
+        return folder
+    if not Path(name).is_dir():
+        raise BundleError(f"there is no bundle folder {name!r}; fit one with `ilis-guard fit`")
+    return Path(name)
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise BundleError(f"{str(file)!r} has {file.stat().st_size} bytes; a bundle's file has at most {MAX_BYTES}")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(_damaged(file, error)) from error
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    detail = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    return f"the bundle's file {str(file)!r} can't be used: {detail}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,36 @@
+"""Calibration: from a booster's raw score to a probability that means what it says."""
+
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import BaseModel, ConfigDict, Field
+
+EDGE: Final = 1e-6
+"""Raw scores are kept this far from 0 and 1, where their logarithms end."""
+
+
+class BetaCalibration(BaseModel):
+    """The beta calibration map (Kull, Silva Filho and Flach, 2017): ``logit p = a ln s - b ln(1 - s) + c``.
+
+    With `a` and `b` at least 0 it never changes the order of two scores.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    a: float = Field(ge=0)
+    b: float = Field(ge=0)
+    c: float
+
+    def apply(self, raw: Float64[np.ndarray, " rows"]) -> Float64[np.ndarray, " rows"]:
+        """Calibrated probabilities, 0 to 1, of raw scores, 0 to 1."""
+        log_s, minus_log_rest = calibration_terms(raw)
+        return 1 / (1 + np.exp(-(self.a * log_s + self.b * minus_log_rest + self.c)))
+
+
+def calibration_terms(
+    raw: Float64[np.ndarray, " rows"],
+) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " rows"]]:
+    """The two terms of beta calibration, ``ln s`` and ``-ln(1 - s)``."""
+    inside = np.clip(raw, EDGE, 1 - EDGE)
+    return np.log(inside), -np.log1p(-inside)

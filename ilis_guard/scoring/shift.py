@@ -1,0 +1,71 @@
+"""Shift: how unlike the calibration signatures a signature is, as a conformal p-value."""
+
+from typing import Annotated, Final, Self
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ilis_guard.scoring.features import Maps, distance_profile
+
+PROFILED: Final = ("prompt", "mean")
+"""Positions whose maps are compared."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ShiftReference(BaseModel):
+    """What signatures of the training rows look like, and how far calibration rows lie from them.
+
+    A generation's profile is compared with the training rows' by its Mahalanobis distance; shift is the share of
+    calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
+    the calibration rows, that is a p-value: uniform, so values under 0.01 come in one case of a hundred.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: tuple[Finite, ...]
+    precision: tuple[tuple[Finite, ...], ...]
+    """Inverse of the (shrunk) covariance of the training rows' profiles."""
+    distances: tuple[Finite, ...] = Field(min_length=1)
+    """Squared distances of the calibration rows, ascending."""
+
+    @model_validator(mode="after")
+    def _has_one_shape(self) -> Self:
+        width = len(self.mean)
+        if len(self.precision) != width or any(len(row) != width for row in self.precision):
+            raise ValueError(f"precision isn't {width} x {width}")
+        if list(self.distances) != sorted(self.distances):
+            raise ValueError("distances aren't ascending")
+        return self
+
+
+class ShiftDetector:
+    """A `ShiftReference` ready for use: 0 means unlike the calibration signatures, 1 like them."""
+
+    def __init__(self, reference: ShiftReference) -> None:
+        self._mean = np.array(reference.mean)
+        self._precision = np.array(reference.precision)
+        self._distances = np.array(reference.distances)
+
+    def shift(self, maps: Maps) -> Float64[np.ndarray, " rows"]:
+        """Shift of each row, above 0, at most 1."""
+        distances = squared_distances(profile(maps), self._mean, self._precision)
+        as_far = len(self._distances) - np.searchsorted(self._distances, distances, side="left")
+        return (1 + as_far) / (len(self._distances) + 1)
+
+
+def profile(maps: Maps) -> Float64[np.ndarray, "rows profile"]:
+    """What is compared of a row: the distance profiles of its maps at the profiled positions."""
+    return np.concatenate([distance_profile(maps[position]) for position in PROFILED], axis=1)
+
+
+def squared_distances(
+    profiles: Float64[np.ndarray, "rows profile"],
+    mean: Float64[np.ndarray, " profile"],
+    precision: Float64[np.ndarray, "profile profile"],
+) -> Float64[np.ndarray, " rows"]:
+    """Squared Mahalanobis distance of each row from the mean."""
+    away = profiles - mean
+    distances: Float64[np.ndarray, " rows"] = np.einsum("ri,ij,rj->r", away, precision, away)
+    return distances

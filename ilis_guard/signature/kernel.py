@@ -1,0 +1,63 @@
+"""The KL kernel: post-MLP activations of all layers -> one map of directed divergences."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ilis_guard.errors import SignatureError
+
+
+def signature_map(
+    activations: Float[Tensor, "*batch layers hidden"], temperature: float = 1.0
+) -> Float[Tensor, "*batch layers layers"]:
+    """Directed KL divergences between all pairs of layers at one token position.
+
+    Each layer's activation vector is read as a distribution over the hidden dimension, ``p_l = softmax(h_l / t)``,
+    and ``S[i, j] = KL(p_i || p_j) = sum_d p_i[d] (log p_i[d] - log p_j[d])`` (arXiv:2603.22299). One matrix product
+    does all pairs: ``S = sum(P * log P) - P @ log P.T``.
+
+    The subtraction cancels almost everything where two layers agree, so it is done in float64: in float32 a
+    divergence of 1e-6 nats would have no correct digit.
+
+    Args:
+        activations: ``[..., layers, hidden]``, any floating dtype, any device.
+        temperature: softmax temperature, above 0.
+
+    Returns:
+        ``[..., layers, layers]``, float32, nats: row i, column j is KL(p_i || p_j); never negative, diagonal 0.
+
+    Raises:
+        SignatureError: an activation isn't finite (the message names the layers), the tensor isn't floating, or
+            the temperature isn't a positive number.
+    """
+    if not activations.is_floating_point() or activations.ndim < 2:
+        raise SignatureError(
+            f"activations must be a floating tensor [..., layers, hidden], got {activations.dtype} "
+            f"{list(activations.shape)!r}"
+        )
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise SignatureError(f"the temperature must be a positive number, got {temperature!r}")
+    log_p = torch.log_softmax(activations.to(torch.float64) / temperature, dim=-1)
+    p = log_p.exp()
+    negative_entropy = (p * log_p).sum(dim=-1, keepdim=True)
+    divergences = (negative_entropy - p @ log_p.mT).clamp_(min=0).to(torch.float32)
+    if not torch.isfinite(divergences).all():
+        raise SignatureError(_not_finite(activations))
+    divergences.diagonal(dim1=-2, dim2=-1).zero_()
+    return divergences
+
+
+def _not_finite(activations: Float[Tensor, "*batch layers hidden"]) -> str:
+    finite = torch.isfinite(activations).all(dim=-1).reshape(-1, activations.shape[-2]).all(dim=0)
+    layers = [layer for layer, good in enumerate(finite.tolist()) if not good]
+    if not layers:
+        return (
+            f"the map isn't finite though all activations are (dtype {activations.dtype}): divide them by a larger "
+            "temperature"
+        )
+    return (
+        f"the activation of layer {', '.join(map(str, layers))} (of {activations.shape[-2]}, counted from 0) isn't "
+        f"finite (dtype {activations.dtype}): the model overflowed; load it in another precision"
+    )

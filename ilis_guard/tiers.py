@@ -1,0 +1,65 @@
+"""Tiers ready to answer: a model, and the scorer that its bundle makes."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ilis_guard.config import TierConfig
+from ilis_guard.errors import ConfigError
+from ilis_guard.models import Model
+from ilis_guard.models.weights import Progress
+from ilis_guard.scoring import LightGBMScorer, Scorer, read_bundle
+
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.local import LocalModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A named model with its scorer."""
+
+    name: str
+    model: Model
+    scorer: Scorer | None = None
+    """None where the model can't be tapped or no bundle was fitted yet: its answers have no score."""
+
+
+def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
+    """Load a tier's model and bundle, and see that they belong together.
+
+    Raises:
+        ModelError: the model can't be loaded.
+        BundleError: the bundle can't be read.
+        BundleMismatchError: the bundle was fitted to another model, precision or prompt.
+    """
+    if config.remote is not None:
+        from ilis_guard.models.remote import RemoteModel
+
+        return Tier(name=config.name, model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
+    # The bundle first: reading it takes milliseconds, loading a model may take minutes.
+    scorer = None if config.bundle is None else LightGBMScorer(read_bundle(config.bundle))
+    temperature = 1.0 if scorer is None else scorer.bundle.metadata.fingerprint.temperature
+    model = load_local_model(config, temperature=temperature, progress=progress)
+    if scorer is not None:
+        scorer.check_fits(model.fingerprint)
+    return Tier(name=config.name, model=model, scorer=scorer)
+
+
+def load_local_model(config: TierConfig, *, temperature: float = 1.0, progress: Progress | None = None) -> "LocalModel":
+    """Load a local tier's model alone, as harvesting does before there is a bundle.
+
+    Raises:
+        ConfigError: the tier is remote.
+        ModelError: the model can't be loaded.
+    """
+    from ilis_guard.models.local import LocalModel
+
+    if config.model is None:
+        raise ConfigError(f"the tier {config.name!r} is remote: only a local model can be tapped")
+    return LocalModel.load(
+        config.model,
+        precision=config.precision,
+        prompt=config.prompt,
+        max_new_tokens=config.max_new_tokens,
+        temperature=temperature,
+        progress=progress,
+    )

@@ -1,0 +1,286 @@
+"""The vocabulary: what a request becomes on its way through the house. Everything here is frozen."""
+
+import math
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Float32
+
+from ilis_guard.errors import RequestError
+
+Label = str | int | float | bool
+Labels = Mapping[str, Label]
+Role = Literal["system", "user", "assistant"]
+Position = Literal["prompt", "last", "mean"]
+"""A token position: the last prompt token, the last generated token, or the mean over all generated tokens."""
+
+Site = Literal["mlp"]
+"""Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream."""
+Precision = Literal["nf4", "full"]
+"""How weights are held: bitsandbytes NF4 (4 bits, double quantisation), or as floating-point numbers."""
+
+Signature = Float32[np.ndarray, "layers layers"]
+"""The L x L map of directed KL divergences at one token position, in nats: row i, column j is KL(p_i || p_j)."""
+
+
+class Action(StrEnum):
+    """What is done with an answer."""
+
+    ANSWER = "answer"
+    ABSTAIN = "abstain"
+    RETRY = "retry"
+    ESCALATE = "escalate"
+
+
+class Verdict(StrEnum):
+    """What a person says of an escalated answer."""
+
+    ACCEPT = "accept"
+    CORRECT = "correct"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the caller asks: a conversation that ends with the user's turn, and labels that policies may look at."""
+
+    messages: tuple[Message, ...]
+    labels: Labels = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prompt: "str | Sequence[Message | Mapping[str, str]]", labels: Labels | None = None) -> Self:
+        """Build a request from a string, messages, or ``{"role": ..., "content": ...}`` mappings.
+
+        Raises:
+            RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, or a label
+                isn't a string, a number or a boolean.
+        """
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        messages = tuple(_message(index, turn) for index, turn in enumerate(turns))
+        if not messages:
+            raise RequestError("there are no messages; pass at least one turn by the user")
+        if messages[-1].role != "user":
+            raise RequestError(
+                f"the last message (number {len(messages)}) is by {messages[-1].role!r}; the last turn must be the "
+                "user's"
+            )
+        if not messages[-1].content.strip():
+            raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
+        return cls(messages=messages, labels=dict(_checked(labels or {})))
+
+    @property
+    def prompt(self) -> str:
+        """The user's last turn."""
+        return self.messages[-1].content
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
+            "labels": dict(self.labels),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What makes a model's signatures comparable. A bundle holds only for models whose fingerprint equals its own."""
+
+    weights: str
+    """Digest of the checkpoint's tensors, hexadecimal."""
+    precision: Precision
+    layers: int
+    hidden: int
+    site: Site
+    temperature: float
+    prompt: str
+    """Digest of how a question becomes a prompt, hexadecimal."""
+
+    def differences(self, other: "Fingerprint") -> tuple[str, ...]:
+        """Names of the fields in which the two differ."""
+        return tuple(name for name in self.__slots__ if getattr(self, name) != getattr(other, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.to_dict().items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Output statistics of the pass that generated an answer, over its answer tokens (natural logarithms)."""
+
+    logprob_sum: float
+    """Log-probability of the whole answer, nats, at most 0."""
+    logprob_mean: float
+    """The same per answer token, nats, at most 0."""
+    entropy_mean: float
+    """Mean entropy of the next-token distributions, nats, at least 0."""
+    margin_min: float
+    """Smallest gap between the probabilities of the likeliest and the second token, 0 to 1."""
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a model returned, with what was seen inside it on the way."""
+
+    text: str
+    tokens: int
+    """Answer tokens: end-of-sequence and other special tokens don't count."""
+    prompt_tokens: int
+    finish_reason: Literal["stop", "length"]
+    seconds: float
+    signatures: Mapping[Position, Signature] = field(default_factory=dict)
+    """Signatures by token position; empty where the model can't be tapped. `last` and `mean` are missing where no
+    generated token passed through the model."""
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a scorer says of one generation."""
+
+    uncertainty: float
+    """Calibrated probability, 0 to 1, that the answer is wrong; higher is more uncertain."""
+    shift: float
+    """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One tier's try at a request: what it said, how sure it was, what it cost, or why it failed."""
+
+    tier: str
+    text: str = ""
+    uncertainty: float | None = None
+    shift: float | None = None
+    signatures: Mapping[Position, Signature] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    error: str = ""
+
+    @property
+    def signature(self) -> Signature | None:
+        """The mean map over the generated tokens, float32 [layers, layers], nats; None where there is none."""
+        return self.signatures.get("mean")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; the signatures of all positions as nested lists: a verdict makes them an example to fit on."""
+        return {
+            "tier": self.tier,
+            "text": self.text,
+            "uncertainty": self.uncertainty,
+            "shift": self.shift,
+            "statistics": None if self.statistics is None else self.statistics.to_dict(),
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "error": self.error,
+            "signatures": {position: signature.tolist() for position, signature in self.signatures.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """One escalated request in the review queue; it ends with a verdict."""
+
+    id: str
+    queue: str
+    state: Literal["open", "resolved"]
+    created_at: float
+    """Seconds since the epoch, UTC."""
+    verdict: Verdict | None = None
+    text: str = ""
+    """The corrected answer, where the verdict is `correct`."""
+    reason: str = ""
+    """Why the reviewer decided so."""
+    resolved_at: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The outcome of one request."""
+
+    action: Action
+    """`answer`, `abstain` or `escalate`: a retry is an attempt, not an outcome."""
+    text: str
+    """The answer where the action is `answer`; otherwise the message the policy chose, which may be empty."""
+    uncertainty: float | None
+    """The last attempt's uncertainty; None where it has no score."""
+    rule: str | None
+    """Id of the rule that decided; None where no rule held."""
+    reasons: tuple[str, ...]
+    """Why, in the order it came about: rules passed over, errors met, what decided."""
+    attempts: tuple[Attempt, ...]
+    policy: str
+    """Fingerprint of the policy that decided."""
+    ticket: Ticket | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created_at: float = field(default_factory=time.time)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, complete: texts, scores, statistics and signatures of all attempts."""
+        return {
+            "id": self.id,
+            "created_at": self.created_at,
+            "action": self.action.value,
+            "text": self.text,
+            "uncertainty": self.uncertainty,
+            "rule": self.rule,
+            "reasons": list(self.reasons),
+            "policy": self.policy,
+            "ticket": None if self.ticket is None else self.ticket.to_dict(),
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
+        }
+
+
+def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    where = f"message number {index + 1}"
+    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+        raise RequestError(f"{where} must have exactly the keys 'role' and 'content', got {_shape(turn)}")
+    role, content = turn["role"], turn["content"]
+    if role not in ("system", "user", "assistant"):
+        raise RequestError(f"{where} has the role {role!r}; it must be 'system', 'user' or 'assistant'")
+    if not isinstance(content, str):
+        raise RequestError(f"{where} has content of type {type(content).__name__}; it must be a string")
+    return Message(role=role, content=content)  # type: ignore[arg-type]  # narrowed by the check above
+
+
+def _shape(turn: object) -> str:
+    """What was got, without its text: prompts stay out of error messages."""
+    return f"the keys {sorted(map(str, turn))!r}" if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
+
+
+def _checked(labels: Labels) -> Iterable[tuple[str, Label]]:
+    for name, value in labels.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise RequestError(f"the label name {name!r} isn't an identifier; policies say labels.NAME")
+        if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
+            raise RequestError(
+                f"the label {name!r} is a {type(value).__name__}; a label is a string, a boolean or a finite number"
+            )
+        yield name, value

@@ -1,0 +1,265 @@
+"""Rules that can never decide are refused; rules that can are never refused."""
+
+import math
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ilis_guard.errors import PolicyError
+from ilis_guard.policy import Facts, Policy
+from ilis_guard.policy.conditions import Condition
+from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
+from ilis_guard.policy.reach import Literals, literals_of, unreachable
+from ilis_guard.policy.schema import Rule
+from ilis_guard.types import Action, Statistics
+
+
+def bound(index: int, do: str, when: str = "", to: str | None = None) -> BoundRule:
+    condition = Condition.of(when) if when else ALWAYS
+    rule = Rule(id=f"r{index}", do=Action(do)) if to is None else Rule(id=f"r{index}", do=Action(do), to=to)
+    return BoundRule(rule, condition)
+
+
+def found(*rules: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {item.rule: item.shadowed_by for item in unreachable([bound(i, *rule) for i, rule in enumerate(rules)])}
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([("abstain",), ("escalate", "labels.x == 1")], {"r1": ("r0",)}),
+        ([("escalate",), ("retry",), ("abstain",)], {"r1": ("r0",), "r2": ("r0",)}),
+        ([("abstain", "shift < 0.5"), ("abstain", "shift < 0.4")], {"r1": ("r0",)}),
+        ([("abstain", "shift < 0.5"), ("abstain", "0.4 > shift && last_tier")], {"r1": ("r0",)}),
+        ([("abstain", "shift < 0.5"), ("escalate", "shift >= 0.5"), ("retry", "shift >= 0.0")], {"r2": ("r0", "r1")}),
+        ([("abstain", "attempt < 3"), ("abstain", "attempt > 2"), ("abstain",)], {"r2": ("r0", "r1")}),
+        ([("abstain", "tier == 'a' || tier != 'a'"), ("abstain", "tier == 'b'")], {"r1": ("r0",)}),
+        ([("answer", "uncertainty <= 1.0"), ("answer", "uncertainty < 0.1")], {"r1": ("r0",)}),
+        ([("retry",), ("retry", "tokens > 5")], {"r1": ("r0",)}),
+        # in range, and possible at all
+        ([("abstain", "uncertainty > 1.0")], {"r0": ()}),
+        ([("abstain", "uncertainty > 0.5 && uncertainty < 0.5")], {"r0": ()}),
+        ([("abstain", "attempt == 0")], {"r0": ()}),
+        ([("answer", "uncertainty < 0.5 && error != ''")], {"r0": ()}),
+        ([("retry", "last_tier")], {"r0": ()}),
+        ([("retry", "tier == 'x'", "x")], {"r0": ()}),
+    ],
+)
+def test_refuses_rules_that_can_never_decide(
+    rules: list[tuple[str, ...]], expected: dict[str, tuple[str, ...]]
+) -> None:
+    assert found(*rules) == expected
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        # an answer falls through without a score or after an error, a retry on the last tier
+        [("answer", "uncertainty <= 1.0"), ("abstain", "error != ''"), ("escalate",)],
+        [("retry",), ("escalate",)],
+        [("retry", "", "large"), ("retry", "", "large")],
+        # a missing number makes both false
+        [("abstain", "shift < 0.5"), ("abstain", "shift >= 0.5"), ("escalate",)],
+        [("abstain", "!(shift < 0.5)"), ("abstain", "shift < 0.5")],
+        # just between two literals, and at one
+        [("abstain", "shift < 0.5 || shift > 0.5"), ("escalate", "shift == 0.5")],
+        [("abstain", "shift <= 0.1 || shift >= 0.10000000000000003"), ("escalate", "shift > 0.1")],
+        [("abstain", "seconds <= 1e308"), ("escalate", "seconds < 1e400 && seconds > 1e308")],
+        [("abstain", "tokens < 5 || tokens > 5"), ("escalate", "tokens >= 5")],
+        [("abstain", "statistics.entropy_mean < -1e300"), ("abstain", "statistics.entropy_mean < 1.0")],
+        # what can't be looked through is never in the way
+        [("abstain", "shift + 0.0 <= 1.0"), ("abstain", "shift <= 1.0")],
+        [("abstain", "labels.x == 1"), ("abstain", "labels.x == 1"), ("escalate", "has(labels.y)")],
+        [("abstain", "tier < 'b'"), ("abstain", "tier == 'a'")],
+        [("abstain", "tier.size() >= 0"), ("abstain",)],
+        [("retry", "tier == ' ' || tier != ' '", "x"), ("escalate", "tier == 'x'")],
+    ],
+)
+def test_takes_rules_that_can_decide(rules: list[tuple[str, ...]]) -> None:
+    assert found(*rules) == {}
+
+
+def test_beyond_the_cap_rules_are_taken_as_reachable() -> None:
+    many = [(("abstain", f"shift == 0.{i} && seconds == {i}.0 && tokens == {i * 3}")) for i in range(10, 40)]
+    same = ("abstain", "shift == 0.39 && seconds == 39.0 && tokens == 117")
+    assert found(*many, same) == {}
+    assert found(many[0], *many) == {"r1": ("r0",)}
+
+
+@pytest.mark.parametrize(
+    ("condition", "literals"),
+    [
+        ("uncertainty < 0.5", {"uncertainty": {0.5}}),
+        ("-1.5e3 <= shift && !(attempt == 2)", {"shift": {-1500.0}, "attempt": {2}}),
+        ("tier == 'a' || \"b\" != tier || last_tier || true", {"tier": {"a", "b"}, "last_tier": set()}),
+        ("last_tier == false", {"last_tier": set()}),
+        ("uncertainty < shift", None),
+        ("uncertainty -0.1 < shift", None),
+        ("(attempt) -1 < attempt", None),
+        ("2 -1 < attempt", None),
+        ("(uncertainty) < 0.5", None),
+        ("(uncertainty < 0.5) == true", None),
+        ("tier < 'b'", None),
+        ("tier == '\\x61'", None),
+        ("tier == r'a'", None),
+        ("tier == '''a'''", None),
+        ("attempt < 0x10", None),
+        ("labels.x == 1", None),
+        ("has(labels.x)", None),
+        ("last_tier ? true : false", None),
+        ("attempt in [1, 2]", None),
+        ("[1].all(x, x == attempt)", None),
+        ("last_tier // no", None),
+    ],
+)
+def test_knows_which_conditions_it_can_look_through(condition: str, literals: Literals | None) -> None:
+    Condition.of(condition)
+    assert literals_of(condition) == literals
+
+
+def test_the_error_names_the_place_and_the_rules_before() -> None:
+    text = """\
+version: 1
+name: p
+rules:
+  - id: all
+    do: abstain
+  - do: escalate
+    id: late
+"""
+    with pytest.raises(PolicyError) as caught:
+        Policy.parse(text, path="p.yaml")
+    assert str(caught.value).startswith("p.yaml:7:9: rule 'late': can never be reached: wherever it holds, 'all'")
+    with pytest.raises(PolicyError, match=r"^p.yaml:4:10: rule 'x': can never act: "):
+        Policy.parse("version: 1\nname: p\nrules:\n  - {id: x, do: retry, when: last_tier}\n", path="p.yaml")
+
+
+ATOMS = st.one_of(
+    st.builds(
+        "{} {} {}".format,
+        st.sampled_from(["uncertainty", "shift", "seconds", "statistics.margin_min"]),
+        st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+        st.sampled_from(["0.0", "0.25", "0.5", "1.0"]),
+    ),
+    st.builds("attempt {} {}".format, st.sampled_from(["<", ">", "==", "!="]), st.integers(0, 3)),
+    st.builds(
+        "{} {} '{}'".format, st.sampled_from(["tier", "error"]), st.sampled_from(["==", "!="]), st.sampled_from("ab")
+    ),
+    st.sampled_from(["last_tier", "labels.x == 1", "tier.size() > 1", "uncertainty < shift"]),
+)
+CONDITIONS = st.recursive(
+    ATOMS,
+    lambda inner: st.one_of(
+        inner.map("!({})".format),
+        st.builds("({} {} {})".format, inner, st.sampled_from(["&&", "||"]), inner),
+    ),
+    max_leaves=4,
+)
+SHARES = st.one_of(st.none(), st.just(math.nan), st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+FACTS = st.builds(
+    Facts,
+    uncertainty=SHARES,
+    shift=SHARES,
+    tier=st.sampled_from(["", "a", "b", "cc"]),
+    last_tier=st.booleans(),
+    larger_tiers=st.one_of(st.none(), st.just(()), st.just(("a", "b"))),
+    attempt=st.integers(1, 5),
+    seconds=st.floats(0, 2),
+    labels=st.sampled_from([{}, {"x": 1}, {"x": "y"}]),
+    error=st.sampled_from(["", "", "a", "c"]),
+    statistics=st.one_of(
+        st.none(),
+        st.builds(
+            Statistics,
+            logprob_sum=st.just(-1.0),
+            logprob_mean=st.just(-1.0),
+            entropy_mean=st.just(1.0),
+            margin_min=st.floats(0, 1),
+        ),
+    ),
+)
+RULES = st.lists(
+    st.tuples(
+        st.sampled_from(["answer", "abstain", "retry", "escalate"]), st.one_of(st.just(""), CONDITIONS), st.booleans()
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def policy_text(rules: list[tuple[str, str, bool]]) -> str:
+    text = "version: 1\nname: p\nrules:\n"
+    for index, (do, when, named) in enumerate(rules):
+        condition = f"({when or 'true'}) && (uncertainty < 0.9 || !(uncertainty < 0.9))" if do == "answer" else when
+        text += f"  - id: r{index}\n    do: {do}\n"
+        text += f'    when: "{condition}"\n' if condition else ""
+        text += "    to: a\n" if named and do in ("retry", "escalate") else ""
+    return text
+
+
+@settings(max_examples=150, deadline=None)
+@given(rules=RULES, facts=st.lists(FACTS, min_size=20, max_size=60))
+def test_a_rule_that_some_facts_reach_is_never_called_unreachable(
+    rules: list[tuple[str, str, bool]], facts: list[Facts]
+) -> None:
+    bound_rules = [
+        bound(i, do, when, "a" if named and do == "retry" else None) for i, (do, when, named) in enumerate(rules)
+    ]
+    refused = {item.rule for item in unreachable(bound_rules)}
+    deciding = {Engine(bound_rules).evaluate(known).rule for known in facts}
+    assert not refused & deciding
+
+
+@settings(max_examples=100, deadline=None)
+@given(rules=RULES, facts=st.lists(FACTS, min_size=1, max_size=20))
+def test_any_policy_gives_exactly_one_action_and_never_answers_blindly(
+    rules: list[tuple[str, str, bool]], facts: list[Facts]
+) -> None:
+    try:
+        policy = Policy.parse(policy_text(rules))
+    except PolicyError as error:
+        assume("can never" not in str(error))
+        raise
+    for known in facts:
+        check_ruling(policy, known)
+
+
+ODD_FLOATS = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
+ANY_FACTS = st.builds(
+    Facts,
+    uncertainty=ODD_FLOATS,
+    shift=ODD_FLOATS,
+    tier=st.text(),
+    last_tier=st.booleans(),
+    larger_tiers=st.one_of(st.none(), st.lists(st.text()).map(tuple)),
+    attempt=st.integers(),
+    tokens=st.integers(),
+    seconds=st.floats(),
+    labels=st.dictionaries(
+        st.one_of(st.sampled_from(["topic", "customer", "urgent"]), st.text()),
+        st.one_of(st.booleans(), st.integers(), st.floats(), st.text(st.characters())),
+    ),
+    error=st.one_of(st.just(""), st.text(st.characters())),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(facts=ANY_FACTS)
+@pytest.mark.parametrize("name", ["default", "customer-support", "clinical"])
+def test_shipped_policies_are_total(name: str, facts: Facts) -> None:
+    check_ruling(Policy.load(name), facts)
+
+
+def check_ruling(policy: Policy, facts: Facts) -> None:
+    ruling = policy.evaluate(facts)
+    assert isinstance(ruling.action, Action)
+    assert ruling == policy.evaluate(facts)
+    assert ruling.reasons
+    assert ruling.rule in {None, *(rule.id for rule in policy.rules)}
+    if ruling.rule is None:
+        assert ruling.action is Action.ABSTAIN
+    if facts.error or facts.uncertainty is None or not 0 <= facts.uncertainty <= 1:
+        assert ruling.action is not Action.ANSWER
+    if facts.last_tier:
+        assert ruling.action is not Action.RETRY

@@ -1,0 +1,288 @@
+"""What a queue promises to whoever escalates and to whoever reviews."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from ilis_guard.errors import ReviewError, TicketNotFoundError, TicketResolvedError
+from ilis_guard.review import ReviewQueue, TicketRecord
+from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
+
+SIGNATURE = np.array([[0.0, 0.1, 3.5], [0.25, 0.0, 1e-7], [12.0, 0.3, 0.0]], dtype=np.float32)
+
+
+def _with_ids(monkeypatch: pytest.MonkeyPatch, *ids: str) -> None:
+    """Tickets to come get these ids."""
+
+    class Given:
+        def __init__(self, hex_id: str) -> None:
+            self.hex = hex_id
+
+    given = iter(ids)
+    monkeypatch.setattr("uuid.uuid4", lambda: Given(next(given)))
+
+
+def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> None:
+    request = Request(
+        messages=(
+            Message(role="system", content="Antworte kurz. 用中文。 \x00 \ud800"),
+            Message(role="user", content="What's 1'; DROP TABLE tickets; -- 🦆?"),
+        ),
+        labels={"channel": "chät", "amount": 10**20, "risk": 0.5, "whole": 2.0, "vip": True},
+    )
+    statistics = Statistics(logprob_sum=-3.25, logprob_mean=-0.65, entropy_mean=0.7, margin_min=0.01)
+    attempts = [
+        Attempt(
+            tier="small",
+            text="Ente 🦆",
+            uncertainty=0.1,
+            shift=1 / 3,
+            signatures={"mean": SIGNATURE, "prompt": SIGNATURE.T},
+            statistics=statistics,
+            seconds=0.2,
+            tokens=5,
+        ),
+        Attempt(tier="large", error="TransientModelError: no answer in 30 s", seconds=30.0),
+    ]
+
+    ticket = review.escalate(
+        decision="d1",
+        request=request,
+        attempts=attempts,
+        queue="ducks",
+        policy="sha256:ff",
+        rule=None,
+        reasons=("tier small: uncertainty 0.10", "no rule held"),
+        say="A person will look at this.",
+    )
+    record = review.get(ticket.id)
+
+    assert ticket.state == "open"
+    assert ticket.queue == "ducks"
+    assert record == TicketRecord(
+        ticket=ticket,
+        decision="d1",
+        request=request.to_dict(),
+        attempts=tuple(attempt.to_dict() for attempt in attempts),
+        policy="sha256:ff",
+        rule=None,
+        reasons=("tier small: uncertainty 0.10", "no rule held"),
+        say="A person will look at this.",
+    )
+    assert {name: type(value) for name, value in record.request["labels"].items()} == {
+        "channel": str,
+        "amount": int,
+        "risk": float,
+        "whole": float,
+        "vip": bool,
+    }
+    np.testing.assert_array_equal(np.array(record.attempts[0]["signature"], dtype=np.float32), SIGNATURE)
+    assert record.proposed == "Ente 🦆"
+    assert json.loads(json.dumps(record.to_dict()))["ticket"]["id"] == ticket.id
+
+
+def test_tickets_outlive_the_queue_that_took_them(url: str) -> None:
+    with ReviewQueue(url) as first:
+        ticket = first.escalate(
+            decision="d", request=Request.of("?"), attempts=[], queue="q", policy="p", rule="r", reasons=[]
+        )
+    with ReviewQueue(url) as second:
+        assert second.list() == [ticket]
+
+
+def test_a_decision_gets_one_ticket_however_often_it_is_escalated(
+    review: ReviewQueue, escalate: Callable[..., Ticket]
+) -> None:
+    first = escalate("d", queue="chemists")
+
+    assert escalate("d", queue="others", attempts=[]) == first
+    assert len(review.list()) == 1
+    assert len(review.get(first.id).attempts) == 1
+
+    resolved = review.resolve(first.id, Verdict.REJECT)
+    assert escalate("d") == resolved
+
+
+@pytest.mark.parametrize("missing", ["decision", "queue"])
+def test_a_ticket_needs_a_decision_and_a_queue(escalate: Callable[..., Ticket], missing: str) -> None:
+    with pytest.raises(ReviewError, match="needs a decision id and a queue name"):
+        escalate(**{"decision": "d", missing: ""})
+
+
+def test_the_list_is_oldest_first_and_filters(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    tickets = [escalate(f"d{number}", queue="even" if number % 2 == 0 else "odd") for number in range(6)]
+    resolved = review.resolve(tickets[2].id, Verdict.ACCEPT)
+
+    assert review.list() == [*tickets[:2], resolved, *tickets[3:]]
+    assert review.list(limit=2) == tickets[:2]
+    assert review.list(queue="odd") == tickets[1::2]
+    assert review.list(state="resolved") == [resolved]
+    assert review.list(state="open", queue="even") == [tickets[0], tickets[4]]
+    assert review.list(queue="nobody's") == []
+
+
+def test_a_list_of_nonsense_is_refused(review: ReviewQueue) -> None:
+    with pytest.raises(ReviewError, match="got the state 'closed'"):
+        review.list(state="closed")  # type: ignore[arg-type]
+    with pytest.raises(ReviewError, match="at least 1, got 0"):
+        review.list(limit=0)
+    with pytest.raises(ReviewError, match="too large"):
+        review.list(limit=2**70)
+
+
+def test_the_first_characters_of_an_id_are_enough(
+    review: ReviewQueue, escalate: Callable[..., Ticket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_ids(monkeypatch, "abcd0" + "0" * 27, "abcd" + "f" * 28, "abce" + "0" * 28)
+    first, second, third = escalate("d1"), escalate("d2"), escalate("d3")
+
+    assert review.get("abcd0").ticket == first
+    assert review.get(" ABCDF ").ticket == second
+    assert review.resolve("abce", Verdict.REJECT).id == third.id
+    with pytest.raises(TicketNotFoundError, match=f"several.*{first.id}, {second.id}; give more"):
+        review.get("abcd")
+    with pytest.raises(TicketNotFoundError, match="several"):
+        review.resolve("abcd", Verdict.REJECT)
+    assert review.list(state="open") == [first, second]
+
+
+def test_only_a_few_candidates_are_named(
+    review: ReviewQueue, escalate: Callable[..., Ticket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_ids(monkeypatch, *(f"abcd{number:028x}" for number in range(9)))
+    for number in range(9):
+        escalate(f"d{number}")
+
+    with pytest.raises(TicketNotFoundError, match=r", \.\.\.; give more") as caught:
+        review.get("abcd")
+    assert str(caught.value).count("abcd0") == 5
+
+
+@pytest.mark.parametrize("unknown", ["ffffffff", "%%%%", "____", "zzzz", "абвг", "' OR 1=1 --", "0" * 33])
+def test_an_unknown_id_is_not_found(review: ReviewQueue, escalate: Callable[..., Ticket], unknown: str) -> None:
+    escalate("d")
+    with pytest.raises(TicketNotFoundError, match="no ticket's id starts with"):
+        review.get(unknown)
+    with pytest.raises(TicketNotFoundError, match="no ticket's id starts with"):
+        review.resolve(unknown, Verdict.REJECT)
+
+
+@pytest.mark.parametrize("short", ["", "   ", "abc"])
+def test_an_empty_or_short_id_never_picks_the_only_ticket(
+    review: ReviewQueue, escalate: Callable[..., Ticket], short: str
+) -> None:
+    ticket = escalate("d")
+    with pytest.raises(TicketNotFoundError, match="too short"):
+        review.resolve(short, Verdict.REJECT)
+    assert review.list() == [ticket]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"), [(Verdict.ACCEPT, ""), (Verdict.CORRECT, "2 403 °C\n"), (Verdict.REJECT, "")]
+)
+def test_a_verdict_ends_a_ticket(
+    review: ReviewQueue, escalate: Callable[..., Ticket], verdict: Verdict, text: str
+) -> None:
+    opened = escalate("d")
+
+    ticket = review.resolve(opened.id, verdict, text=text, reason="I looked it up - twice", reviewer="Ada")
+
+    assert ticket.resolved_at is not None
+    assert ticket.resolved_at >= opened.created_at
+    assert ticket == Ticket(
+        id=opened.id,
+        queue=opened.queue,
+        state="resolved",
+        created_at=opened.created_at,
+        verdict=verdict,
+        text=text,
+        reason="I looked it up - twice",
+        resolved_at=ticket.resolved_at,
+    )
+    assert review.get(opened.id).ticket == ticket
+    assert review.get(opened.id).reviewer == "Ada"
+
+
+def test_the_same_verdict_again_changes_nothing(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    opened = escalate("d")
+    first = review.resolve(opened.id, Verdict.CORRECT, text="2403 °C", reason="handbook", reviewer="Ada")
+
+    assert review.resolve(opened.id, Verdict.CORRECT, text="2403 °C", reason="same", reviewer="Bob") == first
+    assert review.get(opened.id).reviewer == "Ada"
+
+
+def test_another_verdict_on_a_resolved_ticket_names_the_earlier_one(
+    review: ReviewQueue, escalate: Callable[..., Ticket]
+) -> None:
+    opened = escalate("d")
+    first = review.resolve(opened.id, Verdict.CORRECT, text="2403 °C")
+
+    with pytest.raises(TicketResolvedError, match="already ended with the verdict 'correct'; 'reject' can't"):
+        review.resolve(opened.id, Verdict.REJECT)
+    with pytest.raises(TicketResolvedError, match="already ended with the verdict 'correct'; another text") as caught:
+        review.resolve(opened.id, Verdict.CORRECT, text="7 °C")
+    assert "2403" not in str(caught.value)
+    assert review.get(opened.id).ticket == first
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text", "message"),
+    [
+        (Verdict.CORRECT, "", "needs the right answer"),
+        (Verdict.CORRECT, " \n\t", "needs the right answer"),
+        (Verdict.ACCEPT, "yes", "'accept' takes no text"),
+        (Verdict.REJECT, " ", "'reject' takes no text"),
+        ("approve", "", "got 'approve'"),
+    ],
+)
+def test_a_verdict_that_makes_no_sense_leaves_the_ticket_open(
+    review: ReviewQueue, escalate: Callable[..., Ticket], verdict: Any, text: str, message: str
+) -> None:
+    ticket = escalate("d")
+    with pytest.raises(ReviewError, match=message):
+        review.resolve(ticket.id, verdict, text=text)
+    assert review.list(state="open") == [ticket]
+
+
+@pytest.mark.parametrize("attempts", [[], [Attempt(tier="small", error="no answer")], [Attempt(tier="s", text=" ")]])
+def test_where_no_attempt_answered_there_is_nothing_to_accept(
+    review: ReviewQueue, escalate: Callable[..., Ticket], attempts: list[Attempt]
+) -> None:
+    ticket = escalate("d", attempts=attempts)
+
+    assert review.get(ticket.id).proposed is None
+    with pytest.raises(ReviewError, match="no answer to accept"):
+        review.resolve(ticket.id, Verdict.ACCEPT)
+    assert review.resolve(ticket.id, Verdict.CORRECT, text="2403 °C").state == "resolved"
+
+
+def test_the_last_answer_is_what_is_proposed(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    attempts = [
+        Attempt(tier="small", text="first"),
+        Attempt(tier="middle", text="second"),
+        Attempt(tier="large", error="no answer"),
+    ]
+    assert review.get(escalate("d", attempts=attempts).id).proposed == "second"
+
+
+def test_events_name_the_ticket_once_and_never_its_texts(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    with capture_logs() as logged:
+        ticket = escalate("d")
+        escalate("d")
+        review.resolve(ticket.id, Verdict.CORRECT, text="2403 °C", reason="handbook")
+        review.resolve(ticket.id, Verdict.CORRECT, text="2403 °C")
+
+    assert logged == [
+        {"event": "ilis_guard.ticket.created", "ticket": ticket.id, "queue": "chemists", "log_level": "info"},
+        {
+            "event": "ilis_guard.ticket.resolved",
+            "ticket": ticket.id,
+            "queue": "chemists",
+            "verdict": "correct",
+            "log_level": "info",
+        },
+    ]
