@@ -3,19 +3,29 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from ilis_guard.errors import IlisGuardError
-from ilis_guard.types import Decision, Ticket, Verdict
+from ilis_guard import views
+from ilis_guard.errors import ConfigError, IlisGuardError, RequestError
+from ilis_guard.review import ReviewQueue
+from ilis_guard.types import Label, Verdict
 
 app = typer.Typer(
     name="ilis-guard",
@@ -38,7 +48,7 @@ EXIT_BAD_INPUT = 2
 
 def main() -> None:
     """Run a command; an error of ours is one message and exit status 2, never a traceback."""
-    _log_to_stderr()
+    _configure_logs()
     try:
         app()
     except IlisGuardError as error:
@@ -48,23 +58,21 @@ def main() -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where guard.yaml and the tickets go.")] = Path("ilis-guard-demo"),
+    folder: Annotated[Path, typer.Option(help="Where guard.yaml, its policy and the tickets go.")] = Path(
+        "ilis-guard-demo"
+    ),
 ) -> None:
     """Ask ten questions, easy to impossible, through a 4-bit model and a larger one, and show what is decided."""
-    from ilis_guard.lab import demo as room
+    from ilis_guard.guard import Guard
+    from ilis_guard.lab.demo import QUESTIONS, prepare
 
-    config = room.prepare(folder)
-    terms = room.terms(config)
-    for notice in terms:
-        err.print(f"[yellow]{escape(notice)}[/yellow]", highlight=False, soft_wrap=True)
+    config = prepare(folder)
     with _steps() as progress:
-        guard = room.load(config, progress)
-    with guard:
-        table = room.table()
-        for asked, decision in room.decisions(guard, _track):
-            room.add_row(table, asked, decision)
-    out.print(table)
-    out.print(room.closing(config), highlight=False, soft_wrap=True)
+        guard = Guard.from_config(config, progress)
+    with guard, _bar() as bar:
+        decisions = [guard.decide(question) for question in bar.track(QUESTIONS, description="asking")]
+    out.print(views.decisions_table(QUESTIONS, decisions))
+    out.print(views.demo_next_steps(config, decisions), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -86,7 +94,7 @@ def ask(
     if as_json:
         print(json.dumps(decision.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
-        _show_decision(decision)
+        out.print(views.decision(decision), soft_wrap=True)
 
 
 @app.command()
@@ -129,11 +137,10 @@ def fit(
     """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
     from ilis_guard.lab.fit import fit as run
     from ilis_guard.lab.harvest import read_harvest
-    from ilis_guard.lab.report import held_out_table
 
     with err.status("fitting"):
         metadata = run(read_harvest(rows), to, seed=seed)
-    out.print(held_out_table(metadata))
+    out.print(views.held_out_table(metadata))
     out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
 
 
@@ -165,5 +172,111 @@ def policy_check(
     if config is not None:
         wiring = read_config(config)
         check_wiring(checked, [tier.name for tier in wiring.tiers], has_queue=wiring.review is not None)
-    out.print(_rules_table(checked))
+    out.print(views.rules_table(checked))
     out.print(f"[green]ok[/green]: {escape(policy)}, fingerprint {checked.fingerprint}", highlight=False)
+
+
+def _queue(config: Path) -> ReviewQueue:
+    from ilis_guard.config import read_config
+
+    review = read_config(config).review
+    if review is None:
+        raise ConfigError(f"{config}: there is no `review`, so no tickets are kept")
+    return ReviewQueue(review.storage)
+
+
+@queue_app.command("list")
+def queue_list(
+    config: Config = GUARD_YAML,
+    state: Annotated[Literal["open", "resolved", "all"], typer.Option(help="Which tickets.")] = "open",
+    queue: Annotated[str | None, typer.Option(help="Only tickets of this queue.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+) -> None:
+    """List tickets, the oldest first."""
+    with _queue(config) as tickets:
+        found = tickets.list(state=None if state == "all" else state, queue=queue, limit=limit)
+    out.print(views.tickets_table(found))
+
+
+@queue_app.command("show")
+def queue_show(
+    ticket: Annotated[str, typer.Argument(help="The ticket's id, or its first characters.")],
+    config: Config = GUARD_YAML,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, signatures too.")] = False,
+) -> None:
+    """Show a ticket: what was asked, what each tier said, how sure it was, and why it waits here."""
+    with _queue(config) as tickets:
+        record = tickets.get(ticket)
+    if as_json:
+        print(json.dumps(record.to_dict()))  # noqa: T201 - rich would wrap the JSON
+    else:
+        out.print(views.ticket_record(record), soft_wrap=True)
+
+
+@queue_app.command("resolve")
+def queue_resolve(
+    ticket: Annotated[str, typer.Argument(help="The ticket's id, or its first characters.")],
+    verdict: Annotated[Verdict, typer.Argument(help="What you say of the proposed answer.")],
+    config: Config = GUARD_YAML,
+    text: Annotated[str, typer.Option(help="The right answer, with `correct`.")] = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    reviewer: Annotated[str, typer.Option(help="Who you are.")] = "",
+) -> None:
+    """End a ticket with a verdict."""
+    with _queue(config) as tickets:
+        resolved = tickets.resolve(ticket, verdict, text=text, reason=reason, reviewer=reviewer)
+    out.print(f"ticket {resolved.id[:8]} resolved: {resolved.verdict}", highlight=False)
+
+
+def _label(text: str) -> tuple[str, Label]:
+    """NAME=VALUE; the value is a number or a boolean where it reads as one."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise RequestError(f"a label reads NAME=VALUE, got {text!r}")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return name, parsed if isinstance(parsed, str | int | float | bool) else value
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar that appears once there is a step to tell of."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
+    ) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(step: str, done: int, steps: int) -> None:
+            if "weights" not in tasks or bar.tasks[tasks["weights"]].finished:
+                tasks["weights"] = bar.add_task(step, total=steps)
+            bar.update(tasks["weights"], description=f"preparing weights (once): {step}", completed=done)
+
+        waiting = bar.add_task("loading models", total=None)
+        yield tell
+        bar.remove_task(waiting)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def _configure_logs() -> None:
+    """Standard output is for what was asked for: events go to standard error, from warnings up."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )

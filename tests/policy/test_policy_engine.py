@@ -145,7 +145,8 @@ def test_a_missing_number_makes_every_comparison_false(name: str, facts: Facts) 
 )
 def test_a_condition_that_fails_does_not_hold_and_says_why(condition: str, reason: str) -> None:
     rules = Policy.parse(
-        f"version: 1\nname: p\nrules:\n  - id: r\n    when: {condition}\n    do: escalate\n  - id: last\n    do: abstain\n"
+        f"version: 1\nname: p\nrules:\n  - id: r\n    when: {condition}\n    do: escalate\n"
+        "  - id: last\n    do: abstain\n"
     )
     ruling = rules.evaluate(FULL)
     assert ruling.rule == "last"

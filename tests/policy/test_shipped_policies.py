@@ -1,6 +1,7 @@
 """What the ready-made policies do with telling facts."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,9 @@ def test_customer_support(labels: Labels, uncertainty: float, expected: tuple[st
 
 
 def test_customer_support_tries_larger_tiers_only_while_the_customer_waits_short() -> None:
-    unsure = {"uncertainty": 0.6, "shift": 0.5}
-    assert outcome("customer-support", Facts(**unsure, last_tier=False, seconds=2.0))[0] == "retry"
-    assert outcome("customer-support", Facts(**unsure, last_tier=False, seconds=12.0))[0] == "escalate"
+    unsure = Facts(uncertainty=0.6, shift=0.5, last_tier=False)
+    assert outcome("customer-support", replace(unsure, seconds=2.0))[0] == "retry"
+    assert outcome("customer-support", replace(unsure, seconds=12.0))[0] == "escalate"
     assert outcome("customer-support", Facts(error="x", last_tier=False, attempt=1))[0] == "retry"
     assert outcome("customer-support", Facts(error="x", last_tier=False, attempt=2))[0] == "escalate"
 

@@ -1,0 +1,168 @@
+"""What the command line shows: tables and short texts made of the vocabulary. Everything shown is escaped."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from ilis_guard.policy import Policy
+from ilis_guard.review import TicketRecord
+from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
+from ilis_guard.types import Action, Decision, Ticket
+
+COLOURS: Final = {
+    Action.ANSWER: "green",
+    Action.ABSTAIN: "red",
+    Action.RETRY: "yellow",
+    Action.ESCALATE: "magenta",
+}
+SHORT_ID: Final = 8
+
+
+def decisions_table(questions: Sequence[str], decisions: Sequence[Decision]) -> Table:
+    """One row an attempt; all attempts but a question's last one were retried on a larger tier."""
+    table = Table(title="What the guard decided", title_justify="left")
+    for heading in ("question", "answer", "uncertainty", "action", "rule", "tier"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "uncertainty" else "left")
+    table.add_column("ms", justify="right")
+    for question, made in zip(questions, decisions, strict=True):
+        for number, (attempt, rule) in enumerate(zip(made.attempts, made.rules, strict=True), start=1):
+            is_last = number == len(made.attempts)
+            table.add_row(
+                escape(question) if number == 1 else "",
+                escape(attempt.text),
+                _number(attempt.uncertainty),
+                _action(made.action if is_last else Action.RETRY),
+                escape(rule or "none held"),
+                escape(attempt.tier),
+                f"{attempt.seconds * 1000:.0f}",
+                end_section=is_last,
+            )
+    return table
+
+
+def demo_next_steps(config: Path, decisions: Sequence[Decision]) -> str:
+    """Where the tickets are, and what to try."""
+    tickets = [made.ticket for made in decisions if made.ticket is not None]
+    ticket = tickets[0].id[:SHORT_ID] if tickets else "TICKET"
+    policy = config.parent / "policy.yaml"
+    return (
+        f"{len(tickets)} of {len(decisions)} questions wait for a person in {config.parent / 'tickets.db'}. Try next:\n"
+        f"  ilis-guard queue list -c {config}\n"
+        f"  ilis-guard queue show {ticket} -c {config}\n"
+        f"  ilis-guard queue resolve {ticket} reject -c {config}\n"
+        f'  ilis-guard ask "What is the capital of Japan?" -c {config}\n'
+        f"  change a threshold in {policy}, check it, and run the demo again:\n"
+        f"  ilis-guard policy check {policy} -c {config}"
+    )
+
+
+def decision(made: Decision) -> RenderableType:
+    """A decision for people: what, on what grounds, and what each tier said."""
+    parts: list[RenderableType] = [f"{_action(made.action)}  {escape(made.text)}", _attempts_table(_attempts_of(made))]
+    parts += [f"- {escape(reason)}" for reason in made.reasons]
+    if made.ticket is not None:
+        parts.append(f"ticket {made.ticket.id[:SHORT_ID]} waits in the queue {escape(repr(made.ticket.queue))}")
+    return Group(*parts)
+
+
+def rules_table(policy: Policy) -> Table:
+    """A policy's rules, in the order they are tried."""
+    table = Table(title=escape(f"{policy.name}: the first rule that holds decides"), title_justify="left")
+    for heading in ("rule", "when", "do", "to", "say"):
+        table.add_column(heading, overflow="fold")
+    for rule in policy.rules:
+        table.add_row(
+            escape(rule.id),
+            escape(rule.when or "always"),
+            _action(rule.do),
+            escape(rule.to or ""),
+            escape(rule.say or ""),
+        )
+    return table
+
+
+def tickets_table(tickets: Sequence[Ticket]) -> Table:
+    """Tickets, one a row."""
+    table = Table(title=f"{len(tickets)} tickets", title_justify="left")
+    for heading in ("ticket", "queue", "state", "since", "verdict"):
+        table.add_column(heading)
+    for ticket in tickets:
+        table.add_row(
+            ticket.id[:SHORT_ID], escape(ticket.queue), ticket.state, _time(ticket.created_at), ticket.verdict or ""
+        )
+    return table
+
+
+def ticket_record(record: TicketRecord) -> RenderableType:
+    """A ticket for a reviewer."""
+    ticket = record.ticket
+    parts: list[RenderableType] = [
+        f"[bold]ticket {ticket.id}[/bold], queue {escape(ticket.queue)}, {ticket.state}, since "
+        f"{_time(ticket.created_at)}"
+    ]
+    parts += [f"{turn['role']}: {escape(turn['content'])}" for turn in record.request["messages"]]
+    if record.request["labels"]:
+        parts.append(escape(f"labels: {record.request['labels']}"))
+    parts.append(_attempts_table(record.attempts))
+    parts += [f"- {escape(reason)}" for reason in record.reasons]
+    if ticket.verdict is not None:
+        by = f" by {record.reviewer}" if record.reviewer else ""
+        parts.append(escape(f"verdict: {ticket.verdict}{by} {ticket.text} {ticket.reason}".rstrip()))
+    return Group(*parts)
+
+
+def held_out_table(metadata: BundleMetadata) -> Table:
+    """A bundle's figures beside those of the output statistics alone, on the same rows."""
+    rows = metadata.held_out.rows
+    table = Table(
+        title=f"{rows} held-out rows, {metadata.held_out.wrong / rows:.0%} of the answers wrong", title_justify="left"
+    )
+    for heading in ("figure", "this bundle", "output statistics alone"):
+        table.add_column(heading)
+    for name in HeldOut.model_fields:
+        value = getattr(metadata.held_out, name)
+        if isinstance(value, Figure):
+            table.add_row(name, _figure(value), _figure(getattr(metadata.baseline, name)))
+    return table
+
+
+def _attempts_of(made: Decision) -> list[Mapping[str, Any]]:
+    return [attempt.to_dict() for attempt in made.attempts]
+
+
+def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table()
+    for heading in ("tier", "answer", "uncertainty", "shift", "tokens", "ms", "error"):
+        table.add_column(heading, overflow="fold")
+    for attempt in attempts:
+        table.add_row(
+            escape(attempt["tier"]),
+            escape(attempt["text"]),
+            _number(attempt["uncertainty"]),
+            _number(attempt["shift"]),
+            str(attempt["tokens"]),
+            f"{attempt['seconds'] * 1000:.0f}",
+            escape(attempt["error"]),
+        )
+    return table
+
+
+def _action(action: Action) -> str:
+    return f"[{COLOURS[action]}]{action.value}[/]"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _figure(figure: Figure) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
