@@ -274,6 +274,8 @@ def _bar() -> Progress:
 
 def _configure_logs() -> None:
     """Standard output is for what was asked for: events go to standard error, from warnings up."""
+    # It warns of a missing bfloat16 kernel that `models.local` switches off on purpose.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

