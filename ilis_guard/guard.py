@@ -1,19 +1,20 @@
 """The guard: the one loop that walks a request from the smallest tier to a decision."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, SupportsFloat
 
 import tenacity
 from tenacity.wait import wait_base
 
 from ilis_guard import events
 from ilis_guard.config import read_config
-from ilis_guard.errors import ConfigError, IlisGuardError, ScoringError
+from ilis_guard.errors import ConfigError, IlisGuardError, ModelError, ScoringError
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import DEFAULT_QUEUE, Facts, Policy, Ruling
 from ilis_guard.review import ReviewQueue
@@ -194,7 +195,8 @@ class Guard:
         score: Score | None = None
         error = logged = ""
         try:
-            generation = self._calls.copy(before_sleep=_log_repeat(tier.name))(tier.model.generate, request.messages)
+            returned = self._calls.copy(before_sleep=_log_repeat(tier.name))(tier.model.generate, request.messages)
+            generation = _checked(returned)
             score = _score(tier, generation)
         except IlisGuardError as known:
             error = logged = f"{type(known).__name__}: {known}"
@@ -205,7 +207,8 @@ class Guard:
             tier=tier.name,
             text="" if generation is None else generation.text,
             uncertainty=None if score is None else score.uncertainty,
-            shift=None if score is None else score.shift,
+            # NaN, a shift that the scorer can't tell, is no JSON.
+            shift=None if score is None or math.isnan(score.shift) else score.shift,
             signatures={} if generation is None else generation.signatures,
             statistics=None if generation is None else generation.statistics,
             seconds=time.perf_counter() - started,
@@ -266,11 +269,13 @@ def check_wiring(policy: Policy, tiers: Sequence[str], *, has_queue: bool) -> No
     """See that a policy's tiers and queues exist.
 
     Raises:
-        ConfigError: there is no tier, the policy retries on one that doesn't exist, or it escalates and there is no
-            queue; the message names the place in the policy.
+        ConfigError: there is no tier, two have one name, the policy retries on one that doesn't exist, or it
+            escalates and there is no queue; what the policy asks for is named with its place.
     """
     if not tiers:
         raise ConfigError("a guard needs at least one tier")
+    if len(set(tiers)) < len(tiers):
+        raise ConfigError(f"tiers must have different names, got {list(tiers)!r}")
     for rule, tier in policy.retry_targets.items():
         if tier not in tiers:
             raise ConfigError(
@@ -285,14 +290,39 @@ def check_wiring(policy: Policy, tiers: Sequence[str], *, has_queue: bool) -> No
         )
 
 
+def _checked(generation: object) -> Generation:
+    """What a model returned; a user's own may return anything."""
+    if not isinstance(generation, Generation):
+        raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
+    return generation
+
+
 def _score(tier: Tier, generation: Generation) -> Score:
+    """The score in numbers from 0 to 1; a shift that the scorer can't tell may be NaN."""
     if tier.scorer is None:
         raise ScoringError(f"the tier {tier.name!r} has no bundle, so its answers have no score")
+    if not generation.text.strip():
+        raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
     score = tier.scorer.score(generation)
+    shift = _number("shift", score.shift)
+    return Score(
+        uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
+        shift=shift if math.isnan(shift) else _share("shift", shift),
+    )
+
+
+def _number(name: str, value: object) -> float:
+    """As Python's own: NumPy's numbers are no JSON."""
+    if not isinstance(value, SupportsFloat):
+        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}")
+    return float(value)
+
+
+def _share(name: str, value: float) -> float:
     # Also false for NaN.
-    if not 0 <= score.uncertainty <= 1:
-        raise ScoringError(f"the uncertainty must lie between 0 and 1, got {score.uncertainty!r}")
-    return score
+    if not 0 <= value <= 1:
+        raise ScoringError(f"the {name} must lie between 0 and 1, got {value!r}")
+    return value
 
 
 def _facts(request: Request, attempts: list[Attempt], left: list[Tier]) -> Facts:

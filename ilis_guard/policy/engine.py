@@ -50,17 +50,24 @@ class Engine:
         self._conditions = Conditions([bound.condition for bound in rules])
 
     def evaluate(self, facts: Facts) -> Ruling:
-        """Let the first rule decide that holds and whose action is possible; abstain where there is none."""
+        """Let the first rule decide that holds and whose action is possible; abstain where there is none.
+
+        A rule whose condition can't be evaluated doesn't hold. It might have kept an answer back, though: unless it
+        would have answered itself, no rule after it answers.
+        """
         situation = Situation(facts)
         reasons: list[str] = []
+        unclear = ""
         for bound, outcome in zip(self._rules, self._conditions.check(situation), strict=True):
             rule, condition = bound.rule, bound.condition
             if outcome is False:
                 why = f"{situation.describe(condition.names)}condition `{condition.brief}` is false"
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
+                if not unclear and rule.do is not Action.ANSWER:
+                    unclear = f"rule '{rule.id}' couldn't be evaluated, so nothing is answered after it: {outcome}"
             else:
-                why = obstacle(rule, facts)
+                why = obstacle(rule, facts) or (unclear if rule.do is Action.ANSWER else "")
                 if not why:
                     return _ruling(bound, situation, reasons)
             reasons.append(f"rule '{rule.id}' passed over: {why}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Tap:
         self._newest: list[Tensor | None] = [None] * len(mlps)
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Tap":  # noqa: PYI034  # beartype, which checks shapes in the tests, refuses Self here
         try:
             for layer, mlp in enumerate(self._mlps):
                 self._handles.append(mlp.register_forward_hook(self._keeper(layer)))

@@ -153,6 +153,54 @@ def test_a_condition_that_fails_does_not_hold_and_says_why(condition: str, reaso
     assert reason in ruling.reasons[0]
 
 
+@pytest.mark.parametrize("do", ["abstain", "escalate", "retry"])
+def test_nothing_is_answered_after_a_rule_that_could_not_be_evaluated(do: str) -> None:
+    rules = policy(
+        f"id: legal, when: labels.topic == 'legal', do: {do}",
+        "id: sure, when: uncertainty < 0.2, do: answer",
+        "id: last, do: abstain",
+    )
+    ruling = rules.evaluate(SURE)
+    assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")
+    assert ruling.reasons[:2] == (
+        "rule 'legal' passed over: condition `labels.topic == 'legal'` failed: the label 'topic' is absent; ask "
+        "has(labels.topic) first",
+        "rule 'sure' passed over: rule 'legal' couldn't be evaluated, so nothing is answered after it: the label "
+        "'topic' is absent; ask has(labels.topic) first",
+    )
+    assert rules.evaluate(dataclasses.replace(SURE, labels={"topic": "other"})).rule == "sure"
+
+
+def test_a_failed_condition_stops_only_the_answers_after_it() -> None:
+    rules = policy(
+        "id: sure, when: uncertainty < 0.2, do: answer",
+        "id: legal, when: labels.topic == 'legal', do: escalate",
+        "id: half-sure, when: uncertainty < 0.6, do: answer",
+        "id: again, when: uncertainty < 0.8, do: retry",
+        "id: last, do: abstain",
+    )
+    larger = Facts(uncertainty=0.5, shift=0.5, last_tier=False)
+    assert rules.evaluate(SURE).rule == "sure"
+    assert rules.evaluate(larger).rule == "again"
+    assert rules.evaluate(Facts(uncertainty=0.9)).rule == "last"
+
+
+def test_an_answer_rule_that_fails_stops_no_other_answer() -> None:
+    rules = policy(
+        "id: vip, when: labels.vip == true && uncertainty < 0.5, do: answer",
+        "id: sure, when: uncertainty < 0.2, do: answer",
+    )
+    assert rules.evaluate(SURE).rule == "sure"
+
+
+def test_a_condition_whose_failing_part_does_not_matter_stops_nothing() -> None:
+    rules = policy(
+        "id: legal, when: labels.topic == 'legal' && shift < 0.1, do: escalate",
+        "id: sure, when: uncertainty < 0.2, do: answer",
+    )
+    assert rules.evaluate(SURE).rule == "sure"
+
+
 def test_runaway_conditions_fail_instead_of_running() -> None:
     many = "[" + ",".join("0" * 1 for _ in range(40)) + "]"
     condition = f"{many}.all(a, {many}.all(b, {many}.all(c, {many}.all(d, a == b))))"

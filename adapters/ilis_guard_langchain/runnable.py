@@ -1,0 +1,62 @@
+"""A guard as the last step of a chain: what a chat model takes goes in, a decision comes out."""
+
+from typing import Any, Final
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from ilis_guard import Decision, Guard, Message
+from ilis_guard.errors import RequestError
+from ilis_guard.types import Labels, Role
+
+ROLES: Final[dict[str, Role]] = {"human": "user", "ai": "assistant", "system": "system"}
+
+
+class GuardRunnable(Runnable[LanguageModelInput, Decision]):
+    """Stands where a chat model would: ``prompt | GuardRunnable(guard)``.
+
+    An abstention or an escalation is a value, not an exception, so that ``with_fallbacks`` doesn't swallow it.
+
+    Args:
+        guard: what decides.
+        labels: what the policy's conditions see as ``labels.NAME``.
+    """
+
+    def __init__(self, guard: Guard, *, labels: Labels | None = None) -> None:
+        self._guard = guard
+        self._labels = labels
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **_: Any) -> Decision:  # noqa: A002 - LangChain's name
+        """Decide.
+
+        Raises:
+            RequestError: the input holds no prompt, or a message that isn't text by a user, an assistant or a system.
+        """
+        return self._call_with_config(self._decide, input, config, run_type="chain")
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **_: Any) -> Decision:  # noqa: A002 - LangChain's name
+        """As `invoke`; the event loop goes on meanwhile."""
+        return await self._acall_with_config(self._adecide, input, config, run_type="chain")
+
+    def _decide(self, given: LanguageModelInput) -> Decision:
+        return self._guard.decide(_messages(given), labels=self._labels)
+
+    async def _adecide(self, given: LanguageModelInput) -> Decision:
+        return await self._guard.adecide(_messages(given), labels=self._labels)
+
+
+def _messages(given: LanguageModelInput) -> list[Message]:
+    if isinstance(given, str):
+        return [Message(role="user", content=given)]
+    turns = given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)
+    return [_message(turn) for turn in turns]
+
+
+def _message(turn: BaseMessage) -> Message:
+    if turn.type not in ROLES:
+        raise RequestError(f"a guard takes messages of the types {sorted(ROLES)!r}, got {turn.type!r}")
+    if not isinstance(turn.content, str):
+        raise RequestError(f"a guard takes messages of text, got a message with content of {len(turn.content)} parts")
+    return Message(role=ROLES[turn.type], content=turn.content)

@@ -1,0 +1,31 @@
+"""What the benchmarks share: the models they run and how a table is printed."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ilis_guard.models.local import LocalModel
+from ilis_guard.types import Message, Precision
+
+SMOLLM2: Final = "packaged:smollm2-135m-instruct"
+STORY: Final = (Message(role="user", content="Tell me a long story about a lighthouse, a storm and a lost ship."),)
+"""A question whose answer runs into any limit that is measured here."""
+
+
+def load(precision: Precision, max_new_tokens: int) -> LocalModel:
+    """SmolLM2, with one torch thread: what is measured doesn't depend on the machine's other cores."""
+    torch.set_num_threads(1)
+    return LocalModel.load(SMOLLM2, precision=precision, max_new_tokens=max_new_tokens)
+
+
+def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == headings[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

