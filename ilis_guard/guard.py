@@ -23,7 +23,7 @@ from ilis_guard.types import Action, Attempt, Decision, Generation, Labels, Mess
 
 CALLS_PER_ATTEMPT: Final = 3
 """A tier whose model fails in passing is called so often before the attempt counts as failed."""
-BACKOFF: Final = tenacity.wait_exponential_jitter(initial=0.5, max=8)
+BACKOFF: Final = tenacity.wait_exponential_jitter(multiplier=0.5, max=8)
 """Seconds between these calls."""
 
 

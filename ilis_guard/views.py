@@ -1,12 +1,17 @@
-"""What the command line shows: tables and short texts made of the vocabulary. Everything shown is escaped."""
+r"""What the command line shows: tables and short texts made of the vocabulary.
 
+Texts of callers, models and files are escaped: markup in them is shown as it is written, and what would steer the
+terminal (colours, cursor, clipboard, reading direction) is shown as ``\x1b`` or the like.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from rich import markup
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from ilis_guard.policy import Policy
@@ -21,6 +26,14 @@ COLOURS: Final = {
     Action.ESCALATE: "magenta",
 }
 SHORT_ID: Final = 8
+
+# Control characters but tab and line feed, direction overrides, and half characters, which no terminal takes.
+_STEERING: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape(text: str) -> str:
+    """A text that isn't ours, ready to be shown."""
+    return markup.escape(_STEERING.sub(lambda found: found.group().encode("unicode_escape").decode(), text))
 
 
 def decisions_table(questions: Sequence[str], decisions: Sequence[Decision]) -> Table:
@@ -86,9 +99,18 @@ def rules_table(policy: Policy) -> Table:
     return table
 
 
-def tickets_table(tickets: Sequence[Ticket]) -> Table:
-    """Tickets, one a row."""
-    table = Table(title=f"{len(tickets)} tickets", title_justify="left")
+def tickets_table(tickets: Sequence[Ticket], *, more: bool = False) -> RenderableType:
+    """Tickets, one a row.
+
+    Args:
+        tickets: the oldest first.
+        more: whether there are more than these.
+    """
+    if not tickets:
+        return "no such tickets"
+    count = "1 ticket" if len(tickets) == 1 else f"{len(tickets)} tickets"
+    title = f"the oldest {count}; there are more, see --limit" if more else count
+    table = Table(title=title, title_justify="left")
     for heading in ("ticket", "queue", "state", "since", "verdict"):
         table.add_column(heading)
     for ticket in tickets:
@@ -110,9 +132,17 @@ def ticket_record(record: TicketRecord) -> RenderableType:
         parts.append(escape(f"labels: {record.request['labels']}"))
     parts.append(_attempts_table(record.attempts))
     parts += [f"- {escape(reason)}" for reason in record.reasons]
-    if ticket.verdict is not None:
-        by = f" by {record.reviewer}" if record.reviewer else ""
-        parts.append(escape(f"verdict: {ticket.verdict}{by} {ticket.text} {ticket.reason}".rstrip()))
+    if record.say:
+        parts.append(f"the caller was told: {escape(record.say)}")
+    if ticket.verdict is None:
+        proposed = "no answer that could be accepted" if record.proposed is None else escape(record.proposed)
+        parts.append(f"[bold]proposed:[/bold] {proposed}")
+    else:
+        by = f" by {escape(record.reviewer)}" if record.reviewer else ""
+        parts.append(f"[bold]verdict:[/bold] {ticket.verdict.value}{by}")
+        parts += [
+            f"{what}: {escape(text)}" for what, text in (("text", ticket.text), ("reason", ticket.reason)) if text
+        ]
     return Group(*parts)
 
 

@@ -54,10 +54,13 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
     looked at for the figures in the metadata. Each dataset is split in these shares.
 
     Raises:
-        FitError: there are too few right or too few wrong answers.
+        FitError: there are too few right or too few wrong answers, a value isn't finite, or nothing was learned.
+        BundleError: something other than a bundle stands in the folder.
     """
     _check_classes(harvest)
+    _check_finite(harvest)
     splits = _split(harvest.datasets, seed)
+    _check_splits(harvest.wrong, splits)
     features = feature_matrix(FEATURES, harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
 
@@ -101,6 +104,24 @@ def _check_classes(harvest: Harvest) -> None:
             f"{LEAST_OF_A_CLASS} of each: harvest more questions, or ones that the model gets right 20 to 80 % of "
             "the time"
         )
+
+
+def _check_finite(harvest: Harvest) -> None:
+    """LightGBM takes a number that isn't one for a missing value, and learns from where they are missing."""
+    columns = {"statistics": harvest.statistics, **harvest.signatures}
+    for name, values in columns.items():
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not finite.all():
+            first = harvest.ids[int(np.argmin(finite))]
+            raise FitError(f"{int((~finite).sum())} rows hold numbers in {name!r} that aren't finite, such as {first!r:.60}")
+
+
+def _check_splits(wrong: Rows, splits: Mapping[str, Rows]) -> None:
+    """With one class only, training stops anywhere, and neither calibration nor figures mean anything."""
+    for name, rows in splits.items():
+        bad, size = int(wrong[rows].sum()), int(rows.sum())
+        if bad in (0, size):
+            raise FitError(f"the {name} rows hold {size - bad} right and {bad} wrong answers: harvest more questions")
 
 
 def _split(datasets: tuple[str, ...], seed: int) -> dict[str, Rows]:

@@ -1,7 +1,11 @@
 """Harvest: run a model over labelled questions and keep what was seen inside it, with whether it was right."""
 
+import errno
+import os
 import platform
 import tempfile
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ilis_guard.errors import FitError
+from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 from ilis_guard.types import Fingerprint, Generation, Message, Position, Statistics
@@ -86,9 +90,13 @@ def harvest(
         progress: told after each batch.
 
     Raises:
+        QuestionError: two questions have the same id.
+        OSError: the file can't be written; as far as can be told, that is said before anything is asked.
         ModelError: the model failed on a batch.
         SignatureError: an activation is missing or not finite.
     """
+    _check_ids(questions)
+    _check_writable(path)
     versions = {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
     manifest = Manifest(
         model=name,
@@ -114,12 +122,18 @@ def read_harvest(path: Path) -> Harvest:
         FitError: it isn't one.
     """
     try:
-        table = pq.read_table(path)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
         manifest = Manifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
-    except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
+        return _harvest(table, manifest)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}") from error
-    scored = table.filter(pa.compute.is_valid(table["mean"]))
+
+
+def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
     layers = manifest.fingerprint.layers
+    schema = _schema(layers)
+    scored = table.select(schema.names).cast(schema).drop_null()
     return Harvest(
         manifest=manifest,
         ids=tuple(scored["id"].to_pylist()),
@@ -181,15 +195,29 @@ def _schema(layers: int) -> pa.Schema:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("xb") as file:
             pq.write_table(table, file, compression="zstd")
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _check_ids(questions: Sequence[Question]) -> None:
+    if repeated := sorted(id_ for id_, times in Counter(asked.id for asked in questions).items() if times > 1):
+        raise QuestionError(f"{len(repeated)} ids are given to several questions, such as {repeated[0]!r:.60}; make them unique")
+
+
+def _check_writable(path: Path) -> None:
+    """Hours of asking come first; that the file can't be written must be known before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def _version(package: str) -> str:

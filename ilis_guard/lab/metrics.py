@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from ilis_guard.errors import FitError
 from ilis_guard.scoring.bundle import Figure, HeldOut
 
 RESAMPLES: Final = 1000
@@ -29,7 +30,7 @@ def auprc_wrong(wrong: Outcomes, uncertainty: Uncertainties) -> float:
 
 def auprc_correct(wrong: Outcomes, uncertainty: Uncertainties) -> float:
     """Average precision at finding right answers."""
-    return float(average_precision_score(~wrong, 1 - uncertainty))
+    return float(average_precision_score(~wrong, -uncertainty))
 
 
 def brier(wrong: Outcomes, uncertainty: Uncertainties) -> float:
@@ -44,7 +45,13 @@ def brier_skill(wrong: Outcomes, uncertainty: Uncertainties) -> float:
 
 
 def held_out(wrong: Outcomes, uncertainty: Uncertainties, seed: int = 0) -> HeldOut:
-    """All figures, each with its 95 % percentile bootstrap interval over rows."""
+    """All figures, each with its 95 % percentile bootstrap interval over rows.
+
+    Raises:
+        FitError: the rows are all right or all wrong, which says nothing of a ranking.
+    """
+    if not 0 < wrong.sum() < len(wrong):
+        raise FitError(f"of {len(wrong)} held-out rows {int(wrong.sum())} are wrong; figures need right and wrong ones")
     samples = _resamples(wrong, seed)
 
     def figure(metric: Metric) -> Figure:

@@ -28,16 +28,22 @@ def weights_digest(folder: Path) -> str:
     for file in files:
         try:
             _add(file, digest)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{str(file)!r} isn't a whole safetensors file: {error}") from error
     return digest.hexdigest()[:16]
 
 
 def _add(file: Path, digest: "hashlib._Hash") -> None:
     with file.open("rb") as tensors:
+        size = file.stat().st_size
         length = int.from_bytes(tensors.read(8), "little")
+        if 8 + length > size:
+            raise ValueError(f"its header should have {length} bytes, the whole file has {size}")
         header = json.loads(tensors.read(length))
         header.pop("__metadata__", None)
+        expected = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if expected != size:
+            raise ValueError(f"it has {size} bytes, and should have {expected}")
         for name, tensor in sorted(header.items()):
             begin, end = tensor["data_offsets"]
             digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())

@@ -11,6 +11,7 @@ from ilis_guard.errors import MissingDependencyError, ModelError, PromptTooLongE
 
 try:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
     from transformers.utils.hub import cached_file
 except ImportError as error:
@@ -40,9 +41,12 @@ class LocalModel:
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
-        self._context: int = model.config.get_text_config().max_position_embeddings
+        self._context = _context(model)
         self._mlps = locate_mlps(model, fingerprint.layers)
         self._end_tokens = _end_tokens(model, tokenizer, chat=template.chat_template is not None)
+        self._special_tokens = _special_tokens(tokenizer)
+        if tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._end_tokens[0])
         # A decoding of our own: the checkpoint's may sample, or penalise repetition.
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
             do_sample=False,
@@ -75,7 +79,8 @@ class LocalModel:
             progress: told of the steps where packaged weights are converted first.
 
         Raises:
-            ModelError: the model can't be loaded or tapped, or its prompt is unusable.
+            ModelError: the model can't be loaded, or its prompt is unusable.
+            SignatureError: its architecture can't be tapped.
         """
         started = time.monotonic()
         source = _source(name, progress)
@@ -97,7 +102,7 @@ class LocalModel:
                 quantization_config=quantisation if precision == "nf4" else None,
             )
             folder = Path(str(cached_file(source, "config.json"))).parent
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"the model {name!r} can't be loaded: {error}") from error
         config = model.config.get_text_config()
         template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
@@ -141,7 +146,7 @@ class LocalModel:
                 recorder = Recorder(
                     tap,
                     end_tokens=self._end_tokens,
-                    special_tokens=self._tokenizer.all_special_ids,
+                    special_tokens=self._special_tokens,
                     temperature=self.fingerprint.temperature,
                 )
                 sequences = self._sequences(inputs, [recorder])
@@ -208,6 +213,21 @@ def _source(name: str, progress: Progress | None) -> str:
     if name.startswith(PREFIX):
         return str(converted_folder(packaged_weights(name.removeprefix(PREFIX)), progress))
     return name
+
+
+def _context(model: Any) -> int:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int):
+        raise ModelError(
+            f"{type(model).__name__} doesn't say how much it can read: its configuration has no max_position_embeddings"
+        )
+    return context
+
+
+def _special_tokens(tokenizer: Any) -> list[int]:
+    """Tokens that decoding leaves out: those with a name, and those only marked special, as most of Llama 3's."""
+    marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return sorted({*tokenizer.all_special_ids, *marked})
 
 
 def _end_tokens(model: Any, tokenizer: Any, *, chat: bool) -> list[int]:

@@ -45,7 +45,8 @@ class PromptTemplate:
         """The text that the model continues.
 
         Raises:
-            ModelError: a base model is given a conversation of several turns.
+            ModelError: a base model is given a conversation of several turns, or a chat model one that its template
+                refuses (some know no system turn).
         """
         asked = self.text.replace(QUESTION, messages[-1].content)
         if self.chat_template is None:
@@ -56,5 +57,11 @@ class PromptTemplate:
             return asked
         turns = [{"role": turn.role, "content": turn.content} for turn in messages[:-1]]
         turns.append({"role": messages[-1].role, "content": asked})
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        from jinja2 import TemplateError  # torch brings it
+
+        try:
+            rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ValueError) as error:
+            roles = [turn.role for turn in messages]
+            raise ModelError(f"the model's chat template refuses a conversation of {roles!r}: {error}") from error
         return str(rendered)

@@ -13,6 +13,10 @@ from ilis_guard.types import Generation, Message
 
 BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
+FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason")
+"""Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
+CUT = {"length", "max_tokens"}
+
 
 class RemoteModel:
     """A LangChain chat model as a tier. Its secrets come from the environment, as LangChain's integrations do it."""
@@ -66,7 +70,7 @@ class RemoteModel:
             kind = TransientModelError if _is_transient(error) else ModelError
             raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error
         usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
-        cut = reply.response_metadata.get("finish_reason") == "length"
+        cut = any(str(reply.response_metadata.get(key)).lower() in CUT for key in FINISH_KEYS)
         return Generation(
             text=reply.text.strip(),
             tokens=usage["output_tokens"],

@@ -2,19 +2,19 @@
 
 bundle.json       metadata: what it was fitted to, features, calibration, held-out figures
 trees.txt         the LightGBM model
-calibration.json  uncertainty and outcome of each calibration row, which neither the trees nor the calibration saw
+calibration.json  uncertainty and outcome of each calibration row: the trees never saw them, the calibration map (three
+                  numbers, order kept) was fitted to them
 """
 
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -68,7 +68,7 @@ class CalibrationSet(_Part):
     shift: ShiftReference
 
     @model_validator(mode="after")
-    def _has_one_length(self) -> Self:
+    def _has_one_length(self) -> "CalibrationSet":
         if len(self.uncertainty) != len(self.wrong):
             raise ValueError(f"{len(self.uncertainty)} uncertainties but {len(self.wrong)} outcomes")
         return self
@@ -118,7 +118,7 @@ def read_bundle(name: str) -> Bundle:
     try:
         envelope = json.loads(metadata_text)
         digests = {file: str(envelope.pop("sha256")[file]) for file in (TREES, CALIBRATION)} if envelope else {}
-        metadata = BundleMetadata.model_validate_json(json.dumps(envelope))
+        metadata = BundleMetadata.model_validate_json(json.dumps(envelope), strict=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(_damaged(folder / METADATA, error)) from error
     texts = {file: _read(folder / file) for file in (TREES, CALIBRATION)}
@@ -129,7 +129,7 @@ def read_bundle(name: str) -> Bundle:
                 f"{METADATA} says {digests[file]!r}; copy the bundle again or fit it anew"
             )
     try:
-        calibration_set = CalibrationSet.model_validate_json(texts[CALIBRATION])
+        calibration_set = CalibrationSet.model_validate_json(texts[CALIBRATION], strict=True)
     except ValidationError as error:
         raise BundleError(_damaged(folder / CALIBRATION, error)) from error
     return Bundle(
@@ -141,7 +141,14 @@ def read_bundle(name: str) -> Bundle:
 
 
 def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, folder: Path) -> None:
-    """Write a bundle; an older one in its place is replaced only when the new one is complete."""
+    """Write a bundle; an older one in its place is replaced only when the new one is complete.
+
+    Raises:
+        BundleError: something other than a bundle stands in its place.
+        OSError: it can't be written; an older one stays as it was.
+    """
+    folder = folder.resolve()
+    _check_replaceable(folder)
     texts = {TREES: trees, CALIBRATION: calibration_set.model_dump_json() + "\n"}
     envelope = metadata.model_dump(mode="json") | {"sha256": {file: _sha256(text) for file, text in texts.items()}}
     texts[METADATA] = json.dumps(envelope, indent=1) + "\n"
@@ -154,19 +161,34 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
                 written.write(text)
                 written.flush()
                 os.fsync(written.fileno())
-        if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
-        shutil.move(unfinished, folder)
+        replaced = Path(temporary) / "replaced"
+        try:
+            if folder.exists():
+                folder.rename(replaced)
+            unfinished.rename(folder)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(folder)
+            raise
+
+
+def _check_replaceable(folder: Path) -> None:
+    """What stands in a new bundle's place is deleted, so it must be a bundle and nothing else."""
+    if not folder.exists():
+        return
+    others = sorted({file.name for file in folder.iterdir()} - {METADATA, TREES, CALIBRATION}) if folder.is_dir() else []
+    if others or not folder.is_dir():
+        what = f"holds {others[:5]!r}" if others else "is a file"
+        raise BundleError(f"no bundle is written to {str(folder)!r}: it {what}; name a new folder, or an older bundle")
 
 
 def _folder(name: str) -> Path:
     if name.startswith(PREFIX):
         shipped = Path(str(resources.files("ilis_guard") / "bundles"))
-        folder = shipped / name.removeprefix(PREFIX)
-        if folder.parent != shipped or not folder.is_dir():
-            names = sorted(path.name for path in shipped.iterdir()) if shipped.is_dir() else []
+        names = sorted(path.name for path in shipped.iterdir() if path.is_dir()) if shipped.is_dir() else []
+        if name.removeprefix(PREFIX) not in names:
             raise BundleError(f"no bundle {name!r} comes with ilis_guard; there are {names!r}")
-        return folder
+        return shipped / name.removeprefix(PREFIX)
     if not Path(name).is_dir():
         raise BundleError(f"there is no bundle folder {name!r}; fit one with `ilis-guard fit`")
     return Path(name)

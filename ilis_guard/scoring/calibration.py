@@ -25,7 +25,8 @@ class BetaCalibration(BaseModel):
     def apply(self, raw: Float64[np.ndarray, " rows"]) -> Float64[np.ndarray, " rows"]:
         """Calibrated probabilities, 0 to 1, of raw scores, 0 to 1."""
         log_s, minus_log_rest = calibration_terms(raw)
-        return 1 / (1 + np.exp(-(self.a * log_s + self.b * minus_log_rest + self.c)))
+        with np.errstate(over="ignore"):  # the probability is then 0 or 1, as it should be
+            return 1 / (1 + np.exp(-(self.a * log_s + self.b * minus_log_rest + self.c)))
 
 
 def calibration_terms(

@@ -3,13 +3,13 @@
 import math
 from typing import Protocol
 
-import lightgbm
 import numpy as np
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring.bundle import Bundle
 from ilis_guard.scoring.features import Maps, feature_matrix
 from ilis_guard.scoring.shift import PROFILED, ShiftDetector
+from ilis_guard.scoring.trees import load_booster
 from ilis_guard.types import Fingerprint, Generation, Position, Score
 
 
@@ -31,23 +31,21 @@ class LightGBMScorer:
         """Load a bundle's trees.
 
         Raises:
-            BundleError: LightGBM can't read them, or they expect other features than the bundle names.
+            BundleError: they aren't well formed, or the bundle's parts aren't made for the same maps.
         """
         self.bundle = bundle
         metadata = bundle.metadata
-        try:
-            self._booster = lightgbm.Booster(model_str=bundle.trees)
-        except lightgbm.basic.LightGBMError as error:
-            raise BundleError(f"LightGBM can't read the trees of the bundle {bundle.digest}: {error}") from error
-        self._detector = ShiftDetector(bundle.calibration_set.shift)
-        self._needed = _positions(metadata.features)
         layers = metadata.fingerprint.layers
         features = sum(4 if group == "statistics" else layers * (layers - 1) for group in metadata.features)
-        if self._booster.num_feature() != features:
+        self._booster = load_booster(bundle.trees, features=features)
+        width, wanted = len(bundle.calibration_set.shift.mean), len(PROFILED) * (layers - 1)
+        if width != wanted:
             raise BundleError(
-                f"the trees of the bundle {bundle.digest} expect {self._booster.num_feature()} features, its metadata "
-                f"names {features}"
+                f"the shift reference of the bundle {bundle.digest} has {width} columns, maps of {layers} layers give "
+                f"{wanted}; copy the bundle again or fit it anew"
             )
+        self._detector = ShiftDetector(bundle.calibration_set.shift)
+        self._needed = _positions(metadata.features)
 
     def check_fits(self, fingerprint: Fingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
@@ -67,7 +65,8 @@ class LightGBMScorer:
         """Score one generation, in well under a millisecond.
 
         Raises:
-            ScoringError: a signature or the output statistics are missing, or the result isn't a probability.
+            ScoringError: a signature or the output statistics are missing, of another shape or not finite, or the
+                result isn't a probability.
         """
         if generation.statistics is None or (missing := self._needed - set(generation.signatures)):
             absent = "output statistics" if generation.statistics is None else f"signature {sorted(missing)!r}"
@@ -76,7 +75,8 @@ class LightGBMScorer:
                 f"{generation.finish_reason!r}): the model generated no answer token that passed through it again"
             )
         maps: Maps = {position: generation.signatures[position][None] for position in self._needed}
-        statistics = np.array([list(generation.statistics.to_dict().values())])
+        statistics = np.array([list(generation.statistics.to_dict().values())], dtype=np.float64)
+        self._check_numbers(maps, statistics)
         features = feature_matrix(self.bundle.metadata.features, maps, statistics)
         # One thread: for a single row, starting more takes longer than the trees do.
         raw = np.asarray(self._booster.predict(features, num_threads=1), dtype=np.float64)
@@ -85,6 +85,24 @@ class LightGBMScorer:
         if not (math.isfinite(uncertainty) and math.isfinite(shift)):
             raise ScoringError(f"the score isn't a number: uncertainty {uncertainty!r}, shift {shift!r}")
         return Score(uncertainty=uncertainty, shift=shift)
+
+    def _check_numbers(self, maps: Maps, statistics: np.ndarray) -> None:
+        """LightGBM takes a number that isn't one for a missing value and scores all the same; it mustn't come so far.
+
+        Raises:
+            ScoringError: a map has another shape, or something isn't a finite number.
+        """
+        layers = self.bundle.metadata.fingerprint.layers
+        for position, signature in maps.items():
+            if signature.shape != (1, layers, layers):
+                raise ScoringError(
+                    f"the signature {position!r} has the shape {signature.shape[1:]!r}; the bundle was fitted to "
+                    f"{layers} layers"
+                )
+            if not (np.isfinite(signature).all() and signature.min() >= 0):
+                raise ScoringError(f"the signature {position!r} holds a value that isn't a finite divergence")
+        if not np.isfinite(statistics).all():
+            raise ScoringError(f"the output statistics aren't all finite: {statistics[0].tolist()!r}")
 
 
 def _positions(features: tuple[str, ...]) -> frozenset[Position]:

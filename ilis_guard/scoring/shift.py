@@ -1,6 +1,6 @@
 """Shift: how unlike the calibration signatures a signature is, as a conformal p-value."""
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 
 import numpy as np
 from jaxtyping import Float64
@@ -31,7 +31,7 @@ class ShiftReference(BaseModel):
     """Squared distances of the calibration rows, ascending."""
 
     @model_validator(mode="after")
-    def _has_one_shape(self) -> Self:
+    def _has_one_shape(self) -> "ShiftReference":
         width = len(self.mean)
         if len(self.precision) != width or any(len(row) != width for row in self.precision):
             raise ValueError(f"precision isn't {width} x {width}")
@@ -49,10 +49,10 @@ class ShiftDetector:
         self._distances = np.array(reference.distances)
 
     def shift(self, maps: Maps) -> Float64[np.ndarray, " rows"]:
-        """Shift of each row, above 0, at most 1."""
+        """Shift of each row, above 0, at most 1; not a number where a map holds what isn't a divergence."""
         distances = squared_distances(profile(maps), self._mean, self._precision)
         as_far = len(self._distances) - np.searchsorted(self._distances, distances, side="left")
-        return (1 + as_far) / (len(self._distances) + 1)
+        return np.where(np.isnan(distances), np.nan, (1 + as_far) / (len(self._distances) + 1))
 
 
 def profile(maps: Maps) -> Float64[np.ndarray, "rows profile"]:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _tokenizer(ids: dict[str, int], chat_template: str | None, pad_token: str | 
     words.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
     words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
     # <pause> is special without having a name, as most of Llama 3's special tokens are.
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers types it partly
         tokenizer_object=words,
         bos_token="<bos>",
         eos_token="<eos>",
@@ -231,9 +232,9 @@ def _model(ids: dict[str, int], context: int) -> LlamaForCausalLM:
     output = 0.15 * torch.randn(SIZE, SIZE)
     for line in SCRIPT:
         words = line.split(" ")
-        for word, following in zip(words, words[1:], strict=False):
+        for word, following in pairwise(words):
             output[ids[following]] += embeddings[ids[word]]
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(300 * embeddings)
         model.lm_head.weight.copy_(output)
-    return model.eval()
+    return model

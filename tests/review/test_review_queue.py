@@ -80,7 +80,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         "whole": float,
         "vip": bool,
     }
-    np.testing.assert_array_equal(np.array(record.attempts[0]["signature"], dtype=np.float32), SIGNATURE)
+    np.testing.assert_array_equal(np.array(record.attempts[0]["signatures"]["mean"], dtype=np.float32), SIGNATURE)
     assert record.proposed == "Ente 🦆"
     assert json.loads(json.dumps(record.to_dict()))["ticket"]["id"] == ticket.id
 

@@ -1,0 +1,202 @@
+"""Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its reason."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ilis_guard.errors import (
+    ModelError,
+    PromptTooLongError,
+    ReviewError,
+    ScoringError,
+    SignatureError,
+    TransientModelError,
+)
+from ilis_guard.guard import Guard
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from ilis_guard.types import Action, Decision, Generation, Request, Score
+
+QUESTION = "What is the boiling point of gallium?"
+# As eager as a policy can be: it answers whatever the engine lets it answer.
+EAGER = "version: 1\nname: eager\nrules:\n  - {id: any, when: uncertainty <= 1.0 || uncertainty > 1.0, do: answer}\n"
+EAGER_ON_ERROR = EAGER + "  - {id: failed, when: error != '', do: abstain, say: Sorry.}\n"
+
+
+def bare(text: Any = "yes") -> Generation:
+    return Generation(text=text, tokens=1, prompt_tokens=1, finish_reason="stop", seconds=0.0)
+
+
+def check_failed(made: Decision, error: str) -> None:
+    assert (made.action, made.text, made.uncertainty) == (Action.ABSTAIN, "Sorry.", None)
+    assert made.attempts[0].error == error
+    assert made.reasons[0] == f"tier 'small' failed: {error}"
+    assert made.reasons[1].startswith("rule 'any' passed over: ")
+
+
+@pytest.mark.parametrize(
+    ("score", "error"),
+    [
+        (math.nan, "ScoringError: the uncertainty must lie between 0 and 1, got nan"),
+        (math.inf, "ScoringError: the uncertainty must lie between 0 and 1, got inf"),
+        (1.01, "ScoringError: the uncertainty must lie between 0 and 1, got 1.01"),
+        (-0.01, "ScoringError: the uncertainty must lie between 0 and 1, got -0.01"),
+        (Score(uncertainty=None, shift=1.0), "ScoringError: the uncertainty must be a number, got a NoneType"),  # type: ignore[arg-type]
+        (Score(uncertainty="0.1", shift=1.0), "ScoringError: the uncertainty must be a number, got a str"),  # type: ignore[arg-type]
+        (Score(uncertainty=0.1, shift=1.5), "ScoringError: the shift must lie between 0 and 1, got 1.5"),
+        (Score(uncertainty=0.1, shift=None), "ScoringError: the shift must be a number, got a NoneType"),  # type: ignore[arg-type]
+        (ScoringError("no map"), "ScoringError: no map"),
+        (ZeroDivisionError("oh"), "unexpected ZeroDivisionError: oh"),
+    ],
+)
+def test_no_answer_without_a_proper_score(build: Callable[..., Guard], score: Any, error: str) -> None:
+    guard = build(EAGER_ON_ERROR, {"small": (FakeModel("yes"), FixedScorer(score))})
+    made = guard.decide(QUESTION)
+    check_failed(made, error)
+    # What the model said isn't lost: a reviewer may want to see it.
+    assert made.attempts[0].text == "yes"
+
+
+def test_a_scorer_that_returns_no_score_gives_no_answer(build: Callable[..., Guard]) -> None:
+    class Forgetful:
+        def score(self, generation: Generation) -> Any:
+            """Returns nothing."""
+
+    made = build(EAGER_ON_ERROR, {"small": (FakeModel("yes"), Forgetful())}).decide(QUESTION)
+    assert made.action is Action.ABSTAIN
+    assert made.attempts[0].error.startswith("unexpected AttributeError: ")
+
+
+def test_a_shift_that_cannot_be_told_is_missing_and_not_a_number(build: Callable[..., Guard]) -> None:
+    policy = EAGER.replace("uncertainty <= 1.0", "shift >= 0.0 && uncertainty <= 1.0") + "  - {id: ask, do: escalate}\n"
+    with InMemoryQueue() as queue:
+        scorer = FixedScorer(0.1, shift=math.nan)
+        made = build(policy, {"small": (FakeModel("yes"), scorer)}, review=queue).decide(QUESTION)
+        assert made.ticket is not None
+        assert (made.rule, made.attempts[0].shift, made.attempts[0].error) == ("ask", None, "")
+        assert queue.get(made.ticket.id).attempts[0]["shift"] is None
+
+
+def test_a_tier_without_a_scorer_never_answers(build: Callable[..., Guard]) -> None:
+    made = build(EAGER_ON_ERROR, {"small": (FakeModel("yes"), None)}).decide(QUESTION)
+    check_failed(made, "ScoringError: the tier 'small' has no bundle, so its answers have no score")
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_answer_is_none(build: Callable[..., Guard], text: str) -> None:
+    made = build(EAGER_ON_ERROR, {"small": (FakeModel(bare(text)), FixedScorer(0.0))}).decide(QUESTION)
+    check_failed(made, "ScoringError: there is nothing to score: the answer is empty (1 tokens)")
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (ModelError("it refused"), "ModelError: it refused"),
+        (SignatureError("layer 3 didn't fire"), "SignatureError: layer 3 didn't fire"),
+        (PromptTooLongError("9 tokens, 8 fit"), "PromptTooLongError: 9 tokens, 8 fit"),
+        (RuntimeError("CUDA out of memory"), "unexpected RuntimeError: CUDA out of memory"),
+        (StopIteration(), "unexpected StopIteration: "),
+    ],
+)
+def test_a_model_that_raises_is_called_once_and_gives_no_answer(
+    build: Callable[..., Guard], raised: Exception, error: str
+) -> None:
+    model = FakeModel(raised)
+    made = build(EAGER_ON_ERROR, {"small": (model, FixedScorer(0.0))}).decide(QUESTION)
+    check_failed(made, error)
+    assert len(model.calls) == 1
+    assert (made.attempts[0].text, dict(made.attempts[0].signatures)) == ("", {})
+
+
+@pytest.mark.parametrize("returned", [None, "yes", {"text": "yes"}])
+def test_a_model_that_returns_no_generation_gives_no_answer(build: Callable[..., Guard], returned: Any) -> None:
+    class Careless(FakeModel):
+        def generate(self, messages: Any) -> Any:  # noqa: ARG002 - whatever is asked
+            return returned
+
+    made = build(EAGER_ON_ERROR, {"small": (Careless("x"), FixedScorer(0.0))}).decide(QUESTION)
+    check_failed(made, f"ModelError: the model must return a Generation, got a {type(returned).__name__}")
+
+
+def test_a_larger_tier_may_answer_where_the_first_one_failed(build: Callable[..., Guard]) -> None:
+    policy = (
+        "version: 1\nname: p\nrules:\n  - {id: larger, when: error != '', do: retry}\n" + EAGER.split("rules:\n")[1]
+    )
+    tiers = {"small": (FakeModel(RuntimeError("x")), FixedScorer(0.0)), "large": (FakeModel("yes"), FixedScorer(0.1))}
+    made = build(policy, tiers).decide(QUESTION)
+    assert (made.action, made.text, made.rules) == (Action.ANSWER, "yes", ("larger", "any"))
+    assert made.attempts[0].error == "unexpected RuntimeError: x"
+
+
+def test_a_model_that_fails_in_passing_is_called_three_times(build: Callable[..., Guard]) -> None:
+    model = FakeModel([TransientModelError("busy")] * 3 + ["too late"])
+    made = build(EAGER_ON_ERROR, {"small": (model, FixedScorer(0.0))}).decide(QUESTION)
+    check_failed(made, "TransientModelError: busy")
+    assert len(model.calls) == 3
+
+
+def test_a_model_that_recovers_answers(build: Callable[..., Guard]) -> None:
+    model = FakeModel([TransientModelError("busy"), TransientModelError("busy"), "yes"])
+    made = build(EAGER_ON_ERROR, {"small": (model, FixedScorer(0.1))}).decide(QUESTION)
+    assert (made.action, made.text, len(made.attempts), len(model.calls)) == (Action.ANSWER, "yes", 1, 3)
+
+
+def test_a_model_that_fails_for_good_after_failing_in_passing_is_not_called_again(build: Callable[..., Guard]) -> None:
+    model = FakeModel([TransientModelError("busy"), ModelError("refused"), "yes"])
+    made = build(EAGER_ON_ERROR, {"small": (model, FixedScorer(0.1))}).decide(QUESTION)
+    check_failed(made, "ModelError: refused")
+    assert len(model.calls) == 2
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["model", "scorer"])
+def test_whoever_stops_the_program_is_not_held_up(
+    build: Callable[..., Guard], interrupt: type[BaseException], where: str
+) -> None:
+    model = FakeModel(interrupt() if where == "model" else "yes")
+    scorer = FixedScorer(interrupt() if where == "scorer" else 0.1)
+    with pytest.raises(interrupt):
+        build(EAGER_ON_ERROR, {"small": (model, scorer)}).decide(QUESTION)
+    assert len(model.calls) == 1
+
+
+class BrokenQueue(InMemoryQueue):
+    """A queue whose disk is full."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def escalate(self, **_: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ReviewError("the disk is full"), RuntimeError("the disk is full")])
+def test_an_escalation_that_cannot_be_stored_abstains_and_promises_nothing(
+    build: Callable[..., Guard], error: Exception
+) -> None:
+    guard = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=BrokenQueue(error))
+    made = guard.decide(QUESTION)
+    assert (made.action, made.text, made.ticket, made.rule) == (Action.ABSTAIN, "", None, "person")
+    assert made.reasons[-1] == (f"abstained: the ticket couldn't be stored: {type(error).__name__}: the disk is full")
+
+
+def test_an_escalation_to_a_database_that_is_gone_abstains(build: Callable[..., Guard]) -> None:
+    queue = InMemoryQueue()
+    guard = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=queue)
+    queue.close()
+    made = guard.decide(QUESTION)
+    assert (made.action, made.text, made.ticket) == (Action.ABSTAIN, "", None)
+    assert "abstained: the ticket couldn't be stored: ReviewError: " in made.reasons[-1]
+
+
+def test_a_request_whose_model_failed_can_be_escalated(build: Callable[..., Guard]) -> None:
+    policy = "version: 1\nname: p\nrules:\n  - {id: failed, when: error != '', do: escalate}\n"
+    with InMemoryQueue() as queue:
+        guard = build(policy, {"small": (FakeModel(RuntimeError("x")), FixedScorer(0.0))}, review=queue)
+        made = guard.decide(QUESTION)
+        assert made.ticket is not None
+        record = queue.get(made.ticket.id)
+    assert (made.ticket.queue, record.proposed) == ("default", None)
+    assert record.request == Request.of(QUESTION).to_dict()

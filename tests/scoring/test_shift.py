@@ -1,0 +1,79 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from ilis_guard.scoring.features import Maps
+from ilis_guard.scoring.shift import ShiftDetector, ShiftReference, profile, squared_distances
+
+LAYERS = 3
+
+
+def reference(**changes: Any) -> dict[str, Any]:
+    """Of maps of three layers: two distances at two positions."""
+    return {"mean": [0.0] * 4, "precision": np.eye(4).tolist(), "distances": [1.0, 2.0, 2.0, 3.0]} | changes
+
+
+def maps_at(*away: float) -> Maps:
+    """One row each whose profile lies so far, squared, from 0."""
+    mean = np.zeros((len(away), LAYERS, LAYERS), dtype=np.float32)
+    mean[:, [0, 2], [2, 0]] = np.expm1(np.sqrt(away))[:, None]
+    return {"prompt": np.zeros_like(mean), "mean": mean}
+
+
+def test_shift_is_the_share_of_rows_at_least_as_far_away_counting_itself() -> None:
+    detector = ShiftDetector(ShiftReference.model_validate(reference()))
+    shift = detector.shift(maps_at(0.0, 0.99, 1.5, 2.5, 3.5))
+    np.testing.assert_allclose(shift, [1, 1, 4 / 5, 2 / 5, 1 / 5])
+
+
+def test_a_tie_counts_as_at_least_as_far() -> None:
+    detector = ShiftDetector(ShiftReference.model_validate(reference(distances=[0.0, 0.0, 5.0])))
+    assert detector.shift(maps_at(0.0)).tolist() == [1.0]
+
+
+def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
+    prompt, mean = np.zeros((2, 1, LAYERS, LAYERS), dtype=np.float32)
+    prompt[0, 0, 1] = np.expm1(4.0)  # one of four pairs one layer apart
+    mean[0, 2, 0] = np.expm1(4.0)  # one of two pairs two layers apart
+    np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}), [[1, 0, 0, 2]], rtol=1e-6)
+
+
+def test_squared_distances_equal_a_plain_loop() -> None:
+    random = np.random.default_rng(0)
+    profiles, mean, half = random.normal(size=(5, 4)), random.normal(size=4), random.normal(size=(4, 4))
+    precision = half @ half.T
+    expected = [(row - mean) @ precision @ (row - mean) for row in profiles]
+    np.testing.assert_allclose(squared_distances(profiles, mean, precision), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -2.0])
+def test_what_is_no_divergence_has_no_shift_rather_than_a_small_one(bad: float) -> None:
+    maps = maps_at(0.0, 0.0)
+    maps["mean"][1, 0, 1] = bad
+    with np.errstate(invalid="ignore"):
+        shift = ShiftDetector(ShiftReference.model_validate(reference())).shift(maps)
+    assert shift[0] == 1
+    assert np.isnan(shift[1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": [0.0] * 3},
+        {"precision": np.eye(3).tolist()},
+        {"precision": [[1.0] * 4] * 3 + [[1.0] * 3]},
+        {"precision": [[float("nan")] * 4] * 4},
+        {"mean": [float("inf")] * 4},
+        {"distances": []},
+        {"distances": [2.0, 1.0]},
+        {"distances": [1.0, float("nan")]},
+        {"distances": [1.0, float("inf")]},
+        {"more": 1},
+    ],
+)
+def test_a_reference_of_the_wrong_shape_or_with_what_is_no_number_is_refused(changes: dict[str, Any]) -> None:
+    ShiftReference.model_validate(reference())
+    with pytest.raises(ValidationError):
+        ShiftReference.model_validate(reference(**changes))

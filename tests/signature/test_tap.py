@@ -1,0 +1,177 @@
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ilis_guard.errors import SignatureError
+from ilis_guard.signature import Tap
+
+
+def linears(count: int = 3, width: int = 4) -> list[nn.Module]:
+    return [nn.Linear(width, width) for _ in range(count)]
+
+
+def hooks(modules: list[nn.Module]) -> int:
+    return sum(len(module._forward_hooks) for module in modules)
+
+
+class Returns(nn.Module):
+    def __init__(self, make: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self._make = make
+
+    def forward(self, inputs: Tensor) -> object:
+        return self._make(inputs)
+
+
+def test_only_the_last_position_is_kept() -> None:
+    modules = linears()
+    inputs = torch.randn(2, 5, 4)
+    with Tap(modules) as tap, torch.inference_mode():
+        outputs = [module(inputs) for module in modules]
+        found = tap.take()
+    assert found.shape == (2, 3, 4)
+    for layer, output in enumerate(outputs):
+        assert torch.equal(found[:, layer], output[:, -1])
+
+
+def test_the_newest_pass_wins() -> None:
+    module = linears(1)[0]
+    with Tap([module]) as tap:
+        module(torch.randn(1, 3, 4))
+        newest = module(torch.randn(1, 1, 4))
+        assert torch.equal(tap.take()[:, 0], newest[:, -1])
+
+
+def test_hooks_are_there_inside_and_gone_after() -> None:
+    modules = linears()
+    with Tap(modules):
+        assert hooks(modules) == 3
+    assert hooks(modules) == 0
+
+
+def test_hooks_are_gone_after_an_exception_inside() -> None:
+    modules = linears()
+    with pytest.raises(ZeroDivisionError), Tap(modules):
+        raise ZeroDivisionError
+    assert hooks(modules) == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_hooks_are_gone_after_an_exception_while_they_are_set(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = linears()
+
+    def refuse(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(modules[2], "register_forward_hook", refuse)
+    with pytest.raises(error), Tap(modules):
+        pytest.fail("the tap was entered though a hook couldn't be set")
+    assert hooks(modules) == 0
+
+
+def test_other_peoples_hooks_stay() -> None:
+    modules = linears()
+    modules[1].register_forward_hook(lambda *_: None)
+    with Tap(modules):
+        assert hooks(modules) == 4
+    assert hooks(modules) == 1
+
+
+def test_the_output_isnt_changed() -> None:
+    module = linears(1)[0]
+    inputs = torch.randn(1, 3, 4)
+    expected = module(inputs)
+    with Tap([module]):
+        assert torch.equal(module(inputs), expected)
+
+
+def test_a_second_take_names_the_silent_layers() -> None:
+    modules = linears()
+    inputs = torch.randn(1, 2, 4)
+    with Tap(modules) as tap:
+        for module in modules:
+            module(inputs)
+        tap.take()
+        with pytest.raises(SignatureError, match=r"layer 0, 1, 2 \(of 3, counted from 0\)"):
+            tap.take()
+
+
+def test_a_skipped_layer_is_named_and_no_stale_activation_taken() -> None:
+    modules = linears()
+    inputs = torch.randn(1, 2, 4)
+    with Tap(modules) as tap:
+        for module in modules:
+            module(inputs)
+        tap.take()
+        modules[0](inputs)
+        modules[2](inputs)
+        with pytest.raises(SignatureError, match=r"came from layer 1 \(of 3"):
+            tap.take()
+
+
+def test_a_tap_that_is_entered_again_starts_empty() -> None:
+    modules = linears(1)
+    tap = Tap(modules)
+    with tap:
+        modules[0](torch.randn(1, 2, 4))
+    with tap, pytest.raises(SignatureError, match="layer 0"):
+        tap.take()
+
+
+def test_the_first_of_a_tuple_is_the_output() -> None:
+    experts = Returns(lambda inputs: (inputs * 2, torch.zeros(1)))
+    inputs = torch.randn(2, 3, 4)
+    with Tap([experts]) as tap:
+        experts(inputs)
+        assert torch.equal(tap.take()[:, 0], inputs[:, -1] * 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "got"),
+    [
+        (lambda inputs: inputs[:, 0], "[2, 4]"),
+        (lambda inputs: (inputs.flatten(0, 1), None), "[6, 4]"),
+        (lambda inputs: {"hidden": inputs}, "'dict'"),
+        (lambda _inputs: None, "'NoneType'"),
+    ],
+)
+def test_an_output_of_another_shape_is_refused_with_the_layer(make: Callable[[Tensor], object], got: str) -> None:
+    modules: list[nn.Module] = [nn.Linear(4, 4), Returns(make)]
+    inputs = torch.randn(2, 3, 4)
+    with Tap(modules):
+        modules[0](inputs)
+        with pytest.raises(SignatureError, match=re.escape(f"the MLP of layer 1 gave {got}, expected [batch")):
+            modules[1](inputs)
+    assert hooks(modules) == 0
+
+
+def test_layers_of_different_widths_are_refused() -> None:
+    modules: list[nn.Module] = [nn.Linear(4, 4), nn.Linear(4, 6)]
+    with Tap(modules) as tap:
+        for module in modules:
+            module(torch.randn(1, 2, 4))
+        with pytest.raises(SignatureError, match=r"differ in shape: \[\(1, 4\), \(1, 6\)\]"):
+            tap.take()
+
+
+def test_what_is_kept_doesnt_hold_on_to_the_prompts_activations() -> None:
+    module = linears(1)[0]
+    with Tap([module]) as tap, torch.inference_mode():
+        output = module(torch.randn(1, 1000, 4))
+        pointer = output.untyped_storage().data_ptr()
+        kept = tap._newest[0]
+        assert kept is not None
+        assert kept.untyped_storage().data_ptr() != pointer
+        assert kept.untyped_storage().nbytes() == 4 * 4
+
+
+def test_kept_activations_hold_no_graph() -> None:
+    module = linears(1)[0]
+    with Tap([module]) as tap:
+        module(torch.randn(1, 2, 4))
+        assert not tap.take().requires_grad
