@@ -26,7 +26,7 @@ from rich.progress import (
 from ilis_guard import __version__, views
 from ilis_guard.errors import ConfigError, IlisGuardError, RequestError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Label, Verdict
+from ilis_guard.types import Label, Request, Verdict
 
 app = typer.Typer(
     name="ilis-guard",
@@ -107,12 +107,12 @@ def ask(
     """Ask one question and show the decision."""
     from ilis_guard.guard import Guard
 
-    prompt = _standard_input() if question == "-" else question
-    labels = _labels(label or [])
+    # What can't be asked is refused before models are loaded.
+    request = Request.of(_standard_input() if question == "-" else question, _labels(label or []))
     with _steps() as progress:
         guard = Guard.from_config(config, progress)
     with guard:
-        decision = guard.decide(prompt, labels=labels)
+        decision = guard.decide(request.messages, labels=request.labels)
     if as_json:
         print(json.dumps(decision.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
@@ -284,9 +284,15 @@ def _label_value(text: str) -> Label:
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar that appears once there is a step to tell of."""
+    """A bar that appears once there is a step to tell of, and goes when all are done."""
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
     ) as bar:
         tasks: dict[str, TaskID] = {}
 

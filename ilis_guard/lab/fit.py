@@ -108,12 +108,13 @@ def _check_classes(harvest: Harvest) -> None:
 
 def _check_finite(harvest: Harvest) -> None:
     """LightGBM takes a number that isn't one for a missing value, and learns from where they are missing."""
-    columns = {"statistics": harvest.statistics, **harvest.signatures}
-    for name, values in columns.items():
+    for name, values in (("statistics", harvest.statistics), *harvest.signatures.items()):
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
             first = harvest.ids[int(np.argmin(finite))]
-            raise FitError(f"{int((~finite).sum())} rows hold numbers in {name!r} that aren't finite, such as {first!r:.60}")
+            raise FitError(
+                f"{int((~finite).sum())} rows hold numbers in {name!r} that aren't finite, such as {first!r:.60}"
+            )
 
 
 def _check_splits(wrong: Rows, splits: Mapping[str, Rows]) -> None:

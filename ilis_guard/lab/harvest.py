@@ -208,7 +208,9 @@ def _write(table: pa.Table, path: Path) -> None:
 
 def _check_ids(questions: Sequence[Question]) -> None:
     if repeated := sorted(id_ for id_, times in Counter(asked.id for asked in questions).items() if times > 1):
-        raise QuestionError(f"{len(repeated)} ids are given to several questions, such as {repeated[0]!r:.60}; make them unique")
+        raise QuestionError(
+            f"{len(repeated)} ids are given to several questions, such as {repeated[0]!r:.60}; make them unique"
+        )
 
 
 def _check_writable(path: Path) -> None:

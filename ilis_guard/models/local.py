@@ -21,7 +21,7 @@ except ImportError as error:
 
 from ilis_guard.models.fingerprint import weights_digest
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
-from ilis_guard.models.weights import PREFIX, Progress, converted_folder, packaged_weights
+from ilis_guard.models.weights import LOADING, PREFIX, Progress, converted_folder, packaged_weights
 from ilis_guard.signature import Recorder, Recording, Tap, locate_mlps
 from ilis_guard.types import Fingerprint, Generation, Message, Precision
 
@@ -94,13 +94,14 @@ class LocalModel:
         )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=dtype,
-                device_map=device,
-                use_safetensors=True,  # a pickled checkpoint could run code
-                quantization_config=quantisation if precision == "nf4" else None,
-            )
+            with LOADING:
+                model = AutoModelForCausalLM.from_pretrained(
+                    source,
+                    dtype=dtype,
+                    device_map=device,
+                    use_safetensors=True,  # a pickled checkpoint could run code
+                    quantization_config=quantisation if precision == "nf4" else None,
+                )
             folder = Path(str(cached_file(source, "config.json"))).parent
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"the model {name!r} can't be loaded: {error}") from error

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ CACHE_VARIABLE: Final = "ILIS_GUARD_CACHE"
 """Environment variable that moves the cache folder."""
 LAYOUT: Final = "1"
 """Raised when converted folders must be made anew."""
+LOADING: Final = threading.Lock()
+"""Held while transformers builds a model: it does so under process-wide switches (default device and dtype), and two
+threads at once would leave weights empty, in models loaded later too."""
 
 Progress = Callable[[str, int, int], None]
 """Told (step, steps done, steps in all)."""
@@ -110,15 +114,16 @@ def converted_folder(weights: PackagedWeights, progress: Progress | None = None)
     """
     announce_terms(weights)
     folder = cache_folder() / "weights" / f"{weights.name}-{weights.sha256[:12]}-{LAYOUT}"
-    if folder.is_dir():
-        return folder
-    started = time.monotonic()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its final place, so that the rename stays on one file system and is atomic.
-    with tempfile.TemporaryDirectory(prefix=f".{weights.name}-", dir=folder.parent) as temporary:
-        unfinished = Path(temporary) / "weights"
-        _convert(weights, unfinished, progress or (lambda _step, _done, _steps: None))
-        _rename(unfinished, folder)
+    with LOADING:
+        if folder.is_dir():
+            return folder
+        started = time.monotonic()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its final place, so that the rename stays on one file system and is atomic.
+        with tempfile.TemporaryDirectory(prefix=f".{weights.name}-", dir=folder.parent) as temporary:
+            unfinished = Path(temporary) / "weights"
+            _convert(weights, unfinished, progress or (lambda _step, _done, _steps: None))
+            _rename(unfinished, folder)
     events.log().info(
         events.WEIGHTS_CONVERTED, weights=weights.name, folder=str(folder), seconds=time.monotonic() - started
     )
@@ -179,6 +184,13 @@ def _packaged_file(weights: PackagedWeights, package: str, file: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / file
 
 
+def _installed_version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # uninstalled, with files of its own making left behind
+        return "none"
+
+
 @contextmanager
 def _gguf_file(weights: PackagedWeights, temporary: Path) -> Iterator[Path]:
     """The GGUF file as one file; parts are joined in a temporary one."""
@@ -187,7 +199,7 @@ def _gguf_file(weights: PackagedWeights, temporary: Path) -> Iterator[Path]:
     if missing:
         raise WeightsError(
             f"the package {weights.package!r} lacks {missing[0].name!r}; install it again "
-            f"(installed version: {metadata.version(weights.package)})"
+            f"(installed version: {_installed_version(weights.package)})"
         )
     if len(parts) == 1:
         yield parts[0]

@@ -117,7 +117,8 @@ def read_bundle(name: str) -> Bundle:
     metadata_text = _read(folder / METADATA)
     try:
         envelope = json.loads(metadata_text)
-        digests = {file: str(envelope.pop("sha256")[file]) for file in (TREES, CALIBRATION)} if envelope else {}
+        listed = envelope.pop("sha256")
+        digests = {file: str(listed[file]) for file in (TREES, CALIBRATION)}
         metadata = BundleMetadata.model_validate_json(json.dumps(envelope), strict=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(_damaged(folder / METADATA, error)) from error
@@ -176,7 +177,9 @@ def _check_replaceable(folder: Path) -> None:
     """What stands in a new bundle's place is deleted, so it must be a bundle and nothing else."""
     if not folder.exists():
         return
-    others = sorted({file.name for file in folder.iterdir()} - {METADATA, TREES, CALIBRATION}) if folder.is_dir() else []
+    others = (
+        sorted({file.name for file in folder.iterdir()} - {METADATA, TREES, CALIBRATION}) if folder.is_dir() else []
+    )
     if others or not folder.is_dir():
         what = f"holds {others[:5]!r}" if others else "is a file"
         raise BundleError(f"no bundle is written to {str(folder)!r}: it {what}; name a new folder, or an older bundle")

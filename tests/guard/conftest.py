@@ -1,7 +1,8 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import structlog
 import tenacity
 
 from ilis_guard.guard import Guard, Review
@@ -12,6 +13,14 @@ from ilis_guard.testing import InMemoryQueue
 from ilis_guard.tiers import Tier
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logs() -> Iterator[None]:
+    """Events go where they go in a program that never heard of structlog; capturing them leaves it configured."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ilis_guard.guard import Guard
 from ilis_guard.review import ReviewQueue
-from ilis_guard.testing import FakeModel, FixedScorer, fake_guard
+from ilis_guard.testing import fake_guard
 
 DIES = """
 import os, signal, sys
@@ -50,18 +48,3 @@ def test_the_ticket_survives_a_kill_right_after_decide_returned(fixture: Callabl
     assert (ticket.queue, record.rule, record.proposed) == ("chemists", "person", "answer of small")
     assert record.request["labels"] == {"topic": "chemistry"}
     assert set(record.attempts[0]["signatures"]) == {"prompt", "last", "mean"}
-
-
-def test_a_decision_is_not_returned_while_its_ticket_is_not_stored(build: Callable[..., Guard], tmp_path: Path) -> None:
-    order: list[str] = []
-
-    class Watched(ReviewQueue):
-        def escalate(self, **what: Any) -> Any:
-            ticket = super().escalate(**what)
-            order.append("stored")
-            return ticket
-
-    queue = Watched(f"sqlite:///{tmp_path}/tickets.db")
-    build("escalate", {"small": (FakeModel("x"), FixedScorer(0.9))}, review=queue).decide("?")
-    order.append("returned")
-    assert order == ["stored", "returned"]

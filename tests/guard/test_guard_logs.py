@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -29,13 +30,13 @@ def documented() -> dict[str, set[str]]:
     """Field names by event, as the docstrings in `events` have them."""
     body = ast.parse(inspect.getsource(events)).body
     found = {}
-    for constant, docstring in zip(body, body[1:], strict=False):
+    for constant, docstring in itertools.pairwise(body):
         if isinstance(constant, ast.AnnAssign) and isinstance(docstring, ast.Expr):
-            assert isinstance(constant.value, ast.Constant)
-            assert isinstance(docstring.value, ast.Constant)
-            fields = re.search(r"Fields: ([\w, ]+)\.", str(docstring.value.value))
-            assert fields, f"{constant.value.value} has no documented fields"
-            found[str(constant.value.value)] = set(fields.group(1).split(", "))
+            assert constant.value is not None
+            name, told = ast.literal_eval(constant.value), ast.literal_eval(docstring.value)
+            fields = re.search(r"Fields: ([\w, ]+)\.", told)
+            assert fields, f"{name} has no documented fields"
+            found[name] = set(fields.group(1).split(", "))
     return found
 
 

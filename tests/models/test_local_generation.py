@@ -192,3 +192,13 @@ def test_full_precision_is_float32_on_a_processor(tiny: LocalModel) -> None:
     if torch.cuda.is_available():
         pytest.skip("on CUDA models compute in bfloat16")
     assert {parameter.dtype for parameter in tiny._model.parameters()} == {torch.float32}
+
+
+def test_models_loaded_by_several_threads_at_once_are_whole(
+    tiny_folder: "TinyFolder", tiny: LocalModel, ask: Ask
+) -> None:
+    expected = tiny.generate(ask("long"))
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: tiny_folder.load(), range(8)))
+    for model in models:
+        assert same(model.generate(ask("long")), expected)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Message

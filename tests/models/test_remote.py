@@ -54,7 +54,7 @@ def failing(error: BaseException, **attributes: Any) -> BaseException:
 
 def test_a_reply_becomes_a_generation_with_its_usage_and_no_signature() -> None:
     usage = {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}
-    found = ask(AIMessage(content="  Oslo.\n", usage_metadata=usage))  # type: ignore[arg-type]  # a typed dict
+    found = ask(AIMessage(content="  Oslo.\n", usage_metadata=usage))
     assert (found.text, found.tokens, found.prompt_tokens, found.finish_reason) == ("Oslo.", 3, 12, "stop")
     assert found.signatures == {}
     assert found.statistics is None
@@ -136,7 +136,7 @@ def test_a_constructor_that_fails_in_its_own_way_is_a_model_error(monkeypatch: p
         def __init__(self, **_arguments: Any) -> None:
             raise LookupError("set VENDOR_KEY")
 
-    monkeypatch.setitem(sys.modules, "vendor", SimpleNamespace(Chat=NeedsKey))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "vendor", SimpleNamespace(Chat=NeedsKey))
     with pytest.raises(ModelError, match=r"'vendor:Chat' refuses its arguments: LookupError: .*set VENDOR_KEY"):
         RemoteModel.load("vendor:Chat", {})
 

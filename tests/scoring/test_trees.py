@@ -114,11 +114,9 @@ def test_trees_over_other_features_are_refused_with_both_counts(features: int, t
         load_booster(trees, features=features)
 
 
-def test_sound_trees_predict_what_they_did(
-    trees: str, maps: Maps, statistics: np.ndarray, wrong: np.ndarray
-) -> None:
+def test_sound_trees_predict_what_they_did(trees: str, maps: Maps, statistics: np.ndarray, wrong: np.ndarray) -> None:
     features = feature_matrix(["mean-prompt", "last-prompt", "statistics"], maps, statistics)
-    predicted = load_booster(trees, features=FEATURES).predict(features)
+    predicted = np.asarray(load_booster(trees, features=FEATURES).predict(features))
     np.testing.assert_array_equal(predicted, lightgbm.Booster(model_str=trees).predict(features))
     assert predicted[wrong].mean() > predicted[~wrong].mean() + 0.3
 
@@ -151,5 +149,6 @@ def test_any_small_edit_is_an_error_or_still_gives_a_probability(trees: str, pla
         booster = load_booster(trees[:at] + new + trees[at + 1 :], features=FEATURES)
     except BundleError:
         return
-    (probability,) = booster.predict(np.zeros((1, FEATURES)), num_threads=1)
-    assert 0 <= probability <= 1
+    probabilities = np.asarray(booster.predict(np.zeros((1, FEATURES)), num_threads=1))
+    assert probabilities.shape == (1,)
+    assert 0 <= probabilities[0] <= 1

@@ -1,0 +1,237 @@
+"""guard.yaml: every problem with its place, and where its paths start."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ilis_guard import guard as guard_module
+from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.errors import BundleMismatchError, ConfigError, PolicyError, ReviewError
+from ilis_guard.guard import Guard
+from ilis_guard.testing import FakeModel, FixedScorer
+from ilis_guard.tiers import Tier
+
+HEAD = "version: 1\npolicy: default\n"
+TIER = "tiers:\n  - name: a\n    model: m\n"
+REMOTE = "tiers:\n  - name: a\n    remote: {chat_model: 'x.y:Z'}\n"
+ALIAS_BOMB = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes guard.yaml."""
+
+    def write_one(text: str) -> Path:
+        path = tmp_path / "guard.yaml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write_one
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        (HEAD + TIER + "colour: 1\n", "6:1", "unknown key 'colour'; take it out"),
+        (HEAD + TIER + "log_text: true\n", "6:1", "unknown key 'log_text'; did you mean 'log_texts'?"),
+        (HEAD + TIER + "    bundel: b\n", "6:5", "tiers[0]: unknown key 'bundel'; did you mean 'bundle'?"),
+        (HEAD + TIER + "review: {storage: 'sqlite:///t.db', url: x}\n", "6:37", "review: unknown key 'url'"),
+        (HEAD + TIER + "policy: clinical\n", "6:1", "duplicate key 'policy', which already stands at"),
+        (ALIAS_BOMB, "1:4", "got the anchor '&a'"),
+        (HEAD, "1:1", "the key 'tiers' is missing"),
+        ("version: 1\n" + TIER, "1:1", "the key 'policy' is missing"),
+        (HEAD + "tiers: []\n", "3:8", "tiers: there must be at least one"),
+        (HEAD + "tiers:\n", "3:1", "tiers: should be a valid array, got None"),
+        ("policy: default\n" + TIER, "1:1", "the key 'version' is missing"),
+        ("version: 2\nnew: 1\n", "1:10", "this ilis_guard reads version 1 of guard.yaml, got 2; write `version: 1`"),
+        ("version: '1'\n", "1:10", "got '1'"),
+        ("version: true\n", "1:10", "got True"),
+        ("version: 1.0\n", "1:10", "got 1.0"),
+        (HEAD + "tiers:\n  - name: a\n", "4:5", "tiers[0]: a tier needs a `model` (local) or a `remote`"),
+        (HEAD + REMOTE + "    model: m\n", "6:5", "tiers[0]: `model` doesn't go with `remote`"),
+        (HEAD + REMOTE + "    precision: nf4\n", "6:5", "tiers[0]: `precision` doesn't go with `remote`"),
+        (HEAD + REMOTE + "    bundle: b\n", "6:5", "tiers[0]: `bundle` doesn't go with `remote`"),
+        (HEAD + REMOTE.replace("x.y:Z", "Z"), "5:26", "tiers[0].remote.chat_model: "),
+        (HEAD + TIER + "    precision: int8\n", "6:16", "tiers[0].precision: should be 'nf4' or 'full', got 'int8'"),
+        (HEAD + TIER + "    max_new_tokens: '5'\n", "6:21", "tiers[0].max_new_tokens: should be a valid integer"),
+        (HEAD + TIER + "    max_new_tokens: 0\n", "6:21", "should be greater than or equal to 1, got 0"),
+        (HEAD + TIER + "    prompt: Answer!\n", "6:13", "must hold '{question}' exactly once, got 0 times"),
+        (HEAD + TIER + '    prompt: "{question}{question}"\n', "6:13", "exactly once, got 2 times"),
+        (HEAD + TIER + "  - name: b\n    model: n\n  - name: a\n    model: o\n", "8:11", "duplicate name 'a', which"),
+        (HEAD + "tiers:\n  - name: a b\n    model: m\n", "4:11", "tiers[0].name: "),
+        (HEAD + "tiers:\n  - name: a\n    model: ''\n", "5:12", "tiers[0].model: "),
+        (HEAD + TIER + "log_texts: yes\n", "6:12", "log_texts: should be a valid boolean, got 'yes'"),
+        (HEAD + TIER + "review:\n  storage: 7\n", "7:12", "review.storage: should be a valid string, got 7"),
+        (HEAD + TIER + "review:\n  storage: tickets.db\n", "7:12", "review.storage: not a database URL; write for"),
+        (HEAD + TIER + "review:\n  storage: 'x://h:port/d'\n", "7:12", "review.storage: not a database URL"),
+    ],
+)
+def test_an_error_says_where_and_what(write: Callable[[str], Path], text: str, place: str, words: str) -> None:
+    path = write(text)
+    with pytest.raises(ConfigError) as refused:
+        read_config(path)
+    # One line: a wrong tier brings no second complaint about the tiers that are then missing.
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{path}:{place}: ")
+    assert words in line
+
+
+def test_all_problems_are_listed(write: Callable[[str], Path]) -> None:
+    path = write(HEAD + REMOTE + "    precision: nf4\n  - name: a\n    model: m\nreview: {storage: x}\n")
+    with pytest.raises(ConfigError) as refused:
+        read_config(path)
+    places = [line.removeprefix(f"{path}:").split(": ")[0] for line in str(refused.value).splitlines()]
+    assert places == ["6:5", "7:11", "9:19"]
+
+
+def test_a_password_in_a_storage_url_stays_out_of_the_message(write: Callable[[str], Path]) -> None:
+    path = write(HEAD + TIER + "review: {storage: 'postgresql//me:hunter2@host/db'}\n")
+    with pytest.raises(ConfigError) as refused:
+        read_config(path)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^nowhere.yaml: there is no such file"):
+        read_config("nowhere.yaml")
+
+
+def read(write: Callable[[str], Path], *, policy: str = "default", tier: str = "", storage: str = "") -> GuardConfig:
+    text = f"version: 1\npolicy: {policy}\ntiers:\n  - {{name: a, {tier or 'model: org/name'}}}\n"
+    return read_config(write(text + (f"review: {{storage: '{storage}'}}\n" if storage else "")))
+
+
+def test_relative_paths_start_at_the_files_folder(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    # The same names where the process stands are not what is meant.
+    (elsewhere / "bundles" / "b").mkdir(parents=True)
+    (tmp_path / "models" / "m").mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    tier = "model: models/m, bundle: bundles/b"
+    config = read(write, policy="policy.yml", tier=tier, storage="sqlite:///data/t.db")
+    assert config.policy == str(tmp_path / "policy.yml")
+    assert config.tiers[0].model == str(tmp_path / "models/m")
+    assert config.tiers[0].bundle == str(tmp_path / "bundles/b")
+    assert config.review is not None
+    assert config.review.storage == f"sqlite:///{tmp_path}/data/t.db"
+
+
+def test_a_config_read_by_a_relative_path_gives_absolute_paths(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("version: 1\npolicy: p.yaml\ntiers:\n  - {name: a, model: ./m}\n")
+    monkeypatch.chdir(tmp_path)
+    config = read_config("guard.yaml")
+    assert (config.policy, config.tiers[0].model) == (str(tmp_path / "p.yaml"), str(tmp_path / "m"))
+
+
+def test_absolute_paths_stay(write: Callable[[str], Path]) -> None:
+    config = read(write, policy="/p.yaml", tier="model: /m, bundle: /b", storage="sqlite:////var/t.db")
+    assert (config.policy, config.tiers[0].bundle) == ("/p.yaml", "/b")
+    assert config.review is not None
+    assert config.review.storage == "sqlite:////var/t.db"
+
+
+def test_a_tilde_is_the_users_home(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    config = read(write, policy="~/p.yaml", tier="model: ~/m, bundle: ~/b", storage="sqlite:///~/t.db")
+    assert (config.policy, config.tiers[0].model) == (str(home / "p.yaml"), str(home / "m"))
+    assert config.tiers[0].bundle == str(home / "b")
+    assert config.review is not None
+    assert config.review.storage == f"sqlite:///{home}/t.db"
+
+
+def test_names_stay_names(write: Callable[[str], Path]) -> None:
+    config = read(write, policy="clinical", tier="model: org/name, bundle: 'packaged:x'")
+    assert (config.policy, config.tiers[0].model, config.tiers[0].bundle) == ("clinical", "org/name", "packaged:x")
+    assert read(write, tier="model: 'packaged:x'").tiers[0].model == "packaged:x"
+
+
+def test_a_bare_policy_name_means_the_shipped_policy_whatever_lies_beside_the_file(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "clinical").mkdir()
+    assert read(write, policy="clinical").policy == "clinical"
+    assert read(write, policy="./clinical").policy == str(tmp_path / "clinical")
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///:memory:", "sqlite://"])
+def test_tickets_are_not_kept_in_memory_nor_in_a_file_of_that_name(
+    write: Callable[[str], Path], tmp_path: Path, storage: str
+) -> None:
+    read(write, storage=storage)
+    with pytest.raises(ReviewError, match="can't be kept in memory"):
+        Guard.from_config(tmp_path / "guard.yaml")
+    assert [file.name for file in tmp_path.iterdir()] == ["guard.yaml"]
+
+
+def test_a_tier_is_found_by_its_name(write: Callable[[str], Path]) -> None:
+    config = read(write)
+    assert config.tier("a").model == "org/name"
+    with pytest.raises(ConfigError, match=r"there is no tier 'b'; there are \['a'\]"):
+        config.tier("b")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tiers that were loaded, as fakes."""
+    loaded: list[str] = []
+
+    def load(config: object, progress: object) -> Tier:  # noqa: ARG001 - as `load_tier` has it
+        name = str(getattr(config, "name", ""))
+        loaded.append(name)
+        if name == "misfit":
+            raise BundleMismatchError("the bundle doesn't fit")
+        return Tier(name=name, model=FakeModel("yes"), scorer=FixedScorer(0.1))
+
+    monkeypatch.setattr(guard_module, "load_tier", load)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("policy", "review", "error"),
+    [
+        ("version: 1\nname: p\nrules:\n  - {id: a, do: answer}\n", "", PolicyError),
+        ("version: 1\nname: p\nrules:\n  - {id: a, do: retry, to: z}\n", "", ConfigError),
+        ("version: 1\nname: p\nrules:\n  - {id: a, do: escalate}\n", "", ConfigError),
+        ("version: 1\nname: p\nrules:\n  - {id: a, do: escalate}\n", "mysql://h/db", ReviewError),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_model_is_loaded(
+    write: Callable[[str], Path], tmp_path: Path, loads: list[str], policy: str, review: str, error: type[Exception]
+) -> None:
+    (tmp_path / "p.yaml").write_text(policy, "utf-8")
+    read(write, policy="p.yaml", storage=review)
+    with pytest.raises(error):
+        Guard.from_config(tmp_path / "guard.yaml")
+    assert loads == []
+
+
+def test_a_guard_from_a_config_has_its_tiers_policy_and_queue(
+    write: Callable[[str], Path], tmp_path: Path, loads: list[str]
+) -> None:
+    path = write(
+        "version: 1\npolicy: default\n"
+        "tiers:\n  - {name: a, model: m}\n  - {name: b, model: n}\n"
+        "review: {storage: 'sqlite:///tickets.db'}\n"
+    )
+    with Guard.from_config(path) as guard:
+        assert guard.decide("?").text == "yes"
+    assert guard.policy.name == "default"
+    assert loads == ["a", "b"]
+    assert (tmp_path / "tickets.db").is_file()
+
+
+def test_a_bundle_that_does_not_fit_stops_the_start(write: Callable[[str], Path], loads: list[str]) -> None:
+    policy_needs_no_queue = "version: 1\nname: p\nrules:\n  - {id: a, do: abstain}\n"
+    path = write("version: 1\npolicy: p.yaml\ntiers:\n  - {name: a, model: m}\n  - {name: misfit, model: n}\n")
+    (path.parent / "p.yaml").write_text(policy_needs_no_queue, "utf-8")
+    with pytest.raises(BundleMismatchError):
+        Guard.from_config(path)
+    assert loads == ["a", "misfit"]
