@@ -186,8 +186,15 @@ def validated(document: Document, model: type[M], *, error: type[IlisGuardError]
         # Through JSON: pydantic's strict mode for it still takes strings for enums, and lists for tuples.
         return model.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as problems:
-        lines = [_problem(document, model, item) for item in problems.errors(include_url=False)]
+        items = problems.errors(include_url=False)
+        # A list whose items are all wrong is called too short as well; that only hides what is wrong.
+        lines = [_problem(document, model, item) for item in items if not _is_echo(item, items)]
         raise error("\n".join(lines)) from None
+
+
+def _is_echo(item: ErrorDetails, items: list[ErrorDetails]) -> bool:
+    place = item["loc"]
+    return item["type"] == "too_short" and any(other["loc"][: len(place)] == place for other in items if other != item)
 
 
 def nearest(name: str, names: Iterator[str] | list[str]) -> str:

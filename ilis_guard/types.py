@@ -68,7 +68,9 @@ class Request:
             RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, or a label
                 isn't a string, a number or a boolean.
         """
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if not isinstance(prompt, Sequence):
+            raise RequestError(f"a prompt is a string or a sequence of messages, got a {type(prompt).__name__}")
+        turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
         messages = tuple(_message(index, turn) for index, turn in enumerate(turns))
         if not messages:
             raise RequestError("there are no messages; pass at least one turn by the user")

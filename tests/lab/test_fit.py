@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module
@@ -129,7 +130,8 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
         with contextlib.suppress(FitError):  # nothing was learned
             figures.append(fit(made(300, seed), tmp_path / str(seed), seed=seed).held_out.auroc)
     assert len(figures) >= 2
-    assert all(figure.low < 0.5 < figure.high for figure in figures)
+    # One interval in twenty misses.
+    assert sum(not figure.low < 0.5 < figure.high for figure in figures) <= 1
     assert abs(np.mean([figure.value for figure in figures]) - 0.5) < 0.1
 
 
@@ -152,6 +154,14 @@ def test_the_shift_reference_does_not_look_at_test_or_validation_rows_nor_at_any
     assert len(reference.distances) == splits["calibration"].sum()
 
 
+def test_what_maps_look_like_is_learned_from_train_rows_alone_and_compared_with_calibration_rows() -> None:
+    train, calibration = (module._split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
+    before = module._shift_reference(ROWS, train, calibration)
+    after = module._shift_reference(altered(ROWS, calibration), train, calibration)
+    assert (after.mean, after.precision) == (before.mean, before.precision)
+    assert after.distances != before.distances
+
+
 def test_the_baseline_does_not_look_at_test_rows() -> None:
     test = module._split(ROWS.datasets, 0)["test"]
     other = altered(ROWS, test)
@@ -161,10 +171,19 @@ def test_the_baseline_does_not_look_at_test_rows() -> None:
     assert (after[test] != before[test]).any()
 
 
-def test_training_stops_on_the_validation_rows(fitted: Fitted) -> None:
-    _, folder = fitted
-    trees = read_bundle(str(folder)).trees.count("Tree=")
-    assert 1 < trees < module.MOST_TREES
+def test_training_stops_where_the_validation_rows_are_told_apart_best(tmp_path: Path) -> None:
+    rows = made(600, 7, signal=0.3)
+    fit(rows, tmp_path / "bundle")
+    bundle = read_bundle(str(tmp_path / "bundle"))
+    validation = module._split(rows.datasets, 0)["validation"]
+    features = feature_matrix(bundle.metadata.features, rows.signatures, rows.statistics)[validation]
+    booster = lightgbm.Booster(model_str=bundle.trees)
+    losses = [
+        log_loss(rows.wrong[validation], np.asarray(booster.predict(features, num_iteration=trees)))
+        for trees in range(1, booster.num_trees() + 1)
+    ]
+    assert 1 < len(losses) <= module.MOST_TREES - module.PATIENCE
+    assert np.argmin(losses) == len(losses) - 1
 
 
 def test_fitting_twice_gives_the_same_bytes(fitted: Fitted, tmp_path: Path) -> None:
