@@ -1,6 +1,5 @@
 """Fit: harvested rows -> a bundle. Trees, calibration and figures each see rows that the others don't."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from ilis_guard.errors import FitError
 from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.metrics import held_out
-from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, write_bundle
+from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, write_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
@@ -40,6 +39,8 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "num_threads": 2,
     "verbosity": -1,
 }
+COUNTED: Final = (0.15, 0.85)
+"""A dataset counts in the figures where the model is right so often, judged by the rows that aren't held out."""
 MOST_TREES: Final = 500
 PATIENCE: Final = 30
 """Training stops when the validation loss hasn't improved for so many trees."""
@@ -51,7 +52,8 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
     """Fit a scorer to harvested rows and write its bundle.
 
     Half the rows train the trees, a tenth stops their training, a fifth calibrates them, and the last fifth is only
-    looked at for the figures in the metadata. Each dataset is split in these shares.
+    looked at for the figures in the metadata. Each dataset is split in these shares. Datasets on which the model is
+    nearly always right or nearly always wrong are trained on, and left out of the figures.
 
     Raises:
         FitError: there are too few right or too few wrong answers, a value isn't finite, or nothing was learned.
@@ -76,7 +78,9 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
         wrong=tuple(wrong[splits["calibration"]].tolist()),
         shift=_shift_reference(harvest, splits["train"], splits["calibration"]),
     )
-    test = splits["test"]
+    names = np.array(harvest.datasets)
+    datasets = _dataset_rows(names, wrong, seen)
+    test = splits["test"] & np.isin(names, [name for name, known in datasets.items() if known.counted])
     manifest = harvest.manifest
     metadata = BundleMetadata(
         model=manifest.model,
@@ -86,9 +90,9 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
         features=FEATURES,
         calibration=calibration,
         rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": harvest.unanswered},
-        datasets=dict(sorted(Counter(harvest.datasets).items())),
-        held_out=held_out(wrong[test], uncertainty[test]),
-        baseline=held_out(wrong[test], baseline[test]),
+        datasets=datasets,
+        held_out=held_out(wrong[test], uncertainty[test], names[test]),
+        baseline=held_out(wrong[test], baseline[test], names[test]),
         versions={**manifest.versions, "lightgbm": lightgbm.__version__},
     )
     write_bundle(metadata, booster.model_to_string(), calibration_set, folder)
@@ -136,6 +140,19 @@ def _split(datasets: tuple[str, ...], seed: int) -> dict[str, Rows]:
     ends = np.cumsum(list(SHARES.values()))
     part = np.searchsorted(ends[:-1], place, side="right")
     return {name: part == index for index, name in enumerate(SHARES)}
+
+
+def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, DatasetRows]:
+    """How the model fared on each dataset; where none would count, all do."""
+    least, most = COUNTED
+    shares = {str(name): float(1 - wrong[(names == name) & seen].mean()) for name in np.unique(names[seen])}
+    usable = {name for name, share in shares.items() if least <= share <= most} or set(shares)
+    return {
+        str(name): DatasetRows(
+            rows=int((names == name).sum()), right=int((~wrong[names == name]).sum()), counted=str(name) in usable
+        )
+        for name in np.unique(names)
+    }
 
 
 def _trees(

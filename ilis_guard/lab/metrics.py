@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from ilis_guard.errors import FitError
@@ -12,9 +12,14 @@ from ilis_guard.scoring.bundle import Figure, HeldOut
 
 RESAMPLES: Final = 1000
 INTERVAL: Final = (2.5, 97.5)
+CHANCE: Final = 0.5
+"""AUROC of a score that knows nothing."""
 
 Uncertainties = Float64[np.ndarray, " rows"]
 Outcomes = Bool[np.ndarray, " rows"]
+Rows = Int64[np.ndarray, " drawn"]
+Datasets = np.ndarray
+"""The name of each row's dataset."""
 Metric = Callable[[Outcomes, Uncertainties], float]
 
 
@@ -44,7 +49,14 @@ def brier_skill(wrong: Outcomes, uncertainty: Uncertainties) -> float:
     return 1 - brier(wrong, uncertainty) / float(base_rate * (1 - base_rate))
 
 
-def held_out(wrong: Outcomes, uncertainty: Uncertainties, seed: int = 0) -> HeldOut:
+def auroc_within(wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets) -> float:
+    """Mean of the AUROCs of all datasets that hold right and wrong answers."""
+    of_each = [datasets == dataset for dataset in np.unique(datasets)]
+    mixed = [rows for rows in of_each if 0 < wrong[rows].sum() < rows.sum()]
+    return float(np.mean([auroc(wrong[rows], uncertainty[rows]) for rows in mixed])) if mixed else CHANCE
+
+
+def held_out(wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets, seed: int = 0) -> HeldOut:
     """All figures, each with its 95 % percentile bootstrap interval over rows.
 
     Raises:
@@ -54,26 +66,29 @@ def held_out(wrong: Outcomes, uncertainty: Uncertainties, seed: int = 0) -> Held
         raise FitError(f"of {len(wrong)} held-out rows {int(wrong.sum())} are wrong; figures need right and wrong ones")
     samples = _resamples(wrong, seed)
 
-    def figure(metric: Metric) -> Figure:
-        values = [metric(wrong[rows], uncertainty[rows]) for rows in samples]
-        low, high = np.percentile(values, INTERVAL)
-        return Figure(value=metric(wrong, uncertainty), low=float(low), high=float(high))
+    def figure(value: Callable[[Rows], float]) -> Figure:
+        low, high = np.percentile([value(rows) for rows in samples], INTERVAL)
+        return Figure(value=value(np.arange(len(wrong))), low=float(low), high=float(high))
+
+    def of(metric: Metric) -> Figure:
+        return figure(lambda rows: metric(wrong[rows], uncertainty[rows]))
 
     return HeldOut(
         rows=len(wrong),
         wrong=int(wrong.sum()),
-        auroc=figure(auroc),
-        auprc_wrong=figure(auprc_wrong),
-        auprc_correct=figure(auprc_correct),
-        brier=figure(brier),
-        brier_skill=figure(brier_skill),
+        auroc=of(auroc),
+        auroc_within=figure(lambda rows: auroc_within(wrong[rows], uncertainty[rows], datasets[rows])),
+        auprc_wrong=of(auprc_wrong),
+        auprc_correct=of(auprc_correct),
+        brier=of(brier),
+        brier_skill=of(brier_skill),
     )
 
 
-def _resamples(wrong: Outcomes, seed: int) -> list[np.ndarray]:
+def _resamples(wrong: Outcomes, seed: int) -> list[Rows]:
     """Rows drawn with replacement; a draw with one class only says nothing of a ranking and is drawn again."""
     random = np.random.default_rng(seed)
-    samples: list[np.ndarray] = []
+    samples: list[Rows] = []
     while len(samples) < RESAMPLES:
         rows = random.integers(len(wrong), size=len(wrong))
         if 0 < wrong[rows].sum() < len(rows):

@@ -51,6 +51,9 @@ class HeldOut(_Part):
     rows: int
     wrong: int
     auroc: Figure
+    """Over all rows; part of it is to know which datasets are hard."""
+    auroc_within: Figure
+    """Mean of the datasets' own: right against wrong answers to questions of one kind."""
     auprc_wrong: Figure
     """Area under the precision-recall curve, a wrong answer being the positive."""
     auprc_correct: Figure
@@ -58,6 +61,16 @@ class HeldOut(_Part):
     """Mean squared difference of uncertainty and outcome; lower is better."""
     brier_skill: Figure
     """1 - Brier / Brier of always saying the base rate; higher is better."""
+
+
+class DatasetRows(_Part):
+    """How the model fared on one dataset."""
+
+    rows: int
+    right: int
+    counted: bool
+    """Whether its held-out rows count in the figures: not where the model is nearly always right or nearly always
+    wrong, which flatters any score that knows the dataset."""
 
 
 class CalibrationSet(_Part):
@@ -87,11 +100,10 @@ class BundleMetadata(_Part):
     calibration: BetaCalibration
     rows: Mapping[str, int]
     """Rows in each split, and those left out because nothing was generated."""
-    datasets: Mapping[str, int]
-    """Rows a dataset."""
+    datasets: Mapping[str, DatasetRows]
     held_out: HeldOut
     baseline: HeldOut
-    """The same rows, scored by a logistic regression on the output statistics alone."""
+    """The same rows, scored by a logistic regression on the output statistics alone, fitted to all other rows."""
     versions: Mapping[str, str]
 
 

@@ -211,7 +211,9 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     raw = np.asarray(lightgbm.Booster(model_str=bundle.trees).predict(features))
     assert module._calibrate(raw, ROWS.wrong[calibration]) == metadata.calibration
 
-    held_out = metrics.held_out(ROWS.wrong[splits["test"]], uncertainty[splits["test"]])
+    held_out = metrics.held_out(
+        ROWS.wrong[splits["test"]], uncertainty[splits["test"]], np.array(ROWS.datasets)[splits["test"]]
+    )
     assert held_out == metadata.held_out == bundle.metadata.held_out
 
 
@@ -236,7 +238,8 @@ def test_uncertainty_is_the_share_of_wrong_answers_on_rows_never_seen(fitted: Fi
 def test_the_metadata_counts_every_row_and_repeats_the_manifest(fitted: Fitted) -> None:
     metadata, _ = fitted
     assert metadata.rows == {"train": 300, "validation": 60, "calibration": 120, "test": 120, "unanswered": 7}
-    assert metadata.datasets == {"capital": 300, "city": 300}
+    assert {name: known.rows for name, known in metadata.datasets.items()} == {"capital": 300, "city": 300}
+    assert sum(known.right for known in metadata.datasets.values()) == (~ROWS.wrong).sum()
     assert metadata.held_out.rows == metadata.baseline.rows == 120
     assert (metadata.model, metadata.fingerprint, metadata.prompt) == ("packaged:fake", FINGERPRINT, "{question}")
     assert metadata.max_new_tokens == 8
@@ -300,7 +303,8 @@ def test_datasets_of_a_few_rows_are_fitted_too(tmp_path: Path) -> None:
     rows = made(300, 3, signal=1.0)
     small = ("one", *("two",) * 2, *("three",) * 3, *("four",) * 4)
     metadata = fit(replace(rows, datasets=small + ("large",) * (300 - len(small))), tmp_path / "bundle")
-    assert metadata.datasets == {"one": 1, "two": 2, "three": 3, "four": 4, "large": 290}
+    found = {name: known.rows for name, known in metadata.datasets.items()}
+    assert found == {"one": 1, "two": 2, "three": 3, "four": 4, "large": 290}
     assert sum(metadata.rows.values()) == 300 + rows.unanswered
 
 
@@ -357,3 +361,25 @@ def test_shift_is_small_where_maps_are_clearly_others(position: Position, factor
     assert np.median(detector.shift(maps)) > 0.3
     maps[position] = maps[position] * np.float32(factor)
     assert np.median(detector.shift(maps)) < 0.02
+
+
+def test_datasets_that_are_nearly_always_right_or_wrong_are_trained_on_and_left_out_of_the_figures(
+    tmp_path: Path,
+) -> None:
+    names = np.array(ROWS.datasets)
+    rows = replace(ROWS, datasets=tuple(np.where(ROWS.wrong & (np.arange(len(names)) % 3 == 0), "hopeless", names)))
+    metadata = fit(rows, tmp_path / "bundle")
+    assert {name: known.counted for name, known in metadata.datasets.items()} == {
+        "capital": True,
+        "city": True,
+        "hopeless": False,
+    }
+    assert metadata.held_out.rows == metadata.baseline.rows < metadata.rows["test"]
+    assert sum(metadata.rows[split] for split in ("train", "validation", "calibration", "test")) == len(names)
+
+
+def test_where_no_dataset_would_count_all_do(tmp_path: Path) -> None:
+    names = np.where(ROWS.wrong, "wrong", "right")
+    metadata = fit(replace(ROWS, datasets=tuple(names)), tmp_path / "bundle")
+    assert all(known.counted for known in metadata.datasets.values())
+    assert metadata.held_out.rows == metadata.rows["test"]

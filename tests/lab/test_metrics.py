@@ -7,7 +7,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import metrics
-from ilis_guard.lab.metrics import Metric, auprc_correct, auprc_wrong, auroc, brier, brier_skill, held_out
+from ilis_guard.lab.metrics import Metric, auprc_correct, auprc_wrong, auroc, auroc_within, brier, brier_skill, held_out
+from ilis_guard.scoring.bundle import HeldOut
 
 METRICS: list[Metric] = [auroc, auprc_wrong, auprc_correct, brier, brier_skill]
 RANKINGS: list[Metric] = [auroc, auprc_wrong, auprc_correct]
@@ -20,6 +21,10 @@ def rows(count: int, seed: int, *, signal: float) -> tuple[np.ndarray, np.ndarra
     random = np.random.default_rng(seed)
     wrong = random.random(count) < 0.3
     return wrong, np.clip(random.normal(0.5, 0.1, count) + signal * (wrong - 0.5), 0, 1)
+
+
+def figures_of(wrong: np.ndarray, uncertainty: np.ndarray, seed: int = 0) -> HeldOut:
+    return held_out(wrong, uncertainty, np.full(len(wrong), "one"), seed=seed)
 
 
 @pytest.fixture
@@ -45,6 +50,21 @@ def test_brier_is_the_mean_squared_difference() -> None:
     expected = (0.1**2 + 0.8**2 + 0.4**2 + 0.6**2 + 0.1**2) / 5
     assert brier(WRONG, UNCERTAINTY) == pytest.approx(expected)
     assert brier_skill(WRONG, UNCERTAINTY) == pytest.approx(1 - expected / (0.4 * 0.6))
+
+
+def test_auroc_within_is_the_mean_over_datasets_and_knows_nothing_of_which_is_harder() -> None:
+    wrong = np.array([True, False, True, True, False, False])
+    datasets = np.array(["hard", "hard", "hard", "easy", "easy", "easy"])
+    # All hard rows above all easy ones; within each, one pair of two is in order.
+    uncertainty = np.array([0.9, 0.8, 0.7, 0.2, 0.3, 0.1])
+    assert auroc(wrong, uncertainty) == pytest.approx(6 / 9)
+    assert auroc_within(wrong, uncertainty, datasets) == pytest.approx(0.5)
+
+
+def test_auroc_within_leaves_out_datasets_of_one_class() -> None:
+    datasets = np.array(["mixed", "mixed", "wrong", "right", "right"])
+    assert auroc_within(WRONG, UNCERTAINTY, datasets) == 1
+    assert auroc_within(WRONG, UNCERTAINTY, np.arange(5)) == 0.5
 
 
 def test_all_agree_with_sklearn_on_many_rows() -> None:
@@ -81,7 +101,7 @@ def test_rankings_tell_scores_near_0_apart(metric: Metric) -> None:
 @pytest.mark.usefixtures("few_resamples")
 def test_held_out_gives_each_figure_inside_its_interval() -> None:
     wrong, uncertainty = rows(200, 1, signal=0.1)
-    figures = held_out(wrong, uncertainty)
+    figures = figures_of(wrong, uncertainty)
     assert (figures.rows, figures.wrong) == (200, int(wrong.sum()))
     for metric in METRICS:
         figure = getattr(figures, metric.__name__)
@@ -91,7 +111,7 @@ def test_held_out_gives_each_figure_inside_its_interval() -> None:
 
 @pytest.mark.usefixtures("few_resamples")
 def test_intervals_shrink_with_the_square_root_of_rows() -> None:
-    few, many = (held_out(*rows(count, 2, signal=0.05)) for count in (100, 1600))
+    few, many = (figures_of(*rows(count, 2, signal=0.05)) for count in (100, 1600))
     for metric in METRICS:
         small, large = getattr(many, metric.__name__), getattr(few, metric.__name__)
         assert 2 < (large.high - large.low) / (small.high - small.low) < 8
@@ -99,7 +119,7 @@ def test_intervals_shrink_with_the_square_root_of_rows() -> None:
 
 @pytest.mark.usefixtures("few_resamples")
 def test_a_random_scores_interval_holds_chance_and_a_good_ones_does_not() -> None:
-    random, good = (held_out(*rows(400, 3, signal=signal)).auroc for signal in (0.0, 0.1))
+    random, good = (figures_of(*rows(400, 3, signal=signal)).auroc for signal in (0.0, 0.1))
     assert random.low < 0.5 < random.high
     assert good.low > 0.6
 
@@ -109,7 +129,7 @@ def test_the_interval_is_the_bootstraps_95_percent(monkeypatch: pytest.MonkeyPat
     for metric in METRICS:
         monkeypatch.setattr(metrics, metric.__name__, lambda _, uncertainty: float(uncertainty.mean()))
     wrong, uncertainty = rows(400, 4, signal=0.1)
-    figure = held_out(wrong, uncertainty).auroc
+    figure = figures_of(wrong, uncertainty).auroc
     error = uncertainty.std() / 20
     assert figure.low == pytest.approx(uncertainty.mean() - 1.96 * error, abs=0.12 * error)
     assert figure.high == pytest.approx(uncertainty.mean() + 1.96 * error, abs=0.12 * error)
@@ -117,16 +137,16 @@ def test_the_interval_is_the_bootstraps_95_percent(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("few_resamples")
 def test_the_same_rows_give_the_same_intervals() -> None:
-    first, again = (held_out(*rows(60, 5, signal=0.1)) for _ in range(2))
+    first, again = (figures_of(*rows(60, 5, signal=0.1)) for _ in range(2))
     assert first == again
-    assert held_out(*rows(60, 5, signal=0.1), seed=1).auroc.low != first.auroc.low
+    assert figures_of(*rows(60, 5, signal=0.1), seed=1).auroc.low != first.auroc.low
 
 
 @pytest.mark.usefixtures("few_resamples")
 def test_one_wrong_row_is_enough_for_an_interval() -> None:
     """Every third resample has no wrong row; it is drawn again."""
     wrong = np.arange(20) == 0
-    figure = held_out(wrong, np.linspace(1, 0, 20)).auroc
+    figure = figures_of(wrong, np.linspace(1, 0, 20)).auroc
     assert (figure.low, figure.value, figure.high) == (1, 1, 1)
 
 
@@ -134,4 +154,4 @@ def test_one_wrong_row_is_enough_for_an_interval() -> None:
 def test_rows_of_one_class_are_refused_with_counts(count: int, made: Callable[..., np.ndarray]) -> None:
     wrong = made(count, dtype=bool)
     with pytest.raises(FitError, match=f"of {count} held-out rows {wrong.sum()} are wrong"):
-        held_out(wrong, np.zeros(count))
+        figures_of(wrong, np.zeros(count))

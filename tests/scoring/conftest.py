@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ilis_guard.scoring import Bundle, BundleMetadata, read_bundle, write_bundle
-from ilis_guard.scoring.bundle import CalibrationSet, Figure, HeldOut
+from ilis_guard.scoring.bundle import CalibrationSet, DatasetRows, Figure, HeldOut
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference
@@ -75,7 +75,14 @@ def trees(maps: Maps, statistics: np.ndarray, wrong: np.ndarray) -> str:
 def metadata() -> BundleMetadata:
     figure = Figure(value=0.7, low=0.6, high=0.8)
     held_out = HeldOut(
-        rows=60, wrong=31, auroc=figure, auprc_wrong=figure, auprc_correct=figure, brier=figure, brier_skill=figure
+        rows=60,
+        wrong=31,
+        auroc=figure,
+        auroc_within=figure,
+        auprc_wrong=figure,
+        auprc_correct=figure,
+        brier=figure,
+        brier_skill=figure,
     )
     return BundleMetadata(
         model="packaged:toy",
@@ -93,7 +100,10 @@ def metadata() -> BundleMetadata:
         features=FEATURES,
         calibration=BetaCalibration(a=0.7, b=1.3, c=-0.2),
         rows={"train": 150, "test": 60, "unanswered": 3},
-        datasets={"capital": 200, "Städte": 100},
+        datasets={
+            "capital": DatasetRows(rows=200, right=90, counted=True),
+            "Städte": DatasetRows(rows=100, right=1, counted=False),
+        },
         held_out=held_out,
         baseline=held_out,
         versions={"lightgbm": lightgbm.__version__},
