@@ -1,4 +1,4 @@
-"""The README's picture: the mean signature of right and of wrong answers, and their difference.
+"""The README's picture: the mean signature of right and of wrong answers, and where they differ.
 
 python -m benchmarks.picture work/smollm2-135m-instruct-nf4.parquet docs/signature.png
 """
@@ -14,24 +14,27 @@ from ilis_guard.lab.harvest import read_harvest
 
 
 def main(rows: Annotated[Path, typer.Argument()], to: Annotated[Path, typer.Argument()]) -> None:
-    """Draw three maps of harvested rows: what generating the answer added to the map of the prompt."""
+    """Draw the mean maps of right and of wrong answers, and their difference in standard deviations (Cohen's d)."""
     harvest = read_harvest(rows)
-    added = np.asarray(harvest.signatures["mean"] - harvest.signatures["prompt"], dtype=np.float64)
-    right, wrong = added[~harvest.wrong].mean(axis=0), added[harvest.wrong].mean(axis=0)
-    panels = {
-        f"{(~harvest.wrong).sum()} right answers": right,
-        f"{harvest.wrong.sum()} wrong answers": wrong,
-        "wrong - right": wrong - right,
-    }
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    for axis, (title, values) in zip(axes, panels.items(), strict=True):
-        limit = float(np.percentile(np.abs(values), 98))
-        image = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    maps = np.log1p(harvest.signatures["mean"], dtype=np.float64)
+    right, wrong = maps[~harvest.wrong], maps[harvest.wrong]
+    spread = np.sqrt((right.var(axis=0) + wrong.var(axis=0)) / 2)
+    np.fill_diagonal(spread, 1.0)
+    effect = (wrong.mean(axis=0) - right.mean(axis=0)) / spread
+    top, strongest = float(np.percentile(maps, 99)), float(np.abs(effect).max())
+    panels = (
+        (f"{len(right)} right answers", right.mean(axis=0), "viridis", (0.0, top), "log(1 + nats)"),
+        (f"{len(wrong)} wrong answers", wrong.mean(axis=0), "viridis", (0.0, top), "log(1 + nats)"),
+        ("wrong against right", effect, "RdBu_r", (-strongest, strongest), "standard deviations"),
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for axis, (title, values, colours, (low, high), unit) in zip(axes, panels, strict=True):
+        image = axis.imshow(values, cmap=colours, vmin=low, vmax=high)
         axis.set_title(title)
         axis.set_xlabel("layer j")
         axis.set_ylabel("layer i")
-        figure.colorbar(image, ax=axis, shrink=0.8, label="nats")
-    figure.suptitle("KL(layer i || layer j), mean over the answer's tokens minus the prompt's last token")
+        figure.colorbar(image, ax=axis, shrink=0.85, label=unit)
+    figure.suptitle("KL(layer i || layer j), mean over an answer's tokens")
     to.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(to, dpi=110)
 
