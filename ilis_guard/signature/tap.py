@@ -52,11 +52,13 @@ class Tap:
                 "its MLP wasn't run in this pass, or was compiled into a graph that skips hooks"
             )
         newest = [kept for kept in self._newest if kept is not None]
-        shapes = {tuple(kept.shape) for kept in newest}
+        shapes = {kept.shape for kept in newest}
         if len(shapes) != 1:
-            raise SignatureError(f"the layers' activations differ in shape: {sorted(shapes)!r}")
+            raise SignatureError(f"the layers' activations differ in shape: {sorted(map(tuple, shapes))!r}")
         self._newest = [None] * len(self._mlps)
-        return torch.stack([kept.to(newest[0].device) for kept in newest], dim=1)
+        # With layers on several devices, what they put out meets on the first one's.
+        device = newest[0].device
+        return torch.stack([kept if kept.device == device else kept.to(device) for kept in newest], dim=1)
 
     def _keeper(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
