@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,7 @@ STORY: Final = (Message(role="user", content="Tell me a long story about a light
 def load(precision: Precision, max_new_tokens: int) -> LocalModel:
     """SmolLM2, with one torch thread: what is measured doesn't depend on the machine's other cores."""
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types it partly
     return LocalModel.load(SMOLLM2, precision=precision, max_new_tokens=max_new_tokens)
 
 

@@ -1,6 +1,6 @@
 """What guarding costs: guarded against bare generation of the same tokens, in turn, one thread.
 
-python -m benchmarks.overhead [--pairs 15] [--tokens 48]
+python -m benchmarks.overhead [--pairs 25] [--tokens 48]
 """
 
 import statistics
@@ -48,7 +48,7 @@ def measure(precision: Precision, pairs: int, tokens: int) -> list[str]:
 
 
 def main(
-    pairs: Annotated[int, typer.Option(min=7)] = 15,
+    pairs: Annotated[int, typer.Option(min=7)] = 25,
     tokens: Annotated[int, typer.Option(min=2)] = 48,
 ) -> None:
     """Print guarded / bare for SmolLM2 at full precision and NF4."""

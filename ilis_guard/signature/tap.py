@@ -58,7 +58,7 @@ class Tap:
         self._newest = [None] * len(self._mlps)
         # With layers on several devices, what they put out meets on the first one's.
         device = newest[0].device
-        return torch.stack([kept if kept.device == device else kept.to(device) for kept in newest], dim=1)
+        return torch.stack([kept if kept.device == device else kept.to(device) for kept in newest], dim=1).detach()
 
     def _keeper(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -68,7 +68,7 @@ class Tap:
                 got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
                 raise SignatureError(f"the MLP of layer {layer} gave {got!r}, expected [batch, sequence, hidden]")
             # A copy: a view would keep the whole prompt's activations alive until the next pass.
-            self._newest[layer] = hidden[:, -1, :].detach().clone()
+            self._newest[layer] = hidden.select(1, -1).clone()
 
         return keep
 
