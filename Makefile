@@ -28,6 +28,9 @@ check: .venv/.ready-for-tests
 # The bundles that come with ilis_guard, by exactly these commands (about an hour on 2 cores).
 BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-full
 
+# Kept: an interrupted run goes on where it was, and the pictures are drawn from them.
+.SECONDARY: $(BUNDLES:%=work/%.parquet)
+
 bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json)
 
 work/world-facts.jsonl: | .venv/.ready
@@ -62,7 +65,7 @@ wheel-test: .venv/.ready-for-tests
 	@$(PYTHON) -m venv .venv
 
 .venv/.ready: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "1/3 installing torch (a few hundred megabytes)"
+	@echo "1/3 installing torch (hundreds of megabytes; gigabytes where the index serves a CUDA build)"
 	@.venv/bin/python -m pip install --disable-pip-version-check $(TORCH)
 	@echo "2/3 installing ilis_guard"
 	@$(PIP) -c constraints.txt -e '.[hf,lab]'

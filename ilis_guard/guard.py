@@ -84,6 +84,9 @@ class Guard:
             reraise=True,
         )
         check_wiring(policy, [tier.name for tier in tiers], has_queue=review is not None)
+        for tier in tiers:
+            if tier.scorer is None:
+                events.log().warning(events.TIER_UNSCORED, tier=tier.name)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
@@ -213,6 +216,7 @@ class Guard:
             statistics=None if generation is None else generation.statistics,
             seconds=time.perf_counter() - started,
             tokens=0 if generation is None else generation.tokens,
+            finish_reason=None if generation is None else generation.finish_reason,
             error=error,
         )
         told = {"decision": decision, "tier": tier.name, "attempt": number, "seconds": attempt.seconds}
@@ -294,6 +298,11 @@ def _checked(generation: object) -> Generation:
     """What a model returned; a user's own may return anything."""
     if not isinstance(generation, Generation):
         raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
+    if not isinstance(generation.text, str) or type(generation.tokens) is not int or generation.tokens < 0:
+        raise ModelError(
+            f"a Generation's text is a string and its tokens are counted from 0, got a "
+            f"{type(generation.text).__name__} and {generation.tokens!r}"
+        )
     return generation
 
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ilis_guard.config import TierConfig
-from ilis_guard.errors import ConfigError
+from ilis_guard.errors import BundleMismatchError, ConfigError
 from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.scoring import LightGBMScorer, Scorer, read_bundle
+from ilis_guard.types import Dtype
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
@@ -29,7 +30,7 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     Raises:
         ModelError: the model can't be loaded.
         BundleError: the bundle can't be read.
-        BundleMismatchError: the bundle was fitted to another model, precision or prompt.
+        BundleMismatchError: the bundle was fitted to another model, precision, prompt or length of answers.
     """
     if config.remote is not None:
         from ilis_guard.models.remote import RemoteModel
@@ -37,14 +38,25 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
         return Tier(name=config.name, model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
     # The bundle first: reading it takes milliseconds, loading a model may take minutes.
     scorer = None if config.bundle is None else LightGBMScorer(read_bundle(config.bundle))
-    temperature = 1.0 if scorer is None else scorer.bundle.metadata.fingerprint.temperature
-    model = load_local_model(config, temperature=temperature, progress=progress)
-    if scorer is not None:
-        scorer.check_fits(model.fingerprint)
+    if scorer is None:
+        return Tier(name=config.name, model=load_local_model(config, progress=progress))
+    fitted = scorer.bundle.metadata
+    if config.max_new_tokens != fitted.max_new_tokens:
+        raise BundleMismatchError(
+            f"the bundle of the tier {config.name!r} was fitted to answers of at most {fitted.max_new_tokens} tokens, "
+            f"and its max_new_tokens is {config.max_new_tokens}: maps and statistics depend on it. Write "
+            f"max_new_tokens: {fitted.max_new_tokens}, or harvest and fit a bundle for longer answers"
+        )
+    model = load_local_model(
+        config, temperature=fitted.fingerprint.temperature, dtype=fitted.fingerprint.dtype, progress=progress
+    )
+    scorer.check_fits(model.fingerprint)
     return Tier(name=config.name, model=model, scorer=scorer)
 
 
-def load_local_model(config: TierConfig, *, temperature: float = 1.0, progress: Progress | None = None) -> "LocalModel":
+def load_local_model(
+    config: TierConfig, *, temperature: float = 1.0, dtype: Dtype | None = None, progress: Progress | None = None
+) -> "LocalModel":
     """Load a local tier's model alone, as harvesting does before there is a bundle.
 
     Raises:
@@ -61,5 +73,6 @@ def load_local_model(config: TierConfig, *, temperature: float = 1.0, progress: 
         prompt=config.prompt,
         max_new_tokens=config.max_new_tokens,
         temperature=temperature,
+        dtype=dtype,
         progress=progress,
     )

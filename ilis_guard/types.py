@@ -23,6 +23,9 @@ Site = Literal["mlp"]
 """Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream."""
 Precision = Literal["nf4", "full"]
 """How weights are held: bitsandbytes NF4 (4 bits, double quantisation), or as floating-point numbers."""
+FinishReason = Literal["stop", "length"]
+"""The model ended its answer itself, or it was cut off at its length limit."""
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 Signature = Float32[np.ndarray, "layers layers"]
 """The L x L map of directed KL divergences at one token position, in nats: row i, column j is KL(p_i || p_j)."""
@@ -103,6 +106,8 @@ class Fingerprint:
     weights: str
     """Digest of the checkpoint's tensors, hexadecimal."""
     precision: Precision
+    dtype: Dtype
+    """What activations are computed in: maps in bfloat16 differ from maps in float32 by percents."""
     layers: int
     hidden: int
     site: Site
@@ -148,7 +153,7 @@ class Generation:
     tokens: int
     """Answer tokens: end-of-sequence and other special tokens don't count."""
     prompt_tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     seconds: float
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     """Signatures by token position; empty where the model can't be tapped. `last` and `mean` are missing where no
@@ -178,6 +183,8 @@ class Attempt:
     statistics: Statistics | None = None
     seconds: float = 0.0
     tokens: int = 0
+    finish_reason: FinishReason | None = None
+    """`length` where the answer was cut off; None where there is none."""
     error: str = ""
 
     @property
@@ -195,6 +202,7 @@ class Attempt:
             "statistics": None if self.statistics is None else self.statistics.to_dict(),
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "finish_reason": self.finish_reason,
             "error": self.error,
             "signatures": {position: signature.tolist() for position, signature in self.signatures.items()},
         }
@@ -265,9 +273,9 @@ class Decision:
 
 
 def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
-    if isinstance(turn, Message):
-        return turn
     where = f"message number {index + 1}"
+    if isinstance(turn, Message):
+        turn = {"role": turn.role, "content": turn.content}
     if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
         raise RequestError(f"{where} must have exactly the keys 'role' and 'content', got {_shape(turn)}")
     role, content = turn["role"], turn["content"]

@@ -5,6 +5,7 @@ terminal (colours, cursor, clipboard, reading direction) is shown as ``\x1b`` or
 """
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,14 +64,15 @@ def demo_next_steps(config: Path, decisions: Sequence[Decision]) -> str:
     tickets = [made.ticket for made in decisions if made.ticket is not None]
     ticket = tickets[0].id[:SHORT_ID] if tickets else "TICKET"
     policy = config.parent / "policy.yaml"
+    program = sys.argv[0]
     return (
         f"{len(tickets)} of {len(decisions)} questions wait for a person in {config.parent / 'tickets.db'}. Try next:\n"
-        f"  ilis-guard queue list -c {config}\n"
-        f"  ilis-guard queue show {ticket} -c {config}\n"
-        f"  ilis-guard queue resolve {ticket} reject -c {config}\n"
-        f'  ilis-guard ask "What is the capital of Japan?" -c {config}\n'
+        f"  {program} queue list -c {config}\n"
+        f"  {program} queue show {ticket} -c {config}\n"
+        f"  {program} queue resolve {ticket} reject -c {config}\n"
+        f'  {program} ask "What is the capital of Japan?" -c {config}\n'
         f"  change a threshold in {policy}, check it, and run the demo again:\n"
-        f"  ilis-guard policy check {policy} -c {config}"
+        f"  {program} policy check {policy} -c {config}"
     )
 
 

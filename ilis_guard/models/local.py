@@ -23,7 +23,7 @@ from ilis_guard.models.fingerprint import weights_digest
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
 from ilis_guard.models.weights import LOADING, PREFIX, Progress, converted_folder, packaged_weights
 from ilis_guard.signature import Recorder, Recording, Tap, locate_mlps
-from ilis_guard.types import Fingerprint, Generation, Message, Precision
+from ilis_guard.types import Dtype, Fingerprint, Generation, Message, Precision
 
 
 class LocalModel:
@@ -65,17 +65,18 @@ class LocalModel:
         prompt: str = QUESTION,
         max_new_tokens: int = 64,
         temperature: float = 1.0,
+        dtype: Dtype | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Load a model.
 
         Args:
             name: a folder, a hub id, or ``packaged:NAME`` for weights that a Python package carries.
-            precision: ``full``, or ``nf4`` for bitsandbytes 4-bit weights with double quantisation. Computes in
-                float32 on a CPU and in bfloat16 on CUDA.
+            precision: ``full``, or ``nf4`` for bitsandbytes 4-bit weights with double quantisation.
             prompt: the wording around the user's last turn; must hold ``{question}`` once.
             max_new_tokens: an answer is cut off at this length.
             temperature: of the signature's softmax (decoding is greedy).
+            dtype: what is computed in; by default float32 on a CPU and bfloat16 on CUDA.
             progress: told of the steps where packaged weights are converted first.
 
         Raises:
@@ -85,19 +86,19 @@ class LocalModel:
         started = time.monotonic()
         source = _source(name, progress)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
         quantisation = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
         )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
             with LOADING:
                 model = AutoModelForCausalLM.from_pretrained(
                     source,
-                    dtype=dtype,
+                    dtype=getattr(torch, dtype),
                     device_map=device,
                     use_safetensors=True,  # a pickled checkpoint could run code
                     quantization_config=quantisation if precision == "nf4" else None,
@@ -110,6 +111,7 @@ class LocalModel:
         fingerprint = Fingerprint(
             weights=weights_digest(folder),
             precision=precision,
+            dtype=dtype,
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             site="mlp",

@@ -63,5 +63,7 @@ class PromptTemplate:
             rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except (TemplateError, ValueError) as error:
             roles = [turn.role for turn in messages]
-            raise ModelError(f"the model's chat template refuses a conversation of {roles!r}: {error}") from error
+            raise ModelError(
+                f"the model's chat template refuses a conversation of {roles!r} ({type(error).__name__})"
+            ) from error
         return str(rendered)

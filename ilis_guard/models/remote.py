@@ -50,10 +50,10 @@ class RemoteModel:
             raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
         try:
             return cls(found(**arguments))
-        # Whatever a third party's constructor raises: the operator sees which model and why.
+        # Whatever a third party's constructor raises. Its text may quote a secret argument, so it isn't repeated.
         except Exception as error:
             raise ModelError(
-                f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {error}"
+                f"the chat model {path!r} refuses its arguments {sorted(arguments)!r}: {type(error).__name__}"
             ) from error
 
     def generate(self, messages: Sequence[Message]) -> Generation:

@@ -67,7 +67,7 @@ class Engine:
                 if not unclear and rule.do is not Action.ANSWER:
                     unclear = f"rule '{rule.id}' couldn't be evaluated, so nothing is answered after it: {outcome}"
             else:
-                why = obstacle(rule, facts) or (unclear if rule.do is Action.ANSWER else "")
+                why = obstacle(rule, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
                 if not why:
                     return _ruling(bound, situation, reasons)
             reasons.append(f"rule '{rule.id}' passed over: {why}")
@@ -93,6 +93,15 @@ def obstacle(rule: Rule, facts: Facts) -> str:
         if rule.to is not None and facts.larger_tiers is not None and rule.to not in facts.larger_tiers:
             return f"it would retry on {rule.to!r}, but that isn't one of the larger tiers left"
     return ""
+
+
+def blind_spot(bound: BoundRule, facts: Facts) -> str:
+    """Why an answer rule that holds would answer blindly; empty where it wouldn't.
+
+    `!(shift < 0.01)` holds where there is no shift: an answer must not rest on a number that is missing.
+    """
+    missing = facts.missing(bound.condition.names) if bound.rule.do is Action.ANSWER else ""
+    return f"it would answer, but it looks at {missing}, which is missing" if missing else ""
 
 
 def _ruling(bound: BoundRule, situation: Situation, passed_over: list[str]) -> Ruling:

@@ -1,7 +1,7 @@
 """What a rule's condition may look at, and under which names."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -42,6 +42,12 @@ class Facts:
     def has_score(self) -> bool:
         """Whether the uncertainty is a number from 0 to 1."""
         return self.uncertainty is not None and 0.0 <= self.uncertainty <= 1.0
+
+    def missing(self, names: Iterable[str]) -> str:
+        """The first of these facts that is a number and isn't known; empty where all are."""
+        values = seen(self)
+        # Only NaN differs from itself.
+        return next((name for name in names if name in VISIBLE and values[name] != values[name]), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import BoundRule, obstacle
+from ilis_guard.policy.engine import BoundRule, blind_spot, obstacle
 from ilis_guard.policy.facts import VISIBLE, Facts, Kind
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import Action, Statistics
@@ -76,7 +76,8 @@ def _able(rules: Sequence[BoundRule], facts: Facts, transparent: set[str]) -> It
     for bound in rules:
         if obstacle(bound.rule, facts):
             continue
-        if bound.rule.id not in transparent or bound.condition.check(situation) is True:
+        is_opaque = bound.rule.id not in transparent
+        if is_opaque or (bound.condition.check(situation) is True and not blind_spot(bound, facts)):
             yield bound.rule
 
 

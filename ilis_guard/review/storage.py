@@ -5,9 +5,10 @@ process that forks hands no open database to its child, which SQLite forbids.
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -85,6 +86,9 @@ class Storage:
                 f"the folder of the review queue {str(self._path)!r} can't be made: {error}; give a path in a folder "
                 "that this process may write to"
             ) from error
+        # Prompts and answers are nobody else's to read. Where the file can't be made, SQLite says why below.
+        with suppress(OSError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with self.reading() as connection:
             is_new = self._is_new(connection)
         if is_new:

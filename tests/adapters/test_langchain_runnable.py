@@ -57,6 +57,23 @@ def test_labels_reach_the_policy() -> None:
     assert GuardRunnable(guard, labels={"topic": "geography"}).invoke("Capital of Norway?").rule == "sure"
 
 
+def test_labels_of_a_call_go_over_those_of_the_runnable() -> None:
+    guarded = GuardRunnable(with_model(FakeModel("Oslo")), labels={"topic": "geography"})
+    assert guarded.invoke("q").rule == "sure"
+    assert guarded.invoke("q", labels={"topic": "law"}).rule == "decline"
+    assert guarded.bind(labels={"topic": "law"}).invoke("q").rule == "decline"
+
+
+async def test_labels_of_an_async_call_count_too() -> None:
+    guarded = GuardRunnable(with_model(FakeModel("Oslo")), labels={"topic": "geography"})
+    assert (await guarded.ainvoke("q", labels={"topic": "law"})).rule == "decline"
+
+
+def test_a_keyword_nobody_knows_is_refused() -> None:
+    with pytest.raises(TypeError, match="lables"):
+        GuardRunnable(with_model(FakeModel("Oslo"))).invoke("q", lables={"topic": "law"})
+
+
 def swallow(_: Any) -> Any:
     return "swallowed"
 

@@ -48,7 +48,14 @@ class FakeTapped:
     prompt = "{question} Yes or no?"
     max_new_tokens = 8
     fingerprint = Fingerprint(
-        weights="ab", precision="nf4", layers=LAYERS, hidden=9, site="mlp", temperature=1.0, prompt="cd"
+        weights="ab",
+        precision="nf4",
+        dtype="float32",
+        layers=LAYERS,
+        hidden=9,
+        site="mlp",
+        temperature=1.0,
+        prompt="cd",
     )
 
     def __init__(self, missing: Sequence[Position] = ("last", "mean"), fail_at: int = -1) -> None:

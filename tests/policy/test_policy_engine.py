@@ -241,3 +241,16 @@ def test_conditions_too_deep_to_be_checked_together_are_checked_one_by_one() -> 
     rules = policy(f'id: a, when: "{deep}", do: answer')
     assert rules._engine._conditions._all is None
     assert rules.evaluate(SURE).rule == "a"
+
+
+def test_an_answer_never_rests_on_a_number_that_is_missing() -> None:
+    policy = Policy.parse(
+        "version: 1\nname: n\nrules:\n"
+        "  - {id: sure, when: 'uncertainty < 0.25 && !(shift < 0.01)', do: answer}\n"
+        "  - {id: decline, do: abstain}\n"
+    )
+    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
+    for shift in (None, float("nan")):
+        ruling = policy.evaluate(Facts(uncertainty=0.1, shift=shift))
+        assert ruling.rule == "decline"
+        assert "it looks at shift, which is missing" in ruling.reasons[0]

@@ -208,3 +208,9 @@ def test_a_reviewers_text_that_cannot_be_stored_leaves_the_ticket_open(
 def _with_pragma(review: ReviewQueue, pragma: str) -> None:
     """Every connection from now on runs under this PRAGMA."""
     event.listen(review._storage._engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
+
+
+def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
+    with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
+        queue.list()
+    assert (tmp_path / "tickets.db").stat().st_mode & 0o077 == 0

@@ -89,6 +89,7 @@ def metadata() -> BundleMetadata:
         fingerprint=Fingerprint(
             weights="ab" * 16,
             precision="nf4",
+            dtype="float32",
             layers=LAYERS,
             hidden=64,
             site="mlp",

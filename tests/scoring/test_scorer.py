@@ -104,6 +104,7 @@ def test_a_generation_unlike_the_reference_has_the_least_shift(scorer: LightGBMS
 CHANGES: dict[str, Any] = {
     "weights": "ef" * 16,
     "precision": "full",
+    "dtype": "bfloat16",
     "layers": 5,
     "hidden": 65,
     "site": "residual",

@@ -1,0 +1,59 @@
+"""What the documents show must work as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ilis_guard import Policy
+from ilis_guard.config import read_config
+from ilis_guard.policy import Facts
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+
+
+def test_the_policy_in_the_documentation_is_a_policy() -> None:
+    (block,) = blocks("docs/policy.md", "yaml")
+    policy = Policy.parse(block)
+    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
+    assert policy.evaluate(Facts(uncertainty=0.9, shift=0.5)).rule == "decline"
+
+
+def test_the_rules_in_the_readme_are_a_policys() -> None:
+    (block,) = blocks("README.md", "yaml")
+    policy = Policy.parse("version: 1\nname: readme\n" + block)
+    assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5)).to == "support"
+    assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5, last_tier=False)).rule == "unsure-so-try-larger"
+
+
+def test_the_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
+    (block,) = blocks("docs/guard-yaml.md", "yaml")
+    (tmp_path / "guard.yaml").write_text(block)
+    config = read_config(tmp_path / "guard.yaml")
+    assert [tier.name for tier in config.tiers] == ["small", "remote"]
+
+
+def test_the_readme_has_no_gap_left_to_fill() -> None:
+    assert re.findall(r"^[A-Z]+_[A-Z]+$", (ROOT / "README.md").read_text(), flags=re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))])
+def test_links_to_files_lead_somewhere(document: str) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / document).read_text())
+    missing = [link for link in links if not ((ROOT / document).parent / link).exists()]
+    assert missing == []
+
+
+def test_every_figure_of_the_bundles_in_the_readme_is_that_of_the_bundle() -> None:
+    from ilis_guard.scoring import read_bundle
+
+    readme = (ROOT / "README.md").read_text()
+    for name in ("smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full"):
+        metadata = read_bundle(f"packaged:{name}").metadata
+        for figures in (metadata.held_out, metadata.baseline):
+            for figure in (figures.auroc, figures.auroc_within, figures.auprc_wrong, figures.brier):
+                assert f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})" in readme
