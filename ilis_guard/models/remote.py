@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Self
 
 from langchain_core.language_models import BaseChatModel
+from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError
 from ilis_guard.types import Generation, Message
@@ -50,10 +51,10 @@ class RemoteModel:
             raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
         try:
             return cls(found(**arguments))
-        # Whatever a third party's constructor raises. Its text may quote a secret argument, so it isn't repeated.
+        # Whatever a third party's constructor raises: the operator sees which model and why.
         except Exception as error:
             raise ModelError(
-                f"the chat model {path!r} refuses its arguments {sorted(arguments)!r}: {type(error).__name__}"
+                f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {_told(error)}"
             ) from error
 
     def generate(self, messages: Sequence[Message]) -> Generation:
@@ -78,6 +79,14 @@ class RemoteModel:
             finish_reason="length" if cut else "stop",
             seconds=time.perf_counter() - started,
         )
+
+
+def _told(error: Exception) -> str:
+    """What the error says, without the arguments that pydantic would quote: a key may be among them."""
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_input=False, include_url=False)
+        return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
+    return str(error)
 
 
 def _is_transient(error: Exception) -> bool:

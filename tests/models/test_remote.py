@@ -190,3 +190,10 @@ def test_an_error_tells_model_kind_and_status_and_never_the_prompt(status: int) 
 def test_an_interrupt_isnt_swallowed() -> None:
     with pytest.raises(KeyboardInterrupt):
         ask(KeyboardInterrupt())
+
+
+def test_a_key_among_refused_arguments_is_not_repeated() -> None:
+    with pytest.raises(ModelError) as caught:
+        RemoteModel.load("langchain_core.language_models:FakeListChatModel", {"responses": "sk-secret"})
+    assert "responses: Input should be a valid list" in str(caught.value)
+    assert "sk-secret" not in str(caught.value)
