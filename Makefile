@@ -29,18 +29,18 @@ check: .venv/.ready-for-tests
 BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-full
 
 # Kept: an interrupted run goes on where it was, and the pictures are drawn from them.
-.SECONDARY: $(BUNDLES:%=work/%.parquet)
+.SECONDARY: $(BUNDLES:%=harvests/%.parquet)
 
 bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json)
 
-work/world-facts.jsonl: | .venv/.ready
-	mkdir -p work
+harvests/world-facts.jsonl: | .venv/.ready
+	mkdir -p harvests
 	.venv/bin/ilis-guard world-facts --to $@
 
-work/%.parquet: work/world-facts.jsonl
+harvests/%.parquet: harvests/world-facts.jsonl
 	.venv/bin/ilis-guard harvest $< --tier $* --to $@ --config benchmarks/bundles.yaml
 
-ilis_guard/bundles/%/bundle.json: work/%.parquet
+ilis_guard/bundles/%/bundle.json: harvests/%.parquet
 	.venv/bin/ilis-guard fit $< --to $(@D)
 
 benchmarks: .venv/.ready
@@ -80,4 +80,4 @@ wheel-test: .venv/.ready-for-tests
 	@touch $@
 
 clean:
-	rm -rf .venv build dist work ilis-guard-demo
+	rm -rf .venv build dist harvests ilis-guard-demo

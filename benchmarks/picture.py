@@ -1,6 +1,6 @@
 """The README's picture: the mean signature of right and of wrong answers, and where they differ.
 
-python -m benchmarks.picture work/smollm2-135m-instruct-nf4.parquet docs/signature.png
+python -m benchmarks.picture harvests/smollm2-135m-instruct-nf4.parquet docs/signature.png
 """
 
 from pathlib import Path
