@@ -28,7 +28,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import tenacity
@@ -37,11 +37,9 @@ from ilis_guard.guard import Guard, Review
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.tiers import Tier
-from ilis_guard.types import Fingerprint, Generation, Message, Position, Score, Signature, Statistics
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics
 
 __all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
-
-POSITIONS: Final[tuple[Position, ...]] = ("prompt", "last", "mean")
 
 T = TypeVar("T")
 Scripted: TypeAlias = T | BaseException | Sequence[T | BaseException] | Mapping[str, T | BaseException]

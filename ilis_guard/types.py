@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,6 +18,7 @@ Labels = Mapping[str, Label]
 Role = Literal["system", "user", "assistant"]
 Position = Literal["prompt", "last", "mean"]
 """A token position: the last prompt token, the last generated token, or the mean over all generated tokens."""
+POSITIONS: Final[tuple[Position, ...]] = get_args(Position)
 
 Site = Literal["mlp"]
 """Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream."""

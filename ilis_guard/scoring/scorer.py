@@ -10,7 +10,7 @@ from ilis_guard.scoring.bundle import Bundle
 from ilis_guard.scoring.features import Maps, feature_matrix
 from ilis_guard.scoring.shift import PROFILED, ShiftDetector
 from ilis_guard.scoring.trees import load_booster
-from ilis_guard.types import Fingerprint, Generation, Position, Score
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Score, Statistics
 
 
 class Scorer(Protocol):
@@ -36,7 +36,9 @@ class LightGBMScorer:
         self.bundle = bundle
         metadata = bundle.metadata
         layers = metadata.fingerprint.layers
-        features = sum(4 if group == "statistics" else layers * (layers - 1) for group in metadata.features)
+        features = sum(
+            len(Statistics.__slots__) if group == "statistics" else layers * (layers - 1) for group in metadata.features
+        )
         self._booster = load_booster(bundle.trees, features=features)
         width, wanted = len(bundle.calibration_set.shift.mean), len(PROFILED) * (layers - 1)
         if width != wanted:
@@ -108,5 +110,4 @@ class LightGBMScorer:
 def _positions(features: tuple[str, ...]) -> frozenset[Position]:
     """The positions whose maps the features and the shift reference look at."""
     named = {part for group in features if group != "statistics" for part in group.split("-")}
-    positions: tuple[Position, ...] = ("prompt", "last", "mean")
-    return frozenset(position for position in positions if position in named or position in PROFILED)
+    return frozenset(position for position in POSITIONS if position in named or position in PROFILED)
