@@ -26,7 +26,7 @@ from rich.progress import (
 from ilis_guard import __version__, views
 from ilis_guard.errors import ConfigError, IlisGuardError, RequestError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Label, Request, Verdict
+from ilis_guard.types import Label, Precision, Request, Site, Verdict
 
 app = typer.Typer(
     name="ilis-guard",
@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 policy_app = typer.Typer(help="Check policies.", no_args_is_help=True)
 queue_app = typer.Typer(help="The human queue: list, show and resolve tickets.", no_args_is_help=True)
+models_app = typer.Typer(help="Look into models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
 app.add_typer(policy_app, name="policy")
 app.add_typer(queue_app, name="queue")
 
@@ -132,6 +134,7 @@ def harvest(
     to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     config: Config = GUARD_YAML,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a forward pass.")] = 32,
+    site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
 ) -> None:
     """Run a tier over labelled questions; write signatures, statistics and correctness."""
     from ilis_guard.config import read_config
@@ -142,7 +145,7 @@ def harvest(
     chosen = read_config(config).tier(tier)
     asked = read_questions(questions)
     with _steps() as progress:
-        model = load_local_model(chosen, progress=progress)
+        model = load_local_model(chosen, site=site, progress=progress)
     with _bar() as bar:
         task = bar.add_task(f"asking {tier}", total=len(asked))
         run(
@@ -184,6 +187,23 @@ def world_facts(
     questions = generate(seed)
     write_questions(to, questions)
     out.print(f"{len(questions)} questions in {to}", highlight=False, soft_wrap=True)
+
+
+@models_app.command("inspect")
+def models_inspect(
+    model: Annotated[str, typer.Argument(help="A folder, a hub id, or packaged:NAME.")],
+    precision: Annotated[Precision, typer.Option(help="How its weights are held.")] = "full",
+    site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
+) -> None:
+    """Show where a model is tapped, and prove that each tap sits in the path to its answers."""
+    from ilis_guard.models.checkpoint import Checkpoint
+    from ilis_guard.signature import locate, prove
+
+    with _steps() as progress:
+        checkpoint = Checkpoint.load(model, precision=precision, progress=progress)
+    points = locate(checkpoint.model, checkpoint.layers, site)
+    proofs = prove(checkpoint.model, points, hidden=checkpoint.hidden)
+    out.print(views.taps_table(f"{type(checkpoint.model).__name__}, {precision}, site {site}", proofs))
 
 
 @policy_app.command("check")

@@ -44,6 +44,12 @@ class TierConfig(_Section):
     prompt: str = "{question}"
     """The wording around the user's last turn. A base model needs worked examples here."""
     max_new_tokens: int = Field(default=64, ge=1)
+    decoding: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+    """Options of transformers' GenerationConfig, such as ``do_sample``; greedy without any."""
+    device_map: str | None = Field(default=None, min_length=1)
+    """A device, or ``auto`` to spread the layers over all; by default one device, CUDA where there is one."""
+    proof: bool = True
+    """Whether each tap is disturbed once at the first start, to see that the logits move."""
     bundle: str | None = Field(default=None, min_length=1)
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
 

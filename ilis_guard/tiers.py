@@ -8,7 +8,7 @@ from ilis_guard.errors import BundleMismatchError, ConfigError
 from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.scoring import LightGBMScorer, Scorer, read_bundle
-from ilis_guard.types import Dtype
+from ilis_guard.types import Dtype, Site
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
@@ -48,14 +48,23 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
             f"max_new_tokens: {fitted.max_new_tokens}, or harvest and fit a bundle for longer answers"
         )
     model = load_local_model(
-        config, temperature=fitted.fingerprint.temperature, dtype=fitted.fingerprint.dtype, progress=progress
+        config,
+        temperature=fitted.fingerprint.temperature,
+        dtype=fitted.fingerprint.dtype,
+        site=fitted.fingerprint.site,
+        progress=progress,
     )
     scorer.check_fits(model.fingerprint)
     return Tier(name=config.name, model=model, scorer=scorer)
 
 
 def load_local_model(
-    config: TierConfig, *, temperature: float = 1.0, dtype: Dtype | None = None, progress: Progress | None = None
+    config: TierConfig,
+    *,
+    temperature: float = 1.0,
+    dtype: Dtype | None = None,
+    site: Site = "mlp",
+    progress: Progress | None = None,
 ) -> "LocalModel":
     """Load a local tier's model alone, as harvesting does before there is a bundle.
 
@@ -74,5 +83,9 @@ def load_local_model(
         max_new_tokens=config.max_new_tokens,
         temperature=temperature,
         dtype=dtype,
+        site=site,
+        decoding=config.decoding,
+        device_map=config.device_map,
+        proof=config.proof,
         progress=progress,
     )

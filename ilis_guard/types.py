@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,12 +16,15 @@ from ilis_guard.errors import RequestError
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
 Role = Literal["system", "user", "assistant"]
-Position = Literal["prompt", "last", "mean"]
-"""A token position: the last prompt token, the last generated token, or the mean over all generated tokens."""
-POSITIONS: Final[tuple[Position, ...]] = get_args(Position)
+Position = Literal["prompt", "last", "mean", "answer"]
+"""A token position: the last prompt token, the last answer token, the mean over all answer tokens, or the mean over
+those that lie in a span of the text (only where a span was given)."""
+POSITIONS: Final[tuple[Position, ...]] = ("prompt", "last", "mean")
+"""Those that every answer has, whether or not a span was given."""
 
-Site = Literal["mlp"]
-"""Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream."""
+Site = Literal["mlp", "residual"]
+"""Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream; `residual` is
+the layer's output, the stream itself."""
 Precision = Literal["nf4", "full"]
 """How weights are held: bitsandbytes NF4 (4 bits, double quantisation), or as floating-point numbers."""
 FinishReason = Literal["stop", "length"]
@@ -112,7 +115,11 @@ class Fingerprint:
     layers: int
     hidden: int
     site: Site
+    taps: str
+    """Where the tapped modules are, the layer's number as a star: `model.layers.*.mlp`."""
     temperature: float
+    decoding: str
+    """How tokens are chosen: `greedy`, or what differs from it, as JSON."""
     prompt: str
     """Digest of how a question becomes a prompt, hexadecimal."""
 
@@ -154,12 +161,26 @@ class Generation:
     tokens: int
     """Answer tokens: end-of-sequence and other special tokens don't count."""
     prompt_tokens: int
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
+    """None where the generation isn't at its end: while tokens come, or where it was stopped at the prompt."""
     seconds: float
+    token_ids: tuple[int, ...] = ()
+    """Everything generated up to the end token, special tokens too; what `LocalModel.read` takes."""
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     """Signatures by token position; empty where the model can't be tapped. `last` and `mean` are missing where no
     generated token passed through the model."""
     statistics: Statistics | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A generation as far as it has come: after the prompt, after each token, and at its end."""
+
+    token: str
+    """What the text grew by: texts joined are the whole answer. Empty after the prompt, and where a special token or
+    part of a character came."""
+    generation: Generation
+    """So far: `prompt` is there from the first step, `last`, `mean` and statistics once a token passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

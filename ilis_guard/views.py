@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich import markup
 from rich.console import Group, RenderableType
@@ -20,6 +20,9 @@ from ilis_guard.review import TicketRecord
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
 from ilis_guard.types import Action, Decision, Ticket
 
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.signature.proof import Proof
+
 COLOURS: Final = {
     Action.ANSWER: "green",
     Action.ABSTAIN: "red",
@@ -27,6 +30,8 @@ COLOURS: Final = {
     Action.ESCALATE: "magenta",
 }
 SHORT_ID: Final = 8
+PROOF: Final = "logits moved"
+"""By so many standard deviations, when the tap was disturbed."""
 
 # Control characters but tab and line feed, direction overrides, and half characters, which no terminal takes.
 _STEERING: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -98,6 +103,19 @@ def rules_table(policy: Policy) -> Table:
             escape(rule.to or ""),
             escape(rule.say or ""),
         )
+    return table
+
+
+def taps_table(title: str, proofs: "Sequence[Proof]") -> Table:
+    """One row a layer: what is tapped, and how far the logits moved when it was disturbed."""
+    table = Table(title=escape(title), title_justify="left")
+    for heading in ("layer", "module", "shape", "dtype", "device", PROOF):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("layer", PROOF) else "left")
+    for proof in proofs:
+        shape = f"[*, *, {', '.join(map(str, proof.shape))}]"  # batch and sequence
+        moved = f"{proof.moved:.2g} sd"
+        cells = (str(proof.point.layer), proof.point.path, shape, proof.dtype, proof.device, moved)
+        table.add_row(*map(escape, cells))
     return table
 
 

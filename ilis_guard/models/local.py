@@ -2,59 +2,64 @@
 
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import torch
+
 from ilis_guard import events
-from ilis_guard.errors import MissingDependencyError, ModelError, PromptTooLongError
-
-try:
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
-    from transformers.utils.hub import cached_file
-except ImportError as error:
-    raise MissingDependencyError(
-        f"local models need torch and transformers: install torch, then 'ilis-guard[hf]' ({error})"
-    ) from error
-
-from ilis_guard.models.fingerprint import weights_digest
+from ilis_guard.errors import ModelError, PromptTooLongError
+from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
+from ilis_guard.models.decoding import end_tokens, generation_config, named, special_tokens
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
-from ilis_guard.models.weights import LOADING, PREFIX, Progress, converted_folder, packaged_weights
-from ilis_guard.signature import Recorder, Recording, Tap, locate_mlps
-from ilis_guard.types import Dtype, Fingerprint, Generation, Message, Precision
+from ilis_guard.models.proofs import prove_once
+from ilis_guard.models.spans import Span, offsets, tokens_in
+from ilis_guard.models.stepwise import stepwise
+from ilis_guard.models.weights import Progress
+from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, pattern, read
+from ilis_guard.types import Dtype, Fingerprint, FinishReason, Generation, Message, Position, Precision, Site, Step
+
+Watch = Callable[[Recorder, torch.Tensor], None]
+"""Called after each forward pass, once it is recorded, with the ids so far."""
+
+
+class _StopAtPromptError(Exception):
+    """The caller doesn't want an answer to this prompt."""
 
 
 class LocalModel:
-    """A causal language model that answers greedily and shows its signatures and output statistics.
+    """A causal language model that answers and shows its signatures and output statistics.
 
-    One call at a time runs on a model; others wait. Threads may share it.
+    Threads and tasks may share it and call it at once; their activations never mix.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, fingerprint: Fingerprint, template: PromptTemplate, max_new_tokens: int
+        self,
+        checkpoint: Checkpoint,
+        points: Sequence[TapPoint],
+        *,
+        fingerprint: Fingerprint,
+        template: PromptTemplate,
+        max_new_tokens: int,
+        decoding: Mapping[str, Any],
     ) -> None:
         self.fingerprint = fingerprint
         self.prompt = template.text
         self.max_new_tokens = max_new_tokens
-        self._model = model
-        self._tokenizer = tokenizer
+        self._model = checkpoint.model
+        self._tokenizer = checkpoint.tokenizer
         self._template = template
-        self._context = _context(model)
-        self._mlps = locate_mlps(model, fingerprint.layers)
-        self._end_tokens = _end_tokens(model, tokenizer, chat=template.chat_template is not None)
-        self._special_tokens = _special_tokens(tokenizer)
-        if tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._end_tokens[0])
-        # A decoding of our own: the checkpoint's may sample, or penalise repetition.
-        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self._end_tokens,
-            pad_token_id=self._end_tokens[0],
-        )
-        self._alone = threading.Lock()
+        self._points = tuple(points)
+        self._context = _context(checkpoint.model)
+        self._end_tokens = end_tokens(checkpoint.model, self._tokenizer, chat=template.chat_template is not None)
+        self._special_tokens = special_tokens(self._tokenizer)
+        if self._tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
+            self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(self._end_tokens[0])
+        self._decoding = generation_config(decoding, max_new_tokens=max_new_tokens, end_tokens=self._end_tokens)
+        # What transformers fills in for options that ours leaves open must not be the checkpoint's.
+        self._model.generation_config = self._decoding
+        # A fast tokenizer's padding is a state of its own: two threads that set it at once make it raise.
+        self._tokenizing = threading.Lock()
 
     @classmethod
     def load(
@@ -66,6 +71,10 @@ class LocalModel:
         max_new_tokens: int = 64,
         temperature: float = 1.0,
         dtype: Dtype | None = None,
+        site: Site = "mlp",
+        decoding: Mapping[str, Any] | None = None,
+        device_map: DeviceMap | None = None,
+        proof: bool = True,
         progress: Progress | None = None,
     ) -> Self:
         """Load a model.
@@ -75,49 +84,44 @@ class LocalModel:
             precision: ``full``, or ``nf4`` for bitsandbytes 4-bit weights with double quantisation.
             prompt: the wording around the user's last turn; must hold ``{question}`` once.
             max_new_tokens: an answer is cut off at this length.
-            temperature: of the signature's softmax (decoding is greedy).
+            temperature: of the signature's softmax.
             dtype: what is computed in; by default float32 on a CPU and bfloat16 on CUDA.
+            site: what is tapped of each layer: its MLP's output, or its own.
+            decoding: options of transformers' GenerationConfig, such as ``do_sample``; greedy without any.
+            device_map: transformers' own; by default one device, CUDA where there is one.
+            proof: disturb each tap once and see that the logits move; remembered for these weights and versions.
             progress: told of the steps where packaged weights are converted first.
 
         Raises:
-            ModelError: the model can't be loaded, or its prompt is unusable.
-            SignatureError: its architecture can't be tapped.
+            ModelError: the model can't be loaded, or its prompt or decoding is unusable.
+            SignatureError: its architecture can't be tapped, or a tap isn't in the path to the logits.
         """
         started = time.monotonic()
-        source = _source(name, progress)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
-        quantisation = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, dtype),
-        )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-            with LOADING:
-                model = AutoModelForCausalLM.from_pretrained(
-                    source,
-                    dtype=getattr(torch, dtype),
-                    device_map=device,
-                    use_safetensors=True,  # a pickled checkpoint could run code
-                    quantization_config=quantisation if precision == "nf4" else None,
-                )
-            folder = Path(str(cached_file(source, "config.json"))).parent
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the model {name!r} can't be loaded: {error}") from error
-        config = model.config.get_text_config()
-        template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
+        checkpoint = Checkpoint.load(name, precision=precision, dtype=dtype, device_map=device_map, progress=progress)
+        template = PromptTemplate(text=prompt, chat_template=checkpoint.tokenizer.chat_template)
+        points = locate(checkpoint.model, checkpoint.layers, site)
         fingerprint = Fingerprint(
-            weights=weights_digest(folder),
+            weights=checkpoint.weights,
             precision=precision,
-            dtype=dtype,
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            site="mlp",
+            dtype=checkpoint.dtype,
+            layers=checkpoint.layers,
+            hidden=checkpoint.hidden,
+            site=site,
+            taps=pattern(points),
             temperature=temperature,
+            decoding=named(decoding or {}),
             prompt=template.digest,
         )
+        model = cls(
+            checkpoint,
+            points,
+            fingerprint=fingerprint,
+            template=template,
+            max_new_tokens=max_new_tokens,
+            decoding=decoding or {},
+        )
+        if proof:
+            prove_once(checkpoint, points)
         events.log().info(
             events.MODEL_LOADED,
             model=name,
@@ -126,96 +130,239 @@ class LocalModel:
             fingerprint=str(fingerprint),
             seconds=time.monotonic() - started,
         )
-        model.eval()  # type: ignore[no-untyped-call]  # transformers types it partly
-        _compute_as_asked(model)
-        return cls(model, tokenizer, fingerprint=fingerprint, template=template, max_new_tokens=max_new_tokens)
+        return model
 
-    def generate(self, messages: Sequence[Message]) -> Generation:
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        span: Span | None = None,
+        proceed: Callable[[Generation], bool] | None = None,
+    ) -> Generation:
         """Answer one conversation.
+
+        Args:
+            messages: the last turn is the user's.
+            span: where the position `answer` lies in the text: offsets, or what finds them.
+            proceed: asked once, after the prompt and before a token is generated, with a generation that has the
+                prompt's signature and no text. Where it says no, that is what is returned; where it says yes, the
+                prompt isn't computed again.
 
         Raises:
             PromptTooLongError: the prompt and the answer don't fit into the context.
-            ModelError: the conversation can't be put to this model.
+            ModelError: the conversation can't be put to this model, or the span doesn't lie in the answer.
             SignatureError: an activation is missing or not finite.
         """
-        return self.generate_batch([messages])[0]
+        stopped: list[Generation] = []
+
+        def watch(recorder: Recorder, ids: torch.Tensor) -> None:
+            if proceed is not None and ids.shape[1] == width:
+                so_far = self._generation(recorder.so_far(ids)[0], [], width, at_end=False, started=started)
+                if not proceed(so_far):
+                    stopped.append(so_far)
+                    raise _StopAtPromptError
+
+        started = time.perf_counter()
+        inputs = self._inputs([messages])
+        width = inputs["input_ids"].shape[1]
+        try:
+            recording, answer = self._recorded(inputs, watch=watch if proceed else None, every_token=span is not None)
+        except _StopAtPromptError:
+            return stopped[0]
+        return self._generation(recording[0], answer[0], width, started=started, span=span)
 
     def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
         """Answer several conversations in one padded batch; as `generate`. `seconds` is each one's equal share."""
-        with self._alone, torch.inference_mode():
+        if not conversations:
+            return []
+        started = time.perf_counter()
+        inputs = self._inputs(conversations)
+        recordings, answers = self._recorded(inputs)
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            self._generation(*row, started=started, share=len(recordings))
+            for row in zip(recordings, answers, prompt_tokens, strict=True)
+        ]
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+        """Answer one conversation step by step: after the prompt, after each token has passed, and at the end.
+
+        A token is shown together with the maps and statistics that include it, so it comes one pass after it was
+        drawn. Closing the iterator ends the generation: nothing is computed that isn't asked for.
+
+        Raises:
+            PromptTooLongError, ModelError, SignatureError: as `generate`, at the step where it happens.
+        """
+
+        def work(report: Callable[[Step], None]) -> None:
             started = time.perf_counter()
-            inputs = self._inputs(conversations)
-            with Tap(self._mlps) as tap:
-                recorder = Recorder(
-                    tap,
-                    end_tokens=self._end_tokens,
-                    special_tokens=self._special_tokens,
-                    temperature=self.fingerprint.temperature,
-                )
-                sequences = self._sequences(inputs, [recorder])
-                recordings = recorder.finish(sequences)
-            prompt_width = inputs["input_ids"].shape[1]
-            answers = sequences[:, prompt_width:].tolist()
-            prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-            seconds = (time.perf_counter() - started) / len(recordings)
-        return [self._generation(*row, seconds=seconds) for row in zip(recordings, answers, prompt_tokens, strict=True)]
+            inputs = self._inputs([messages])
+            width = inputs["input_ids"].shape[1]
+            shown = ""
+
+            def step(generation: Generation) -> Step:
+                nonlocal shown
+                # Half a character decodes to a replacement sign: it is shown once its other half has come.
+                text = generation.text if generation.finish_reason else generation.text.rstrip("\ufffd")
+                token = text[len(shown) :] if text.startswith(shown) else ""
+                shown += token
+                return Step(token=token, generation=generation)
+
+            def watch(recorder: Recorder, ids: torch.Tensor) -> None:
+                answer = ids[0, width:].tolist()
+                so_far = self._generation(recorder.so_far(ids)[0], answer, width, at_end=False, started=started)
+                report(step(so_far))
+
+            recordings, answers = self._recorded(inputs, watch=watch)
+            report(step(self._generation(recordings[0], answers[0], width, started=started)))
+
+        return stepwise(work)
+
+    def read(
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        *,
+        finish_reason: FinishReason = "stop",
+        span: Span | None = None,
+    ) -> Generation:
+        """Signatures and statistics of an answer that already exists, as if it had just been generated greedily.
+
+        Each token passes through the model once, and nothing is generated.
+
+        Args:
+            messages: the conversation that it answers.
+            answer: its text, or the `token_ids` of a generation (a text may be cut into tokens in several ways).
+            finish_reason: ``length`` for an answer that was cut off: its last token has no map.
+            span: as for `generate`.
+
+        Raises:
+            PromptTooLongError: both don't fit into the context.
+            ModelError: the conversation can't be put to this model, the answer is empty, or the span doesn't lie in it.
+            SignatureError: an activation is missing or not finite.
+        """
+        started = time.perf_counter()
+        prompt = self._inputs([messages], new_tokens=0)["input_ids"][0].tolist()
+        tokens = self._answer_tokens(messages, prompt, answer) if isinstance(answer, str) else list(answer)
+        if not tokens:
+            raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
+        self._check_length(len(prompt), len(tokens))
+        recording = read(
+            self._model,
+            self._points,
+            prompt,
+            tokens,
+            special_tokens=self._special_tokens,
+            temperature=self.fingerprint.temperature,
+            cut=finish_reason == "length",
+            every_token=span is not None,
+        )
+        return self._generation(recording, tokens, len(prompt), started=started, span=span)
 
     def generate_bare(self, messages: Sequence[Message]) -> str:
         """The same answer without a tap or a recorder: what the guard's cost is measured against."""
-        with self._alone, torch.inference_mode():
-            inputs = self._inputs([messages])
-            sequences = self._sequences(inputs, [])
-        return self._text(sequences[0, inputs["input_ids"].shape[1] :].tolist())
+        return self.generate_bare_batch([messages])[0]
 
-    def _inputs(self, conversations: Sequence[Sequence[Message]]) -> Any:
+    def generate_bare_batch(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+        """As `generate_bare`, in one padded batch."""
+        inputs = self._inputs(conversations)
+        with torch.inference_mode():
+            sequences = self._model.generate(**inputs, generation_config=self._decoding)
+        return [self._text(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _inputs(self, conversations: Sequence[Sequence[Message]], new_tokens: int | None = None) -> Any:
         texts = [self._template.render(messages, self._tokenizer) for messages in conversations]
-        # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
-        inputs = self._tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=self._template.chat_template is None
-        )
-        longest = inputs["input_ids"].shape[1]
-        if longest + self.max_new_tokens > self._context:
-            raise PromptTooLongError(
-                f"the prompt has {longest} tokens and the answer may have {self.max_new_tokens}; the model's context "
-                f"holds {self._context}: shorten the prompt or lower the tier's max_new_tokens"
+        with self._tokenizing:
+            # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
+            inputs = self._tokenizer(
+                texts, return_tensors="pt", padding=True, add_special_tokens=self._template.chat_template is None
             )
+        self._check_length(inputs["input_ids"].shape[1], self.max_new_tokens if new_tokens is None else new_tokens)
         return inputs.to(self._model.device)
 
-    def _sequences(self, inputs: Any, processors: list[Any]) -> Any:
-        return self._model.generate(**inputs, logits_processor=processors)
+    def _check_length(self, prompt: int, answer: int) -> None:
+        if prompt + answer > self._context:
+            raise PromptTooLongError(
+                f"the prompt has {prompt} tokens and the answer may have {answer}; the model's context "
+                f"holds {self._context}: shorten the prompt or lower the tier's max_new_tokens"
+            )
 
-    def _generation(self, recording: Recording, answer: list[int], prompt_tokens: int, *, seconds: float) -> Generation:
+    def _answer_tokens(self, messages: Sequence[Message], prompt: list[int], answer: str) -> list[int]:
+        """The tokens of an answer's text, where it stands: after the prompt."""
+        rendered = self._template.render(messages, self._tokenizer)
+        is_chat = self._template.chat_template is not None
+        # A base model's answer is set off by a space, which `Generation.text` leaves out.
+        gap = "" if is_chat or rendered[-1:].isspace() or answer[:1].isspace() else " "
+        with self._tokenizing:
+            whole = self._tokenizer(rendered + gap + answer, add_special_tokens=not is_chat)["input_ids"]
+            if whole[: len(prompt)] == prompt:
+                return list(whole[len(prompt) :])
+            # The prompt's end and the answer's beginning would be one token: generated, they never are.
+            return list(self._tokenizer(gap + answer, add_special_tokens=False)["input_ids"])
+
+    def _recorded(
+        self, inputs: Any, *, watch: Watch | None = None, every_token: bool = False
+    ) -> tuple[list[Recording], list[list[int]]]:
+        """Generate; what was recorded of each row, and its new tokens."""
+        with torch.inference_mode(), Tap(self._points) as tap:
+            recorder = Recorder(
+                tap,
+                end_tokens=self._end_tokens,
+                special_tokens=self._special_tokens,
+                temperature=self.fingerprint.temperature,
+                every_token=every_token,
+            )
+
+            def watched(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+                if watch is not None:
+                    watch(recorder, ids)
+                return scores
+
+            processors = [recorder] if watch is None else [recorder, watched]
+            sequences = self._model.generate(**inputs, generation_config=self._decoding, logits_processor=processors)
+            return recorder.finish(sequences), sequences[:, inputs["input_ids"].shape[1] :].tolist()
+
+    def _generation(
+        self,
+        recording: Recording,
+        answer: list[int],
+        prompt_tokens: int,
+        *,
+        started: float,
+        share: int = 1,
+        at_end: bool = True,
+        span: Span | None = None,
+    ) -> Generation:
+        token_ids = self._before_the_end(answer)
+        text = self._text(token_ids)
+        signatures: dict[Position, Any] = dict(recording.signatures)
+        if span is not None and recording.token_maps is not None and (found := offsets(span, text)) is not None:
+            places = tokens_in(found, token_ids, self._text)
+            mapped = [
+                place
+                for place in places
+                if place < len(recording.token_maps) and token_ids[place] not in self._special_tokens
+            ]
+            if mapped:
+                signatures["answer"] = recording.token_maps[mapped].mean(axis=0, dtype="float64").astype("float32")
+        reason: FinishReason = "stop" if recording.ended else "length"
         return Generation(
-            text=self._text(answer),
+            text=text,
             tokens=recording.tokens,
             prompt_tokens=prompt_tokens,
-            finish_reason="stop" if recording.ended else "length",
-            seconds=seconds,
-            signatures=recording.signatures,
+            finish_reason=reason if at_end else None,
+            seconds=(time.perf_counter() - started) / share,
+            token_ids=tuple(token_ids),
+            signatures=signatures,
             statistics=recording.statistics,
         )
 
-    def _text(self, answer: list[int]) -> str:
+    def _before_the_end(self, answer: list[int]) -> list[int]:
         end = next((place for place, token in enumerate(answer) if token in self._end_tokens), len(answer))
-        return str(self._tokenizer.decode(answer[:end], skip_special_tokens=True)).strip()
+        return answer[:end]
 
-
-def _compute_as_asked(model: Any) -> None:
-    """Keep bitsandbytes from computing in bfloat16 where float32 was asked for.
-
-    On processors with AVX512-BF16 its 4-bit layers repack their weights and round activations to bfloat16, whatever
-    the compute dtype says (bitsandbytes 0.50, ``Linear4bit.forward``). Maps would differ by percents from one
-    processor to the next, and a bundle would hold on one and not on the other.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _source(name: str, progress: Progress | None) -> str:
-    if name.startswith(PREFIX):
-        return str(converted_folder(packaged_weights(name.removeprefix(PREFIX)), progress))
-    return name
+    def _text(self, answer: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(self._before_the_end(list(answer)), skip_special_tokens=True)).strip()
 
 
 def _context(model: Any) -> int:
@@ -225,21 +372,3 @@ def _context(model: Any) -> int:
             f"{type(model).__name__} doesn't say how much it can read: its configuration has no max_position_embeddings"
         )
     return context
-
-
-def _special_tokens(tokenizer: Any) -> list[int]:
-    """Tokens that decoding leaves out: those with a name, and those only marked special, as most of Llama 3's."""
-    marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
-    return sorted({*tokenizer.all_special_ids, *marked})
-
-
-def _end_tokens(model: Any, tokenizer: Any, *, chat: bool) -> list[int]:
-    """Tokens that end an answer: the model's own, and for a base model every token with a line break in it."""
-    configured = model.generation_config.eos_token_id
-    own = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-    if not own:
-        raise ModelError("neither the model nor its tokenizer names an end-of-sequence token")
-    if chat:
-        return sorted(own)
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    return sorted(own) + [token for token, text in enumerate(texts) if "\n" in text and token not in own]

@@ -40,9 +40,9 @@ def signature_map(
     if not (math.isfinite(temperature) and temperature > 0):
         raise SignatureError(f"the temperature must be a positive number, got {temperature!r}")
     log_p = torch.log_softmax(activations.to(torch.float64) / temperature, dim=-1)
-    p = log_p.exp()
-    negative_entropy = (p * log_p).sum(dim=-1, keepdim=True)
-    divergences = (negative_entropy - p @ log_p.mT).clamp_(min=0).to(torch.float32)
+    cross = log_p.exp() @ log_p.mT
+    # Its diagonal is sum(P log P), each layer's negative entropy.
+    divergences = (cross.diagonal(dim1=-2, dim2=-1)[..., None] - cross).clamp_(min=0).to(torch.float32)
     if not torch.isfinite(divergences).all():
         raise SignatureError(_not_finite(activations))
     divergences.diagonal(dim1=-2, dim2=-1).zero_()

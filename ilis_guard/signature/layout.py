@@ -1,40 +1,127 @@
-"""Where an architecture keeps its MLPs."""
+"""Where an architecture keeps its decoder layers, and in each layer its MLP."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from torch import nn
 
 from ilis_guard.errors import SignatureError
+from ilis_guard.types import Site
 
-MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
-"""What transformers' decoder layers call their MLP; the module's output is what is added to the residual stream
-(in architectures with sandwich norms, such as Gemma, what goes into the norm before that addition)."""
+MLP_NAMES: Final = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp")
+"""What decoder layers of transformers call their MLP. Its output is what is added to the residual stream (with
+sandwich norms, such as Gemma's, what goes into the norm before that addition). A layer with two of them adds both up
+outside, so that neither is the layer's MLP: it is refused unless it is registered."""
 
 
-def locate_mlps(model: nn.Module, layers: int) -> list[nn.Module]:
-    """Find the MLP of each decoder layer, in order.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where an architecture keeps what is tapped."""
 
-    The decoder is the one list of ``layers`` modules in which every module has an MLP.
+    layers: str
+    """Dotted path of the list of decoder layers, from the causal language model."""
+    mlp: str
+    """Dotted path, inside a layer, of the module whose output is added to the residual stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapPoint:
+    """One layer's tapped module."""
+
+    layer: int
+    path: str
+    """Dotted, from the causal language model."""
+    module: nn.Module
+
+
+_REGISTERED: Final[dict[str, Layout]] = {
+    # Layers without an MLP module: the last linear map of the two that make it up.
+    "XGLMForCausalLM": Layout("model.layers", "fc2"),
+    "BioGptForCausalLM": Layout("biogpt.layers", "fc2"),
+    # MLP modules that add the residual themselves: what they add it to.
+    "BloomForCausalLM": Layout("transformer.h", "mlp.dense_4h_to_h"),
+    "MptForCausalLM": Layout("transformer.blocks", "ffn.down_proj"),
+}
+
+
+def register_layout(architecture: str, *, layers: str, mlp: str) -> None:
+    """Say where an architecture keeps its MLPs; it then counts before anything found by structure.
+
+    Args:
+        architecture: the causal language model's class name, as in ``architectures`` of its ``config.json``.
+        layers: dotted path of the list of decoder layers, from the causal language model: ``model.layers``.
+        mlp: dotted path inside a layer of the module whose output, ``[batch, sequence, hidden]`` or a tuple that
+            starts with it, is added to the residual stream: ``mlp``.
+
+    Raises:
+        SignatureError: a path or the name is empty, or not made of identifiers and numbers.
+    """
+    for name, value in (("architecture", architecture), ("layers", layers), ("mlp", mlp)):
+        if not value or not all(part.isidentifier() or part.isdecimal() for part in value.split(".")):
+            raise SignatureError(f"a layout's {name} must be a dotted path, such as 'model.layers', got {value!r}")
+    _REGISTERED[architecture] = Layout(layers, mlp)
+
+
+def locate(model: nn.Module, layers: int, site: Site = "mlp") -> tuple[TapPoint, ...]:
+    """Find what is tapped in each decoder layer, in order.
+
+    A registered architecture is looked up. Of any other the decoder is the one list of ``layers`` modules in which
+    every module has one MLP, found by the names that transformers uses.
 
     Args:
         model: a causal language model.
         layers: how many decoder layers its configuration says it has.
+        site: ``mlp`` for the MLP modules, ``residual`` for the layers themselves.
 
     Raises:
-        SignatureError: no list of that length has MLPs, or several have.
+        SignatureError: nothing or several things were found; the message says what was looked for.
     """
-    found = [
-        (path, mlps)
+    layout = _REGISTERED.get(type(model).__name__)
+    decoder, mlps = _by_structure(model, layers) if layout is None else _as_registered(model, layers, layout)
+    paths = [f"{decoder}.{layer}" + (f".{mlp}" if site == "mlp" else "") for layer, mlp in enumerate(mlps)]
+    return tuple(TapPoint(layer=layer, path=path, module=model.get_submodule(path)) for layer, path in enumerate(paths))
+
+
+def pattern(points: Sequence[TapPoint]) -> str:
+    """The paths of all taps in short, a star for the layer's number: ``model.layers.*.mlp``."""
+    return ", ".join(dict.fromkeys(re.sub(rf"\.{point.layer}(?=\.|$)", ".*", point.path, count=1) for point in points))
+
+
+def _as_registered(model: nn.Module, layers: int, layout: Layout) -> tuple[str, list[str]]:
+    refused = (
+        f"{type(model).__name__} can't be tapped: the layout registered for it ({layout.layers!r}, {layout.mlp!r}) "
+        "doesn't fit: {why}; register_layout tells where its MLPs are"
+    )
+    try:
+        decoder = model.get_submodule(layout.layers)
+        if not isinstance(decoder, nn.ModuleList) or len(decoder) != layers:
+            raise SignatureError(refused.format(why=f"{layout.layers!r} isn't a list of {layers} layers"))
+        for layer in decoder:
+            layer.get_submodule(layout.mlp)
+    except AttributeError as error:
+        raise SignatureError(refused.format(why=error)) from error
+    return layout.layers, [layout.mlp] * layers
+
+
+def _by_structure(model: nn.Module, layers: int) -> tuple[str, list[str]]:
+    lists = {
+        path: [_mlp_names(layer) for layer in module]
         for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == layers and (mlps := _mlps(module))
-    ]
-    if len(found) != 1:
+        if isinstance(module, nn.ModuleList) and len(module) == layers
+    }
+    decoders = [path for path, names in lists.items() if all(len(of_layer) == 1 for of_layer in names)]
+    if len(decoders) != 1:
+        several = sorted({" and ".join(of_layer) for names in lists.values() for of_layer in names if of_layer[1:]})
         raise SignatureError(
-            f"{type(model).__name__} can't be tapped: looked for one list of {layers} layers that each have one of "
-            f"{MLP_NAMES!r}, found {len(found)} {[path for path, _ in found]!r}"
+            f"{type(model).__name__} can't be tapped: looked for one list of {layers} layers that each have one MLP, "
+            f"called one of {MLP_NAMES!r}; found {len(decoders)} {decoders!r}"
+            + (f", and layers that have {several!r}" if several else "")
+            + ". Where its MLPs have other names, register_layout tells where they are"
         )
-    return found[0][1]
+    return decoders[0], [names[0] for names in lists[decoders[0]]]
 
 
-def _mlps(layers: nn.ModuleList) -> list[nn.Module]:
-    """The layers' MLPs, or nothing unless every layer has one."""
-    mlps = [mlp for layer in layers for name in MLP_NAMES if isinstance(mlp := getattr(layer, name, None), nn.Module)]
-    return mlps if len(mlps) == len(layers) else []
+def _mlp_names(layer: nn.Module) -> list[str]:
+    return [name for name in MLP_NAMES if isinstance(getattr(layer, name, None), nn.Module)]

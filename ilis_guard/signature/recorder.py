@@ -1,14 +1,15 @@
 """The recorder: what one call of ``generate`` shows of itself, token by token, in constant memory."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature.running import RunningMaps, RunningStatistics
+from ilis_guard.signature.running import NextToken, RunningMaps, RunningStatistics, chunk_length
 from ilis_guard.signature.tap import Tap
 from ilis_guard.types import Position, Signature, Statistics
 
@@ -25,6 +26,27 @@ class Recording:
     """Answer tokens."""
     ended: bool
     """The model ended the answer itself."""
+    token_maps: Float32[np.ndarray, "tokens layers layers"] | None = None
+    """Of each generated token that passed through the model, where asked for."""
+
+
+class AnswerTokens:
+    """Which generated tokens are answer tokens: none from the first end token on, and no special one."""
+
+    def __init__(self, end_tokens: Collection[int], special_tokens: Collection[int]) -> None:
+        self._end = torch.tensor(sorted(end_tokens), dtype=torch.int64)
+        self._special = torch.tensor(sorted(special_tokens), dtype=torch.int64)
+        self.ended: Bool[Tensor, " batch"] = torch.zeros(1, dtype=torch.bool)
+        self.count: Int[Tensor, " batch"] = torch.zeros(1, dtype=torch.int64)
+
+    def add(self, tokens: Int[Tensor, "tokens batch"]) -> Bool[Tensor, "tokens batch"]:
+        """Take the next tokens; tells which of them count."""
+        tokens = tokens.cpu()
+        ended = self.ended | (torch.isin(tokens, self._end).cumsum(dim=0) > 0)
+        counted = ~ended & ~torch.isin(tokens, self._special)
+        self.ended = ended[-1]
+        self.count = self.count + counted.sum(dim=0)
+        return counted
 
 
 class Recorder:
@@ -33,31 +55,72 @@ class Recorder:
     In that call the tap holds the activations of the token just fed in, ``input_ids`` ends with that token, and
     ``scores`` are the logits of the next. The last token of an answer cut off at its length limit never passes
     through the model: it counts in the statistics and has no map.
+
+    It goes with greedy decoding and sampling, any cache or none. Beam search, where a row's tokens come from passes
+    of other rows, is refused.
+
+    Args:
+        tap: entered, on the model that generates.
+        end_tokens: they end an answer.
+        special_tokens: they are no part of it.
+        temperature: of the maps' softmax.
+        every_token: keep the map of each token; memory then grows by L x L numbers a token.
     """
 
     def __init__(
-        self, tap: Tap, *, end_tokens: Collection[int], special_tokens: Collection[int], temperature: float
+        self,
+        tap: Tap,
+        *,
+        end_tokens: Collection[int],
+        special_tokens: Collection[int],
+        temperature: float,
+        every_token: bool = False,
     ) -> None:
         self._tap = tap
-        self._end_tokens = torch.tensor(sorted(end_tokens))
-        self._special_tokens = torch.tensor(sorted(special_tokens), dtype=torch.int64)
+        self._answer = AnswerTokens(end_tokens, special_tokens)
         self._temperature = temperature
-        self._prompt_width = 0
-        self._maps: RunningMaps | None = None
-        self._statistics = RunningStatistics()
+        self._every_token = every_token
+        self._before: Int[Tensor, "batch sequence"] | None = None
+        self._next: NextToken | None = None
+        self._buffer = torch.empty(0)
+        self._slots: list[Sequence[Tensor]] = []
+        self._waiting: list[Float32[Tensor, "3 batch"]] = []
 
     def __call__(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
         """Record the forward pass that has just ended; the scores are returned as they came."""
-        activations = self._tap.take()
-        if self._maps is None:
-            self._maps = RunningMaps(activations, self._temperature)
-            self._prompt_width = input_ids.shape[1]
+        if self._before is None:
+            self._begin(input_ids)
         else:
-            self._statistics.draw(input_ids[:, -1])
-            if self._maps.wait(activations):
-                self._add_waiting(self._maps, input_ids)
-        self._statistics.expect(scores)
+            self._check_continues(input_ids)
+            self._tap.check()
+            self._waiting.append(self._drawn(input_ids))
+            if len(self._waiting) == len(self._slots):
+                self._fold(input_ids)
+        self._before = input_ids
+        self._tap.fill(self._slots[len(self._waiting)])
+        self._next = NextToken(scores)
         return scores
+
+    def so_far(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:
+        """What is known of each row, once the tokens of `sequences` have passed through the model.
+
+        Raises:
+            SignatureError: no forward pass was seen, or an activation isn't finite.
+        """
+        if self._before is None:
+            raise SignatureError("generation ended without a forward pass that the recorder saw")
+        self._fold(sequences)
+        self._tap.fill(self._slots[0])
+        return [
+            Recording(
+                signatures=self._maps.signatures(row),
+                statistics=self._statistics.statistics(row),
+                tokens=int(self._answer.count[row]),
+                ended=bool(self._answer.ended[row]),
+                token_maps=self._maps.of_tokens(row),
+            )
+            for row in range(len(sequences))
+        ]
 
     def finish(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:
         """Take the last generated token, which is never fed back, and close the books.
@@ -66,31 +129,43 @@ class Recorder:
             sequences: what ``generate`` returned.
 
         Raises:
-            SignatureError: no forward pass was seen, or an activation isn't finite.
+            SignatureError: as `so_far`, or the sequences aren't those that were recorded.
         """
-        if self._maps is None:
-            raise SignatureError("generation ended without a forward pass that the recorder saw")
-        self._add_waiting(self._maps, sequences[:, :-1])
-        self._statistics.draw(sequences[:, -1])
-        counted = self._counted(sequences)
-        ended = torch.isin(sequences[:, self._prompt_width :].cpu(), self._end_tokens).any(dim=1)
-        return [
-            Recording(
-                signatures=self._maps.signatures(row),
-                statistics=statistics,
-                tokens=int(counted[row].sum()),
-                ended=bool(ended[row]),
+        if self._before is not None:
+            self._check_continues(sequences)
+            self._fold(sequences[:, :-1])
+            self._statistics.add(self._drawn(sequences)[None], self._answer.add(sequences[:, -1][None]))
+        return self.so_far(sequences)
+
+    def _begin(self, input_ids: Int[Tensor, "batch sequence"]) -> None:
+        prompt = self._tap.take()
+        rows = len(input_ids)
+        if len(prompt) != rows:
+            raise SignatureError(f"{rows} prompts went in, and activations of {len(prompt)} rows came out")
+        self._maps = RunningMaps(prompt.squeeze(1), self._temperature, every_token=self._every_token)
+        self._statistics = RunningStatistics(rows)
+        self._buffer = prompt.new_empty(chunk_length(prompt), *prompt.shape)
+        self._slots = [token.unbind(dim=2) for token in self._buffer]
+
+    def _check_continues(self, sequences: Int[Tensor, "batch sequence"]) -> None:
+        """Each row must be what it was, and one token more: not so where beams change places."""
+        before = self._before
+        assert before is not None, "the prompt comes first"
+        if sequences.shape != (before.shape[0], before.shape[1] + 1) or not torch.equal(sequences[:, :-1], before):
+            raise SignatureError(
+                f"the generated sequences ({list(sequences.shape)!r}) don't continue those of the pass before "
+                f"({list(before.shape)!r}) by one token: beam search and assisted decoding can't be recorded, greedy "
+                "decoding and sampling can"
             )
-            for row, statistics in enumerate(self._statistics.statistics(counted))
-        ]
 
-    def _add_waiting(self, maps: RunningMaps, fed: Int[Tensor, "batch sequence"]) -> None:
-        """Add the maps of the newest tokens of those that were fed in."""
-        if maps.waiting:
-            maps.add_waiting(self._counted(fed)[:, -maps.waiting :])
+    def _drawn(self, sequences: Int[Tensor, "batch sequence"]) -> Float32[Tensor, "3 batch"]:
+        assert self._next is not None, "a distribution comes before its token"
+        return self._next.drawn(sequences[:, -1])
 
-    def _counted(self, sequences: Int[Tensor, "batch sequence"]) -> Bool[Tensor, "batch answer"]:
-        """Which of the generated tokens are answer tokens: none after the first end token, and no special one."""
-        answers = sequences[:, self._prompt_width :].cpu()
-        ended = torch.isin(answers, self._end_tokens).cumsum(dim=1) > 0
-        return ~ended & ~torch.isin(answers, self._special_tokens)
+    def _fold(self, fed: Int[Tensor, "batch sequence"]) -> None:
+        """Turn what waits of the newest of the tokens that were fed in into sums."""
+        if waiting := len(self._waiting):
+            counted = self._answer.add(fed[:, -waiting:].T)
+            self._maps.add(self._buffer[:waiting, :, 0], counted)
+            self._statistics.add(torch.stack(self._waiting), counted)
+            self._waiting.clear()

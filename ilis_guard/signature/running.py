@@ -1,54 +1,54 @@
-"""What is kept of a generation while its tokens come: sums of maps, and three numbers a token."""
+"""What is kept of a generation while its tokens come: sums of maps, and of three numbers a token.
+
+It doesn't grow with the answer, unless the map of each token is asked for.
+"""
 
 from typing import Final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ilis_guard.signature.kernel import signature_map
 from ilis_guard.types import Position, Signature, Statistics
 
-CHUNK: Final = 2**18
-"""Activations are turned into maps when so many numbers wait (a megabyte): one call for several tokens costs a
-fraction of a call a token, and memory doesn't grow with the answer."""
+CHUNK: Final = {"cpu": 2**16, "cuda": 2**22}
+"""Numbers turned into maps by one call: as many as a processor's cache holds, or as make a kernel launch worth it."""
+BLOCK: Final = 256
+"""Logits among which the two largest are looked for at a time."""
 
 
 class RunningMaps:
     """The prompt's map, and the last and the mean map of the answer tokens of a batch."""
 
-    def __init__(self, prompt: Float[Tensor, "batch layers hidden"], temperature: float) -> None:
+    def __init__(
+        self, prompt: Float[Tensor, "batch layers hidden"], temperature: float, *, every_token: bool = False
+    ) -> None:
         self._temperature = temperature
         self._prompt = signature_map(prompt, temperature)
         self._last = torch.zeros_like(self._prompt)
         self._sum = torch.zeros_like(self._prompt, dtype=torch.float64)
         self._count = torch.zeros(len(prompt), dtype=torch.int64, device=prompt.device)
-        self._waiting: list[Tensor] = []
+        self._tokens: list[Float32[Tensor, "tokens batch layers layers"]] | None = [] if every_token else None
 
-    @property
-    def waiting(self) -> int:
-        """Tokens whose activations wait to be turned into maps."""
-        return len(self._waiting)
-
-    def wait(self, activations: Float[Tensor, "batch layers hidden"]) -> bool:
-        """Keep a token's activations; tells whether so many wait that they should be added."""
-        self._waiting.append(activations)
-        return len(self._waiting) * activations.numel() >= CHUNK
-
-    def add_waiting(self, counted: Bool[Tensor, "batch waiting"]) -> None:
-        """Turn the waiting activations into maps and add those of answer tokens.
+    def add(
+        self, activations: Float[Tensor, "tokens batch layers hidden"], counted: Bool[Tensor, "tokens batch"]
+    ) -> None:
+        """Turn activations into maps and add those of answer tokens.
 
         Raises:
             SignatureError: an activation isn't finite.
         """
-        if not self._waiting:
-            return
-        maps = signature_map(torch.stack(self._waiting), self._temperature)
-        self._waiting.clear()
-        for newest, here in zip(maps, counted.T.to(maps.device)[:, :, None, None], strict=True):
-            self._last = torch.where(here, newest, self._last)
-            self._sum += torch.where(here, newest, 0.0)
-        self._count += counted.sum(dim=1).to(maps.device)
+        maps = signature_map(activations, self._temperature)
+        if self._tokens is not None:
+            self._tokens.append(maps.cpu())
+        here = counted.to(maps.device)
+        for newest, counts in zip(maps, here[:, :, None, None], strict=True):
+            self._last = torch.where(counts, newest, self._last)
+            self._sum += torch.where(counts, newest, 0.0)
+        self._count += here.sum(dim=0)
 
     def signatures(self, row: int) -> dict[Position, Signature]:
         """A row's maps; `last` and `mean` only where an answer token passed through the model."""
@@ -58,46 +58,72 @@ class RunningMaps:
             signatures["mean"] = _numbers((self._sum[row] / count).to(torch.float32))
         return signatures
 
+    def of_tokens(self, row: int) -> Float32[np.ndarray, "tokens layers layers"] | None:
+        """The map of each of a row's generated tokens that passed through; None where they aren't kept."""
+        if self._tokens is None:
+            return None
+        maps: np.ndarray = torch.cat([self._prompt[None][:0].cpu(), *self._tokens])[:, row].numpy()
+        return maps
+
 
 class RunningStatistics:
     """What the next-token distributions of a batch said of the tokens that were drawn from them."""
 
-    def __init__(self) -> None:
-        self._next: Tensor | None = None
-        self._logprobs: list[Tensor] = []
-        self._entropies: list[Tensor] = []
-        self._margins: list[Tensor] = []
+    def __init__(self, rows: int) -> None:
+        self._logprob, self._entropy = torch.zeros(2, rows, dtype=torch.float64)
+        self._margin = torch.full((rows,), torch.inf, dtype=torch.float64)
+        self._count = torch.zeros(rows, dtype=torch.int64)
 
-    def expect(self, scores: Float[Tensor, "batch vocabulary"]) -> None:
-        """Take the logits from which the next token will be drawn."""
-        logprobs = torch.log_softmax(scores.to(torch.float32), dim=-1)
-        # Skipping not-a-number: a token that can't be said (probability 0, logarithm -inf) has no part in it.
-        self._entropies.append(-(logprobs.exp() * logprobs).nansum(dim=-1))
-        likeliest, second = logprobs.topk(2, dim=-1).values.exp().unbind(dim=-1)
-        self._margins.append(likeliest - second)
-        self._next = logprobs
+    def add(self, numbers: Float32[Tensor, "tokens 3 batch"], counted: Bool[Tensor, "tokens batch"]) -> None:
+        """Add tokens' log-probabilities, entropies and margins, those of answer tokens."""
+        logprobs, entropies, margins = numbers.double().cpu().unbind(dim=1)
+        here = counted.cpu()
+        self._logprob += torch.where(here, logprobs, 0).sum(dim=0)
+        self._entropy += torch.where(here, entropies, 0).sum(dim=0)
+        self._margin = torch.minimum(self._margin, torch.where(here, margins, torch.inf).amin(dim=0))
+        self._count += here.sum(dim=0)
 
-    def draw(self, tokens: Int[Tensor, " batch"]) -> None:
-        """Take the tokens that were drawn."""
-        assert self._next is not None, "a distribution comes before its token"
-        self._logprobs.append(self._next.gather(1, tokens.to(self._next.device)[:, None]).squeeze(1))
-
-    def statistics(self, counted: Bool[Tensor, "batch tokens"]) -> list[Statistics | None]:
-        """Each row's statistics over its answer tokens; None where it has none."""
-        logprobs, entropies, margins = (
-            torch.stack(values, dim=1).double().cpu() for values in (self._logprobs, self._entropies, self._margins)
+    def statistics(self, row: int) -> Statistics | None:
+        """A row's statistics over its answer tokens; None where it has none."""
+        count = int(self._count[row])
+        if not count:
+            return None
+        return Statistics(
+            logprob_sum=float(self._logprob[row]),
+            logprob_mean=float(self._logprob[row]) / count,
+            entropy_mean=float(self._entropy[row]) / count,
+            margin_min=float(self._margin[row]),
         )
-        return [
-            Statistics(
-                logprob_sum=float(logprobs[row, here].sum()),
-                logprob_mean=float(logprobs[row, here].mean()),
-                entropy_mean=float(entropies[row, here].mean()),
-                margin_min=float(margins[row, here].min()),
-            )
-            if here.any()
-            else None
-            for row, here in enumerate(counted.cpu())
-        ]
+
+
+class NextToken:
+    """The distributions from which a batch's next tokens are drawn."""
+
+    def __init__(self, scores: Float[Tensor, "batch vocabulary"]) -> None:
+        self._logprobs = torch.log_softmax(scores.to(torch.float32), dim=-1)
+        # Skipping not-a-number: a token that can't be said (probability 0, logarithm -inf) has no part in it.
+        self._entropy = -(self._logprobs.exp() * self._logprobs).nansum(dim=-1)
+        likeliest, second = _two_largest(self._logprobs).exp().unbind(dim=-1)
+        self._margin = likeliest - second
+
+    def drawn(self, tokens: Int[Tensor, " batch"]) -> Float32[Tensor, "3 batch"]:
+        """Log-probability of the tokens that were drawn, entropy and margin of what they were drawn from."""
+        logprobs = self._logprobs.gather(1, tokens.to(self._logprobs.device)[:, None]).squeeze(1)
+        return torch.stack([logprobs, self._entropy, self._margin])
+
+
+def chunk_length(activations: Float[Tensor, "batch newest layers hidden"]) -> int:
+    """Tokens whose activations are turned into maps by one call."""
+    return max(1, CHUNK.get(activations.device.type, CHUNK["cuda"]) // activations.numel())
+
+
+def _two_largest(values: Float32[Tensor, "batch vocabulary"]) -> Float32[Tensor, "batch 2"]:
+    """As ``topk(2)``, in an eighth of the time: both lie in the two blocks whose largest values are the largest."""
+    if values.shape[1] <= BLOCK:
+        return values.topk(2, dim=-1).values
+    blocks = pad(values, (0, -values.shape[1] % BLOCK), value=-torch.inf).reshape(len(values), -1, BLOCK)
+    chosen = blocks.amax(dim=-1).topk(2, dim=-1).indices[:, :, None].expand(-1, -1, BLOCK)
+    return blocks.gather(1, chosen).flatten(1).topk(2, dim=-1).values
 
 
 def _numbers(signature: Float32[Tensor, "layers layers"]) -> Signature:

@@ -81,7 +81,16 @@ def test_a_whole_generation_is_passed_on_as_it_is() -> None:
 
 def test_a_model_has_the_fingerprint_it_is_given() -> None:
     fingerprint = Fingerprint(
-        weights="ff", precision="nf4", dtype="float32", layers=4, hidden=8, site="mlp", temperature=1.0, prompt="00"
+        weights="ff",
+        precision="nf4",
+        dtype="float32",
+        layers=4,
+        hidden=8,
+        site="mlp",
+        taps="layers.*.mlp",
+        temperature=1.0,
+        decoding="greedy",
+        prompt="00",
     )
     assert FakeModel("a").fingerprint is None
     assert FakeModel("a", fingerprint=fingerprint).fingerprint is fingerprint

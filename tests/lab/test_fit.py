@@ -25,7 +25,16 @@ from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 
 LAYERS = 6
 FINGERPRINT = Fingerprint(
-    weights="ab", precision="nf4", dtype="float32", layers=LAYERS, hidden=9, site="mlp", temperature=1.0, prompt="cd"
+    weights="ab",
+    precision="nf4",
+    dtype="float32",
+    layers=LAYERS,
+    hidden=9,
+    site="mlp",
+    taps="layers.*.mlp",
+    temperature=1.0,
+    decoding="greedy",
+    prompt="cd",
 )
 MANIFEST = Manifest(
     model="packaged:fake", fingerprint=FINGERPRINT, prompt="{question}", max_new_tokens=8, versions={"python": "3"}

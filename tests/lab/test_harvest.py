@@ -54,7 +54,9 @@ class FakeTapped:
         layers=LAYERS,
         hidden=9,
         site="mlp",
+        taps="layers.*.mlp",
         temperature=1.0,
+        decoding="greedy",
         prompt="cd",
     )
 

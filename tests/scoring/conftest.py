@@ -93,7 +93,9 @@ def metadata() -> BundleMetadata:
             layers=LAYERS,
             hidden=64,
             site="mlp",
+            taps="model.layers.*.mlp",
             temperature=0.1 + 0.2,  # all digits must come back
+            decoding="greedy",
             prompt="cd" * 16,
         ),
         prompt="{question} Antworte in drei Wörtern. \N{WAVING HAND SIGN}",

@@ -1,7 +1,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring import Bundle, LightGBMScorer
 from ilis_guard.scoring.features import FeatureGroup
-from ilis_guard.types import Fingerprint, Generation, Position, Statistics
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Statistics
 
 LAYERS = 4
 Row = Callable[[int], Generation]
@@ -51,7 +51,7 @@ def without(generation: Generation, position: Position) -> Generation:
 
 
 def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
-    prompt, last, mean = (generation.signatures[position] for position in get_args(Position))
+    prompt, last, mean = (generation.signatures[position] for position in POSITIONS)
     pairs = [(i, j) for i in range(LAYERS) for j in range(LAYERS) if i != j]
     features = [float(mean[pair] - prompt[pair]) for pair in pairs] + [
         float(last[pair] - prompt[pair]) for pair in pairs
@@ -108,6 +108,8 @@ CHANGES: dict[str, Any] = {
     "layers": 5,
     "hidden": 65,
     "site": "residual",
+    "taps": "model.layers.*.feed_forward",
+    "decoding": '{"do_sample": true}',
     "temperature": 0.3,  # the bundle's 0.1 + 0.2 is another number
     "prompt": "01" * 16,
 }
@@ -138,7 +140,7 @@ def test_all_fields_that_differ_are_listed(scorer: LightGBMScorer, bundle: Bundl
         scorer.check_fits(running)
 
 
-@pytest.mark.parametrize("position", get_args(Position))
+@pytest.mark.parametrize("position", POSITIONS)
 def test_a_missing_signature_is_named_with_what_the_model_did(
     position: Position, scorer: LightGBMScorer, generation: Row
 ) -> None:
@@ -151,7 +153,7 @@ def test_missing_output_statistics_are_named(scorer: LightGBMScorer, generation:
         scorer.score(dataclasses.replace(generation(0), statistics=None, tokens=0, finish_reason="length"))
 
 
-@pytest.mark.parametrize("position", get_args(Position))
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("cell", [float("nan"), float("inf"), float("-inf"), -0.5])
 def test_a_map_with_what_is_no_divergence_is_never_scored(
     position: Position, cell: float, scorer: LightGBMScorer, generation: Row

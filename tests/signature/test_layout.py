@@ -5,18 +5,12 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    FalconConfig,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
-    MixtralConfig,
     OPTConfig,
-    Qwen3Config,
 )
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import Tap, locate_mlps
+from ilis_guard.signature import layout, locate, register_layout
 
 LAYERS = 3
 SMALL: dict[str, Any] = {
@@ -28,15 +22,6 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
-TAPPABLE = [
-    LlamaConfig(**SMALL),
-    Qwen3Config(**SMALL),
-    Gemma3TextConfig(**SMALL),
-    MixtralConfig(**SMALL, num_local_experts=2),
-    GPT2Config(vocab_size=99, n_embd=32, n_layer=LAYERS, n_head=4),
-    GPTNeoXConfig(vocab_size=99, hidden_size=32, intermediate_size=40, num_hidden_layers=LAYERS, num_attention_heads=4),
-    FalconConfig(vocab_size=99, hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4),
-]
 
 
 def build(config: Any) -> nn.Module:
@@ -58,33 +43,13 @@ def decoder(*lists: list[str]) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("config", TAPPABLE, ids=lambda config: config.model_type)
-def test_each_layers_mlp_is_found_and_lies_in_the_path_of_the_answer(config: Any) -> None:
-    model = build(config)
-    mlps = locate_mlps(model, LAYERS)
-    assert len({id(mlp) for mlp in mlps}) == LAYERS
-    tokens = torch.tensor([[5, 6, 7]])
-    with torch.inference_mode():
-        before = model(tokens).logits
-        with Tap(mlps) as tap:
-            model(tokens)
-            activations = tap.take()
-        assert activations.shape == (1, LAYERS, 32)
-        for mlp in mlps:
-            hook = mlp.register_forward_hook(
-                lambda _module, _inputs, output: (
-                    (output[0] * 1.5, *output[1:]) if isinstance(output, tuple) else output * 1.5
-                )
-            )
-            assert not torch.equal(model(tokens).logits, before)
-            hook.remove()
-
-
 def test_mlps_come_in_the_order_of_the_layers() -> None:
     model = build(LlamaConfig(**SMALL | {"num_hidden_layers": 12}))
     layers = model.get_submodule("model.layers")
     assert isinstance(layers, nn.ModuleList)
-    assert locate_mlps(model, 12) == [layer.mlp for layer in layers]
+    assert [point.module for point in locate(model, 12)] == [layer.mlp for layer in layers]
+    assert [point.path for point in locate(model, 12)][10:] == ["model.layers.10.mlp", "model.layers.11.mlp"]
+    assert [point.module for point in locate(model, 12, "residual")] == list(layers)
 
 
 def test_an_architecture_without_mlp_modules_is_refused_by_name() -> None:
@@ -99,30 +64,91 @@ def test_an_architecture_without_mlp_modules_is_refused_by_name() -> None:
         )
     )
     with pytest.raises(SignatureError, match=r"OPTForCausalLM can't be tapped: looked for one list of 3 layers.*'mlp'"):
-        locate_mlps(model, LAYERS)
+        locate(model, LAYERS)
 
 
 def test_another_number_of_layers_than_configured_is_refused() -> None:
     with pytest.raises(SignatureError, match=r"one list of 4 layers .* found 0"):
-        locate_mlps(build(LlamaConfig(**SMALL)), 4)
+        locate(build(LlamaConfig(**SMALL)), 4)
 
 
 def test_two_lists_that_could_be_the_decoder_are_refused_with_their_places() -> None:
     with pytest.raises(SignatureError, match=r"found 2 \['blocks0', 'blocks1'\]"):
-        locate_mlps(decoder(["mlp", "mlp"], ["mlp", "mlp"]), 2)
+        locate(decoder(["mlp", "mlp"], ["mlp", "mlp"]), 2)
 
 
 def test_a_list_of_the_right_length_without_mlps_is_no_rival() -> None:
     model = decoder(["attention", "attention"], ["mlp", "mlp"])
-    assert len(locate_mlps(model, 2)) == 2
+    assert len(locate(model, 2)) == 2
 
 
 def test_a_list_in_which_one_layer_has_no_mlp_isnt_the_decoder() -> None:
     with pytest.raises(SignatureError, match="found 0"):
-        locate_mlps(decoder(["mlp", "attention", "mlp"]), 3)
+        locate(decoder(["mlp", "attention", "mlp"]), 3)
 
 
 @pytest.mark.parametrize("name", ["mlp", "feed_forward", "block_sparse_moe"])
 def test_the_names_that_architectures_use_are_known(name: str) -> None:
     model = decoder([name, name])
-    assert all(isinstance(mlp, nn.Linear) for mlp in locate_mlps(model, 2))
+    assert all(isinstance(point.module, nn.Linear) for point in locate(model, 2))
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block_sparse_moe, self.shared_mlp = nn.Linear(4, 4), nn.Linear(4, 4)
+
+
+def test_layers_with_two_mlps_are_refused_since_neither_is_all_that_is_added() -> None:
+    model = nn.Module()
+    model.add_module("layers", nn.ModuleList([Pair(), Pair()]))
+    with pytest.raises(
+        SignatureError, match=r"found 0 \[\], and layers that have \['block_sparse_moe and shared_mlp'\]"
+    ):
+        locate(model, 2)
+
+
+class Peculiar(nn.Module):
+    """A user's own architecture: nothing in it has a known name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.ModuleList([nn.ModuleDict({"wide": nn.Sequential(nn.Linear(4, 4))}) for _ in range(2)])
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_REGISTERED", dict(layout._REGISTERED))
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_layout_is_followed_and_counts_before_structure() -> None:
+    with pytest.raises(SignatureError, match=r"register_layout tells where they are"):
+        locate(Peculiar(), 2)
+    register_layout("Peculiar", layers="tower", mlp="wide.0")
+    assert [point.path for point in locate(Peculiar(), 2)] == ["tower.0.wide.0", "tower.1.wide.0"]
+    assert [point.path for point in locate(Peculiar(), 2, "residual")] == ["tower.0", "tower.1"]
+    assert layout.pattern(locate(Peculiar(), 2)) == "tower.*.wide.0"
+    register_layout("LlamaForCausalLM", layers="model.layers", mlp="mlp.down_proj")
+    assert locate(build(LlamaConfig(**SMALL)), LAYERS)[1].path == "model.layers.1.mlp.down_proj"
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("layers", "mlp", "why"),
+    [
+        ("towers", "wide.0", "has no attribute `towers`"),
+        ("tower", "wide.1", "has no attribute `1`"),
+        ("tower.0", "wide", r"'tower.0' isn't a list of 2 layers"),
+    ],
+)
+def test_a_registered_layout_that_doesnt_fit_is_refused(layers: str, mlp: str, why: str) -> None:
+    register_layout("Peculiar", layers=layers, mlp=mlp)
+    with pytest.raises(SignatureError, match=rf"the layout registered for it .* doesn't fit: .*{why}"):
+        locate(Peculiar(), 2)
+
+
+@pytest.mark.parametrize("bad", ["", "model..layers", "model layers", "model.layers.*"])
+def test_a_layout_of_what_are_no_paths_is_refused(bad: str) -> None:
+    with pytest.raises(SignatureError, match=r"layers must be a dotted path, such as 'model.layers', got "):
+        register_layout("Peculiar", layers=bad, mlp="mlp")

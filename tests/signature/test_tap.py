@@ -1,4 +1,5 @@
 import re
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -6,11 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import Tap
+from ilis_guard.signature import Tap, TapPoint
 
 
 def linears(count: int = 3, width: int = 4) -> list[nn.Module]:
     return [nn.Linear(width, width) for _ in range(count)]
+
+
+def points(modules: list[nn.Module]) -> list[TapPoint]:
+    return [TapPoint(layer=layer, path=f"layers.{layer}.mlp", module=module) for layer, module in enumerate(modules)]
 
 
 def hooks(modules: list[nn.Module]) -> int:
@@ -29,32 +34,72 @@ class Returns(nn.Module):
 def test_only_the_last_position_is_kept() -> None:
     modules = linears()
     inputs = torch.randn(2, 5, 4)
-    with Tap(modules) as tap, torch.inference_mode():
+    with Tap(points(modules)) as tap, torch.inference_mode():
         outputs = [module(inputs) for module in modules]
         found = tap.take()
-    assert found.shape == (2, 3, 4)
+    assert found.shape == (2, 1, 3, 4)
     for layer, output in enumerate(outputs):
-        assert torch.equal(found[:, layer], output[:, -1])
+        assert torch.equal(found[:, 0, layer], output[:, -1])
 
 
-def test_the_newest_pass_wins() -> None:
+def test_as_many_newest_positions_are_kept_as_asked_for() -> None:
+    modules = linears()
+    inputs = torch.randn(2, 5, 4)
+    with Tap(points(modules), newest=3) as tap, torch.inference_mode():
+        outputs = [module(inputs) for module in modules]
+        assert torch.equal(tap.take(), torch.stack(outputs, dim=2)[:, -3:])
+
+
+def test_a_module_that_runs_twice_in_a_pass_is_refused() -> None:
     module = linears(1)[0]
-    with Tap([module]) as tap:
-        module(torch.randn(1, 3, 4))
-        newest = module(torch.randn(1, 1, 4))
-        assert torch.equal(tap.take()[:, 0], newest[:, -1])
+    with Tap(points([module])) as tap:
+        module(torch.randn(1, 1, 4))
+        module(torch.randn(1, 1, 4))
+        with pytest.raises(SignatureError, match=r"'layers.0.mlp' ran 2 times in one pass"):
+            tap.take()
+
+
+def test_activations_go_into_the_slots_that_are_given_and_stay_as_they_were() -> None:
+    modules = linears()
+    slots = [torch.zeros(2, 1, 4) for _ in modules]
+    with Tap(points(modules)) as tap, torch.inference_mode():
+        tap.fill(slots)
+        outputs = [module(torch.randn(2, 1, 4)) for module in modules]
+        tap.check()
+        expected = [output.clone() for output in outputs]
+        for output in outputs:
+            output.add_(1)  # as Falcon does
+        assert all(torch.equal(slot, output) for slot, output in zip(slots, expected, strict=True))
+        with pytest.raises(SignatureError, match=r"gave \[3, 1, 4\], in the passes before it was \[2, 1, 4\]"):
+            modules[0](torch.randn(3, 1, 4))
+
+
+def test_a_tap_hears_only_the_thread_that_entered_it() -> None:
+    modules = linears()
+    inputs = torch.randn(2, 3, 4)
+    with Tap(points(modules)) as tap, torch.inference_mode():
+        expected = torch.stack([module(inputs) for module in modules], dim=2)[:, -1:]
+
+        def disturb() -> None:
+            for module in modules:
+                module(torch.randn(5, 1, 4))
+
+        other = threading.Thread(target=disturb)
+        other.start()
+        other.join()
+        assert torch.equal(tap.take(), expected)
 
 
 def test_hooks_are_there_inside_and_gone_after() -> None:
     modules = linears()
-    with Tap(modules):
+    with Tap(points(modules)):
         assert hooks(modules) == 3
     assert hooks(modules) == 0
 
 
 def test_hooks_are_gone_after_an_exception_inside() -> None:
     modules = linears()
-    with pytest.raises(ZeroDivisionError), Tap(modules):
+    with pytest.raises(ZeroDivisionError), Tap(points(modules)):
         raise ZeroDivisionError
     assert hooks(modules) == 0
 
@@ -69,7 +114,7 @@ def test_hooks_are_gone_after_an_exception_while_they_are_set(
         raise error
 
     monkeypatch.setattr(modules[2], "register_forward_hook", refuse)
-    with pytest.raises(error), Tap(modules):
+    with pytest.raises(error), Tap(points(modules)):
         pytest.fail("the tap was entered though a hook couldn't be set")
     assert hooks(modules) == 0
 
@@ -77,7 +122,7 @@ def test_hooks_are_gone_after_an_exception_while_they_are_set(
 def test_other_peoples_hooks_stay() -> None:
     modules = linears()
     modules[1].register_forward_hook(lambda *_: None)
-    with Tap(modules):
+    with Tap(points(modules)):
         assert hooks(modules) == 4
     assert hooks(modules) == 1
 
@@ -86,14 +131,14 @@ def test_the_output_isnt_changed() -> None:
     module = linears(1)[0]
     inputs = torch.randn(1, 3, 4)
     expected = module(inputs)
-    with Tap([module]):
+    with Tap(points([module])):
         assert torch.equal(module(inputs), expected)
 
 
 def test_a_second_take_names_the_silent_layers() -> None:
     modules = linears()
     inputs = torch.randn(1, 2, 4)
-    with Tap(modules) as tap:
+    with Tap(points(modules)) as tap:
         for module in modules:
             module(inputs)
         tap.take()
@@ -104,7 +149,7 @@ def test_a_second_take_names_the_silent_layers() -> None:
 def test_a_skipped_layer_is_named_and_no_stale_activation_taken() -> None:
     modules = linears()
     inputs = torch.randn(1, 2, 4)
-    with Tap(modules) as tap:
+    with Tap(points(modules)) as tap:
         for module in modules:
             module(inputs)
         tap.take()
@@ -116,7 +161,7 @@ def test_a_skipped_layer_is_named_and_no_stale_activation_taken() -> None:
 
 def test_a_tap_that_is_entered_again_starts_empty() -> None:
     modules = linears(1)
-    tap = Tap(modules)
+    tap = Tap(points(modules))
     with tap:
         modules[0](torch.randn(1, 2, 4))
     with tap, pytest.raises(SignatureError, match="layer 0"):
@@ -126,9 +171,9 @@ def test_a_tap_that_is_entered_again_starts_empty() -> None:
 def test_the_first_of_a_tuple_is_the_output() -> None:
     experts = Returns(lambda inputs: (inputs * 2, torch.zeros(1)))
     inputs = torch.randn(2, 3, 4)
-    with Tap([experts]) as tap:
+    with Tap(points([experts])) as tap:
         experts(inputs)
-        assert torch.equal(tap.take()[:, 0], inputs[:, -1] * 2)
+        assert torch.equal(tap.take()[:, 0, 0], inputs[:, -1] * 2)
 
 
 @pytest.mark.parametrize(
@@ -143,28 +188,28 @@ def test_the_first_of_a_tuple_is_the_output() -> None:
 def test_an_output_of_another_shape_is_refused_with_the_layer(make: Callable[[Tensor], object], got: str) -> None:
     modules: list[nn.Module] = [nn.Linear(4, 4), Returns(make)]
     inputs = torch.randn(2, 3, 4)
-    with Tap(modules):
+    with Tap(points(modules)):
         modules[0](inputs)
-        with pytest.raises(SignatureError, match=re.escape(f"the MLP of layer 1 gave {got}, expected [batch")):
+        with pytest.raises(SignatureError, match=re.escape(f"'layers.1.mlp' gave {got}, expected [batch")):
             modules[1](inputs)
     assert hooks(modules) == 0
 
 
 def test_layers_of_different_widths_are_refused() -> None:
     modules: list[nn.Module] = [nn.Linear(4, 4), nn.Linear(4, 6)]
-    with Tap(modules) as tap:
+    with Tap(points(modules)) as tap:
         for module in modules:
             module(torch.randn(1, 2, 4))
-        with pytest.raises(SignatureError, match=r"differ in shape: \[\(1, 4\), \(1, 6\)\]"):
+        with pytest.raises(SignatureError, match=r"differ in shape: \[\(1, 1, 4\), \(1, 1, 6\)\]"):
             tap.take()
 
 
 def test_what_is_kept_doesnt_hold_on_to_the_prompts_activations() -> None:
     module = linears(1)[0]
-    with Tap([module]) as tap, torch.inference_mode():
+    with Tap(points([module])) as tap, torch.inference_mode():
         output = module(torch.randn(1, 1000, 4))
         pointer = output.untyped_storage().data_ptr()
-        kept = tap._newest[0]
+        kept = tap._slots[0]
         assert kept is not None
         assert kept.untyped_storage().data_ptr() != pointer
         assert kept.untyped_storage().nbytes() == 4 * 4
@@ -172,6 +217,6 @@ def test_what_is_kept_doesnt_hold_on_to_the_prompts_activations() -> None:
 
 def test_kept_activations_hold_no_graph() -> None:
     module = linears(1)[0]
-    with Tap([module]) as tap:
+    with Tap(points([module])) as tap:
         module(torch.randn(1, 2, 4))
         assert not tap.take().requires_grad

@@ -1,0 +1,81 @@
+"""How tokens are chosen: greedily unless a tier says otherwise, and never as the checkpoint says."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from transformers import GenerationConfig
+
+from ilis_guard.errors import ModelError
+
+GREEDY: Final = "greedy"
+ALLOWED: Final = frozenset(
+    {
+        "cache_implementation",
+        "do_sample",
+        "min_new_tokens",
+        "min_p",
+        "no_repeat_ngram_size",
+        "repetition_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "use_cache",
+    }
+)
+"""Options of transformers' GenerationConfig with which every token of an answer comes from a pass of its own."""
+BEAMS: Final = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha", "assistant_model")
+
+
+def named(decoding: Mapping[str, Any]) -> str:
+    """How tokens are chosen, for a fingerprint."""
+    return json.dumps(dict(sorted(decoding.items()))) if decoding else GREEDY
+
+
+def generation_config(
+    decoding: Mapping[str, Any], *, max_new_tokens: int, end_tokens: Sequence[int]
+) -> GenerationConfig:
+    """A generation configuration of our own: the checkpoint's may sample, or penalise repetition.
+
+    Raises:
+        ModelError: an option isn't one of those allowed, or has a value that transformers refuses.
+    """
+    if refused := sorted(set(decoding) - ALLOWED):
+        why = (
+            "with beam search and its like the tokens of an answer come from passes of several candidates, so that no "
+            "signature belongs to the answer; decode greedily or sample (do_sample)"
+            if set(refused) & set(BEAMS)
+            else f"known are {sorted(ALLOWED)!r}; the length is the tier's max_new_tokens"
+        )
+        raise ModelError(f"decoding can't have {refused!r}: {why}")
+    try:
+        config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
+            **{"do_sample": False, **decoding},
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(end_tokens),
+            pad_token_id=end_tokens[0],
+            disable_compile=True,  # a compiled graph skips hooks
+        )
+        config.validate(strict=True)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
+    return config
+
+
+def special_tokens(tokenizer: Any) -> list[int]:
+    """Tokens that decoding leaves out: those with a name, and those only marked special, as most of Llama 3's."""
+    marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return sorted({*tokenizer.all_special_ids, *marked})
+
+
+def end_tokens(model: Any, tokenizer: Any, *, chat: bool) -> list[int]:
+    """Tokens that end an answer: the model's own, and for a base model every token with a line break in it."""
+    configured = model.generation_config.eos_token_id
+    own = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    if not own:
+        raise ModelError("neither the model nor its tokenizer names an end-of-sequence token")
+    if chat:
+        return sorted(own)
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return sorted(own) + [token for token, text in enumerate(texts) if "\n" in text and token not in own]
