@@ -266,7 +266,7 @@ class LocalModel:
     def generate_bare_batch(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
         """As `generate_bare`, in one padded batch."""
         inputs = self._inputs(conversations)
-        with torch.inference_mode():
+        with torch.no_grad():
             sequences = self._model.generate(**inputs, generation_config=self._decoding)
         return [self._text(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
 
@@ -304,7 +304,7 @@ class LocalModel:
         self, inputs: Any, *, watch: Watch | None = None, every_token: bool = False
     ) -> tuple[list[Recording], list[list[int]]]:
         """Generate; what was recorded of each row, and its new tokens."""
-        with torch.inference_mode(), Tap(self._points) as tap:
+        with torch.no_grad(), Tap(self._points) as tap:  # not inference_mode: there tensors have no version
             recorder = Recorder(
                 tap,
                 end_tokens=self._end_tokens,

@@ -1,6 +1,6 @@
 """The recorder: what one call of ``generate`` shows of itself, token by token, in constant memory."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,8 @@ class Recorder:
         self._before: Int[Tensor, "batch sequence"] | None = None
         self._next: NextToken | None = None
         self._buffer = torch.empty(0)
-        self._slots: list[Sequence[Tensor]] = []
+        self._length = 0
+        self._fed: list[Int[Tensor, " batch"]] = []
         self._waiting: list[Float32[Tensor, "3 batch"]] = []
 
     def __call__(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
@@ -91,13 +92,12 @@ class Recorder:
         if self._before is None:
             self._begin(input_ids)
         else:
-            self._check_continues(input_ids)
-            self._tap.check()
+            self._check_grew(input_ids)
+            self._tap.take(out=self._buffer[len(self._waiting)])
             self._waiting.append(self._drawn(input_ids))
-            if len(self._waiting) == len(self._slots):
+            if len(self._waiting) == len(self._buffer):
                 self._fold(input_ids)
-        self._before = input_ids
-        self._tap.fill(self._slots[len(self._waiting)])
+        self._length = input_ids.shape[1]
         self._next = NextToken(scores)
         return scores
 
@@ -110,7 +110,6 @@ class Recorder:
         if self._before is None:
             raise SignatureError("generation ended without a forward pass that the recorder saw")
         self._fold(sequences)
-        self._tap.fill(self._slots[0])
         return [
             Recording(
                 signatures=self._maps.signatures(row),
@@ -132,7 +131,7 @@ class Recorder:
             SignatureError: as `so_far`, or the sequences aren't those that were recorded.
         """
         if self._before is not None:
-            self._check_continues(sequences)
+            self._check_grew(sequences)
             self._fold(sequences[:, :-1])
             self._statistics.add(self._drawn(sequences)[None], self._answer.add(sequences[:, -1][None]))
         return self.so_far(sequences)
@@ -145,27 +144,37 @@ class Recorder:
         self._maps = RunningMaps(prompt.squeeze(1), self._temperature, every_token=self._every_token)
         self._statistics = RunningStatistics(rows)
         self._buffer = prompt.new_empty(chunk_length(prompt), *prompt.shape)
-        self._slots = [token.unbind(dim=2) for token in self._buffer]
+        self._before = input_ids
 
-    def _check_continues(self, sequences: Int[Tensor, "batch sequence"]) -> None:
-        """Each row must be what it was, and one token more: not so where beams change places."""
-        before = self._before
-        assert before is not None, "the prompt comes first"
-        if sequences.shape != (before.shape[0], before.shape[1] + 1) or not torch.equal(sequences[:, :-1], before):
-            raise SignatureError(
-                f"the generated sequences ({list(sequences.shape)!r}) don't continue those of the pass before "
-                f"({list(before.shape)!r}) by one token: beam search and assisted decoding can't be recorded, greedy "
-                "decoding and sampling can"
-            )
+    def _check_grew(self, sequences: Int[Tensor, "batch sequence"]) -> None:
+        """Each row must have one token more than before."""
+        assert self._before is not None, "the prompt comes first"
+        if sequences.shape != (len(self._before), self._length + 1):
+            raise SignatureError(_not_continued(sequences, [len(self._before), self._length]))
 
     def _drawn(self, sequences: Int[Tensor, "batch sequence"]) -> Float32[Tensor, "3 batch"]:
         assert self._next is not None, "a distribution comes before its token"
+        self._fed.append(sequences[:, -1])
         return self._next.drawn(sequences[:, -1])
 
     def _fold(self, fed: Int[Tensor, "batch sequence"]) -> None:
         """Turn what waits of the newest of the tokens that were fed in into sums."""
+        assert self._before is not None, "the prompt comes first"
+        # Where beams change places, a row's tokens aren't those that it was seen to draw.
+        continued = torch.cat([self._before, *(tokens[:, None] for tokens in self._fed)], dim=1)
+        if not torch.equal(fed, continued):
+            raise SignatureError(_not_continued(fed, list(continued.shape)))
+        self._before = fed
+        self._fed.clear()
         if waiting := len(self._waiting):
             counted = self._answer.add(fed[:, -waiting:].T)
             self._maps.add(self._buffer[:waiting, :, 0], counted)
             self._statistics.add(torch.stack(self._waiting), counted)
             self._waiting.clear()
+
+
+def _not_continued(sequences: Int[Tensor, "batch sequence"], before: list[int]) -> str:
+    return (
+        f"the generated sequences ({list(sequences.shape)!r}) don't continue those of the passes before ({before!r}) "
+        "by one token: beam search and assisted decoding can't be recorded, greedy decoding and sampling can"
+    )

@@ -14,7 +14,9 @@ from torch.nn.functional import pad
 from ilis_guard.signature.kernel import signature_map
 from ilis_guard.types import Position, Signature, Statistics
 
-CHUNK: Final = {"cpu": 2**16, "cuda": 2**22}
+CHUNK: Final = 2**19
+"""So many numbers wait to be turned into maps: code that runs for many tokens at once stays in the cache."""
+PIECE: Final = {"cpu": 2**16, "cuda": 2**22}
 """Numbers turned into maps by one call: as many as a processor's cache holds, or as make a kernel launch worth it."""
 BLOCK: Final = 256
 """Logits among which the two largest are looked for at a time."""
@@ -41,7 +43,8 @@ class RunningMaps:
         Raises:
             SignatureError: an activation isn't finite.
         """
-        maps = signature_map(activations, self._temperature)
+        size = max(1, PIECE.get(activations.device.type, PIECE["cuda"]) // max(1, activations[:1].numel()))
+        maps = torch.cat([signature_map(piece, self._temperature) for piece in torch.split(activations, size)])
         if self._tokens is not None:
             self._tokens.append(maps.cpu())
         here = counted.to(maps.device)
@@ -113,8 +116,8 @@ class NextToken:
 
 
 def chunk_length(activations: Float[Tensor, "batch newest layers hidden"]) -> int:
-    """Tokens whose activations are turned into maps by one call."""
-    return max(1, CHUNK.get(activations.device.type, CHUNK["cuda"]) // activations.numel())
+    """Tokens whose activations are that wait to be turned into maps together."""
+    return max(1, CHUNK // activations.numel())
 
 
 def _two_largest(values: Float32[Tensor, "batch vocabulary"]) -> Float32[Tensor, "batch 2"]:

@@ -13,9 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature.layout import TapPoint
 
-Slots = Sequence[Float[Tensor, "batch newest hidden"]]
-"""A place a layer for the activations of one pass."""
-
 
 class Tap:
     """Collects what each tapped module puts out at the newest positions of a forward pass.
@@ -30,8 +27,10 @@ class Tap:
     def __init__(self, points: Sequence[TapPoint], *, newest: int = 1) -> None:
         self._points = points
         self._count = newest
-        self._slots: list[Tensor | None] = [None] * len(points)
+        self._kept: list[Tensor | None] = [None] * len(points)
+        self._lent: list[tuple[Tensor, int] | None] = [None] * len(points)
         self._runs = [0] * len(points)
+        self._by_reference = False
         self._thread = 0
         self._handles: list[RemovableHandle] = []
 
@@ -50,26 +49,34 @@ class Tap:
     ) -> None:
         self._remove_hooks()
 
-    def take(self) -> Float[Tensor, "batch newest layers hidden"]:
-        """The activations of the forward pass that has just ended, in memory of their own.
+    def take(
+        self, out: Float[Tensor, "batch newest layers hidden"] | None = None
+    ) -> Float[Tensor, "batch newest layers hidden"]:
+        """The activations of the forward pass that has just ended, in memory of their own or in `out`.
 
         Raises:
             SignatureError: a module wasn't run in that pass or more than once, or rows or widths differ between
-                layers.
+                layers or from `out`.
         """
         self.check()
-        newest = [slot for slot in self._slots if slot is not None]
-        shapes = {kept.shape for kept in newest}
+        kept = [tensor for tensor in self._kept if tensor is not None]
+        shapes = {tensor.shape for tensor in kept}
         if len(shapes) != 1:
             raise SignatureError(f"the layers' activations differ in shape: {sorted(map(tuple, shapes))!r}")
-        self._slots = [None] * len(self._points)
+        (rows, newest, width) = kept[0].shape
+        if out is not None and out.shape != (rows, newest, len(kept), width):
+            raise SignatureError(
+                f"the activations are {[rows, newest, width]!r} a layer, in the passes before they were "
+                f"{[*out.shape[:2], out.shape[3]]!r}"
+            )
+        self._kept = [None] * len(self._points)
         # With layers on several devices, what they put out meets on the first one's.
-        device = newest[0].device
-        return torch.stack([kept if kept.device == device else kept.to(device) for kept in newest], dim=2).detach()
-
-    def fill(self, slots: Slots) -> None:
-        """Put the activations of the next pass into these places: faster than memory of their own."""
-        self._slots = list(slots)
+        device = kept[0].device
+        return torch.stack(
+            [tensor.detach() if tensor.device == device else tensor.detach().to(device) for tensor in kept],
+            dim=2,
+            out=out,
+        )
 
     def check(self) -> None:
         """See that the pass that has just ended ran every tapped module once, and count anew.
@@ -80,6 +87,14 @@ class Tap:
         if self._runs != [1] * len(self._runs):
             self._complain()
         self._runs = [0] * len(self._runs)
+        # Copies are kept until a pass has shown that this architecture doesn't go on to change the module's output in
+        # place, as Falcon does; the output itself, once one has. A tensor's version tells.
+        unchanged = [lent is not None and lent[0]._version == lent[1] for lent in self._lent]  # noqa: SLF001 - no other
+        if self._by_reference and not all(same for same, lent in zip(unchanged, self._lent, strict=True) if lent):
+            point = self._points[unchanged.index(False)]
+            raise SignatureError(f"the output of {point.path!r} was changed in place, and in the pass before it wasn't")
+        self._by_reference = all(unchanged)
+        self._lent = [None] * len(self._points)
 
     def _complain(self) -> None:
         silent = [point for point, runs in zip(self._points, self._runs, strict=True) if runs == 0]
@@ -95,7 +110,7 @@ class Tap:
         )
 
     def _keeper(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
-        thread, newest, point = self._thread, -self._count, self._points[at]
+        thread, count, point = self._thread, self._count, self._points[at]
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if threading.get_ident() != thread:
@@ -105,24 +120,20 @@ class Tap:
             if not isinstance(hidden, Tensor) or hidden.ndim != 3:
                 got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
                 raise SignatureError(f"{point.path!r} gave {got!r}, expected [batch, sequence, hidden]")
-            kept = hidden[:, newest:] if hidden.shape[1] > -newest else hidden
             self._runs[at] += 1
-            slot = self._slots[at]
-            # Copies: some architectures go on to change the output in place, and a view would keep the whole prompt's
-            # activations alive until the next pass.
-            if slot is None:
-                self._slots[at] = kept.clone()
-            elif slot.shape != kept.shape:
-                raise SignatureError(
-                    f"{point.path!r} gave {list(hidden.shape)!r}, in the passes before it was {list(slot.shape)!r}"
-                )
+            # A longer output would keep the whole prompt's activations alive until the next pass.
+            if hidden.shape[1] == count and not hidden.is_inference():
+                self._lent[at] = (hidden, hidden._version)  # noqa: SLF001 - torch has no other name for it
+                self._kept[at] = hidden if self._by_reference else hidden.clone()
             else:
-                slot.copy_(kept)
+                self._kept[at] = hidden[:, -count:].clone()
 
         return keep
 
     def _remove_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._slots = [None] * len(self._points)
+        self._kept = [None] * len(self._points)
+        self._lent = [None] * len(self._points)
         self._runs = [0] * len(self._points)
+        self._by_reference = False

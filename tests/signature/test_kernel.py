@@ -182,3 +182,31 @@ def test_a_temperature_that_isnt_a_positive_number_is_refused(temperature: float
 def test_what_isnt_a_floating_matrix_is_refused(activations: Tensor, got: str) -> None:
     with pytest.raises(SignatureError, match=f"must be a floating tensor .* got {got}"):
         unhooked(activations)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from([0.125, 0.5, 2.0, 64.0]), st.sampled_from([0.1, 1.0, 3.0]))
+def test_scale_and_temperature_trade_exactly_in_powers_of_two(seed: int, scale: float, temperature: float) -> None:
+    activations = normal(4, 24, seed=seed)
+    found = signature_map(activations * scale, temperature * scale)
+    assert torch.equal(found, signature_map(activations, temperature))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.floats(0.01, 100.0), st.floats(0.1, 10.0))
+def test_scale_and_temperature_trade(seed: int, scale: float, temperature: float) -> None:
+    activations = normal(4, 24, seed=seed, dtype=torch.float64)
+    found = signature_map(activations * scale, temperature * scale)
+    torch.testing.assert_close(found, signature_map(activations, temperature), rtol=1e-5, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.lists(st.floats(-1e4, 1e4), min_size=6, max_size=6), min_size=2, max_size=5),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_any_activations_up_to_ten_thousand_give_numbers(rows: list[list[float]], dtype: torch.dtype) -> None:
+    found = signature_map(torch.tensor(rows).to(dtype))
+    assert torch.isfinite(found).all()
+    assert (found >= 0).all()
+    assert (found.diagonal() == 0).all()

@@ -59,19 +59,42 @@ def test_a_module_that_runs_twice_in_a_pass_is_refused() -> None:
             tap.take()
 
 
-def test_activations_go_into_the_slots_that_are_given_and_stay_as_they_were() -> None:
+def test_an_output_that_is_changed_in_place_afterwards_is_kept_as_it_was() -> None:
     modules = linears()
-    slots = [torch.zeros(2, 1, 4) for _ in modules]
-    with Tap(points(modules)) as tap, torch.inference_mode():
-        tap.fill(slots)
+    with Tap(points(modules)) as tap, torch.no_grad():
+        for _ in range(3):
+            outputs = [module(torch.randn(2, 1, 4)) for module in modules]
+            expected = torch.stack([output.clone() for output in outputs], dim=2)
+            for output in outputs:
+                output.add_(1)  # as Falcon does
+            assert torch.equal(tap.take(), expected)
+
+
+def test_an_output_that_is_changed_in_place_for_once_is_an_error() -> None:
+    modules = linears()
+    with Tap(points(modules)) as tap, torch.no_grad():
+        for module in modules:
+            module(torch.randn(2, 1, 4))
+        tap.take()
         outputs = [module(torch.randn(2, 1, 4)) for module in modules]
-        tap.check()
-        expected = [output.clone() for output in outputs]
-        for output in outputs:
-            output.add_(1)  # as Falcon does
-        assert all(torch.equal(slot, output) for slot, output in zip(slots, expected, strict=True))
-        with pytest.raises(SignatureError, match=r"gave \[3, 1, 4\], in the passes before it was \[2, 1, 4\]"):
-            modules[0](torch.randn(3, 1, 4))
+        outputs[1].add_(1)
+        with pytest.raises(SignatureError, match=r"'layers.1.mlp' was changed in place"):
+            tap.take()
+
+
+def test_activations_go_where_they_are_wanted_and_another_batch_is_refused() -> None:
+    modules = linears()
+    out = torch.zeros(2, 1, 3, 4)
+    with Tap(points(modules)) as tap, torch.no_grad():
+        for rows in (2, 2, 3):
+            outputs = [module(torch.randn(rows, 1, 4)) for module in modules]
+            if rows == 2:
+                tap.take(out=out)
+                assert torch.equal(out, torch.stack(outputs, dim=2))
+        with pytest.raises(
+            SignatureError, match=r"are \[3, 1, 4\] a layer, in the passes before they were \[2, 1, 4\]"
+        ):
+            tap.take(out=out)
 
 
 def test_a_tap_hears_only_the_thread_that_entered_it() -> None:
@@ -209,7 +232,7 @@ def test_what_is_kept_doesnt_hold_on_to_the_prompts_activations() -> None:
     with Tap(points([module])) as tap, torch.inference_mode():
         output = module(torch.randn(1, 1000, 4))
         pointer = output.untyped_storage().data_ptr()
-        kept = tap._slots[0]
+        kept = tap._kept[0]
         assert kept is not None
         assert kept.untyped_storage().data_ptr() != pointer
         assert kept.untyped_storage().nbytes() == 4 * 4
