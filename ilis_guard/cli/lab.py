@@ -1,0 +1,74 @@
+"""`harvest`, `fit` and `world-facts`: from questions to a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ilis_guard import views
+from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, err, out, steps
+from ilis_guard.types import Site
+
+commands = typer.Typer()
+
+
+@commands.command()
+def harvest(
+    questions: Annotated[Path, typer.Argument(help="Labelled questions, JSONL.")],
+    tier: Annotated[str, typer.Option(help="A local tier of guard.yaml.")],
+    to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    config: Config = GUARD_YAML,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions a forward pass.")] = 32,
+    site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
+) -> None:
+    """Run a tier over labelled questions; write signatures, statistics and correctness."""
+    from ilis_guard.config import read_config
+    from ilis_guard.lab.harvest import harvest as run
+    from ilis_guard.lab.questions import read_questions
+    from ilis_guard.tiers import load_local_model
+
+    chosen = read_config(config).tier(tier)
+    asked = read_questions(questions)
+    with steps() as progress:
+        model = load_local_model(chosen, site=site, progress=progress)
+    with bar() as shown:
+        task = shown.add_task(f"asking {tier}", total=len(asked))
+        run(
+            model,
+            asked,
+            to,
+            name=str(chosen.model),
+            batch_size=batch_size,
+            progress=lambda done, _all: shown.update(task, completed=done),
+        )
+    out.print(f"{len(asked)} rows in {to}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def fit(
+    rows: Annotated[Path, typer.Argument(help="A harvested Parquet file.")],
+    to: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
+) -> None:
+    """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
+    from ilis_guard.lab.fit import fit as run
+    from ilis_guard.lab.harvest import read_harvest
+
+    with err.status("fitting"):
+        metadata = run(read_harvest(rows), to, seed=seed)
+    out.print(views.held_out_table(metadata))
+    out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+
+
+@commands.command("world-facts")
+def world_facts(
+    to: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    seed: Annotated[int, typer.Option(help="Which questions are drawn.")] = 0,
+) -> None:
+    """Generate a few thousand labelled questions about the world and small numbers."""
+    from ilis_guard.lab.questions import write_questions
+    from ilis_guard.lab.world_facts import world_facts as generate
+
+    questions = generate(seed)
+    write_questions(to, questions)
+    out.print(f"{len(questions)} questions in {to}", highlight=False, soft_wrap=True)

@@ -1,0 +1,31 @@
+"""`policy ...`: check policies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ilis_guard import views
+from ilis_guard.cli.terminal import out
+
+commands = typer.Typer(name="policy", help="Check policies.", no_args_is_help=True)
+
+
+@commands.command()
+def check(
+    policy: Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Check it against this guard.yaml.")] = None,
+) -> None:
+    """Say what is wrong with a policy, with file, line and column, or show its rules."""
+    from ilis_guard.config import read_config
+    from ilis_guard.guard import check_wiring
+    from ilis_guard.policy import Policy
+
+    checked = Policy.load(policy)
+    if config is not None:
+        wiring = read_config(config)
+        check_wiring(checked, [tier.name for tier in wiring.tiers], has_queue=wiring.review is not None)
+    out.print(views.rules_table(checked))
+    out.print(
+        f"[green]ok[/green]: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True
+    )
