@@ -52,6 +52,8 @@ class TierConfig(_Section):
     """Whether each tap is disturbed once at the first start, to see that the logits move."""
     bundle: str | None = Field(default=None, min_length=1)
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
+    prompt_bundle: str | None = Field(default=None, min_length=1)
+    """As `bundle`: fitted to the stage `prompt`, for policies with rules of that stage."""
 
 
 class ReviewConfig(_Section):
@@ -147,7 +149,13 @@ def _storage_problems(document: Document, config: GuardConfig) -> Iterator[str]:
 
 def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:
     tiers = tuple(
-        tier.model_copy(update={"model": _model(tier.model, folder), "bundle": _bundle(tier.bundle, folder)})
+        tier.model_copy(
+            update={
+                "model": _model(tier.model, folder),
+                "bundle": _bundle(tier.bundle, folder),
+                "prompt_bundle": _bundle(tier.prompt_bundle, folder),
+            }
+        )
         for tier in config.tiers
     )
     review = config.review

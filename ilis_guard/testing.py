@@ -19,14 +19,22 @@ Where more is to be seen, the parts make a `Guard` as any others do:
     '56'
     >>> [messages[-1].content for messages in model.calls]
     ['What is 7 times 8?']
+
+Rules of stage ``prompt`` see what `prompts` says of a tier before it answers:
+
+    >>> guard = fake_guard("cost-first", {"small": 0.1, "large": 0.1}, prompts={"small": 0.95})
+    >>> guard.decide("Prove Fermat's last theorem.").rules
+    ('too-hard-for-this-tier', 'sure-enough')
 """
 
+import re
 import shutil
 import tempfile
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -34,10 +42,11 @@ import numpy as np
 import tenacity
 
 from ilis_guard.guard import Guard, Review
+from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.tiers import Tier
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics, Step
 
 __all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
 
@@ -78,11 +87,27 @@ class FakeModel:
         """As given."""
         return self._fingerprint
 
-    def generate(self, messages: Sequence[Message]) -> Generation:
-        """The next reply, or the one to this prompt."""
+    def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+        """The next reply, or the one to this prompt; a reply that `proceed` declines isn't used up."""
         self.calls.append(tuple(messages))
+        if proceed is not None:
+            so_far = replace(self._generation("", messages), finish_reason=None)
+            if not proceed(so_far):
+                return so_far
         reply = self._script(messages[-1].content)
         return reply if isinstance(reply, Generation) else self._generation(reply, messages)
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+        """The next reply, a word a step."""
+        self.calls.append(tuple(messages))
+        yield Step(token="", generation=replace(self._generation("", messages), finish_reason=None))
+        reply = self._script(messages[-1].content)
+        whole = reply if isinstance(reply, Generation) else self._generation(reply, messages)
+        text = ""
+        for word in re.findall(r"\s*\S+", whole.text):
+            text += word
+            yield Step(token=word, generation=replace(self._generation(text, messages), finish_reason=None))
+        yield Step(token="", generation=whole)
 
     def _generation(self, text: str, messages: Sequence[Message]) -> Generation:
         tokens = len(text.split())
@@ -167,6 +192,7 @@ def fake_guard(
     policy: str | Path | Policy,
     tiers: Mapping[str, float | Score | Exception | None],
     *,
+    prompts: Mapping[str, float | Score] | None = None,
     review: Review | None = None,
 ) -> Guard:
     """A guard with a real policy and everything else fake.
@@ -175,22 +201,26 @@ def fake_guard(
         policy: a policy, its file, or the name of one that comes with ilis_guard.
         tiers: by name, from small to large: the uncertainty (or the whole score) of the tier's answers, the error
             that its model raises, or None for a tier without a bundle. Tier ``small`` answers "answer of small".
+        prompts: by name: the uncertainty (or the whole score) of the tier's prompts. The other tiers have no prompt
+            bundle.
         review: where escalated requests go; an `InMemoryQueue` unless given. Closing the guard closes it.
 
     Raises:
         PolicyError: the policy is wrong.
-        ConfigError: the policy retries on a tier that doesn't exist.
+        ConfigError: the policy retries on a tier that doesn't exist, or looks at the score of prompts and none has one.
     """
+    scored = prompts or {}
     return Guard(
-        tiers=[_tier(name, told) for name, told in tiers.items()],
+        tiers=[_tier(name, told, scored.get(name)) for name, told in tiers.items()],
         policy=policy if isinstance(policy, Policy) else Policy.load(policy),
         review=InMemoryQueue() if review is None else review,
         backoff=tenacity.wait_none(),
     )
 
 
-def _tier(name: str, told: float | Score | Exception | None) -> Tier:
+def _tier(name: str, told: float | Score | Exception | None, prompt: float | Score | None) -> Tier:
+    prompt_scorer = None if prompt is None else FixedScorer(prompt)
     if isinstance(told, Exception):
-        return Tier(name=name, model=FakeModel(told))
+        return Tier(name=name, model=FakeModel(told), prompt_scorer=prompt_scorer)
     scorer = None if told is None else FixedScorer(told)
-    return Tier(name=name, model=FakeModel(f"answer of {name}"), scorer=scorer)
+    return Tier(name=name, model=FakeModel(f"answer of {name}"), scorer=scorer, prompt_scorer=prompt_scorer)

@@ -1,14 +1,16 @@
-"""Tiers ready to answer: a model, and the scorer that its bundle makes."""
+"""Tiers ready to answer: a model, and the scorers that its bundles make."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, SupportsFloat
 
 from ilis_guard.config import TierConfig
-from ilis_guard.errors import BundleMismatchError, ConfigError
-from ilis_guard.models import Model
+from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
+from ilis_guard.models import Model, StepwiseModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.scoring import LightGBMScorer, Scorer, read_bundle
-from ilis_guard.types import Dtype, Site
+from ilis_guard.types import Dtype, Generation, Message, Score, Site, Stage, Step
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
@@ -16,46 +18,124 @@ if TYPE_CHECKING:  # importing it imports torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """A named model with its scorer."""
+    """A named model with its scorers."""
 
     name: str
     model: Model
     scorer: Scorer | None = None
     """None where the model can't be tapped or no bundle was fitted yet: its answers have no score."""
+    prompt_scorer: Scorer | None = None
+    """Says before a token is generated how likely the answer will be wrong; needs a `StepwiseModel`."""
+
+    def score(self, generation: Generation) -> Score:
+        """The score of an answer, in numbers from 0 to 1; a shift that the scorer can't tell is NaN.
+
+        Raises:
+            ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
+        """
+        if self.scorer is None:
+            raise ScoringError(f"the tier {self.name!r} has no bundle, so its answers have no score")
+        if not generation.text.strip():
+            raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
+        return _checked(self.scorer.score(generation))
+
+    def score_prompt(self, generation: Generation) -> Score:
+        """As `score`, of a generation that has come as far as the prompt.
+
+        Raises:
+            ScoringError: the tier has no prompt bundle, or the prompt can't be scored.
+        """
+        if self.prompt_scorer is None:
+            raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
+        return _checked(self.prompt_scorer.score(generation))
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+        """Answer step by step, each step with the score so far; closing the iterator ends the generation.
+
+        Raises:
+            ModelError: the model can't be followed on its way, or failed.
+            ScoringError: a step can't be scored.
+            SignatureError: an activation is missing or not finite.
+        """
+        if not isinstance(self.model, StepwiseModel):
+            raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
+        for step in self.model.stream(messages):
+            yield replace(step, score=self._score_so_far(step.generation))
+
+    def _score_so_far(self, generation: Generation) -> Score | None:
+        if set(generation.signatures) == {"prompt"}:
+            return None if self.prompt_scorer is None else self.score_prompt(generation)
+        # Half a character may be all the text that there is.
+        return None if self.scorer is None or not generation.text.strip() else self.score(generation)
+
+
+def _checked(score: Score) -> Score:
+    """In Python's own numbers: NumPy's are no JSON."""
+    shift = _number("shift", score.shift)
+    return Score(
+        uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
+        shift=shift if math.isnan(shift) else _share("shift", shift),
+    )
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}")
+    return float(value)
+
+
+def _share(name: str, value: float) -> float:
+    # Also false for NaN.
+    if not 0 <= value <= 1:
+        raise ScoringError(f"the {name} must lie between 0 and 1, got {value!r}")
+    return value
 
 
 def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
-    """Load a tier's model and bundle, and see that they belong together.
+    """Load a tier's model and bundles, and see that they belong together.
 
     Raises:
         ModelError: the model can't be loaded.
-        BundleError: the bundle can't be read.
-        BundleMismatchError: the bundle was fitted to another model, precision, prompt or length of answers.
+        BundleError: a bundle can't be read.
+        BundleMismatchError: a bundle was fitted to another model, precision, prompt, length of answers, or stage.
     """
     if config.remote is not None:
         from ilis_guard.models.remote import RemoteModel
 
         return Tier(name=config.name, model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
-    # The bundle first: reading it takes milliseconds, loading a model may take minutes.
-    scorer = None if config.bundle is None else LightGBMScorer(read_bundle(config.bundle))
-    if scorer is None:
+    # The bundles first: reading them takes milliseconds, loading a model may take minutes.
+    scorer = _scorer(config, config.bundle, "answer")
+    prompt_scorer = _scorer(config, config.prompt_bundle, "prompt")
+    scorers = [found for found in (scorer, prompt_scorer) if found is not None]
+    if not scorers:
         return Tier(name=config.name, model=load_local_model(config, progress=progress))
+    fitted = scorers[0].bundle.metadata.fingerprint
+    model = load_local_model(
+        config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
+    )
+    for found in scorers:
+        found.check_fits(model.fingerprint)
+    return Tier(name=config.name, model=model, scorer=scorer, prompt_scorer=prompt_scorer)
+
+
+def _scorer(config: TierConfig, bundle: str | None, stage: Stage) -> LightGBMScorer | None:
+    if bundle is None:
+        return None
+    scorer = LightGBMScorer(read_bundle(bundle))
     fitted = scorer.bundle.metadata
+    if fitted.stage != stage:
+        raise BundleMismatchError(
+            f"the bundle {bundle!r} of the tier {config.name!r} was fitted to the stage {fitted.stage!r} and stands "
+            f"where one for {stage!r} belongs: `bundle` scores answers, `prompt_bundle` prompts"
+        )
     if config.max_new_tokens != fitted.max_new_tokens:
         raise BundleMismatchError(
-            f"the bundle of the tier {config.name!r} was fitted to answers of at most {fitted.max_new_tokens} tokens, "
-            f"and its max_new_tokens is {config.max_new_tokens}: maps and statistics depend on it. Write "
-            f"max_new_tokens: {fitted.max_new_tokens}, or harvest and fit a bundle for longer answers"
+            f"the bundle {bundle!r} of the tier {config.name!r} was fitted to answers of at most "
+            f"{fitted.max_new_tokens} tokens, and its max_new_tokens is {config.max_new_tokens}: how often they are "
+            f"right depends on it. Write max_new_tokens: {fitted.max_new_tokens}, or harvest and fit a bundle for "
+            "longer answers"
         )
-    model = load_local_model(
-        config,
-        temperature=fitted.fingerprint.temperature,
-        dtype=fitted.fingerprint.dtype,
-        site=fitted.fingerprint.site,
-        progress=progress,
-    )
-    scorer.check_fits(model.fingerprint)
-    return Tier(name=config.name, model=model, scorer=scorer)
+    return scorer
 
 
 def load_local_model(

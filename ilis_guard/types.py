@@ -22,6 +22,10 @@ those that lie in a span of the text (only where a span was given)."""
 POSITIONS: Final[tuple[Position, ...]] = ("prompt", "last", "mean")
 """Those that every answer has, whether or not a span was given."""
 
+Stage = Literal["prompt", "answer"]
+"""When a rule may act: once the prompt was read and before a token is generated, or on the answer."""
+STAGES: Final[tuple[Stage, ...]] = ("prompt", "answer")
+
 Site = Literal["mlp", "residual"]
 """Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream; `residual` is
 the layer's output, the stream itself."""
@@ -173,6 +177,21 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a scorer says of one generation."""
+
+    uncertainty: float
+    """Calibrated probability, 0 to 1, that the answer is wrong; higher is more uncertain."""
+    shift: float
+    """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them. NaN where
+    the scorer can't tell."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As JSON values: NaN is none."""
+        return {"uncertainty": self.uncertainty, "shift": None if math.isnan(self.shift) else self.shift}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A generation as far as it has come: after the prompt, after each token, and at its end."""
 
@@ -181,16 +200,9 @@ class Step:
     part of a character came."""
     generation: Generation
     """So far: `prompt` is there from the first step, `last`, `mean` and statistics once a token passed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """What a scorer says of one generation."""
-
-    uncertainty: float
-    """Calibrated probability, 0 to 1, that the answer is wrong; higher is more uncertain."""
-    shift: float
-    """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them."""
+    score: Score | None = None
+    """What is known so far of how uncertain the answer is: at the prompt by the tier's prompt bundle, then by its
+    bundle; None where there is nothing to score yet or nothing to score it with. Only the last step's is calibrated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,9 +210,15 @@ class Attempt:
     """One tier's try at a request: what it said, how sure it was, what it cost, or why it failed."""
 
     tier: str
+    stage: Stage = "answer"
+    """`prompt` where a rule ended it before a token was generated."""
     text: str = ""
     uncertainty: float | None = None
+    """At the stage that it came to."""
     shift: float | None = None
+    """As `uncertainty`."""
+    prompt_score: Score | None = None
+    """What the tier's prompt bundle said before a token was generated; None where it wasn't asked."""
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     statistics: Statistics | None = None
     seconds: float = 0.0
@@ -218,9 +236,11 @@ class Attempt:
         """As JSON values, signatures as nested lists: with a verdict, an attempt is an example to fit on."""
         return {
             "tier": self.tier,
+            "stage": self.stage,
             "text": self.text,
             "uncertainty": self.uncertainty,
             "shift": self.shift,
+            "prompt_score": None if self.prompt_score is None else self.prompt_score.to_dict(),
             "statistics": None if self.statistics is None else self.statistics.to_dict(),
             "seconds": self.seconds,
             "tokens": self.tokens,

@@ -18,7 +18,7 @@ from rich.table import Table
 from ilis_guard.policy import Policy
 from ilis_guard.review import TicketRecord
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
-from ilis_guard.types import Action, Decision, Ticket
+from ilis_guard.types import Action, Decision, Stage, Ticket
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.signature.proof import Proof
@@ -53,7 +53,7 @@ def decisions_table(questions: Sequence[str], decisions: Sequence[Decision]) -> 
             is_last = number == len(made.attempts)
             table.add_row(
                 escape(question) if number == 1 else "",
-                escape(attempt.text),
+                _said(attempt.stage, attempt.text),
                 _number(attempt.uncertainty),
                 _action(made.action if is_last else Action.RETRY),
                 escape(rule or "none held"),
@@ -93,11 +93,12 @@ def decision(made: Decision) -> RenderableType:
 def rules_table(policy: Policy) -> Table:
     """A policy's rules, in the order they are tried."""
     table = Table(title=escape(f"{policy.name}: the first rule that holds decides"), title_justify="left")
-    for heading in ("rule", "when", "do", "to", "say"):
+    for heading in ("rule", "stage", "when", "do", "to", "say"):
         table.add_column(heading, overflow="fold")
     for rule in policy.rules:
         table.add_row(
             escape(rule.id),
+            rule.stage,
             escape(rule.when or "always"),
             _action(rule.do),
             escape(rule.to or ""),
@@ -192,7 +193,8 @@ def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
     for attempt in attempts:
         table.add_row(
             escape(attempt["tier"]),
-            escape(attempt["text"]),
+            # Tickets of older releases have no stage.
+            _said(attempt.get("stage", "answer"), attempt["text"]),
             _number(attempt["uncertainty"]),
             _number(attempt["shift"]),
             str(attempt["tokens"]),
@@ -200,6 +202,10 @@ def _attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
             escape(attempt["error"]),
         )
     return table
+
+
+def _said(stage: Stage, text: str) -> str:
+    return escape(text) if stage == "answer" else "[dim]stopped at the prompt[/]"
 
 
 def _action(action: Action) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from ilis_guard import views
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, err, out, steps
-from ilis_guard.types import Site
+from ilis_guard.types import Site, Stage
 
 commands = typer.Typer()
 
@@ -48,6 +48,9 @@ def harvest(
 def fit(
     rows: Annotated[Path, typer.Argument(help="A harvested Parquet file.")],
     to: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    stage: Annotated[Stage, typer.Option(help="What is scored: answers, or prompts before a token is generated.")] = (
+        "answer"
+    ),
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
 ) -> None:
     """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
@@ -55,7 +58,7 @@ def fit(
     from ilis_guard.lab.harvest import read_harvest
 
     with err.status("fitting"):
-        metadata = run(read_harvest(rows), to, seed=seed)
+        metadata = run(read_harvest(rows), to, stage=stage, seed=seed)
     out.print(views.held_out_table(metadata))
     out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
 

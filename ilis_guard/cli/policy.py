@@ -18,13 +18,12 @@ def check(
 ) -> None:
     """Say what is wrong with a policy, with file, line and column, or show its rules."""
     from ilis_guard.config import read_config
-    from ilis_guard.guard import check_wiring
+    from ilis_guard.guard import check_config
     from ilis_guard.policy import Policy
 
     checked = Policy.load(policy)
     if config is not None:
-        wiring = read_config(config)
-        check_wiring(checked, [tier.name for tier in wiring.tiers], has_queue=wiring.review is not None)
+        check_config(checked, read_config(config))
     out.print(views.rules_table(checked))
     out.print(
         f"[green]ok[/green]: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True

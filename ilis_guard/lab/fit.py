@@ -19,10 +19,14 @@ from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRow
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
+from ilis_guard.types import Stage
 
-FEATURES: Final[tuple[FeatureGroup, ...]] = ("mean-prompt", "last-prompt", "statistics")
-"""What the generated tokens' maps add to the prompt's, with the output statistics: of all that was tried, this
-transfers best to questions of another kind (docs/scoring.md)."""
+FEATURES: Final[Mapping[Stage, tuple[FeatureGroup, ...]]] = {
+    "prompt": ("prompt",),
+    "answer": ("mean-prompt", "last-prompt", "statistics"),
+}
+"""Of an answer, what the generated tokens' maps add to the prompt's, with the output statistics: of all that was tried,
+this transfers best to questions of another kind (docs/scoring.md). At the prompt, all that there is."""
 SHARES: Final = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
 LEAST_OF_A_CLASS: Final = 50
 """Fewer right or wrong rows can't be split four ways and still say something."""
@@ -48,7 +52,7 @@ PATIENCE: Final = 30
 Rows = Bool[np.ndarray, " rows"]
 
 
-def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
+def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 0) -> BundleMetadata:
     """Fit a scorer to harvested rows and write its bundle.
 
     Half the rows train the trees, a tenth stops their training, a fifth calibrates them, and the last fifth is only
@@ -63,7 +67,7 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
     _check_finite(harvest)
     splits = _split(harvest.datasets, seed)
     _check_splits(harvest.wrong, splits)
-    features = feature_matrix(FEATURES, harvest.signatures, harvest.statistics)
+    features = feature_matrix(FEATURES[stage], harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
 
     booster = _trees(features, wrong, splits["train"], splits["validation"], seed)
@@ -76,7 +80,7 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
-        shift=_shift_reference(harvest, splits["train"], splits["calibration"]),
+        shift=_shift_reference(harvest, stage, splits["train"], splits["calibration"]),
     )
     names = np.array(harvest.datasets)
     datasets = _dataset_rows(names, wrong, seen)
@@ -87,7 +91,8 @@ def fit(harvest: Harvest, folder: Path, *, seed: int = 0) -> BundleMetadata:
         fingerprint=manifest.fingerprint,
         prompt=manifest.prompt,
         max_new_tokens=manifest.max_new_tokens,
-        features=FEATURES,
+        stage=stage,
+        features=FEATURES[stage],
         calibration=calibration,
         rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": harvest.unanswered},
         datasets=datasets,
@@ -191,9 +196,9 @@ def _baseline(
     return uncertainty
 
 
-def _shift_reference(harvest: Harvest, train: Rows, calibration: Rows) -> ShiftReference:
+def _shift_reference(harvest: Harvest, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:
     def profiles(rows: Rows) -> Float64[np.ndarray, "rows profile"]:
-        return profile({position: maps[rows] for position, maps in harvest.signatures.items()})
+        return profile({position: maps[rows] for position, maps in harvest.signatures.items()}, stage)
 
     spread = LedoitWolf().fit(profiles(train))
     distances = squared_distances(profiles(calibration), spread.location_, spread.precision_)

@@ -1,9 +1,13 @@
 """What a tier needs of a model."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
-from ilis_guard.types import Fingerprint, Generation, Message
+from ilis_guard.types import Fingerprint, Generation, Message, Step
+
+Proceed = Callable[[Generation], bool]
+"""Asked once, after the prompt and before a token is generated, with a generation that has the prompt's signature and
+no text: whether to go on."""
 
 
 class Model(Protocol):
@@ -20,3 +24,14 @@ class Model(Protocol):
             ModelError: there is no answer; ``is_retryable`` on its class tells whether to ask again.
             SignatureError: the model was tapped and an activation is missing or not finite.
         """
+
+
+@runtime_checkable
+class StepwiseModel(Model, Protocol):
+    """A model that can be stopped on its way, at the prompt or after any token; local models can."""
+
+    def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+        """As `Model.generate`; where `proceed` says no, what it was asked with is returned."""
+
+    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+        """Answer step by step: after the prompt, after each token, and at the end. Closing it ends the generation."""

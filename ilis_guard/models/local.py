@@ -9,6 +9,7 @@ import torch
 
 from ilis_guard import events
 from ilis_guard.errors import ModelError, PromptTooLongError
+from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
 from ilis_guard.models.decoding import end_tokens, generation_config, named, special_tokens
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
@@ -137,7 +138,7 @@ class LocalModel:
         messages: Sequence[Message],
         *,
         span: Span | None = None,
-        proceed: Callable[[Generation], bool] | None = None,
+        proceed: Proceed | None = None,
     ) -> Generation:
         """Answer one conversation.
 

@@ -1,8 +1,8 @@
 """Policies: uncertainty in, action out. A policy is the risk owner's YAML file; nothing here does I/O but loading."""
 
-from ilis_guard.policy.engine import DEFAULT_QUEUE, Ruling
+from ilis_guard.policy.engine import DEFAULT_QUEUE, PromptRuling, Ruling
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.schema import Rule
 
-__all__ = ["DEFAULT_QUEUE", "Facts", "Policy", "Rule", "Ruling"]
+__all__ = ["DEFAULT_QUEUE", "Facts", "Policy", "PromptRuling", "Rule", "Ruling"]

@@ -10,12 +10,13 @@ from typing import Final
 from ilis_guard.policy.conditions import Condition, Conditions, Situation
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.schema import Rule
-from ilis_guard.types import Action
+from ilis_guard.types import STAGES, Action, Stage
 
 DEFAULT_QUEUE: Final = "default"
 """Where an escalate rule without `to` sends."""
 ALWAYS: Final = Condition.of("true")
 """The condition of a rule without one."""
+_WHEN: Final = {"prompt": " at the prompt", "answer": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,18 @@ class Ruling:
     """A sentence for each rule looked at, in order; the last one says what decided."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRuling:
+    """What a policy says before a token is generated. It never answers: there is nothing to answer with."""
+
+    ruling: Ruling | None
+    """None where no rule of stage `prompt` held: the model goes on to answer."""
+    reasons: tuple[str, ...]
+    """As a ruling's; without a ruling, why each rule was passed over."""
+    held_back: str
+    """What `Facts.held_back` must say of the answer: a rule that couldn't be evaluated might have stopped it."""
+
+
 @dataclass(frozen=True, slots=True)
 class BoundRule:
     """A rule with its condition compiled."""
@@ -46,19 +59,35 @@ class Engine:
     """Rules, ready to decide."""
 
     def __init__(self, rules: Sequence[BoundRule]) -> None:
-        self._rules = tuple(rules)
-        self._conditions = Conditions([bound.condition for bound in rules])
+        self.rules = tuple(rules)
+        self._at: dict[Stage, tuple[BoundRule, ...]] = {stage: at_stage(rules, stage) for stage in STAGES}
+        self._conditions = {stage: Conditions([bound.condition for bound in self._at[stage]]) for stage in STAGES}
 
     def evaluate(self, facts: Facts) -> Ruling:
-        """Let the first rule decide that holds and whose action is possible; abstain where there is none.
+        """Let the first rule of stage `answer` decide that holds and whose action is possible; else abstain.
 
         A rule whose condition can't be evaluated doesn't hold. It might have kept an answer back, though: unless it
         would have answered itself, no rule after it answers.
         """
+        ruling, reasons, _ = self._first("answer", facts)
+        if ruling is not None:
+            return ruling
+        reasons.append("no rule held: abstained")
+        return Ruling(action=Action.ABSTAIN, rule=None, to=None, say="", reasons=tuple(reasons))
+
+    def evaluate_prompt(self, facts: Facts) -> PromptRuling:
+        """Let the first rule of stage `prompt` decide that holds and whose action is possible; else go on."""
+        ruling, reasons, unclear = self._first("prompt", facts)
+        return PromptRuling(
+            ruling=ruling, reasons=tuple(reasons) if ruling is None else ruling.reasons, held_back=unclear
+        )
+
+    def _first(self, stage: Stage, facts: Facts) -> tuple[Ruling | None, list[str], str]:
+        """The ruling of the first rule that decides, why those before it didn't, and why nothing may be answered."""
         situation = Situation(facts)
         reasons: list[str] = []
-        unclear = ""
-        for bound, outcome in zip(self._rules, self._conditions.check(situation), strict=True):
+        unclear = facts.held_back
+        for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
             rule, condition = bound.rule, bound.condition
             if outcome is False:
                 why = f"{situation.describe(condition.names)}condition `{condition.brief}` is false"
@@ -69,10 +98,14 @@ class Engine:
             else:
                 why = obstacle(rule, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
                 if not why:
-                    return _ruling(bound, situation, reasons)
+                    return _ruling(bound, situation, reasons), reasons, unclear
             reasons.append(f"rule '{rule.id}' passed over: {why}")
-        reasons.append("no rule held: abstained")
-        return Ruling(action=Action.ABSTAIN, rule=None, to=None, say="", reasons=tuple(reasons))
+        return None, reasons, unclear
+
+
+def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
+    """The rules that are asked at a stage, in order."""
+    return tuple(bound for bound in rules if bound.rule.stage == stage)
 
 
 def obstacle(rule: Rule, facts: Facts) -> str:
@@ -113,5 +146,5 @@ def _ruling(bound: BoundRule, situation: Situation, passed_over: list[str]) -> R
         rule=rule.id,
         to=rule.to or DEFAULT_QUEUE if rule.do is Action.ESCALATE else rule.to,
         say=rule.say or "",
-        reasons=(*passed_over, f"rule '{rule.id}' decided: {rule.do.value}, because {because}"),
+        reasons=(*passed_over, f"rule '{rule.id}' decided{_WHEN[rule.stage]}: {rule.do.value}, because {because}"),
     )

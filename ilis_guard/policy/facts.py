@@ -37,6 +37,8 @@ class Facts:
     """Why the attempt has no scored answer; empty where it has one."""
     statistics: Statistics | None = None
     """Output statistics of the attempt."""
+    held_back: str = ""
+    """Why no rule may answer, whatever it says: a rule of stage `prompt` couldn't be evaluated."""
 
     @property
     def has_score(self) -> bool:
@@ -78,6 +80,9 @@ VISIBLE: Final[Mapping[str, Kind]] = {
     "statistics.margin_min": _STATISTIC,
 }
 """The facts conditions see by name, apart from ``labels.NAME``, whose names and types are the caller's."""
+
+UNKNOWN_AT_PROMPT: Final = frozenset({"error", *(name for name in VISIBLE if name.startswith("statistics."))})
+"""What there is only once the model answered, or failed."""
 
 
 _NO_STATISTICS: Final = Statistics(

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition, ConditionError
-from ilis_guard.policy.engine import ALWAYS, BoundRule
+from ilis_guard.policy.engine import ALWAYS, BoundRule, at_stage
+from ilis_guard.policy.facts import UNKNOWN_AT_PROMPT
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, Keys, nearest, validated
-from ilis_guard.types import Action
+from ilis_guard.types import STAGES, Action
 
-_SCORE = {"uncertainty", "shift"}
+SCORE: Final = frozenset({"uncertainty", "shift"})
+"""The facts that a scorer finds."""
 
 
 def locate(path: str | Path) -> Path:
@@ -53,9 +55,11 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
             problems.extend(_condition_problems(document, index, rule, error))
             continue
         problems.extend(_blind_answer(document, index, rule, condition))
+        problems.extend(_too_early(document, index, rule, condition))
         rules.append(BoundRule(rule, condition))
     if not problems:  # what can be reached is only clear once all rules are
-        problems.extend(_unreachable(document, file.rules, item) for item in unreachable(rules))
+        never = [item for stage in STAGES for item in unreachable(at_stage(rules, stage))]
+        problems.extend(_unreachable(document, file.rules, item) for item in never)
     if problems:
         raise PolicyError("\n".join(problems))
     return file, tuple(rules)
@@ -103,9 +107,21 @@ def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
     """Nobody switches the guard off by forgetting a line."""
-    if rule.do is Action.ANSWER and not _SCORE & set(condition.names):
+    if rule.do is Action.ANSWER and rule.stage == "answer" and not SCORE & set(condition.names):
         text = "an answer rule must look at the score; add a condition such as `when: uncertainty < 0.2`"
         yield _complaint(document, (index, "do" if rule.when is None else "when"), rule, text)
+
+
+def _too_early(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
+    """What a rule of stage `prompt` can't do or see: nothing was generated yet."""
+    if rule.stage != "prompt":
+        return
+    if rule.do is Action.ANSWER:
+        text = "there is no answer yet at stage `prompt`; leave `stage` out, and the rule is asked once there is one"
+        yield _complaint(document, (index, "do"), rule, text)
+    for name in sorted(UNKNOWN_AT_PROMPT & set(condition.names)):
+        text = f"`{name}` isn't known at stage `prompt`: the model answers, or fails, after it; use it in another rule"
+        yield _complaint(document, (index, "when"), rule, text)
 
 
 def _condition_problems(document: Document, index: int, rule: Rule, error: ConditionError) -> Iterator[str]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ilis_guard.errors import PolicyError
-from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, Ruling
+from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.facts import Facts
-from ilis_guard.policy.loading import bind, locate
+from ilis_guard.policy.loading import SCORE, bind, locate
 from ilis_guard.policy.schema import PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
 from ilis_guard.types import Action
@@ -60,6 +60,25 @@ class Policy:
     def evaluate(self, facts: Facts) -> Ruling:
         """What is to be done, given `facts`. The same facts always get the same ruling; nothing is raised."""
         return self._engine.evaluate(facts)
+
+    def evaluate_prompt(self, facts: Facts) -> PromptRuling:
+        """What is to be done before a token is generated: the word of the rules of stage `prompt`.
+
+        The uncertainty in `facts` is the prompt's: the probability that the answer will be wrong. Nothing is raised.
+        """
+        return self._engine.evaluate_prompt(facts)
+
+    @property
+    def prompt_rules(self) -> tuple[Rule, ...]:
+        """The rules of stage `prompt`."""
+        return tuple(bound.rule for bound in at_stage(self._engine.rules, "prompt"))
+
+    @property
+    def scored_prompt_rules(self) -> tuple[Rule, ...]:
+        """Those of them that look at the prompt's score."""
+        return tuple(
+            bound.rule for bound in at_stage(self._engine.rules, "prompt") if SCORE & set(bound.condition.names)
+        )
 
     @property
     def retry_targets(self) -> dict[str, str]:

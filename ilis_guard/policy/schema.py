@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from ilis_guard.types import Action
+from ilis_guard.types import Action, Stage
 
 VERSION: Final = 1
 """Of the language, apart from the package's."""
@@ -64,6 +64,8 @@ class Rule(_Strict):
     """One rule: where its condition holds, its action is taken."""
 
     id: Id
+    stage: Stage = "answer"
+    """`prompt`: the rule is asked before a token is generated, and may spare the answer."""
     when: OptionalWhen = None
     """A condition in CEL over facts; None holds always."""
     do: Action

@@ -22,7 +22,7 @@ from ilis_guard.errors import BundleError
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.shift import ShiftReference
-from ilis_guard.types import Fingerprint
+from ilis_guard.types import Fingerprint, Stage
 
 PREFIX: Final = "packaged:"
 """A bundle named ``packaged:NAME`` came with ilis_guard."""
@@ -96,6 +96,8 @@ class BundleMetadata(_Part):
     fingerprint: Fingerprint
     prompt: str
     max_new_tokens: int
+    stage: Stage = "answer"
+    """`prompt`: scores what is known before a token is generated."""
     features: tuple[FeatureGroup, ...] = Field(min_length=1)
     calibration: BetaCalibration
     rows: Mapping[str, int]
@@ -103,8 +105,15 @@ class BundleMetadata(_Part):
     datasets: Mapping[str, DatasetRows]
     held_out: HeldOut
     baseline: HeldOut
-    """The same rows, scored by a logistic regression on the output statistics alone, fitted to all other rows."""
+    """The same rows, scored by a logistic regression on the output statistics alone, fitted to all other rows. At stage
+    `prompt` there are none yet: they then stand for what is known once the answer was paid for."""
     versions: Mapping[str, str]
+
+    @model_validator(mode="after")
+    def _sees_what_there_is(self) -> "BundleMetadata":
+        if self.stage == "prompt" and set(self.features) != {"prompt"}:
+            raise ValueError(f"at stage 'prompt' there is the feature 'prompt' and no other, got {self.features!r}")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

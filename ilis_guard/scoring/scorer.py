@@ -7,10 +7,10 @@ import numpy as np
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring.bundle import Bundle
-from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.shift import PROFILED, ShiftDetector
 from ilis_guard.scoring.trees import load_booster
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Score, Statistics
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Score, Stage, Statistics
 
 
 class Scorer(Protocol):
@@ -40,14 +40,15 @@ class LightGBMScorer:
             len(Statistics.__slots__) if group == "statistics" else layers * (layers - 1) for group in metadata.features
         )
         self._booster = load_booster(bundle.trees, features=features)
-        width, wanted = len(bundle.calibration_set.shift.mean), len(PROFILED) * (layers - 1)
+        width, wanted = len(bundle.calibration_set.shift.mean), len(PROFILED[metadata.stage]) * (layers - 1)
         if width != wanted:
             raise BundleError(
                 f"the shift reference of the bundle {bundle.digest} has {width} columns, maps of {layers} layers give "
                 f"{wanted}; copy the bundle again or fit it anew"
             )
-        self._detector = ShiftDetector(bundle.calibration_set.shift)
-        self._needed = _positions(metadata.features)
+        self._detector = ShiftDetector(bundle.calibration_set.shift, metadata.stage)
+        self._needed = _positions(metadata.features, metadata.stage)
+        self._needs_statistics = "statistics" in metadata.features
 
     def check_fits(self, fingerprint: Fingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
@@ -70,14 +71,17 @@ class LightGBMScorer:
             ScoringError: a signature or the output statistics are missing, of another shape or not finite, or the
                 result isn't a probability.
         """
-        if generation.statistics is None or (missing := self._needed - set(generation.signatures)):
-            absent = "output statistics" if generation.statistics is None else f"signature {sorted(missing)!r}"
+        absent = [f"signature {position!r}" for position in sorted(self._needed - set(generation.signatures))]
+        if self._needs_statistics and generation.statistics is None:
+            absent.append("output statistics")
+        if absent:
             raise ScoringError(
-                f"the generation has no {absent} ({generation.tokens} answer tokens, finish reason "
+                f"the generation has no {', no '.join(absent)} ({generation.tokens} answer tokens, finish reason "
                 f"{generation.finish_reason!r}): the model generated no answer token that passed through it again"
             )
         maps: Maps = {position: generation.signatures[position][None] for position in self._needed}
-        statistics = np.array([list(generation.statistics.to_dict().values())], dtype=np.float64)
+        known = generation.statistics.to_dict() if self._needs_statistics and generation.statistics else {}
+        statistics = np.array([list(known.values())], dtype=np.float64)
         self._check_numbers(maps, statistics)
         features = feature_matrix(self.bundle.metadata.features, maps, statistics)
         # One thread: for a single row, starting more takes longer than the trees do.
@@ -107,7 +111,7 @@ class LightGBMScorer:
             raise ScoringError(f"the output statistics aren't all finite: {statistics[0].tolist()!r}")
 
 
-def _positions(features: tuple[str, ...]) -> frozenset[Position]:
+def _positions(features: tuple[FeatureGroup, ...], stage: Stage) -> frozenset[Position]:
     """The positions whose maps the features and the shift reference look at."""
     named = {part for group in features if group != "statistics" for part in group.split("-")}
-    return frozenset(position for position in POSITIONS if position in named or position in PROFILED)
+    return frozenset(position for position in POSITIONS if position in named or position in PROFILED[stage])

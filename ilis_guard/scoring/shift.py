@@ -1,5 +1,6 @@
 """Shift: how unlike the calibration signatures a signature is, as a conformal p-value."""
 
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import numpy as np
@@ -7,9 +8,10 @@ from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ilis_guard.scoring.features import Maps, distance_profile
+from ilis_guard.types import Position, Stage
 
-PROFILED: Final = ("prompt", "mean")
-"""Positions whose maps are compared."""
+PROFILED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), "answer": ("prompt", "mean")}
+"""Positions whose maps are compared, by the stage that is scored."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -43,21 +45,22 @@ class ShiftReference(BaseModel):
 class ShiftDetector:
     """A `ShiftReference` ready for use: 0 means unlike the calibration signatures, 1 like them."""
 
-    def __init__(self, reference: ShiftReference) -> None:
+    def __init__(self, reference: ShiftReference, stage: Stage) -> None:
+        self._stage = stage
         self._mean = np.array(reference.mean)
         self._precision = np.array(reference.precision)
         self._distances = np.array(reference.distances)
 
     def shift(self, maps: Maps) -> Float64[np.ndarray, " rows"]:
         """Shift of each row, above 0, at most 1; not a number where a map holds what isn't a divergence."""
-        distances = squared_distances(profile(maps), self._mean, self._precision)
+        distances = squared_distances(profile(maps, self._stage), self._mean, self._precision)
         as_far = len(self._distances) - np.searchsorted(self._distances, distances, side="left")
         return np.where(np.isnan(distances), np.nan, (1 + as_far) / (len(self._distances) + 1))
 
 
-def profile(maps: Maps) -> Float64[np.ndarray, "rows profile"]:
+def profile(maps: Maps, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
     """What is compared of a row: the distance profiles of its maps at the profiled positions."""
-    return np.concatenate([distance_profile(maps[position]) for position in PROFILED], axis=1)
+    return np.concatenate([distance_profile(maps[position]) for position in PROFILED[stage]], axis=1)
 
 
 def squared_distances(

@@ -111,6 +111,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "decision": made.id,
         "tier": "small",
         "attempt": 1,
+        "stage": "answer",
         "uncertainty": 0.6,
         "shift": 0.3,
         "tokens": 3,

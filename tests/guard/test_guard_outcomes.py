@@ -170,9 +170,11 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "attempts": [
             {
                 "tier": "small",
+                "stage": "answer",
                 "text": "answer of small",
                 "uncertainty": 0.75,
                 "shift": 0.5,
+                "prompt_score": None,
                 "statistics": {"logprob_sum": -0.1 * 3, "logprob_mean": -0.1, "entropy_mean": 0.2, "margin_min": 0.5},
                 "seconds": made.attempts[0].seconds,
                 "tokens": 3,

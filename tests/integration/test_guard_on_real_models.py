@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ilis_guard import Action, Decision, Guard, ReviewQueue
+from ilis_guard import Action, Decision, Guard, Message, Policy, ReviewQueue, Tier
 from ilis_guard.config import read_config
 from ilis_guard.errors import BundleMismatchError, PromptTooLongError
 from ilis_guard.lab.demo import QUESTIONS, prepare
 from ilis_guard.scoring import LightGBMScorer, read_bundle
+from ilis_guard.testing import InMemoryQueue
 from ilis_guard.tiers import load_local_model, load_tier
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +107,61 @@ def test_a_bundle_fitted_at_another_precision_is_refused_with_both_fingerprints(
     assert "precision differ" in str(caught.value)
     assert "precision nf4" in str(caught.value)
     assert "precision full" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def small(demo_config: Path) -> Tier:
+    return load_tier(read_config(demo_config).tier("small"))
+
+
+ROUTING = """
+version: 1
+name: routing
+rules:
+  - {id: too-hard, stage: prompt, when: uncertainty >= LIMIT, do: abstain, say: Too hard.}
+  - {id: sure, when: uncertainty < 1.0, do: answer}
+  - {id: rest, do: abstain}
+"""
+
+
+def routed(tier: Tier, question: str, *, limit: str) -> Decision:
+    return Guard(tiers=[tier], policy=Policy.parse(ROUTING.replace("LIMIT", limit))).decide(question)
+
+
+def test_a_real_prompt_is_scored_before_a_token_is_generated_and_the_answer_is_the_same(small: Tier) -> None:
+    plain = Guard(tiers=[small], policy=Policy.load("default"), review=InMemoryQueue())
+    for question in QUESTIONS[:4]:
+        expected = plain.decide(question).attempts[0]
+        going_on = (
+            Guard(tiers=[small], policy=Policy.parse(ROUTING.replace("LIMIT", "1.0"))).decide(question).attempts[0]
+        )
+        assert (going_on.text, going_on.tokens) == (expected.text, expected.tokens)
+        assert going_on.uncertainty == pytest.approx(expected.uncertainty, abs=1e-6)
+        assert going_on.prompt_score is not None
+        stopped = routed(small, question, limit=f"{going_on.prompt_score.uncertainty - 1e-3:.6f}")
+        assert (stopped.action, stopped.text, stopped.rule) == (Action.ABSTAIN, "Too hard.", "too-hard")
+        (attempt,) = stopped.attempts
+        assert (attempt.stage, attempt.text, attempt.tokens) == ("prompt", "", 0)
+        assert attempt.uncertainty == pytest.approx(going_on.prompt_score.uncertainty, abs=1e-6)
+        np.testing.assert_allclose(attempt.signatures["prompt"], expected.signatures["prompt"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_prompts_score_ranks_real_questions(small: Tier) -> None:
+    """What this model knows, against what hardly any person does."""
+    known = ["What is the capital of France?", "What is the capital of Italy?", "What is the capital of Germany?"]
+    unknown = ["What is the chemical symbol of hafnium?", "What is 84 times 67?", "What is 93 times 58?"]
+
+    def uncertainty(question: str) -> float:
+        step = next(small.stream([Message(role="user", content=question)]))
+        assert step.score is not None
+        return step.score.uncertainty
+
+    assert max(map(uncertainty, known)) < min(map(uncertainty, unknown))
+
+
+def test_a_real_stream_ends_with_the_decisions_score(small: Tier) -> None:
+    steps = list(small.stream([Message(role="user", content=QUESTIONS[1])]))
+    whole = small.score(small.model.generate([Message(role="user", content=QUESTIONS[1])]))
+    assert steps[-1].score is not None
+    assert steps[-1].score.uncertainty == pytest.approx(whole.uncertainty, abs=1e-6)
+    assert all(step.score is not None for step in steps[1:])

@@ -159,14 +159,14 @@ def test_the_shift_reference_does_not_look_at_test_or_validation_rows_nor_at_any
     splits = module._split(ROWS.datasets, 0)
     reference = read_bundle(str(fitted[1])).calibration_set.shift
     other = altered(ROWS, splits["test"] | splits["validation"])
-    assert module._shift_reference(other, splits["train"], splits["calibration"]) == reference
+    assert module._shift_reference(other, "answer", splits["train"], splits["calibration"]) == reference
     assert len(reference.distances) == splits["calibration"].sum()
 
 
 def test_what_maps_look_like_is_learned_from_train_rows_alone_and_compared_with_calibration_rows() -> None:
     train, calibration = (module._split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
-    before = module._shift_reference(ROWS, train, calibration)
-    after = module._shift_reference(altered(ROWS, calibration), train, calibration)
+    before = module._shift_reference(ROWS, "answer", train, calibration)
+    after = module._shift_reference(altered(ROWS, calibration), "answer", train, calibration)
     assert (after.mean, after.precision) == (before.mean, before.precision)
     assert after.distances != before.distances
 
@@ -253,6 +253,20 @@ def test_the_metadata_counts_every_row_and_repeats_the_manifest(fitted: Fitted) 
     assert (metadata.model, metadata.fingerprint, metadata.prompt) == ("packaged:fake", FINGERPRINT, "{question}")
     assert metadata.max_new_tokens == 8
     assert metadata.versions.keys() == {"python", "lightgbm"}
+
+
+def test_at_stage_prompt_the_prompts_map_is_all_that_is_learned_from(tmp_path: Path) -> None:
+    """The answers' maps tell right from wrong here, and the prompts' are made to tell too."""
+    rows = made(600, signal=0.6)
+    known = {**rows.signatures, "prompt": rows.signatures["mean"]}
+    learned = fit(replace(rows, signatures=known), tmp_path / "learned", stage="prompt")
+    assert (learned.stage, learned.features) == ("prompt", ("prompt",))
+    assert learned.held_out.auroc.low > 0.8
+    bundle = read_bundle(str(tmp_path / "learned"))
+    assert len(bundle.calibration_set.shift.mean) == LAYERS - 1
+    shuffled = {**known, "mean": known["mean"][::-1].copy(), "last": known["last"][::-1].copy()}
+    fit(replace(rows, signatures=shuffled), tmp_path / "same", stage="prompt")
+    assert files(tmp_path / "same") == files(tmp_path / "learned")
 
 
 @pytest.mark.parametrize("share", [49 / 200, 151 / 200])
@@ -354,7 +368,7 @@ def test_shift_is_uniform_where_rows_are_exchangeable() -> None:
     """With few training rows, their own distances would be far too small to compare with."""
     rows = made(4000)
     train, calibration, test = parts(rows, 40, 2500)
-    detector = ShiftDetector(module._shift_reference(rows, train, calibration))
+    detector = ShiftDetector(module._shift_reference(rows, "answer", train, calibration), "answer")
     shift = detector.shift({position: maps[test] for position, maps in rows.signatures.items()})
     assert stats.kstest(shift, "uniform").pvalue > 0.05
     assert (shift < 0.05).mean() == pytest.approx(0.05, abs=0.02)
@@ -365,7 +379,7 @@ def test_shift_is_uniform_where_rows_are_exchangeable() -> None:
 def test_shift_is_small_where_maps_are_clearly_others(position: Position, factor: float) -> None:
     rows = made(1000)
     train, calibration, test = parts(rows, 500, 900)
-    detector = ShiftDetector(module._shift_reference(rows, train, calibration))
+    detector = ShiftDetector(module._shift_reference(rows, "answer", train, calibration), "answer")
     maps: dict[Position, np.ndarray] = {name: each[test] for name, each in rows.signatures.items()}
     assert np.median(detector.shift(maps)) > 0.3
     maps[position] = maps[position] * np.float32(factor)

@@ -115,3 +115,35 @@ def test_clinical(facts: Facts, expected: tuple[str, str, str | None]) -> None:
 @pytest.mark.parametrize("uncertainty", [None, 0.0, 0.2, 0.6, 1.0])
 def test_clinical_never_abstains(uncertainty: float | None, error: str) -> None:
     assert outcome("clinical", Facts(uncertainty=uncertainty, shift=0.5, error=error))[0] != "abstain"
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(uncertainty=0.95, shift=0.5, last_tier=False), ("retry", "too-hard-for-this-tier")),
+        (Facts(uncertainty=0.89, shift=0.5, last_tier=False), None),
+        (Facts(uncertainty=0.95, shift=0.5), None),
+        (Facts(uncertainty=0.98, shift=0.5), ("abstain", "too-hard-for-all")),
+        (Facts(uncertainty=0.98, shift=0.01), None),
+        (Facts(last_tier=False), None),
+    ],
+)
+def test_cost_first_at_the_prompt(facts: Facts, expected: tuple[str, str] | None) -> None:
+    ruling = Policy.load("cost-first").evaluate_prompt(facts).ruling
+    assert (None if ruling is None else (ruling.action.value, ruling.rule)) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(uncertainty=0.29, shift=0.5), ("answer", "sure-enough", None)),
+        (Facts(uncertainty=0.29, shift=0.001), ("escalate", "ask-a-person", "default")),
+        (Facts(uncertainty=0.3, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(error="x", last_tier=False), ("retry", "try-larger", None)),
+        (Facts(error="x"), ("escalate", "ask-a-person", "default")),
+        (Facts(uncertainty=0.6, shift=0.5), ("abstain", "decline", None)),
+        (Facts(), ("abstain", "decline", None)),
+    ],
+)
+def test_cost_first_on_the_answer(facts: Facts, expected: tuple[str, str, str | None]) -> None:
+    assert outcome("cost-first", facts) == expected

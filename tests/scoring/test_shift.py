@@ -23,13 +23,13 @@ def maps_at(*away: float) -> Maps:
 
 
 def test_shift_is_the_share_of_rows_at_least_as_far_away_counting_itself() -> None:
-    detector = ShiftDetector(ShiftReference.model_validate(reference()))
+    detector = ShiftDetector(ShiftReference.model_validate(reference()), "answer")
     shift = detector.shift(maps_at(0.0, 0.99, 1.5, 2.5, 3.5))
     np.testing.assert_allclose(shift, [1, 1, 4 / 5, 2 / 5, 1 / 5])
 
 
 def test_a_tie_counts_as_at_least_as_far() -> None:
-    detector = ShiftDetector(ShiftReference.model_validate(reference(distances=[0.0, 0.0, 5.0])))
+    detector = ShiftDetector(ShiftReference.model_validate(reference(distances=[0.0, 0.0, 5.0])), "answer")
     assert detector.shift(maps_at(0.0)).tolist() == [1.0]
 
 
@@ -37,7 +37,7 @@ def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
     prompt, mean = np.zeros((2, 1, LAYERS, LAYERS), dtype=np.float32)
     prompt[0, 0, 1] = np.expm1(4.0)  # one of four pairs one layer apart
     mean[0, 2, 0] = np.expm1(4.0)  # one of two pairs two layers apart
-    np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}), [[1, 0, 0, 2]], rtol=1e-6)
+    np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}, "answer"), [[1, 0, 0, 2]], rtol=1e-6)
 
 
 def test_squared_distances_equal_a_plain_loop() -> None:
@@ -53,7 +53,7 @@ def test_what_is_no_divergence_has_no_shift_rather_than_a_small_one(bad: float) 
     maps = maps_at(0.0, 0.0)
     maps["mean"][1, 0, 1] = bad
     with np.errstate(invalid="ignore"):
-        shift = ShiftDetector(ShiftReference.model_validate(reference())).shift(maps)
+        shift = ShiftDetector(ShiftReference.model_validate(reference()), "answer").shift(maps)
     assert shift[0] == 1
     assert np.isnan(shift[1])
 

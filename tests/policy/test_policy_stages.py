@@ -1,0 +1,100 @@
+"""Stages in the language: what a rule of stage `prompt` may say, see, and decide."""
+
+import pytest
+
+from ilis_guard.errors import PolicyError
+from ilis_guard.policy import Facts, Policy
+from ilis_guard.types import Action
+
+
+def policy(*rules: str) -> Policy:
+    return Policy.parse("version: 1\nname: p\nrules:\n" + "".join(f"  - {{{rule}}}\n" for rule in rules))
+
+
+def refused(*rules: str) -> str:
+    with pytest.raises(PolicyError) as caught:
+        policy(*rules)
+    return str(caught.value)
+
+
+def test_each_stage_has_its_own_rules_in_their_order() -> None:
+    both = policy(
+        "id: late, when: uncertainty < 0.5, do: answer",
+        "id: early, stage: prompt, when: uncertainty > 0.5, do: abstain, say: No.",
+        "id: later, stage: answer, do: escalate",
+    )
+    doubtful = Facts(uncertainty=0.9, shift=0.5)
+    early = both.evaluate_prompt(doubtful).ruling
+    assert early is not None
+    assert (early.action, early.rule, early.say) == (Action.ABSTAIN, "early", "No.")
+    assert both.evaluate(doubtful).rule == "later"
+    assert [rule.id for rule in both.prompt_rules] == ["early"]
+
+
+def test_where_no_prompt_rule_holds_the_model_goes_on() -> None:
+    passed = policy("id: early, stage: prompt, when: uncertainty > 0.5, do: abstain").evaluate_prompt(Facts())
+    assert passed.ruling is None
+    assert passed.reasons == ("rule 'early' passed over: uncertainty missing, condition `uncertainty > 0.5` is false",)
+    assert passed.held_back == ""
+
+
+def test_without_prompt_rules_there_is_nothing_to_say() -> None:
+    said = policy("id: a, do: abstain").evaluate_prompt(Facts(uncertainty=1.0))
+    assert (said.ruling, said.reasons, said.held_back) == (None, (), "")
+
+
+def test_what_holds_an_answer_back_at_the_prompt_holds_it_back_later() -> None:
+    both = policy(
+        "id: mine, stage: prompt, when: labels.topic == 'legal', do: escalate",
+        "id: sure, when: uncertainty < 0.5, do: answer",
+    )
+    early = both.evaluate_prompt(Facts(uncertainty=0.1))
+    assert early.ruling is None
+    assert early.held_back.startswith("rule 'mine' couldn't be evaluated, so nothing is answered after it")
+    sure = Facts(uncertainty=0.1, shift=0.5)
+    assert both.evaluate(sure).action is Action.ANSWER
+    held = Facts(uncertainty=0.1, shift=0.5, held_back=early.held_back)
+    ruling = both.evaluate(held)
+    assert (ruling.action, ruling.rule) == (Action.ABSTAIN, None)
+    assert early.held_back in ruling.reasons[0]
+
+
+def test_a_retry_at_the_prompt_needs_a_larger_tier() -> None:
+    rules = policy("id: up, stage: prompt, do: retry", "id: end, stage: prompt, do: escalate, to: q")
+    last, first = (rules.evaluate_prompt(Facts(last_tier=last)).ruling for last in (True, False))
+    assert last is not None
+    assert (last.action, last.to) == (Action.ESCALATE, "q")
+    assert first is not None
+    assert first.action is Action.RETRY
+
+
+def test_nothing_can_be_answered_at_the_prompt() -> None:
+    message = refused("id: a, stage: prompt, when: uncertainty < 0.1, do: answer")
+    assert message.startswith("<string>:4:")
+    assert "rule 'a': there is no answer yet at stage `prompt`" in message
+
+
+@pytest.mark.parametrize("name", ["statistics.entropy_mean", "error"])
+def test_what_isnt_known_at_the_prompt_cant_be_asked_for(name: str) -> None:
+    condition = "error != ''" if name == "error" else f"{name} > 0.5"
+    message = refused(f'id: a, stage: prompt, when: "{condition}", do: abstain')
+    assert f"rule 'a': `{name}` isn't known at stage `prompt`" in message
+    assert message.startswith("<string>:4:34:")
+
+
+def test_an_unknown_stage_is_refused_with_its_place() -> None:
+    message = refused("id: a, stage: answers, do: abstain")
+    assert message.startswith("<string>:4:20:")
+    assert "'prompt' or 'answer'" in message
+
+
+def test_rules_shadow_only_rules_of_their_own_stage() -> None:
+    policy("id: all, stage: prompt, do: abstain", "id: sure, when: uncertainty < 0.5, do: answer")
+    message = refused("id: all, stage: prompt, do: abstain", "id: never, stage: prompt, when: tokens > 3, do: abstain")
+    assert "rule 'never': can never be reached: wherever it holds, 'all' decided before" in message
+
+
+def test_a_stage_left_out_keeps_the_fingerprints_of_older_files() -> None:
+    plain = policy("id: a, do: abstain")
+    assert plain.fingerprint == policy("do: abstain, id: a").fingerprint
+    assert plain.fingerprint != policy("id: a, stage: prompt, do: abstain").fingerprint

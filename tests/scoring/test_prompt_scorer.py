@@ -1,0 +1,71 @@
+"""A bundle of stage `prompt` scores what is known before a token is generated, and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import lightgbm
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from ilis_guard.errors import BundleError, ScoringError
+from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer
+from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.types import Generation, Position
+
+LAYERS = 4
+Row = Callable[[int], Generation]
+
+
+@pytest.fixture(scope="module")
+def of_prompts(maps: Maps, statistics: np.ndarray, metadata: BundleMetadata, calibration_set: CalibrationSet) -> Bundle:
+    """Wrong where the prompt's first two layers lie far apart."""
+    wrong = maps["prompt"][:, 0, 1] > np.median(maps["prompt"][:, 0, 1])
+    booster = lightgbm.train(
+        {"objective": "binary", "num_leaves": 7, "num_threads": 1, "verbosity": -1, "seed": 0},
+        lightgbm.Dataset(feature_matrix(["prompt"], maps, statistics), label=wrong),
+        num_boost_round=20,
+    )
+    width, shift = LAYERS - 1, calibration_set.shift
+    halved = shift.model_copy(
+        update={"mean": shift.mean[:width], "precision": tuple(row[:width] for row in shift.precision[:width])}
+    )
+    return Bundle(
+        metadata=metadata.model_copy(update={"stage": "prompt", "features": ("prompt",)}),
+        trees=booster.model_to_string(),
+        calibration_set=calibration_set.model_copy(update={"shift": halved}),
+        digest="ab",
+    )
+
+
+def at_the_prompt(generation: Generation) -> Generation:
+    signatures: dict[Position, np.ndarray] = {"prompt": generation.signatures["prompt"]}
+    return replace(generation, text="", tokens=0, finish_reason=None, statistics=None, signatures=signatures)
+
+
+def test_it_tells_prompts_apart_by_their_map_alone(of_prompts: Bundle, generation: Row, maps: Maps) -> None:
+    scorer = LightGBMScorer(of_prompts)
+    scores = np.array([scorer.score(at_the_prompt(generation(row))).uncertainty for row in range(100)])
+    far = maps["prompt"][:100, 0, 1] > np.median(maps["prompt"][:, 0, 1])
+    assert scores[far].min() > scores[~far].max()
+    assert scorer.score(at_the_prompt(generation(0))) == scorer.score(generation(0))
+
+
+def test_without_the_prompts_map_there_is_no_score(of_prompts: Bundle, generation: Row) -> None:
+    with pytest.raises(ScoringError, match="no signature 'prompt'"):
+        LightGBMScorer(of_prompts).score(replace(at_the_prompt(generation(0)), signatures={}))
+
+
+def test_a_shift_reference_of_answers_doesnt_pass_for_one_of_prompts(
+    of_prompts: Bundle, calibration_set: CalibrationSet
+) -> None:
+    with pytest.raises(BundleError, match="shift reference of the bundle ab has 6 columns, maps of 4 layers give 3"):
+        LightGBMScorer(replace(of_prompts, calibration_set=calibration_set))
+
+
+@pytest.mark.parametrize("features", [["prompt", "statistics"], ["mean-prompt"]])
+def test_metadata_that_names_what_there_isnt_yet_is_refused(metadata: BundleMetadata, features: list[str]) -> None:
+    told = metadata.model_dump(mode="json") | {"stage": "prompt", "features": features}
+    with pytest.raises(ValidationError, match="at stage 'prompt' there is the feature 'prompt' and no other"):
+        BundleMetadata.model_validate(told, strict=False)
