@@ -158,7 +158,7 @@ class LocalModel:
 
         def watch(recorder: Recorder, ids: torch.Tensor) -> None:
             if proceed is not None and ids.shape[1] == width:
-                so_far = self._generation(recorder.so_far(ids)[0], [], width, at_end=False, started=started)
+                so_far = self._generation(recorder.so_far()[0], [], width, at_end=False, started=started)
                 if not proceed(so_far):
                     stopped.append(so_far)
                     raise _StopAtPromptError
@@ -211,7 +211,7 @@ class LocalModel:
 
             def watch(recorder: Recorder, ids: torch.Tensor) -> None:
                 answer = ids[0, width:].tolist()
-                so_far = self._generation(recorder.so_far(ids)[0], answer, width, at_end=False, started=started)
+                so_far = self._generation(recorder.so_far()[0], answer, width, at_end=False, started=started)
                 report(step(so_far))
 
             recordings, answers = self._recorded(inputs, watch=watch)

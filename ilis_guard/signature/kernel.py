@@ -15,8 +15,9 @@ def signature_map(
     """Directed KL divergences between all pairs of layers at one token position.
 
     Each layer's activation vector is read as a distribution over the hidden dimension, ``p_l = softmax(h_l / t)``,
-    and ``S[i, j] = KL(p_i || p_j) = sum_d p_i[d] (log p_i[d] - log p_j[d])`` (arXiv:2603.22299). One matrix product
-    does all pairs: ``S = sum(P * log P) - P @ log P.T``.
+    and ``S[i, j] = KL(p_i || p_j) = sum_d p_i[d] (log p_i[d] - log p_j[d])`` (arXiv:2603.22299). With ``z_l`` the
+    scaled activations less their largest and ``Z_l = sum(exp z_l)``, ``log p_l = z_l - ln Z_l``, and one matrix product
+    does all pairs: ``S[i, j] = exp(z_i) . (z_i - z_j) / Z_i - ln Z_i + ln Z_j``.
 
     The subtraction cancels almost everything where two layers agree, so it is done in float64: in float32 a
     divergence of 1e-6 nats would have no correct digit.
@@ -39,10 +40,13 @@ def signature_map(
         )
     if not (math.isfinite(temperature) and temperature > 0):
         raise SignatureError(f"the temperature must be a positive number, got {temperature!r}")
-    log_p = torch.log_softmax(activations.to(torch.float64) / temperature, dim=-1)
-    cross = log_p.exp() @ log_p.mT
-    # Its diagonal is sum(P log P), each layer's negative entropy.
-    divergences = (cross.diagonal(dim1=-2, dim2=-1)[..., None] - cross).clamp_(min=0).to(torch.float32)
+    scaled = activations.to(torch.float64) / temperature
+    below = scaled - scaled.amax(dim=-1, keepdim=True)
+    weights = below.exp()
+    total = weights.sum(dim=-1, keepdim=True)
+    cross = weights @ below.mT / total
+    own, log_total = cross.diagonal(dim1=-2, dim2=-1)[..., None], total.log()
+    divergences = (own - cross - log_total + log_total.mT).clamp_(min=0).to(torch.float32)
     if not torch.isfinite(divergences).all():
         raise SignatureError(_not_finite(activations))
     divergences.diagonal(dim1=-2, dim2=-1).zero_()

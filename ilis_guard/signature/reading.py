@@ -5,12 +5,11 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature.layout import TapPoint
 from ilis_guard.signature.recorder import AnswerTokens, Recording
-from ilis_guard.signature.running import NextToken, RunningMaps, RunningStatistics, chunk_length
+from ilis_guard.signature.running import RunningMaps, RunningStatistics, next_token_numbers
 from ilis_guard.signature.tap import Tap
 
 PIECE: Final = 64
@@ -58,19 +57,22 @@ def read(
             ids = torch.tensor([[*(prompt if maps is None else ()), *piece]], device=model.device)
             with Tap(points, newest=kept) as tap:
                 output = model(input_ids=ids, past_key_values=cache, use_cache=True, **_keep(model, kept))
-                activations = tap.take()
+                activations = tap.take()[0]
             cache = output.past_key_values
             logits = output.logits[0, -kept:]
             if maps is None:
                 maps = RunningMaps(activations[:, 0], temperature, every_token=every_token)
                 before, activations, logits = logits[:1], activations[:, 1:], logits[1:]
-            _add_maps(maps, activations, counted[start:])
+            if activations.shape[1]:
+                maps.add(activations.transpose(0, 1), counted[start : start + activations.shape[1]])
             # Each token was drawn from what came out at the one before; a cut answer's last one was drawn and not fed.
             is_last = start + PIECE >= len(fed)
             drawn = answer[start:] if is_last else piece
             distributions = torch.cat([before, logits])
             before = distributions[-1:]
-            _add_statistics(statistics, distributions[: len(drawn)], torch.tensor(drawn), counted[start:][: len(drawn)])
+            numbers = next_token_numbers(distributions[: len(drawn)], torch.tensor(drawn))
+            # As many rows as there are tokens: the distributions are a batch's, the sums those of one row.
+            statistics.add(numbers.T[:, :, None], counted[start:][: len(drawn)])
     assert maps is not None, "there is at least one pass"
     return Recording(
         signatures=maps.signatures(0),
@@ -84,16 +86,3 @@ def read(
 def _keep(model: Any, positions: int) -> dict[str, int]:
     """Logits of the newest positions only: those of a whole prompt may take gigabytes."""
     return {"logits_to_keep": positions} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-
-
-def _add_maps(maps: RunningMaps, activations: Tensor, counted: Tensor) -> None:
-    length = chunk_length(activations[:, :1]) if activations.shape[1] else 1
-    for start in range(0, activations.shape[1], length):
-        here = activations[:, start : start + length].transpose(0, 1)
-        maps.add(here, counted[start : start + len(here)])
-
-
-def _add_statistics(statistics: RunningStatistics, logits: Tensor, tokens: Tensor, counted: Tensor) -> None:
-    # As many rows as there are tokens: the distributions are a batch's, the sums those of one row.
-    numbers = NextToken(logits).drawn(tokens)
-    statistics.add(numbers.T[:, :, None], counted)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature.running import NextToken, RunningMaps, RunningStatistics, chunk_length
+from ilis_guard.signature.running import RunningMaps, RunningStatistics, chunk_length, next_token_numbers
 from ilis_guard.signature.tap import Tap
 from ilis_guard.types import Position, Signature, Statistics
 
@@ -81,35 +81,37 @@ class Recorder:
         self._temperature = temperature
         self._every_token = every_token
         self._before: Int[Tensor, "batch sequence"] | None = None
-        self._next: NextToken | None = None
-        self._buffer = torch.empty(0)
+        """The ids whose passes are in the sums."""
         self._length = 0
-        self._fed: list[Int[Tensor, " batch"]] = []
-        self._waiting: list[Float32[Tensor, "3 batch"]] = []
+        self._fed: list[Int[Tensor, "batch sequence"]] = []
+        """The ids of the passes since; their activations wait in the tap."""
+        self._drawn_from: list[Float[Tensor, "batch vocabulary"]] = []
+        """What the tokens of these passes, and the one to come, were drawn from."""
+        self._chunk = 1
 
     def __call__(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
         """Record the forward pass that has just ended; the scores are returned as they came."""
         if self._before is None:
-            self._begin(input_ids)
+            self._begin(input_ids, scores)
         else:
             self._check_grew(input_ids)
-            self._tap.take(out=self._buffer[len(self._waiting)])
-            self._waiting.append(self._drawn(input_ids))
-            if len(self._waiting) == len(self._buffer):
-                self._fold(input_ids)
+            self._fed.append(input_ids)
+            if len(self._fed) == self._chunk:
+                self._fold()
         self._length = input_ids.shape[1]
-        self._next = NextToken(scores)
+        # A copy: what comes after may change it in place.
+        self._drawn_from.append(scores.clone())
         return scores
 
-    def so_far(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:
-        """What is known of each row, once the tokens of `sequences` have passed through the model.
+    def so_far(self) -> list[Recording]:
+        """What is known of each row, of all that has passed through the model.
 
         Raises:
-            SignatureError: no forward pass was seen, or an activation isn't finite.
+            SignatureError: no forward pass was seen, rows changed places, or an activation isn't finite.
         """
         if self._before is None:
             raise SignatureError("generation ended without a forward pass that the recorder saw")
-        self._fold(sequences)
+        self._fold()
         return [
             Recording(
                 signatures=self._maps.signatures(row),
@@ -118,7 +120,7 @@ class Recorder:
                 ended=bool(self._answer.ended[row]),
                 token_maps=self._maps.of_tokens(row),
             )
-            for row in range(len(sequences))
+            for row in range(len(self._before))
         ]
 
     def finish(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:
@@ -132,18 +134,20 @@ class Recorder:
         """
         if self._before is not None:
             self._check_grew(sequences)
-            self._fold(sequences[:, :-1])
-            self._statistics.add(self._drawn(sequences)[None], self._answer.add(sequences[:, -1][None]))
-        return self.so_far(sequences)
+            self._fold()
+            if not torch.equal(sequences[:, :-1], self._before):
+                raise SignatureError(_not_continued(sequences, list(self._before.shape)))
+            self._add_statistics(sequences[:, -1:])
+        return self.so_far()
 
-    def _begin(self, input_ids: Int[Tensor, "batch sequence"]) -> None:
-        prompt = self._tap.take()
+    def _begin(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> None:
+        prompt = self._tap.take()[0]
         rows = len(input_ids)
         if len(prompt) != rows:
             raise SignatureError(f"{rows} prompts went in, and activations of {len(prompt)} rows came out")
         self._maps = RunningMaps(prompt.squeeze(1), self._temperature, every_token=self._every_token)
         self._statistics = RunningStatistics(rows)
-        self._buffer = prompt.new_empty(chunk_length(prompt), *prompt.shape)
+        self._chunk = chunk_length(prompt.numel() + scores.numel())
         self._before = input_ids
 
     def _check_grew(self, sequences: Int[Tensor, "batch sequence"]) -> None:
@@ -152,25 +156,30 @@ class Recorder:
         if sequences.shape != (len(self._before), self._length + 1):
             raise SignatureError(_not_continued(sequences, [len(self._before), self._length]))
 
-    def _drawn(self, sequences: Int[Tensor, "batch sequence"]) -> Float32[Tensor, "3 batch"]:
-        assert self._next is not None, "a distribution comes before its token"
-        self._fed.append(sequences[:, -1])
-        return self._next.drawn(sequences[:, -1])
-
-    def _fold(self, fed: Int[Tensor, "batch sequence"]) -> None:
-        """Turn what waits of the newest of the tokens that were fed in into sums."""
+    def _fold(self) -> None:
+        """Turn what waits of the passes since the last time into sums."""
+        if not self._fed:
+            return
         assert self._before is not None, "the prompt comes first"
+        newest, passes = self._fed[-1], len(self._fed)
         # Where beams change places, a row's tokens aren't those that it was seen to draw.
-        continued = torch.cat([self._before, *(tokens[:, None] for tokens in self._fed)], dim=1)
-        if not torch.equal(fed, continued):
-            raise SignatureError(_not_continued(fed, list(continued.shape)))
-        self._before = fed
+        continued = torch.cat([self._before, *(ids[:, -1:] for ids in self._fed)], dim=1)
+        if not torch.equal(newest, continued):
+            raise SignatureError(_not_continued(newest, list(continued.shape)))
+        activations = self._tap.take(passes)[:, :, 0]
+        if activations.shape[1] != len(newest):
+            raise SignatureError(f"{len(newest)} rows went in, and activations of {activations.shape[1]} came out")
+        self._maps.add(activations, self._add_statistics(newest[:, -passes:]))
+        self._before = newest
         self._fed.clear()
-        if waiting := len(self._waiting):
-            counted = self._answer.add(fed[:, -waiting:].T)
-            self._maps.add(self._buffer[:waiting, :, 0], counted)
-            self._statistics.add(torch.stack(self._waiting), counted)
-            self._waiting.clear()
+
+    def _add_statistics(self, drawn: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "tokens batch"]:
+        """Add what is known of tokens that were drawn; tells which of them count."""
+        counted = self._answer.add(drawn.T)
+        pairs = zip(self._drawn_from[: len(counted)], drawn.T, strict=True)
+        self._statistics.add(torch.stack([next_token_numbers(*pair) for pair in pairs]), counted)
+        del self._drawn_from[: len(counted)]
+        return counted
 
 
 def _not_continued(sequences: Int[Tensor, "batch sequence"], before: list[int]) -> str:

@@ -14,10 +14,11 @@ from torch.nn.functional import pad
 from ilis_guard.signature.kernel import signature_map
 from ilis_guard.types import Position, Signature, Statistics
 
-CHUNK: Final = 2**19
-"""So many numbers wait to be turned into maps: code that runs for many tokens at once stays in the cache."""
+CHUNK: Final = 2**20
+"""So many numbers (activations and logits) wait to be summed up: code that runs for many tokens at once stays in the
+processor's cache."""
 PIECE: Final = {"cpu": 2**16, "cuda": 2**22}
-"""Numbers turned into maps by one call: as many as a processor's cache holds, or as make a kernel launch worth it."""
+"""Numbers worked on by one call: as many as a processor's cache holds, or as make a kernel launch worth it."""
 BLOCK: Final = 256
 """Logits among which the two largest are looked for at a time."""
 
@@ -43,15 +44,16 @@ class RunningMaps:
         Raises:
             SignatureError: an activation isn't finite.
         """
-        size = max(1, PIECE.get(activations.device.type, PIECE["cuda"]) // max(1, activations[:1].numel()))
-        maps = torch.cat([signature_map(piece, self._temperature) for piece in torch.split(activations, size)])
+        maps = torch.cat([signature_map(piece, self._temperature) for piece in _pieces(activations)])
         if self._tokens is not None:
             self._tokens.append(maps.cpu())
         here = counted.to(maps.device)
-        for newest, counts in zip(maps, here[:, :, None, None], strict=True):
-            self._last = torch.where(counts, newest, self._last)
-            self._sum += torch.where(counts, newest, 0.0)
+        self._sum += torch.einsum("tb,tbij->bij", here.to(torch.float64), maps.to(torch.float64))
         self._count += here.sum(dim=0)
+        number = torch.arange(1, len(here) + 1, device=maps.device)
+        newest = (here * number[:, None]).amax(dim=0)
+        rows = torch.arange(here.shape[1], device=maps.device)
+        self._last = torch.where((newest > 0)[:, None, None], maps[newest.clamp(min=1) - 1, rows], self._last)
 
     def signatures(self, row: int) -> dict[Position, Signature]:
         """A row's maps; `last` and `mean` only where an answer token passed through the model."""
@@ -99,25 +101,42 @@ class RunningStatistics:
         )
 
 
-class NextToken:
-    """The distributions from which a batch's next tokens are drawn."""
-
-    def __init__(self, scores: Float[Tensor, "batch vocabulary"]) -> None:
-        self._logprobs = torch.log_softmax(scores.to(torch.float32), dim=-1)
-        # Skipping not-a-number: a token that can't be said (probability 0, logarithm -inf) has no part in it.
-        self._entropy = -(self._logprobs.exp() * self._logprobs).nansum(dim=-1)
-        likeliest, second = _two_largest(self._logprobs).exp().unbind(dim=-1)
-        self._margin = likeliest - second
-
-    def drawn(self, tokens: Int[Tensor, " batch"]) -> Float32[Tensor, "3 batch"]:
-        """Log-probability of the tokens that were drawn, entropy and margin of what they were drawn from."""
-        logprobs = self._logprobs.gather(1, tokens.to(self._logprobs.device)[:, None]).squeeze(1)
-        return torch.stack([logprobs, self._entropy, self._margin])
+def next_token_numbers(
+    logits: Float[Tensor, "rows vocabulary"], drawn: Int[Tensor, " rows"]
+) -> Float32[Tensor, "3 rows"]:
+    """Of tokens and what they were drawn from: log-probability, entropy and margin."""
+    tokens = drawn.to(logits.device)
+    pieces = zip(_pieces(logits), _pieces(tokens, like=logits), strict=True)
+    return torch.cat([_of_distributions(*piece) for piece in pieces], dim=1)
 
 
-def chunk_length(activations: Float[Tensor, "batch newest layers hidden"]) -> int:
-    """Tokens whose activations are that wait to be turned into maps together."""
-    return max(1, CHUNK // activations.numel())
+def _of_distributions(
+    logits: Float[Tensor, "rows vocabulary"], tokens: Int[Tensor, " rows"]
+) -> Float32[Tensor, "3 rows"]:
+    """With z the logits less the largest: log p = z - ln sum(e^z), and H = ln sum(e^z) - sum(e^z z) / sum(e^z)."""
+    largest, second = _two_largest(logits).to(torch.float32).unbind(dim=-1)
+    below = logits.to(torch.float32) - largest[:, None]
+    weights = below.exp()
+    total = weights.sum(dim=-1)
+    mean = torch.linalg.vecdot(weights, below) / total
+    if not mean.isfinite().all():
+        # A token that can't be said (probability 0, logarithm -inf) has no part in it.
+        mean = (weights * below).nansum(dim=-1) / total
+    logarithm = total.log()
+    logprobs = below.gather(1, tokens[:, None]).squeeze(1) - logarithm
+    return torch.stack([logprobs, logarithm - mean, -(second - largest).expm1() / total])
+
+
+def chunk_length(numbers: int) -> int:
+    """Tokens that wait to be summed up together, if each brings so many numbers."""
+    return max(1, CHUNK // numbers)
+
+
+def _pieces(tensor: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Split along the first dimension, where `like` (the tensor itself) falls into pieces that suit its device."""
+    whole = tensor if like is None else like
+    size = PIECE.get(whole.device.type, PIECE["cuda"]) // max(1, whole[:1].numel())
+    return torch.split(tensor, max(1, size))
 
 
 def _two_largest(values: Float32[Tensor, "batch vocabulary"]) -> Float32[Tensor, "batch 2"]:

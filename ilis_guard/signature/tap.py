@@ -1,7 +1,9 @@
 """The tap: hooks on one module of every layer that keep the newest token's activation."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
@@ -15,22 +17,27 @@ from ilis_guard.signature.layout import TapPoint
 
 
 class Tap:
-    """Collects what each tapped module puts out at the newest positions of a forward pass.
+    """Collects what each tapped module puts out at the newest positions of forward passes.
 
     Used as a context manager; the hooks are gone when it is left, whatever happened inside. With left-padded
     batches the last position is each row's newest token: the last prompt token in the prefill, then the token that
     was just generated.
 
     A tap hears only the thread that entered it, so several may sit on one model at once and never mix.
+
+    A hook does next to nothing: between two layers a model's weights have driven its code out of the processor's
+    cache, so that every line of it is dear. Everything that can wait is done in `take`, for several passes at once.
     """
 
     def __init__(self, points: Sequence[TapPoint], *, newest: int = 1) -> None:
         self._points = points
-        self._count = newest
-        self._kept: list[Tensor | None] = [None] * len(points)
+        self._newest = newest
+        self._heard: list[tuple[int, Tensor, int | None]] = []
+        """Layer, output, and the version that the output must still have when it is taken; None where it is a copy."""
+        # Copies are kept until a pass has shown that this architecture doesn't go on to change a module's output in
+        # place, as Falcon does; the output itself, once one has. A tensor's version tells.
         self._lent: list[tuple[Tensor, int] | None] = [None] * len(points)
-        self._runs = [0] * len(points)
-        self._by_reference = False
+        self._unchanged: list[int | None] = [None] * len(points)
         self._thread = 0
         self._handles: list[RemovableHandle] = []
 
@@ -49,91 +56,90 @@ class Tap:
     ) -> None:
         self._remove_hooks()
 
-    def take(
-        self, out: Float[Tensor, "batch newest layers hidden"] | None = None
-    ) -> Float[Tensor, "batch newest layers hidden"]:
-        """The activations of the forward pass that has just ended, in memory of their own or in `out`.
+    def take(self, passes: int = 1) -> Float[Tensor, "passes batch newest layers hidden"]:
+        """The activations of so many forward passes, those since the last time, in memory of their own.
 
         Raises:
-            SignatureError: a module wasn't run in that pass or more than once, or rows or widths differ between
-                layers or from `out`.
+            SignatureError: a module wasn't run once in each of them, or rows or widths differ between passes or layers.
         """
-        self.check()
-        kept = [tensor for tensor in self._kept if tensor is not None]
-        shapes = {tensor.shape for tensor in kept}
-        if len(shapes) != 1:
-            raise SignatureError(f"the layers' activations differ in shape: {sorted(map(tuple, shapes))!r}")
-        (rows, newest, width) = kept[0].shape
-        if out is not None and out.shape != (rows, newest, len(kept), width):
-            raise SignatureError(
-                f"the activations are {[rows, newest, width]!r} a layer, in the passes before they were "
-                f"{[*out.shape[:2], out.shape[3]]!r}"
-            )
-        self._kept = [None] * len(self._points)
-        # With layers on several devices, what they put out meets on the first one's.
-        device = kept[0].device
-        return torch.stack(
-            [tensor.detach() if tensor.device == device else tensor.detach().to(device) for tensor in kept],
-            dim=2,
-            out=out,
-        )
+        self.check(passes)
+        outputs = [output for _, output, _ in sorted(self._heard, key=itemgetter(0))]
+        self._heard.clear()
+        try:
+            stacked = torch.stack(outputs)
+        except RuntimeError:
+            stacked = torch.stack(_together(outputs))
+        return stacked.detach().reshape(len(self._points), passes, *stacked.shape[1:]).movedim(0, 3)
 
-    def check(self) -> None:
-        """See that the pass that has just ended ran every tapped module once, and count anew.
+    def check(self, passes: int = 1) -> None:
+        """See that so many passes ran every tapped module once each, and left what it put out as it was.
 
         Raises:
-            SignatureError: as `take`.
+            SignatureError: they didn't.
         """
-        if self._runs != [1] * len(self._runs):
-            self._complain()
-        self._runs = [0] * len(self._runs)
-        # Copies are kept until a pass has shown that this architecture doesn't go on to change the module's output in
-        # place, as Falcon does; the output itself, once one has. A tensor's version tells.
-        unchanged = [lent is not None and lent[0]._version == lent[1] for lent in self._lent]  # noqa: SLF001 - no other
-        if self._by_reference and not all(same for same, lent in zip(unchanged, self._lent, strict=True) if lent):
-            point = self._points[unchanged.index(False)]
-            raise SignatureError(f"the output of {point.path!r} was changed in place, and in the pass before it wasn't")
-        self._by_reference = all(unchanged)
-        self._lent = [None] * len(self._points)
+        runs = Counter(at for at, _, _ in self._heard)
+        if any(runs[at] != passes for at in range(len(self._points))):
+            raise SignatureError(self._complaint(runs, passes))
+        for at, output, version in self._heard:
+            if version is not None and output._version != version:  # noqa: SLF001 - torch has no other name for it
+                raise SignatureError(
+                    f"the output of {self._points[at].path!r} was changed in place, and in the pass before it wasn't"
+                )
 
-    def _complain(self) -> None:
-        silent = [point for point, runs in zip(self._points, self._runs, strict=True) if runs == 0]
-        if silent:
-            raise SignatureError(
-                f"no activation came from layer {', '.join(str(point.layer) for point in silent)} (of "
-                f"{len(self._points)}, counted from 0), such as {silent[0].path!r}: it wasn't run in this pass, or was "
+    def _complaint(self, runs: Counter[int], passes: int) -> str:
+        few = [point for at, point in enumerate(self._points) if runs[at] < passes]
+        if few:
+            return (
+                f"no activation came from layer {', '.join(str(point.layer) for point in few)} (of "
+                f"{len(self._points)}, counted from 0), such as {few[0].path!r}: it wasn't run in this pass, or was "
                 "compiled into a graph that skips hooks"
             )
-        point, runs = next((point, runs) for point, runs in zip(self._points, self._runs, strict=True) if runs > 1)
-        raise SignatureError(
-            f"{point.path!r} ran {runs} times in one pass: its activations don't belong to one layer and one pass"
-        )
+        point, ran = next((point, runs[at]) for at, point in enumerate(self._points) if runs[at] > passes)
+        often = "one pass" if passes == 1 else f"{passes} passes"
+        return f"{point.path!r} ran {ran} times in {often}: its activations don't belong to one layer and one pass"
 
     def _keeper(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
-        thread, count, point = self._thread, self._count, self._points[at]
+        thread, newest, hear, unchanged = self._thread, self._newest, self._heard.append, self._unchanged
+        ident = threading.get_ident
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if threading.get_ident() != thread:
+            if ident() != thread:
                 return
-            # Mixtures of experts return (output, router logits).
-            hidden = output[0] if isinstance(output, tuple) else output
-            if not isinstance(hidden, Tensor) or hidden.ndim != 3:
-                got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-                raise SignatureError(f"{point.path!r} gave {got!r}, expected [batch, sequence, hidden]")
-            self._runs[at] += 1
-            # A longer output would keep the whole prompt's activations alive until the next pass.
-            if hidden.shape[1] == count and not hidden.is_inference():
-                self._lent[at] = (hidden, hidden._version)  # noqa: SLF001 - torch has no other name for it
-                self._kept[at] = hidden if self._by_reference else hidden.clone()
+            version = unchanged[at]
+            if version is not None and type(output) is Tensor and output.size(1) == newest:
+                hear((at, output, version))
             else:
-                self._kept[at] = hidden[:, -count:].clone()
+                hear((at, *self._examined(at, output)))
 
         return keep
+
+    def _examined(self, at: int, output: Any) -> tuple[Tensor, int | None]:
+        """What is kept of an output, until it is known to be left as it is."""
+        # Mixtures of experts return (output, router logits).
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+            got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise SignatureError(f"{self._points[at].path!r} gave {got!r}, expected [batch, sequence, hidden]")
+        # A longer output would keep the whole prompt's activations alive; in inference mode nothing has a version.
+        if hidden.shape[1] != self._newest or hidden.is_inference():
+            return hidden[:, -self._newest :].clone(), None
+        lent, version = self._lent[at], hidden._version  # noqa: SLF001 - torch has no other name for it
+        if lent is not None and lent[0]._version == lent[1] == version:  # noqa: SLF001 - as above
+            self._lent[at], self._unchanged[at] = None, version
+            return hidden, version
+        self._lent[at] = (hidden, version)
+        return hidden.clone(), None
 
     def _remove_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._kept = [None] * len(self._points)
+        self._heard.clear()
         self._lent = [None] * len(self._points)
-        self._runs = [0] * len(self._points)
-        self._by_reference = False
+        self._unchanged[:] = [None] * len(self._points)
+
+
+def _together(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """On the first one's device: those of layers on several devices meet there."""
+    if len(shapes := {output.shape for output in outputs}) > 1:
+        raise SignatureError(f"the layers' activations differ in shape: {sorted(map(tuple, shapes))!r}")
+    return [output.to(outputs[0].device) for output in outputs]

@@ -39,7 +39,7 @@ def generate(
     with Tap(locate(model, LAYERS)) as tap, torch.inference_mode():
         recorder = Recorder(tap, end_tokens=end, special_tokens=special, temperature=1.0, every_token=True)
         defaults = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0}
-        processors = [recorder] + ([lambda ids, scores: look(recorder, ids, scores)] if look else [])
+        processors = [recorder] + ([lambda _ids, scores: look(recorder, scores)] if look else [])
         sequences = model.generate(
             input_ids=ids, attention_mask=mask, logits_processor=processors, **defaults | options
         )
@@ -61,11 +61,11 @@ def assert_same_statistics(found: Recording, expected: Recording) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2, 5, 1000])
 def test_chunks_of_any_length_give_the_same_maps(model: Any, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "CHUNK", 3 * LAYERS * 32)
+    monkeypatch.setattr(running, "CHUNK", 3 * (LAYERS * 32 + 99))
     _, (expected,), _ = generate(model, [PROMPT], max_new_tokens=12)
-    monkeypatch.setattr(running, "CHUNK", tokens * LAYERS * 32)
+    monkeypatch.setattr(running, "CHUNK", tokens * (LAYERS * 32 + 99))
     _, (found,), recorder = generate(model, [PROMPT], max_new_tokens=12)
-    assert len(recorder._buffer) == tokens
+    assert recorder._chunk == tokens
     assert_same_maps(found, expected)
     assert_same_statistics(found, expected)
 
@@ -74,11 +74,11 @@ def test_chunks_of_any_length_give_the_same_maps(model: Any, tokens: int, monkey
 def test_what_is_known_at_each_step_is_what_a_shorter_answer_shows(
     model: Any, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "CHUNK", tokens * LAYERS * 32)
+    monkeypatch.setattr(running, "CHUNK", tokens * (LAYERS * 32 + 99))
     steps: list[Recording] = []
 
-    def look(recorder: Recorder, ids: Tensor, scores: Tensor) -> Tensor:
-        steps.extend(recorder.so_far(ids))
+    def look(recorder: Recorder, scores: Tensor) -> Tensor:
+        steps.extend(recorder.so_far())
         return scores
 
     _, (whole,), _ = generate(model, [PROMPT], look=look)
@@ -160,7 +160,7 @@ def test_the_scores_are_left_as_they_were(model: Any) -> None:
     assert torch.equal(generate(model, [PROMPT])[0][0], plain[0, len(PROMPT) :])
 
 
-def test_what_is_held_doesnt_grow_with_the_answer(model: Any) -> None:
+def test_what_is_held_doesnt_grow_with_the_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def held(tokens: int) -> int:
         with Tap(locate(model, LAYERS)) as tap, torch.inference_mode():
             recorder = Recorder(tap, end_tokens=[], special_tokens=[], temperature=1.0)
@@ -173,9 +173,10 @@ def test_what_is_held_doesnt_grow_with_the_answer(model: Any) -> None:
                 ids = torch.cat([ids, torch.tensor([[7]])], dim=1)
             recorder.finish(ids)
             values = [*vars(recorder).values(), *vars(recorder._maps).values(), *vars(recorder._statistics).values()]
-            values += [*vars(recorder._answer).values(), *recorder._waiting]
+            values += [*vars(recorder._answer).values(), *recorder._drawn_from, *(kept for _, kept, _ in tap._heard)]
             return sum(value.numel() for value in values if isinstance(value, Tensor) and value is not recorder._before)
 
+    monkeypatch.setattr(running, "CHUNK", 7 * (LAYERS * 32 + 99))
     assert held(10) == held(300)
 
 

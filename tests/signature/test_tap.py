@@ -37,9 +37,9 @@ def test_only_the_last_position_is_kept() -> None:
     with Tap(points(modules)) as tap, torch.inference_mode():
         outputs = [module(inputs) for module in modules]
         found = tap.take()
-    assert found.shape == (2, 1, 3, 4)
+    assert found.shape == (1, 2, 1, 3, 4)
     for layer, output in enumerate(outputs):
-        assert torch.equal(found[:, 0, layer], output[:, -1])
+        assert torch.equal(found[0, :, 0, layer], output[:, -1])
 
 
 def test_as_many_newest_positions_are_kept_as_asked_for() -> None:
@@ -47,7 +47,7 @@ def test_as_many_newest_positions_are_kept_as_asked_for() -> None:
     inputs = torch.randn(2, 5, 4)
     with Tap(points(modules), newest=3) as tap, torch.inference_mode():
         outputs = [module(inputs) for module in modules]
-        assert torch.equal(tap.take(), torch.stack(outputs, dim=2)[:, -3:])
+        assert torch.equal(tap.take()[0], torch.stack(outputs, dim=2)[:, -3:])
 
 
 def test_a_module_that_runs_twice_in_a_pass_is_refused() -> None:
@@ -67,7 +67,7 @@ def test_an_output_that_is_changed_in_place_afterwards_is_kept_as_it_was() -> No
             expected = torch.stack([output.clone() for output in outputs], dim=2)
             for output in outputs:
                 output.add_(1)  # as Falcon does
-            assert torch.equal(tap.take(), expected)
+            assert torch.equal(tap.take()[0], expected)
 
 
 def test_an_output_that_is_changed_in_place_for_once_is_an_error() -> None:
@@ -82,19 +82,45 @@ def test_an_output_that_is_changed_in_place_for_once_is_an_error() -> None:
             tap.take()
 
 
-def test_activations_go_where_they_are_wanted_and_another_batch_is_refused() -> None:
+def test_several_passes_are_taken_at_once_in_their_order() -> None:
     modules = linears()
-    out = torch.zeros(2, 1, 3, 4)
     with Tap(points(modules)) as tap, torch.no_grad():
-        for rows in (2, 2, 3):
-            outputs = [module(torch.randn(rows, 1, 4)) for module in modules]
-            if rows == 2:
-                tap.take(out=out)
-                assert torch.equal(out, torch.stack(outputs, dim=2))
-        with pytest.raises(
-            SignatureError, match=r"are \[3, 1, 4\] a layer, in the passes before they were \[2, 1, 4\]"
-        ):
-            tap.take(out=out)
+        passes = [torch.stack([module(torch.randn(2, 1, 4)) for module in modules], dim=2) for _ in range(5)]
+        assert torch.equal(tap.take(5), torch.stack(passes))
+
+
+def test_of_several_passes_each_must_have_run_every_module() -> None:
+    modules = linears()
+    with Tap(points(modules)) as tap, torch.no_grad():
+        for module in [*modules, modules[0], modules[2]]:
+            module(torch.randn(2, 1, 4))
+        with pytest.raises(SignatureError, match=r"no activation came from layer 1 \(of 3"):
+            tap.take(2)
+
+
+def test_a_batch_that_changes_between_passes_is_refused() -> None:
+    modules = linears()
+    with Tap(points(modules)) as tap, torch.no_grad():
+        for rows in (2, 3):
+            for module in modules:
+                module(torch.randn(rows, 1, 4))
+        with pytest.raises(SignatureError, match=r"differ in shape: \[\(2, 1, 4\), \(3, 1, 4\)\]"):
+            tap.take(2)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_outputs_are_kept_by_reference_only_where_they_are_left_alone(in_place: bool) -> None:
+    modules = linears()
+    with Tap(points(modules)) as tap, torch.no_grad():
+        for _ in range(4):
+            outputs = [module(torch.randn(2, 1, 4)) for module in modules]
+            kept = [tensor for _, tensor, _ in tap._heard]
+            if in_place:
+                for output in outputs:
+                    output.add_(1)
+            tap.take()
+        lent = [tensor is output for tensor, output in zip(kept, outputs, strict=True)]
+    assert lent == [not in_place] * 3
 
 
 def test_a_tap_hears_only_the_thread_that_entered_it() -> None:
@@ -110,7 +136,7 @@ def test_a_tap_hears_only_the_thread_that_entered_it() -> None:
         other = threading.Thread(target=disturb)
         other.start()
         other.join()
-        assert torch.equal(tap.take(), expected)
+        assert torch.equal(tap.take()[0], expected)
 
 
 def test_hooks_are_there_inside_and_gone_after() -> None:
@@ -196,7 +222,7 @@ def test_the_first_of_a_tuple_is_the_output() -> None:
     inputs = torch.randn(2, 3, 4)
     with Tap(points([experts])) as tap:
         experts(inputs)
-        assert torch.equal(tap.take()[:, 0, 0], inputs[:, -1] * 2)
+        assert torch.equal(tap.take()[0, :, 0, 0], inputs[:, -1] * 2)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +258,7 @@ def test_what_is_kept_doesnt_hold_on_to_the_prompts_activations() -> None:
     with Tap(points([module])) as tap, torch.inference_mode():
         output = module(torch.randn(1, 1000, 4))
         pointer = output.untyped_storage().data_ptr()
-        kept = tap._kept[0]
-        assert kept is not None
+        ((_, kept, _),) = tap._heard
         assert kept.untyped_storage().data_ptr() != pointer
         assert kept.untyped_storage().nbytes() == 4 * 4
 
