@@ -1,6 +1,9 @@
 """What the benchmarks share: the models they run and how a table is printed."""
 
+import os
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -21,6 +24,16 @@ def load(precision: Precision, max_new_tokens: int) -> LocalModel:
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types it partly
     return LocalModel.load(SMOLLM2, precision=precision, max_new_tokens=max_new_tokens)
+
+
+def machine() -> str:
+    """The processor's name and how many of its cores are ours."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,6 @@
 """What memory guarding takes: peak resident memory of guarded and of bare generation, each in its own process.
 
-    python -m benchmarks.memory [--runs 5]
+    python -m benchmarks.memory [--runs 3]
 
 Linux only: the peak is reset through /proc before it is measured.
 """
@@ -17,7 +17,7 @@ from rich.progress import track
 from benchmarks.common import STORY, load, show
 
 MIB = 1024
-TOKENS = (64, 256)
+TOKENS = (32, 256, 2048)
 
 
 def kibibytes(name: str) -> int:
@@ -48,7 +48,7 @@ def in_own_process(*, guarded: bool, tokens: int) -> float:
     return int(done.stdout.split()[-1]) / MIB
 
 
-def main(runs: Annotated[int, typer.Option(min=3)] = 5) -> None:
+def main(runs: Annotated[int, typer.Option(min=3)] = 3) -> None:
     """Print the peak of guarded and bare generation, and what guarding adds."""
     rows = []
     for tokens in TOKENS:

@@ -21,6 +21,8 @@ PIECE: Final = {"cpu": 2**16, "cuda": 2**22}
 """Numbers worked on by one call: as many as a processor's cache holds, or as make a kernel launch worth it."""
 BLOCK: Final = 256
 """Logits among which the two largest are looked for at a time."""
+LOWEST: Final = -1e30
+"""A logarithm whose exponential is 0 and that is still a number."""
 
 
 class RunningMaps:
@@ -115,13 +117,11 @@ def _of_distributions(
 ) -> Float32[Tensor, "3 rows"]:
     """With z the logits less the largest: log p = z - ln sum(e^z), and H = ln sum(e^z) - sum(e^z z) / sum(e^z)."""
     largest, second = _two_largest(logits).to(torch.float32).unbind(dim=-1)
-    below = logits.to(torch.float32) - largest[:, None]
+    # A token that can't be said (logarithm -inf) has no part in the entropy, and 0 times -inf would be no number.
+    below = (logits.to(torch.float32) - largest[:, None]).clamp_(min=LOWEST)
     weights = below.exp()
     total = weights.sum(dim=-1)
     mean = torch.linalg.vecdot(weights, below) / total
-    if not mean.isfinite().all():
-        # A token that can't be said (probability 0, logarithm -inf) has no part in it.
-        mean = (weights * below).nansum(dim=-1) / total
     logarithm = total.log()
     logprobs = below.gather(1, tokens[:, None]).squeeze(1) - logarithm
     return torch.stack([logprobs, logarithm - mean, -(second - largest).expm1() / total])

@@ -192,3 +192,25 @@ def test_the_two_largest_are_those_of_topk(values: list[float], width: int, seed
     picked = torch.randint(len(values), (3, width), generator=torch.Generator().manual_seed(seed))
     logprobs = row[picked]
     assert torch.equal(running._two_largest(logprobs), logprobs.topk(2, dim=-1).values)
+
+
+@settings(deadline=None, max_examples=60)
+@given(Values, st.integers(2, 600), st.integers(0, 10_000))
+def test_log_probability_entropy_and_margin_are_those_of_the_definition(
+    values: list[float], width: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.tensor(values)[torch.randint(len(values), (3, width), generator=random)]
+    logits[:, 0] = 0.5  # something can be said
+    tokens = torch.tensor([0, int(logits[1].argmax()), 0])
+    exact = logits.double().softmax(dim=-1)
+    terms = torch.where(exact > 0, exact * exact.log(), 0.0)
+    largest = exact.sort(dim=-1, descending=True).values
+    numbers = running.next_token_numbers(logits, tokens).double()
+    expected = torch.stack([exact[range(3), tokens].log(), -terms.sum(dim=-1), largest[:, 0] - largest[:, 1]])
+    np.testing.assert_allclose(numbers, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_logits_that_are_no_numbers_give_statistics_that_are_none() -> None:
+    numbers = running.next_token_numbers(torch.tensor([[0.0, float("nan"), 1.0]]), torch.tensor([0]))
+    assert numbers.isnan().any()

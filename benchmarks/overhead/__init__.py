@@ -1,0 +1,14 @@
+"""What guarding costs: guarded against bare generation of the same tokens, in turn, on one thread.
+
+    python -m benchmarks.overhead [--seconds 60] [--only TEXT]
+
+Around a centre (1 prompt of 64 tokens, 32 new tokens) one thing is changed at a time: prompts in a batch, tokens of the
+prompt, new tokens, precision, model; and, in random-weight models, layers and width. Each pair is one guarded and one
+bare run, every other pair the other way round, so that a drift of the machine favours neither. A ratio is a pair's;
+medians have 95 % bootstrap intervals. Processor time is told beside the wall clock: on a shared machine it is the
+steadier one.
+
+A full run writes `benchmarks/results/overhead.csv` and draws `docs/overhead.png`.
+
+The modules: `cases` (what is measured), `models` (on what), `pairs` (the measuring), `report` (table, CSV, picture).
+"""
