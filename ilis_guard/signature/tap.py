@@ -14,6 +14,19 @@ from ilis_guard.errors import SignatureError
 from ilis_guard.signature.layout import TapPoint
 
 
+def hidden_states(inputs: tuple[Any, ...], output: Any) -> Any:
+    """The tensor that a module puts out, or the first of a tuple's, with tokens laid out as in what it was given.
+
+    Mixtures of experts return (output, router logits); Llama 4's give the tokens of all rows in one.
+    """
+    hidden = output[0] if isinstance(output, tuple) and output else output
+    given = inputs[0] if inputs else None
+    if not isinstance(hidden, Tensor) or not isinstance(given, Tensor):
+        return hidden
+    flat = hidden.ndim == 2 and given.ndim == 3 and hidden.shape[0] == given.shape[0] * given.shape[1]
+    return hidden.view(*given.shape[:2], -1) if flat else hidden
+
+
 class Tap:
     """Collects what each tapped module puts out at the newest positions of a forward pass.
 
@@ -112,11 +125,10 @@ class Tap:
     def _keeper(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
         thread, count, point = self._thread, self._count, self._points[at]
 
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if threading.get_ident() != thread:
                 return
-            # Mixtures of experts return (output, router logits).
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = hidden_states(inputs, output)
             if not isinstance(hidden, Tensor) or hidden.ndim != 3:
                 got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
                 raise SignatureError(f"{point.path!r} gave {got!r}, expected [batch, sequence, hidden]")
