@@ -137,7 +137,10 @@ def _by_structure(model: nn.Module, layers: int) -> tuple[str, list[str]]:
             f"{type(model).__name__} can't be tapped: looked for one list of {layers} layers that each have one MLP, "
             f"called one of {MLP_NAMES!r}; found {len(decoders)} {decoders!r}"
             + (f", and layers that have {several!r}" if several else "")
-            + "".join(f"; {path!r} has layers of {_parts(of)}" for path, of in lists.items())
+            + (
+                "".join(f"; {path!r} has layers of {_parts(of)}" for path, of in lists.items())
+                or "; no list is that long"
+            )
             + ". Where its MLPs have other names, register_layout tells where they are"
         )
     return decoders[0], [_mlp_names(layer)[0] for layer in lists[decoders[0]]]
