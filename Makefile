@@ -47,6 +47,7 @@ benchmarks: .venv/.ready
 	.venv/bin/python -m benchmarks.overhead
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.memory
+	.venv/bin/python -m benchmarks.architectures
 
 # Builds the wheel, installs it in an environment of its own, and runs the smoke test there, away from the checkout.
 wheel-test: .venv/.ready-for-tests

@@ -78,6 +78,11 @@ class Checkpoint:
         model.eval()  # type: ignore[no-untyped-call]  # transformers types it partly
         _compute_as_asked(model)
         config = model.config.get_text_config()
+        if missing := [field for field in ("num_hidden_layers", "hidden_size") if not hasattr(config, field)]:
+            raise ModelError(
+                f"the model {name!r} can't be tapped: its configuration has no {' and no '.join(missing)}, so that "
+                "neither its layers nor their width are known"
+            )
         return cls(
             model=model,
             tokenizer=tokenizer,

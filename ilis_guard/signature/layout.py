@@ -10,7 +10,7 @@ from torch import nn
 from ilis_guard.errors import SignatureError
 from ilis_guard.types import Site
 
-MLP_NAMES: Final = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp")
+MLP_NAMES: Final = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp", "experts", "mlps")
 """What decoder layers of transformers call their MLP. Its output is what is added to the residual stream (with
 sandwich norms, such as Gemma's, what goes into the norm before that addition). A layer with two of them adds both up
 outside, so that neither is the layer's MLP: it is refused unless it is registered."""
@@ -31,6 +31,7 @@ class TapPoint:
     """One layer's tapped module."""
 
     layer: int
+    site: Site
     path: str
     """Dotted, from the causal language model."""
     module: nn.Module
@@ -43,7 +44,13 @@ _REGISTERED: Final[dict[str, Layout]] = {
     # MLP modules that add the residual themselves: what they add it to.
     "BloomForCausalLM": Layout("transformer.h", "mlp.dense_4h_to_h"),
     "MptForCausalLM": Layout("transformer.blocks", "ffn.down_proj"),
+    # Nobody else's name.
+    "RecurrentGemmaForCausalLM": Layout("model.layers", "mlp_block"),
 }
+_REFUSED: Final = {
+    "ReformerModelWithLMHead": "each layer adds to one of two residual streams, and texts are padded to whole chunks",
+}
+"""Architectures whose MLPs would be found, and what is wrong with tapping them."""
 
 
 def register_layout(architecture: str, *, layers: str, mlp: str) -> None:
@@ -68,7 +75,8 @@ def locate(model: nn.Module, layers: int, site: Site = "mlp") -> tuple[TapPoint,
     """Find what is tapped in each decoder layer, in order.
 
     A registered architecture is looked up. Of any other the decoder is the one list of ``layers`` modules in which
-    every module has one MLP, found by the names that transformers uses.
+    every module has one MLP, found by the names that transformers uses; of several, such as an image encoder's
+    beside the text's, the one inside what the model calls its decoder.
 
     Args:
         model: a causal language model.
@@ -78,10 +86,16 @@ def locate(model: nn.Module, layers: int, site: Site = "mlp") -> tuple[TapPoint,
     Raises:
         SignatureError: nothing or several things were found; the message says what was looked for.
     """
-    layout = _REGISTERED.get(type(model).__name__)
+    name = type(model).__name__
+    layout = _REGISTERED.get(name)
+    if layout is None and name in _REFUSED:
+        raise SignatureError(f"{name} can't be tapped: {_REFUSED[name]}")
     decoder, mlps = _by_structure(model, layers) if layout is None else _as_registered(model, layers, layout)
     paths = [f"{decoder}.{layer}" + (f".{mlp}" if site == "mlp" else "") for layer, mlp in enumerate(mlps)]
-    return tuple(TapPoint(layer=layer, path=path, module=model.get_submodule(path)) for layer, path in enumerate(paths))
+    return tuple(
+        TapPoint(layer=layer, site=site, path=path, module=model.get_submodule(path))
+        for layer, path in enumerate(paths)
+    )
 
 
 def pattern(points: Sequence[TapPoint]) -> str:
@@ -107,21 +121,42 @@ def _as_registered(model: nn.Module, layers: int, layout: Layout) -> tuple[str, 
 
 def _by_structure(model: nn.Module, layers: int) -> tuple[str, list[str]]:
     lists = {
-        path: [_mlp_names(layer) for layer in module]
+        path: module
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == layers
     }
-    decoders = [path for path, names in lists.items() if all(len(of_layer) == 1 for of_layer in names)]
+    decoders = [path for path, module in lists.items() if all(len(_mlp_names(layer)) == 1 for layer in module)]
+    if len(decoders) > 1:
+        own = _own_decoder(model)
+        decoders = [path for path in decoders if path.startswith(own)] or decoders
     if len(decoders) != 1:
-        several = sorted({" and ".join(of_layer) for names in lists.values() for of_layer in names if of_layer[1:]})
+        several = sorted(
+            {" and ".join(_mlp_names(layer)) for of in lists.values() for layer in of if _mlp_names(layer)[1:]}
+        )
         raise SignatureError(
             f"{type(model).__name__} can't be tapped: looked for one list of {layers} layers that each have one MLP, "
             f"called one of {MLP_NAMES!r}; found {len(decoders)} {decoders!r}"
             + (f", and layers that have {several!r}" if several else "")
+            + (
+                "".join(f"; {path!r} has layers of {_parts(of)}" for path, of in lists.items())
+                or "; no list is that long"
+            )
             + ". Where its MLPs have other names, register_layout tells where they are"
         )
-    return decoders[0], [names[0] for names in lists[decoders[0]]]
+    return decoders[0], [_mlp_names(layer)[0] for layer in lists[decoders[0]]]
 
 
 def _mlp_names(layer: nn.Module) -> list[str]:
     return [name for name in MLP_NAMES if isinstance(getattr(layer, name, None), nn.Module)]
+
+
+def _own_decoder(model: nn.Module) -> str:
+    """Start of the paths inside what a transformers model calls its decoder."""
+    decoder = getattr(model, "get_decoder", lambda: model)()
+    return next((f"{path}." for path, module in model.named_modules() if module is decoder and path), "")
+
+
+def _parts(layers: nn.ModuleList) -> str:
+    """What each kind of layer is made of, for whoever has to register a layout."""
+    kinds = dict.fromkeys(", ".join(name for name, _ in layer.named_children()) for layer in layers)
+    return " or ".join(f"({kind})" for kind in kinds)

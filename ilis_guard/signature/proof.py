@@ -1,4 +1,4 @@
-"""Proof that the taps sit in the path: what each one sees is disturbed once, and the logits must move."""
+"""Proof that the taps sit where they should: what each one sees is changed once, and the logits must tell."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature.layout import TapPoint
-from ilis_guard.signature.tap import Tap
+from ilis_guard.signature.tap import Tap, hidden_states
 
 TOKENS: Final = 4
 """Length of the made-up text that is run."""
@@ -20,6 +20,9 @@ STRENGTH: Final = 10.0
 """Of the disturbance, in standard deviations of what is disturbed: bfloat16 rounds a weak one away."""
 ABOVE_NOISE: Final = 10.0
 """So many times further than two undisturbed rows differ must a disturbed one's logits move."""
+
+Change = Callable[[int, Tensor], Tensor]
+"""What becomes of a layer's number and of what it puts out in one row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,9 @@ def prove(model: Any, points: Sequence[TapPoint], *, hidden: int) -> tuple[Proof
     """Disturb what each tap sees, one layer a row of a single batch, and see that the logits move.
 
     One forward pass over ``layers + 2`` rows of four tokens: row l has layer l disturbed by noise of ten times
-    its own spread, and the last two rows, left alone, tell how much two equal rows differ by rounding.
+    its own spread, and the last two rows, left alone, tell how much two equal rows differ by rounding. At site
+    ``mlp``, two more passes in which row l has layer l's zeroed, over two texts: were it not what is added to the
+    residual stream but the sum, no text would be left, and the logits of both would agree.
 
     Args:
         model: a causal language model of transformers, on its device.
@@ -47,25 +52,23 @@ def prove(model: Any, points: Sequence[TapPoint], *, hidden: int) -> tuple[Proof
         hidden: the width that an activation must have.
 
     Raises:
-        SignatureError: a tap never fired, or with another shape, or its disturbance didn't reach the logits; the
-            message names the layers.
+        SignatureError: a tap never fired, or with another shape, or its disturbance didn't reach the logits, or the
+            residual stream passes through an MLP's; the message names the layers.
     """
-    text = torch.arange(1, TOKENS + 1, device=model.device).remainder(model.config.get_text_config().vocab_size)
+    vocabulary = model.config.get_text_config().vocab_size
+    text, other = torch.arange(1, 2 * TOKENS + 1, device=model.device).remainder(vocabulary).view(2, TOKENS)
     seen: dict[int, Tensor] = {}
-    with ExitStack() as hooks, torch.inference_mode():
-        for point in points:
-            hooks.callback(point.module.register_forward_hook(_disturber(point.layer, seen)).remove)
-        with Tap(points) as tap:
-            logits = model(input_ids=text.expand(len(points) + 2, -1), use_cache=False).logits[:, -1].double()
-            tap.check()
+    logits = _logits(model, points, text, _disturbed, seen)
     _check_shapes(points, seen, hidden)
-    moved = _moved(logits)
+    moved = _moved(logits[:-2], logits[-2], logits[-2:])
     if unmoved := [point for point, far in zip(points, moved, strict=True) if not far]:
         raise SignatureError(
-            f"the output of layer {', '.join(str(point.layer) for point in unmoved)} (of {len(points)}, counted from "
-            f"0), such as {unmoved[0].path!r}, was disturbed and the logits didn't move: what is tapped isn't what the "
-            "model goes on with; register_layout tells where its MLPs are"
+            f"the output of layer {_numbers(unmoved)} (of {len(points)}, counted from 0), such as {unmoved[0].path!r}, "
+            "was disturbed and the logits didn't move: what is tapped isn't what the model goes on with; "
+            "register_layout tells where its MLPs are"
         )
+    if points[0].site == "mlp":
+        _check_stream(points, _logits(model, points, text, _zeroed), _logits(model, points, other, _zeroed))
     return tuple(
         Proof(
             point=point,
@@ -78,23 +81,58 @@ def prove(model: Any, points: Sequence[TapPoint], *, hidden: int) -> tuple[Proof
     )
 
 
-def _disturber(layer: int, seen: dict[int, Tensor]) -> Callable[[Any, Any, Any], Any]:
+def _logits(
+    model: Any, points: Sequence[TapPoint], text: Tensor, change: Change, seen: dict[int, Tensor] | None = None
+) -> Float[Tensor, "rows vocabulary"]:
+    """After the text's last token, in ``layers + 2`` rows of which row l has layer l's output changed."""
+    with ExitStack() as hooks, torch.inference_mode():
+        for point in points:
+            hooks.callback(point.module.register_forward_hook(_changer(point.layer, change, seen)).remove)
+        with Tap(points) as tap:
+            logits: Tensor = model(input_ids=text.expand(len(points) + 2, -1), use_cache=False).logits[:, -1].double()
+            tap.check()
+    return logits
+
+
+def _changer(layer: int, change: Change, seen: dict[int, Tensor] | None) -> Callable[[Any, Any, Any], Any]:
     thread = threading.get_ident()
 
-    def disturb(_module: Any, _inputs: Any, output: Any) -> Any:
+    def alter(_module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
         if threading.get_ident() != thread:
             return None
-        whole = isinstance(output, Tensor)
-        hidden = output if whole else output[0] if isinstance(output, tuple) else None
+        hidden = hidden_states(inputs, output)
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             return None  # the tap says what is wrong with it
-        seen[layer] = hidden
-        disturbed = hidden.clone()
-        noise = torch.randn(hidden.shape[1:], generator=torch.Generator().manual_seed(layer)).to(hidden)
-        disturbed[layer] += STRENGTH * hidden[layer].std().clamp_min(1e-3) * noise
-        return disturbed if whole else (disturbed, *output[1:])
+        if seen is not None:
+            seen[layer] = hidden
+        altered = hidden.clone()
+        altered[layer] = change(layer, hidden[layer])
+        if isinstance(output, Tensor):
+            return altered.view_as(output)
+        return (altered.view_as(output[0]), *output[1:])
 
-    return disturb
+    return alter
+
+
+def _disturbed(layer: int, row: Tensor) -> Tensor:
+    noise = torch.randn(row.shape, generator=torch.Generator().manual_seed(layer)).to(row)
+    return row + STRENGTH * row.std().clamp_min(1e-3) * noise
+
+
+def _zeroed(_layer: int, row: Tensor) -> Tensor:
+    return torch.zeros_like(row)
+
+
+def _check_stream(
+    points: Sequence[TapPoint], logits: Float[Tensor, "rows vocabulary"], others: Float[Tensor, "rows vocabulary"]
+) -> None:
+    apart = _moved(logits[:-2], others[:-2], logits[-2:])
+    if alone := [point for point, far in zip(points, apart, strict=True) if not far]:
+        raise SignatureError(
+            f"with the output of layer {_numbers(alone)} (of {len(points)}, counted from 0), such as "
+            f"{alone[0].path!r}, zeroed, nothing of the text reaches the logits: what is tapped holds the residual "
+            "stream instead of what is added to it; register_layout tells where that is"
+        )
 
 
 def _check_shapes(points: Sequence[TapPoint], seen: dict[int, Tensor], hidden: int) -> None:
@@ -107,12 +145,20 @@ def _check_shapes(points: Sequence[TapPoint], seen: dict[int, Tensor], hidden: i
             )
 
 
-def _moved(logits: Float[Tensor, "rows vocabulary"]) -> list[float]:
-    """How far each layer's row moved, in the logits' standard deviation; 0 where it isn't above the noise."""
-    first, second = logits[-2:]
+def _moved(
+    rows: Float[Tensor, "layers vocabulary"],
+    unmoved: Float[Tensor, "*layers vocabulary"],
+    alike: Float[Tensor, "2 vocabulary"],
+) -> list[float]:
+    """How far each row lies from the unmoved, in the logits' standard deviation; 0 where it isn't above the noise."""
+    first, second = alike
     noise = (second - first).abs().max()
-    moved = (logits[:-2] - first).abs().amax(dim=-1)
+    moved = (rows - unmoved).abs().amax(dim=-1)
     # Not above the noise, or not a number.
     above = moved > ABOVE_NOISE * noise
     spread = first.std().clamp_min(torch.finfo(torch.float32).tiny)
     return torch.where(above, moved / spread, 0.0).tolist()
+
+
+def _numbers(points: Sequence[TapPoint]) -> str:
+    return ", ".join(str(point.layer) for point in points)

@@ -1,7 +1,7 @@
 """Reading: the signatures and statistics of an answer that already exists, each token passing the model once."""
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import torch
@@ -40,7 +40,8 @@ def read(
         every_token: keep the map of each token.
 
     Raises:
-        SignatureError: an activation is missing or not finite, or there is no prompt or no answer.
+        SignatureError: an activation is missing or not finite, there is no prompt or no answer, or the answer is long
+            and the model doesn't give its cache back.
     """
     if not prompt or not answer:
         raise SignatureError(f"a prompt and an answer are read together, got {len(prompt)} and {len(answer)} tokens")
@@ -50,15 +51,26 @@ def read(
     maps: RunningMaps | None = None
     cache = None
     with torch.inference_mode():
-        for start in range(0, max(1, len(fed)), PIECE):
-            piece = fed[start : start + PIECE]
+        for start, end in _pieces(model, len(fed)):
+            piece = fed[start:end]
             # In the first pass the prompt comes before, and its last token has a map and a distribution too.
             kept = len(piece) + (maps is None)
             ids = torch.tensor([[*(prompt if maps is None else ()), *piece]], device=model.device)
             with Tap(points, newest=kept) as tap:
-                output = model(input_ids=ids, past_key_values=cache, use_cache=True, **_keep(model, kept))
+                output = model(
+                    input_ids=ids,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **_asked(model, kept, len(prompt) + start, cache),
+                )
                 activations = tap.take()[0]
-            cache = output.past_key_values
+            is_last = end >= len(fed)
+            cache = getattr(output, "past_key_values", None)
+            if cache is None and not is_last:
+                raise SignatureError(
+                    f"an answer of {len(answer)} tokens can't be read: {type(model).__name__} doesn't give its cache "
+                    f"back, so that only answers of up to {PIECE} tokens can"
+                )
             logits = output.logits[0, -kept:]
             if maps is None:
                 maps = RunningMaps(activations[:, 0], temperature, every_token=every_token)
@@ -66,7 +78,6 @@ def read(
             if activations.shape[1]:
                 maps.add(activations.transpose(0, 1), counted[start : start + activations.shape[1]])
             # Each token was drawn from what came out at the one before; a cut answer's last one was drawn and not fed.
-            is_last = start + PIECE >= len(fed)
             drawn = answer[start:] if is_last else piece
             distributions = torch.cat([before, logits])
             before = distributions[-1:]
@@ -83,6 +94,21 @@ def read(
     )
 
 
-def _keep(model: Any, positions: int) -> dict[str, int]:
-    """Logits of the newest positions only: those of a whole prompt may take gigabytes."""
-    return {"logits_to_keep": positions} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+def _pieces(model: Any, tokens: int) -> Iterator[tuple[int, int]]:
+    """Start and end of what is fed in each pass."""
+    yield 0, min(PIECE, tokens)
+    # Some state spaces of transformers (Bamba, Jamba) begin anew with every pass of several tokens.
+    step = 1 if getattr(model, "_is_stateful", False) else PIECE
+    for start in range(PIECE, tokens, step):
+        yield start, min(start + step, tokens)
+
+
+def _asked(model: Any, kept: int, start: int, cache: Any) -> dict[str, Any]:
+    """What else this model takes."""
+    taken = inspect.signature(model.forward).parameters
+    asked: dict[str, Any] = {}
+    if "logits_to_keep" in taken:  # those of a whole prompt may take gigabytes
+        asked["logits_to_keep"] = kept
+    if "position_ids" in taken and cache is not None:  # Bamba doesn't ask its cache where it is
+        asked["position_ids"] = torch.arange(start, start + kept, device=model.device)[None]
+    return asked

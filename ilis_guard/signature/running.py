@@ -116,9 +116,10 @@ def _of_distributions(
     logits: Float[Tensor, "rows vocabulary"], tokens: Int[Tensor, " rows"]
 ) -> Float32[Tensor, "3 rows"]:
     """With z the logits less the largest: log p = z - ln sum(e^z), and H = ln sum(e^z) - sum(e^z z) / sum(e^z)."""
-    largest, second = _two_largest(logits).to(torch.float32).unbind(dim=-1)
+    logits = logits.to(torch.float32)
+    largest, second = _two_largest(logits).unbind(dim=-1)
     # A token that can't be said (logarithm -inf) has no part in the entropy, and 0 times -inf would be no number.
-    below = (logits.to(torch.float32) - largest[:, None]).clamp_(min=LOWEST)
+    below = (logits - largest[:, None]).clamp_(min=LOWEST)
     weights = below.exp()
     total = weights.sum(dim=-1)
     mean = torch.linalg.vecdot(weights, below) / total

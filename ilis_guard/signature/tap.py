@@ -16,6 +16,19 @@ from ilis_guard.errors import SignatureError
 from ilis_guard.signature.layout import TapPoint
 
 
+def hidden_states(inputs: tuple[Any, ...], output: Any) -> Any:
+    """The tensor that a module puts out, or the first of a tuple's, with tokens laid out as in what it was given.
+
+    Mixtures of experts return (output, router logits); Llama 4's give the tokens of all rows in one.
+    """
+    hidden = output[0] if isinstance(output, tuple) and output else output
+    given = inputs[0] if inputs else None
+    if not isinstance(hidden, Tensor) or not isinstance(given, Tensor):
+        return hidden
+    flat = hidden.ndim == 2 and given.ndim == 3 and hidden.shape[0] == given.shape[0] * given.shape[1]
+    return hidden.view(*given.shape[:2], -1) if flat else hidden
+
+
 class Tap:
     """Collects what each tapped module puts out at the newest positions of forward passes.
 
@@ -102,21 +115,19 @@ class Tap:
         thread, newest, hear, unchanged = self._thread, self._newest, self._heard.append, self._unchanged
         ident = threading.get_ident
 
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if ident() != thread:
                 return
             version = unchanged[at]
             if version is not None and type(output) is Tensor and output.size(1) == newest:
                 hear((at, output, version))
             else:
-                hear((at, *self._examined(at, output)))
+                hear((at, *self._examined(at, hidden_states(inputs, output))))
 
         return keep
 
-    def _examined(self, at: int, output: Any) -> tuple[Tensor, int | None]:
+    def _examined(self, at: int, hidden: Any) -> tuple[Tensor, int | None]:
         """What is kept of an output, until it is known to be left as it is."""
-        # Mixtures of experts return (output, router logits).
-        hidden = output[0] if isinstance(output, tuple) else output
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise SignatureError(f"{self._points[at].path!r} gave {got!r}, expected [batch, sequence, hidden]")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import ModelError
 from ilis_guard.models.fingerprint import weights_digest
 from ilis_guard.models.local import LocalModel
@@ -153,6 +154,15 @@ def test_a_checkpoint_of_other_shapes_than_configured_is_a_model_error(make_tiny
     config = json.loads((folder.path / "config.json").read_text())
     (folder.path / "config.json").write_text(json.dumps(config | {"intermediate_size": 52}))
     with pytest.raises(ModelError, match="can't be loaded"):
+        folder.load()
+
+
+def test_a_model_that_doesnt_say_how_many_layers_it_has_is_a_model_error(make_tiny: MakeTiny) -> None:
+    folder = make_tiny()
+    tiny("blt", {}).to(torch.float32).save_pretrained(folder.path)  # bytes in patches, through three stacks of layers
+    with pytest.raises(
+        ModelError, match="can't be tapped: its configuration has no num_hidden_layers and no hidden_size"
+    ):
         folder.load()
 
 

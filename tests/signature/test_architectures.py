@@ -1,6 +1,8 @@
 """Every architecture's maps against a second route: its forward methods wrapped, one uncached pass, float64 loops."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,12 +37,13 @@ from transformers import (
     XGLMConfig,
 )
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import Recorder, Tap, locate, pattern, prove, read
+from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern, prove, read
 from ilis_guard.types import Site
 
 LAYERS, HIDDEN, VOCABULARY, NEW = 3, 32, 99, 5
-NEVER = VOCABULARY + 1
+NEVER = 1000
 """A token that doesn't come: no answer ends."""
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -78,10 +81,6 @@ CONFIGS = [
     XGLMConfig(vocab_size=VOCABULARY, d_model=HIDDEN, ffn_dim=40, num_layers=LAYERS, attention_heads=4),
     BioGptConfig(**COMMON),
 ]
-ADDED_AS_THEY_ARE = {"llama", "qwen2", "qwen3", "mistral", "mixtral", "qwen3_moe", "olmoe", "gpt2", "bloom", "mpt"}
-"""Architectures in which what goes into the layer, the attention's output and the tapped tensor add up to what comes
-out of the layer, term by term."""
-ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 
 
 def build(config: Any, dtype: torch.dtype = torch.float32) -> Any:
@@ -92,6 +91,27 @@ def build(config: Any, dtype: torch.dtype = torch.float32) -> Any:
             nn.init.normal_(parameter, std=0.3)
     model.generation_config.eos_token_id = None  # an answer has the length that is asked for
     return model.eval()
+
+
+FURTHER = """
+    apertus arcee bitnet cohere2 cohere2_moe deepseek_v2 deepseek_v3 diffllama dots1 ernie4_5 ernie4_5_moe
+    exaone4 gemma gemma4_text glm glm4 glm4_moe gpt_bigcode gpt_oss gptj granitemoe helium hunyuan_v1_dense
+    hunyuan_v1_moe llama4_text minicpm3 minimax minimax_m2 ministral3 nanochat nemotron olmo olmo3 phimoe
+    qwen2_moe seed_oss smollm3
+""".split()  # noqa: SIM905 - names read best as words
+HYBRID = """
+    bamba falcon_h1 jamba kimi_linear lfm2 olmo_hybrid qwen3_5_text qwen3_next recurrent_gemma
+""".split()  # noqa: SIM905 - as above
+"""Layers whose tokens meet in a state space, a convolution or linear attention have an MLP as others do."""
+MODELS = [
+    *(pytest.param(partial(build, config), id=config.model_type) for config in CONFIGS),
+    # Of their configurations' defaults, shrunk, in float64.
+    *(pytest.param(partial(tiny, name, {}), id=name) for name in (*FURTHER, *HYBRID)),
+]
+ADDED_AS_THEY_ARE = {"llama", "qwen2", "qwen3", "mistral", "mixtral", "qwen3_moe", "olmoe", "gpt2", "bloom", "mpt"}
+"""Architectures in which what goes into the layer, the attention's output and the tapped tensor add up to what comes
+out of the layer, term by term."""
+ATTENTION = ("self_attn", "attn", "self_attention", "attention")
 
 
 def first(output: Any) -> torch.Tensor:
@@ -109,7 +129,7 @@ def caught(model: Any, modules: list[nn.Module], tokens: list[int], monkeypatch:
 
             def forward(*args: Any, own: Any = own, place: int = place, **kwargs: Any) -> Any:
                 output = own(*args, **kwargs)
-                outputs[place] = first(output).clone()
+                outputs[place] = first(output).reshape(1, len(tokens), -1).clone()  # Llama 4's are flat
                 return output
 
             patch.setattr(module, "forward", forward)
@@ -127,8 +147,12 @@ def divergences(activations: np.ndarray) -> np.ndarray:
     return np.array([[math.fsum(np.exp(p) * (p - q)) for q in logs] for p in logs])
 
 
+def tapped(model: Any, site: Site) -> tuple[TapPoint, ...]:
+    return locate(model, model.config.num_hidden_layers, site)
+
+
 def record(model: Any, site: Site, prompt: list[int], **options: Any) -> tuple[list[int], Any]:
-    with Tap(locate(model, LAYERS, site)) as tap, torch.inference_mode():
+    with Tap(tapped(model, site)) as tap, torch.inference_mode():
         recorder = Recorder(tap, end_tokens=[NEVER], special_tokens=[], temperature=1.0)
         sequences = model.generate(
             input_ids=torch.tensor([prompt]),
@@ -140,14 +164,14 @@ def record(model: Any, site: Site, prompt: list[int], **options: Any) -> tuple[l
 
 
 @pytest.mark.parametrize("site", ["mlp", "residual"])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
+@pytest.mark.parametrize("build_model", MODELS)
 def test_maps_equal_a_float64_reference_by_another_route(
-    config: Any, site: Site, monkeypatch: pytest.MonkeyPatch
+    build_model: Callable[[], Any], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build(config)
+    model = build_model()
     prompt = [5, 17, 40, 3]
     answer, found = record(model, site, prompt)
-    modules = [point.module for point in locate(model, LAYERS, site)]
+    modules = [point.module for point in tapped(model, site)]
     activations = caught(model, modules, prompt + answer, monkeypatch)
     maps = [divergences(token) for token in activations]
     assert len(answer) == NEW
@@ -158,11 +182,14 @@ def test_maps_equal_a_float64_reference_by_another_route(
 
 
 @pytest.mark.parametrize("site", ["mlp", "residual"])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
-def test_every_tap_moves_the_logits_and_a_reading_equals_the_recording(config: Any, site: Site) -> None:
-    model = build(config)
-    points = locate(model, LAYERS, site)
-    assert [proof.point.layer for proof in prove(model, points, hidden=HIDDEN)] == [0, 1, 2]
+@pytest.mark.parametrize("build_model", MODELS)
+def test_every_tap_moves_the_logits_and_a_reading_equals_the_recording(
+    build_model: Callable[[], Any], site: Site
+) -> None:
+    model = build_model()
+    points = tapped(model, site)
+    assert [proof.point for proof in prove(model, points, hidden=HIDDEN)] == list(points)
+    assert [point.layer for point in points] == list(range(model.config.num_hidden_layers))
     prompt = [5, 17, 40, 3]
     answer, recorded = record(model, site, prompt)
     found = read(model, points, prompt, answer, special_tokens=[], temperature=1.0, cut=True)

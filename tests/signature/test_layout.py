@@ -9,10 +9,12 @@ from transformers import (
     OPTConfig,
 )
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import layout, locate, register_layout
 
 LAYERS = 3
+GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
 SMALL: dict[str, Any] = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -68,7 +70,7 @@ def test_an_architecture_without_mlp_modules_is_refused_by_name() -> None:
 
 
 def test_another_number_of_layers_than_configured_is_refused() -> None:
-    with pytest.raises(SignatureError, match=r"one list of 4 layers .* found 0"):
+    with pytest.raises(SignatureError, match=r"one list of 4 layers .* found 0 \[\]; no list is that long\."):
         locate(build(LlamaConfig(**SMALL)), 4)
 
 
@@ -106,6 +108,50 @@ def test_layers_with_two_mlps_are_refused_since_neither_is_all_that_is_added() -
         SignatureError, match=r"found 0 \[\], and layers that have \['block_sparse_moe and shared_mlp'\]"
     ):
         locate(model, 2)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "found"),
+    [
+        ("gemma4_text", GEMMA4_MOE, "mlp and experts"),
+        ("granitemoehybrid", {"num_local_experts": 4, "num_experts_per_tok": 2}, "block_sparse_moe and shared_mlp"),
+        ("longcat_flash", {}, "mlp and mlps"),
+    ],
+)
+def test_architectures_with_two_mlps_a_layer_are_refused(
+    architecture: str, options: dict[str, Any], found: str
+) -> None:
+    model = tiny(architecture, options)
+    with pytest.raises(SignatureError, match=rf"and layers that have \['{found}'\]"):
+        locate(model, LAYERS + 1)
+
+
+def test_of_two_lists_the_one_in_the_models_own_decoder_is_meant() -> None:
+    model = tiny("gemma3", {})
+    assert len(model.model.vision_tower.encoder.layers) == len(model.model.language_model.layers)
+    assert layout.pattern(locate(model, LAYERS + 1)) == "model.language_model.layers.*.mlp"
+
+
+def test_layers_without_a_known_mlp_are_shown_to_whoever_has_to_register_them() -> None:
+    with pytest.raises(
+        SignatureError,
+        match=r"'bert.encoder.layer' has layers of \(attention, intermediate, output\)\. Where its MLPs have other",
+    ):
+        locate(tiny("bert", {}), LAYERS + 1)
+
+
+def test_each_kind_of_layer_is_shown_once() -> None:
+    with pytest.raises(SignatureError, match=r"'blocks0' has layers of \(mlp\) or \(attention\)\. Where"):
+        locate(decoder(["mlp", "attention", "mlp"]), 3)
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_architecture_known_to_mislead_is_refused_until_it_is_registered() -> None:
+    model = tiny("reformer", {})
+    with pytest.raises(SignatureError, match="ReformerModelWithLMHead can't be tapped: each layer adds to one of two"):
+        locate(model, LAYERS + 1)
+    register_layout("ReformerModelWithLMHead", layers="reformer.encoder.layers", mlp="feed_forward")
+    assert len(locate(model, LAYERS + 1)) == LAYERS + 1
 
 
 class Peculiar(nn.Module):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import TapPoint, locate, prove
+from ilis_guard.signature import TapPoint, layout, locate, prove, register_layout
 
 HIDDEN = 8
 
@@ -23,6 +24,13 @@ class Layer(nn.Module):
 
     def forward(self, stream: Tensor) -> Tensor:
         return stream + self.how(self.mlp, stream)
+
+
+class Whole(nn.Linear):
+    """An MLP that adds the residual itself."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        return input + super().forward(input)
 
 
 class Toy(nn.Module):
@@ -152,3 +160,31 @@ def test_logits_that_arent_numbers_prove_nothing() -> None:
     nn.init.constant_(model.head.weight, torch.nan)
     with pytest.raises(SignatureError, match=r"layer 0, 1, 2 \(of 3"):
         prove(model, points, hidden=HIDDEN)
+
+
+def test_a_tap_on_the_residual_stream_instead_of_what_is_added_to_it_is_an_error() -> None:
+    model, _ = toy(used)
+    layer = model.layers[1]
+    assert isinstance(layer, Layer)
+    layer.mlp, layer.how = Whole(HIDDEN, HIDDEN), lambda mlp, stream: used(mlp, stream) - stream
+    with pytest.raises(
+        SignatureError,
+        match=r"with the output of layer 1 \(of 3, counted from 0\), such as 'layers.1.mlp', zeroed, nothing of",
+    ):
+        prove(model, locate(model, 3), hidden=HIDDEN)
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "mlp"),
+    [("bloom", "transformer.h", "mlp"), ("mpt", "transformer.blocks", "ffn"), ("bert", "bert.encoder.layer", "output")],
+)
+def test_mlps_that_add_the_residual_themselves_are_refused_where_they_were_registered(
+    architecture: str, layers: str, mlp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "_REGISTERED", dict(layout._REGISTERED))
+    model = tiny(architecture, {})
+    register_layout(type(model).__name__, layers=layers, mlp=mlp)
+    points = locate(model, model.config.num_hidden_layers)
+    with pytest.raises(SignatureError, match="holds the residual stream instead of what is added to it"):
+        prove(model, points, hidden=model.config.hidden_size)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Recording, Tap, locate, read, reading
 
@@ -30,7 +31,7 @@ def model() -> Any:
 
 
 def recorded(model: Any, count: int, end: tuple[int, ...] = (), special: Any = ()) -> tuple[list[int], Recording]:
-    with Tap(locate(model, LAYERS)) as tap, torch.inference_mode():
+    with Tap(locate(model, model.config.num_hidden_layers)) as tap, torch.inference_mode():
         recorder = Recorder(tap, end_tokens=end, special_tokens=special, temperature=1.0, every_token=True)
         sequences = model.generate(
             input_ids=torch.tensor([PROMPT]),
@@ -118,3 +119,25 @@ def test_without_a_prompt_or_an_answer_there_is_nothing_to_read(
 ) -> None:
     with pytest.raises(SignatureError, match=f"got {got} tokens"):
         read(model, locate(model, LAYERS), prompt, answer, special_tokens=[], temperature=1.0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bamba", "jamba", "qwen3_next", "lfm2", "falcon_h1"])
+def test_layers_that_carry_a_state_read_on_as_they_generate(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PIECE", 3)
+    model = tiny(architecture, {})
+    answer, expected = recorded(model, 10)
+    points = locate(model, model.config.num_hidden_layers)
+    assert_equal(read(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
+
+
+@pytest.mark.parametrize("architecture", ["recurrent_gemma", "rwkv"])
+def test_a_long_answer_of_a_model_that_gives_no_cache_back_is_refused(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(architecture, {})
+    points = locate(model, model.config.num_hidden_layers)
+    answer, expected = recorded(model, 7)
+    assert_equal(read(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
+    monkeypatch.setattr(reading, "PIECE", 3)
+    with pytest.raises(SignatureError, match=r"an answer of 7 tokens can't be read: .* answers of up to 3 tokens can"):
+        read(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True)

@@ -15,7 +15,10 @@ def linears(count: int = 3, width: int = 4) -> list[nn.Module]:
 
 
 def points(modules: list[nn.Module]) -> list[TapPoint]:
-    return [TapPoint(layer=layer, path=f"layers.{layer}.mlp", module=module) for layer, module in enumerate(modules)]
+    return [
+        TapPoint(layer=layer, site="mlp", path=f"layers.{layer}.mlp", module=module)
+        for layer, module in enumerate(modules)
+    ]
 
 
 def hooks(modules: list[nn.Module]) -> int:
@@ -48,6 +51,16 @@ def test_as_many_newest_positions_are_kept_as_asked_for() -> None:
     with Tap(points(modules), newest=3) as tap, torch.inference_mode():
         outputs = [module(inputs) for module in modules]
         assert torch.equal(tap.take()[0], torch.stack(outputs, dim=2)[:, -3:])
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_tokens_that_a_module_gives_flat_are_put_back_into_their_rows(length: int) -> None:
+    module = Returns(lambda inputs: (2 * inputs.flatten(0, 1), "router logits"))
+    inputs = torch.randn(3, length, 4)
+    with Tap(points([module])) as tap, torch.no_grad():
+        for _ in range(2):  # once as a copy, once by reference
+            module(inputs)
+            assert torch.equal(tap.take()[0, :, 0, 0], 2 * inputs[:, -1])
 
 
 def test_a_module_that_runs_twice_in_a_pass_is_refused() -> None:
@@ -229,7 +242,7 @@ def test_the_first_of_a_tuple_is_the_output() -> None:
     ("make", "got"),
     [
         (lambda inputs: inputs[:, 0], "[2, 4]"),
-        (lambda inputs: (inputs.flatten(0, 1), None), "[6, 4]"),
+        (lambda inputs: (inputs.flatten(1, 2), None), "[2, 12]"),
         (lambda inputs: {"hidden": inputs}, "'dict'"),
         (lambda _inputs: None, "'NoneType'"),
     ],
