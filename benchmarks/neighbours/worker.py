@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from benchmarks.neighbours.roster import ROOT, NeighbourError
 
@@ -19,6 +19,7 @@ BARE_SDPA: Final = "bare_sdpa"
 ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",  # processors are compared; some libraries would take a GPU by themselves
     "HF_HUB_OFFLINE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # TruthTorchLM's litellm fetches prices while it is imported
     "PYTHONNOUSERSITE": "1",
@@ -116,10 +117,10 @@ class Worker:
             raise NeighbourError(
                 f"its worker ended with status {self._process.wait()} (what it printed: {self._log.name})"
             )
-        answer = json.loads(line)
-        if "error" in answer:
-            raise NeighbourError(f"{answer['error']} (all of it: {self._log.name})")
         try:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise NeighbourError(f"{answer['error']} (all of it: {self._log.name})")
             return kind.model_validate(answer)
-        except ValidationError as error:
-            raise NeighbourError(f"its worker's answer isn't one: {error.errors()[0]['msg']} (got {line!r})") from error
+        except ValueError as error:  # pydantic's is one, and so is json's
+            raise NeighbourError(f"its worker's answer isn't one: {line!r} ({str(error).splitlines()[0]})") from error

@@ -57,10 +57,11 @@ def test_a_worker_that_dies_is_an_error(start: Start, tmp_path: Path) -> None:
             worker.run("scored", "ab")
 
 
-def test_an_answer_that_isnt_one_is_an_error(tmp_path: Path, log: Path) -> None:
+@pytest.mark.parametrize("line", ['{"version": 1}', "Segmentation fault"])
+def test_an_answer_that_isnt_one_is_an_error(line: str, tmp_path: Path, log: Path) -> None:
     with (
-        Worker(["sh", "-c", """read line; echo '{"version": 1}'"""], log) as worker,
-        pytest.raises(NeighbourError, match=r"its worker's answer isn't one: .*version"),
+        Worker(["sh", "-c", f"read order; echo '{line}'"], log) as worker,
+        pytest.raises(NeighbourError, match=f"its worker's answer isn't one: .*{line}"),
     ):
         worker.load(tmp_path, 4)
 

@@ -10,9 +10,10 @@ from ilis_guard.types import Message
 
 
 def load(folder: Path, tokens: int) -> Subject:
-    """The guarded model, and beside it the plain one."""
-    plain = PlainModel(folder, tokens)
+    """The guarded model, and the same without its guard."""
     model = LocalModel.load(str(folder), max_new_tokens=tokens)
+    # Not loaded a second time: where two copies lie in memory can make as much of a difference as the guard.
+    plain = PlainModel(model._model, model._tokenizer, tokens)  # noqa: SLF001
     # The bundle was fitted to short answers: what its score costs is the same here, what it says isn't.
     scorer = LightGBMScorer(read_bundle("packaged:smollm2-135m-instruct-full"))
 

@@ -33,7 +33,7 @@ def signatures(hidden_states: Sequence[Sequence[torch.Tensor]]) -> dict[str, tor
 
 def load(folder: Path, tokens: int) -> Subject:
     """The plain model, asked for its hidden states or not."""
-    plain = PlainModel(folder, tokens)
+    plain = PlainModel.load(folder, tokens)
 
     def scored(prompt: str) -> list[int]:
         inputs = plain.inputs(prompt)

@@ -1,7 +1,7 @@
 """The model with nothing around it: what every library's cost is measured against."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,14 +14,18 @@ class PlainModel:
     the limit, and it refuses shorter ones.
     """
 
-    def __init__(self, folder: Path, tokens: int, attention: str = "sdpa") -> None:
+    def __init__(self, model: Any, tokenizer: Any, tokens: int) -> None:
         torch.set_num_threads(1)
-        self.attention = attention
+        self.model = model
+        self.tokenizer = tokenizer
         self.tokens = tokens
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
-        )
+        self.attention = str(model.config._attn_implementation)  # noqa: SLF001  # transformers tells it nowhere else
+
+    @classmethod
+    def load(cls, folder: Path, tokens: int, attention: str = "sdpa") -> Self:
+        """Load a folder; `tokens` is how many an answer has."""
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+        return cls(model, AutoTokenizer.from_pretrained(folder), tokens)
 
     def rendered(self, prompt: str) -> str:
         """The text that the model continues."""

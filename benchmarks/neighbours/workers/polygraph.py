@@ -17,7 +17,7 @@ from benchmarks.neighbours.workers.serving import Subject, serve
 
 def mean_token_entropy(folder: Path, tokens: int) -> Subject:
     """Reads no attention, so sdpa does. What the estimator doesn't look at is switched off where it can be."""
-    plain = PlainModel(folder, tokens)
+    plain = PlainModel.load(folder, tokens)
     calculators = [
         InferCausalLMCalculator(tokenize=False, return_embeddings=False, n_alternatives=1),
         EntropyCalculator(),
@@ -39,7 +39,7 @@ def rauq(folder: Path, tokens: int) -> Subject:
     that one reads an attribute, and expects an output that it doesn't give. So calculator and estimator are called in
     turn, as the notebook `low_level_example` does.
     """
-    plain, eager = PlainModel(folder, tokens), PlainModel(folder, tokens, attention="eager")
+    plain, eager = PlainModel.load(folder, tokens), PlainModel.load(folder, tokens, attention="eager")
     adapter = WhiteboxModel(eager.model, eager.tokenizer)
     calculator = GreedyProbsCalculator(output_attentions=True, output_hidden_states=False, n_alternatives=1)
     config = eager.model.config

@@ -16,7 +16,7 @@ from benchmarks.neighbours.workers.serving import Subject, serve
 
 def load(method: TruthTorchLM.TruthMethod, folder: Path, tokens: int) -> Subject:
     """The plain model, answering through the library or not."""
-    plain = PlainModel(folder, tokens)
+    plain = PlainModel.load(folder, tokens)
 
     def scored(prompt: str) -> list[int]:
         result = TruthTorchLM.generate_with_truth_value(
