@@ -40,11 +40,11 @@ def signature_map(
         )
     if not (math.isfinite(temperature) and temperature > 0):
         raise SignatureError(f"the temperature must be a positive number, got {temperature!r}")
-    scaled = activations.to(torch.float64) / temperature
-    below = scaled - scaled.amax(dim=-1, keepdim=True)
+    below = activations.to(torch.float64, copy=True).div_(temperature)
+    below -= below.amax(dim=-1, keepdim=True)
     weights = below.exp()
     total = weights.sum(dim=-1, keepdim=True)
-    cross = weights @ below.mT / total
+    cross = (weights @ below.mT).div_(total)
     own, log_total = cross.diagonal(dim1=-2, dim2=-1)[..., None], total.log()
     divergences = (own - cross - log_total + log_total.mT).clamp_(min=0).to(torch.float32)
     if not torch.isfinite(divergences).all():

@@ -85,8 +85,8 @@ class Recorder:
         self._length = 0
         self._fed: list[Int[Tensor, "batch sequence"]] = []
         """The ids of the passes since; their activations wait in the tap."""
-        self._drawn_from: list[Float[Tensor, "batch vocabulary"]] = []
-        """What the tokens of these passes, and the one to come, were drawn from."""
+        self._drawn_from: list[tuple[Float[Tensor, "batch vocabulary"], int | None]] = []
+        """What the tokens of these passes, and the one to come, were drawn from; its version, None for a copy."""
         self._chunk = 1
 
     def __call__(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
@@ -99,8 +99,9 @@ class Recorder:
             if len(self._fed) == self._chunk:
                 self._fold()
         self._length = input_ids.shape[1]
-        # A copy: what comes after may change it in place.
-        self._drawn_from.append(scores.clone())
+        # By reference, for a copy takes as long as the sums. A version, which inference mode has none of, tells changes.
+        version = None if scores.is_inference() else scores._version  # noqa: SLF001 - torch has no other name for it
+        self._drawn_from.append((scores.clone() if version is None else scores, version))
         return scores
 
     def so_far(self) -> list[Recording]:
@@ -176,8 +177,12 @@ class Recorder:
     def _add_statistics(self, drawn: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "tokens batch"]:
         """Add what is known of tokens that were drawn; tells which of them count."""
         counted = self._answer.add(drawn.T)
-        pairs = zip(self._drawn_from[: len(counted)], drawn.T, strict=True)
-        self._statistics.add(torch.stack([next_token_numbers(*pair) for pair in pairs]), counted)
+        numbers = []
+        for (scores, version), tokens in zip(self._drawn_from[: len(counted)], drawn.T, strict=True):
+            if version is not None and scores._version != version:  # noqa: SLF001 - torch has no other name for it
+                raise SignatureError("a logits processor after the recorder changed the scores in place")
+            numbers.append(next_token_numbers(scores, tokens))
+        self._statistics.add(torch.stack(numbers), counted)
         del self._drawn_from[: len(counted)]
         return counted
 

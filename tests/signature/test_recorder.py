@@ -31,12 +31,19 @@ def model() -> Any:
 
 
 def generate(
-    model: Any, rows: list[list[int]], *, end: Any = (), special: Any = (), look: Any = None, **options: Any
+    model: Any,
+    rows: list[list[int]],
+    *,
+    end: Any = (),
+    special: Any = (),
+    look: Any = None,
+    mode: Any = torch.inference_mode,
+    **options: Any,
 ) -> tuple[Tensor, list[Recording], Recorder]:
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    with Tap(locate(model, LAYERS)) as tap, torch.inference_mode():
+    with Tap(locate(model, LAYERS)) as tap, mode():
         recorder = Recorder(tap, end_tokens=end, special_tokens=special, temperature=1.0, every_token=True)
         defaults = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0}
         processors = [recorder] + ([lambda _ids, scores: look(recorder, scores)] if look else [])
@@ -173,7 +180,11 @@ def test_what_is_held_doesnt_grow_with_the_answer(model: Any, monkeypatch: pytes
                 ids = torch.cat([ids, torch.tensor([[7]])], dim=1)
             recorder.finish(ids)
             values = [*vars(recorder).values(), *vars(recorder._maps).values(), *vars(recorder._statistics).values()]
-            values += [*vars(recorder._answer).values(), *recorder._drawn_from, *(kept for _, kept, _ in tap._heard)]
+            values += [
+                *vars(recorder._answer).values(),
+                *(scores for scores, _ in recorder._drawn_from),
+                *(kept for _, kept, _ in tap._heard),
+            ]
             return sum(value.numel() for value in values if isinstance(value, Tensor) and value is not recorder._before)
 
     monkeypatch.setattr(running, "CHUNK", 7 * (LAYERS * 32 + 99))
@@ -214,3 +225,11 @@ def test_log_probability_entropy_and_margin_are_those_of_the_definition(
 def test_logits_that_are_no_numbers_give_statistics_that_are_none() -> None:
     numbers = running.next_token_numbers(torch.tensor([[0.0, float("nan"), 1.0]]), torch.tensor([0]))
     assert numbers.isnan().any()
+
+
+def test_scores_that_are_changed_in_place_afterwards_are_an_error(model: Any) -> None:
+    def change(_recorder: Recorder, scores: Tensor) -> Tensor:
+        return scores.mul_(2)
+
+    with pytest.raises(SignatureError, match="changed the scores in place"):
+        generate(model, [PROMPT], look=change, mode=torch.no_grad)
