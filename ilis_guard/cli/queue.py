@@ -21,7 +21,7 @@ def _queue(config: Path) -> ReviewQueue:
     review = read_config(config).review
     if review is None:
         raise ConfigError(f"{config}: there is no `review`, so no tickets are kept")
-    return ReviewQueue(review.storage)
+    return review.open()
 
 
 @commands.command("list")

@@ -188,12 +188,12 @@ def test_a_kill_before_the_commit_leaves_no_half_ticket(url: str, database: Path
     "moment",
     [
         pytest.param('event.listen(Engine, "commit", die)', id="before the tables are committed"),
-        pytest.param("Storage._write_ahead = die", id="before the write-ahead log is switched on"),
+        pytest.param("SQLite.finish = die", id="before the write-ahead log is switched on"),
     ],
 )
 def test_a_kill_while_the_queue_is_made_leaves_one_that_can_be_used(url: str, moment: str) -> None:
-    _dies_of(f"from ilis_guard.review.storage import Storage\n{moment}\nReviewQueue(url)", url)
+    _dies_of(f"from ilis_guard.review.sqlite import SQLite\n{moment}\nReviewQueue(url)", url)
 
-    with ReviewQueue(url) as queue, queue._storage.reading() as connection:
+    with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
         assert queue.list() == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"

@@ -12,13 +12,13 @@ from sqlalchemy import event, func, select
 
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.schema import SCHEMA_VERSION, tickets
+from ilis_guard.review.schema import REVISION_TABLE, tickets
 from ilis_guard.types import Attempt, Ticket, Verdict
 
 
 def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: ReviewQueue) -> None:
     seen = []
-    for use in (review._storage.reading, review._storage.writing, review._storage.reading):
+    for use in (review._ledger.storage.reading, review._ledger.storage.writing, review._ledger.storage.reading):
         with use() as connection:
             seen.append(
                 tuple(
@@ -30,14 +30,14 @@ def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: R
 
 
 def test_a_write_holds_the_lock_from_its_start(review: ReviewQueue, database: Path) -> None:
-    with review._storage.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
+    with review._ledger.storage.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
         assert other.execute("SELECT count(*) FROM tickets").fetchone() == (0,)
 
 
 def test_a_read_sees_one_moment(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
-    with review._storage.reading() as connection:
+    with review._ledger.storage.reading() as connection:
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0
         escalate("d")
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0
@@ -52,7 +52,7 @@ def test_the_write_ahead_log_waits_for_whoever_is_busy(url: str, database: Path,
         other.execute(busy_with).fetchone()
         done = Timer(0.3, other.rollback)
         done.start()
-        with ReviewQueue(url) as queue, queue._storage.reading() as connection:
+        with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
             assert not done.is_alive()
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
@@ -73,9 +73,9 @@ def test_the_folder_is_made_and_a_relative_path_stays_where_it_was(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://ada:s3cret@db/tickets", "'postgresql': this version knows SQLite only"),
-        ("mysql+pymysql://ada:s3cret@db/tickets", "knows SQLite only"),
-        ("sqlite+aiosqlite:///tickets.db", "knows SQLite only"),
+        ("mysql+pymysql://ada:s3cret@db/tickets", "'mysql.pymysql': this version knows SQLite and PostgreSQL"),
+        ("postgresql+asyncpg://ada:s3cret@db/tickets", "knows SQLite and PostgreSQL"),
+        ("sqlite+aiosqlite:///tickets.db", "knows SQLite and PostgreSQL"),
         ("sqlite://ada:s3cret@host/tickets.db", "host, a user, a password"),
         ("sqlite://folder/tickets.db", "three slashes"),
         ("sqlite:///tickets.db?password=s3cret", "options"),
@@ -127,11 +127,12 @@ def test_another_programs_database_is_left_as_it_is(tmp_path: Path, made_by: str
     assert file.read_bytes() == before
 
 
-def test_another_schema_version_is_refused(url: str, database: Path) -> None:
+def test_a_later_revision_is_refused(url: str, database: Path) -> None:
     ReviewQueue(url).close()
     with closing(sqlite3.connect(database)) as later:
-        later.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(ReviewError, match=f"schema version {SCHEMA_VERSION + 1}, and this version of ilis_guard uses"):
+        later.execute(f"UPDATE {REVISION_TABLE} SET version_num = '9999'")
+        later.commit()
+    with pytest.raises(ReviewError, match=r"revision 9999, and this version of ilis_guard uses .*install the version"):
         ReviewQueue(url)
 
 
@@ -207,7 +208,9 @@ def test_a_reviewers_text_that_cannot_be_stored_leaves_the_ticket_open(
 
 def _with_pragma(review: ReviewQueue, pragma: str) -> None:
     """Every connection from now on runs under this PRAGMA."""
-    event.listen(review._storage._engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
+    event.listen(
+        review._ledger.storage._database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}")
+    )
 
 
 def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
