@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Row, or_, select
 
 from ilis_guard import events
 from ilis_guard.review.ledger import Ledger
-from ilis_guard.review.schema import tickets
+from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.settings import EXPIRE
 
 _AT_ONCE: Final = 100
@@ -27,7 +27,7 @@ def _sweep_some(ledger: Ledger) -> list[Row[Any]]:
     """Some overdue tickets, as they were before."""
     with ledger.writing() as connection:
         now = ledger.clock()
-        overdue = select(tickets).where(
+        overdue = select(*SMALL_COLUMNS).where(
             tickets.c.state == "open",
             tickets.c.due_at <= now,
             # Who has it in hand may finish.

@@ -41,7 +41,7 @@ def review_in(path: Path) -> ReviewConfig:
         (Q + "{name: a, due: 1h}\n", "7:22", "queues[0].due: should be a valid number, got '1h'"),
         (Q + "{name: a, lease: 0.5}\n", "7:24", "queues[0].lease: should be greater than or equal to 1, got 0.5"),
         (Q + "{name: a, priority: 101}\n", "7:27", "less than or equal to 100, got 101"),
-        (Q + "{name: a, do: 1}\n", "7:17", "unknown key 'do'; did you mean 'due'?"),
+        (Q + "{name: a, duee: 1}\n", "7:17", "unknown key 'duee'; did you mean 'due'?"),
         (Q + "{name: ' a'}\n", "7:14", "queues[0].name: "),
         (Q + "{due: 1}\n", "7:7", "the key 'name' is missing"),
         (Q + "{name: expire}\n", "7:14", "queues[0].name: 'expire' means that tickets expire; rename it"),
