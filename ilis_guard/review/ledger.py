@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, select, update
 from ilis_guard.errors import TicketNotFoundError
 from ilis_guard.review import outbox
 from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
-from ilis_guard.review.settings import Event, QueueSettings, ReceiverSettings, settings_of
+from ilis_guard.review.settings import ANY_OTHER, Event, QueueSettings, ReceiverSettings
 from ilis_guard.review.storage import Storage
 
 What = Literal["created", "claimed", "released", "moved", "expired", "resolved", "redacted"]
@@ -48,7 +48,7 @@ class Ledger:
 
     def settings(self, queue: str) -> QueueSettings:
         """What guard.yaml says of a queue."""
-        return settings_of(self.queues, queue)
+        return self.queues.get(queue, ANY_OTHER)
 
     def add(self, connection: Connection, values: dict[str, Any]) -> bool:
         """Add a ticket unless its decision has one; whether it was added."""

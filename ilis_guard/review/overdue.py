@@ -53,12 +53,12 @@ def _move(connection: Connection, ledger: Ledger, row: Row[Any], now: float) -> 
     """To the next queue, where it waits by that queue's rules, and no less urgently than before."""
     settings = ledger.settings(row.overdue)
     values = {
-        "queue": settings.name,
+        "queue": row.overdue,
         "priority": max(row.priority, settings.priority),
         "due_at": None if settings.due is None else now + settings.due,
         "overdue": settings.overdue,
         "claimed_by": "",
         "claimed_until": None,
     }
-    details = {"was_due_at": row.due_at, "moved_from": row.queue, "moved_to": settings.name}
+    details = {"was_due_at": row.due_at, "moved_from": row.queue, "moved_to": row.overdue}
     ledger.change(connection, row, "moved", at=now, values=values, details=details)

@@ -126,6 +126,17 @@ def test_several_sweep_at_once_and_each_ticket_expires_once(timed: ReviewQueue, 
         assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "expired"]
 
 
+@pytest.mark.parametrize("name", [" a", "a\nb", "x" * 500, "expire ", "医生"])
+def test_a_queue_may_have_any_name(timed: ReviewQueue, clock: Clock, name: str) -> None:
+    """What guard.yaml couldn't write, a program may; nothing escalated is refused for its queue's name."""
+    ticket = put(timed, "d", queue=name, due=60.0, overdue=name + "!")
+    assert timed.claim_next(reviewer="ada", queue=name, lease=1) is not None
+    clock.now += 60
+    assert timed.sweep() == 1
+    moved = timed.get(ticket.id)
+    assert (moved.ticket.queue, moved.ticket.due_at, moved.overdue) == (name + "!", None, "expire")
+
+
 @pytest.mark.parametrize("due", [0, -1.0, float("nan")])
 def test_a_due_time_lies_ahead(timed: ReviewQueue, due: float) -> None:
     with pytest.raises(ReviewError, match="due in more than 0 seconds"):
