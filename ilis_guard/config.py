@@ -1,6 +1,6 @@
 """``guard.yaml``, the operator's file: tiers, their bundles, the policy to follow and where tickets are stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ilis_guard import strict_yaml
+from ilis_guard import secrets, strict_yaml
 from ilis_guard.errors import ConfigError
 from ilis_guard.models.prompts import QUESTION
 from ilis_guard.models.weights import PREFIX as PACKAGED
+from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
+from ilis_guard.review.settings import EXPIRE, moves_in_a_circle
 from ilis_guard.strict_yaml import Document
 from ilis_guard.types import Precision
 
@@ -60,7 +62,30 @@ class ReviewConfig(_Section):
     """The human queue."""
 
     storage: str
-    """A database URL, such as ``sqlite:///tickets.db``."""
+    """A database URL, such as ``sqlite:///tickets.db``, or where one stands that holds a password: ``${NAME}`` in the
+    environment, or ``file:PATH``."""
+    queues: tuple[QueueSettings, ...] = ()
+    """How tickets of these queues wait."""
+    receivers: tuple[ReceiverSettings, ...] = ()
+    """Who hears of what happens to tickets."""
+
+    @property
+    def storage_url(self) -> str:
+        """The database URL, wherever it stands.
+
+        Raises:
+            ConfigError: it isn't where the file says it is.
+        """
+        return secrets.referred(self.storage) if secrets.is_reference(self.storage) else self.storage
+
+    def open(self) -> ReviewQueue:
+        """The queue in this storage.
+
+        Raises:
+            ReviewError: the storage can't be used.
+            ConfigError: its URL isn't where the file says it is.
+        """
+        return ReviewQueue(self.storage_url, queues=self.queues, receivers=self.receivers)
 
 
 class GuardConfig(_Section):
@@ -97,7 +122,7 @@ def read_config(path: str | Path) -> GuardConfig:
     document = strict_yaml.read(path, error=ConfigError)
     _check_version(document)
     config = strict_yaml.validated(document, GuardConfig, error=ConfigError)
-    if problems := [*_tier_problems(document, config), *_storage_problems(document, config)]:
+    if problems := [*_tier_problems(document, config), *_review_problems(document, config.review)]:
         raise ConfigError("\n".join(problems))
     return _with_absolute_paths(config, path.resolve().parent)
 
@@ -136,15 +161,54 @@ def _tier_problems(document: Document, config: GuardConfig) -> Iterator[str]:
             yield f"{document.place((*keys, 'prompt'))}: {where}.prompt: {what}"
 
 
-def _storage_problems(document: Document, config: GuardConfig) -> Iterator[str]:
-    """The URL isn't shown: there may be a password in it."""
-    if config.review is None:
+def _review_problems(document: Document, review: ReviewConfig | None) -> Iterator[str]:
+    """URLs and secrets aren't shown: there may be a password in the one, and the other is one."""
+    if review is None:
         return
-    try:
-        make_url(config.review.storage)
-    except (SQLAlchemyError, ValueError):
+    if not secrets.is_reference(review.storage) and not _is_url(review.storage):
         place = document.place(("review", "storage"))
         yield f"{place}: review.storage: not a database URL; write for instance sqlite:///tickets.db"
+    yield from _queue_problems(document, review.queues)
+    yield from _receiver_problems(document, review.receivers)
+
+
+def _queue_problems(document: Document, queues: Sequence[QueueSettings]) -> Iterator[str]:
+    yield from _repeated(document, ("review", "queues"), [queue.name for queue in queues])
+    for index, queue in enumerate(queues):
+        keys, where = ("review", "queues", index), f"review.queues[{index}]"
+        if queue.name == EXPIRE:
+            yield f"{document.place((*keys, 'name'))}: {where}.name: {EXPIRE!r} means that tickets expire; rename it"
+        if "overdue" in queue.model_fields_set and queue.due is None:
+            yield f"{document.key_place((*keys, 'overdue'))}: {where}: `overdue` needs a `due`; add one"
+    if (name := moves_in_a_circle(queues)) is not None:
+        what = f"overdue tickets of {name!r} would come back to it; let the last queue's expire, or have no `due`"
+        yield f"{document.place(('review', 'queues'))}: review.queues: {what}"
+
+
+def _receiver_problems(document: Document, receivers: Sequence[ReceiverSettings]) -> Iterator[str]:
+    yield from _repeated(document, ("review", "receivers"), [receiver.name for receiver in receivers])
+    for index, receiver in enumerate(receivers):
+        keys, where = ("review", "receivers", index), f"review.receivers[{index}]"
+        if receiver.secret is not None and not secrets.is_reference(receiver.secret):
+            what = "say where the secret stands, `${NAME}` in the environment or `file:PATH`, and not the secret itself"
+            yield f"{document.place((*keys, 'secret'))}: {where}.secret: {what}"
+
+
+def _repeated(document: Document, keys: tuple[str, ...], names: Sequence[str]) -> Iterator[str]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            place = document.place((*keys, index, "name"))
+            first = document.place((*keys, names.index(name), "name"))
+            where = f"{'.'.join(keys)}[{index}].name"
+            yield f"{place}: {where}: duplicate name {name!r}, which already stands at {first}; give each its own"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        make_url(text)
+    except (SQLAlchemyError, ValueError):
+        return False
+    return True
 
 
 def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:
@@ -160,7 +224,8 @@ def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:
     )
     review = config.review
     if review is not None:
-        review = review.model_copy(update={"storage": _storage(review.storage, folder)})
+        receivers = tuple(_receiver(receiver, folder) for receiver in review.receivers)
+        review = review.model_copy(update={"storage": _storage(review.storage, folder), "receivers": receivers})
     return config.model_copy(update={"tiers": tiers, "review": review, "policy": _policy(config.policy, folder)})
 
 
@@ -182,7 +247,15 @@ def _policy(name: str, folder: Path) -> str:
     return str(_path(name, folder)) if is_path else name
 
 
+def _receiver(receiver: ReceiverSettings, folder: Path) -> ReceiverSettings:
+    url = secrets.with_absolute_path(receiver.url, folder)
+    secret = None if receiver.secret is None else secrets.with_absolute_path(receiver.secret, folder)
+    return receiver.model_copy(update={"url": url, "secret": secret})
+
+
 def _storage(storage: str, folder: Path) -> str:
+    if secrets.is_reference(storage):
+        return secrets.with_absolute_path(storage, folder)
     url = make_url(storage)
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return storage  # the review queue takes it as it is, or says why not

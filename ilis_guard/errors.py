@@ -82,5 +82,21 @@ class TicketNotFoundError(ReviewError):
     """No ticket has this id."""
 
 
-class TicketResolvedError(ReviewError):
+class TicketConflictError(ReviewError):
+    """The ticket doesn't stand as whoever wanted to change it thought: look at it again."""
+
+
+class TicketResolvedError(TicketConflictError):
     """The ticket already ended with another verdict."""
+
+
+class TicketExpiredError(TicketConflictError):
+    """The ticket was overdue and ended without a verdict."""
+
+
+class TicketClaimedError(TicketConflictError):
+    """Somebody else has the ticket in hand, or the claim that was to be renewed or released is gone."""
+
+
+class TicketChangedError(TicketConflictError):
+    """The ticket has another version than the one that was looked at."""

@@ -33,8 +33,18 @@ ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"
 """A ticket could not be stored; the decision became an abstention. Fields: decision, queue, error."""
 TICKET_CREATED: Final = "ilis_guard.ticket.created"
 """A ticket is committed. Fields: ticket, queue."""
+TICKET_CLAIMED: Final = "ilis_guard.ticket.claimed"
+"""A claim is committed. Fields: ticket, queue, by."""
+TICKET_RELEASED: Final = "ilis_guard.ticket.released"
+"""A claim was given back. Fields: ticket, queue, by."""
+TICKET_OVERDUE: Final = "ilis_guard.ticket.overdue"
+"""A ticket's time is up: it left its queue and became `expire`, or another queue's. Fields: ticket, queue, became."""
 TICKET_RESOLVED: Final = "ilis_guard.ticket.resolved"
 """A verdict is committed. Fields: ticket, queue, verdict."""
+TICKETS_REDACTED: Final = "ilis_guard.tickets.redacted"
+"""The texts of so many tickets, which ended long ago, were taken out. Fields: tickets."""
+TICKETS_PURGED: Final = "ilis_guard.tickets.purged"
+"""So many tickets, which ended long ago, were deleted. Fields: tickets."""
 
 
 def log() -> Any:

@@ -16,7 +16,6 @@ from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import DEFAULT_QUEUE, Policy, Ruling
-from ilis_guard.review import ReviewQueue
 from ilis_guard.tiers import Tier, load_tier
 from ilis_guard.types import Action, Attempt, Decision, Labels, Message, Request, Ticket
 from ilis_guard.walk import Walk
@@ -108,7 +107,7 @@ class Guard:
         # What is quick to check comes before models are loaded.
         policy = Policy.load(config.policy)
         check_config(policy, config)
-        review = None if config.review is None else ReviewQueue(config.review.storage)
+        review = None if config.review is None else config.review.open()
         tiers = [load_tier(tier, progress) for tier in config.tiers]
         return cls(tiers=tiers, policy=policy, review=review, log_texts=config.log_texts)
 

@@ -3,15 +3,16 @@
 import math
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, Literal, Self
 
 import numpy as np
 from jaxtyping import Float32
 
-from ilis_guard.errors import RequestError
+from ilis_guard.errors import RequestError, ReviewError
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -34,6 +35,10 @@ Precision = Literal["nf4", "full"]
 FinishReason = Literal["stop", "length"]
 """The model ended its answer itself, or it was cut off at its length limit."""
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+TicketState = Literal["open", "claimed", "resolved", "expired"]
+TicketWait = Callable[[str, float | None], "Awaitable[Ticket]"]
+"""Waits for the ticket of this id for so many seconds, and returns it when it has ended."""
 
 Signature = Float32[np.ndarray, "layers layers"]
 """The L x L map of directed KL divergences at one token position, in nats: row i, column j is KL(p_i || p_j)."""
@@ -256,19 +261,51 @@ class Ticket:
 
     id: str
     queue: str
-    state: Literal["open", "resolved"]
+    state: TicketState
+    """`open` or `claimed` while it waits; `resolved` by a verdict or `expired` without one when it ended."""
     created_at: float
-    """Seconds since the epoch, UTC."""
+    """Seconds since the epoch, UTC, as all times here."""
+    priority: int = 0
+    """Higher is reviewed earlier."""
+    due_at: float | None = None
+    """When it is overdue; None for never."""
+    version: int = 1
+    """Grows with every change: who decides on what they saw says which version that was."""
+    claimed_by: str = ""
+    """Who has it in hand; empty unless it is claimed."""
+    claimed_until: float | None = None
+    """When it is open again for others, unless the claim is renewed."""
     verdict: Verdict | None = None
     text: str = ""
     """The corrected answer, where the verdict is `correct`."""
     reason: str = ""
     """Why the reviewer decided so."""
-    resolved_at: float | None = None
+    ended_at: float | None = None
+    wait: TicketWait | None = field(default=None, repr=False, compare=False)
+    """How `ended` waits: given by the queue that escalated it, and lost when the ticket is pickled or copied."""
+
+    async def ended(self, timeout: float | None = None) -> "Ticket":  # noqa: ASYNC109 - what callers look for
+        """Wait until the ticket has ended, and return it as it then is, with its verdict and text.
+
+        Args:
+            timeout: seconds to wait at most; None waits for as long as it takes.
+
+        Raises:
+            TimeoutError: it hasn't ended in time.
+            ReviewError: the queue failed, or this ticket didn't come from `escalate` in this process.
+        """
+        if self.wait is None:
+            raise ReviewError(
+                f"this copy of ticket {self.id} doesn't know its queue; wait with ReviewQueue.ended({self.id!r})"
+            )
+        return await self.wait(self.id, timeout)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "wait"}
+
+    def __reduce__(self) -> "tuple[Callable[[], Ticket], tuple[()]]":
+        return partial(Ticket, **self.to_dict()), ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,30 +1,42 @@
-"""What a reviewer sees of a ticket, and how rows of the table become it."""
+"""What a reviewer sees of a ticket, and how rows of the tables become it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Column, Row
+from sqlalchemy import Row
 
-from ilis_guard.review.schema import tickets
-from ilis_guard.types import Ticket, Verdict
+from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
 
-TICKET_COLUMNS: Final[tuple[Column[Any], ...]] = (
-    tickets.c.id,
-    tickets.c.queue,
-    tickets.c.state,
-    tickets.c.created_at,
-    tickets.c.verdict,
-    tickets.c.text,
-    tickets.c.reason,
-    tickets.c.resolved_at,
-)
-"""What a `Ticket` is made of: a list of tickets is read without their attempts, whose signatures are large."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One entry of a ticket's history."""
+
+    at: float
+    """Seconds since the epoch, UTC, by the clock of whoever wrote it; the order of entries is certain without it."""
+    what: str
+    """`created`, `claimed`, `released`, `moved`, `expired`, `resolved` or `redacted`."""
+    by: str
+    """Who did it; empty where nobody did."""
+    version: int
+    """The ticket's version since then."""
+    details: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "at": self.at,
+            "what": self.what,
+            "by": self.by,
+            "version": self.version,
+            "details": dict(self.details),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TicketRecord:
-    """A ticket with everything that was known when the request was escalated."""
+    """A ticket with everything that was known when the request was escalated, and what happened since."""
 
     ticket: Ticket
     decision: str
@@ -41,13 +53,19 @@ class TicketRecord:
     """Why the policy escalated, in the order it came about."""
     say: str
     """What the caller was told meanwhile; may be empty."""
+    overdue: str
+    """What becomes of it when it is overdue: `expire`, or the queue that it moves to."""
     reviewer: str = ""
     """Who gave the verdict, as the caller of `resolve` named them; may be empty."""
+    redacted_at: float | None = None
+    """Since when its texts are gone; None while they are there."""
+    history: tuple[Happening, ...] = ()
+    """What happened to it, the earliest first."""
 
     @property
     def proposed(self) -> str | None:
         """The answer that `accept` accepts: the last attempt's that has one; None where no attempt answered."""
-        return next((str(tried["text"]) for tried in reversed(self.attempts) if tried["text"].strip()), None)
+        return proposed_in(self.attempts)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -60,29 +78,51 @@ class TicketRecord:
             "rule": self.rule,
             "reasons": list(self.reasons),
             "say": self.say,
+            "overdue": self.overdue,
             "reviewer": self.reviewer,
+            "redacted_at": self.redacted_at,
+            "history": [happening.to_dict() for happening in self.history],
         }
 
 
-def ticket_of(row: Row[Any]) -> Ticket:
-    """The ticket in a row that has at least `TICKET_COLUMNS`."""
+def proposed_in(attempts: Sequence[Mapping[str, Any]]) -> str | None:
+    """The answer that is proposed: the last attempt's that has one; None where there is none."""
+    found = judged_in(attempts)
+    return None if found is None else str(found["text"])
+
+
+def judged_in(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The attempt whose answer is proposed, and which a verdict is about."""
+    return next((tried for tried in reversed(attempts) if tried["text"].strip()), None)
+
+
+def ticket_of(row: Row[Any], *, now: float, wait: TicketWait | None = None) -> Ticket:
+    """The ticket in a row that has at least the small columns, as it stands at a time."""
+    is_claimed = row.claimed_until is not None and row.claimed_until > now
+    state: TicketState = "claimed" if is_claimed else row.state
     return Ticket(
         id=row.id,
         queue=row.queue,
-        state=row.state,
+        state=state,
         created_at=row.created_at,
+        priority=row.priority,
+        due_at=row.due_at,
+        version=row.version,
+        claimed_by=row.claimed_by if is_claimed else "",
+        claimed_until=row.claimed_until if is_claimed else None,
         verdict=None if row.verdict is None else Verdict(row.verdict),
         text=row.text,
         reason=row.reason,
-        resolved_at=row.resolved_at,
+        ended_at=row.ended_at,
+        wait=wait,
     )
 
 
-def record_of(row: Row[Any]) -> TicketRecord:
-    """The record in a full row."""
+def record_of(row: Row[Any], happenings: Iterable[Row[Any]], *, now: float) -> TicketRecord:
+    """The record in a full row and the rows of its history."""
     attempts: Sequence[Mapping[str, Any]] = row.attempts
     return TicketRecord(
-        ticket=ticket_of(row),
+        ticket=ticket_of(row, now=now),
         decision=row.decision,
         request=row.request,
         attempts=tuple(attempts),
@@ -90,5 +130,11 @@ def record_of(row: Row[Any]) -> TicketRecord:
         rule=row.rule,
         reasons=tuple(row.reasons),
         say=row.say,
+        overdue=row.overdue,
         reviewer=row.reviewer,
+        redacted_at=row.redacted_at,
+        history=tuple(
+            Happening(at=entry.at, what=entry.what, by=entry.by, version=entry.version, details=entry.details)
+            for entry in happenings
+        ),
     )

@@ -1,55 +1,48 @@
-"""Where tickets are kept: one SQLite file, opened so that what was committed survives a crash.
+"""Where tickets are kept: transactions on the database that a URL names, and what is said when it fails."""
 
-There is no connection pool. A connection lives for one operation, so nothing is shared between threads, and a
-process that forks hands no open database to its child, which SQLite forbids.
-"""
-
-import json
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+from sqlalchemy import Connection, Table, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 from ilis_guard.errors import ReviewError
-from ilis_guard.review.schema import SCHEMA_VERSION, metadata
+from ilis_guard.review.database import EXAMPLE, Database
+from ilis_guard.review.migrating import make_tables, upgrade
+from ilis_guard.review.postgresql import PostgreSQL
+from ilis_guard.review.schema import REVISION
+from ilis_guard.review.sqlite import SQLite
 
-BUSY_SECONDS: Final = 30.0
-"""How long a connection waits while another one writes."""
-
-APPLICATION_ID: Final = 0x696C6973
-"""``ilis`` in ASCII, in the file's header: tells a review queue from other programs' databases."""
-
-_EXAMPLE: Final = "use a URL like 'sqlite:///path/tickets.db'"
-
-_ADVICE: Final = {
-    sqlite3.SQLITE_BUSY: f"another process kept it locked for {BUSY_SECONDS:g} s; find it, then try again",
-    sqlite3.SQLITE_CANTOPEN: "check that the path is a file in a folder that this process may write to",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
-    sqlite3.SQLITE_FULL: "free some disk space, then try again",
-    sqlite3.SQLITE_IOERR: "check the disk: its space, its quota, its health",
-    sqlite3.SQLITE_NOTADB: "this file is something else; give the queue a path of its own",
-    sqlite3.SQLITE_READONLY: "make the file and its folder writable for this process",
+_KINDS: Final[dict[str, Callable[[Any], Database]]] = {
+    "sqlite": SQLite,
+    "sqlite+pysqlite": SQLite,
+    "postgresql": PostgreSQL,
+    "postgresql+psycopg": PostgreSQL,
 }
 
 
 class Storage:
     """The database behind a review queue.
 
+    Args:
+        url: see `ReviewQueue`.
+        checked: whether the tables must be those of this version, which all but `migrate` need. A new SQLite file
+            gets them at once: there is nothing yet that could be lost.
+
     Raises:
         ReviewError: the URL can't be used, or the database behind it isn't one that this version can use.
     """
 
-    def __init__(self, url: str) -> None:
-        self._path = _path_in(url)
-        self._engine = _engine_for(self._path)
-        self._prepare()
+    def __init__(self, url: str, *, checked: bool = True) -> None:
+        self._database = _database_at(url)
+        try:
+            if checked:
+                self._prepare()
+        except ReviewError:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -59,144 +52,147 @@ class Storage:
             ReviewError: the database failed.
         """
         with self._connected() as connection:
-            connection.exec_driver_sql("BEGIN")
+            self._database.begin_reading(connection)
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection inside a transaction that is on disk when the block ends, or leaves nothing when it raises.
 
+        Rows that are to be changed are read ``with_for_update``: in PostgreSQL that locks them, in SQLite, where the
+        whole transaction holds the lock, it means nothing.
+
         Raises:
             ReviewError: the database failed; nothing was written.
         """
         with self._connected() as connection, connection.begin():
-            # Writers queue here. A transaction that starts by reading would fail, not wait, when it came to write.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._database.begin_writing(connection)
             yield connection
+
+    def insert_new(self, connection: Connection, table: Table, values: dict[str, Any], *, unless: str) -> bool:
+        """Insert a row unless there is one with the same value in a unique column; whether it was inserted."""
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        unless_known = insert(table).values(values).on_conflict_do_nothing(index_elements=[unless])
+        # Unless it is told to, SQLAlchemy throws the count away where the dialect could return rows.
+        return connection.execute(unless_known, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+    def migrate(self) -> tuple[str | None, str]:
+        """See `ilis_guard.review.migrate`."""
+        with self.writing() as connection:
+            self._database.begin_migrating(connection)
+            before = None if self._database.is_empty(connection) else self._known_revision(connection)
+            upgrade(connection, before)
+            self._database.sign(connection)
+        self._finish()
+        return before, REVISION
+
+    def forget(self) -> None:
+        """Leave nothing of what was deleted or overwritten in the database's files, as far as it is in our hands.
+
+        Raises:
+            ReviewError: the database failed.
+        """
+        with self._telling():
+            self._database.forget()
 
     def close(self) -> None:
         """Let go of the database."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     def _prepare(self) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            raise ReviewError(
-                f"the folder of the review queue {str(self._path)!r} can't be made: {error}; give a path in a folder "
-                "that this process may write to"
-            ) from error
-        # Prompts and answers are nobody else's to read. Where the file can't be made, SQLite says why below.
-        with suppress(OSError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with self.reading() as connection:
             is_new = self._is_new(connection)
         if is_new:
-            self._create_tables()
-        self._write_ahead()
+            with self.writing() as connection:
+                if self._is_new(connection):  # another process may have been faster
+                    make_tables(connection)
+                    self._database.sign(connection)
+        self._finish()
 
     def _is_new(self, connection: Connection) -> bool:
-        """Whether the tables are still to be made; looks only, so that a file that isn't ours stays as it is."""
-        application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if application == APPLICATION_ID and version == SCHEMA_VERSION:
+        """Whether the tables are still to be made; looks only, so that a database that isn't ours stays as it is."""
+        if self._database.revision(connection) == REVISION:
             return False
-        if application == APPLICATION_ID:
+        if not self._database.is_empty(connection):
+            revision = self._known_revision(connection)
             raise ReviewError(
-                f"the review queue {str(self._path)!r} has schema version {version}, and this version of ilis_guard "
-                f"uses {SCHEMA_VERSION}; run the version that made it, or give another path"
+                f"the review queue {self._database.name} has revision {revision}, and this version of ilis_guard uses "
+                f"{REVISION}; stop what uses it, back it up, and run `ilis-guard queue migrate`"
             )
-        if application or version or connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one():
+        if not self._database.is_made_at_once:
             raise ReviewError(
-                f"the database {str(self._path)!r} belongs to another program; give the review queue a path of its own"
+                f"the database {self._database.name} holds no review queue yet; run `ilis-guard queue migrate`"
             )
         return True
 
-    def _create_tables(self) -> None:
-        with self.writing() as connection:
-            if self._is_new(connection):  # another process may have been faster
-                metadata.create_all(connection, checkfirst=False)
-                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _write_ahead(self) -> None:
-        """Switch the file to a write-ahead log, once and for all: the mode stands in its header."""
-        # Where another connection writes, SQLite refuses this at once, whatever the busy timeout.
-        patiently = Retrying(
-            retry=retry_if_exception(_is_busy),
-            wait=wait_random(0.005, 0.05),
-            stop=stop_after_delay(BUSY_SECONDS),
-            reraise=True,
-        )
-        with self._connected() as connection:
-            mode = patiently(lambda: connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar_one())
-        if mode != "wal":
+    def _known_revision(self, connection: Connection) -> str:
+        """The revision of a queue of ours that isn't later than this version's."""
+        revision = self._database.revision(connection)
+        if revision is None:
             raise ReviewError(
-                f"the review queue {str(self._path)!r} can't keep a write-ahead log (journal mode {mode!r}); put it "
-                "on a local disk"
+                f"the database {self._database.name} belongs to another program; give the review queue one of its own"
             )
+        if revision > REVISION:
+            raise ReviewError(
+                f"the review queue {self._database.name} has revision {revision}, and this version of ilis_guard uses "
+                f"{REVISION}; install the version that made it"
+            )
+        return revision
+
+    def _finish(self) -> None:
+        with self._telling():
+            self._database.finish()
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """A connection without a transaction; what goes wrong on it becomes a `ReviewError`."""
+        """A connection without a transaction."""
+        with self._telling(), self._database.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong on the database becomes a `ReviewError`."""
         try:
-            with self._engine.connect() as connection:
-                yield connection
-        except (SQLAlchemyError, ValueError, OverflowError) as error:
-            # Python's own errors come from values that no column takes: NaN, half a surrogate pair, huge integers.
-            cause = getattr(error, "orig", None) or error
-            what = f"the review queue {str(self._path)!r} failed: {cause}"
-            raise ReviewError("; ".join([what, *_advice_on(cause)])) from error
+            yield
+        except SQLAlchemyError as error:
+            # Without the cause: PostgreSQL's quotes the row, and with it prompts and answers.
+            raise self._failure(getattr(error, "orig", None) or error) from None
+        except (ValueError, TypeError, OverflowError) as error:
+            # Values that no column takes: NaN, half a surrogate pair, what is no JSON, huge integers.
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> ReviewError:
+        return ReviewError(f"the review queue {self._database.name} failed: {self._database.described(error)}")
 
 
-def _path_in(url: str) -> Path:
-    """The file that the URL names. No message shows the URL: there may be a password in it."""
+def migrate(url: str) -> tuple[str | None, str]:
+    """Bring a queue's tables to this version of ilis_guard, in one transaction, or make them where there are none.
+
+    Args:
+        url: see `ReviewQueue`.
+
+    Returns:
+        The revision before, None where there was none, and after.
+
+    Raises:
+        ReviewError: the database is another program's or a later version's, or it failed; nothing was changed.
+    """
+    storage = Storage(url, checked=False)
+    try:
+        return storage.migrate()
+    finally:
+        storage.close()
+
+
+def _database_at(url: str) -> Database:
+    """No message shows the URL: there may be a password in it."""
     try:
         parsed = make_url(url)
     except (SQLAlchemyError, ValueError):
-        raise ReviewError(f"the URL of the review queue can't be read; {_EXAMPLE}") from None
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise ReviewError(f"the URL of the review queue can't be read; {EXAMPLE}") from None
+    if parsed.drivername not in _KINDS:
         raise ReviewError(
-            f"the review queue can't be kept in {parsed.drivername!r}: this version knows SQLite only; {_EXAMPLE}"
+            f"the review queue can't be kept in {parsed.drivername!r}: this version knows SQLite and PostgreSQL; "
+            f"{EXAMPLE}"
         )
-    if parsed.host or parsed.port or parsed.username or parsed.password or parsed.query:
-        raise ReviewError(
-            "the URL of the review queue has a host, a user, a password or options, and a file has none of them; "
-            f"{_EXAMPLE} (three slashes and a relative path, or four and an absolute one)"
-        )
-    if parsed.database in (None, "", ":memory:"):
-        raise ReviewError(f"the review queue can't be kept in memory: tickets outlive the process; {_EXAMPLE}")
-    # Absolute, so that messages name the one file that is meant.
-    return Path(str(parsed.database)).absolute()
-
-
-def _engine_for(path: Path) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        poolclass=NullPool,
-        # Transactions begin where `writing` says so, and not where Python's sqlite3 guesses.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
-        # Prompts and answers are parameters: they belong in no error message and no log.
-        hide_parameters=True,
-        json_serializer=partial(json.dumps, allow_nan=False),
-    )
-
-    @event.listens_for(engine, "connect")
-    def _sync_every_commit(connection: sqlite3.Connection, _: Any) -> None:
-        connection.execute("PRAGMA synchronous = FULL")
-
-    return engine
-
-
-def _is_busy(error: BaseException) -> bool:
-    return isinstance(error, OperationalError) and _sqlite_code(error.orig) == sqlite3.SQLITE_BUSY
-
-
-def _sqlite_code(error: BaseException | None) -> int | None:
-    """SQLite's primary result code, without the detail in its upper bits."""
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _advice_on(error: BaseException) -> list[str]:
-    return [advice for code, advice in _ADVICE.items() if code == _sqlite_code(error)]
+    return _KINDS[parsed.drivername](parsed)

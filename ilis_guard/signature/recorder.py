@@ -99,7 +99,7 @@ class Recorder:
             if len(self._fed) == self._chunk:
                 self._fold()
         self._length = input_ids.shape[1]
-        # By reference, for a copy takes as long as the sums. A version, which inference mode has none of, tells changes.
+        # By reference, for a copy takes as long as the sums. A version tells changes; inference mode has none.
         version = None if scores.is_inference() else scores._version  # noqa: SLF001 - torch has no other name for it
         self._drawn_from.append((scores.clone() if version is None else scores, version))
         return scores

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard.errors import ReviewError, TicketNotFoundError, TicketResolvedError
-from ilis_guard.review import ReviewQueue, TicketRecord
+from ilis_guard.review import Happening, ReviewQueue, TicketRecord
 from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
 
 SIGNATURE = np.array([[0.0, 0.1, 3.5], [0.25, 0.0, 1e-7], [12.0, 0.3, 0.0]], dtype=np.float32)
@@ -72,6 +72,8 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         rule=None,
         reasons=("tier small: uncertainty 0.10", "no rule held"),
         say="A person will look at this.",
+        overdue="expire",
+        history=(Happening(at=ticket.created_at, what="created", by="", version=1, details={}),),
     )
     assert {name: type(value) for name, value in record.request["labels"].items()} == {
         "channel": str,
@@ -191,17 +193,18 @@ def test_a_verdict_ends_a_ticket(
 
     ticket = review.resolve(opened.id, verdict, text=text, reason="I looked it up - twice", reviewer="Ada")
 
-    assert ticket.resolved_at is not None
-    assert ticket.resolved_at >= opened.created_at
+    assert ticket.ended_at is not None
+    assert ticket.ended_at >= opened.created_at
     assert ticket == Ticket(
         id=opened.id,
         queue=opened.queue,
         state="resolved",
         created_at=opened.created_at,
+        version=2,
         verdict=verdict,
         text=text,
         reason="I looked it up - twice",
-        resolved_at=ticket.resolved_at,
+        ended_at=ticket.ended_at,
     )
     assert review.get(opened.id).ticket == ticket
     assert review.get(opened.id).reviewer == "Ada"
