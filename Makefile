@@ -37,7 +37,7 @@ BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-ful
 # Kept: an interrupted run goes on where it was, and the pictures are drawn from them.
 .SECONDARY: $(BUNDLES:%=harvests/%.parquet)
 
-bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json)
+bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json) $(BUNDLES:%=ilis_guard/bundles/%-prompt/bundle.json)
 
 harvests/world-facts.jsonl: | .venv/.ready
 	mkdir -p harvests
@@ -48,6 +48,9 @@ harvests/%.parquet: harvests/world-facts.jsonl
 
 ilis_guard/bundles/%/bundle.json: harvests/%.parquet
 	.venv/bin/ilis-guard fit $< --to $(@D)
+
+ilis_guard/bundles/%-prompt/bundle.json: harvests/%.parquet
+	.venv/bin/ilis-guard fit $< --stage prompt --to $(@D)
 
 benchmarks: .venv/.ready
 	.venv/bin/python -m benchmarks.overhead

@@ -34,7 +34,7 @@ import time
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -98,7 +98,7 @@ class FakeModel:
         reply = self._script(messages[-1].content)
         return reply if isinstance(reply, Generation) else self._generation(reply, messages)
 
-    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """The next reply, a word a step."""
         self.calls.append(tuple(messages))
         yield Step(token="", generation=replace(self._generation("", messages), finish_reason=None))

@@ -1,7 +1,8 @@
 """Tiers ready to answer: a model, and the scorers that its bundles make."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, SupportsFloat
 
@@ -49,7 +50,7 @@ class Tier:
             raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
         return _checked(self.prompt_scorer.score(generation))
 
-    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer step by step, each step with the score so far; closing the iterator ends the generation.
 
         Raises:
@@ -59,8 +60,9 @@ class Tier:
         """
         if not isinstance(self.model, StepwiseModel):
             raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
-        for step in self.model.stream(messages):
-            yield replace(step, score=self._score_so_far(step.generation))
+        with closing(self.model.stream(messages)) as steps:
+            for step in steps:
+                yield replace(step, score=self._score_so_far(step.generation))
 
     def _score_so_far(self, generation: Generation) -> Score | None:
         if set(generation.signatures) == {"prompt"}:

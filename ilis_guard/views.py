@@ -215,7 +215,8 @@ def held_out_table(metadata: BundleMetadata) -> Table:
     table = Table(
         title=f"{rows} held-out rows, {metadata.held_out.wrong / rows:.0%} of the answers wrong", title_justify="left"
     )
-    for heading in ("figure", "this bundle", "output statistics alone"):
+    alone = "output statistics alone" if metadata.stage == "answer" else "output statistics, once it answered"
+    for heading in ("figure", "this bundle", alone):
         table.add_column(heading)
     for name in HeldOut.model_fields:
         value = getattr(metadata.held_out, name)

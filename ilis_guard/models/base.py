@@ -1,6 +1,6 @@
 """What a tier needs of a model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, runtime_checkable
 
 from ilis_guard.types import Fingerprint, Generation, Message, Step
@@ -33,5 +33,5 @@ class StepwiseModel(Model, Protocol):
     def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
         """As `Model.generate`; where `proceed` says no, what it was asked with is returned."""
 
-    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer step by step: after the prompt, after each token, and at the end. Closing it ends the generation."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -185,7 +185,7 @@ class LocalModel:
             for row in zip(recordings, answers, prompt_tokens, strict=True)
         ]
 
-    def stream(self, messages: Sequence[Message]) -> Iterator[Step]:
+    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer one conversation step by step: after the prompt, after each token has passed, and at the end.
 
         A token is shown together with the maps and statistics that include it, so it comes one pass after it was

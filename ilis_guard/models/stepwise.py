@@ -1,7 +1,7 @@
 """Stepwise: a call that reports as it goes, turned into an iterator that its consumer may leave at any step."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -28,7 +28,7 @@ class _Reporter(Generic[T]):
             raise _Left
 
 
-def stepwise(work: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
+def stepwise(work: Callable[[Callable[[T], None]], None]) -> Generator[T, None, None]:
     """Run `work` in a thread of its own and yield what it reports, as the consumer asks for it.
 
     The work waits at each report until the next is wanted: what isn't asked for isn't computed. Where the iterator is

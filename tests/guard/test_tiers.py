@@ -1,5 +1,6 @@
 """Tiers: bundles in their places, and an answer followed step by step with its score."""
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ilis_guard.config import TierConfig
 from ilis_guard.errors import BundleMismatchError, ModelError, ScoringError
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.tiers import Tier, load_tier
-from ilis_guard.types import Generation, Message, Score
+from ilis_guard.types import Generation, Message, Score, Step
 
 ASKED = (Message(role="user", content="What is the capital of Norway?"),)
 NF4 = "packaged:smollm2-135m-instruct-nf4"
@@ -49,6 +50,22 @@ def test_a_stream_carries_the_prompts_score_first_and_then_the_answers_so_far() 
     assert "".join(step.token for step in steps) == "It is Oslo"
     scores = [step.score and step.score.uncertainty for step in steps]
     assert scores == [0.7, 0.9, 0.6, 0.2, 0.2]
+
+
+def test_leaving_a_stream_leaves_the_models() -> None:
+    left: list[bool] = []
+
+    class Watched(FakeModel):
+        def stream(self, messages: Any) -> Generator[Step, None, None]:
+            try:
+                yield from super().stream(messages)
+            finally:
+                left.append(True)
+
+    stream = Tier(name="t", model=Watched("It is Oslo")).stream(ASKED)
+    next(stream)
+    stream.close()
+    assert left == [True]
 
 
 def test_a_stream_without_bundles_has_no_scores() -> None:

@@ -17,3 +17,15 @@ def test_wrap_a_runnable(tmp_path: Path) -> None:
         check=True,
     )
     assert "Oslo" in run.stdout
+
+
+def test_stop_early_stops_where_the_policy_would_abstain_and_else_answers(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+
+    def said(question: str) -> str:
+        command = [sys.executable, str(EXAMPLES / "stop_early.py"), str(config), "small", question]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        return ran.stdout.splitlines()[-1]
+
+    assert said("What is 48 times 67?").startswith("stopped after ")
+    assert "Oslo" in said("What is the capital of Norway?")
