@@ -17,10 +17,20 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def test_the_policy_in_the_documentation_is_a_policy() -> None:
-    (block,) = blocks("docs/policy.md", "yaml")
+    block, _ = blocks("docs/policy.md", "yaml")
     policy = Policy.parse(block)
     assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
     assert policy.evaluate(Facts(uncertainty=0.9, shift=0.5)).rule == "decline"
+
+
+def test_the_prompt_rules_in_the_documentation_are_rules() -> None:
+    _, block = blocks("docs/policy.md", "yaml")
+    policy = Policy.parse("version: 1\nname: routed\n" + block)
+    early = policy.evaluate_prompt(Facts(uncertainty=0.95, shift=0.5, last_tier=False)).ruling
+    assert early is not None
+    assert (early.action.value, early.rule) == ("retry", "too-hard")
+    assert policy.evaluate_prompt(Facts(uncertainty=0.5, shift=0.5)).ruling is None
+    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
 
 
 def test_the_rules_in_the_readme_are_a_policys() -> None:
@@ -54,6 +64,7 @@ def test_every_figure_of_the_bundles_in_the_readme_is_that_of_the_bundle() -> No
     readme = (ROOT / "README.md").read_text()
     for name in ("smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full"):
         metadata = read_bundle(f"packaged:{name}").metadata
-        for figures in (metadata.held_out, metadata.baseline):
+        of_prompts = read_bundle(f"packaged:{name}-prompt").metadata.held_out
+        for figures in (metadata.held_out, metadata.baseline, of_prompts):
             for figure in (figures.auroc, figures.auroc_within, figures.auprc_wrong, figures.brier):
                 assert f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})" in readme
