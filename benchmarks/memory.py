@@ -14,10 +14,14 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from benchmarks.common import STORY, load, show
+from benchmarks.common import show
+from benchmarks.overhead.models import Shape, load, prompts
 
 MIB = 1024
 TOKENS = (32, 256, 2048)
+PROMPT = 32
+MODEL = Shape(layers=12, hidden=576)
+"""SmolLM2's width and vocabulary, and room for 2,048 tokens, which SmolLM2 hasn't."""
 
 
 def kibibytes(name: str) -> int:
@@ -30,14 +34,15 @@ def kibibytes(name: str) -> int:
 
 def peak_growth(*, guarded: bool, tokens: int) -> int:
     """KiB by which one generation raises the peak above what the loaded, warmed-up model holds."""
-    model = load("full", max_new_tokens=tokens)
-    model.generate_bare(STORY)
+    model = load(MODEL, "full", tokens)
+    (asked,) = prompts(model, 1, PROMPT)
+    model.generate_bare(asked)
     Path("/proc/self/clear_refs").write_text("5")
     before = kibibytes("VmRSS")
     if guarded:
-        model.generate(STORY)
+        model.generate(asked)
     else:
-        model.generate_bare(STORY)
+        model.generate_bare(asked)
     return kibibytes("VmHWM") - before
 
 
@@ -59,7 +64,7 @@ def main(runs: Annotated[int, typer.Option(min=3)] = 3) -> None:
         with_guard, bare = statistics.median(peaks[True]), statistics.median(peaks[False])
         rows.append([str(tokens), f"{bare:.1f}", f"{with_guard:.1f}", f"{with_guard - bare:.1f}"])
     show(
-        f"peak growth of resident memory, MiB, medians of {runs}, SmolLM2-135M-Instruct at full precision",
+        f"peak growth of resident memory, MiB, medians of {runs}, {MODEL} at full precision",
         ("generated tokens", "bare", "guarded", "difference"),
         rows,
     )

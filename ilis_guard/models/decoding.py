@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from transformers import GenerationConfig
 
 from ilis_guard.errors import ModelError
@@ -61,6 +62,21 @@ def generation_config(
     except (TypeError, ValueError) as error:
         raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
     return config
+
+
+def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:
+    """Generate one token: transformers looks at some values (a temperature below 0) only then.
+
+    Raises:
+        ModelError: it refuses one.
+    """
+    tokens = torch.tensor([[config.pad_token_id]], device=model.device)
+    one = GenerationConfig(**config.to_dict() | {"max_new_tokens": 1, "min_new_tokens": None})  # type: ignore[no-untyped-call]  # as above
+    try:
+        with torch.no_grad():
+            model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=one)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
 
 
 def special_tokens(tokenizer: Any) -> list[int]:

@@ -11,7 +11,7 @@ from ilis_guard import events
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
-from ilis_guard.models.decoding import end_tokens, generation_config, named, special_tokens
+from ilis_guard.models.decoding import end_tokens, generation_config, named, special_tokens, try_out
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
 from ilis_guard.models.proofs import prove_once
 from ilis_guard.models.spans import Span, offsets, tokens_in
@@ -57,6 +57,8 @@ class LocalModel:
         if self._tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
             self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(self._end_tokens[0])
         self._decoding = generation_config(decoding, max_new_tokens=max_new_tokens, end_tokens=self._end_tokens)
+        if decoding:
+            try_out(checkpoint.model, self._decoding, decoding)
         # What transformers fills in for options that ours leaves open must not be the checkpoint's.
         self._model.generation_config = self._decoding
         # A fast tokenizer's padding is a state of its own: two threads that set it at once make it raise.

@@ -253,6 +253,8 @@ def test_sampling_is_reproducible_and_told_apart(tiny: LocalModel, tiny_folder: 
         ({"num_return_sequences": 2, "do_sample": True}, r"with beam search and its like"),
         ({"max_length": 5}, r"can't have \['max_length'\]: known are .*; the length is the tier's max_new_tokens"),
         ({"cache_implementation": "attic"}, r"transformers refuses the decoding"),
+        ({"do_sample": True, "temperature": -1.0}, r"transformers refuses the decoding .*strictly positive float"),
+        ({"do_sample": True, "top_k": -3}, r"transformers refuses the decoding .*'top_k': -3"),
     ],
 )
 def test_other_decodings_are_refused(decoding: dict[str, Any], why: str, tiny_folder: "TinyFolder") -> None:
