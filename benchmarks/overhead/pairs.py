@@ -14,6 +14,9 @@ from benchmarks.overhead.models import prompts
 from ilis_guard.models.local import LocalModel
 
 FEWEST: Final = 7
+FEWEST_LONG: Final = 5
+"""Of runs of over `LONG` seconds, in which a moment's noise weighs little."""
+LONG: Final = 8.0
 MOST: Final = 40
 RESAMPLES: Final = 2000
 
@@ -64,7 +67,7 @@ class Measured:
 
 
 def measure(case: Case, model: LocalModel, seconds: float, tell: Callable[[int, int], None]) -> Measured:
-    """Run as many pairs as fit into the seconds, at least `FEWEST`.
+    """Run as many pairs as fit into the seconds, at least `FEWEST` (or `FEWEST_LONG`).
 
     Raises:
         SystemExit: guarded and bare runs don't answer alike.
@@ -76,7 +79,7 @@ def measure(case: Case, model: LocalModel, seconds: float, tell: Callable[[int, 
     guarded = model.generate_batch(conversations)
     if [each.text for each in guarded] != bare or {len(each.token_ids) for each in guarded} != {case.tokens}:
         raise SystemExit(f"{case}: guarded and bare runs don't give the same {case.tokens} tokens")
-    pairs = max(FEWEST, min(MOST, int(seconds / (2 * took))))
+    pairs = max(FEWEST_LONG if took > LONG else FEWEST, min(MOST, int(seconds / (2 * took))))
     runs: tuple[Callable[[], object], ...] = (
         lambda: model.generate_batch(conversations),
         lambda: model.generate_bare_batch(conversations),
