@@ -67,14 +67,23 @@ class ReviewConfig(_Section):
     receivers: tuple[ReceiverSettings, ...] = ()
     """Who hears of what happens to tickets."""
 
+    @property
+    def storage_url(self) -> str:
+        """The database URL, wherever it stands.
+
+        Raises:
+            ConfigError: it isn't where the file says it is.
+        """
+        return secrets.referred(self.storage) if secrets.is_reference(self.storage) else self.storage
+
     def open(self) -> ReviewQueue:
         """The queue in this storage.
 
         Raises:
             ReviewError: the storage can't be used.
-            ConfigError: the storage's URL isn't where the file says it is.
+            ConfigError: its URL isn't where the file says it is.
         """
-        return ReviewQueue(_literal(self.storage), queues=self.queues, receivers=self.receivers)
+        return ReviewQueue(self.storage_url, queues=self.queues, receivers=self.receivers)
 
 
 class GuardConfig(_Section):
@@ -198,11 +207,6 @@ def _is_url(text: str) -> bool:
     except (SQLAlchemyError, ValueError):
         return False
     return True
-
-
-def _literal(text: str) -> str:
-    """The text itself, or what it refers to."""
-    return secrets.referred(text) if secrets.is_reference(text) else text
 
 
 def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:

@@ -16,7 +16,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ilis_guard.policy import Policy
-from ilis_guard.review import TicketRecord
+from ilis_guard.review import Happening, QueueCounts, TicketRecord
+from ilis_guard.review.settings import EXPIRE
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
 from ilis_guard.types import Action, Decision, Ticket
 
@@ -131,13 +132,38 @@ def tickets_table(tickets: Sequence[Ticket], *, more: bool = False) -> Renderabl
     count = "1 ticket" if len(tickets) == 1 else f"{len(tickets)} tickets"
     title = f"the oldest {count}; there are more, see --limit" if more else count
     table = Table(title=title, title_justify="left")
-    for heading in ("ticket", "queue", "state", "since", "verdict"):
-        table.add_column(heading)
+    for heading in ("ticket", "queue", "state", "priority", "since", "due", "claimed by", "verdict"):
+        table.add_column(heading, justify="right" if heading == "priority" else "left")
     for ticket in tickets:
         table.add_row(
-            ticket.id[:SHORT_ID], escape(ticket.queue), ticket.state, _time(ticket.created_at), ticket.verdict or ""
+            ticket.id[:SHORT_ID],
+            escape(ticket.queue),
+            ticket.state,
+            str(ticket.priority),
+            _time(ticket.created_at),
+            _time(ticket.due_at),
+            escape(ticket.claimed_by),
+            ticket.verdict or "",
         )
     return table
+
+
+def counts_table(counts: Sequence[QueueCounts]) -> RenderableType:
+    """How many tickets there are, one queue a row."""
+    if not counts:
+        return "no tickets"
+    table = Table()
+    for heading in ("queue", "open", "claimed", "overdue", "resolved", "expired"):
+        table.add_column(heading, justify="left" if heading == "queue" else "right")
+    for of in counts:
+        table.add_row(escape(of.queue), *map(str, (of.open, of.claimed, of.overdue, of.resolved, of.expired)))
+    return table
+
+
+def claim(ticket: Ticket) -> str:
+    """Who has a ticket in hand, and until when."""
+    by, until = escape(repr(ticket.claimed_by)), _time(ticket.claimed_until)
+    return f"ticket {ticket.id[:SHORT_ID]} is claimed by {by} until {until}"
 
 
 def ticket_record(record: TicketRecord) -> RenderableType:
@@ -145,8 +171,10 @@ def ticket_record(record: TicketRecord) -> RenderableType:
     ticket = record.ticket
     parts: list[RenderableType] = [
         f"[bold]ticket {ticket.id}[/bold], queue {escape(ticket.queue)}, {ticket.state}, since "
-        f"{_time(ticket.created_at)}"
+        f"{_time(ticket.created_at)}{_due(record)}"
     ]
+    if record.redacted_at is not None:
+        parts.append(f"[yellow]redacted[/yellow] on {_time(record.redacted_at)}: its texts are gone")
     parts += [f"{turn['role']}: {escape(turn['content'])}" for turn in record.request["messages"]]
     if record.request["labels"]:
         parts.append(escape(f"labels: {record.request['labels']}"))
@@ -163,7 +191,21 @@ def ticket_record(record: TicketRecord) -> RenderableType:
         parts += [
             f"{what}: {escape(text)}" for what, text in (("text", ticket.text), ("reason", ticket.reason)) if text
         ]
+    parts += [_happening(happening) for happening in record.history]
     return Group(*parts)
+
+
+def _due(record: TicketRecord) -> str:
+    if record.ticket.due_at is None or record.ticket.ended_at is not None:
+        return ""
+    then = "it expires" if record.overdue == EXPIRE else f"it moves to {escape(repr(record.overdue))}"
+    return f", due {_time(record.ticket.due_at)}: then {then}"
+
+
+def _happening(happening: Happening) -> str:
+    by = f" by {escape(happening.by)}" if happening.by else ""
+    to = f" to {escape(repr(happening.details['moved_to']))}" if happening.what == "moved" else ""
+    return f"[dim]{_time(happening.at)}[/dim] {happening.what}{to}{by}"
 
 
 def held_out_table(metadata: BundleMetadata) -> Table:
@@ -214,5 +256,5 @@ def _figure(figure: Figure) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

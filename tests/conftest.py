@@ -13,9 +13,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
+from tests.skips import NO_POSTGRESQL, skip
+
 if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do without
     from ilis_guard.models.local import LocalModel
     from ilis_guard.types import Precision
+    from tests.postgresql import Server
 
 SMOLLM2 = "packaged:smollm2-135m-instruct"
 FEW_WORDS = "{question} Answer in a few words only."
@@ -27,6 +30,18 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "cache"
     monkeypatch.setenv("ILIS_GUARD_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> "Iterator[Server]":
+    """One server for all tests; each asks it for a database of its own."""
+    from tests.postgresql import binaries, server
+
+    programs = binaries()
+    if programs is None:
+        skip(NO_POSTGRESQL)
+    with server(programs) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

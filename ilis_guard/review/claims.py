@@ -14,22 +14,22 @@ from ilis_guard.review.ledger import Ledger, row_of
 from ilis_guard.review.schema import tickets
 
 
-def claim(ledger: Ledger, id: str, *, by: str, lease: float | None) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
+def claim(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.claim`; also whether the claim is new."""
-    _check(by, lease)
+    _check(reviewer, lease)
     with ledger.writing() as connection:
         row = row_of(connection, id, for_update=True)
         now = ledger.clock()
         check_waits(row)
         if is_claimed(row, now):
-            _check_own(row, by)
+            _check_own(row, reviewer)
             return _extended(connection, ledger, row, now, lease), False
-        return _claimed(connection, ledger, row, now, by, lease), True
+        return _claimed(connection, ledger, row, now, reviewer, lease), True
 
 
-def claim_next(ledger: Ledger, *, by: str, queue: str | None, lease: float | None) -> Row[Any] | None:
+def claim_next(ledger: Ledger, *, reviewer: str, queue: str | None, lease: float | None) -> Row[Any] | None:
     """See `ReviewQueue.claim_next`."""
-    _check(by, lease)
+    _check(reviewer, lease)
     with ledger.writing() as connection:
         now = ledger.clock()
         free = select(tickets).where(
@@ -40,22 +40,22 @@ def claim_next(ledger: Ledger, *, by: str, queue: str | None, lease: float | Non
         # Whoever claims at the same time takes the ticket after the locked one instead of waiting for it.
         first = free.order_by(*most_urgent_first()).limit(1).with_for_update(skip_locked=True)
         row = connection.execute(first).one_or_none()
-        return None if row is None else _claimed(connection, ledger, row, now, by, lease)
+        return None if row is None else _claimed(connection, ledger, row, now, reviewer, lease)
 
 
-def renew(ledger: Ledger, id: str, *, by: str, lease: float | None) -> Row[Any]:  # noqa: A002 - a ticket's word
+def renew(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> Row[Any]:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.renew`."""
-    _check(by, lease)
+    _check(reviewer, lease)
     with ledger.writing() as connection:
         row = row_of(connection, id, for_update=True)
         now = ledger.clock()
         check_waits(row)
         # A claim whose time is up but that nobody took over meanwhile may be renewed.
-        _check_own(row, by)
+        _check_own(row, reviewer)
         return _extended(connection, ledger, row, now, lease)
 
 
-def release(ledger: Ledger, id: str, *, by: str, force: bool) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
+def release(ledger: Ledger, id: str, *, reviewer: str, force: bool) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.release`; also whether there was something to release."""
     with ledger.writing() as connection:
         row = row_of(connection, id, for_update=True)
@@ -63,9 +63,9 @@ def release(ledger: Ledger, id: str, *, by: str, force: bool) -> tuple[Row[Any],
         if row.claimed_until is None:
             return row, False
         if not force:
-            _check_own(row, by)
+            _check_own(row, reviewer)
         freed = {"claimed_by": "", "claimed_until": None}
-        return ledger.change(connection, row, "released", at=ledger.clock(), by=by, values=freed), True
+        return ledger.change(connection, row, "released", at=ledger.clock(), by=reviewer, values=freed), True
 
 
 def is_claimed(row: Row[Any], now: float) -> bool:
@@ -92,24 +92,26 @@ def most_urgent_first() -> tuple[Any, ...]:
     return tickets.c.priority.desc(), has_none, tickets.c.due_at, tickets.c.created_at, tickets.c.id
 
 
-def _check(by: str, lease: float | None) -> None:
-    if not by.strip():
-        raise ReviewError(f"a claim needs a reviewer's name, got {by!r}")
+def _check(reviewer: str, lease: float | None) -> None:
+    if not reviewer.strip():
+        raise ReviewError(f"a claim needs a reviewer's name, got {reviewer!r}")
     if lease is not None and not lease > 0:  # also true for NaN
         raise ReviewError(f"a lease lasts more than 0 seconds, got {lease!r}")
 
 
-def _check_own(row: Row[Any], by: str) -> None:
-    if row.claimed_by != by:
+def _check_own(row: Row[Any], reviewer: str) -> None:
+    if row.claimed_by != reviewer:
         whose = f"claimed by {row.claimed_by!r}" if row.claimed_by else "not claimed"
-        raise TicketClaimedError(f"ticket {row.id} is {whose}, not by {by!r}; claim another one, or look at it again")
+        raise TicketClaimedError(
+            f"ticket {row.id} is {whose}, not by {reviewer!r}; claim another one, or look at it again"
+        )
 
 
 def _claimed(
-    connection: Connection, ledger: Ledger, row: Row[Any], now: float, by: str, lease: float | None
+    connection: Connection, ledger: Ledger, row: Row[Any], now: float, reviewer: str, lease: float | None
 ) -> Row[Any]:
-    values = {"claimed_by": by, "claimed_until": now + _lease(ledger, row, lease)}
-    return ledger.change(connection, row, "claimed", at=now, by=by, values=values)
+    values = {"claimed_by": reviewer, "claimed_until": now + _lease(ledger, row, lease)}
+    return ledger.change(connection, row, "claimed", at=now, by=reviewer, values=values)
 
 
 def _extended(connection: Connection, ledger: Ledger, row: Row[Any], now: float, lease: float | None) -> Row[Any]:

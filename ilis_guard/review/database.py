@@ -40,6 +40,9 @@ class Database(Protocol):
     def finish(self) -> None:
         """What remains to be set outside a transaction, after the tables are there."""
 
+    def forget(self) -> None:
+        """Leave nothing of what was deleted or overwritten in the files, as far as it is in our hands."""
+
     def described(self, error: BaseException) -> str:
         """What failed and what to do, without a word of prompts or answers."""
 

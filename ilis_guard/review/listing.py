@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, select
 
 from ilis_guard.errors import ReviewError
 from ilis_guard.review.claims import most_urgent_first
@@ -71,8 +71,12 @@ def record(ledger: Ledger, id: str, *, now: float) -> TicketRecord:  # noqa: A00
     """See `ReviewQueue.get`."""
     with ledger.reading() as connection:
         row = row_of(connection, id)
-        entries = connection.execute(select(history).where(history.c.ticket == row.id).order_by(history.c.number))
-        return record_of(row, entries, now=now)
+        return record_of(row, history_of(connection, row.id), now=now)
+
+
+def history_of(connection: Connection, id: str) -> Sequence[Row[Any]]:  # noqa: A002 - a ticket's word
+    """What happened to a ticket, the earliest first."""
+    return connection.execute(select(history).where(history.c.ticket == id).order_by(history.c.number)).all()
 
 
 def _stands(state: TicketState, now: float) -> ColumnElement[bool]:

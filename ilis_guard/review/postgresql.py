@@ -103,6 +103,9 @@ class PostgreSQL:
     def finish(self) -> None:
         """Nothing: there is no setting outside a transaction."""
 
+    def forget(self) -> None:
+        """Nothing: the server's own vacuum frees the old rows."""
+
     def described(self, error: BaseException) -> str:
         """PostgreSQL's first line: the second, its detail, quotes the row."""
         state = getattr(error, "sqlstate", None) or ""

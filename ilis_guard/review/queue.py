@@ -5,6 +5,7 @@ import builtins
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,7 +13,7 @@ from sqlalchemy import select
 
 from ilis_guard import events
 from ilis_guard.errors import ReviewError
-from ilis_guard.review import claims, listing, overdue, verdicts
+from ilis_guard.review import claims, export, listing, overdue, retention, verdicts
 from ilis_guard.review.ledger import Ledger, row_of
 from ilis_guard.review.listing import QueueCounts
 from ilis_guard.review.record import TICKET_COLUMNS, TicketRecord, ticket_of
@@ -189,14 +190,14 @@ class ReviewQueue:
         """
         return listing.record(self._ledger, id, now=self._ledger.clock())
 
-    def claim(self, id: str, *, by: str, lease: float | None = None) -> Ticket:  # noqa: A002 - the ticket's word for it
+    def claim(self, id: str, *, reviewer: str, lease: float | None = None) -> Ticket:  # noqa: A002 - the ticket's word for it
         """Take a ticket in hand: nobody else gets it or ends it while the claim lasts.
 
         Claiming a ticket that one has in hand renews the claim.
 
         Args:
             id: as in `get`.
-            by: the reviewer.
+            reviewer: who.
             lease: seconds that the claim lasts; None for the queue's own.
 
         Raises:
@@ -204,34 +205,34 @@ class ReviewQueue:
             TicketConflictError: somebody else has it in hand, or it has ended.
             ReviewError: the name is empty, the lease makes no sense, or the claim can't be stored.
         """
-        row, is_new = claims.claim(self._ledger, id, by=by, lease=lease)
+        row, is_new = claims.claim(self._ledger, id, reviewer=reviewer, lease=lease)
         if is_new:
-            events.log().info(events.TICKET_CLAIMED, ticket=row.id, queue=row.queue, by=by)
+            events.log().info(events.TICKET_CLAIMED, ticket=row.id, queue=row.queue, by=reviewer)
         return ticket_of(row, now=self._ledger.clock())
 
-    def claim_next(self, *, by: str, queue: str | None = None, lease: float | None = None) -> Ticket | None:
+    def claim_next(self, *, reviewer: str, queue: str | None = None, lease: float | None = None) -> Ticket | None:
         """Take the most urgent ticket in hand that nobody has; None where there is none.
 
         Args:
-            by: the reviewer.
+            reviewer: who.
             queue: only of this queue; None for any.
             lease: as in `claim`.
 
         Raises:
             ReviewError: the name is empty, the lease makes no sense, or the claim can't be stored.
         """
-        row = claims.claim_next(self._ledger, by=by, queue=queue, lease=lease)
+        row = claims.claim_next(self._ledger, reviewer=reviewer, queue=queue, lease=lease)
         if row is None:
             return None
-        events.log().info(events.TICKET_CLAIMED, ticket=row.id, queue=row.queue, by=by)
+        events.log().info(events.TICKET_CLAIMED, ticket=row.id, queue=row.queue, by=reviewer)
         return ticket_of(row, now=self._ledger.clock())
 
-    def renew(self, id: str, *, by: str, lease: float | None = None) -> Ticket:  # noqa: A002 - the ticket's word for it
+    def renew(self, id: str, *, reviewer: str, lease: float | None = None) -> Ticket:  # noqa: A002 - the ticket's word for it
         """Make a claim last longer, also one that ran out and that nobody took over; never shorter.
 
         Args:
             id: as in `get`.
-            by: the reviewer who claimed it.
+            reviewer: who claimed it.
             lease: seconds from now; None for the queue's own.
 
         Raises:
@@ -239,14 +240,14 @@ class ReviewQueue:
             TicketConflictError: the claim is gone, or the ticket has ended.
             ReviewError: the lease makes no sense, or the claim can't be stored.
         """
-        return ticket_of(claims.renew(self._ledger, id, by=by, lease=lease), now=self._ledger.clock())
+        return ticket_of(claims.renew(self._ledger, id, reviewer=reviewer, lease=lease), now=self._ledger.clock())
 
-    def release(self, id: str, *, by: str, force: bool = False) -> Ticket:  # noqa: A002 - the ticket's word for it
+    def release(self, id: str, *, reviewer: str, force: bool = False) -> Ticket:  # noqa: A002 - the ticket's word for it
         """Give a claim back, so that others get the ticket; a ticket that nobody claimed stays as it is.
 
         Args:
             id: as in `get`.
-            by: who releases it.
+            reviewer: who releases it.
             force: also where somebody else claimed it.
 
         Raises:
@@ -254,9 +255,9 @@ class ReviewQueue:
             TicketConflictError: somebody else has it in hand, or it has ended.
             ReviewError: the release can't be stored.
         """
-        row, is_new = claims.release(self._ledger, id, by=by, force=force)
+        row, is_new = claims.release(self._ledger, id, reviewer=reviewer, force=force)
         if is_new:
-            events.log().info(events.TICKET_RELEASED, ticket=row.id, queue=row.queue, by=by)
+            events.log().info(events.TICKET_RELEASED, ticket=row.id, queue=row.queue, by=reviewer)
         return ticket_of(row, now=self._ledger.clock())
 
     def resolve(
@@ -307,6 +308,58 @@ class ReviewQueue:
             ReviewError: the changes can't be stored; those that were committed stay.
         """
         return overdue.sweep(self._ledger)
+
+    def export(self, to: Path, *, queue: str | None = None, signatures: bool = False) -> int:
+        """Write all verdicts as labelled rows, JSONL in the vocabulary of questions and harvests; how many.
+
+        The rows are no sample of all answers: each was reviewed because a rule of a policy escalated it, and says
+        which one. See docs/review.md before fitting anything to them.
+
+        Args:
+            to: the file; it appears, or is replaced, when it is complete.
+            queue: only tickets of this queue; None for all.
+            signatures: whether the rows hold the signatures, which are large; without them they name the ticket.
+
+        Raises:
+            ReviewError: the tickets can't be read.
+            OSError: the file can't be written.
+        """
+        return export.write(to, export.labelled(self._ledger, queue=queue, signatures=signatures))
+
+    def redact(self, *, older_than: float) -> int:
+        """Take the texts out of tickets that ended long ago; how many tickets.
+
+        Prompts, answers, corrections, reasons and the wording of errors go. Scores, statistics, signatures, labels,
+        verdicts and history stay.
+
+        Args:
+            older_than: seconds since they ended.
+
+        Raises:
+            ReviewError: the changes can't be stored; those that were committed stay.
+        """
+        redacted = retention.redact(self._ledger, older_than=older_than)
+        events.log().info(events.TICKETS_REDACTED, tickets=redacted)
+        return redacted
+
+    def purge(self, *, older_than: float, export_to: Path | None = None) -> int:
+        """Delete tickets that ended long ago, with their history and their deliveries; how many.
+
+        A ticket that a receiver is still to hear of stays.
+
+        Args:
+            older_than: seconds since they ended.
+            export_to: a new file for everything that is deleted, a JSON object a ticket, as `TicketRecord.to_dict`
+                has it. It is complete and on disk before the first ticket goes.
+
+        Raises:
+            ReviewError: the file is already there, or the tickets can't be deleted; those that are gone stand in the
+                file.
+            OSError: the file can't be written; nothing was deleted.
+        """
+        purged = retention.purge(self._ledger, older_than=older_than, export_to=export_to)
+        events.log().info(events.TICKETS_PURGED, tickets=purged)
+        return purged
 
     async def ended(self, id: str, timeout: float | None = None) -> Ticket:  # noqa: A002, ASYNC109 - as on a ticket
         """Wait until a ticket has ended, and return it with its verdict; one that expired has none.

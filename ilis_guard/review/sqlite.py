@@ -102,6 +102,11 @@ class SQLite:
                 "local disk"
             )
 
+    def forget(self) -> None:
+        """Empty the write-ahead log, where old pages stand. It waits for readers; a last one may keep the log."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def described(self, error: BaseException) -> str:
         """SQLite's words, which quote no values, and advice where there is some."""
         return "; ".join([str(error), *(advice for code, advice in _ADVICE.items() if code == _code(error))])
@@ -146,6 +151,8 @@ def _engine_for(path: Path) -> Engine:
     def _promise(connection: sqlite3.Connection, _: Any) -> None:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What is deleted is overwritten with zeros.
+        connection.execute("PRAGMA secure_delete = ON")
 
     return engine
 

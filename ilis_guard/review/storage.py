@@ -69,7 +69,8 @@ class Storage:
         """Insert a row unless there is one with the same value in a unique column; whether it was inserted."""
         insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         unless_known = insert(table).values(values).on_conflict_do_nothing(index_elements=[unless])
-        return connection.execute(unless_known).rowcount == 1
+        # Unless it is told to, SQLAlchemy throws the count away where the dialect could return rows.
+        return connection.execute(unless_known, execution_options={"preserve_rowcount": True}).rowcount == 1
 
     def migrate(self) -> tuple[str | None, str]:
         """See `ilis_guard.review.migrate`."""
@@ -80,6 +81,15 @@ class Storage:
             self._database.sign(connection)
         self._finish()
         return before, REVISION
+
+    def forget(self) -> None:
+        """Leave nothing of what was deleted or overwritten in the database's files, as far as it is in our hands.
+
+        Raises:
+            ReviewError: the database failed.
+        """
+        with self._telling():
+            self._database.forget()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -140,12 +150,15 @@ class Storage:
         """What goes wrong on the database becomes a `ReviewError`."""
         try:
             yield
-        except (SQLAlchemyError, ValueError, OverflowError) as error:
-            # Python's own errors come from values that no column takes: NaN, half a surrogate pair, huge integers.
-            cause = getattr(error, "orig", None) or error
-            what = self._database.described(cause)
+        except SQLAlchemyError as error:
             # Without the cause: PostgreSQL's quotes the row, and with it prompts and answers.
-            raise ReviewError(f"the review queue {self._database.name} failed: {what}") from None
+            raise self._failure(getattr(error, "orig", None) or error) from None
+        except (ValueError, TypeError, OverflowError) as error:
+            # Values that no column takes: NaN, half a surrogate pair, what is no JSON, huge integers.
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> ReviewError:
+        return ReviewError(f"the review queue {self._database.name} failed: {self._database.described(error)}")
 
 
 def migrate(url: str) -> tuple[str | None, str]:

@@ -1,21 +1,38 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Attempt, Request, Ticket
 
+if TYPE_CHECKING:
+    from tests.postgresql import Server
+
+
+class Clock:
+    """A clock that goes where a test puts it."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    return tmp_path / "queue" / "tickets.db"
+def clock() -> Clock:
+    return Clock()
 
 
-@pytest.fixture
-def url(database: Path) -> str:
-    return f"sqlite:///{database}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a queue is or can be: every test that uses one runs on both databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/queue/tickets.db"
+    server: Server = request.getfixturevalue("postgresql")
+    return server.new_queue()
 
 
 @pytest.fixture
@@ -25,18 +42,26 @@ def review(url: str) -> Iterator[ReviewQueue]:
 
 
 @pytest.fixture
+def timed(url: str, clock: Clock) -> Iterator[ReviewQueue]:
+    """A queue that takes the time from `clock`."""
+    with ReviewQueue(url, clock=clock) as queue:
+        yield queue
+
+
+def put(review: ReviewQueue, decision: str, **changes: Any) -> Ticket:
+    """Escalate a plain request, of which a test changes what it is about."""
+    plain: dict[str, Any] = {
+        "request": Request.of("What is the boiling point of gallium?"),
+        "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, shift=0.2)],
+        "queue": "chemists",
+        "policy": "sha256:abc",
+        "rule": "unsure",
+        "reasons": ["uncertainty 0.40 is above 0.25"],
+    }
+    return review.escalate(decision=decision, **plain | changes)
+
+
+@pytest.fixture
 def escalate(review: ReviewQueue) -> Callable[..., Ticket]:
-    """Escalates a plain request, of which a test changes what it is about."""
-
-    def escalate_one(decision: str, **changes: Any) -> Ticket:
-        plain: dict[str, Any] = {
-            "request": Request.of("What is the boiling point of gallium?"),
-            "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, shift=0.2)],
-            "queue": "chemists",
-            "policy": "sha256:abc",
-            "rule": "unsure",
-            "reasons": ["uncertainty 0.40 is above 0.25"],
-        }
-        return review.escalate(decision=decision, **plain | changes)
-
-    return escalate_one
+    """As `put`, into `review`."""
+    return lambda decision, **changes: put(review, decision, **changes)

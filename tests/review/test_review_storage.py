@@ -1,39 +1,15 @@
-"""What the database promises, and what is said when it can't keep it."""
+"""What storage promises on either database."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import func, select
 
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.schema import REVISION_TABLE, tickets
+from ilis_guard.review.schema import tickets
 from ilis_guard.types import Attempt, Ticket, Verdict
-
-
-def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: ReviewQueue) -> None:
-    seen = []
-    for use in (review._ledger.storage.reading, review._ledger.storage.writing, review._ledger.storage.reading):
-        with use() as connection:
-            seen.append(
-                tuple(
-                    connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
-                    for name in ("journal_mode", "synchronous", "busy_timeout")
-                )
-            )
-    assert seen == [("wal", 2, 30_000)] * 3
-
-
-def test_a_write_holds_the_lock_from_its_start(review: ReviewQueue, database: Path) -> None:
-    with review._ledger.storage.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("BEGIN IMMEDIATE")
-        assert other.execute("SELECT count(*) FROM tickets").fetchone() == (0,)
 
 
 def test_a_read_sees_one_moment(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
@@ -43,149 +19,13 @@ def test_a_read_sees_one_moment(review: ReviewQueue, escalate: Callable[..., Tic
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0
 
 
-@pytest.mark.parametrize("busy_with", ["SELECT count(*) FROM tickets", "DELETE FROM tickets"])
-def test_the_write_ahead_log_waits_for_whoever_is_busy(url: str, database: Path, busy_with: str) -> None:
-    ReviewQueue(url).close()
-    with closing(sqlite3.connect(database, check_same_thread=False, isolation_level=None)) as other:
-        other.execute("PRAGMA journal_mode = DELETE")  # as a process killed while it made the queue leaves it
-        other.execute("BEGIN")
-        other.execute(busy_with).fetchone()
-        done = Timer(0.3, other.rollback)
-        done.start()
-        with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
-            assert not done.is_alive()
-            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
-
-
-def test_the_folder_is_made_and_a_relative_path_stays_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with ReviewQueue("sqlite:///var/lib/tickets.db") as queue:
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        monkeypatch.chdir(elsewhere)
-        assert queue.list() == []
-    assert (tmp_path / "var/lib/tickets.db").is_file()
-    assert list(elsewhere.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("mysql+pymysql://ada:s3cret@db/tickets", "'mysql.pymysql': this version knows SQLite and PostgreSQL"),
-        ("postgresql+asyncpg://ada:s3cret@db/tickets", "knows SQLite and PostgreSQL"),
-        ("sqlite+aiosqlite:///tickets.db", "knows SQLite and PostgreSQL"),
-        ("sqlite://ada:s3cret@host/tickets.db", "host, a user, a password"),
-        ("sqlite://folder/tickets.db", "three slashes"),
-        ("sqlite:///tickets.db?password=s3cret", "options"),
-        ("sqlite://", "in memory"),
-        ("sqlite:///:memory:", "in memory"),
-        ("ada:s3cret@nonsense", "can't be read"),
-        ("postgresql://ada:s3cret@db:s3cret/x", "can't be read"),
-        ("", "can't be read"),
-    ],
-)
-def test_a_url_that_cannot_be_used_says_what_to_do_and_no_password(url: str, message: str) -> None:
-    with pytest.raises(ReviewError, match=message) as caught:
-        ReviewQueue(url)
-    assert "sqlite:///path/tickets.db" in str(caught.value)
-    assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ReviewError, match=r"can't be made.*file.*may write to"):
-        ReviewQueue(f"sqlite:///{tmp_path}/file/tickets.db")
-
-
-def test_a_path_that_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ReviewError, match="unable to open database file; check that the path is a file"):
-        ReviewQueue(f"sqlite:///{tmp_path}")
-
-
-def test_a_file_that_is_no_database_is_named_and_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = tmp_path / "diary.txt"
-    file.write_text("Dear diary, " * 1000)
-    with pytest.raises(ReviewError, match=f"{file}.*not a database; .*path of its own"):
-        ReviewQueue("sqlite:///diary.txt")
-    assert file.read_text() == "Dear diary, " * 1000
-
-
-@pytest.mark.parametrize(
-    "made_by", ["CREATE TABLE cookies (id)", "PRAGMA user_version = 1", "PRAGMA application_id = 7"]
-)
-def test_another_programs_database_is_left_as_it_is(tmp_path: Path, made_by: str) -> None:
-    file = tmp_path / "cookies.db"
-    with closing(sqlite3.connect(file)) as theirs:
-        theirs.execute(made_by)
-        theirs.commit()
-    before = file.read_bytes()
-    with pytest.raises(ReviewError, match=r"cookies\.db.*belongs to another program"):
-        ReviewQueue(f"sqlite:///{file}")
-    assert file.read_bytes() == before
-
-
-def test_a_later_revision_is_refused(url: str, database: Path) -> None:
-    ReviewQueue(url).close()
-    with closing(sqlite3.connect(database)) as later:
-        later.execute(f"UPDATE {REVISION_TABLE} SET version_num = '9999'")
-        later.commit()
-    with pytest.raises(ReviewError, match=r"revision 9999, and this version of ilis_guard uses .*install the version"):
-        ReviewQueue(url)
-
-
-def test_a_database_that_was_damaged_meanwhile(
-    review: ReviewQueue, escalate: Callable[..., Ticket], database: Path
-) -> None:
-    ticket = escalate("d")
-    with closing(sqlite3.connect(database)) as vandal:
-        vandal.execute("""UPDATE tickets SET attempts = '[{"text": "half'""")
-        vandal.commit()
-    with pytest.raises(ReviewError, match=r"tickets\.db"):
-        review.get(ticket.id)
-
-    database.write_bytes(b"scribble" * 4096)
-    with pytest.raises(ReviewError, match="not a database"):
-        review.list()
-
-
-def test_a_lock_that_is_never_released(review: ReviewQueue, escalate: Callable[..., Ticket], database: Path) -> None:
-    _with_pragma(review, "busy_timeout = 50")
-    with closing(sqlite3.connect(database)) as hog:
-        hog.execute("BEGIN IMMEDIATE")
-        with pytest.raises(ReviewError, match="database is locked; another process"):
-            escalate("d")
-        assert review.list() == []
-    assert escalate("d").state == "open"
-
-
-def test_a_full_disk_leaves_no_half_ticket(
-    review: ReviewQueue, escalate: Callable[..., Ticket], database: Path
-) -> None:
-    kept = escalate("d1")
-    with closing(sqlite3.connect(database)) as connection:
-        (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    _with_pragma(review, f"max_page_count = {pages}")
-
-    with pytest.raises(ReviewError, match="full; free some disk space"):
-        escalate("d2", attempts=[Attempt(tier="small", text="x" * 1_000_000)])
-
-    assert review.list() == [kept]
-    with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    _with_pragma(review, "max_page_count = 1000000")
-    assert escalate("d2").state == "open"
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"attempts": [Attempt(tier="small", text="secret", uncertainty=float("nan"))]}, "not JSON compliant"),
         ({"attempts": [Attempt(tier="small", text="secret", tokens=object())]}, "not JSON serializable"),  # type: ignore[arg-type]
         ({"say": "secret \ud800"}, "surrogates not allowed"),
-        ({"policy": None, "say": "secret"}, "NOT NULL"),
+        ({"policy": None, "say": "secret"}, "(?i)not.null"),
     ],
 )
 def test_what_no_column_takes_is_refused_without_showing_the_texts(
@@ -204,16 +44,3 @@ def test_a_reviewers_text_that_cannot_be_stored_leaves_the_ticket_open(
     with pytest.raises(ReviewError, match="surrogates not allowed"):
         review.resolve(ticket.id, Verdict.CORRECT, text="half a duck \ud83e")
     assert review.list(state="open") == [ticket]
-
-
-def _with_pragma(review: ReviewQueue, pragma: str) -> None:
-    """Every connection from now on runs under this PRAGMA."""
-    event.listen(
-        review._ledger.storage._database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}")
-    )
-
-
-def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
-    with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
-        queue.list()
-    assert (tmp_path / "tickets.db").stat().st_mode & 0o077 == 0

@@ -1,0 +1,153 @@
+"""A PostgreSQL server of the tests' own, from Debian's binaries, on a free port and in a temporary folder."""
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from ilis_guard.review import migrate
+
+DATABASE: Final = "queue"
+START_SECONDS: Final = 60.0
+# Its commits aren't durable by default: what the queue promises, it must ask for itself. Only the machine never
+# crashes here, so nothing needs to reach the disk.
+SETTINGS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_writer_delay": "10s",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+}
+
+
+def binaries() -> Path | None:
+    """The folder of `initdb` and `postgres`, the newest version's; None where there is none."""
+    on_path = shutil.which("initdb")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    return found[-1].parent if found else None if on_path is None else Path(on_path).resolve().parent
+
+
+class Server:
+    """A running server; everybody on this machine may connect to it."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._data = folder / "data"
+        self._folder = folder
+        self._programs = programs
+        self._numbers = itertools.count()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+        self._run(
+            "initdb", "-D", str(self._data), "-U", "ada", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale", "C"
+        )
+        self.start()
+        migrate(self.new_database("migrated"))
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        log = (self._folder / "log").open("ab")
+        command = [
+            str(self._programs / "postgres"),
+            "-D",
+            str(self._data),
+            "-p",
+            str(self.port),
+            "-k",
+            str(self._folder),
+        ]
+        self._process = subprocess.Popen([*_as_somebody_harmless(), *command, *settings], stdout=log, stderr=log)
+        log.close()
+        end = time.monotonic() + START_SECONDS
+        while not self._is_up():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"PostgreSQL didn't start:\n{(self._folder / 'log').read_text()}")
+            time.sleep(0.02)
+
+    def _is_up(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT ends all connections in order, SIGQUIT is what a crash is like."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        self._process.wait(timeout=60)
+
+    def new_queue(self) -> str:
+        """The URL of a new queue, with its tables."""
+        return self._new(f"queue{next(self._numbers)}", "TEMPLATE migrated")
+
+    def new_database(self, name: str | None = None) -> str:
+        """The URL of a new database with nothing in it."""
+        return self._new(name or f"database{next(self._numbers)}", "")
+
+    def _new(self, name: str, options: str) -> str:
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name} {options}")
+        return f"postgresql://ada@127.0.0.1:{self.port}/{name}"
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(host="127.0.0.1", port=self.port, user="ada", dbname="postgres", autocommit=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*_as_somebody_harmless(), str(self._programs / program), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self._folder)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed:\n{done.stderr}")
+
+
+@contextmanager
+def server(programs: Path) -> Iterator[Server]:
+    """A server that is gone, with its folder, when the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix="ilis_guard-postgresql-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder, _harmless().pw_uid, _harmless().pw_gid)
+        running = Server(folder, programs)
+        try:
+            yield running
+        finally:
+            running.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _as_somebody_harmless() -> list[str]:
+    """PostgreSQL refuses to run as root. Whoever runs it, it ends with the tests, also where they are killed."""
+    parent = ["setpriv", "--pdeathsig", "INT"]
+    if os.geteuid() != 0:
+        return parent
+    somebody = _harmless()
+    return [*parent, f"--reuid={somebody.pw_uid}", f"--regid={somebody.pw_gid}", "--clear-groups"]
+
+
+def _harmless() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("there is neither a user 'postgres' nor 'nobody' to run PostgreSQL as")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

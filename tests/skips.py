@@ -1,0 +1,18 @@
+"""Why a test may be skipped: every reason stands here. In continuous integration nothing may be missing."""
+
+import os
+from typing import Final, NoReturn
+
+import pytest
+
+NO_POSTGRESQL: Final = (
+    "PostgreSQL isn't installed: no initdb in /usr/lib/postgresql/*/bin or the PATH; on Debian, "
+    "apt-get install postgresql"
+)
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip the test for a registered reason, or fail it where CI=true."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
