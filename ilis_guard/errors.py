@@ -104,3 +104,7 @@ class TicketChangedError(TicketConflictError):
 
 class WebhookSignatureError(ReviewError):
     """Whoever sent the webhook doesn't know the secret, or sent it too long ago."""
+
+
+class DeliveryNotFoundError(ReviewError):
+    """No dead letter has this id."""

@@ -20,11 +20,11 @@ _MOST_BYTES: Final = 64
 _MOST_SECRETS: Final = 2
 
 
-def sign(secret: str, *, id: str, at: float, body: str) -> dict[str, str]:  # noqa: A002 - the header's word for it
+def sign(secret: str | None, *, id: str, at: float, body: str) -> dict[str, str]:  # noqa: A002 - the header's word for it
     """The headers that go with a message.
 
     Args:
-        secret: one secret, or two during a rotation.
+        secret: one secret, or two during a rotation; None for a receiver that checks no signature.
         id: the same on every try, so that whoever receives it twice can tell.
         at: seconds since the epoch of this try.
         body: exactly what is sent.
@@ -32,9 +32,11 @@ def sign(secret: str, *, id: str, at: float, body: str) -> dict[str, str]:  # no
     Raises:
         ConfigError: the secret isn't one; it isn't shown.
     """
+    headers = {"webhook-id": id, "webhook-timestamp": str(int(at))}
+    if secret is None:
+        return headers
     moment = datetime.fromtimestamp(at, UTC)
-    signatures = [key.sign(id, moment, body) for key in _keys(secret)]
-    return {"webhook-id": id, "webhook-timestamp": str(int(at)), "webhook-signature": " ".join(signatures)}
+    return headers | {"webhook-signature": " ".join(key.sign(id, moment, body) for key in _keys(secret))}
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes) -> str:

@@ -9,6 +9,7 @@ from ilis_guard.types import Attempt, Request, Ticket
 
 if TYPE_CHECKING:
     from tests.postgresql import Server
+    from tests.receiver import Receiver
 
 
 class Clock:
@@ -65,3 +66,13 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> Ticket:
 def escalate(review: ReviewQueue) -> Callable[..., Ticket]:
     """As `put`, into `review`."""
     return lambda decision, **changes: put(review, decision, **changes)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Receiver]":
+    """An https server on this machine that hears webhooks; whoever trusts this process's authorities trusts it."""
+    from tests.receiver import listening
+
+    with listening(tmp_path) as heard:
+        monkeypatch.setenv("SSL_CERT_FILE", str(heard.authority))
+        yield heard
