@@ -23,6 +23,7 @@ Where more is to be seen, the parts make a `Guard` as any others do:
 
 import shutil
 import tempfile
+import time
 import weakref
 import zlib
 from collections import deque
@@ -35,7 +36,7 @@ import tenacity
 
 from ilis_guard.guard import Guard, Review
 from ilis_guard.policy import Policy
-from ilis_guard.review import ReviewQueue
+from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
 from ilis_guard.tiers import Tier
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics
 
@@ -133,13 +134,25 @@ class FixedScorer:
 class InMemoryQueue(ReviewQueue):
     """A review queue that is gone when it is closed, or no longer used.
 
-    It keeps every rule of a real one because it is one: on a SQLite file in a temporary folder of its own.
+    It keeps every rule of a real one because it is one: on a SQLite file in a temporary folder of its own. With a
+    clock of the test's own, leases and due times end without anybody waiting for them.
+
+    Args:
+        queues: as of `ReviewQueue`.
+        receivers: as of `ReviewQueue`.
+        clock: as of `ReviewQueue`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        queues: Sequence[QueueSettings] = (),
+        receivers: Sequence[ReceiverSettings] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         folder = tempfile.mkdtemp(prefix="ilis_guard-testing-")
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        super().__init__(f"sqlite:///{folder}/tickets.db")
+        super().__init__(f"sqlite:///{folder}/tickets.db", queues=queues, receivers=receivers, clock=clock)
 
     def close(self) -> None:
         """Delete the tickets."""

@@ -1,4 +1,4 @@
-"""Why a test may be skipped: every reason stands here. In continuous integration nothing may be missing."""
+"""Why tests are skipped for want of something on this machine. In continuous integration nothing may be missing."""
 
 import os
 from typing import Final, NoReturn

@@ -77,6 +77,14 @@ async def awaits(guard: Guard) -> tuple[Decision, Decision]:
     return await asyncio.gather(guard.adecide("?"), guard.adecide("!"))
 
 
+async def waits(guard: Guard, queue: ReviewQueue) -> Verdict | None:
+    decision = await guard.adecide("?")
+    if decision.ticket is None:
+        return None
+    assert_type(await queue.ended(decision.ticket.id, timeout=1.0), Ticket)
+    return (await decision.ticket.ended(timeout=60)).verdict
+
+
 def builds(url: str) -> Guard:
     policy = Policy.load("default")
     tiers = [Tier(name="own", model=OwnModel(), scorer=OwnScorer()), Tier(name="fake", model=FakeModel("x"))]
@@ -96,6 +104,10 @@ def reviews(queue: ReviewQueue) -> None:
         assert_type(queue.get(ticket.id).proposed, str | None)
         assert_type(queue.resolve(ticket.id, Verdict.CORRECT, text="Oslo", reviewer="ada"), Ticket)
     queue.list(state="closed")  # type: ignore[arg-type]
+    if (mine := queue.claim_next(reviewer="ada", queue="legal")) is not None:
+        assert_type(queue.renew(mine.id, reviewer="ada").claimed_until, float | None)
+        queue.release(mine.id, reviewer="ada")
+    assert_type(queue.sweep(), int)
 
 
 def tests_of_their_own() -> None:

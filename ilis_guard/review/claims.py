@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, case, or_, select, update
 
 from ilis_guard.errors import ReviewError, TicketClaimedError, TicketExpiredError, TicketResolvedError
 from ilis_guard.review.ledger import Ledger, row_of
-from ilis_guard.review.schema import tickets
+from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 
 
 def claim(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
@@ -32,7 +32,7 @@ def claim_next(ledger: Ledger, *, reviewer: str, queue: str | None, lease: float
     _check(reviewer, lease)
     with ledger.writing() as connection:
         now = ledger.clock()
-        free = select(tickets).where(
+        free = select(*SMALL_COLUMNS).where(
             tickets.c.state == "open", or_(tickets.c.claimed_until.is_(None), tickets.c.claimed_until <= now)
         )
         if queue is not None:

@@ -88,6 +88,8 @@ def _labelled(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
 
 def _right_answers(row: Row[Any], proposed: str) -> list[str]:
     """What is known to be right; nothing after a rejection, or once the texts are gone."""
+    if row.redacted_at is not None:
+        return []
     right = {Verdict.ACCEPT: proposed, Verdict.CORRECT: row.text, Verdict.REJECT: ""}[Verdict(row.verdict)]
     return [right] if right else []
 

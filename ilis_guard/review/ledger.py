@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Row, select, update
 
 from ilis_guard.errors import TicketNotFoundError
 from ilis_guard.review import outbox
-from ilis_guard.review.schema import history, tickets
-from ilis_guard.review.settings import Event, QueueSettings, ReceiverSettings, settings_of
+from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
+from ilis_guard.review.settings import ANY_OTHER, Event, QueueSettings, ReceiverSettings
 from ilis_guard.review.storage import Storage
 
 What = Literal["created", "claimed", "released", "moved", "expired", "resolved", "redacted"]
@@ -48,7 +48,7 @@ class Ledger:
 
     def settings(self, queue: str) -> QueueSettings:
         """What guard.yaml says of a queue."""
-        return settings_of(self.queues, queue)
+        return self.queues.get(queue, ANY_OTHER)
 
     def add(self, connection: Connection, values: dict[str, Any]) -> bool:
         """Add a ticket unless its decision has one; whether it was added."""
@@ -72,7 +72,7 @@ class Ledger:
 
         Args:
             connection: inside a writing transaction.
-            row: the ticket, read in this transaction for update.
+            row: the ticket, at least its small columns, read in this transaction for update.
             what: what happens to it.
             at: when.
             by: who does it; empty where nobody does.
@@ -131,7 +131,7 @@ def thin(row: Row[Any], *, by: str, details: Mapping[str, Any]) -> dict[str, Any
 
 
 def row_of(connection: Connection, prefix: str, *, for_update: bool = False) -> Row[Any]:
-    """The full row of the one ticket whose id starts with the prefix.
+    """The small columns of the one ticket whose id starts with the prefix.
 
     Raises:
         TicketNotFoundError: no ticket, or more than one, has an id that starts so.
@@ -148,7 +148,7 @@ def row_of(connection: Connection, prefix: str, *, for_update: bool = False) -> 
             f"several tickets' ids start with {prefix!r}: {', '.join(found[:_CANDIDATES_SHOWN])}{more}; give more "
             "characters"
         )
-    one = select(tickets).where(tickets.c.id == (found[0] if found else ""))
+    one = select(*SMALL_COLUMNS).where(tickets.c.id == (found[0] if found else ""))
     row = connection.execute(one.with_for_update() if for_update else one).one_or_none()
     if row is None:
         raise TicketNotFoundError(f"no ticket's id starts with {prefix!r}; list the tickets to see their ids")

@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, se
 from ilis_guard.errors import ReviewError
 from ilis_guard.review.claims import most_urgent_first
 from ilis_guard.review.ledger import Ledger, row_of
-from ilis_guard.review.record import TICKET_COLUMNS, TicketRecord, record_of
-from ilis_guard.review.schema import history, tickets
+from ilis_guard.review.record import TicketRecord, record_of
+from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
 from ilis_guard.types import TicketState
 
 MOST: Final = 100_000
@@ -40,7 +40,7 @@ def listed(
         raise ReviewError(f"the limit must be at least 1, got {limit!r}")
     if limit > MOST:
         raise ReviewError(f"the limit {limit!r} is too large; the most is {MOST}")
-    query = select(*TICKET_COLUMNS).order_by(*most_urgent_first()).limit(limit)
+    query = select(*SMALL_COLUMNS).order_by(*most_urgent_first()).limit(limit)
     if state is not None:
         query = query.where(_stands(state, now))
     if queue is not None:
@@ -70,7 +70,7 @@ def counts(ledger: Ledger, *, now: float) -> list[QueueCounts]:
 def record(ledger: Ledger, id: str, *, now: float) -> TicketRecord:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.get`."""
     with ledger.reading() as connection:
-        row = row_of(connection, id)
+        row = connection.execute(select(tickets).where(tickets.c.id == row_of(connection, id).id)).one()
         return record_of(row, history_of(connection, row.id), now=now)
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Row, or_, select
 
 from ilis_guard import events
 from ilis_guard.review.ledger import Ledger
-from ilis_guard.review.schema import tickets
+from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.settings import EXPIRE
 
 _AT_ONCE: Final = 100
@@ -27,7 +27,7 @@ def _sweep_some(ledger: Ledger) -> list[Row[Any]]:
     """Some overdue tickets, as they were before."""
     with ledger.writing() as connection:
         now = ledger.clock()
-        overdue = select(tickets).where(
+        overdue = select(*SMALL_COLUMNS).where(
             tickets.c.state == "open",
             tickets.c.due_at <= now,
             # Who has it in hand may finish.
@@ -53,12 +53,12 @@ def _move(connection: Connection, ledger: Ledger, row: Row[Any], now: float) -> 
     """To the next queue, where it waits by that queue's rules, and no less urgently than before."""
     settings = ledger.settings(row.overdue)
     values = {
-        "queue": settings.name,
+        "queue": row.overdue,
         "priority": max(row.priority, settings.priority),
         "due_at": None if settings.due is None else now + settings.due,
         "overdue": settings.overdue,
         "claimed_by": "",
         "claimed_until": None,
     }
-    details = {"was_due_at": row.due_at, "moved_from": row.queue, "moved_to": settings.name}
+    details = {"was_due_at": row.due_at, "moved_from": row.queue, "moved_to": row.overdue}
     ledger.change(connection, row, "moved", at=now, values=values, details=details)

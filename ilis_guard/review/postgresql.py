@@ -26,15 +26,16 @@ _PROMISE: Final = f"""
                            ELSE current_setting('synchronous_commit') END, true)
 """
 
+_NO_ANSWER: Final = "08000"
+"""SQLSTATE of what libpq says without one: it got no connection, or lost it."""
+
 # By the first characters of SQLSTATE.
 _ADVICE: Final = {
-    "08": "check that the server runs and can be reached",
+    "08": "check host, database, user and password (PGPASSWORD or PGPASSFILE), and that the server runs",
     "57": "the server was stopped; try again when it runs",
     "55P03": f"another transaction kept its lock for {WAIT_SECONDS} s; find it, then try again",
     "53100": "free some disk space on the server, then try again",
     "53300": "the server has no connection left; raise max_connections, or run fewer processes",
-    "28": "check the user and its password (PGPASSWORD or PGPASSFILE in the environment)",
-    "3D000": "make the database first: createdb",
     "42501": "give the user the right to read and write the queue's tables",
 }
 
@@ -108,7 +109,10 @@ class PostgreSQL:
 
     def described(self, error: BaseException) -> str:
         """PostgreSQL's first line: the second, its detail, quotes the row."""
-        state = getattr(error, "sqlstate", None) or ""
-        primary = getattr(getattr(error, "diag", None), "message_primary", None)
-        what = primary or str(error).partition("\n")[0]
+        from psycopg import Error, OperationalError
+
+        if not isinstance(error, Error):
+            return str(error)
+        state = error.sqlstate or (_NO_ANSWER if isinstance(error, OperationalError) else "")
+        what = error.diag.message_primary or str(error).partition("\n")[0]
         return "; ".join([what, *(advice for start, advice in _ADVICE.items() if state.startswith(start))])

@@ -16,8 +16,8 @@ from ilis_guard.errors import ReviewError
 from ilis_guard.review import claims, export, listing, overdue, retention, verdicts
 from ilis_guard.review.ledger import Ledger, row_of
 from ilis_guard.review.listing import QueueCounts
-from ilis_guard.review.record import TICKET_COLUMNS, TicketRecord, ticket_of
-from ilis_guard.review.schema import tickets
+from ilis_guard.review.record import TicketRecord, ticket_of
+from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.settings import QueueSettings, ReceiverSettings
 from ilis_guard.review.storage import Storage
 from ilis_guard.types import Attempt, Request, Ticket, TicketState, Verdict
@@ -142,7 +142,7 @@ class ReviewQueue:
         }
         with self._ledger.writing() as connection:
             is_new = self._ledger.add(connection, values)
-            row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.decision == decision)).one()
+            row = connection.execute(select(*SMALL_COLUMNS).where(tickets.c.decision == decision)).one()
         if is_new:
             events.log().info(events.TICKET_CREATED, ticket=row.id, queue=row.queue)
         return ticket_of(row, now=now, wait=self.ended)

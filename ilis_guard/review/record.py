@@ -2,29 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Column, Row
+from sqlalchemy import Row
 
-from ilis_guard.review.schema import tickets
 from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
-
-TICKET_COLUMNS: Final[tuple[Column[Any], ...]] = (
-    tickets.c.id,
-    tickets.c.queue,
-    tickets.c.state,
-    tickets.c.created_at,
-    tickets.c.priority,
-    tickets.c.due_at,
-    tickets.c.version,
-    tickets.c.claimed_by,
-    tickets.c.claimed_until,
-    tickets.c.verdict,
-    tickets.c.text,
-    tickets.c.reason,
-    tickets.c.ended_at,
-)
-"""What a `Ticket` is made of: a list of tickets is read without their attempts, whose signatures are large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +97,7 @@ def judged_in(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
 
 
 def ticket_of(row: Row[Any], *, now: float, wait: TicketWait | None = None) -> Ticket:
-    """The ticket in a row that has at least `TICKET_COLUMNS`, as it stands at a time."""
+    """The ticket in a row that has at least the small columns, as it stands at a time."""
     is_claimed = row.claimed_until is not None and row.claimed_until > now
     state: TicketState = "claimed" if is_claimed else row.state
     return Ticket(

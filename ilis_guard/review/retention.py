@@ -14,6 +14,8 @@ from ilis_guard.review.listing import history_of
 from ilis_guard.review.record import record_of
 from ilis_guard.review.schema import deliveries, history, tickets
 
+REDACTED: Final = "[redacted]"
+"""In place of every text. An empty one stays empty: which attempt was judged can still be told."""
 _AT_ONCE: Final = 100
 """Tickets a transaction."""
 
@@ -93,11 +95,19 @@ def _redact_some(ledger: Ledger, older_than: float) -> int:
 
 
 def _without_texts(row: Row[Any]) -> dict[str, Any]:
+    messages = [turn | {"content": _redacted(turn["content"])} for turn in row.request["messages"]]
     return {
-        "request": row.request | {"messages": [turn | {"content": ""} for turn in row.request["messages"]]},
+        "request": row.request | {"messages": messages},
         # An error keeps its kind: what follows may quote the prompt, and so may the reasons, which repeat it.
-        "attempts": [tried | {"text": "", "error": tried["error"].partition(":")[0]} for tried in row.attempts],
-        "reasons": [],
-        "text": "",
-        "reason": "",
+        "attempts": [
+            tried | {"text": _redacted(tried["text"]), "error": tried["error"].partition(":")[0]}
+            for tried in row.attempts
+        ],
+        "reasons": [REDACTED] if row.reasons else [],
+        "text": _redacted(row.text),
+        "reason": _redacted(row.reason),
     }
+
+
+def _redacted(text: str) -> str:
+    return REDACTED if text.strip() else ""

@@ -71,6 +71,9 @@ tickets: Final = Table(
     CheckConstraint("state = 'open' OR claimed_until IS NULL", name="ended_is_unclaimed"),
 )
 
+SMALL_COLUMNS: Final = tuple(column for column in tickets.c if column.name not in ("request", "attempts"))
+"""What a ticket is without its texts and signatures: enough for all that is done to it, and quick to read."""
+
 # The most urgent open ticket, the overdue ones, and those that ended long ago are found without reading the
 # signatures of every other row.
 Index(None, tickets.c.state, tickets.c.priority, tickets.c.created_at)

@@ -1,6 +1,6 @@
 """What guard.yaml says of queues and of the receivers that hear of their tickets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +44,10 @@ class QueueSettings(_Section):
     """Seconds that a claim lasts unless it is renewed."""
 
 
+ANY_OTHER: Final = QueueSettings(name="any other")
+"""How tickets wait in a queue that isn't configured."""
+
+
 class ReceiverSettings(_Section):
     """A webhook's other end."""
 
@@ -69,11 +73,6 @@ class ReceiverSettings(_Section):
     def hears(self, event: Event, queues: Sequence[str]) -> bool:
         """Whether it is told of an event about a ticket of these queues."""
         return event in self.events and (self.queues is None or not set(self.queues).isdisjoint(queues))
-
-
-def settings_of(queues: Mapping[str, QueueSettings], name: str) -> QueueSettings:
-    """A queue's settings, or those of one that isn't configured."""
-    return queues.get(name) or QueueSettings(name=name)
 
 
 def moves_in_a_circle(queues: Sequence[QueueSettings]) -> str | None:

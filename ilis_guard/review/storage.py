@@ -37,8 +37,12 @@ class Storage:
 
     def __init__(self, url: str, *, checked: bool = True) -> None:
         self._database = _database_at(url)
-        if checked:
-            self._prepare()
+        try:
+            if checked:
+                self._prepare()
+        except ReviewError:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row, select
 
 from ilis_guard.errors import (
     ReviewError,
@@ -14,6 +14,7 @@ from ilis_guard.errors import (
 from ilis_guard.review.claims import is_claimed
 from ilis_guard.review.ledger import Ledger, row_of
 from ilis_guard.review.record import proposed_in
+from ilis_guard.review.schema import tickets
 from ilis_guard.types import Verdict
 
 
@@ -35,7 +36,7 @@ def resolve(
             return row, False
         now = ledger.clock()
         _check_stands(row, verdict, reviewer=reviewer, version=version, now=now)
-        if verdict is Verdict.ACCEPT and proposed_in(row.attempts) is None:
+        if verdict is Verdict.ACCEPT and _proposed(connection, row) is None:
             raise ReviewError(
                 f"ticket {row.id} has no answer to accept: no attempt gave one; 'correct' it with the right answer, "
                 "or 'reject' it"
@@ -51,6 +52,10 @@ def resolve(
             "claimed_until": None,
         }
         return ledger.change(connection, row, "resolved", at=now, by=reviewer, values=values), True
+
+
+def _proposed(connection: Connection, row: Row[Any]) -> str | None:
+    return proposed_in(connection.scalars(select(tickets.c.attempts).where(tickets.c.id == row.id)).one())
 
 
 def _check_stands(row: Row[Any], verdict: Verdict, *, reviewer: str, version: int | None, now: float) -> None:

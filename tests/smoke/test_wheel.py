@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard import Guard, Policy
+from ilis_guard import Guard, Policy, ReviewQueue
+from ilis_guard.review import migrate
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 
 GUARD_YAML = """
@@ -46,6 +47,14 @@ def test_the_policies_come_along(name: str) -> None:
 def test_the_bundles_come_along(name: str) -> None:
     bundle = read_bundle(f"packaged:{name}")
     assert LightGBMScorer(bundle).bundle.metadata.held_out.auroc.value > 0.75
+
+
+def test_the_queues_migrations_come_along(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/tickets.db"
+    before, after = migrate(url)
+    assert (before, migrate(url)) == (None, (after, after))
+    with ReviewQueue(url) as queue:
+        assert queue.list() == []
 
 
 def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""What tests of the human queue have in common."""
+
+from typing import Any
+
+from ilis_guard.review import ReviewQueue
+from ilis_guard.types import Attempt, Request, Ticket
+
+
+class Clock:
+    """A clock that goes where a test puts it."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def put(review: ReviewQueue, decision: str, **changes: Any) -> Ticket:
+    """Escalate a plain request, of which a test changes what it is about."""
+    plain: dict[str, Any] = {
+        "request": Request.of("What is the boiling point of gallium?"),
+        "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, shift=0.2)],
+        "queue": "chemists",
+        "policy": "sha256:abc",
+        "rule": "unsure",
+        "reasons": ["uncertainty 0.40 is above 0.25"],
+    }
+    return review.escalate(decision=decision, **plain | changes)
