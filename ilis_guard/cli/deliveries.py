@@ -5,8 +5,7 @@ import json
 import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +13,10 @@ from ilis_guard import views
 from ilis_guard.cli.queue import AsJson, opened, review_in
 from ilis_guard.cli.terminal import GUARD_YAML, Config, err, out
 from ilis_guard.errors import ReviewError
+from ilis_guard.review import dead_letters as letters
+
+if TYPE_CHECKING:
+    from ilis_guard.review.worker import Deliverer
 
 _ORDER = ("delivered", "failed", "taken over", "exhausted", "disabled")
 
@@ -40,8 +43,6 @@ def dead_letters(
     as_json: AsJson = False,
 ) -> None:
     """List what receivers never heard, the latest first: all tries failed, or the receiver answered 410 Gone."""
-    from ilis_guard.review import dead_letters as letters
-
     with opened(config) as tickets:
         found = letters.dead_letters(tickets, receiver=receiver, limit=limit + 1)
         disabled = letters.disabled_receivers(tickets)
@@ -63,8 +64,6 @@ def replay(
     ] = None,
 ) -> None:
     """Send dead letters again, with the id they had: to be tried as often as a new delivery."""
-    from ilis_guard.review import dead_letters as letters
-
     if (delivery is None) == (since is None):
         raise ReviewError("give the id of one dead letter, or --since for many; see `ilis-guard queue dead-letters`")
     with opened(config) as tickets:
@@ -84,8 +83,6 @@ def enable(
     receiver: Annotated[str, typer.Argument(help="Its name in guard.yaml.")], config: Config = GUARD_YAML
 ) -> None:
     """Send to a receiver again that answered 410 Gone. What it missed is a dead letter until it is replayed."""
-    from ilis_guard.review import dead_letters as letters
-
     with opened(config) as tickets:
         letters.enable(tickets, receiver)
     out.print(f"{receiver} is enabled", highlight=False)
