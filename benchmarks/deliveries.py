@@ -61,9 +61,8 @@ def main(
 def measure(database: str, url: str, count: int, workers: int, folder: Path) -> list[str]:
     """One row: so many pending deliveries, until the receiver has heard them all."""
     with receiving(folder) as (port, authority, pipe):
-        receiver = ReceiverSettings(
-            name="local", url=f"https://{HOST}:{port}/", secret="${BENCHMARK_SECRET}", per_second=10_000.0
-        )
+        where = "${BENCHMARK_SECRET}"
+        receiver = ReceiverSettings(name="local", url=f"https://{HOST}:{port}/", secret=where, per_second=10_000.0)
         os.environ |= {"SSL_CERT_FILE": authority, "BENCHMARK_SECRET": SECRET}
         fill(url, receiver, count)
         context = multiprocessing.get_context("spawn")

@@ -53,7 +53,7 @@ DELIVERY_EXHAUSTED: Final = "ilis_guard.delivery.exhausted"
 RECEIVER_DISABLED: Final = "ilis_guard.receiver.disabled"
 """An error: a receiver answered 410 Gone and is sent nothing more. Fields: delivery, receiver, type, tries, status."""
 DELIVERIES_HELD_UP: Final = "ilis_guard.deliveries.held_up"
-"""A warning: the database failed, and the worker waits for it. Fields: error, in_hand."""
+"""A warning: the database failed, and the worker waits for it; tries not written down: tried. Fields: error, tried."""
 DELIVERIES_ORPHANED: Final = "ilis_guard.deliveries.orphaned"
 """A warning: deliveries wait for a receiver that guard.yaml doesn't name. Fields: receiver, deliveries."""
 

@@ -5,7 +5,7 @@ import json
 import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,9 +16,10 @@ from ilis_guard.errors import ReviewError
 from ilis_guard.review import dead_letters as letters
 
 if TYPE_CHECKING:
+    from ilis_guard.review.deliveries import Outcome
     from ilis_guard.review.worker import Deliverer
 
-_ORDER = ("delivered", "failed", "taken over", "exhausted", "disabled")
+_ORDER: Final[tuple["Outcome", ...]] = ("delivered", "failed", "taken over", "exhausted", "disabled")
 
 commands = typer.Typer()
 
@@ -88,7 +89,7 @@ def enable(
     out.print(f"{receiver} is enabled", highlight=False)
 
 
-async def _deliver_until_stopped(deliverer: "Deliverer") -> Mapping[str, int]:
+async def _deliver_until_stopped(deliverer: "Deliverer") -> Mapping["Outcome", int]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -101,7 +102,7 @@ async def _deliver_until_stopped(deliverer: "Deliverer") -> Mapping[str, int]:
     return deliverer.counts
 
 
-def _summary(counts: Mapping[str, int]) -> str:
+def _summary(counts: Mapping["Outcome", int]) -> str:
     """As "12 delivered, 1 failed"."""
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in _ORDER if outcome in counts) or "nothing to deliver"
 

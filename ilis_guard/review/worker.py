@@ -101,16 +101,16 @@ class _Shift:
             while not (self._stop.is_set() and self._has_nothing()):
                 try:
                     await self._look_after()
-                    has_leased = await self._turn()
+                    was_busy = await self._turn()
                 except ReviewError as error:
                     failures += 1
-                    events.log().warning(events.DELIVERIES_HELD_UP, error=str(error), in_hand=len(self._in_hand()))
+                    events.log().warning(events.DELIVERIES_HELD_UP, error=str(error), tried=len(self._tried))
                     if self._stop.is_set() and failures >= _LAST_TRIES and not self._under_way:
                         return
                     await self._pause(failures)
                 else:
                     failures = 0
-                    if not has_leased:
+                    if not was_busy:
                         await self._rest()
         finally:
             await _cancelled({watch, *self._under_way})
@@ -118,8 +118,9 @@ class _Shift:
     async def drain(self) -> None:
         """Until nothing is due and nothing in hand."""
         try:
-            while await self._turn() or not self._has_nothing():
-                await self._rest()
+            while (was_busy := await self._turn()) or not self._has_nothing():
+                if not was_busy:
+                    await self._rest()
         finally:
             await _cancelled(self._under_way)
 
@@ -135,7 +136,7 @@ class _Shift:
         self._next_sweep = time.monotonic() + _SWEEP_SECONDS
 
     async def _turn(self) -> bool:
-        """Write down what is known, and take what is due; whether something was taken."""
+        """Write down what is known, and take what is due; whether there was any of either."""
         tried, unsent = tuple(self._tried), tuple(self._unsent)
         done = await asyncio.to_thread(
             deliveries.turn, self._ledger, self._name, tried=tried, unsent=unsent, room=self._room()
@@ -149,19 +150,15 @@ class _Shift:
             task = asyncio.create_task(self._deliver(delivery), name=delivery.receiver)
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
-        return bool(done.leased)
+        return bool(done.settled or done.leased)
 
     def _room(self) -> dict[str, int]:
         """How many deliveries are wanted, by receiver: many at once, so that there are few commits."""
         if self._stop.is_set():
             return {}
-        held = Counter(self._in_hand())
+        # What was tried is settled in the turn that takes new ones.
+        held = Counter(task.get_name() for task in self._under_way)
         return {name: _IN_HAND - held[name] for name in self._post.receivers if held[name] <= AT_ONCE}
-
-    def _in_hand(self) -> list[str]:
-        """The receiver of each delivery that is leased and not settled."""
-        settling = [*(one.delivery for one in self._tried), *self._unsent]
-        return [*(task.get_name() for task in self._under_way), *(delivery.receiver for delivery in settling)]
 
     def _has_nothing(self) -> bool:
         return not (self._under_way or self._tried or self._unsent)

@@ -23,7 +23,7 @@ from ilis_guard.review.signing import sign
 from ilis_guard.review.worker import AT_ONCE, Deliverer
 from ilis_guard.types import Verdict
 from tests.receiver import HOST, PATIENCE, Exchange, Receiver, answering
-from tests.review.conftest import Clock, put
+from tests.reviewing import Clock, put
 
 OLD = "whsec_" + base64.b64encode(b"o" * 32).decode()
 NEW = "whsec_" + base64.b64encode(b"n" * 32).decode()
