@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import make_url
@@ -13,9 +13,12 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.models.prompts import QUESTION
 from ilis_guard.models.weights import PREFIX as PACKAGED
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
-from ilis_guard.review.settings import EXPIRE, moves_in_a_circle
+from ilis_guard.review.settings import EXPIRE, TEMPLATES, moves_in_a_circle
 from ilis_guard.strict_yaml import Document
 from ilis_guard.types import Precision
+
+if TYPE_CHECKING:
+    from ilis_guard.review.worker import Deliverer
 
 VERSION: Final = 1
 """Of guard.yaml, apart from the package's."""
@@ -68,6 +71,8 @@ class ReviewConfig(_Section):
     """How tickets of these queues wait."""
     receivers: tuple[ReceiverSettings, ...] = ()
     """Who hears of what happens to tickets."""
+    internal_hosts: tuple[str, ...] = ()
+    """Hosts in the operator's own network that receivers may be on; all others are public, and reached by https."""
 
     @property
     def storage_url(self) -> str:
@@ -86,6 +91,19 @@ class ReviewConfig(_Section):
             ConfigError: its URL isn't where the file says it is.
         """
         return ReviewQueue(self.storage_url, queues=self.queues, receivers=self.receivers)
+
+    def deliverer(self, queue: ReviewQueue) -> "Deliverer":
+        """A worker that sends what this queue's receivers are to hear.
+
+        Args:
+            queue: from `open`.
+
+        Raises:
+            ConfigError: a receiver's template can't be used.
+        """
+        from ilis_guard.review.worker import Deliverer  # with httpx and Jinja, which only workers need
+
+        return Deliverer(queue, internal_hosts=self.internal_hosts)
 
 
 class GuardConfig(_Section):
@@ -169,7 +187,8 @@ def _review_problems(document: Document, review: ReviewConfig | None) -> Iterato
         place = document.place(("review", "storage"))
         yield f"{place}: review.storage: not a database URL; write for instance sqlite:///tickets.db"
     yield from _queue_problems(document, review.queues)
-    yield from _receiver_problems(document, review.receivers)
+    if review.receivers or review.internal_hosts:
+        yield from _receiver_problems(document, review)
 
 
 def _queue_problems(document: Document, queues: Sequence[QueueSettings]) -> Iterator[str]:
@@ -185,13 +204,22 @@ def _queue_problems(document: Document, queues: Sequence[QueueSettings]) -> Iter
         yield f"{document.place(('review', 'queues'))}: review.queues: {what}"
 
 
-def _receiver_problems(document: Document, receivers: Sequence[ReceiverSettings]) -> Iterator[str]:
-    yield from _repeated(document, ("review", "receivers"), [receiver.name for receiver in receivers])
-    for index, receiver in enumerate(receivers):
+def _receiver_problems(document: Document, review: ReviewConfig) -> Iterator[str]:
+    from ilis_guard.review import addresses, checking  # with httpx, which files without receivers don't need
+
+    yield from _repeated(document, ("review", "receivers"), [receiver.name for receiver in review.receivers])
+    hosts = []
+    for index, host in enumerate(review.internal_hosts):
+        try:
+            hosts.append(addresses.host(host))
+        except ConfigError as error:
+            place = document.place(("review", "internal_hosts", index))
+            yield f"{place}: review.internal_hosts[{index}]: {error}"
+    for index, receiver in enumerate(review.receivers):
         keys, where = ("review", "receivers", index), f"review.receivers[{index}]"
-        if receiver.secret is not None and not secrets.is_reference(receiver.secret):
-            what = "say where the secret stands, `${NAME}` in the environment or `file:PATH`, and not the secret itself"
-            yield f"{document.place((*keys, 'secret'))}: {where}.secret: {what}"
+        for key, what in checking.problems(receiver, hosts):
+            has_key = key in receiver.model_fields_set
+            yield f"{document.place((*keys, key) if has_key else keys)}: {where}.{key}: {what}"
 
 
 def _repeated(document: Document, keys: tuple[str, ...], names: Sequence[str]) -> Iterator[str]:
@@ -248,9 +276,13 @@ def _policy(name: str, folder: Path) -> str:
 
 
 def _receiver(receiver: ReceiverSettings, folder: Path) -> ReceiverSettings:
-    url = secrets.with_absolute_path(receiver.url, folder)
-    secret = None if receiver.secret is None else secrets.with_absolute_path(receiver.secret, folder)
-    return receiver.model_copy(update={"url": url, "secret": secret})
+    places: dict[str, Any] = {"url": secrets.with_absolute_path(receiver.url, folder)}
+    for key in ("secret", "routing_key"):
+        if (secret := getattr(receiver, key)) is not None:
+            places[key] = secrets.with_absolute_path(secret, folder)
+    if receiver.template not in TEMPLATES:
+        places["template"] = str(_path(receiver.template, folder))
+    return receiver.model_copy(update=places)
 
 
 def _storage(storage: str, folder: Path) -> str:

@@ -100,3 +100,11 @@ class TicketClaimedError(TicketConflictError):
 
 class TicketChangedError(TicketConflictError):
     """The ticket has another version than the one that was looked at."""
+
+
+class WebhookSignatureError(ReviewError):
+    """Whoever sent the webhook doesn't know the secret, or sent it too long ago."""
+
+
+class DeliveryNotFoundError(ReviewError):
+    """No dead letter has this id."""

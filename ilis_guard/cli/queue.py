@@ -27,7 +27,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _review(config: Path) -> ReviewConfig:
+def review_in(config: Path) -> ReviewConfig:
+    """What a guard.yaml says of the human queue.
+
+    Raises:
+        ConfigError: it is wrong, or says nothing of it.
+    """
     from ilis_guard.config import read_config
 
     review = read_config(config).review
@@ -36,8 +41,9 @@ def _review(config: Path) -> ReviewConfig:
     return review
 
 
-def _queue(config: Path) -> ReviewQueue:
-    return _review(config).open()
+def opened(config: Path) -> ReviewQueue:
+    """The human queue that a guard.yaml names."""
+    return review_in(config).open()
 
 
 @commands.command("list")
@@ -54,7 +60,7 @@ def list_(
     """List tickets, the most urgent first: by priority, then by due time, then by age."""
     # What somebody has claimed isn't open.
     wanted = None if state == "all" or (state == "open" and reviewer is not None) else state
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         found = tickets.list(state=wanted, queue=queue, claimed_by=reviewer, limit=limit + 1)
     if as_json:
         print(json.dumps([ticket.to_dict() for ticket in found[:limit]]))  # noqa: T201 - rich would wrap the JSON
@@ -65,7 +71,7 @@ def list_(
 @commands.command("counts")
 def counts(config: Config = GUARD_YAML) -> None:
     """Show how many tickets each queue has."""
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         counted = tickets.counts()
     out.print(views.counts_table(counted))
 
@@ -73,7 +79,7 @@ def counts(config: Config = GUARD_YAML) -> None:
 @commands.command("show")
 def show(ticket: TicketId, config: Config = GUARD_YAML, as_json: AsJson = False) -> None:
     """Show a ticket: what was asked, what each tier said, how sure it was, why it waits here, what happened since."""
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         record = tickets.get(ticket)
     if as_json:
         print(json.dumps(record.to_dict()))  # noqa: T201 - rich would wrap the JSON
@@ -95,7 +101,7 @@ def claim(
     """Take a ticket in hand, so that nobody else does; claiming it again makes the claim last longer."""
     if ticket is not None and queue is not None:
         raise ReviewError("--queue is for the most urgent ticket of a queue; leave out the one or the other")
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         if ticket is None:
             claimed = tickets.claim_next(reviewer=reviewer, queue=queue, lease=lease)
         else:
@@ -111,7 +117,7 @@ def release(
     force: Annotated[bool, typer.Option("--force", help="Also where somebody else claimed it.")] = False,
 ) -> None:
     """Give a claim back, so that others get the ticket."""
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         released = tickets.release(ticket, reviewer=reviewer, force=force)
     out.print(f"ticket {released.id[: views.SHORT_ID]} is {released.state}", highlight=False)
 
@@ -127,7 +133,7 @@ def resolve(
     version: Annotated[int | None, typer.Option(help="The version of the ticket that you looked at.")] = None,
 ) -> None:
     """End a ticket with a verdict."""
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         resolved = tickets.resolve(ticket, verdict, text=text, reason=reason, reviewer=reviewer, version=version)
     out.print(f"ticket {resolved.id[: views.SHORT_ID]} resolved: {resolved.verdict}", highlight=False)
 
@@ -135,7 +141,7 @@ def resolve(
 @commands.command("sweep")
 def sweep(config: Config = GUARD_YAML) -> None:
     """Let overdue tickets expire or move to their next queue."""
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         swept = tickets.sweep()
     out.print(f"{_tickets(swept)} overdue", highlight=False)
 
@@ -148,7 +154,7 @@ def export(
     signatures: Annotated[bool, typer.Option("--signatures", help="With signatures, which are large.")] = False,
 ) -> None:
     """Write verdicts as labelled rows: what was asked and answered, whether it was right, why it was reviewed."""
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         rows = tickets.export(to, queue=queue, signatures=signatures)
     out.print(f"{'1 row' if rows == 1 else f'{rows} rows'} in {to}", highlight=False, soft_wrap=True)
 
@@ -157,7 +163,7 @@ def export(
 def redact(older_than: OlderThan, config: Config = GUARD_YAML) -> None:
     """Take prompts and answers out of tickets that ended long ago; scores, signatures, verdicts and history stay."""
     seconds = _seconds(older_than)
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         redacted = tickets.redact(older_than=seconds)
     out.print(f"{_tickets(redacted)} redacted", highlight=False)
 
@@ -172,7 +178,7 @@ def purge(
 ) -> None:
     """Delete tickets that ended long ago, unless a receiver is still to hear of them."""
     seconds = _seconds(older_than)
-    with _queue(config) as tickets:
+    with opened(config) as tickets:
         purged = tickets.purge(older_than=seconds, export_to=export_to)
     out.print(f"{_tickets(purged)} deleted", highlight=False)
 
@@ -182,7 +188,7 @@ def migrate(config: Config = GUARD_YAML) -> None:
     """Bring the queue's tables to this version of ilis_guard, or make them; back the database up first."""
     from ilis_guard.review import migrate as run
 
-    before, after = run(_review(config).storage_url)
+    before, after = run(review_in(config).storage_url)
     changed = f"revision {after}" if before == after else f"revision {before or 'none'} -> {after}"
     out.print(changed, highlight=False)
 

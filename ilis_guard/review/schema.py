@@ -120,9 +120,8 @@ deliveries: Final = Table(
     CheckConstraint("state IN ('pending', 'delivered', 'exhausted', 'disabled')", name="state"),
 )
 
-# Workers ask for what is due; people for a receiver's dead letters.
-Index(None, deliveries.c.state, deliveries.c.next_try_at)
-Index(None, deliveries.c.receiver, deliveries.c.state)
+# Workers ask for what a receiver is due; people for dead letters.
+Index(None, deliveries.c.state, deliveries.c.receiver, deliveries.c.next_try_at)
 
 receivers: Final = Table(
     "receivers",
@@ -133,4 +132,6 @@ receivers: Final = Table(
     Column("disabled_at", Float),
     # The rate limit that all workers share: the earliest time of the next send.
     Column("next_send_at", Float, nullable=False),
+    # Until when it asked to be left alone (Retry-After).
+    Column("held_until", Float),
 )

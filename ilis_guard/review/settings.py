@@ -18,6 +18,9 @@ EVENTS: Final[tuple[Event, ...]] = (
 )
 """What receivers may hear of."""
 
+TEMPLATES: Final = ("generic", "slack", "pagerduty")
+"""Forms of a webhook that come with ilis_guard."""
+
 Priority = Annotated[int, Field(ge=-100, le=100)]
 Name = Annotated[str, Field(pattern=r"^\S(?:.*\S)?$", max_length=100)]
 """Any text on one line without spaces around it, as policies write the queues they escalate to."""
@@ -58,6 +61,14 @@ class ReceiverSettings(_Section):
     """What it hears of."""
     queues: tuple[Name, ...] | None = None
     """Only tickets of these queues; None for all."""
+    template: str = Field(default="generic", min_length=1)
+    """What it is sent: ``generic``, ``slack``, ``pagerduty``, or the JSON that a Jinja file (``PATH.j2``) makes."""
+    routing_key: str | None = Field(default=None, min_length=1)
+    """Where PagerDuty's integration key stands, as `secret`."""
+    full: bool = False
+    """Whether it is sent the ticket with its prompt and answers, and not only what happened to it."""
+    per_second: float = Field(default=20.0, gt=0, le=10_000)
+    """At most so many webhooks a second, by all workers together."""
 
     def hears(self, event: Event, queues: Sequence[str]) -> bool:
         """Whether it is told of an event about a ticket of these queues."""

@@ -235,3 +235,59 @@ def test_a_bundle_that_does_not_fit_stops_the_start(write: Callable[[str], Path]
     with pytest.raises(BundleMismatchError):
         Guard.from_config(path)
     assert loads == ["a", "misfit"]
+
+
+HOOK = "{name: a, url: 'https://hooks.example.org/', secret: '${S}'}"
+
+
+@pytest.mark.parametrize(
+    ("receiver", "words"),
+    [
+        (
+            "{name: a, url: 'http://hooks.example.org/s3cret', secret: '${S}'}",
+            ".url: the receiver's address must start",
+        ),
+        (
+            "{name: a, url: 'https://s3cret@hooks.example.org/', secret: '${S}'}",
+            ".url: the receiver's address has a user",
+        ),
+        ("{name: a, url: 's3cret', secret: '${S}'}", ".url: the receiver's address has no host"),
+        ("{name: a, url: 'https://hooks.example.org/'}", ".secret: what is sent must be signed"),
+        ("{name: a, url: 'https://hooks.example.org/', secret: whsec_s3cret}", ".secret: say where the secret stands"),
+        (
+            "{name: a, url: '${U}', template: pagerduty, routing_key: s3cret}",
+            ".routing_key: say where the secret stands",
+        ),
+        ("{name: a, url: '${U}', template: pagerduty}", ".routing_key: the template pagerduty needs one"),
+        ("{name: a, url: '${U}', template: slack, routing_key: '${K}'}", ".routing_key: the template pagerduty needs"),
+        ("{name: a, url: '${U}', template: teams}", ".template: one of generic, slack, pagerduty, or a file that ends"),
+        ("{name: a, url: '${U}', secret: '${S}', per_second: 0}", ".per_second: should be greater than 0, got 0"),
+        ("{name: a, url: '${U}', secret: '${S}', events: [ticket.lost]}", ".events[0]: should be 'ticket.created'"),
+    ],
+)
+def test_a_receiver_that_cannot_work_is_refused_and_its_secrets_are_not_shown(
+    write: Callable[[str], Path], receiver: str, words: str
+) -> None:
+    path = write(f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  receivers:\n    - {receiver}\n")
+    with pytest.raises(ConfigError) as refused:
+        read_config(path)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{path}:9:")
+    assert f"review.receivers[0]{words}" in line
+    assert "s3cret" not in line
+
+
+def test_internal_hosts_need_no_https_and_are_bare_names(write: Callable[[str], Path]) -> None:
+    inside = "    - {name: a, url: 'http://Hooks.Internal:8080/', secret: '${S}'}\n"
+    review = f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  receivers:\n{inside}  internal_hosts: "
+    assert read_config(write(review + "[hooks.internal, '10.0.0.7', '::1']\n")).review is not None
+    with pytest.raises(ConfigError, match=r"10:20: review\.internal_hosts\[0\]: an internal host is a bare name"):
+        read_config(write(review + "['hooks.internal:8080']\n"))
+
+
+def test_a_template_starts_at_the_files_folder(write: Callable[[str], Path], tmp_path: Path) -> None:
+    own = "{name: a, url: '${U}', template: forms/own.j2}"
+    path = write(f"{HEAD}{TIER}review: {{storage: 'sqlite:///t.db', receivers: [{HOOK.replace('a,', 'b,')}, {own}]}}\n")
+    review = read_config(path).review
+    assert review is not None
+    assert [receiver.template for receiver in review.receivers] == ["generic", str(tmp_path / "forms" / "own.j2")]

@@ -10,6 +10,7 @@ from tests.reviewing import Clock, put
 
 if TYPE_CHECKING:
     from tests.postgresql import Server
+    from tests.receiver import Receiver
 
 
 @pytest.fixture
@@ -43,3 +44,13 @@ def timed(url: str, clock: Clock) -> Iterator[ReviewQueue]:
 def escalate(review: ReviewQueue) -> Callable[..., Ticket]:
     """As `put`, into `review`."""
     return lambda decision, **changes: put(review, decision, **changes)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Receiver]":
+    """An https server on this machine that hears webhooks; whoever trusts this process's authorities trusts it."""
+    from tests.receiver import listening
+
+    with listening(tmp_path) as heard:
+        monkeypatch.setenv("SSL_CERT_FILE", str(heard.authority))
+        yield heard

@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String, primary_key=True),
         sa.Column("disabled_at", sa.Float),
         sa.Column("next_send_at", sa.Float, nullable=False),
+        sa.Column("held_until", sa.Float),
     )
 
 
@@ -116,5 +117,4 @@ def _make_deliveries() -> None:
         sa.CheckConstraint("state IN ('pending', 'delivered', 'exhausted', 'disabled')", name="state"),
     )
     op.create_index("ix_deliveries_ticket", "deliveries", ["ticket"])
-    op.create_index("ix_deliveries_state_next_try_at", "deliveries", ["state", "next_try_at"])
-    op.create_index("ix_deliveries_receiver_state", "deliveries", ["receiver", "state"])
+    op.create_index("ix_deliveries_state_receiver_next_try_at", "deliveries", ["state", "receiver", "next_try_at"])

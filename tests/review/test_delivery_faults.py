@@ -1,0 +1,348 @@
+"""Workers that are killed at the worst moment, databases that go, disks that are full, clocks that go back."""
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ilis_guard.review import ReviewQueue, migrate
+from ilis_guard.review.deliveries import LEASE_SECONDS
+from ilis_guard.review.settings import ReceiverSettings
+from ilis_guard.review.worker import AT_ONCE
+from tests.receiver import Exchange, Receiver, answering
+from tests.review.test_delivery_worker import OLD, rows, states, to, until, worker
+from tests.reviewing import Clock, put
+
+PRELUDE = """
+import asyncio, os, signal, sys, time
+from sqlalchemy import Engine, event
+from ilis_guard.review import ReviewQueue, deliveries
+from ilis_guard.review.sending import Sender
+from ilis_guard.review.settings import ReceiverSettings
+from ilis_guard.review.worker import Deliverer
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+commits = 0
+
+def die_at(number):
+    def count(_):
+        global commits
+        commits += 1
+        if commits == number:
+            die()
+    event.listen(Engine, "commit", count)
+
+send, turn = Sender.send, deliveries.turn
+url, hook, late = sys.argv[1:]
+told = {"name": "crm", "url": hook, "secret": "${HOOK_SECRET}", "events": ("ticket.created",)}
+receiver = ReceiverSettings(**told, per_second=10_000.0)
+queue = ReviewQueue(url, receivers=[receiver], clock=lambda: time.time() + float(late))
+deliverer = Deliverer(queue, internal_hosts=["127.0.0.1"])
+
+async def run_until_sigterm():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await deliverer.run(stop)
+"""
+
+DIE_AFTER_THE_ANSWER = """
+async def send_and_die(*arguments, **options):
+    await send(*arguments, **options)
+    die()
+Sender.send = send_and_die
+"""
+DIE_WITH_THE_ANSWER_UNREAD = """
+from httpcore._async.http11 import AsyncHTTP11Connection
+AsyncHTTP11Connection._receive_response_headers = die
+"""
+DIE_AFTER_THE_OUTCOME = """
+def turn_and_die(*arguments, **options):
+    done = turn(*arguments, **options)
+    if done.settled:
+        die()
+    return done
+deliveries.turn = turn_and_die
+"""
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_SECRET", OLD)
+
+
+@pytest.fixture
+def waiting(url: str, receiver: Receiver) -> Callable[[int], None]:
+    """Fills an outbox, and leaves nothing open."""
+
+    def fill(count: int) -> None:
+        with _queue(url, receiver) as queue:
+            for number in range(count):
+                put(queue, f"d{number}")
+
+    return fill
+
+
+def _queue(url: str, receiver: Receiver, *, late: float = 0.0) -> ReviewQueue:
+    """The queue as the processes of this module see it, by a clock that is so many seconds ahead."""
+    crm = ReceiverSettings(**to(receiver, events=("ticket.created",)))
+    return ReviewQueue(url, receivers=[crm], clock=lambda: time.time() + late)
+
+
+@contextmanager
+def _process(script: str, url: str, receiver: Receiver, *, late: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), url, receiver.url, str(late)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def _dies_of(script: str, url: str, receiver: Receiver) -> None:
+    with _process(script + "\nasyncio.run(deliverer.drain())", url, receiver) as child:
+        child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("moment", "has_sent"),
+    [
+        pytest.param("die_at(1)", False, id="before the lease is committed"),
+        pytest.param("Sender.send = die", False, id="before anything is sent"),
+        pytest.param(DIE_WITH_THE_ANSWER_UNREAD, True, id="when it is sent and the answer unread"),
+        pytest.param(DIE_AFTER_THE_ANSWER, True, id="when the answer is read and not written down"),
+        pytest.param("die_at(2)", True, id="before the outcome is committed"),
+        pytest.param(DIE_AFTER_THE_OUTCOME, True, id="after the outcome is committed"),
+    ],
+)
+async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
+    waiting: Callable[[int], None], url: str, receiver: Receiver, moment: str, has_sent: bool
+) -> None:
+    waiting(5)
+    await asyncio.to_thread(_dies_of, moment, url, receiver)
+    if has_sent:
+        await asyncio.to_thread(receiver.await_heard, 1)
+    before = list(receiver.ids)
+    with _queue(url, receiver, late=LEASE_SECONDS + 1) as queue:
+        ids = {row.id for row in rows(queue)}
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"] * 5
+
+    assert bool(before) == has_sent
+    assert set(receiver.ids) == ids
+    assert len(ids) == 5
+    assert max(Counter(receiver.ids).values()) <= 2, "what may have been taken is sent once more, under its id"
+
+
+async def test_the_first_of_many_that_is_killed_leaves_its_lease_to_nobody_for_a_while(
+    waiting: Callable[[int], None], url: str, receiver: Receiver
+) -> None:
+    waiting(1)
+    await asyncio.to_thread(_dies_of, "Sender.send = die", url, receiver)
+    with _queue(url, receiver) as queue:
+        await worker(queue).drain()
+        assert states(queue) == ["pending"]
+    assert receiver.heard == []
+
+
+async def test_workers_that_are_killed_again_and_again_deliver_everything_in_the_end(
+    waiting: Callable[[int], None], url: str, receiver: Receiver
+) -> None:
+    waiting(150)
+    kills = 4
+    for number in range(kills):
+        late = number * (LEASE_SECONDS + 1)
+        with _process("asyncio.run(run_until_sigterm())", url, receiver, late=late) as child:
+            await asyncio.to_thread(receiver.await_heard, len(receiver.heard) + 20)
+            child.send_signal(signal.SIGKILL)
+    with _queue(url, receiver, late=kills * (LEASE_SECONDS + 1)) as queue:
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"] * 150
+        ids = {row.id for row in rows(queue)}
+
+    assert set(receiver.ids) == ids
+    assert len(receiver.ids) - len(ids) <= kills * 2 * AT_ONCE, "only what was in hand is sent twice"
+
+
+def _breaks_off(exchange: Exchange) -> None:
+    exchange.write(b"HTTP/1.1 2")
+    exchange.end()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Exchange.reset, id="resets"),
+        pytest.param(_breaks_off, id="breaks off"),
+        pytest.param(answering(302, headers={"location": "https://127.0.0.1/"}), id="redirects"),
+        pytest.param(answering(500), id="fails"),
+        pytest.param(None, id="hangs"),
+    ],
+)
+async def test_a_receiver_that_is_broken_for_a_while_hears_it_later(
+    url: str,
+    clock: Clock,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[Exchange], None] | None,
+) -> None:
+    monkeypatch.setattr("ilis_guard.review.sending.TRY_SECONDS", 1.0)
+    receiver.answer = receiver.hang if answer is None else answer
+    crm = ReceiverSettings(**to(receiver))
+    with ReviewQueue(url, receivers=[crm], clock=clock) as queue:
+        put(queue, "d")
+        await worker(queue).drain()
+        (row,) = rows(queue)
+        assert (row.state, row.tries) == ("pending", 1)
+        receiver.answer = answering(200)
+        clock.now = row.next_try_at
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"]
+    assert receiver.ids == [row.id] * 2
+
+
+@pytest.mark.parametrize("way", ["flood", "drip"])
+async def test_a_receiver_whose_answer_never_ends_has_taken_it(
+    waiting: Callable[[int], None], url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("ilis_guard.review.sending._BODY_SECONDS", 0.2)
+    receiver.answer = getattr(receiver, way)
+    waiting(3)
+    with _queue(url, receiver) as queue:
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"] * 3
+    assert len(receiver.heard) == 3
+
+
+async def test_a_database_that_is_restarted_is_waited_for(receiver: Receiver) -> None:
+    from tests.postgresql import binaries, server
+    from tests.skips import NO_POSTGRESQL, skip
+
+    programs = binaries()
+    if programs is None:
+        skip(NO_POSTGRESQL)
+    with server(programs) as running:
+        url = running.new_database("restarted")
+        migrate(url)
+        with _queue(url, receiver) as queue:
+            for number in range(50):
+                put(queue, f"d{number}")
+            gone = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def answer_when_gone(exchange: Exchange) -> None:
+                asyncio.run_coroutine_threadsafe(gone.wait(), loop).result()
+                exchange.reply(200)
+
+            receiver.answer = answer_when_gone
+            stop = asyncio.Event()
+            with capture_logs() as logged:
+                working = asyncio.create_task(worker(queue).run(stop))
+                await until(lambda: len(receiver.heard) == AT_ONCE)
+                await asyncio.to_thread(running.stop, signal.SIGQUIT)
+                gone.set()
+                await until(lambda: any(entry["event"] == "ilis_guard.deliveries.held_up" for entry in logged))
+                await asyncio.to_thread(running.start)
+                await until(lambda: states(queue) == ["delivered"] * 50)
+                stop.set()
+                await working
+
+            assert len(receiver.heard) == 50, "the worker remembered what had been taken when the database went"
+            assert {row.id for row in rows(queue)} == set(receiver.ids)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/tickets.db"
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_disk_that_is_full_loses_nothing(sqlite: str, receiver: Receiver, is_killed: bool) -> None:
+    with _queue(sqlite, receiver) as queue:
+        put(queue, "d")
+        (row,) = rows(queue)
+    script = "asyncio.run(run_until_sigterm())"
+    with _process(script, sqlite, receiver) as child:
+
+        def fill_disk(exchange: Exchange) -> None:
+            # From now on no file of the worker's grows, nor takes a byte: what it learns it can't write down.
+            resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            exchange.reply(200)
+
+        receiver.answer = fill_disk
+        assert child.stdout is not None
+        line = await asyncio.to_thread(child.stdout.readline)
+        assert "ilis_guard.deliveries.held_up" in line
+        assert "check the disk" in line
+        if is_killed:
+            child.kill()
+        else:
+            resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            with _queue(sqlite, receiver) as queue:
+                await until(lambda: states(queue) == ["delivered"])
+            child.terminate()
+            await asyncio.to_thread(child.wait, 60)
+            assert child.returncode == 0
+    receiver.answer = answering(200)
+    with _queue(sqlite, receiver, late=LEASE_SECONDS + 1) as queue:
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"]
+    assert receiver.ids == [row.id] * (2 if is_killed else 1)
+
+
+async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
+    url: str, clock: Clock, receiver: Receiver
+) -> None:
+    crm = ReceiverSettings(**to(receiver, per_second=0.5))
+    with ReviewQueue(url, receivers=[crm], clock=clock) as queue:
+        put(queue, "before")
+        await worker(queue).drain()
+        put(queue, "just before")
+        start = clock.now
+        clock.now -= 3600
+        put(queue, "after")
+        await worker(queue).drain()
+        assert sorted(states(queue)) == ["delivered", "delivered", "pending"], "its rate doesn't wait for an hour"
+        clock.now = start
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"] * 3
+    assert len(set(receiver.ids)) == 3
+
+
+async def test_a_lease_holds_when_the_clock_goes_back(url: str, clock: Clock, receiver: Receiver) -> None:
+    from ilis_guard.review.deliveries import turn
+
+    crm = ReceiverSettings(**to(receiver))
+    with ReviewQueue(url, receivers=[crm], clock=clock) as queue:
+        put(queue, "d")
+
+        def leased() -> Any:
+            return turn(queue._ledger, "other", tried=(), unsent=(), room={"crm": 10}).leased
+
+        assert len(leased()) == 1
+        clock.now += LEASE_SECONDS - 1
+        assert leased() == ()
+        clock.now -= 3600
+        assert leased() == ()
+        clock.now += 3601
+        assert len(leased()) == 1

@@ -1,0 +1,388 @@
+"""One try: where it may go, what it believes, how long it takes."""
+
+import asyncio
+import gzip
+import socket
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from ilis_guard.errors import ConfigError
+from ilis_guard.review import sending
+from ilis_guard.review.sending import Answer, Sender
+from tests.receiver import HOST, Exchange, Receiver, answering
+from tests.receiver import Answer as Answering
+
+NOW = 1_800_000_000.0
+PUBLIC = "93.184.215.14"
+
+
+@pytest.fixture
+async def sender(receiver: Receiver) -> AsyncIterator[Sender]:  # noqa: ARG001 - whom it trusts
+    async with Sender([HOST]) as inside:
+        yield inside
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Sender]:
+    """What may go to no internal host."""
+    async with Sender([]) as sender:
+        yield sender
+
+
+async def _send(sender: Sender, url: str, *, may_quote: bool = True) -> Answer:
+    return await sender.send(url, {"webhook-id": "d1"}, '{"what":"Ångström"}', now=NOW, may_quote=may_quote)
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Where connections were tried to: nothing outside this machine is asked in a test."""
+    tried: list[tuple[str, int]] = []
+
+    async def refuse(_: Any, host: str, port: int, **__: Any) -> Any:
+        tried.append((host, port))
+        raise httpx.ConnectError("refused by the test")
+
+    monkeypatch.setattr("httpcore._backends.auto.AutoBackend.connect_tcp", refuse)
+    return tried
+
+
+def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let every name lead to these addresses; addresses lead where they always do."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is None or not name.rstrip(".").endswith(".test"):
+            return real(host, port, *arguments, **options)
+        family = {False: socket.AF_INET, True: socket.AF_INET6}
+        return [(family[":" in address], socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+async def test_a_message_arrives_as_it_was_given(sender: Sender, receiver: Receiver) -> None:
+    answer = await _send(sender, receiver.url)
+
+    assert answer == Answer(status=204)
+    assert answer.is_taken
+    (heard,) = receiver.heard
+    assert (heard.path, heard.id, heard.body) == ("/hook", "d1", '{"what":"Ångström"}'.encode())
+    assert heard.headers["content-type"] == "application/json"
+    assert heard.headers["accept-encoding"] == "identity"
+    assert heard.headers["user-agent"].startswith("ilis_guard/")
+
+
+async def test_a_receiver_whose_certificate_nobody_vouches_for_hears_nothing(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with Sender([HOST]) as sender:
+        answer = await _send(sender, receiver.url)
+
+    assert answer.status is None
+    assert "certificate verify failed" in answer.error
+    assert receiver.heard == []
+
+
+async def test_a_certificate_for_another_host_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    _resolving(monkeypatch, HOST)
+    async with Sender(["other.test", "hooks.test"]) as sender:
+        assert (await _send(sender, f"https://hooks.test:{receiver.port}/")).is_taken
+        answer = await _send(sender, f"https://other.test:{receiver.port}/")
+
+    assert "certificate is not valid for 'other.test'" in answer.error
+    assert len(receiver.heard) == 1
+
+
+async def test_proxies_of_the_environment_are_ignored(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with Sender([HOST]) as sender:
+        assert (await _send(sender, receiver.url)).is_taken
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.8.9.10",
+        "localhost",
+        "localhost.",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "127.1",
+        "127。0。0。1",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+    ],
+)
+async def test_nobody_on_this_machine_hears_anything(outside: Sender, receiver: Receiver, host: str) -> None:
+    answer = await _send(outside, f"https://{host}:{receiver.port}/")
+
+    assert not answer.is_taken
+    assert answer.status is None
+    assert receiver.heard == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "10.0.0.7",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "169.254.169.254",
+        "169.254.170.2",
+        "192.0.2.1",
+        "198.18.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "224.0.0.1",
+        "[fe80::1]",
+        "[fc00::1]",
+        "[fd00:ec2::254]",
+        "[ff02::1]",
+        "[::ffff:10.0.0.7]",
+        "[::ffff:169.254.169.254]",
+        "[64:ff9b::a00:7]",
+        "[64:ff9b:1::a00:7]",
+        "[2002:a00:7::1]",
+        "[2001:0:a00:7::1]",
+    ],
+)
+async def test_no_connection_is_made_to_an_address_that_is_not_public(
+    outside: Sender, tries: list[tuple[str, int]], host: str
+) -> None:
+    answer = await _send(outside, f"https://{host}/")
+
+    assert answer.error.startswith("SSRFProtectionError: access denied: IP address ")
+    assert tries == []
+
+
+async def test_a_public_address_is_connected_to(outside: Sender, tries: list[tuple[str, int]]) -> None:
+    answer = await _send(outside, f"https://{PUBLIC}/")
+
+    assert answer.error == "ConnectError: refused by the test"
+    assert tries == [(PUBLIC, 443)]
+
+
+async def test_a_name_that_leads_inside_is_refused(
+    outside: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _resolving(monkeypatch, HOST)
+    answer = await _send(outside, f"https://hooks.test:{receiver.port}/")
+
+    assert answer.error == f"SSRFProtectionError: access denied: IP address '{HOST}' is not globally reachable"
+    assert receiver.heard == []
+
+
+async def test_a_name_is_not_asked_again_between_the_check_and_the_connection(
+    outside: Sender, tries: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(*_: Any) -> str:
+        return PUBLIC
+
+    monkeypatch.setattr("httpx_secure._AddressPolicy._resolve", resolve)
+    await _send(outside, "https://hooks.test/")
+
+    assert tries == [(PUBLIC, 443)], "the address that was checked is the one that is connected to, not the name"
+
+
+async def test_an_internal_host_is_named_exactly(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    _resolving(monkeypatch, HOST)
+    async with Sender(["hooks.test"]) as sender:
+        assert (await _send(sender, f"https://hooks.test:{receiver.port}/")).is_taken
+        for other in (HOST, "a.hooks.test", "hooks.test."):
+            assert "access denied" in (await _send(sender, f"https://{other}:{receiver.port}/")).error
+    assert len(receiver.heard) == 1
+
+
+@pytest.mark.parametrize("host", [HOST, "[::1]", "169.254.169.254", "hooks.test"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_a_failure_and_is_not_followed(
+    sender: Sender, receiver: Receiver, status: int, host: str
+) -> None:
+    receiver.answer = answering(status, headers={"location": f"https://{host}:{receiver.port}/inside"})
+    answer = await _send(sender, receiver.url)
+
+    assert (answer.status, answer.error) == (status, f"answered {status}, a redirect, which isn't followed")
+    assert [heard.path for heard in receiver.heard] == ["/hook"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.test/",
+        "ftp://hooks.test/",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1:6379/_FLUSHALL",
+        "//hooks.test/",
+        "hooks.test/s3cret",
+        "https://",
+        "https:///s3cret",
+        "https://s3cret@hooks.test/",
+        "https://ada:s3cret@hooks.test/",
+        "https://hooks.test@127.0.0.1/",
+        "https://hooks.test\\@127.0.0.1/",
+        "https://hooks.test:s3cret/",
+        "https://hooks\x00.test/",
+        "https://0177.0.0.1/",
+        "",
+    ],
+)
+async def test_an_address_that_is_no_plain_https_is_refused_and_not_shown(outside: Sender, url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        await _send(outside, url)
+    assert "s3cret" not in str(caught.value)
+    assert "hooks.test" not in str(caught.value)
+
+
+async def test_cookies_are_not_kept(sender: Sender, receiver: Receiver) -> None:
+    receiver.answer = answering(200, headers={"set-cookie": "session=1; Path=/"})
+    await _send(sender, receiver.url)
+    await _send(sender, receiver.url)
+
+    assert "cookie" not in receiver.heard[1].headers
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_any_success_is_one(sender: Sender, receiver: Receiver, status: int) -> None:
+    receiver.answer = answering(status)
+    assert (await _send(sender, receiver.url)).is_taken
+
+
+@pytest.mark.parametrize("status", [304, 400, 401, 404, 410, 429, 500, 503, 599])
+async def test_anything_else_is_none(sender: Sender, receiver: Receiver, status: int) -> None:
+    receiver.answer = answering(status)
+    answer = await _send(sender, receiver.url)
+    assert (answer.status, answer.is_taken) == (status, False)
+
+
+async def test_what_a_receiver_says_is_quoted_in_printable_characters(sender: Sender, receiver: Receiver) -> None:
+    receiver.answer = lambda exchange: exchange.reply(400, b"no \x1b[2J<script>\r\n\xff" + b"x" * 1000)
+    said = (await _send(sender, receiver.url)).error
+
+    assert said.startswith("answered 400: no \\x1b[2J<script>\\r\\n\N{REPLACEMENT CHARACTER}xxx")
+    assert len(said) < 300
+    assert (await _send(sender, receiver.url, may_quote=False)).error == "answered 400"
+
+
+async def test_a_compressed_answer_is_not_unpacked(sender: Sender, receiver: Receiver) -> None:
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    receiver.answer = lambda exchange: exchange.reply(200, bomb, content_encoding="gzip")
+    assert (await _send(sender, receiver.url)).is_taken
+
+
+async def test_an_endless_answer_is_left_unread(sender: Sender, receiver: Receiver) -> None:
+    receiver.answer = receiver.flood
+    assert (await _send(sender, receiver.url)).is_taken
+    # Buffers on the way hold some; a sender that read on would take gigabytes before its time is up.
+    assert receiver.written < 32 * 1024 * 1024
+
+
+async def test_an_answer_that_drips_has_been_given(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_BODY_SECONDS", 0.2)
+    receiver.answer = receiver.drip
+    assert await _send(sender, receiver.url) == Answer(status=200)
+
+
+@pytest.mark.parametrize("way", ["hang", "drip_headers"])
+async def test_a_receiver_that_never_comes_to_a_status_runs_out_of_time(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(sending, "TRY_SECONDS", 0.3)
+    receiver.answer = getattr(receiver, way)
+    assert await _send(sender, receiver.url) == Answer(error="no answer within 0.3 s")
+
+
+def _half(exchange: Exchange) -> None:
+    exchange.write(b"HTTP/1.1 2")
+    exchange.end()
+
+
+def _nonsense(exchange: Exchange) -> None:
+    exchange.write(b"\x16\x03\x01 what?\r\n\r\n")
+    exchange.end()
+
+
+def _huge_header(exchange: Exchange) -> None:
+    exchange.reply(200, x_more="x" * 1_000_000)
+
+
+@pytest.mark.parametrize("answer", [Exchange.reset, _half, _nonsense, _huge_header])
+async def test_a_receiver_that_breaks_off_or_talks_nonsense_has_not_taken_it(
+    sender: Sender, receiver: Receiver, answer: Answering
+) -> None:
+    receiver.answer = answer
+    failed = await _send(sender, receiver.url)
+
+    assert (failed.status, failed.is_taken) == (None, False)
+    assert failed.error.split(":")[0] in {"ReadError", "RemoteProtocolError"}
+    receiver.answer = answering(200)
+    assert (await _send(sender, receiver.url)).is_taken
+
+
+async def test_a_receiver_that_is_down_is_an_answer_too(sender: Sender) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))  # and nobody listens
+        answer = await _send(sender, f"https://{HOST}:{taken.getsockname()[1]}/")
+    assert answer.error.startswith("ConnectError: ")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        ("Fri, 15 Jan 2027 08:01:00", 60.0),
+        ("9" * 400, 86_400.0),
+        (formatdate(NOW + 10**8, usegmt=True), 86_400.0),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("²", None),
+        ("Fri, 99 Jan 2027 08:01:00 GMT", None),
+    ],
+)
+async def test_retry_after_is_read_as_seconds_or_as_a_date(
+    sender: Sender, receiver: Receiver, header: str, seconds: float | None
+) -> None:
+    receiver.answer = lambda exchange: exchange.reply(503, retry_after=header.encode("utf-8").decode("latin-1"))
+    assert (await _send(sender, receiver.url)).retry_after == seconds
+
+
+async def test_many_at_once_share_connections(sender: Sender, receiver: Receiver) -> None:
+    for _ in range(3):
+        answers = await asyncio.gather(*(_send(sender, receiver.url) for _ in range(20)))
+        assert all(answer.is_taken for answer in answers)
+    assert len(receiver.heard) == 60
+
+
+async def test_an_internal_host_may_speak_plain_http() -> None:
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(hear, HOST, 0)
+    url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
+    async with server, Sender([HOST]) as inside, Sender([]) as outside:
+        assert (await _send(inside, url)).is_taken
+        with pytest.raises(ConfigError, match="https://"):
+            await partial(_send, outside)(url)
