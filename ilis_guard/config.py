@@ -13,6 +13,7 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.models.prompts import QUESTION
 from ilis_guard.models.weights import PREFIX as PACKAGED
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
+from ilis_guard.review.page import PageSettings, are_token_hashes
 from ilis_guard.review.settings import EXPIRE, TEMPLATES, moves_in_a_circle
 from ilis_guard.strict_yaml import Document
 from ilis_guard.types import Precision
@@ -73,6 +74,8 @@ class ReviewConfig(_Section):
     """Who hears of what happens to tickets."""
     internal_hosts: tuple[str, ...] = ()
     """Hosts in the operator's own network that receivers may be on; all others are public, and reached by https."""
+    page: PageSettings | None = None
+    """Where people look at tickets and give verdicts."""
 
     @property
     def storage_url(self) -> str:
@@ -103,7 +106,8 @@ class ReviewConfig(_Section):
         """
         from ilis_guard.review.worker import Deliverer  # with httpx and Jinja, which only workers need
 
-        return Deliverer(queue, internal_hosts=self.internal_hosts)
+        page = None if self.page is None else self.page.url
+        return Deliverer(queue, internal_hosts=self.internal_hosts, page=page)
 
 
 class GuardConfig(_Section):
@@ -189,6 +193,8 @@ def _review_problems(document: Document, review: ReviewConfig | None) -> Iterato
     yield from _queue_problems(document, review.queues)
     if review.receivers or review.internal_hosts:
         yield from _receiver_problems(document, review)
+    if review.page is not None:
+        yield from _page_problems(document, review.page)
 
 
 def _queue_problems(document: Document, queues: Sequence[QueueSettings]) -> Iterator[str]:
@@ -222,6 +228,26 @@ def _receiver_problems(document: Document, review: ReviewConfig) -> Iterator[str
             yield f"{document.place((*keys, key) if has_key else keys)}: {where}.{key}: {what}"
 
 
+def _page_problems(document: Document, page: PageSettings) -> Iterator[str]:
+    yield from _repeated(document, ("review", "page", "reviewers"), [reviewer.name for reviewer in page.reviewers])
+    for index, reviewer in enumerate(page.reviewers):
+        keys, where = ("review", "page", "reviewers", index), f"review.page.reviewers[{index}]"
+        if reviewer.token is None and page.proxy is None:
+            what = "without a `token`, and with no `proxy` that signs people in, nobody gets in by this name; add one"
+            yield f"{document.place(keys)}: {where}: {what}"
+        elif reviewer.token is not None and not _is_token(reviewer.token):
+            what = "not a token's hash (sha256:...), nor where one stands; make one with `ilis-guard reviewer-token`"
+            yield f"{document.place((*keys, 'token'))}: {where}.token: {what}"
+    if page.verdict_secret is not None and not secrets.is_reference(page.verdict_secret):
+        place = document.place(("review", "page", "verdict_secret"))
+        what = "say where the secret stands, `${NAME}` in the environment or `file:PATH`, and not the secret itself"
+        yield f"{place}: review.page.verdict_secret: {what}"
+
+
+def _is_token(text: str) -> bool:
+    return secrets.is_reference(text) or are_token_hashes(text)
+
+
 def _repeated(document: Document, keys: tuple[str, ...], names: Sequence[str]) -> Iterator[str]:
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -253,7 +279,9 @@ def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:
     review = config.review
     if review is not None:
         receivers = tuple(_receiver(receiver, folder) for receiver in review.receivers)
-        review = review.model_copy(update={"storage": _storage(review.storage, folder), "receivers": receivers})
+        page = None if review.page is None else _page(review.page, folder)
+        changes = {"storage": _storage(review.storage, folder), "receivers": receivers, "page": page}
+        review = review.model_copy(update=changes)
     return config.model_copy(update={"tiers": tiers, "review": review, "policy": _policy(config.policy, folder)})
 
 
@@ -283,6 +311,18 @@ def _receiver(receiver: ReceiverSettings, folder: Path) -> ReceiverSettings:
     if receiver.template not in TEMPLATES:
         places["template"] = str(_path(receiver.template, folder))
     return receiver.model_copy(update=places)
+
+
+def _page(page: PageSettings, folder: Path) -> PageSettings:
+    reviewers = tuple(
+        reviewer.model_copy(update={"token": _reference(reviewer.token, folder)}) for reviewer in page.reviewers
+    )
+    secret = _reference(page.verdict_secret, folder)
+    return page.model_copy(update={"reviewers": reviewers, "verdict_secret": secret})
+
+
+def _reference(text: str | None, folder: Path) -> str | None:
+    return None if text is None else secrets.with_absolute_path(text, folder)
 
 
 def _storage(storage: str, folder: Path) -> str:

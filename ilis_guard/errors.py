@@ -78,6 +78,10 @@ class ReviewError(IlisGuardError):
     """The human queue can't do what was asked."""
 
 
+class QueueStorageError(ReviewError):
+    """The queue's database failed, or what was to be written into it is no text or number that it takes."""
+
+
 class TicketNotFoundError(ReviewError):
     """No ticket has this id."""
 

@@ -58,6 +58,17 @@ DELIVERIES_HELD_UP: Final = "ilis_guard.deliveries.held_up"
 DELIVERIES_ORPHANED: Final = "ilis_guard.deliveries.orphaned"
 """A warning: deliveries wait for a receiver that guard.yaml doesn't name. Fields: receiver, deliveries."""
 
+REQUEST_FAILED: Final = "ilis_guard.request.failed"
+"""The server refused a request or failed. Fields: request, method, path, status, error, and where for a defect."""
+SIGNED_IN: Final = "ilis_guard.signed_in"
+"""Somebody signed in to the reviewers' page, by `token` or through the `proxy`. Fields: name, how."""
+SIGNED_OUT: Final = "ilis_guard.signed_out"
+"""Fields: name."""
+SIGN_IN_REFUSED: Final = "ilis_guard.sign_in.refused"
+"""A warning: the token was wrong, or too many wrong ones came from there. Fields: address, why."""
+REVIEWER_SHUT_OUT: Final = "ilis_guard.reviewer.shut_out"
+"""An error: the hash of somebody's token isn't where guard.yaml says it is. Fields: name, error."""
+
 
 def log() -> Any:
     """The package's logger.

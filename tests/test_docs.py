@@ -10,6 +10,7 @@ from ilis_guard.config import read_config
 from ilis_guard.policy import Facts
 
 ROOT = Path(__file__).parents[1]
+TEMPLATES = ROOT / "adapters" / "ilis_guard_server" / "templates"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -45,6 +46,29 @@ def test_the_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(block)
     config = read_config(tmp_path / "guard.yaml")
     assert [tier.name for tier in config.tiers] == ["small", "remote"]
+
+
+def test_the_reviewers_page_in_the_documentation_is_one(tmp_path: Path) -> None:
+    (block,) = blocks("docs/reviewers-page.md", "yaml")
+    (tmp_path / "guard.yaml").write_text(block)
+    review = read_config(tmp_path / "guard.yaml").review
+    assert review is not None
+    assert review.page is not None
+    assert [(one.name, one.role) for one in review.page.reviewers] == [
+        ("ana", "reviewer"),
+        ("ben", "reviewer"),
+        ("vera", "viewer"),
+    ]
+
+
+def test_the_keys_in_the_documentation_are_those_of_the_page() -> None:
+    rows = re.findall(r"^\| ((?:`[^`]+` ?)+)\|", (ROOT / "docs/reviewers-page.md").read_text(), flags=re.MULTILINE)
+    documented = {key for row in rows for key in re.findall("`([^`]+)`", row)}
+    listed = re.search("<dl class=.keys.>(.*?)</dl>", (TEMPLATES / "base.html").read_text(), flags=re.DOTALL)
+    assert listed is not None
+    assert documented == set(re.findall("<kbd>(.*?)</kbd>", listed[1]))
+    heard = "".join((TEMPLATES / name).read_text() for name in ("base.html", "ticket.html", "standing.html"))
+    assert documented == {*re.findall('data-key="(.)"', heard), "j", "k", "Esc"}
 
 
 def test_the_readme_has_no_gap_left_to_fill() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ilis_guard import __version__, views
-from ilis_guard.cli import asking, deliveries, lab, models, policy, queue
+from ilis_guard.cli import asking, deliveries, lab, models, policy, queue, serve
 from ilis_guard.cli.terminal import configure_logs, err, out
 from ilis_guard.errors import IlisGuardError
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for group in (asking, lab, models, policy, queue):
+for group in (asking, lab, models, policy, queue, serve):
     app.add_typer(group.commands)
 queue.commands.add_typer(deliveries.commands)
 EXIT_BAD_INPUT = 2

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from ilis_guard.errors import FitError
 from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.metrics import held_out
-from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, write_bundle
+from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, TypicalMaps, write_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
@@ -81,6 +81,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
         shift=_shift_reference(harvest, stage, splits["train"], splits["calibration"]),
+        typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" else None,
     )
     names = np.array(harvest.datasets)
     datasets = _dataset_rows(names, wrong, seen)
@@ -194,6 +195,16 @@ def _baseline(
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(statistics[seen], wrong[seen])
     uncertainty: Float64[np.ndarray, " rows"] = model.predict_proba(statistics)[:, 1]
     return uncertainty
+
+
+def _typical_maps(harvest: Harvest, calibration: Rows) -> TypicalMaps:
+    def typical(rows: Rows) -> tuple[tuple[float, ...], ...]:
+        logarithms = np.log1p(harvest.signatures["mean"][rows], dtype=np.float64)
+        # Four decimals are more than a colour shows.
+        nats = np.expm1(logarithms.mean(axis=0)).round(4)
+        return tuple(map(tuple, nats.tolist()))
+
+    return TypicalMaps(right=typical(calibration & ~harvest.wrong), wrong=typical(calibration & harvest.wrong))
 
 
 def _shift_reference(harvest: Harvest, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:

@@ -1,6 +1,6 @@
 """Looking at the queue: tickets by what they are like, one with everything, and how many there are."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -31,7 +31,14 @@ class QueueCounts:
 
 
 def listed(
-    ledger: Ledger, *, state: TicketState | None, queue: str | None, claimed_by: str | None, limit: int, now: float
+    ledger: Ledger,
+    *,
+    state: TicketState | None,
+    queue: str | None,
+    claimed_by: str | None,
+    is_overdue: bool,
+    limit: int,
+    now: float,
 ) -> Sequence[Row[Any]]:
     """See `ReviewQueue.list`."""
     if state is not None and state not in get_args(TicketState):
@@ -47,18 +54,26 @@ def listed(
         query = query.where(tickets.c.queue == queue)
     if claimed_by is not None:
         query = query.where(tickets.c.claimed_by == claimed_by, _stands("claimed", now))
+    if is_overdue:
+        query = query.where(_is_overdue(now))
     with ledger.reading() as connection:
         return connection.execute(query).all()
 
 
+def prompts(ledger: Ledger, ids: Collection[str]) -> dict[str, str]:
+    """See `ReviewQueue.prompts`."""
+    query = select(tickets.c.id, tickets.c.request).where(tickets.c.id.in_(ids))
+    with ledger.reading() as connection:
+        return {row.id: str(row.request["messages"][-1]["content"]) for row in connection.execute(query)}
+
+
 def counts(ledger: Ledger, *, now: float) -> list[QueueCounts]:
     """See `ReviewQueue.counts`."""
-    waits = tickets.c.state == "open"
     query = select(
         tickets.c.queue,
         _count(_stands("open", now), "open"),
         _count(_stands("claimed", now), "claimed"),
-        _count(and_(waits, tickets.c.due_at <= now), "overdue"),
+        _count(_is_overdue(now), "overdue"),
         _count(_stands("resolved", now), "resolved"),
         _count(_stands("expired", now), "expired"),
     )
@@ -86,6 +101,11 @@ def _stands(state: TicketState, now: float) -> ColumnElement[bool]:
     if state == "open":
         return and_(tickets.c.state == "open", or_(tickets.c.claimed_until.is_(None), tickets.c.claimed_until <= now))
     return tickets.c.state == state
+
+
+def _is_overdue(now: float) -> ColumnElement[bool]:
+    """Whether a ticket waits although its time is up, claimed or not."""
+    return and_(tickets.c.state == "open", tickets.c.due_at <= now)
 
 
 def _count(condition: ColumnElement[bool], name: str) -> Any:

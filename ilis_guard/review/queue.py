@@ -4,7 +4,7 @@ import asyncio
 import builtins
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -153,6 +153,7 @@ class ReviewQueue:
         state: TicketState | None = None,
         queue: str | None = None,
         claimed_by: str | None = None,
+        is_overdue: bool = False,
         limit: int = 50,
     ) -> builtins.list[Ticket]:
         """The most urgent tickets first: by priority, then by due time, then by age.
@@ -161,14 +162,31 @@ class ReviewQueue:
             state: only tickets in this state; None for all.
             queue: only tickets of this queue; None for all.
             claimed_by: only tickets that this reviewer has in hand; None for all.
+            is_overdue: only tickets that wait although their time is up, claimed or not.
             limit: at most so many tickets, at least 1.
 
         Raises:
             ReviewError: the state or the limit makes no sense, or the tickets can't be read.
         """
         now = self._ledger.clock()
-        rows = listing.listed(self._ledger, state=state, queue=queue, claimed_by=claimed_by, limit=limit, now=now)
+        rows = listing.listed(
+            self._ledger,
+            state=state,
+            queue=queue,
+            claimed_by=claimed_by,
+            is_overdue=is_overdue,
+            limit=limit,
+            now=now,
+        )
         return [ticket_of(row, now=now) for row in rows]
+
+    def prompts(self, ids: Collection[str]) -> dict[str, str]:
+        """What was asked: the user's last turn, by the whole ids of these tickets; unknown ones are left out.
+
+        Raises:
+            ReviewError: the tickets can't be read.
+        """
+        return listing.prompts(self._ledger, ids)
 
     def counts(self) -> builtins.list[QueueCounts]:
         """How many tickets each queue has, by state; queues in the order of their names.

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Table, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from ilis_guard.errors import ReviewError
+from ilis_guard.errors import QueueStorageError, ReviewError
 from ilis_guard.review.database import EXAMPLE, Database
 from ilis_guard.review.migrating import make_tables, upgrade
 from ilis_guard.review.postgresql import PostgreSQL
@@ -161,8 +161,8 @@ class Storage:
             # Values that no column takes: NaN, half a surrogate pair, what is no JSON, huge integers.
             raise self._failure(error) from error
 
-    def _failure(self, error: BaseException) -> ReviewError:
-        return ReviewError(f"the review queue {self._database.name} failed: {self._database.described(error)}")
+    def _failure(self, error: BaseException) -> QueueStorageError:
+        return QueueStorageError(f"the review queue {self._database.name} failed: {self._database.described(error)}")
 
 
 def migrate(url: str) -> tuple[str | None, str]:

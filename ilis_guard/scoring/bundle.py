@@ -3,7 +3,7 @@
 bundle.json       metadata: what it was fitted to, features, calibration, held-out figures
 trees.txt         the LightGBM model
 calibration.json  uncertainty and outcome of each calibration row: the trees never saw them, the calibration map (three
-                  numbers, order kept) was fitted to them
+                  numbers, order kept) was fitted to them; and what their maps look like on average
 """
 
 import hashlib
@@ -73,12 +73,34 @@ class DatasetRows(_Part):
     wrong, which flatters any score that knows the dataset."""
 
 
+Divergences = tuple[tuple[Annotated[float, Field(ge=0)], ...], ...]
+"""A map in JSON: rows of divergences, nats."""
+
+
+class TypicalMaps(_Part):
+    """What the `mean` signatures of right and of wrong calibration answers look like, for people to compare with.
+
+    Averaged as logarithms of 1 + nats, in which single answers don't drown the others, and given in nats.
+    """
+
+    right: Divergences
+    wrong: Divergences
+
+    @model_validator(mode="after")
+    def _are_square_and_alike(self) -> "TypicalMaps":
+        if {len(row) for row in (*self.right, *self.wrong)} != {len(self.right)} or len(self.wrong) != len(self.right):
+            raise ValueError("the typical maps must be square, and as large as one another")
+        return self
+
+
 class CalibrationSet(_Part):
     """Rows kept for thresholds, recalibration and shift."""
 
     uncertainty: tuple[Annotated[float, Field(ge=0, le=1)], ...]
     wrong: tuple[bool, ...]
     shift: ShiftReference
+    typical: TypicalMaps | None = None
+    """None in bundles that were fitted before there were any."""
 
     @model_validator(mode="after")
     def _has_one_length(self) -> "CalibrationSet":

@@ -1,5 +1,6 @@
 """guard.yaml: every problem with its place, and where its paths start."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,3 +292,49 @@ def test_a_template_starts_at_the_files_folder(write: Callable[[str], Path], tmp
     review = read_config(path).review
     assert review is not None
     assert [receiver.template for receiver in review.receivers] == ["generic", str(tmp_path / "forms" / "own.j2")]
+
+
+PAGE = HEAD + TIER + "review:\n  storage: sqlite:///t.db\n  page:\n    url: https://review.example.org/\n"
+HASH = "sha256:" + 64 * "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what"),
+    [
+        (PAGE.replace("https", "http"), "9:10", "the page needs https, or http on this machine alone"),
+        (PAGE.replace("org/", "org/sub"), "9:10", "an address is a scheme, a host and perhaps a port"),
+        (PAGE.replace("https://", "https://me:it@"), "9:10", "an address is a scheme, a host and perhaps a port"),
+        (PAGE + "    reviewers: [{name: ana}]\n", "10:17", "reviewers[0]: without a `token`, and with no `proxy`"),
+        (PAGE + "    reviewers: [{name: ana, token: hunter2}]\n", "10:36", "reviewers[0].token: not a token's hash"),
+        (
+            PAGE + f"    reviewers: [{{name: a, token: '{HASH}'}}, {{name: a, token: '{HASH}'}}]\n",
+            "10:117",
+            "review.page.reviewers[1].name: duplicate name 'a'",
+        ),
+        (PAGE + f"    reviewers: [{{name: a, token: '{HASH}', role: boss}}]\n", "10:115", "role: should be 'reviewer'"),
+        (PAGE + "    proxy: {header: X-User, addresses: [nowhere]}\n", "10:41", "'nowhere' does not appear to be"),
+        (PAGE + "    proxy: {header: X-User, addresses: []}\n", "10:40", "addresses: "),
+        (PAGE + "    verdict_secret: hunter2\n", "10:21", "verdict_secret: say where the secret stands"),
+    ],
+)
+def test_a_page_that_is_wrong_is_refused_with_its_place(
+    write: Callable[[str], Path], text: str, place: str, what: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f":{place}: ")) as caught:
+        read_config(write(text))
+    assert what in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_page_says_where_its_tickets_are_and_where_its_secrets_stand(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    text = PAGE + "    reviewers: [{name: ana, token: 'file:ana.hash'}]\n    verdict_secret: file:verdicts\n"
+    review = read_config(write(text)).review
+    assert review is not None
+    assert review.page is not None
+    assert review.page.ticket_url("3f") == "https://review.example.org/tickets/3f"
+    assert [(one.name, one.role, one.token) for one in review.page.reviewers] == [
+        ("ana", "reviewer", f"file:{tmp_path}/ana.hash")
+    ]
+    assert review.page.verdict_secret == f"file:{tmp_path}/verdicts"

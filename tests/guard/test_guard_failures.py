@@ -188,7 +188,7 @@ def test_an_escalation_to_a_database_that_is_gone_abstains(build: Callable[..., 
     queue.close()
     made = guard.decide(QUESTION)
     assert (made.action, made.text, made.ticket) == (Action.ABSTAIN, "", None)
-    assert "abstained: the ticket couldn't be stored: ReviewError: " in made.reasons[-1]
+    assert "abstained: the ticket couldn't be stored: QueueStorageError: " in made.reasons[-1]
 
 
 def test_a_request_whose_model_failed_can_be_escalated(build: Callable[..., Guard]) -> None:

@@ -14,6 +14,7 @@ HEAD = "version: 1\npolicy: default\ntiers: [{name: a, model: m}]\nreview:\n  st
 Q = HEAD + "  queues:\n    - "
 R = HEAD + "  receivers:\n    - "
 URL = ", url: 'https://x.example'}"
+SIGNED = ", secret: '${KEY}'"
 
 
 @pytest.fixture
@@ -51,7 +52,11 @@ def review_in(path: Path) -> ReviewConfig:
         (R + "{name: a}\n", "7:7", "the key 'url' is missing"),
         (R + "{name: a b" + URL + "\n", "7:14", "receivers[0].name: "),
         (R + "{name: a, events: [ticket.closed]" + URL + "\n", "7:26", "got 'ticket.closed'"),
-        (R + "{name: a" + URL + "\n    - {name: a" + URL + "\n", "8:14", "receivers[1].name: duplicate name 'a'"),
+        (
+            R + "{name: a" + SIGNED + URL + "\n    - {name: a" + SIGNED + URL + "\n",
+            "8:14",
+            "receivers[1].name: duplicate name 'a'",
+        ),
         (R + "{name: a, secret: s3cret" + URL + "\n", "7:25", "`${NAME}` in the environment or `file:PATH`"),
     ],
 )
@@ -89,11 +94,12 @@ def test_a_receiver_hears_of_everything_unless_it_chooses(write: Callable[[str],
     path = write(
         R
         + "{name: all"
+        + SIGNED
         + URL
         + "\n    - {name: some, url: 'file:hook', secret: 'file:key', events: [ticket.resolved], queues: [legal]}\n"
     )
     all_, some = review_in(path).receivers
-    assert (all_.events, all_.queues, all_.secret) == (EVENTS, None, None)
+    assert (all_.events, all_.queues, all_.secret) == (EVENTS, None, "${KEY}")
     assert all(all_.hears(event, ["any"]) for event in EVENTS)
     assert (some.url, some.secret) == (f"file:{tmp_path}/hook", f"file:{tmp_path}/key")
     assert some.hears("ticket.resolved", ["other", "legal"])

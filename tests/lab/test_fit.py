@@ -406,3 +406,15 @@ def test_where_no_dataset_would_count_all_do(tmp_path: Path) -> None:
     metadata = fit(replace(ROWS, datasets=tuple(names)), tmp_path / "bundle")
     assert all(known.counted for known in metadata.datasets.values())
     assert metadata.held_out.rows == metadata.rows["test"]
+
+
+def test_typical_maps_are_those_of_the_calibration_rows(tmp_path: Path) -> None:
+    harvest = made(600, signal=2.0)
+    fit(harvest, tmp_path / "bundle")
+    typical = read_bundle(str(tmp_path / "bundle")).calibration_set.typical
+    assert typical is not None
+    calibration = module._split(harvest.datasets, 0)["calibration"]
+    for outcome, found in ((False, typical.right), (True, typical.wrong)):
+        rows = harvest.signatures["mean"][calibration & (harvest.wrong == outcome)].astype(np.float64)
+        assert np.array(found) == pytest.approx(np.exp(np.log(1 + rows).mean(axis=0)) - 1, abs=1e-4)
+    assert np.mean(typical.wrong) > 2 * np.mean(typical.right)

@@ -127,6 +127,45 @@ def test_the_list_is_oldest_first_and_filters(review: ReviewQueue, escalate: Cal
     assert review.list(queue="nobody's") == []
 
 
+def test_prompts_are_read_without_attempts(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    turns = [
+        Message(role="user", content="q"),
+        Message(role="assistant", content="a"),
+        Message(role="user", content="r"),
+    ]
+    first, second = escalate("d1"), escalate("d2", request=Request.of(turns))
+    escalate("d3")
+    assert review.prompts([first.id, second.id, "f" * 32]) == {
+        first.id: "What is the boiling point of gallium?",
+        second.id: "r",
+    }
+    assert review.prompts([]) == {}
+
+
+def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
+    now = [1000.0]
+    with ReviewQueue(url, clock=lambda: now[0]) as review:
+        late, claimed, _in_time, resolved, _without = (
+            review.escalate(
+                decision=f"d{number}",
+                request=Request.of("q"),
+                attempts=[Attempt(tier="small", text="a")],
+                queue="chemists",
+                policy="p",
+                rule=None,
+                reasons=[],
+                due=due,
+            )
+            for number, due in enumerate([20, 10, 100, 10, None])
+        )
+        review.claim(claimed.id, reviewer="ana")
+        review.resolve(resolved.id, Verdict.ACCEPT)
+        now[0] += 50
+        assert [ticket.id for ticket in review.list(is_overdue=True)] == [claimed.id, late.id]
+        assert [ticket.id for ticket in review.list(is_overdue=True, claimed_by="ana")] == [claimed.id]
+        assert [(counts.overdue, counts.claimed) for counts in review.counts()] == [(2, 1)]
+
+
 def test_a_list_of_nonsense_is_refused(review: ReviewQueue) -> None:
     with pytest.raises(ReviewError, match="got the state 'closed'"):
         review.list(state="closed")  # type: ignore[arg-type]

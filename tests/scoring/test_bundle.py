@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from ilis_guard import scoring
 from ilis_guard.errors import BundleError
-from ilis_guard.scoring import Bundle, BundleMetadata, read_bundle, write_bundle
+from ilis_guard.scoring import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
 from ilis_guard.scoring.bundle import CalibrationSet
 
 FILES = {"bundle.json", "trees.txt", "calibration.json"}
@@ -207,3 +208,31 @@ def test_nothing_in_the_room_can_load_a_pickle() -> None:
             calls = {"load", "eval", "exec", "compile", "fromfile", "memmap", "__import__", "import_module"}
             regex = isinstance(node, ast.Call) and ast.unparse(node.func) == "re.compile"
             assert not named & (forbidden | calls) or regex, f"{file.name}:{getattr(node, 'lineno', 0)}"
+
+
+def test_typical_maps_come_back_and_a_bundle_without_them_is_still_one(bundle: Bundle, tmp_path: Path) -> None:
+    assert bundle.calibration_set.typical is None
+    typical = TypicalMaps(right=((0.0, 1.5), (2.0, 0.0)), wrong=((0.0, 3.0), (4.25, 0.0)))
+    write_bundle(
+        bundle.metadata,
+        bundle.trees,
+        bundle.calibration_set.model_copy(update={"typical": typical}),
+        tmp_path / "typical",
+    )
+    assert read_bundle(str(tmp_path / "typical")).calibration_set.typical == typical
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (((0.0, 1.0),), ((0.0, 1.0),)),
+        (((0.0, 1.0), (1.0, 0.0)), ((0.0,),)),
+        (((0.0, 1.0), (1.0,)), ((0.0, 1.0), (1.0, 0.0))),
+        (((-0.1,),), ((0.0,),)),
+    ],
+)
+def test_typical_maps_that_are_none_are_refused(
+    right: tuple[tuple[float, ...], ...], wrong: tuple[tuple[float, ...], ...]
+) -> None:
+    with pytest.raises(ValidationError):
+        TypicalMaps(right=right, wrong=wrong)

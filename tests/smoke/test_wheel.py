@@ -1,5 +1,6 @@
 """What an installed wheel must be able to do. Also run alone, with `python -Im pytest`, where only the wheel is."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -55,6 +56,16 @@ def test_the_queues_migrations_come_along(tmp_path: Path) -> None:
     assert (before, migrate(url)) == (None, (after, after))
     with ReviewQueue(url) as queue:
         assert queue.list() == []
+
+
+def test_the_page_comes_along_with_its_templates_and_scripts() -> None:
+    # Without importing it: the libraries that it needs are an extra.
+    found = importlib.util.find_spec("ilis_guard_server")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    folder = Path(found.submodule_search_locations[0])
+    for name in ("templates/ticket.html", "static/page.css", "static/page.js", "static/htmx.min.js"):
+        assert (folder / name).is_file(), name
 
 
 def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> None:

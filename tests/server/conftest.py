@@ -1,0 +1,139 @@
+"""A real server on a free port, a real queue behind it, and three people who may sign in."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import uvicorn
+
+from ilis_guard import Guard, Policy, Tier
+from ilis_guard.review import QueueSettings, ReviewQueue
+from ilis_guard.review.page import PageSettings, ReviewerSettings, token_hash
+from ilis_guard.scoring import TypicalMaps
+from ilis_guard.testing import FakeModel, FixedScorer
+from ilis_guard.types import Generation, Score, Ticket
+from ilis_guard_server import create_app
+from ilis_guard_server.serving import server_settings
+from tests.website import SECRET, TOKENS, Clock, Site, lifelike
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "tickets.db"
+
+
+@pytest.fixture
+def review(database: Path, clock: Clock) -> Iterator[ReviewQueue]:
+    queues = [QueueSettings(name="urgent", priority=10, due=600.0), QueueSettings(name="default", lease=900.0)]
+    with ReviewQueue(f"sqlite:///{database}", queues=queues, clock=clock) as queue:
+        yield queue
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    return Policy.load("default")
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> PageSettings:
+    monkeypatch.setenv("VERDICT_SECRET", SECRET)
+    return PageSettings(
+        url="http://127.0.0.1:8000",
+        reviewers=tuple(
+            ReviewerSettings(name=name, role="viewer" if name == "vera" else "reviewer", token=token_hash(token))
+            for name, token in TOKENS.items()
+        ),
+        verdict_secret="${VERDICT_SECRET}",
+    )
+
+
+Start = Callable[..., AbstractContextManager[Site]]
+
+
+@pytest.fixture
+def start(review: ReviewQueue, policy: Policy, clock: Clock) -> Start:
+    """Starts a server with these settings."""
+
+    @contextmanager
+    def start_one(settings: PageSettings, **changes: Any) -> Iterator[Site]:
+        typical = {"large": TypicalMaps(right=_nats(lifelike(3)), wrong=_nats(1.6 * lifelike(4)))}
+        app = create_app(settings, review=review, policy=policy, typical=typical, clock=clock, **changes)
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()  # who comes before the server takes requests waits
+            port = listening.getsockname()[1]
+            server = uvicorn.Server(server_settings(app, host="127.0.0.1", port=port))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            site = Site(f"http://127.0.0.1:{port}")
+            try:
+                yield site
+            finally:
+                site.close()
+                server.should_exit = True
+                thread.join()
+
+    return start_one
+
+
+@pytest.fixture
+def site(start: Start, settings: PageSettings) -> Iterator[Site]:
+    with start(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """What was logged, from all threads."""
+    with structlog.testing.capture_logs() as events:
+        yield events
+    structlog.reset_defaults()
+
+
+Ask = Callable[..., Ticket]
+
+
+@pytest.fixture
+def ask(review: ReviewQueue, policy: Policy) -> Ask:
+    """Asks a guard that is in two minds about everything, so that its real policy escalates."""
+
+    def ask_one(question: str, answer: str = "2400 °C", *, uncertainty: float = 0.62, **labels: Any) -> Ticket:
+        guard = Guard(
+            tiers=[
+                _tier("small", f"{answer}?", Score(uncertainty=0.71, shift=0.31), seed=1),
+                _tier("large", answer, Score(uncertainty=uncertainty, shift=0.44), seed=2),
+            ],
+            policy=policy,
+            review=review,
+        )
+        ticket = guard.decide(question, labels=labels).ticket
+        assert ticket is not None
+        return ticket
+
+    return ask_one
+
+
+def _nats(signature: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, signature.tolist()))
+
+
+def _tier(name: str, answer: str, score: Score, *, seed: int) -> Tier:
+    generation = Generation(
+        text=answer,
+        tokens=len(answer.split()),
+        prompt_tokens=9,
+        finish_reason="stop",
+        seconds=0.2,
+        signatures={"prompt": lifelike(seed), "mean": lifelike(seed + 10), "last": lifelike(seed + 20)},
+    )
+    return Tier(name=name, model=FakeModel([generation]), scorer=FixedScorer(score))
