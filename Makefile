@@ -49,10 +49,11 @@ harvests/%.parquet: harvests/world-facts.jsonl
 ilis_guard/bundles/%/bundle.json: harvests/%.parquet
 	.venv/bin/ilis-guard fit $< --to $(@D)
 
-benchmarks: .venv/.ready
+benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.overhead
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.memory
+	.venv/bin/python -m benchmarks.deliveries
 
 # Builds the wheel, installs it in an environment of its own, and runs the smoke test there, away from the checkout.
 wheel-test: .venv/.ready-for-tests
