@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import csv
 import json
 import re
 import textwrap
@@ -138,3 +139,12 @@ def test_the_schedule_is_the_one_that_is_told() -> None:
     units = {"s": 1, "min": 60, "h": 3600}
     pauses = [float(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", told[1])]
     assert [0.0, *pauses] == list(SCHEDULE)
+
+
+def test_the_figures_are_those_that_were_measured() -> None:
+    with (Path(__file__).parents[2] / "benchmarks" / "results" / "deliveries.csv").open() as file:
+        measured = list(csv.DictReader(file))
+    assert [row["database"] for row in measured] == ["SQLite", "PostgreSQL"]
+    for row in measured:
+        assert f"{row['database']} {row['deliveries/s']}/s" in DOCUMENT
+        assert (row["deliveries"], row["lost"], row["duplicates"]) == ("10000", "0", "0")
