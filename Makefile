@@ -58,11 +58,12 @@ ilis_guard/bundles/%/bundle.json: harvests/%.parquet
 ilis_guard/bundles/%-prompt/bundle.json: harvests/%.parquet
 	.venv/bin/ilis-guard fit $< --stage prompt --to $(@D)
 
-benchmarks: .venv/.ready
+benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.overhead
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.memory
 	.venv/bin/python -m benchmarks.architectures
+	.venv/bin/python -m benchmarks.deliveries
 
 # Beside other libraries. The first run makes an environment for each of them under build/neighbours.
 neighbours: .venv/.ready

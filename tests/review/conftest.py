@@ -54,3 +54,9 @@ def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Recei
     with listening(tmp_path) as heard:
         monkeypatch.setenv("SSL_CERT_FILE", str(heard.authority))
         yield heard
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    """The URL of a queue that isn't there yet, for what SQLite alone is tested for."""
+    return f"sqlite:///{tmp_path}/tickets.db"

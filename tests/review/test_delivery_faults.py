@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,11 +268,6 @@ async def test_a_database_that_is_restarted_is_waited_for(receiver: Receiver) ->
 
             assert len(receiver.heard) == 50, "the worker remembered what had been taken when the database went"
             assert {row.id for row in rows(queue)} == set(receiver.ids)
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/tickets.db"
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
