@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Recording, Tap, locate, running
@@ -135,6 +135,30 @@ def test_rows_of_a_left_padded_batch_equal_single_runs(model: Any) -> None:
         assert torch.equal(answers[row], answer[0])
         assert_same_maps(found[row], expected)
         assert_same_statistics(found[row], expected)
+
+
+def test_rows_that_go_to_more_experts_in_one_pass_than_in_another_equal_single_runs() -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_local_experts=8,
+        initializer_range=0.3,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    experts = MixtralForCausalLM(config).eval()  # type: ignore[no-untyped-call]  # transformers types it partly
+    experts.set_experts_implementation("eager")  # adds up in place, expert by expert
+    rows = [PROMPT, [9], [8, 7, 6, 5, 4, 3, 2]]
+    answers, found, _ = generate(experts, rows, mode=torch.no_grad, max_new_tokens=12)
+    for row, prompt in enumerate(rows):
+        answer, (expected,), _ = generate(experts, [prompt], mode=torch.no_grad, max_new_tokens=12)
+        assert torch.equal(answers[row], answer[0])
+        assert_same_maps(found[row], expected)
 
 
 def passed(recorder: Recorder, model: Any, ids: Tensor) -> None:

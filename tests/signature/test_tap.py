@@ -95,6 +95,13 @@ def test_an_output_that_is_changed_in_place_for_once_is_an_error() -> None:
             tap.take()
 
 
+def test_a_module_may_work_in_place_on_its_own_output_as_often_as_it_likes() -> None:
+    module = Returns(lambda inputs: [inputs.add_(1) for _ in range(int(inputs.max()) + 1)][-1])
+    with Tap(points([module])) as tap, torch.no_grad():
+        outputs = [module(torch.full((2, 1, 4), float(times))) for times in (0, 0, 2, 1, 3, 0)]
+        assert torch.equal(tap.take(6)[:, :, :, 0], torch.stack(outputs))
+
+
 def test_several_passes_are_taken_at_once_in_their_order() -> None:
     modules = linears()
     with Tap(points(modules)) as tap, torch.no_grad():
