@@ -65,7 +65,7 @@ def generation_config(
 
 
 def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:
-    """Generate one token: transformers looks at some values (a temperature below 0) only then.
+    """Generate one token: transformers looks at some values (a temperature below 0) and caches only then.
 
     Raises:
         ModelError: it refuses one.
@@ -75,7 +75,7 @@ def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -
     try:
         with torch.no_grad():
             model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=one)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a cache of another kind wants a package or a device, and each says so in its own way
         raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
 
 

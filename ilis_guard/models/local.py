@@ -57,10 +57,10 @@ class LocalModel:
         if self._tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
             self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(self._end_tokens[0])
         self._decoding = generation_config(decoding, max_new_tokens=max_new_tokens, end_tokens=self._end_tokens)
-        if decoding:
-            try_out(checkpoint.model, self._decoding, decoding)
         # What transformers fills in for options that ours leaves open must not be the checkpoint's.
         self._model.generation_config = self._decoding
+        if decoding:
+            try_out(checkpoint.model, self._decoding, decoding)
         # A fast tokenizer's padding is a state of its own: two threads that set it at once make it raise.
         self._tokenizing = threading.Lock()
 

@@ -253,6 +253,7 @@ def test_sampling_is_reproducible_and_told_apart(tiny: LocalModel, tiny_folder: 
         ({"num_return_sequences": 2, "do_sample": True}, r"with beam search and its like"),
         ({"max_length": 5}, r"can't have \['max_length'\]: known are .*; the length is the tier's max_new_tokens"),
         ({"cache_implementation": "attic"}, r"transformers refuses the decoding"),
+        ({"cache_implementation": "quantized"}, r"transformers refuses the decoding .*optimum-quanto"),
         ({"do_sample": True, "temperature": -1.0}, r"transformers refuses the decoding .*strictly positive float"),
         ({"do_sample": True, "top_k": -3}, r"transformers refuses the decoding .*'top_k': -3"),
     ],
