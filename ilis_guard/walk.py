@@ -86,6 +86,9 @@ class Walk:
         elif isinstance(tier.model, StepwiseModel):
 
             def proceed(so_far: Generation) -> bool:
+                # Who was told no and asks again, as a repeated call does, isn't told yes.
+                if trial.early.ruling is not None:
+                    return False
                 trial.prompt_score = tier.score_prompt(so_far)
                 return self._proceeds(trial)
 

@@ -161,6 +161,20 @@ def test_a_text_is_read_as_well_as_its_tokens(
     near(base.read(ask("line"), "delta"), base.generate(ask("line")))
 
 
+def test_an_answer_is_read_up_to_its_end_and_no_further(
+    tiny: LocalModel, make_tiny: Callable[..., "TinyFolder"], ask: Ask
+) -> None:
+    folder = make_tiny(chat_template=None)
+    base = folder.load(prompt="word2 word3 {question}")
+    two_lines = [folder.ids[token] for token in ("delta", "\n", "epsilon")]
+    near(base.read(ask("line"), two_lines), base.generate(ask("line")))
+    ended = tiny.read(ask("long"), "one two three four five <eos> word9", finish_reason="length")
+    near(ended, tiny.generate(ask("long")))
+    assert ended.finish_reason == "stop"
+    with pytest.raises(ModelError, match="there is nothing to read"):
+        tiny.read(ask("long"), "<eos>")
+
+
 def test_what_the_model_wouldnt_say_is_less_likely(tiny: LocalModel, ask: Ask) -> None:
     said, unsaid = tiny.read(ask("short"), "Oslo").statistics, tiny.read(ask("short"), "word9").statistics
     assert said is not None

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Recording, Tap, locate, running
 
@@ -43,7 +44,7 @@ def generate(
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    with Tap(locate(model, LAYERS)) as tap, mode():
+    with Tap(locate(model, model.config.num_hidden_layers)) as tap, mode():
         recorder = Recorder(tap, end_tokens=end, special_tokens=special, temperature=1.0, every_token=True)
         defaults = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0}
         processors = [recorder] + ([lambda _ids, scores: look(recorder, scores)] if look else [])
@@ -138,20 +139,7 @@ def test_rows_of_a_left_padded_batch_equal_single_runs(model: Any) -> None:
 
 
 def test_rows_that_go_to_more_experts_in_one_pass_than_in_another_equal_single_runs() -> None:
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=99,
-        hidden_size=32,
-        intermediate_size=40,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        num_local_experts=8,
-        initializer_range=0.3,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    experts = MixtralForCausalLM(config).eval()  # type: ignore[no-untyped-call]  # transformers types it partly
+    experts = tiny("mixtral", {})
     experts.set_experts_implementation("eager")  # adds up in place, expert by expert
     rows = [PROMPT, [9], [8, 7, 6, 5, 4, 3, 2]]
     answers, found, _ = generate(experts, rows, mode=torch.no_grad, max_new_tokens=12)
