@@ -135,7 +135,9 @@ class Tap:
         if hidden.shape[1] != self._newest or hidden.is_inference():
             return hidden[:, -self._newest :].clone(), None
         lent, version = self._lent[at], hidden._version  # noqa: SLF001 - torch has no other name for it
-        if lent is not None and lent[0]._version == lent[1]:  # noqa: SLF001 - as above
+        # While the one before is held, only a module that writes into it again can give its memory once more.
+        is_new = lent is not None and lent[0].data_ptr() != hidden.data_ptr()
+        if lent is not None and is_new and lent[0]._version == lent[1]:  # noqa: SLF001 - as above
             self._lent[at], self._unchanged[at] = None, True
             return hidden, version
         self._lent[at] = (hidden, version)
