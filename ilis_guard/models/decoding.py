@@ -26,6 +26,7 @@ ALLOWED: Final = frozenset(
     }
 )
 """Options of transformers' GenerationConfig with which every token of an answer comes from a pass of its own."""
+SWITCHES: Final = ("do_sample", "use_cache")
 BEAMS: Final = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha", "assistant_model")
 
 
@@ -50,6 +51,9 @@ def generation_config(
             else f"known are {sorted(ALLOWED)!r}; the length is the tier's max_new_tokens"
         )
         raise ModelError(f"decoding can't have {refused!r}: {why}")
+    # In YAML 1.2 `no` is a word, and any word would switch them on.
+    if unclear := [name for name in SWITCHES if not isinstance(decoding.get(name, True), bool)]:
+        raise ModelError(f"decoding's {unclear[0]!r} must be true or false, got {decoding[unclear[0]]!r}")
     try:
         config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
             **{"do_sample": False, **decoding},

@@ -266,6 +266,8 @@ def test_sampling_is_reproducible_and_told_apart(tiny: LocalModel, tiny_folder: 
         ({"num_beams": 4}, r"decoding can't have \['num_beams'\]: with beam search"),
         ({"num_return_sequences": 2, "do_sample": True}, r"with beam search and its like"),
         ({"max_length": 5}, r"can't have \['max_length'\]: known are .*; the length is the tier's max_new_tokens"),
+        ({"do_sample": "no"}, r"decoding's 'do_sample' must be true or false, got 'no'"),
+        ({"use_cache": 0}, r"decoding's 'use_cache' must be true or false, got 0"),
         ({"cache_implementation": "attic"}, r"transformers refuses the decoding"),
         ({"cache_implementation": "quantized"}, r"transformers refuses the decoding .*optimum-quanto"),
         ({"do_sample": True, "temperature": -1.0}, r"transformers refuses the decoding .*strictly positive float"),
