@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ilis_guard.errors import ConfigError, ScoringError, TransientModelError
+from ilis_guard.errors import ConfigError, ModelError, ScoringError, TransientModelError
 from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
@@ -150,6 +150,21 @@ def test_a_model_that_goes_on_without_asking_gives_no_answer() -> None:
     assert (
         made.attempts[0].error == "ModelError: the model of the tier 'deaf' answered without asking whether to proceed"
     )
+
+
+def test_a_model_that_fails_once_it_was_told_no_is_a_failed_attempt_without_a_score() -> None:
+    class Failing(FakeModel):
+        def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+            super().generate(messages, proceed=proceed)
+            raise ModelError("can't stop")
+
+    policy = ROUTING + "  - {id: ask, when: uncertainty > 0.5, do: escalate}\n"
+    failing = Tier(name="only", model=Failing("yes"), scorer=FixedScorer(0.1), prompt_scorer=FixedScorer(0.97))
+    made = guard(failing, policy=policy).decide(QUESTION)
+    assert (made.action, made.rule, made.uncertainty) == (Action.ABSTAIN, None, None)
+    (attempt,) = made.attempts
+    assert (attempt.stage, attempt.error) == ("answer", "ModelError: can't stop")
+    assert attempt.prompt_score == Score(uncertainty=0.97, shift=1.0)
 
 
 def test_a_model_that_cant_stop_gives_no_answer() -> None:
