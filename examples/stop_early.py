@@ -17,16 +17,21 @@ def follow(path: str, tier_name: str, question: str) -> str:
     """Print tokens with the uncertainty so far; what came of the answer."""
     config = read_config(path)
     policy, tier = Policy.load(config.policy), load_tier(config.tier(tier_name))
+    action = Action.ABSTAIN
     with closing(tier.stream([Message(role="user", content=question)])) as steps:
         for step in steps:
             if step.score is None:
                 continue
             print(f"{step.token!r:>16}  {step.score.uncertainty:.2f}")
             facts = Facts(uncertainty=step.score.uncertainty, shift=step.score.shift, tier=tier.name)
-            hopeless = policy.evaluate(facts).action is Action.ABSTAIN
-            if hopeless and step.generation.tokens >= PATIENCE and step.generation.finish_reason is None:
+            action = policy.evaluate(facts).action
+            if (
+                action is Action.ABSTAIN
+                and step.generation.tokens >= PATIENCE
+                and step.generation.finish_reason is None
+            ):
                 return f"stopped after {step.generation.tokens} tokens"
-    return step.generation.text
+    return step.generation.text if action is Action.ANSWER else f"no answer: {action.value}"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import tenacity
 
+from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard, Review
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
@@ -220,9 +221,12 @@ def fake_guard(
 
     Raises:
         PolicyError: the policy is wrong.
-        ConfigError: the policy retries on a tier that doesn't exist, or looks at the score of prompts and none has one.
+        ConfigError: the policy retries on a tier that doesn't exist, or looks at the score of prompts and none has one,
+            or `prompts` names a tier that doesn't exist.
     """
     scored = prompts or {}
+    if unknown := sorted(set(scored) - set(tiers)):
+        raise ConfigError(f"prompts of the tiers {unknown!r} are scored, which don't exist; there are {list(tiers)!r}")
     return Guard(
         tiers=[_tier(name, told, scored.get(name)) for name, told in tiers.items()],
         policy=policy if isinstance(policy, Policy) else Policy.load(policy),

@@ -65,7 +65,8 @@ class Tier:
                 yield replace(step, score=self._score_so_far(step.generation))
 
     def _score_so_far(self, generation: Generation) -> Score | None:
-        if set(generation.signatures) == {"prompt"}:
+        # An answer that ended with the prompt's map alone is an answer all the same: the prompt's score isn't its own.
+        if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
             return None if self.prompt_scorer is None else self.score_prompt(generation)
         # Half a character may be all the text that there is.
         return None if self.scorer is None or not generation.text.strip() else self.score(generation)

@@ -239,6 +239,9 @@ class Attempt:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, signatures as nested lists: with a verdict, an attempt is an example to fit on."""
+        # An overflowed model's statistics are no numbers, which JSON can't say: a ticket with them couldn't be stored.
+        known = {} if self.statistics is None else self.statistics.to_dict()
+        statistics = {name: value if math.isfinite(value) else None for name, value in known.items()}
         return {
             "tier": self.tier,
             "stage": self.stage,
@@ -246,7 +249,7 @@ class Attempt:
             "uncertainty": self.uncertainty,
             "shift": self.shift,
             "prompt_score": None if self.prompt_score is None else self.prompt_score.to_dict(),
-            "statistics": None if self.statistics is None else self.statistics.to_dict(),
+            "statistics": statistics or None,
             "seconds": self.seconds,
             "tokens": self.tokens,
             "finish_reason": self.finish_reason,

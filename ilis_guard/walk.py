@@ -86,6 +86,9 @@ class Walk:
         elif isinstance(tier.model, StepwiseModel):
 
             def proceed(so_far: Generation) -> bool:
+                # Who was told no and asks again, as a repeated call does, isn't told yes.
+                if trial.early.ruling is not None:
+                    return False
                 trial.prompt_score = tier.score_prompt(so_far)
                 return self._proceeds(trial)
 
@@ -150,7 +153,8 @@ class _Trial:
 
     def attempt(self, error: str) -> Attempt:
         """As it stands at its end."""
-        attempt = self.attempt_at("answer" if self.early.ruling is None else "prompt")
+        # Where the model failed after the rule's word, the rules of stage `answer` decide, and on no prompt's score.
+        attempt = self.attempt_at("answer" if error or self.early.ruling is None else "prompt")
         if self.generation is None:
             return replace(attempt, error=error)
         return replace(

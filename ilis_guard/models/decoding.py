@@ -26,6 +26,7 @@ ALLOWED: Final = frozenset(
     }
 )
 """Options of transformers' GenerationConfig with which every token of an answer comes from a pass of its own."""
+SWITCHES: Final = ("do_sample", "use_cache")
 BEAMS: Final = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha", "assistant_model")
 
 
@@ -50,6 +51,9 @@ def generation_config(
             else f"known are {sorted(ALLOWED)!r}; the length is the tier's max_new_tokens"
         )
         raise ModelError(f"decoding can't have {refused!r}: {why}")
+    # In YAML 1.2 `no` is a word, and any word would switch them on.
+    if unclear := [name for name in SWITCHES if not isinstance(decoding.get(name, True), bool)]:
+        raise ModelError(f"decoding's {unclear[0]!r} must be true or false, got {decoding[unclear[0]]!r}")
     try:
         config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
             **{"do_sample": False, **decoding},
@@ -65,7 +69,7 @@ def generation_config(
 
 
 def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:
-    """Generate one token: transformers looks at some values (a temperature below 0) only then.
+    """Generate one token: transformers looks at some values (a temperature below 0) and caches only then.
 
     Raises:
         ModelError: it refuses one.
@@ -75,7 +79,7 @@ def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -
     try:
         with torch.no_grad():
             model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=one)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a cache of another kind wants a package or a device, and each says so in its own way
         raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
 
 

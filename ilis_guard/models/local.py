@@ -57,10 +57,10 @@ class LocalModel:
         if self._tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
             self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(self._end_tokens[0])
         self._decoding = generation_config(decoding, max_new_tokens=max_new_tokens, end_tokens=self._end_tokens)
-        if decoding:
-            try_out(checkpoint.model, self._decoding, decoding)
         # What transformers fills in for options that ours leaves open must not be the checkpoint's.
         self._model.generation_config = self._decoding
+        if decoding:
+            try_out(checkpoint.model, self._decoding, decoding)
         # A fast tokenizer's padding is a state of its own: two threads that set it at once make it raise.
         self._tokenizing = threading.Lock()
 
@@ -231,7 +231,8 @@ class LocalModel:
     ) -> Generation:
         """Signatures and statistics of an answer that already exists, as if it had just been generated greedily.
 
-        Each token passes through the model once, and nothing is generated.
+        Each token passes through the model once, and nothing is generated. As a generated answer does, it ends before
+        the first end token (a base model's: the end of the line).
 
         Args:
             messages: the conversation that it answers.
@@ -246,7 +247,8 @@ class LocalModel:
         """
         started = time.perf_counter()
         prompt = self._inputs([messages], new_tokens=0)["input_ids"][0].tolist()
-        tokens = self._answer_tokens(messages, prompt, answer) if isinstance(answer, str) else list(answer)
+        given = self._answer_tokens(messages, prompt, answer) if isinstance(answer, str) else list(answer)
+        tokens = self._before_the_end(given)
         if not tokens:
             raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
         self._check_length(len(prompt), len(tokens))
@@ -257,7 +259,7 @@ class LocalModel:
             tokens,
             special_tokens=self._special_tokens,
             temperature=self.fingerprint.temperature,
-            cut=finish_reason == "length",
+            cut=finish_reason == "length" and tokens == given,
             every_token=span is not None,
         )
         return self._generation(recording, tokens, len(prompt), started=started, span=span)

@@ -42,10 +42,15 @@ def _key(checkpoint: Checkpoint, points: Sequence[TapPoint]) -> str:
         checkpoint.precision,
         checkpoint.dtype,
         type(checkpoint.model).__name__,
-        *(f"{point.path} {next(iter(point.module.parameters())).device}" for point in points),
+        *(f"{point.path} {_device(point)}" for point in points),
         *(f"{package} {_version(package)}" for package in DECIDING),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _device(point: TapPoint) -> str:
+    """Where its weights are; a dropout has none."""
+    return str(next((weight.device for weight in point.module.parameters()), None))
 
 
 def _version(package: str) -> str:

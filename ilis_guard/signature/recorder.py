@@ -53,8 +53,9 @@ class Recorder:
     """A logits processor that looks and changes nothing: transformers calls it after every forward pass.
 
     In that call the tap holds the activations of the token just fed in, ``input_ids`` ends with that token, and
-    ``scores`` are the logits of the next. The last token of an answer cut off at its length limit never passes
-    through the model: it counts in the statistics and has no map.
+    ``scores`` are the logits of the next, after what else processes them and before sampling bends them. The last
+    token of an answer cut off at its length limit never passes through the model: it counts in the statistics and has
+    no map.
 
     It goes with greedy decoding and sampling, any cache or none. Beam search, where a row's tokens come from passes
     of other rows, is refused.

@@ -50,7 +50,7 @@ class Tap:
         # Copies are kept until a pass has shown that this architecture doesn't go on to change a module's output in
         # place, as Falcon does; the output itself, once one has. A tensor's version tells.
         self._lent: list[tuple[Tensor, int] | None] = [None] * len(points)
-        self._unchanged: list[int | None] = [None] * len(points)
+        self._unchanged = [False] * len(points)
         self._thread = 0
         self._handles: list[RemovableHandle] = []
 
@@ -118,9 +118,9 @@ class Tap:
         def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if ident() != thread:
                 return
-            version = unchanged[at]
-            if version is not None and type(output) is Tensor and output.size(1) == newest:
-                hear((at, output, version))
+            if unchanged[at] and type(output) is Tensor and output.size(1) == newest:
+                # Not the same in each pass: experts add up in place, as often as there are experts at work.
+                hear((at, output, output._version))  # noqa: SLF001 - torch has no other name for it
             else:
                 hear((at, *self._examined(at, hidden_states(inputs, output))))
 
@@ -135,8 +135,10 @@ class Tap:
         if hidden.shape[1] != self._newest or hidden.is_inference():
             return hidden[:, -self._newest :].clone(), None
         lent, version = self._lent[at], hidden._version  # noqa: SLF001 - torch has no other name for it
-        if lent is not None and lent[0]._version == lent[1] == version:  # noqa: SLF001 - as above
-            self._lent[at], self._unchanged[at] = None, version
+        # While the one before is held, only a module that writes into it again can give its memory once more.
+        is_new = lent is not None and lent[0].data_ptr() != hidden.data_ptr()
+        if lent is not None and is_new and lent[0]._version == lent[1]:  # noqa: SLF001 - as above
+            self._lent[at], self._unchanged[at] = None, True
             return hidden, version
         self._lent[at] = (hidden, version)
         return hidden.clone(), None
@@ -146,7 +148,7 @@ class Tap:
             self._handles.pop().remove()
         self._heard.clear()
         self._lent = [None] * len(self._points)
-        self._unchanged[:] = [None] * len(self._points)
+        self._unchanged[:] = [False] * len(self._points)
 
 
 def _together(outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -1,7 +1,9 @@
 """Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its reason."""
 
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from ilis_guard.errors import (
 )
 from ilis_guard.guard import Guard
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Decision, Generation, Request, Score
+from ilis_guard.types import Action, Decision, Generation, Request, Score, Statistics
 
 QUESTION = "What is the boiling point of gallium?"
 # As eager as a policy can be: it answers whatever the engine lets it answer.
@@ -76,6 +78,18 @@ def test_a_shift_that_cannot_be_told_is_missing_and_not_a_number(build: Callable
         assert made.ticket is not None
         assert (made.rule, made.attempts[0].shift, made.attempts[0].error) == ("ask", None, "")
         assert queue.get(made.ticket.id).attempts[0]["shift"] is None
+
+
+def test_statistics_that_are_no_numbers_dont_keep_a_request_from_a_person(build: Callable[..., Guard]) -> None:
+    overflowed = Statistics(logprob_sum=math.nan, logprob_mean=-math.inf, entropy_mean=math.nan, margin_min=0.5)
+    model = FakeModel(replace(bare(), statistics=overflowed))
+    policy = "version: 1\nname: p\nrules:\n  - {id: ask, do: escalate}\n"
+    with InMemoryQueue() as queue:
+        made = build(policy, {"small": (model, FixedScorer(0.1))}, review=queue).decide(QUESTION)
+        assert made.ticket is not None
+        told = queue.get(made.ticket.id).attempts[0]["statistics"]
+    assert told == {"logprob_sum": None, "logprob_mean": None, "entropy_mean": None, "margin_min": 0.5}
+    json.dumps(made.to_dict(), allow_nan=False)
 
 
 def test_a_tier_without_a_scorer_never_answers(build: Callable[..., Guard]) -> None:

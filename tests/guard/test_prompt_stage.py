@@ -1,13 +1,14 @@
 """Rules of stage `prompt`: asked before a token is generated, they may spare an answer and never give one."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from ilis_guard.errors import ConfigError, ScoringError, TransientModelError
+from ilis_guard.errors import ConfigError, ModelError, ScoringError, TransientModelError
 from ilis_guard.guard import Guard
+from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.tiers import Tier
@@ -151,6 +152,21 @@ def test_a_model_that_goes_on_without_asking_gives_no_answer() -> None:
     )
 
 
+def test_a_model_that_fails_once_it_was_told_no_is_a_failed_attempt_without_a_score() -> None:
+    class Failing(FakeModel):
+        def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+            super().generate(messages, proceed=proceed)
+            raise ModelError("can't stop")
+
+    policy = ROUTING + "  - {id: ask, when: uncertainty > 0.5, do: escalate}\n"
+    failing = Tier(name="only", model=Failing("yes"), scorer=FixedScorer(0.1), prompt_scorer=FixedScorer(0.97))
+    made = guard(failing, policy=policy).decide(QUESTION)
+    assert (made.action, made.rule, made.uncertainty) == (Action.ABSTAIN, None, None)
+    (attempt,) = made.attempts
+    assert (attempt.stage, attempt.error) == ("answer", "ModelError: can't stop")
+    assert attempt.prompt_score == Score(uncertainty=0.97, shift=1.0)
+
+
 def test_a_model_that_cant_stop_gives_no_answer() -> None:
     class Plain:
         fingerprint = None
@@ -164,8 +180,20 @@ def test_a_model_that_cant_stop_gives_no_answer() -> None:
     assert "can't stop at the prompt" in made.attempts[0].error
 
 
-def test_a_model_that_fails_in_passing_is_asked_again_about_the_prompt(build: Callable[..., Guard]) -> None:
-    del build
+def test_a_model_that_asks_again_after_a_no_hears_it_again() -> None:
+    class Insistent(FakeModel):
+        def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+            super().generate(messages, proceed=proceed)
+            return super().generate(messages, proceed=proceed)
+
+    insistent = Tier(
+        name="only", model=Insistent("yes"), scorer=FixedScorer(0.1), prompt_scorer=FixedScorer([0.97, 0.1])
+    )
+    made = guard(insistent).decide(QUESTION)
+    assert (made.action, made.text, made.rules, made.uncertainty) == (Action.ABSTAIN, "No.", ("hopeless",), 0.97)
+
+
+def test_a_model_that_fails_in_passing_is_asked_again_about_the_prompt() -> None:
     model = FakeModel([TransientModelError("busy"), "yes"])
     prompts = FixedScorer([0.5, 0.6])
     tiers = [Tier(name="small", model=model, scorer=FixedScorer(0.1), prompt_scorer=prompts)]

@@ -185,3 +185,5 @@ def test_a_fake_guard_takes_a_whole_score_and_a_queue_of_yours() -> None:
 def test_a_fake_guard_refuses_what_a_real_one_refuses() -> None:
     with pytest.raises(ConfigError, match="at least one tier"):
         fake_guard("default", {})
+    with pytest.raises(ConfigError, match=r"prompts of the tiers \['smal'\] are scored, which don't exist"):
+        fake_guard("cost-first", {"small": 0.1, "large": 0.1}, prompts={"small": 0.5, "smal": 0.95})

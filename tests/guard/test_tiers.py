@@ -1,6 +1,7 @@
 """Tiers: bundles in their places, and an answer followed step by step with its score."""
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ def test_leaving_a_stream_leaves_the_models() -> None:
     next(stream)
     stream.close()
     assert left == [True]
+
+
+def test_an_answer_that_ended_before_a_token_passed_doesnt_end_with_the_prompts_score() -> None:
+    nothing = Tier(name="t", model=FakeModel(""), scorer=FixedScorer(0.9), prompt_scorer=FixedScorer(0.01))
+    *_, end = nothing.stream(ASKED)
+    assert (end.generation.finish_reason, end.score) == ("stop", None)
+    cut = replace(FakeModel("Oslo").generate(ASKED), finish_reason="length")
+    cut = replace(cut, signatures={"prompt": cut.signatures["prompt"]})
+    one_token = Tier(name="t", model=FakeModel(cut), scorer=FixedScorer(0.9), prompt_scorer=FixedScorer(0.01))
+    *_, end = one_token.stream(ASKED)
+    assert end.score == Score(uncertainty=0.9, shift=1.0)
 
 
 def test_a_stream_without_bundles_has_no_scores() -> None:

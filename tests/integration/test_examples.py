@@ -19,7 +19,7 @@ def test_wrap_a_runnable(tmp_path: Path) -> None:
     assert "Oslo" in run.stdout
 
 
-def test_stop_early_stops_where_the_policy_would_abstain_and_else_answers(tmp_path: Path) -> None:
+def test_stop_early_stops_where_the_policy_would_abstain_and_answers_only_where_it_would(tmp_path: Path) -> None:
     config = prepare(tmp_path)
 
     def said(question: str) -> str:
@@ -29,3 +29,4 @@ def test_stop_early_stops_where_the_policy_would_abstain_and_else_answers(tmp_pa
 
     assert said("What is 48 times 67?").startswith("stopped after ")
     assert "Oslo" in said("What is the capital of Norway?")
+    assert said("Which chemical element has the symbol He?").startswith("no answer: ")

@@ -114,6 +114,11 @@ def test_the_checkpoints_own_decoding_is_ignored(make_tiny: MakeTiny, tiny: Loca
         assert found.statistics == expected.statistics
 
 
+def test_the_checkpoints_own_decoding_isnt_tried_out_in_place_of_ours(make_tiny: MakeTiny, ask: Ask) -> None:
+    model = make_tiny(generation={"repetition_penalty": -2.0}).load(decoding={"no_repeat_ngram_size": 3})
+    assert model.generate(ask("long")).text == "one two three four five"
+
+
 def test_every_end_token_that_the_checkpoint_names_ends_an_answer(make_tiny: MakeTiny, ask: Ask) -> None:
     model = make_tiny(generation={"eos_token_id": [2, 11]}).load()  # 11 is "three"
     found = model.generate(ask("long"))

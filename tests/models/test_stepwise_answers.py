@@ -161,6 +161,20 @@ def test_a_text_is_read_as_well_as_its_tokens(
     near(base.read(ask("line"), "delta"), base.generate(ask("line")))
 
 
+def test_an_answer_is_read_up_to_its_end_and_no_further(
+    tiny: LocalModel, make_tiny: Callable[..., "TinyFolder"], ask: Ask
+) -> None:
+    folder = make_tiny(chat_template=None)
+    base = folder.load(prompt="word2 word3 {question}")
+    two_lines = [folder.ids[token] for token in ("delta", "\n", "epsilon")]
+    near(base.read(ask("line"), two_lines), base.generate(ask("line")))
+    ended = tiny.read(ask("long"), "one two three four five <eos> word9", finish_reason="length")
+    near(ended, tiny.generate(ask("long")))
+    assert ended.finish_reason == "stop"
+    with pytest.raises(ModelError, match="there is nothing to read"):
+        tiny.read(ask("long"), "<eos>")
+
+
 def test_what_the_model_wouldnt_say_is_less_likely(tiny: LocalModel, ask: Ask) -> None:
     said, unsaid = tiny.read(ask("short"), "Oslo").statistics, tiny.read(ask("short"), "word9").statistics
     assert said is not None
@@ -252,7 +266,10 @@ def test_sampling_is_reproducible_and_told_apart(tiny: LocalModel, tiny_folder: 
         ({"num_beams": 4}, r"decoding can't have \['num_beams'\]: with beam search"),
         ({"num_return_sequences": 2, "do_sample": True}, r"with beam search and its like"),
         ({"max_length": 5}, r"can't have \['max_length'\]: known are .*; the length is the tier's max_new_tokens"),
+        ({"do_sample": "no"}, r"decoding's 'do_sample' must be true or false, got 'no'"),
+        ({"use_cache": 0}, r"decoding's 'use_cache' must be true or false, got 0"),
         ({"cache_implementation": "attic"}, r"transformers refuses the decoding"),
+        ({"cache_implementation": "quantized"}, r"transformers refuses the decoding .*optimum-quanto"),
         ({"do_sample": True, "temperature": -1.0}, r"transformers refuses the decoding .*strictly positive float"),
         ({"do_sample": True, "top_k": -3}, r"transformers refuses the decoding .*'top_k': -3"),
     ],

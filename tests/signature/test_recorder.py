@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Recording, Tap, locate, running
 
@@ -43,7 +44,7 @@ def generate(
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    with Tap(locate(model, LAYERS)) as tap, mode():
+    with Tap(locate(model, model.config.num_hidden_layers)) as tap, mode():
         recorder = Recorder(tap, end_tokens=end, special_tokens=special, temperature=1.0, every_token=True)
         defaults = {"do_sample": False, "max_new_tokens": 6, "pad_token_id": 0}
         processors = [recorder] + ([lambda _ids, scores: look(recorder, scores)] if look else [])
@@ -135,6 +136,17 @@ def test_rows_of_a_left_padded_batch_equal_single_runs(model: Any) -> None:
         assert torch.equal(answers[row], answer[0])
         assert_same_maps(found[row], expected)
         assert_same_statistics(found[row], expected)
+
+
+def test_rows_that_go_to_more_experts_in_one_pass_than_in_another_equal_single_runs() -> None:
+    experts = tiny("mixtral", {})
+    experts.set_experts_implementation("eager")  # adds up in place, expert by expert
+    rows = [PROMPT, [9], [8, 7, 6, 5, 4, 3, 2]]
+    answers, found, _ = generate(experts, rows, mode=torch.no_grad, max_new_tokens=12)
+    for row, prompt in enumerate(rows):
+        answer, (expected,), _ = generate(experts, [prompt], mode=torch.no_grad, max_new_tokens=12)
+        assert torch.equal(answers[row], answer[0])
+        assert_same_maps(found[row], expected)
 
 
 def passed(recorder: Recorder, model: Any, ids: Tensor) -> None:

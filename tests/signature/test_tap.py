@@ -83,6 +83,16 @@ def test_an_output_that_is_changed_in_place_afterwards_is_kept_as_it_was() -> No
             assert torch.equal(tap.take()[0], expected)
 
 
+def test_an_output_in_memory_that_its_module_writes_again_is_kept_as_it_was() -> None:
+    buffer = torch.zeros(2, 1, 4)
+    module = Returns(lambda inputs: (buffer.data.copy_(inputs), buffer)[1])  # as a custom kernel: no version tells
+    passes = torch.randn(5, 2, 1, 4)
+    with Tap(points([module])) as tap, torch.no_grad():
+        for inputs in passes:
+            module(inputs)
+        assert torch.equal(tap.take(5)[:, :, :, 0], passes)
+
+
 def test_an_output_that_is_changed_in_place_for_once_is_an_error() -> None:
     modules = linears()
     with Tap(points(modules)) as tap, torch.no_grad():
@@ -93,6 +103,13 @@ def test_an_output_that_is_changed_in_place_for_once_is_an_error() -> None:
         outputs[1].add_(1)
         with pytest.raises(SignatureError, match=r"'layers.1.mlp' was changed in place"):
             tap.take()
+
+
+def test_a_module_may_work_in_place_on_its_own_output_as_often_as_it_likes() -> None:
+    module = Returns(lambda inputs: [inputs.add_(1) for _ in range(int(inputs.max()) + 1)][-1])
+    with Tap(points([module])) as tap, torch.no_grad():
+        outputs = [module(torch.full((2, 1, 4), float(times))) for times in (0, 0, 2, 1, 3, 0)]
+        assert torch.equal(tap.take(6)[:, :, :, 0], torch.stack(outputs))
 
 
 def test_several_passes_are_taken_at_once_in_their_order() -> None:
