@@ -35,10 +35,19 @@ def test_the_prompt_rules_in_the_documentation_are_rules() -> None:
 
 
 def test_the_rules_in_the_readme_are_a_policys() -> None:
-    (block,) = blocks("README.md", "yaml")
+    block, _ = blocks("README.md", "yaml")
     policy = Policy.parse("version: 1\nname: readme\n" + block)
     assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5)).to == "support"
     assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5, last_tier=False)).rule == "unsure-so-try-larger"
+
+
+def test_the_review_settings_in_the_readme_are_ones(tmp_path: Path) -> None:
+    _, block = blocks("README.md", "yaml")
+    (tmp_path / "guard.yaml").write_text("version: 1\npolicy: default\ntiers: [{name: a, model: a/b}]\n" + block)
+    review = read_config(tmp_path / "guard.yaml").review
+    assert review is not None
+    assert review.page is not None
+    assert [receiver.name for receiver in review.receivers] == ["crm"]
 
 
 def test_the_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
