@@ -1,6 +1,6 @@
 """What guarding costs: guarded against bare generation of the same tokens, in turn, on one thread.
 
-    python -m benchmarks.overhead [--seconds 40] [--only TEXT]
+    python -m benchmarks.overhead [--seconds 20] [--everything] [--only TEXT]
 
 Around a centre (1 prompt of 64 tokens, 32 new tokens) one thing is changed at a time: prompts in a batch, tokens of the
 prompt, new tokens, precision, model; and, in random-weight models, layers and width. Each pair is one guarded and one
