@@ -35,7 +35,7 @@ def cases(*, everything: bool) -> Iterator[Case]:
     """Those that share a loaded model follow one another.
 
     Args:
-        everything: the two longest cases on each model, not on SmolLM2 at full precision alone: an hour instead of half.
+        everything: the two longest cases on each model, not on SmolLM2 at full precision alone.
     """
     for model in (SMOLLM2, GEMMA):
         for precision in ("full", "nf4"):
