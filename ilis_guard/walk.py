@@ -50,12 +50,12 @@ class Walk:
         trial = _Trial(tier=tier.name)
         attempt = self._ask(tier, trial)
         self.attempts.append(attempt)
-        if trial.early.ruling is not None and not attempt.error:
-            return trial.early.ruling
-        self.reasons.extend(trial.early.reasons)
+        if trial.early.ruling is None:
+            self.reasons.extend(trial.early.reasons)
         if attempt.error:
             self.reasons.append(f"tier {tier.name!r} failed: {attempt.error}")
-        return self._policy.evaluate(self._facts(attempt, held_back=trial.early.held_back))
+        # What a rule said at the prompt stands, even where the model that it spared fails afterwards.
+        return trial.early.ruling or self._policy.evaluate(self._facts(attempt, held_back=trial.early.held_back))
 
     def _ask(self, tier: Tier, trial: "_Trial") -> Attempt:
         """Put the request to a tier. Nothing is raised: what went wrong is the attempt's error."""
@@ -153,8 +153,7 @@ class _Trial:
 
     def attempt(self, error: str) -> Attempt:
         """As it stands at its end."""
-        # Where the model failed after the rule's word, the rules of stage `answer` decide, and on no prompt's score.
-        attempt = self.attempt_at("answer" if error or self.early.ruling is None else "prompt")
+        attempt = self.attempt_at("answer" if self.early.ruling is None else "prompt")
         if self.generation is None:
             return replace(attempt, error=error)
         return replace(

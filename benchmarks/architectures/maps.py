@@ -20,7 +20,7 @@ CLOSE: Final = 1e-3
 """Relative: with a cache norms and attention round otherwise than without."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def furthest(model: Any, points: Sequence[TapPoint]) -> float:
     """How far maps recorded while the model generates lie from the reference, as a part of the largest divergence."""
     answer, recorded = _record(model, points)
@@ -39,7 +39,7 @@ def furthest(model: Any, points: Sequence[TapPoint]) -> float:
 
 def generate(model: Any, prompt: Sequence[int], *processors: Any) -> Tensor:
     """Prompt and answer, greedily, with the model's own cache."""
-    with torch.inference_mode():
+    with torch.no_grad():  # as models do: outputs are kept by reference
         sequences: Tensor = model.generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),

@@ -152,19 +152,21 @@ def test_a_model_that_goes_on_without_asking_gives_no_answer() -> None:
     )
 
 
-def test_a_model_that_fails_once_it_was_told_no_is_a_failed_attempt_without_a_score() -> None:
+def test_what_a_rule_said_at_the_prompt_stands_though_the_model_fails_afterwards() -> None:
+    """Else the rules of stage `answer` would send on what a rule kept from every model."""
+
     class Failing(FakeModel):
         def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
             super().generate(messages, proceed=proceed)
             raise ModelError("can't stop")
 
-    policy = ROUTING + "  - {id: ask, when: uncertainty > 0.5, do: escalate}\n"
-    failing = Tier(name="only", model=Failing("yes"), scorer=FixedScorer(0.1), prompt_scorer=FixedScorer(0.97))
-    made = guard(failing, policy=policy).decide(QUESTION)
-    assert (made.action, made.rule, made.uncertainty) == (Action.ABSTAIN, None, None)
+    policy = ROUTING.replace("has(labels.topic)", "tier == 'small'")
+    failing = Tier(name="small", model=Failing("yes"), scorer=FixedScorer(0.1), prompt_scorer=FixedScorer(0.5))
+    made = guard(failing, tier("large", 0.1), policy=policy).decide(QUESTION, labels={"topic": "legal"})
+    assert (made.action, made.rules) == (Action.ESCALATE, ("for-people",))
     (attempt,) = made.attempts
-    assert (attempt.stage, attempt.error) == ("answer", "ModelError: can't stop")
-    assert attempt.prompt_score == Score(uncertainty=0.97, shift=1.0)
+    assert (attempt.stage, attempt.uncertainty, attempt.error) == ("prompt", 0.5, "ModelError: can't stop")
+    assert "tier 'small' failed: ModelError: can't stop" in made.reasons
 
 
 def test_a_model_that_cant_stop_gives_no_answer() -> None:

@@ -38,7 +38,7 @@ def generate(
     end: Any = (),
     special: Any = (),
     look: Any = None,
-    mode: Any = torch.inference_mode,
+    mode: Any = torch.no_grad,
     **options: Any,
 ) -> tuple[Tensor, list[Recording], Recorder]:
     longest = max(map(len, rows))
@@ -67,12 +67,15 @@ def assert_same_statistics(found: Recording, expected: Recording) -> None:
     assert found.tokens == expected.tokens
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 5, 1000])
-def test_chunks_of_any_length_give_the_same_maps(model: Any, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])  # by reference, and by copies
+@pytest.mark.parametrize("tokens", [1, 2, 5, 11, 12, 1000])
+def test_chunks_of_any_length_give_the_same_maps(
+    model: Any, tokens: int, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(running, "CHUNK", 3 * (LAYERS * 32 + 99))
     _, (expected,), _ = generate(model, [PROMPT], max_new_tokens=12)
     monkeypatch.setattr(running, "CHUNK", tokens * (LAYERS * 32 + 99))
-    _, (found,), recorder = generate(model, [PROMPT], max_new_tokens=12)
+    _, (found,), recorder = generate(model, [PROMPT], max_new_tokens=12, mode=mode)
     assert recorder._chunk == tokens
     assert_same_maps(found, expected)
     assert_same_statistics(found, expected)
@@ -142,9 +145,9 @@ def test_rows_that_go_to_more_experts_in_one_pass_than_in_another_equal_single_r
     experts = tiny("mixtral", {})
     experts.set_experts_implementation("eager")  # adds up in place, expert by expert
     rows = [PROMPT, [9], [8, 7, 6, 5, 4, 3, 2]]
-    answers, found, _ = generate(experts, rows, mode=torch.no_grad, max_new_tokens=12)
+    answers, found, _ = generate(experts, rows, max_new_tokens=12)
     for row, prompt in enumerate(rows):
-        answer, (expected,), _ = generate(experts, [prompt], mode=torch.no_grad, max_new_tokens=12)
+        answer, (expected,), _ = generate(experts, [prompt], max_new_tokens=12)
         assert torch.equal(answers[row], answer[0])
         assert_same_maps(found[row], expected)
 
@@ -244,4 +247,4 @@ def test_scores_that_are_changed_in_place_afterwards_are_an_error(model: Any) ->
         return scores.mul_(2)
 
     with pytest.raises(SignatureError, match="changed the scores in place"):
-        generate(model, [PROMPT], look=change, mode=torch.no_grad)
+        generate(model, [PROMPT], look=change)
