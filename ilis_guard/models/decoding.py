@@ -75,7 +75,7 @@ def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -
         ModelError: it refuses one.
     """
     tokens = torch.tensor([[config.pad_token_id]], device=model.device)
-    one = GenerationConfig(**config.to_dict() | {"max_new_tokens": 1, "min_new_tokens": None})  # type: ignore[no-untyped-call]  # as above
+    one = GenerationConfig(**config.to_dict() | {"max_new_tokens": 1, "min_new_tokens": 1})  # type: ignore[no-untyped-call]  # as above
     try:
         with torch.no_grad():
             model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=one)

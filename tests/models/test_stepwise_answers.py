@@ -248,6 +248,11 @@ def test_the_cache_changes_nothing(
     near(tiny_folder.load(decoding=decoding).generate(ask("word1 long")), tiny.generate(ask("word1 long")))
 
 
+def test_a_shortest_length_is_tried_out_without_a_warning_and_kept(tiny_folder: "TinyFolder", ask: Ask) -> None:
+    model = tiny_folder.load(decoding={"min_new_tokens": 7})
+    assert len(model.generate(ask("word1 word2 short")).token_ids) >= 7
+
+
 def test_sampling_is_reproducible_and_told_apart(tiny: LocalModel, tiny_folder: "TinyFolder", ask: Ask) -> None:
     model = tiny_folder.load(decoding={"do_sample": True, "temperature": 30.0})
     assert model.fingerprint.differences(tiny.fingerprint) == ("decoding",)
