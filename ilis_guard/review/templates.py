@@ -137,13 +137,15 @@ def _own(path: Path) -> Template:
 
     def render(message: Message) -> str:
         try:
-            body = template.render(
-                id=message.id,
-                type=message.type,
-                timestamp=message.timestamp,
-                data=message.data,
-                link=message.link,
-                record=message.full,
+            body = _whole(
+                template.render(
+                    id=message.id,
+                    type=message.type,
+                    timestamp=message.timestamp,
+                    data=message.data,
+                    link=message.link,
+                    record=message.full,
+                )
             )
         except Exception as error:  # noqa: BLE001 - a template can fail in any way that Python knows
             # Where there is a prompt, the error's words may quote it.
@@ -169,7 +171,12 @@ def _sized(body: str) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _whole(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def _whole(text: str) -> str:
+    """Without half characters (lone surrogates), which can't be sent and few parsers would take."""
+    return text.encode(errors="replace").decode()
 
 
 def _headline(message: Message) -> str:

@@ -116,6 +116,19 @@ def test_a_full_message_that_is_too_large_says_so_and_stays_thin() -> None:
     assert data["ticket"] == TICKET
 
 
+@pytest.mark.parametrize("template", ["generic", "slack", "pagerduty", "own"])
+def test_half_a_character_in_a_prompt_keeps_no_receiver_from_hearing(
+    tmp_path: Path, pagerduty: dict[str, Any], template: str
+) -> None:
+    settings: dict[str, Any] = {"template": template}
+    if template == "own":
+        settings["template"] = _own(tmp_path, '{"asked": "{{ record.request.messages[0].content }}"}')
+    if template == "pagerduty":
+        settings = pagerduty
+    body = _text(_message(record=_record(prompt="Half of \ud83d?")), **settings)
+    assert "Half of ??" in body.encode().decode()
+
+
 @pytest.mark.parametrize("event", EVENTS)
 def test_slack_gets_a_text_and_blocks_in_which_nothing_is_markup(event: str) -> None:
     told = _made(_message(event, record=_record()), template="slack")

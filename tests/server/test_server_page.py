@@ -227,6 +227,15 @@ def test_why_is_one_sentence(site: Site, ask: Ask, review: ReviewQueue) -> None:
     assert "No rule held: abstained." in ana.get(f"/tickets/{put(review, 'd')}").text
 
 
+def test_a_prompt_with_half_a_character_hides_no_ticket(site: Site, ask: Ask) -> None:
+    ticket = ask("What is half of \ud83d?", place="\udfff").id
+    ana = site.signed_in("ana")
+    for path in ("/tickets", f"/tickets/{ticket}"):
+        response = ana.get(path)
+        assert response.status_code == 200
+        assert r"What is half of \ud83d?" in response.text
+
+
 def test_an_attempt_that_was_stopped_at_the_prompt_says_so(
     site: Site, review: ReviewQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
