@@ -259,6 +259,12 @@ def test_an_own_template_that_makes_too_much_is_an_error(tmp_path: Path) -> None
         _text(_message(), template=_own(tmp_path, '"{{ "x" * 20000 }}"'))
 
 
+def test_an_own_template_that_goes_on_and_on_is_left(tmp_path: Path) -> None:
+    again = "{% for a in range(100000) %}{% for b in range(100000) %}{{ a + b }},{% endfor %}{% endfor %}"
+    with pytest.raises(ConfigError, match="let it say less"):
+        _text(_message(), template=_own(tmp_path, f"[{again}0]"))
+
+
 def test_an_error_in_an_own_template_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"own\.j2:2: .*end of print statement"):
         _text(_message(), template=_own(tmp_path, '{\n"a": {{ b c }}}'))
