@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
-from ilis_guard import __version__
+from ilis_guard import __version__, secrets
 from ilis_guard.errors import IlisGuardError
 from ilis_guard.policy import Policy
-from ilis_guard.review import ReviewQueue
+from ilis_guard.review import ReviewQueue, signing
 from ilis_guard.review.page import PageSettings
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server import health, queue_page, signing_in, ticket_page, verdicts
@@ -54,8 +54,10 @@ def create_app(
         clock: seconds since the epoch, the queue's own.
 
     Raises:
-        ConfigError: somebody's token hash isn't where the settings say it is.
+        ConfigError: somebody's token hash, or the secret of verdicts, isn't where the settings say it is.
     """
+    if settings.verdict_secret is not None:
+        signing.check(secrets.referred(settings.verdict_secret))
     app = FastAPI(
         title="ilis_guard",
         version=__version__,

@@ -20,7 +20,8 @@ def page(
 ) -> Response:
     """A template as a response."""
     html = _ENVIRONMENT.get_template(template).render(path=request.url.path, version=__version__, **values)
-    return HTMLResponse(html, status_code=status, headers=headers)
+    # Half characters (lone surrogates) have no UTF-8: one prompt with one would end the page for everybody.
+    return HTMLResponse(html.encode(errors="backslashreplace"), status_code=status, headers=headers)
 
 
 def error_page(request: Request, status: int, *, detail: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -17,6 +17,8 @@ from ilis_guard_server.pages import page
 
 MOST: Final = 500
 """Tickets on a page."""
+_SHOWN: Final = 500
+"""Characters of a prompt: two lines have no room for more, and every reviewer's page asks for them again and again."""
 _STATES: Final[tuple[TicketState, ...]] = ("open", "claimed", "resolved", "expired")
 
 router = APIRouter(include_in_schema=False)
@@ -63,7 +65,7 @@ class Board:
     queues: Sequence[Choice]
     tickets: Sequence[Ticket]
     prompts: Mapping[str, str]
-    """What was asked, by ticket."""
+    """How what was asked begins, by ticket."""
     has_more: bool
     now: float
 
@@ -105,7 +107,7 @@ def _board(house: House, visit: Visit, filters: Filters) -> Board:
         kinds=_kinds(filters, here, mine),
         queues=_queues(filters, counts),
         tickets=shown,
-        prompts=house.review.prompts([ticket.id for ticket in shown]),
+        prompts={of: text[:_SHOWN] for of, text in house.review.prompts([one.id for one in shown]).items()},
         has_more=len(tickets) > filters.limit and filters.limit < MOST,
         now=house.clock(),
     )

@@ -1,5 +1,6 @@
 """The server as a process."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ _STOP_SECONDS: Final = 10
 
 
 def serve(config: Path, *, host: str, port: int, started: Callable[[str], None] = lambda _: None) -> None:
-    """Serve the page and deliver webhooks until the process is told to stop.
+    """Serve the page and deliver webhooks until the process is told to stop, or the worker fails: then that is raised.
 
     Args:
         config: guard.yaml.
@@ -38,8 +39,21 @@ def serve(config: Path, *, host: str, port: int, started: Callable[[str], None] 
     policy = Policy.load(found.policy)
     with found.review.open() as review:
         deliverer = found.review.deliverer(review)
-        app = create_app(settings, review=review, policy=policy, typical=_typical(found), beside=[deliverer.run])
-        _Server(server_settings(app, host=host, port=port), lambda: started(settings.url)).run()
+        failures: list[Exception] = []
+
+        async def deliver(stop: asyncio.Event) -> None:
+            try:
+                await deliverer.run(stop)
+            except Exception as error:  # noqa: BLE001 - raised again below, once the server has stopped in order
+                failures.append(error)
+                server.should_exit = True
+
+        app = create_app(settings, review=review, policy=policy, typical=_typical(found), beside=[deliver])
+        server = _Server(server_settings(app, host=host, port=port), lambda: started(settings.url))
+        server.run()
+        if failures:
+            # A page that goes on without its worker would tell nobody that webhooks stand still.
+            raise failures[0]
 
 
 def _typical(config: GuardConfig) -> dict[str, TypicalMaps]:

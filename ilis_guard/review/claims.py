@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, case, or_, select, update
 from ilis_guard.errors import ReviewError, TicketClaimedError, TicketExpiredError, TicketResolvedError
 from ilis_guard.review.ledger import Ledger, row_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
+from ilis_guard.review.settings import LONGEST
 
 
 def claim(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
@@ -95,8 +96,8 @@ def most_urgent_first() -> tuple[Any, ...]:
 def _check(reviewer: str, lease: float | None) -> None:
     if not reviewer.strip():
         raise ReviewError(f"a claim needs a reviewer's name, got {reviewer!r}")
-    if lease is not None and not lease > 0:  # also true for NaN
-        raise ReviewError(f"a lease lasts more than 0 seconds, got {lease!r}")
+    if lease is not None and not 0 < lease <= LONGEST:  # also true for NaN
+        raise ReviewError(f"a lease lasts more than 0 seconds, and a century at most, got {lease!r}")
 
 
 def _check_own(row: Row[Any], reviewer: str) -> None:

@@ -19,6 +19,8 @@ LEASE_SECONDS: Final = 60.0
 """How long a worker has a delivery to itself. It sends none whose lease would run out under way."""
 _LATEST: Final = 1.2
 """Pauses are longer by up to a fifth, at random: what failed at once needn't come back at once."""
+_FURTHEST: Final = max(SCHEDULE) * _LATEST
+"""Seconds: nothing is put off for longer. What lies further ahead was put there by a clock that has gone back since."""
 _GONE: Final = 410
 _OVERLOADED: Final = frozenset({429, 503})
 
@@ -130,8 +132,12 @@ def _is_due(ledger: Ledger, room: Mapping[str, int]) -> bool:
 
 def _is_free(now: float) -> ColumnElement[bool]:
     """Whether a delivery is due, and no worker has it in hand."""
-    is_unleased = or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now)
-    return and_(deliveries.c.state == "pending", deliveries.c.next_try_at <= now, is_unleased)
+    is_unleased = or_(deliveries.c.leased_until.is_(None), _is_over(deliveries.c.leased_until, now))
+    return and_(deliveries.c.state == "pending", _is_over(deliveries.c.next_try_at, now), is_unleased)
+
+
+def _is_over(until: ColumnElement[float | None], now: float) -> ColumnElement[bool]:
+    return or_(until <= now, until > now + _FURTHEST)
 
 
 def _lease(connection: Connection, ledger: Ledger, worker: str, room: Mapping[str, int]) -> list[Delivery]:
@@ -141,7 +147,7 @@ def _lease(connection: Connection, ledger: Ledger, worker: str, room: Mapping[st
     for name, row in receivers.locked(connection, ledger, settings).items():
         if row.disabled_at is not None:
             _bury(connection, name, now)
-        elif row.held_until is None or row.held_until <= now:
+        elif row.held_until is None or not now < row.held_until <= now + _FURTHEST:
             slots = receivers.slots(row, per_second=settings[name].per_second, now=now)
             found = _some_free(connection, name, min(room[name], slots.count), now)
             if found:
@@ -241,7 +247,8 @@ def _settle_failed(connection: Connection, ledger: Ledger, worker: str, one: Tri
     else:
         changes["next_try_at"] = one.at + pause_after(tries, answer.retry_after)
     if answer.status in _OVERLOADED and answer.retry_after:
-        receivers.hold(connection, one.delivery.receiver, until=one.at + answer.retry_after)
+        until = one.at + answer.retry_after
+        receivers.hold(connection, one.delivery.receiver, until=until, furthest=one.at + _FURTHEST)
     settle = update(deliveries).where(_mine(one.delivery, worker))
     changed = connection.execute(
         settle.values(

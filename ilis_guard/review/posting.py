@@ -70,5 +70,6 @@ class Post:
         url = secrets.referred(settings.url) if secrets.is_reference(settings.url) else settings.url
         secret = None if settings.secret is None else secrets.referred(settings.secret)
         headers = signing.sign(secret, id=message.id, at=now, body=body)
-        # What a receiver says may repeat what it was told.
-        return await sender.send(url, headers, body, now=now, may_quote=not settings.full)
+        # What a receiver says may repeat what it was told, and where.
+        is_told_a_secret = settings.routing_key is not None or secrets.is_reference(settings.url)
+        return await sender.send(url, headers, body, now=now, may_quote=not settings.full and not is_told_a_secret)

@@ -18,7 +18,7 @@ from ilis_guard.review.ledger import Ledger, row_of
 from ilis_guard.review.listing import QueueCounts
 from ilis_guard.review.record import TicketRecord, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
-from ilis_guard.review.settings import QueueSettings, ReceiverSettings
+from ilis_guard.review.settings import LONGEST, QueueSettings, ReceiverSettings
 from ilis_guard.review.storage import Storage
 from ilis_guard.types import Attempt, Request, Ticket, TicketState, Verdict
 
@@ -114,8 +114,8 @@ class ReviewQueue:
         """
         if not decision or not queue:
             raise ReviewError(f"a ticket needs a decision id and a queue name, got {decision!r} and {queue!r}")
-        if due is not None and not due > 0:  # also true for NaN
-            raise ReviewError(f"a ticket is due in more than 0 seconds, got {due!r}")
+        if due is not None and not 0 < due <= LONGEST:  # also true for NaN
+            raise ReviewError(f"a ticket is due in more than 0 seconds, and within a century, got {due!r}")
         settings = self._ledger.settings(queue)
         due = settings.due if due is None else due
         now = self._ledger.clock()

@@ -57,9 +57,17 @@ def reserve(connection: Connection, name: str, *, until: float) -> None:
     connection.execute(update(receivers).where(receivers.c.name == name).values(next_send_at=until))
 
 
-def hold(connection: Connection, name: str, *, until: float) -> None:
-    """Leave a receiver alone for as long as it asked, and no shorter than it asked before."""
-    is_longer = or_(receivers.c.held_until.is_(None), receivers.c.held_until < until)
+def hold(connection: Connection, name: str, *, until: float, furthest: float) -> None:
+    """Leave a receiver alone for as long as it asked, and no shorter than it asked before, unless that isn't believed.
+
+    Args:
+        connection: inside a writing transaction.
+        name: the receiver's.
+        until: seconds since the epoch.
+        furthest: seconds since the epoch; what was asked for before and lies further ahead counts for nothing.
+    """
+    held_until = receivers.c.held_until
+    is_longer = or_(held_until.is_(None), held_until < until, held_until > furthest)
     connection.execute(update(receivers).where(receivers.c.name == name, is_longer).values(held_until=until))
 
 

@@ -73,6 +73,9 @@ def _records(ledger: Ledger, before: float, ids: list[str]) -> Iterator[Mapping[
 
 def _delete(ledger: Ledger, ids: Sequence[str], before: float) -> int:
     with ledger.writing() as connection:
+        # What somebody is just replaying is waited for; what is locked here can't be replayed any more.
+        dead = select(deliveries.c.id).where(deliveries.c.ticket.in_(ids), deliveries.c.state != "pending")
+        connection.execute(dead.order_by(deliveries.c.id).with_for_update())
         # Another purge may have been faster.
         still = select(tickets.c.id).where(tickets.c.id.in_(ids), _may_go(before)).with_for_update()
         found = list(connection.scalars(still))

@@ -74,11 +74,12 @@ tickets: Final = Table(
 SMALL_COLUMNS: Final = tuple(column for column in tickets.c if column.name not in ("request", "attempts"))
 """What a ticket is without its texts and signatures: enough for all that is done to it, and quick to read."""
 
-# The most urgent open ticket, the overdue ones, and those that ended long ago are found without reading the
-# signatures of every other row.
+# The most urgent open ticket, the overdue ones, and those that ended long ago are found, and all are counted, without
+# reading the signatures of every other row.
 Index(None, tickets.c.state, tickets.c.priority, tickets.c.created_at)
 Index(None, tickets.c.state, tickets.c.due_at)
 Index(None, tickets.c.state, tickets.c.ended_at)
+Index(None, tickets.c.queue, tickets.c.state, tickets.c.claimed_until, tickets.c.due_at)
 
 history: Final = Table(
     "history",

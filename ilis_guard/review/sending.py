@@ -2,9 +2,11 @@
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -33,7 +35,19 @@ _LONGEST_WAIT: Final = 86_400.0
 _NAME_SECONDS: Final = 60.0
 """How long a name's address is believed."""
 
-_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+_IPV6_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that is routed in public; what lies outside is reserved, or was for sites (fec0::/10) or transitions."""
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+_is_sending: Final = ContextVar("_is_sending", default=False)
+
+
+def _may_be_logged(_: logging.LogRecord) -> bool:
+    """Whether it is none of ours: httpx logs every address, and a receiver's may be a secret."""
+    return not _is_sending.get()
+
+
+logging.getLogger("httpx").addFilter(_may_be_logged)
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -100,6 +114,7 @@ class Sender:
         """
         client = self._internal if addresses.check(url, self._internal_hosts) in self._internal_hosts else self._public
         answer: Answer | None = None
+        _is_sending.set(True)
         try:
             async with asyncio.timeout(TRY_SECONDS):
                 async with client.stream("POST", url, content=body.encode(), headers=dict(headers)) as response:
@@ -109,6 +124,8 @@ class Sender:
             answer = answer or Answer(error=f"no answer within {TRY_SECONDS:g} s")
         except httpx.HTTPError as error:
             answer = answer or Answer(error=_printable(f"{type(error).__name__}: {error}"))
+        finally:
+            _is_sending.set(False)
         return answer
 
 
@@ -139,10 +156,11 @@ def _trusted() -> ssl.SSLContext:
 
 def _is_no_detour(_host: str, address: _Address, _port: int) -> bool:
     """Whether an address that counts as public doesn't lead elsewhere: to many hosts, or through a tunnel."""
-    is_tunnel = isinstance(address, ipaddress.IPv6Address) and (
-        address.sixtofour is not None or address.teredo is not None or address in _LOCAL_NAT64
-    )
-    return not address.is_multicast and not is_tunnel
+    if isinstance(address, ipaddress.IPv4Address):
+        return not address.is_multicast
+    # What a NAT64 address leads to was looked at before.
+    is_tunnel = address.sixtofour is not None or address.teredo is not None
+    return address in _NAT64 or (address in _IPV6_UNICAST and not is_tunnel)
 
 
 async def _beginning(response: httpx.Response) -> bytes:

@@ -21,6 +21,9 @@ EVENTS: Final[tuple[Event, ...]] = (
 TEMPLATES: Final = ("generic", "slack", "pagerduty")
 """Forms of a webhook that come with ilis_guard."""
 
+LONGEST: Final = 3_155_760_000.0
+"""Seconds that a ticket or a claim may last: a century. No calendar tells when something much longer is over."""
+
 Priority = Annotated[int, Field(ge=-100, le=100)]
 Name = Annotated[str, Field(pattern=r"^\S(?:.*\S)?$", max_length=100)]
 """Any text on one line without spaces around it, as policies write the queues they escalate to."""
@@ -36,11 +39,11 @@ class QueueSettings(_Section):
     name: Name
     priority: Priority = 0
     """Higher is reviewed earlier."""
-    due: float | None = Field(default=None, gt=0)
+    due: float | None = Field(default=None, gt=0, le=LONGEST)
     """Seconds from a ticket's arrival until it is overdue; None for never."""
     overdue: Name = EXPIRE
     """What then becomes of it: ``expire``, or the name of the queue that it moves to."""
-    lease: float = Field(default=900.0, ge=1)
+    lease: float = Field(default=900.0, ge=1, le=LONGEST)
     """Seconds that a claim lasts unless it is renewed."""
 
 

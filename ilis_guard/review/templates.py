@@ -1,7 +1,7 @@
 """What a receiver is sent: the generic payload, Slack's, PagerDuty's, or what a user's own template makes of it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,7 +137,7 @@ def _own(path: Path) -> Template:
 
     def render(message: Message) -> str:
         try:
-            body = template.render(
+            parts = template.generate(
                 id=message.id,
                 type=message.type,
                 timestamp=message.timestamp,
@@ -145,21 +145,33 @@ def _own(path: Path) -> Template:
                 link=message.link,
                 record=message.full,
             )
+            body = _whole("".join(_beginning(parts)))
         except Exception as error:  # noqa: BLE001 - a template can fail in any way that Python knows
             # Where there is a prompt, the error's words may quote it.
             why = type(error).__name__ if message.record is not None else f"{type(error).__name__}: {error}"
             raise ConfigError(
                 f"the template {str(path)!r} failed: {why}; try it with all that it may be given"
             ) from None
+        body = _sized(body)
         try:
             json.loads(body)
         except ValueError:
             # What it made isn't shown, for the same reason.
             what = "made no JSON; write values with the filter: {{ data.queue | tojson }}"
             raise ConfigError(f"the template {str(path)!r} {what}") from None
-        return _sized(body)
+        return body
 
     return render
+
+
+def _beginning(parts: Iterable[str]) -> Iterator[str]:
+    """Parts, until they are far too much for a body: loops in loops would go on for hours."""
+    size = 0
+    for part in parts:
+        yield part
+        size += len(part)
+        if size > 2 * MOST_BYTES:
+            return
 
 
 def _sized(body: str) -> str:
@@ -169,7 +181,12 @@ def _sized(body: str) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _whole(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def _whole(text: str) -> str:
+    """Without half characters (lone surrogates), which can't be sent and few parsers would take."""
+    return text.encode(errors="replace").decode()
 
 
 def _headline(message: Message) -> str:

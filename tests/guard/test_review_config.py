@@ -38,6 +38,8 @@ def review_in(path: Path) -> ReviewConfig:
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
+        (Q + "{name: a, due: 1e12}\n", "7:22", "queues[0].due: should be less than or equal to 3155760000, got "),
+        (Q + "{name: a, lease: 1e12}\n", "7:24", "queues[0].lease: should be less than or equal to 3155760000, got "),
         (Q + "{name: a, due: 0}\n", "7:22", "queues[0].due: should be greater than 0, got 0"),
         (Q + "{name: a, due: 1h}\n", "7:22", "queues[0].due: should be a valid number, got '1h'"),
         (Q + "{name: a, lease: 0.5}\n", "7:24", "queues[0].lease: should be greater than or equal to 1, got 0.5"),

@@ -323,6 +323,35 @@ async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
     assert len(set(receiver.ids)) == 3
 
 
+@pytest.mark.parametrize("first", ["nothing", "retry", "hold", "lease"])
+async def test_what_a_clock_that_ran_far_ahead_put_off_is_sent(
+    url: str, clock: Clock, receiver: Receiver, first: str
+) -> None:
+    from ilis_guard.review.deliveries import turn
+
+    month = 30 * 86_400
+    with ReviewQueue(url, receivers=[ReceiverSettings(**to(receiver))], clock=clock) as queue:
+        clock.now += month
+        put(queue, "d")
+        if first == "lease":
+            turn(queue._ledger, "other", tried=(), unsent=(), room={"crm": 10})
+        elif first != "nothing":
+            receiver.answer = answering(503, headers={"retry-after": "60"} if first == "hold" else {})
+            await worker(queue).drain()
+        clock.now -= month
+        receiver.answer = answering(204)
+        await worker(queue).drain()
+        assert states(queue) == ["delivered"]
+
+        # And what it is asked to wait for now holds.
+        receiver.answer = answering(503, headers={"retry-after": "60"})
+        put(queue, "e")
+        await worker(queue).drain()
+        put(queue, "f")
+        await worker(queue).drain()
+        assert len(receiver.heard) == {"nothing": 2, "lease": 2}.get(first, 3)
+
+
 async def test_a_lease_holds_when_the_clock_goes_back(url: str, clock: Clock, receiver: Receiver) -> None:
     from ilis_guard.review.deliveries import turn
 

@@ -116,6 +116,19 @@ def test_a_full_message_that_is_too_large_says_so_and_stays_thin() -> None:
     assert data["ticket"] == TICKET
 
 
+@pytest.mark.parametrize("template", ["generic", "slack", "pagerduty", "own"])
+def test_half_a_character_in_a_prompt_keeps_no_receiver_from_hearing(
+    tmp_path: Path, pagerduty: dict[str, Any], template: str
+) -> None:
+    settings: dict[str, Any] = {"template": template}
+    if template == "own":
+        settings["template"] = _own(tmp_path, '{"asked": "{{ record.request.messages[0].content }}"}')
+    if template == "pagerduty":
+        settings = pagerduty
+    body = _text(_message(record=_record(prompt="Half of \ud83d?")), **settings)
+    assert "Half of ??" in body.encode().decode()
+
+
 @pytest.mark.parametrize("event", EVENTS)
 def test_slack_gets_a_text_and_blocks_in_which_nothing_is_markup(event: str) -> None:
     told = _made(_message(event, record=_record()), template="slack")
@@ -244,6 +257,12 @@ def test_an_own_template_that_makes_no_json_is_an_error_that_quotes_nothing(tmp_
 def test_an_own_template_that_makes_too_much_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="20002 bytes"):
         _text(_message(), template=_own(tmp_path, '"{{ "x" * 20000 }}"'))
+
+
+def test_an_own_template_that_goes_on_and_on_is_left(tmp_path: Path) -> None:
+    again = "{% for a in range(100000) %}{% for b in range(100000) %}{{ a + b }},{% endfor %}{% endfor %}"
+    with pytest.raises(ConfigError, match="let it say less"):
+        _text(_message(), template=_own(tmp_path, f"[{again}0]"))
 
 
 def test_an_error_in_an_own_template_is_named_with_its_line(tmp_path: Path) -> None:

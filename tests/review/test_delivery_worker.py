@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -113,6 +114,27 @@ async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Heari
     assert "2400" not in thin
     assert "What is the boiling point of gallium?" in full
     assert "2400 °C" in full
+
+
+@pytest.mark.parametrize("more", [{"url": "${HOOK_URL}"}, {"template": "pagerduty", "routing_key": "${HOOK_KEY}"}])
+async def test_a_receiver_that_repeats_a_secret_puts_it_nowhere(
+    hearing: Hearing,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    more: dict[str, Any],
+) -> None:
+    caplog.set_level(logging.INFO)  # of all: httpx logs addresses
+    monkeypatch.setenv("HOOK_URL", f"{receiver.url}/s3cr3t")
+    monkeypatch.setenv("HOOK_KEY", "s3cr3t")
+    receiver.answer = lambda exchange: exchange.reply(404, exchange.path.encode() + receiver.heard[-1].body)
+    queue = hearing(**more)
+    put(queue, "d")
+    await worker(queue).drain()
+
+    assert "s3cr3t" in receiver.heard[0].path + receiver.heard[0].body.decode()
+    assert rows(queue)[0].last_error == "answered 404"
+    assert "s3cr3t" not in caplog.text
 
 
 async def test_a_new_secret_signs_without_a_restart(

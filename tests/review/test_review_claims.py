@@ -168,7 +168,7 @@ def test_a_claim_needs_a_name(timed: ReviewQueue, reviewer: str) -> None:
         timed.claim_next(reviewer=reviewer)
 
 
-@pytest.mark.parametrize("lease", [0, -1, float("nan")])
+@pytest.mark.parametrize("lease", [0, -1, float("nan"), float("inf"), 1e12])
 def test_a_claim_needs_time(timed: ReviewQueue, lease: float) -> None:
     with pytest.raises(ReviewError, match="more than 0 seconds"):
         timed.claim(put(timed, "d").id, reviewer="ada", lease=lease)

@@ -137,7 +137,7 @@ def test_a_queue_may_have_any_name(timed: ReviewQueue, clock: Clock, name: str) 
     assert (moved.ticket.queue, moved.ticket.due_at, moved.overdue) == (name + "!", None, "expire")
 
 
-@pytest.mark.parametrize("due", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("due", [0, -1.0, float("nan"), float("inf"), 1e12])
 def test_a_due_time_lies_ahead(timed: ReviewQueue, due: float) -> None:
     with pytest.raises(ReviewError, match="due in more than 0 seconds"):
         put(timed, "d", due=due)

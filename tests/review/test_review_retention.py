@@ -3,13 +3,15 @@
 import json
 import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 
 from ilis_guard.errors import ReviewError, TicketNotFoundError
@@ -188,3 +190,27 @@ def test_an_age_is_a_length_of_time(timed: ReviewQueue, age: float) -> None:
     for change in (timed.redact, timed.purge):
         with pytest.raises(ReviewError, match="at least 0 seconds"):
             change(older_than=age)
+
+
+def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest.FixtureRequest, clock: Clock) -> None:
+    url = request.getfixturevalue("postgresql").new_queue()
+    crm = ReceiverSettings(name="crm", url="https://crm.test/", secret="${S}", events=("ticket.created",))
+    with ReviewQueue(url, receivers=[crm], clock=clock) as queue, ThreadPoolExecutor(1) as others:
+        ticket = put(queue, "d")
+        queue.resolve(ticket.id, Verdict.REJECT)
+        clock.now += DAY
+        with queue._ledger.writing() as connection:
+            connection.execute(update(deliveries).values(state="exhausted"))
+        with queue._ledger.writing() as connection:
+            connection.execute(update(deliveries).values(state="pending"))  # as a replay does
+            purging = others.submit(queue.purge, older_than=DAY)
+            with queue._ledger.reading() as looking:
+                for _ in repeat(None):
+                    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    if purging.done() or looking.exec_driver_sql(waits).scalar_one():
+                        break
+                    looking.exec_driver_sql("SELECT pg_stat_clear_snapshot(), pg_sleep(0.01)")
+        assert purging.result() == 0
+        assert queue.get(ticket.id).ticket.id == ticket.id
+        with queue._ledger.reading() as connection:
+            assert connection.execute(select(deliveries.c.state)).scalars().all() == ["pending"]

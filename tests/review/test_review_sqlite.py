@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -193,3 +194,21 @@ def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
     with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
         queue.list()
     assert (tmp_path / "tickets.db").stat().st_mode & 0o077 == 0
+
+
+def test_tickets_are_counted_without_reading_their_signatures(
+    review: ReviewQueue, escalate: Callable[..., Ticket]
+) -> None:
+    """The reviewers' page counts every few seconds, and a ticket may be a megabyte."""
+    escalate("d")
+    asked = []
+
+    def note(_connection: Any, _cursor: Any, text: str, values: Any, *_: Any) -> None:
+        asked.append((text, values))
+
+    event.listen(review._ledger.storage._database.engine, "before_cursor_execute", note)
+    assert review.counts()[0].open == 1
+    ((text, values),) = [one for one in asked if "GROUP BY" in one[0]]
+    with review._ledger.reading() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+    assert ["USING COVERING INDEX" in step.detail for step in plan] == [True]

@@ -227,6 +227,23 @@ def test_why_is_one_sentence(site: Site, ask: Ask, review: ReviewQueue) -> None:
     assert "No rule held: abstained." in ana.get(f"/tickets/{put(review, 'd')}").text
 
 
+def test_a_long_prompt_is_cut_in_the_list_and_whole_on_its_page(site: Site, ask: Ask) -> None:
+    ticket = ask("Why? " * 20_000).id
+    ana = site.signed_in("ana")
+    assert "Why? Why?" in ana.get("/tickets").text
+    assert len(ana.get("/tickets").text) < 20_000
+    assert len(ana.get(f"/tickets/{ticket}").text) > 100_000
+
+
+def test_a_prompt_with_half_a_character_hides_no_ticket(site: Site, ask: Ask) -> None:
+    ticket = ask("What is half of \ud83d?", place="\udfff").id
+    ana = site.signed_in("ana")
+    for path in ("/tickets", f"/tickets/{ticket}"):
+        response = ana.get(path)
+        assert response.status_code == 200
+        assert r"What is half of \ud83d?" in response.text
+
+
 def test_an_attempt_that_was_stopped_at_the_prompt_says_so(
     site: Site, review: ReviewQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.page import PageSettings
 from ilis_guard.review.signing import sign
@@ -236,6 +237,15 @@ def test_secrets_are_changed_under_the_running_server(
     # Where the secret should be is in the log, and not told outward.
     assert str(secret) not in told["detail"]
     assert str(secret) in next(one["error"] for one in logged if one.get("request") == told["request_id"])
+
+
+@pytest.mark.parametrize("secret", ["", "too short"])
+def test_a_server_does_not_start_with_what_is_no_secret(
+    start: Start, settings: PageSettings, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("VERDICT_SECRET", secret)
+    with pytest.raises(ConfigError, match="secret"), start(settings):
+        pass
 
 
 def test_without_a_secret_nothing_is_taken(start: Start, settings: PageSettings, ticket: Ticket) -> None:

@@ -78,6 +78,9 @@ def _make_tickets() -> None:
     op.create_index("ix_tickets_state_priority_created_at", "tickets", ["state", "priority", "created_at"])
     op.create_index("ix_tickets_state_due_at", "tickets", ["state", "due_at"])
     op.create_index("ix_tickets_state_ended_at", "tickets", ["state", "ended_at"])
+    op.create_index(
+        "ix_tickets_queue_state_claimed_until_due_at", "tickets", ["queue", "state", "claimed_until", "due_at"]
+    )
 
 
 def _make_history() -> None:
