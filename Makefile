@@ -59,7 +59,7 @@ ilis_guard/bundles/%-prompt/bundle.json: harvests/%.parquet
 	.venv/bin/ilis-guard fit $< --stage prompt --to $(@D)
 
 benchmarks: .venv/.ready-for-tests
-	.venv/bin/python -m benchmarks.overhead
+	.venv/bin/python -m benchmarks.overhead run
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.memory
 	.venv/bin/python -m benchmarks.architectures

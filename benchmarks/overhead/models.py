@@ -34,9 +34,11 @@ def load(model: str | Shape, precision: Precision, tokens: int) -> LocalModel:
     """A model whose answers have exactly so many tokens, on one torch thread."""
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types it partly
+    is_base = model == GEMMA
     return LocalModel.load(
         f"packaged:{model}" if isinstance(model, str) else str(_random(model)),
         precision=precision,
+        prompt="Question: {question}\nAnswer:" if is_base else "{question}",
         max_new_tokens=tokens,
         decoding={"min_new_tokens": tokens},
     )

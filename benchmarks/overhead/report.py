@@ -1,14 +1,15 @@
 """Table, CSV and picture."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
 
 from benchmarks.common import machine, show
-from benchmarks.overhead.models import Shape
-from benchmarks.overhead.pairs import Measured
+from benchmarks.overhead.cases import Case
+from benchmarks.overhead.pairs import Measured, Spent
 
 CSV = Path("benchmarks/results/overhead.csv")
 PICTURE = Path("docs/overhead.png")
@@ -29,19 +30,43 @@ def print_table(measured: Sequence[Measured]) -> None:
     show(f"guarded / bare, medians with 95 % intervals, {machine()}, one thread", headings, rows)
 
 
-def write_csv(measured: Sequence[Measured]) -> None:
+def append_to_csv(path: Path, measured: Measured) -> None:
     """Every pair, so that anybody may take other medians."""
-    CSV.parent.mkdir(parents=True, exist_ok=True)
-    with CSV.open("w", newline="", encoding="utf-8") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for each in measured:
-            case = each.case
-            for pair, (on, off) in enumerate(zip(each.guarded, each.bare, strict=True)):
-                known = [machine(), torch.__version__, case.model, case.precision, each.layers, each.hidden]
-                known += [case.prompts, case.prefill, case.tokens]
-                seconds = [on.wall, off.wall, on.processor, off.processor]
-                table.writerow([*known, pair, *(f"{value:.4f}" for value in seconds)])
+        if is_new:
+            table.writerow(COLUMNS)
+        case = measured.case
+        known = [machine(), torch.__version__, case.model, case.precision, measured.layers, measured.hidden]
+        known += [case.prompts, case.prefill, case.tokens]
+        for pair, (on, off) in enumerate(zip(measured.guarded, measured.bare, strict=True)):
+            seconds = [on.wall, off.wall, on.processor, off.processor]
+            table.writerow([*known, pair, *(f"{value:.4f}" for value in seconds)])
+
+
+def read_csv(path: Path) -> list[Measured]:
+    """What was written, case by case."""
+    with path.open(newline="", encoding="utf-8") as file:
+        by_case = groupby(csv.DictReader(file), key=lambda row: [row[name] for name in COLUMNS[:9]])
+        return [_measured(list(rows)) for _, rows in by_case]
+
+
+def _measured(rows: Sequence[Mapping[str, str]]) -> Measured:
+    first = rows[0]
+    case = Case(
+        model=first["model"],
+        precision="nf4" if first["precision"] == "nf4" else "full",
+        prompts=int(first["prompts"]),
+        prefill=int(first["prefill"]),
+        tokens=int(first["tokens"]),
+    )
+    runs = {
+        run: tuple(Spent(float(row[f"{run}_wall"]), float(row[f"{run}_processor"])) for row in rows)
+        for run in ("guarded", "bare")
+    }
+    return Measured(case=case, layers=int(first["layers"]), hidden=int(first["hidden"]), **runs)
 
 
 def draw(measured: Sequence[Measured]) -> None:
@@ -66,8 +91,7 @@ def draw(measured: Sequence[Measured]) -> None:
     ratios.set_xlabel("guarded / bare: median and 95 % interval (lines at 1.00, 1.01 and 1.03)")
     ratios.legend(loc="lower right")
     for each in measured:
-        case = each.case
-        if isinstance(case.model, Shape):
+        if str(each.case.model).startswith("random"):
             growth.plot(each.map_flops / 1e6, each.milliseconds_a_token, "o", color="#1f6feb")
             growth.annotate(
                 f"{each.layers} x {each.hidden}", (each.map_flops / 1e6, each.milliseconds_a_token), fontsize=8
