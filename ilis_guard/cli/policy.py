@@ -38,10 +38,11 @@ def check(
     out.print(views_check.checked(checked))
     for notice in found:
         out.print(views_check.notice(notice), highlight=False, soft_wrap=True)
-    counted = f", with {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
     is_ok = not (strict and warnings)
-    verdict = f"[green]ok[/green]{counted}" if is_ok else f"[red]refused[/red]{counted}"
-    out.print(f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True)
+    verdict = "[green]ok[/green]" if is_ok else "[red]refused[/red]"
+    counted = f" ({warnings} warning{'' if warnings == 1 else 's'})" if warnings else ""
+    line = f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}{counted}"
+    out.print(line, highlight=False, soft_wrap=True)
     if not is_ok:
         raise typer.Exit(EXIT_WARNINGS)
 
