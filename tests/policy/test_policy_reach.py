@@ -347,6 +347,12 @@ ANY_FACTS = st.builds(
     Facts,
     uncertainty=ODD_FLOATS,
     shift=ODD_FLOATS,
+    threshold=ODD_FLOATS,
+    cost=st.floats(),
+    prompt_length=st.integers(),
+    text_length=st.integers(),
+    finish_reason=st.text(st.characters()),
+    lot=st.text(st.characters()),
     tier=st.text(),
     last_tier=st.booleans(),
     larger_tiers=st.one_of(st.none(), st.lists(st.text()).map(tuple)),
@@ -359,6 +365,32 @@ ANY_FACTS = st.builds(
     ),
     error=st.one_of(st.just(""), st.text(st.characters())),
 )
+
+
+ALL_KEYS = """\
+version: 1
+name: all
+guarantee: {max_error: 0.1}
+audit: {fraction: 0.5, queue: q}
+rules:
+  - {id: early, stage: prompt, sample: 0.5, when: prompt_length > 9 || labels.topic == 'x' || shift < 0.1, do: retry}
+  - {id: part, sample: 0.5, when: "cost > 1.0 || finish_reason == 'length' || threshold < 0.2", do: escalate, due: 4h}
+  - {id: sure, sample: 0.9, when: certified || uncertainty < 0.5, do: answer}
+  - {id: long, when: text_length > prompt_length, do: abstain, say: Too long.}
+"""
+
+
+@settings(max_examples=200, deadline=None)
+@given(facts=ANY_FACTS)
+def test_a_policy_with_every_key_is_total_and_answers_only_what_is_certified(facts: Facts) -> None:
+    policy = Policy.parse(ALL_KEYS)
+    check_ruling(policy, facts)
+    ruling, early = policy.evaluate(facts), policy.evaluate_prompt(facts)
+    assert facts.certified or ruling.action is not Action.ANSWER
+    assert ruling.due == (14_400.0 if ruling.rule == "part" else None)
+    assert early.ruling is None or early.ruling.action is Action.RETRY
+    assert early == policy.evaluate_prompt(facts)
+    assert policy.audits(facts.lot) is policy.audits(facts.lot)
 
 
 @settings(max_examples=100, deadline=None)
