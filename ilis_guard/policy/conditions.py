@@ -4,13 +4,16 @@ CEL (Common Expression Language, by Google) always ends: it has no loops but bou
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cel_expr_python import cel
 
+from ilis_guard.policy.bounds import objections
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
+from ilis_guard.policy.syntax import Kind, Node, tree
 from ilis_guard.strict_yaml import nearest
 
 MAX_LENGTH: Final = 2000
@@ -24,11 +27,12 @@ _ENVIRONMENT: Final = cel.NewEnv(
     | {"labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)}
 )
 
+_TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
+
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
-_STRING: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_NAME: Final = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_UNREADABLE: Final = re.compile(r"token recognition error at: '([^\x00-\x7f])")
 _ABSENT_KEY: Final = re.compile(r'Key not found in map : "(.*)"')
 
 
@@ -60,6 +64,8 @@ class Condition:
     """The facts it mentions, in order, each once; labels as ``labels.NAME``."""
     brief: str
     """The text on one line, shortened, for reasons."""
+    _compared: Mapping[str, frozenset[str]]
+    """By label: the types of what ``==`` and ``in`` compare it with."""
     _compiled: Any
 
     @classmethod
@@ -81,17 +87,40 @@ class Condition:
             got = compiled.return_type().name()
             what = f"a condition must be true or false, got {got}; compare it with something (labels.vip == true)"
             raise ConditionError([Problem(what)])
+        syntax = tree(compiled.serialize())
+        if problems := [_at(text, offset, what) for what, offset in objections(text, syntax)]:
+            raise ConditionError(problems)
         one_line = " ".join(text.split())
         brief = one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
-        return cls(text=text, names=_names(text), brief=brief, _compiled=compiled)
+        names = tuple(dict.fromkeys(_names(syntax)))
+        return cls(text=text, names=names, brief=brief, _compared=_compared(syntax), _compiled=compiled)
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
+        if mistaken := self.mistaken(situation):
+            return mistaken
         try:
             value = self._compiled.eval(situation.activation).value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
             return _in_words(str(problem))
         return value if isinstance(value, bool) else _in_words(str(value))
+
+    @property
+    def compares_labels(self) -> bool:
+        """Whether ``==`` or ``in`` compares labels with something of a known type."""
+        return bool(self._compared)
+
+    def mistaken(self, situation: "Situation") -> str:
+        """Why a label can't be compared as the condition does; empty where all can.
+
+        CEL itself refuses to ask whether 'true' is smaller than true, but calls them simply not equal: a caller that
+        writes the one for the other would switch off the rule that asks for it.
+        """
+        for name, types in self._compared.items():
+            got = situation.type_of_label(name)
+            if got and got not in types:
+                return f"the label {name!r} is a {got}, and is compared with a {' and a '.join(sorted(types))}"
+        return ""
 
 
 class Conditions:
@@ -99,18 +128,23 @@ class Conditions:
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._each = tuple(conditions)
-        # On lines of their own, because a condition may end in a comment.
-        together = ",".join(f"(\n{condition.text}\n)" for condition in conditions)
+        self._comparing = tuple(
+            (index, condition) for index, condition in enumerate(conditions) if condition.compares_labels
+        )
         try:
-            self._all: Any = _ENVIRONMENT.compile(f"[{together}]")
+            self._all: Any = _ENVIRONMENT.compile(f"[{','.join(f'({condition.text})' for condition in conditions)}]")
         except RuntimeError:  # too long or too deep for CEL, though each alone isn't
             self._all = None
 
     def check(self, situation: "Situation") -> Iterable[bool | str]:
         """What `Condition.check` says for each, in order."""
         outcomes = self._check_all(situation)
-        # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
-        return outcomes if isinstance(outcomes, list) else (each.check(situation) for each in self._each)
+        if not isinstance(outcomes, list):
+            # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
+            return (each.check(situation) for each in self._each)
+        for index, condition in self._comparing:
+            outcomes[index] = condition.mistaken(situation) or outcomes[index]
+        return outcomes
 
     def _check_all(self, situation: "Situation") -> Any:
         if self._all is None:
@@ -130,6 +164,11 @@ class Situation:
         self._values = seen(facts)
         self._words: dict[tuple[str, ...], str] = {}
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
+
+    def type_of_label(self, name: str) -> str:
+        """`string`, `bool` or `number`; empty where there is no such label."""
+        labels = self._values["labels"]
+        return _TYPE_NAMES[type(labels[name])] if name in labels else ""
 
     def describe(self, names: tuple[str, ...]) -> str:
         """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
@@ -151,10 +190,38 @@ class Situation:
         return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
 
 
-def _names(text: str) -> tuple[str, ...]:
-    found = (match for match in _NAME.findall(_STRING.sub("''", text)))
-    known = (".".join(name.split(".")[:2]) if name.startswith("labels.") else name for name in found)
-    return tuple(dict.fromkeys(name for name in known if name in VISIBLE or name.startswith("labels.")))
+def _names(condition: Node) -> Iterator[str]:
+    """The facts in a condition, in order."""
+    for node in condition.walk():
+        if node.kind is Kind.NAME and node.text in VISIBLE:
+            yield node.text
+        elif (label := _label(node)) is not None:
+            yield f"labels.{label}"
+
+
+def _label(node: Node) -> str | None:
+    """The name of the label that a part looks at: ``labels.NAME``, ``has(labels.NAME)`` or ``labels['NAME']``."""
+    of_labels = bool(node.parts) and node.parts[0].kind is Kind.NAME and node.parts[0].text == "labels"
+    if of_labels and node.kind is Kind.FIELD:
+        return node.text
+    if of_labels and node.kind is Kind.CALL and node.text == "_[_]":
+        name = node.parts[1]
+        return name.text if name.kind is Kind.CONSTANT and name.type == "string" else None
+    return None
+
+
+def _compared(condition: Node) -> dict[str, frozenset[str]]:
+    """By label: the types of what it's compared with. Labels that are compared with something untyped aren't there."""
+    compared: dict[str, set[str]] = {}
+    for node in condition.walk():
+        if node.kind is not Kind.CALL or node.text not in ("_==_", "@in"):
+            continue
+        one, other = node.parts
+        if (label := _label(one)) is not None:
+            compared.setdefault(label, set()).add(other.type.removeprefix("list "))
+        if (label := _label(other)) is not None:
+            compared.setdefault(label, set()).add(one.type)
+    return {label: frozenset(types) for label, types in compared.items() if "" not in types}
 
 
 def _problems(text: str, complaint: str) -> list[Problem]:
@@ -165,8 +232,14 @@ def _problems(text: str, complaint: str) -> list[Problem]:
         return [Problem(f"the condition {what}; split it into several rules")]
     if "Syntax error" in found[0][2]:  # what follows a syntax error are its consequences
         found = found[:1]
-    lines = text.splitlines()
-    return [_problem(what, line, offset, lines[line - 1] if line <= len(lines) else "") for line, offset, what in found]
+    lines = text.split("\n")
+    # A name that is wrong 200 times is wrong once, where it stands first.
+    once = {what: (line, offset) for line, offset, what in reversed(found)}
+    return [_problem(what, line, offset, lines[line - 1]) for what, (line, offset) in reversed(once.items())]
+
+
+def _at(text: str, offset: int, what: str) -> Problem:
+    return Problem(what, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset) - 1)
 
 
 def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
@@ -178,6 +251,12 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
     if match := _NO_OVERLOAD.search(what):
         operator, types = match.group(1).replace("_", ""), match.group(2)
         return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)
+    if match := _UNREADABLE.search(what):
+        letter = match.group(1)
+        name = unicodedata.name(letter, f"U+{ord(letter):04X}")
+        return Problem(
+            f"got {letter!r} ({name}), which may look like another letter; write a-z, 0-9 and _", line, offset
+        )
     if what.startswith("Syntax error"):
         brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
         return Problem(f"not a condition: {brief}; CEL writes && || ! == for and, or, not, equals", line, offset)
