@@ -14,7 +14,7 @@ from cel_expr_python import cel
 from ilis_guard.policy.bounds import objections
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
 from ilis_guard.policy.syntax import Kind, Node, tree
-from ilis_guard.strict_yaml import nearest
+from ilis_guard.strict_yaml import nearest, short
 
 MAX_LENGTH: Final = 2000
 """Characters of one condition; more belongs into several rules."""
@@ -247,7 +247,7 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         name = match.group(1)
         # CEL points behind the name's first part, or at a call's parenthesis.
         start = line_text.rfind(name, 0, offset + len(name))
-        return Problem(f"unknown name {name!r}{_suggested(name)}", line, offset if start < 0 else start)
+        return Problem(f"unknown name {short(name)}{_suggested(name)}", line, offset if start < 0 else start)
     if match := _NO_OVERLOAD.search(what):
         operator, types = match.group(1).replace("_", ""), match.group(2)
         return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)

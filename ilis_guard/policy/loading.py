@@ -11,7 +11,7 @@ from ilis_guard.policy.engine import ALWAYS, BoundRule, at_stage
 from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
-from ilis_guard.strict_yaml import Document, Keys, nearest, validated
+from ilis_guard.strict_yaml import Document, Keys, listed, nearest, validated
 from ilis_guard.types import STAGES, Action
 
 SCORE: Final = frozenset({"uncertainty", "shift", "certified"})
@@ -63,7 +63,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
         never = [item for stage in STAGES for item in unreachable(at_stage(rules, stage))]
         problems.extend(_unreachable(document, file.rules, item) for item in never)
     if problems:
-        raise PolicyError("\n".join(problems))
+        raise PolicyError(listed(problems, len(problems)))
     return file, tuple(rules)
 
 
