@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -51,7 +51,7 @@ class Facts:
     statistics: Statistics | None = None
     """Output statistics of the attempt."""
     held_back: str = ""
-    """Why no rule may answer, whatever it says: a rule of stage `prompt` couldn't be evaluated."""
+    """Why no rule may answer, whatever it says: a rule of stage `prompt` might have stopped it."""
     lot: str = ""
     """What samples are drawn from: the decision's id, or a row's in a simulation. Conditions don't see it."""
 
@@ -72,12 +72,6 @@ class Facts:
     def mislabelled(self) -> str:
         """What is wrong with the labels, so that nothing may be answered; empty where nothing is."""
         return labels.problem(self.labels)
-
-    def missing(self, names: Iterable[str]) -> str:
-        """The first of these facts that is a number and isn't known; empty where all are."""
-        values = seen(self)
-        # Only NaN differs from itself.
-        return next((name for name in names if name in VISIBLE and values[name] != values[name]), "")
 
 
 @dataclass(frozen=True, slots=True)
