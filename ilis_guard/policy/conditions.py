@@ -64,7 +64,7 @@ class Condition:
     """The facts it mentions, in order, each once; labels as ``labels.NAME``."""
     brief: str
     """The text on one line, shortened, for reasons."""
-    _compared: Mapping[str, frozenset[str]]
+    compared: Mapping[str, frozenset[str]]
     """By label: the types of what ``==`` and ``in`` compare it with."""
     _compiled: Any
 
@@ -93,11 +93,12 @@ class Condition:
         one_line = " ".join(text.split())
         brief = one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
         names = tuple(dict.fromkeys(_names(syntax)))
-        return cls(text=text, names=names, brief=brief, _compared=_compared(syntax), _compiled=compiled)
+        return cls(text=text, names=names, brief=brief, compared=_compared(syntax), _compiled=compiled)
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
-        return self.mistaken(situation) or self._evaluate(situation.activation)
+        mistaken = (situation.mistaken(name, types) for name, types in self.compared.items())
+        return next(filter(None, mistaken), "") or self._evaluate(situation.activation)
 
     def might_hold(self, situation: "Situation") -> bool:
         """Whether the condition could be true, for all that is known, if the missing numbers were there.
@@ -113,32 +114,16 @@ class Condition:
             return _in_words(str(problem))
         return value if isinstance(value, bool) else _in_words(str(value))
 
-    @property
-    def compares_labels(self) -> bool:
-        """Whether ``==`` or ``in`` compares labels with something of a known type."""
-        return bool(self._compared)
-
-    def mistaken(self, situation: "Situation") -> str:
-        """Why a label can't be compared as the condition does; empty where all can.
-
-        CEL itself refuses to ask whether 'true' is smaller than true, but calls them simply not equal: a caller that
-        writes the one for the other would switch off the rule that asks for it.
-        """
-        for name, types in self._compared.items():
-            got = situation.type_of_label(name)
-            if got and got not in types:
-                return f"the label {name!r} is a {got}, and is compared with a {' and a '.join(sorted(types))}"
-        return ""
-
 
 class Conditions:
     """Conditions that are checked in one go: crossing over to CEL once per condition takes ten times as long."""
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._each = tuple(conditions)
-        self._comparing = tuple(
-            (index, condition) for index, condition in enumerate(conditions) if condition.compares_labels
-        )
+        self._comparing: dict[tuple[str, frozenset[str]], list[int]] = {}
+        for index, condition in enumerate(conditions):
+            for compared in condition.compared.items():
+                self._comparing.setdefault(compared, []).append(index)
         try:
             self._all: Any = _ENVIRONMENT.compile(f"[{','.join(f'({condition.text})' for condition in conditions)}]")
         except RuntimeError:  # too long or too deep for CEL, though each alone isn't
@@ -150,8 +135,10 @@ class Conditions:
         if not isinstance(outcomes, list):
             # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
             return (each.check(situation) for each in self._each)
-        for index, condition in self._comparing:
-            outcomes[index] = condition.mistaken(situation) or outcomes[index]
+        for (name, types), indices in self._comparing.items():
+            if mistaken := situation.mistaken(name, types):
+                for index in indices:
+                    outcomes[index] = mistaken
         return outcomes
 
     def _check_all(self, situation: "Situation") -> Any:
@@ -166,31 +153,38 @@ class Conditions:
 class Situation:
     """Facts made ready for CEL: built once, checked against many conditions."""
 
-    __slots__ = ("_known", "_values", "_words", "activation")
+    __slots__ = ("_known", "_missing", "_values", "_words", "activation")
 
     def __init__(self, facts: Facts) -> None:
         self._values = seen(facts)
         self._words: dict[tuple[str, ...], str] = {}
         self._known: Any = None
+        # Only NaN differs from itself.
+        self._missing = {name for name, value in self._values.items() if value != value}  # noqa: PLR0124
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
 
-    def type_of_label(self, name: str) -> str:
-        """`string`, `bool` or `number`; empty where there is no such label."""
+    def mistaken(self, label: str, types: frozenset[str]) -> str:
+        """Why a label can't be compared with something of these types; empty where it can, or isn't there.
+
+        CEL itself refuses to ask whether 'true' is smaller than true, but calls them simply not equal: a caller that
+        writes the one for the other would switch off the rule that asks for it.
+        """
         labels = self._values["labels"]
-        return _TYPE_NAMES[type(labels[name])] if name in labels else ""
+        if label not in labels or (got := _TYPE_NAMES[type(labels[label])]) in types:
+            return ""
+        return f"the label {label!r} is a {got}, and is compared with a {' and a '.join(sorted(types))}"
 
     @property
     def known(self) -> Any:
         """As `activation`, without the numbers that are missing."""
         if self._known is None:
-            known = {name: value for name, value in self._values.items() if value == value}  # noqa: PLR0124  # as below
+            known = {name: value for name, value in self._values.items() if name not in self._missing}
             self._known = _ENVIRONMENT.Activation(known)
         return self._known
 
     def missing(self, names: tuple[str, ...]) -> str:
         """The first of these facts that is a number and isn't known; empty where all are."""
-        # Only NaN differs from itself.
-        return next((name for name in names if (value := self._values.get(name)) != value), "")
+        return next((name for name in names if name in self._missing), "") if self._missing else ""
 
     def describe(self, names: tuple[str, ...]) -> str:
         """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
