@@ -22,10 +22,10 @@ MAX_BRIEF: Final = 120
 """Characters of a condition that a reason shows."""
 
 _TYPES: Final = {"double": cel.Type.DOUBLE, "int": cel.Type.INT, "string": cel.Type.STRING, "bool": cel.Type.BOOL}
-_ENVIRONMENT: Final = cel.NewEnv(
-    variables={name: _TYPES[kind.cel] for name, kind in VISIBLE.items()}
-    | {"labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)}
-)
+_VARIABLES: Final = {name: _TYPES[kind.cel] for name, kind in VISIBLE.items()} | {
+    "labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
+}
+_ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
 
 _TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
 
@@ -151,17 +151,23 @@ class Conditions:
 
 
 class Situation:
-    """Facts made ready for CEL: built once, checked against many conditions."""
+    """Facts made ready for CEL: built once, checked against many conditions.
 
-    __slots__ = ("_known", "_missing", "_values", "_words", "activation")
+    Args:
+        facts: what the conditions look at.
+        names: all that they look at, as `looked_at` has it: the less there is, the sooner it is handed over to CEL.
+    """
 
-    def __init__(self, facts: Facts) -> None:
+    __slots__ = ("_known", "_missing", "_names", "_values", "_words", "activation")
+
+    def __init__(self, facts: Facts, names: Sequence[str] = tuple(_VARIABLES)) -> None:
         self._values = seen(facts)
+        self._names = names
+        # Only NaN differs from itself.
+        self._missing = frozenset(name for name, value in self._values.items() if value != value)  # noqa: PLR0124
         self._words: dict[tuple[str, ...], str] = {}
         self._known: Any = None
-        # Only NaN differs from itself.
-        self._missing = {name for name, value in self._values.items() if value != value}  # noqa: PLR0124
-        self.activation: Any = _ENVIRONMENT.Activation(self._values)
+        self.activation: Any = _ENVIRONMENT.Activation({name: self._values[name] for name in names})
 
     def mistaken(self, label: str, types: frozenset[str]) -> str:
         """Why a label can't be compared with something of these types; empty where it can, or isn't there.
@@ -178,13 +184,15 @@ class Situation:
     def known(self) -> Any:
         """As `activation`, without the numbers that are missing."""
         if self._known is None:
-            known = {name: value for name, value in self._values.items() if name not in self._missing}
+            known = {name: self._values[name] for name in self._names if name not in self._missing}
             self._known = _ENVIRONMENT.Activation(known)
         return self._known
 
     def missing(self, names: tuple[str, ...]) -> str:
         """The first of these facts that is a number and isn't known; empty where all are."""
-        return next((name for name in names if name in self._missing), "") if self._missing else ""
+        if self._missing.isdisjoint(names):
+            return ""
+        return next(name for name in names if name in self._missing)
 
     def describe(self, names: tuple[str, ...]) -> str:
         """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
@@ -196,7 +204,7 @@ class Situation:
     def _value(self, name: str) -> str:
         is_label = name.startswith("labels.")
         value = self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
-        if value is None or value != value:  # noqa: PLR0124  # only NaN differs from itself
+        if value is None or name in self._missing:
             return "missing"
         if isinstance(value, bool):
             return "true" if value else "false"
@@ -204,6 +212,12 @@ class Situation:
             return "empty"
         text = f"{value:.6g}" if isinstance(value, float) else repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
+
+
+def looked_at(conditions: Iterable[Condition]) -> tuple[str, ...]:
+    """The facts that conditions look at, each once, and `labels`, which they may look at under any name."""
+    named = (name for condition in conditions for name in condition.names if name in VISIBLE)
+    return tuple(dict.fromkeys([*named, "labels"]))
 
 
 def _names(condition: Node) -> Iterator[str]:
