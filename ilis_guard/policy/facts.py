@@ -156,7 +156,7 @@ def _number(value: float | None) -> float:
     try:
         return float(value)
     except OverflowError:  # a whole number that no double holds
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _integer(value: int) -> int:
