@@ -57,6 +57,8 @@ def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, No
     elif _is_function(node) and node.text not in FUNCTIONS:
         hint = nearest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
         yield f"`{node.text}` isn't part of the policy language{hint}", node
+    elif node.type == "null":
+        yield "no fact and no label is ever null; ask has(labels.NAME) whether a label is there", node
     elif node.text == "_+_" and variables and not _NUMBERS.issuperset(node.overloads):
         yield f"inside {_listed(MACROS)} only facts and numbers are added; ask with ==, &&, contains", node
     for part in node.parts:

@@ -79,7 +79,7 @@ def _check_secrets(document: Document) -> None:
     if found := list(leaks(document.text)):
         remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
         lines = [f"{document.place_at(index)}: this looks like {kind}: {remedy}" for index, kind in found]
-        raise PolicyError("\n".join(lines))
+        raise PolicyError(listed(lines, len(lines)))
 
 
 def _check_version(document: Document) -> None:

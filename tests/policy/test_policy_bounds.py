@@ -35,6 +35,7 @@ def refusal(condition: str) -> list[tuple[int, int, str]]:
         ("[0.1].all(uncertainty, uncertainty < 0.2)", 9, "'uncertainty' is a fact, and can't be a name"),
         ("[0.1].all(statistics, statistics < 0.2)", 9, "'statistics' is a fact"),
         ("[0.1].all(labels, labels < 0.2)", 9, "'labels' is a fact"),
+        ("has(labels.x) && labels.x != null", 29, "no fact and no label is ever null; ask has(labels.NAME)"),
         ("un\u0441ertainty < 0.2", 2, "got '\u0441' (CYRILLIC SMALL LETTER ES), which may look like another letter"),
         ("uncertainty \uff1c 0.2", 12, "FULLWIDTH LESS-THAN SIGN"),
         ("uncertainty\u200b < 0.2", 11, "ZERO WIDTH SPACE"),
