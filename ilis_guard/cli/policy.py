@@ -44,3 +44,14 @@ def check(
     out.print(f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True)
     if not is_ok:
         raise typer.Exit(EXIT_WARNINGS)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the language as a JSON Schema, with which editors complete a policy's keys and underline what is wrong.
+
+    Save it, and name it in the policy's first line: # yaml-language-server: $schema=policy.schema.json
+    """
+    from ilis_guard.policy import json_schema
+
+    typer.echo(json_schema.as_text(), nl=False)
