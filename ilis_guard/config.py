@@ -145,7 +145,7 @@ def read_config(path: str | Path) -> GuardConfig:
     _check_version(document)
     config = strict_yaml.validated(document, GuardConfig, error=ConfigError)
     if problems := [*_tier_problems(document, config), *_review_problems(document, config.review)]:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(strict_yaml.listed(problems, len(problems)))
     return _with_absolute_paths(config, path.resolve().parent)
 
 

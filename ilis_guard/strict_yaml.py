@@ -1,18 +1,21 @@
 """YAML read strictly: what a file says is what it means, and every complaint names file, line and column.
 
 Meant for files that decide something. Refused are duplicate keys (elsewhere the last one silently wins), anchors and
-aliases (15 lines can expand to gigabytes), tags, directives, tabs, several documents, infinities and NaN. Plain
-scalars mean what the YAML 1.2 core schema says: ``no`` is a string, ``1e-3`` is a number.
+aliases (15 lines can expand to gigabytes), tags, directives, tabs, several documents, infinities and NaN, and
+characters that make a line look like another. Plain scalars mean what the YAML 1.2 core schema says: ``no`` is a
+string, ``1e-3`` is a number.
 
 Values are built straight from the parser's events. So everything above is refused where it is met, before anything
 could be expanded, and every value keeps the place where it stands.
 """
 
 import difflib
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, get_args
@@ -41,6 +44,8 @@ MAX_BYTES: Final = 100_000
 """Far more than any policy needs; the most hostile text of this size takes about a second."""
 MAX_DEPTH: Final = 20
 """Mappings and lists inside one another."""
+MAX_PROBLEMS: Final = 20
+"""Lines of one complaint. Who reads 20 has enough to do."""
 
 Keys = tuple[str | int, ...]
 """Where a value stands: mapping keys and list indices from the top."""
@@ -54,6 +59,9 @@ _CONSTANTS: Final[Mapping[str, bool | None]] = {
 _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,400}")
 _BASED_INTEGER: Final = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_MISLEADING: Final = re.compile("[\x85\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Characters that end a line for YAML and for no editor (so a rule can stand in what looks like a comment), that turn
+the direction of what follows, and byte order marks that don't stand first."""
 _NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
@@ -146,8 +154,9 @@ def read(path: Path | str, *, error: type[IlisGuardError], max_bytes: int = MAX_
         raise error(f"{path}: there is no such file; check the path (relative paths start at {Path.cwd()})") from None
     except IsADirectoryError:
         raise error(f"{path}: is a folder; name the YAML file inside it") from None
-    except OSError as problem:
-        raise error(f"{path}: can't be read ({problem.strerror or problem}); check its permissions") from problem
+    except (OSError, ValueError) as problem:  # a ValueError where the path itself is none
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: can't be read ({reason}); check its path and permissions") from problem
     if len(raw) > max_bytes:
         raise error(f"{path}:1:1: the file has more than {max_bytes} bytes; split it, or take comments out")
     try:
@@ -175,6 +184,13 @@ def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\t" in text:
         raise error(f"{_place(path, _mark_at(text, text.index(chr(9))))}: got a tab; indent and align with spaces")
+    if match := _MISLEADING.search(text):
+        character = match.group()
+        raise error(
+            f"{_place(path, _mark_at(text, match.start()))}: got the character {character!a} "
+            f"({unicodedata.name(character, 'a control')}), which makes a text look like another; take it out, or "
+            f"write {character!a} in double quotes"
+        )
     reader = _Reader(text=text, path=path, error=error)
     data = reader.document()
     return Document(path=path, data=data, text=text, _spots=reader.spots)
@@ -183,22 +199,56 @@ def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
 def validated(document: Document, model: type[M], *, error: type[IlisGuardError]) -> M:
     """Build `model` from a document, with pydantic's strict rules: a number in quotes is no number.
 
+    A key without a value, such as a `guarantee:` whose lines were all commented out, isn't taken for one that was left
+    out: who wrote it thinks otherwise.
+
     Raises:
         IlisGuardError: as `error`, with one line per problem, each with its place.
     """
     try:
         # Through JSON: pydantic's strict mode for it still takes strings for enums, and lists for tuples.
-        return model.model_validate_json(json.dumps(document.data), strict=True)
+        built = model.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as problems:
         items = problems.errors(include_url=False)
         # A list whose items are all wrong is called too short as well; that only hides what is wrong.
-        lines = [_problem(document, model, item) for item in items if not _is_echo(item, items)]
-        raise error("\n".join(lines)) from None
+        named = [item for item in items if not _is_echo(item, items)]
+        lines = (_problem(document, model, item) for item in named)
+        raise error(listed(lines, len(named))) from None
+    empty = [*_without_value(built, ())]
+    if empty:
+        lines = (
+            f"{document.place(keys)}: {_key_path(keys)}has no value; give it one, or take it out" for keys in empty
+        )
+        raise error(listed(lines, len(empty)))
+    return built
+
+
+def _without_value(value: object, keys: Keys) -> Iterator[Keys]:
+    """Where models in a value have fields that are written and None."""
+    if isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            inside = (*keys, info.alias or name)
+            if name in value.model_fields_set and getattr(value, name) is None:
+                yield inside
+            yield from _without_value(getattr(value, name), inside)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _without_value(item, (*keys, key))
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from _without_value(item, (*keys, index))
 
 
 def _is_echo(item: ErrorDetails, items: list[ErrorDetails]) -> bool:
     place = item["loc"]
     return item["type"] == "too_short" and any(other["loc"][: len(place)] == place for other in items if other != item)
+
+
+def listed(problems: Iterable[str], count: int) -> str:
+    """A complaint of `count` problems: the first of them, a line for each, and how many are left."""
+    lines = [*itertools.islice(problems, MAX_PROBLEMS)]
+    left = count - len(lines)
+    return "\n".join([*lines, *([f"and {left} more problems like these"] if left > 0 else [])])
 
 
 def nearest(name: str, names: Iterator[str] | list[str]) -> str:
@@ -251,7 +301,7 @@ class _Reader:
             where = _mark_at(self._text, problem.position)
             self._refuse(where, f"got the character {chr(problem.character)!r}; take it out")
         except (YAMLError, ValueError, OverflowError) as problem:  # e.g. the escape "\U00110000", which is no character
-            self._refuse(self._last, f"not valid YAML after this place: {problem}")
+            self._refuse(self._last, f"not valid YAML after this place: {short(str(problem))}")
 
     def _value(self, event: Event, keys: Keys) -> Any:
         self._refuse_extras(event)
@@ -268,7 +318,8 @@ class _Reader:
             inside = (*keys, key)
             if key in mapping:
                 first = _place(self._path, self.spots[inside].key)
-                self._refuse(_mark(event), f"duplicate key {key!r}, which already stands at {first}; keep one of them")
+                what = f"duplicate key {short(key)}, which already stands at {first}; keep one of them"
+                self._refuse(_mark(event), what)
             content = next(self._events)
             # A value left empty has no place of its own: the parser puts it where the next thing starts.
             self.spots[inside] = _Spot(_mark(event), _mark(event if _is_empty(content) else content))
@@ -287,7 +338,7 @@ class _Reader:
         self._refuse_extras(event)
         key = self._scalar(event) if isinstance(event, ScalarEvent) else None
         if not isinstance(key, str):
-            got = _kind(event) if key is None else repr(key)
+            got = _kind(event) if key is None else short(key)
             self._refuse(_mark(event), f"a key must be a string, got {got}; put it in quotes if it is meant as a name")
         return key
 
@@ -303,23 +354,23 @@ class _Reader:
             return int(text, 0)
         number = float(text) if _FLOAT.fullmatch(text) else None
         if _NOT_FINITE.fullmatch(text) or (number is not None and not math.isfinite(number)):
-            self._refuse(_mark(event), f"a number must be finite, got {_short(text)}; write a finite number")
+            self._refuse(_mark(event), f"a number must be finite, got {short(text)}; write a finite number")
         return self._string(event) if number is None else number
 
     def _string(self, event: ScalarEvent) -> str:
         text: str = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
-            self._refuse(_mark(event), f"the string {_short(text)} has half a character in it; write it out, or as \\U")
+            self._refuse(_mark(event), f"the string {short(text)} has half a character in it; write it out, or as \\U")
         return text
 
     def _refuse_extras(self, event: Event) -> None:
         if isinstance(event, AliasEvent):
-            self._refuse(_mark(event), f"got the alias '*{event.anchor}'; write the value out")
+            self._refuse(_mark(event), f"got the alias {short(f'*{event.anchor}')}; write the value out")
         if isinstance(event, NodeEvent) and event.anchor is not None:
-            self._refuse(_mark(event), f"got the anchor '&{event.anchor}'; take it out, and write values out")
+            self._refuse(_mark(event), f"got the anchor {short(f'&{event.anchor}')}; take it out, and write values out")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            self._refuse(_mark(event), f"got the tag {_short(str(tag))}; take it out")
+            self._refuse(_mark(event), f"got the tag {short(str(tag))}; take it out")
 
     def _refuse(self, mark: _Mark, what: str) -> NoReturn:
         raise self._error(f"{_place(self._path, mark)}: {what}")
@@ -347,10 +398,11 @@ def _kind(event: Event) -> str:
         return "a list"
     if isinstance(event, MappingStartEvent):
         return "a mapping"
-    return _short(event.value) if isinstance(event, ScalarEvent) else "an alias"
+    return short(event.value) if isinstance(event, ScalarEvent) else "an alias"
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as messages show it, on one line and not too much of it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -361,11 +413,11 @@ def _problem(document: Document, model: type[BaseModel], item: ErrorDetails) -> 
     if item["type"] == "extra_forbidden":
         where, unknown = _key_path(keys[:-1]), str(keys[-1])
         hint = nearest(unknown, [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)])
-        return f"{document.key_place(keys)}: {where}unknown key {unknown!r}{hint or '; take it out'}"
+        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint or '; take it out'}"
     if item["type"] == "missing":
         return f"{document.place(keys)}: {_key_path(keys)}the key {str(item['loc'][-1])!r} is missing; add it"
     what = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{document.place(keys)}: {_key_path(keys)}{what}, got {_short(item['input'])}"
+    return f"{document.place(keys)}: {_key_path(keys)}{what}, got {short(item['input'])}"
 
 
 def _key_path(keys: Keys) -> str:

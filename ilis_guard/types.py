@@ -3,7 +3,7 @@
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ilis_guard.errors import RequestError, ReviewError
+from ilis_guard.labels import problem as label_problem
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -82,7 +83,7 @@ class Request:
 
         Raises:
             RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, or a label
-                isn't a string, a number or a boolean.
+                isn't a short string, a number or a boolean; see `labels`.
         """
         if not isinstance(prompt, Sequence):
             raise RequestError(f"a prompt is a string or a sequence of messages, got a {type(prompt).__name__}")
@@ -97,7 +98,9 @@ class Request:
             )
         if not messages[-1].content.strip():
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
-        return cls(messages=messages, labels=dict(_checked(labels or {})))
+        if what := label_problem(labels or {}):
+            raise RequestError(what)
+        return cls(messages=messages, labels=dict(labels or {}))
 
     @property
     def prompt(self) -> str:
@@ -371,14 +374,3 @@ def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
 def _shape(turn: object) -> str:
     """What was got, without its text: prompts stay out of error messages."""
     return f"the keys {sorted(map(str, turn))!r}" if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
-
-
-def _checked(labels: Labels) -> Iterable[tuple[str, Label]]:
-    for name, value in labels.items():
-        if not isinstance(name, str) or not name.isidentifier():
-            raise RequestError(f"the label name {name!r} isn't an identifier; policies say labels.NAME")
-        if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
-            raise RequestError(
-                f"the label {name!r} is a {type(value).__name__}; a label is a string, a boolean or a finite number"
-            )
-        yield name, value

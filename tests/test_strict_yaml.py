@@ -1,7 +1,7 @@
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import example, given
@@ -63,6 +63,16 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: 'x\n", "2:1", "not valid YAML: found unexpected end of stream"),
         ("a: [1,\n", "2:1", "not valid YAML"),
         ("a: x\x00y\n", "1:5", "got the character '\\x00'"),
+        # Lines that end for YAML and for no editor: `b` would stand in what looks like a comment.
+        ("a: 1 # x\u2028b: 2\n", "1:9", "got the character '\\u2028' (LINE SEPARATOR), which makes a text look like"),
+        ("a: 1 # x\x85b: 2\n", "1:9", "got the character '\\x85'"),
+        ("a: 1 # x\u2029b: 2\n", "1:9", "PARAGRAPH SEPARATOR"),
+        ("a: 1\n# \u202e2 :b\n", "2:3", "RIGHT-TO-LEFT OVERRIDE"),
+        ("a: 1\n# \u2066x\u2069\n", "2:3", "LEFT-TO-RIGHT ISOLATE"),
+        ("a: 1\n\ufeffb: 2\n", "2:1", "got the character '\\ufeff'"),
+        ("a: *" + "b" * 90_000, "1:4", f"got the alias '*{'b' * 55}...; write"),
+        ("a: &" + "b" * 90_000, "1:4", f"got the anchor '&{'b' * 55}...; take"),
+        (f"? {'k' * 9_000}\n: 1\n" * 2, "3:3", f"duplicate key '{'k' * 56}..., which already stands at f.yaml:1:3"),
         ("b: 1\na: \ud800\n", "2:4", "got the character"),
         ('a: "\\ud800"\n', "1:4", "half a character"),
         ('a: "\\U00110000"\n', "1:1", "not valid YAML"),
@@ -76,6 +86,52 @@ def test_refuses_what_is_not_strict_and_says_where(text: str, place: str, words:
     assert message.startswith(f"f.yaml:{place}: ")
     assert words in message
     assert "\n" not in message
+
+
+def test_what_looks_like_another_character_may_be_written_out() -> None:
+    assert parsed('\ufeffa: "\\u202e\\L\\N\\ufeff"\n').data == {"a": "\u202e\u2028\x85\ufeff"}
+
+
+def test_of_many_problems_the_first_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validated(parsed("".join(f"namy{number}: 1\n" for number in range(3_000))), Outer, error=ConfigError)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21
+    assert lines[1] == "f.yaml:1:1: unknown key 'namy0'; did you mean 'name'?"
+    assert lines[-1] == "and 2981 more problems like these"
+
+
+class Part(BaseModel):
+    name: str | None = None
+    free: dict[str, Any] = Field(default_factory=dict)
+
+
+class Whole(BaseModel):
+    part: Part | None = None
+    parts: tuple[Part, ...] = ()
+    named: dict[str, Part] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("part:\n  # name: x\n", "1:1", "part: has no value; give it one, or take it out"),
+        ("part: null\n", "1:7", "part: has no value"),
+        ("part: {name: }\n", "1:8", "part.name: has no value"),
+        ("parts: [{}, {name}]\n", "1:14", "parts[1].name: has no value"),
+        ("named: {x: {name: }}\n", "1:13", "named.x.name: has no value"),
+    ],
+)
+def test_a_key_without_a_value_isnt_taken_for_one_left_out(text: str, place: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validated(parsed(text), Whole, error=ConfigError)
+    assert str(caught.value).startswith(f"f.yaml:{place}: ")
+    assert words in str(caught.value)
+
+
+def test_a_value_may_be_none_where_keys_are_free() -> None:
+    whole = validated(parsed("part: {free: {name: null}}\n"), Whole, error=ConfigError)
+    assert whole.part == Part(free={"name": None})
 
 
 def test_an_alias_bomb_costs_nothing() -> None:
@@ -254,6 +310,8 @@ def test_reads_files_and_refuses_what_is_none(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             read(path, error=ConfigError)
         assert str(caught.value).startswith(f"{path}{words}")
+    with pytest.raises(ConfigError, match="can't be read"):
+        read("a\x00b.yaml", error=ConfigError)
     with pytest.raises(ConfigError, match="is a folder"):
         read(tmp_path, error=ConfigError)
 

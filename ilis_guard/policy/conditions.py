@@ -4,14 +4,17 @@ CEL (Common Expression Language, by Google) always ends: it has no loops but bou
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cel_expr_python import cel
 
+from ilis_guard.policy.bounds import objections
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
-from ilis_guard.strict_yaml import nearest
+from ilis_guard.policy.syntax import Kind, Node, tree
+from ilis_guard.strict_yaml import nearest, short
 
 MAX_LENGTH: Final = 2000
 """Characters of one condition; more belongs into several rules."""
@@ -23,16 +26,13 @@ _VARIABLES: Final = {name: _TYPES[kind.cel] for name, kind in VISIBLE.items()} |
     "labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 }
 _ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
-_WITHOUT: Final = {
-    name: cel.NewEnv(variables={other: kind for other, kind in _VARIABLES.items() if other != name}) for name in VISIBLE
-}
-"""By fact: an environment in which there is no such fact."""
+
+_TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
 
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
-_STRING: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_LABEL: Final = re.compile(r"(?<![\w.])labels\.[A-Za-z_]\w*")
+_UNREADABLE: Final = re.compile(r"token recognition error at: '([^\x00-\x7f])")
 _ABSENT_KEY: Final = re.compile(r'Key not found in map : "(.*)"')
 
 
@@ -64,6 +64,8 @@ class Condition:
     """The facts it mentions, in order, each once; labels as ``labels.NAME``."""
     brief: str
     """The text on one line, shortened, for reasons."""
+    compared: Mapping[str, frozenset[str]]
+    """By label: the types of what ``==`` and ``in`` compare it with."""
     _compiled: Any
 
     @classmethod
@@ -85,13 +87,18 @@ class Condition:
             got = compiled.return_type().name()
             what = f"a condition must be true or false, got {got}; compare it with something (labels.vip == true)"
             raise ConditionError([Problem(what)])
+        syntax = tree(compiled.serialize())
+        if problems := [_at(text, offset, what) for what, offset in objections(text, syntax)]:
+            raise ConditionError(problems)
         one_line = " ".join(text.split())
         brief = one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
-        return cls(text=text, names=_names(text), brief=brief, _compiled=compiled)
+        names = tuple(dict.fromkeys(_names(syntax)))
+        return cls(text=text, names=names, brief=brief, compared=_compared(syntax), _compiled=compiled)
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
-        return self._evaluate(situation.activation)
+        mistaken = (situation.mistaken(name, types) for name, types in self.compared.items())
+        return next(filter(None, mistaken), "") or self._evaluate(situation.activation)
 
     def might_hold(self, situation: "Situation") -> bool:
         """Whether the condition could be true, for all that is known, if the missing numbers were there.
@@ -113,18 +120,26 @@ class Conditions:
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._each = tuple(conditions)
-        # On lines of their own, because a condition may end in a comment.
-        together = ",".join(f"(\n{condition.text}\n)" for condition in conditions)
+        self._comparing: dict[tuple[str, frozenset[str]], list[int]] = {}
+        for index, condition in enumerate(conditions):
+            for compared in condition.compared.items():
+                self._comparing.setdefault(compared, []).append(index)
         try:
-            self._all: Any = _ENVIRONMENT.compile(f"[{together}]")
+            self._all: Any = _ENVIRONMENT.compile(f"[{','.join(f'({condition.text})' for condition in conditions)}]")
         except RuntimeError:  # too long or too deep for CEL, though each alone isn't
             self._all = None
 
     def check(self, situation: "Situation") -> Iterable[bool | str]:
         """What `Condition.check` says for each, in order."""
         outcomes = self._check_all(situation)
-        # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
-        return outcomes if isinstance(outcomes, list) else (each.check(situation) for each in self._each)
+        if not isinstance(outcomes, list):
+            # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
+            return (each.check(situation) for each in self._each)
+        for (name, types), indices in self._comparing.items():
+            if mistaken := situation.mistaken(name, types):
+                for index in indices:
+                    outcomes[index] = mistaken
+        return outcomes
 
     def _check_all(self, situation: "Situation") -> Any:
         if self._all is None:
@@ -153,6 +168,17 @@ class Situation:
         self._words: dict[tuple[str, ...], str] = {}
         self._known: Any = None
         self.activation: Any = _ENVIRONMENT.Activation({name: self._values[name] for name in names})
+
+    def mistaken(self, label: str, types: frozenset[str]) -> str:
+        """Why a label can't be compared with something of these types; empty where it can, or isn't there.
+
+        CEL itself refuses to ask whether 'true' is smaller than true, but calls them simply not equal: a caller that
+        writes the one for the other would switch off the rule that asks for it.
+        """
+        labels = self._values["labels"]
+        if label not in labels or (got := _TYPE_NAMES[type(labels[label])]) in types:
+            return ""
+        return f"the label {label!r} is a {got}, and is compared with a {' and a '.join(sorted(types))}"
 
     @property
     def known(self) -> Any:
@@ -194,21 +220,38 @@ def looked_at(conditions: Iterable[Condition]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*named, "labels"]))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """A condition looks at a fact if it is none without it: a name in a comment or in a string is no look."""
-    last_part = {name: name.rpartition(".")[2] for name in VISIBLE}
-    places = {name: text.find(last) for name, last in last_part.items() if last in text and not _compiles(text, name)}
-    for match in _LABEL.finditer(_STRING.sub(lambda string: "'" * len(string.group()), text)):
-        places.setdefault(match.group(), match.start())
-    return tuple(sorted(places, key=lambda name: places[name]))
+def _names(condition: Node) -> Iterator[str]:
+    """The facts in a condition, in order."""
+    for node in condition.walk():
+        if node.kind is Kind.NAME and node.text in VISIBLE:
+            yield node.text
+        elif (label := _label(node)) is not None:
+            yield f"labels.{label}"
 
 
-def _compiles(text: str, without: str) -> bool:
-    try:
-        _WITHOUT[without].compile(text)
-    except RuntimeError:
-        return False
-    return True
+def _label(node: Node) -> str | None:
+    """The name of the label that a part looks at: ``labels.NAME``, ``has(labels.NAME)`` or ``labels['NAME']``."""
+    of_labels = bool(node.parts) and node.parts[0].kind is Kind.NAME and node.parts[0].text == "labels"
+    if of_labels and node.kind is Kind.FIELD:
+        return node.text
+    if of_labels and node.kind is Kind.CALL and node.text == "_[_]":
+        name = node.parts[1]
+        return name.text if name.kind is Kind.CONSTANT and name.type == "string" else None
+    return None
+
+
+def _compared(condition: Node) -> dict[str, frozenset[str]]:
+    """By label: the types of what it's compared with. Labels that are compared with something untyped aren't there."""
+    compared: dict[str, set[str]] = {}
+    for node in condition.walk():
+        if node.kind is not Kind.CALL or node.text not in ("_==_", "@in"):
+            continue
+        one, other = node.parts
+        if (label := _label(one)) is not None:
+            compared.setdefault(label, set()).add(other.type.removeprefix("list "))
+        if (label := _label(other)) is not None:
+            compared.setdefault(label, set()).add(one.type)
+    return {label: frozenset(types) for label, types in compared.items() if "" not in types}
 
 
 def _problems(text: str, complaint: str) -> list[Problem]:
@@ -219,8 +262,14 @@ def _problems(text: str, complaint: str) -> list[Problem]:
         return [Problem(f"the condition {what}; split it into several rules")]
     if "Syntax error" in found[0][2]:  # what follows a syntax error are its consequences
         found = found[:1]
-    lines = text.splitlines()
-    return [_problem(what, line, offset, lines[line - 1] if line <= len(lines) else "") for line, offset, what in found]
+    lines = text.split("\n")
+    # A name that is wrong 200 times is wrong once, where it stands first.
+    once = {what: (line, offset) for line, offset, what in reversed(found)}
+    return [_problem(what, line, offset, lines[line - 1]) for what, (line, offset) in reversed(once.items())]
+
+
+def _at(text: str, offset: int, what: str) -> Problem:
+    return Problem(what, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset) - 1)
 
 
 def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
@@ -228,10 +277,16 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         name = match.group(1)
         # CEL points behind the name's first part, or at a call's parenthesis.
         start = line_text.rfind(name, 0, offset + len(name))
-        return Problem(f"unknown name {name!r}{_suggested(name)}", line, offset if start < 0 else start)
+        return Problem(f"unknown name {short(name)}{_suggested(name)}", line, offset if start < 0 else start)
     if match := _NO_OVERLOAD.search(what):
         operator, types = match.group(1).replace("_", ""), match.group(2)
         return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)
+    if match := _UNREADABLE.search(what):
+        letter = match.group(1)
+        name = unicodedata.name(letter, f"U+{ord(letter):04X}")
+        return Problem(
+            f"got {letter!r} ({name}), which may look like another letter; write a-z, 0-9 and _", line, offset
+        )
     if what.startswith("Syntax error"):
         brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
         return Problem(f"not a condition: {brief}; CEL writes && || ! == for and, or, not, equals", line, offset)

@@ -94,7 +94,7 @@ class Engine:
         """The ruling of the first rule that decides, why those before it didn't, and why nothing may be answered."""
         situation = Situation(facts, self._names[stage])
         reasons: list[str] = []
-        unclear = facts.held_back
+        unclear = facts.held_back or mislabelled(facts)
         for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
             rule, condition = bound.rule, bound.condition
             if not in_sample(rule, facts):
@@ -121,6 +121,12 @@ class Engine:
 def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
     """The rules that are asked at a stage, in order."""
     return tuple(bound for bound in rules if bound.rule.stage == stage)
+
+
+def mislabelled(facts: Facts) -> str:
+    """Why nothing may be answered: rules can't look at these labels. Empty where they can."""
+    wrong = facts.mislabelled
+    return f"{wrong}, so nothing is answered" if wrong else ""
 
 
 def in_sample(rule: Rule, facts: Facts) -> bool:

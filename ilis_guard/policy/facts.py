@@ -1,14 +1,16 @@
 """What a rule's condition may look at, and under which names."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from ilis_guard.types import FinishReason, Labels, Statistics
+from ilis_guard import labels
+from ilis_guard.types import FinishReason, Label, Labels, Statistics
 
-_LARGEST_INT: Final = 2**63 - 1
-"""CEL's integers have 64 bits."""
+LONGEST_ERROR: Final = 10_000
+"""Characters of an error that conditions see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,11 @@ class Facts:
             return False
         assert self.uncertainty is not None, "has_score says so"
         return self.uncertainty <= self.threshold  # false where the threshold is NaN
+
+    @property
+    def mislabelled(self) -> str:
+        """What is wrong with the labels, so that nothing may be answered; empty where nothing is."""
+        return labels.problem(self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +136,31 @@ def seen(facts: Facts) -> dict[str, Any]:
         "last_tier": facts.last_tier,
         "attempt": _integer(facts.attempt),
         "tokens": _integer(facts.tokens),
-        "seconds": float(facts.seconds),
-        "cost": float(facts.cost),
+        "seconds": _number(facts.seconds),
+        "cost": _number(facts.cost),
         "prompt_length": _integer(facts.prompt_length),
         "text_length": _integer(facts.text_length),
         "finish_reason": _text(facts.finish_reason),
-        "error": _text(facts.error),
-        "labels": {_text(name): _label(value) for name, value in facts.labels.items()},
-        "statistics.logprob_sum": float(statistics.logprob_sum),
-        "statistics.logprob_mean": float(statistics.logprob_mean),
-        "statistics.entropy_mean": float(statistics.entropy_mean),
-        "statistics.margin_min": float(statistics.margin_min),
+        "error": _text(facts.error[:LONGEST_ERROR]),
+        "labels": dict(_labels(facts.labels)),
+        "statistics.logprob_sum": _number(statistics.logprob_sum),
+        "statistics.logprob_mean": _number(statistics.logprob_mean),
+        "statistics.entropy_mean": _number(statistics.entropy_mean),
+        "statistics.margin_min": _number(statistics.margin_min),
     }
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+    if value is None:
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number that no double holds
+        return math.inf if value > 0 else -math.inf
 
 
 def _integer(value: int) -> int:
-    return max(-_LARGEST_INT, min(_LARGEST_INT, value))
+    return max(-labels.LARGEST, min(labels.LARGEST, value))
 
 
 def _text(value: str) -> str:
@@ -156,8 +168,19 @@ def _text(value: str) -> str:
     return str(value) if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _label(value: object) -> object:
-    if isinstance(value, str):
-        return _text(value)
-    # A bool is an int for Python, and must stay a bool for CEL.
-    return _integer(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:
+    """Labels as CEL can hold them; those it can't hold, and those too long to look at in every decision, aren't there.
+
+    `Facts.mislabelled` says so, and then nothing is answered.
+    """
+    for name, value in itertools.islice(of_caller.items(), labels.MOST):
+        if not isinstance(name, str) or len(name) > labels.LONGEST_NAME:
+            continue
+        if isinstance(value, bool):  # an int for Python, which must stay a bool for CEL
+            yield _text(name), value
+        elif isinstance(value, float):
+            yield _text(name), float(value)
+        elif isinstance(value, int):
+            yield _text(name), int(_integer(value))
+        elif isinstance(value, str) and len(value) <= labels.LONGEST:
+            yield _text(name), _text(value)

@@ -12,7 +12,7 @@ from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
 from ilis_guard.policy.leaks import leaks
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
-from ilis_guard.strict_yaml import Document, Keys, nearest, validated
+from ilis_guard.strict_yaml import Document, Keys, listed, nearest, validated
 from ilis_guard.types import Action
 
 SCORE: Final = frozenset({"uncertainty", "shift", "certified"})
@@ -64,7 +64,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
     if not problems:  # what can be reached is only clear once all rules are
         problems.extend(_unreachable(document, file.rules, item) for item in unreachable(rules))
     if problems:
-        raise PolicyError("\n".join(problems))
+        raise PolicyError(listed(problems, len(problems)))
     return file, tuple(rules)
 
 
@@ -79,7 +79,7 @@ def _check_secrets(document: Document) -> None:
     if found := list(leaks(document.text)):
         remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
         lines = [f"{document.place_at(index)}: this looks like {kind}: {remedy}" for index, kind in found]
-        raise PolicyError("\n".join(lines))
+        raise PolicyError(listed(lines, len(lines)))
 
 
 def _check_version(document: Document) -> None:

@@ -15,8 +15,9 @@ from ilis_guard.policy.engine import BoundRule, at_stage, blind_spot, doubt, obs
 from ilis_guard.policy.facts import VISIBLE, Facts
 from ilis_guard.types import STAGES, Action, Stage
 
-MAX_CELLS: Final = 10_000
-"""Rules whose literals would make more cells than this are opaque. All of them take under a second with 20 rules."""
+MAX_TURNS: Final = 200_000
+"""Rules whose literals would make more cells than this number, divided by that of all rules, are opaque: so often is a
+rule looked at in a cell, which takes a second or two. With 20 rules there are up to 10,000 cells."""
 
 _ALWAYS_TOLD_APART: Final[Mapping[Stage, Literals]] = {
     "prompt": {"uncertainty": frozenset(), "last_tier": frozenset()},
@@ -119,7 +120,7 @@ class Reach:
             literals = {**literals, "certified": frozenset()}
         for bound in self._rules[stage]:
             own = literals_of(bound.condition.text)
-            if own is not None and count(more := merged(literals, own)) <= MAX_CELLS:
+            if own is not None and count(more := merged(literals, own)) <= MAX_TURNS // len(self._rules[stage]):
                 self._plain.add(bound.rule.id)
                 literals = more
         return literals

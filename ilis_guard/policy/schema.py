@@ -18,6 +18,9 @@ LONGEST_DUE: Final = 36_525 * 86_400.0
 SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 """By unit of a duration."""
 
+MAX_RULES: Final = 200
+"""More than anybody reads, and all are looked at in every decision."""
+
 Mode = Literal["enforce", "shadow"]
 """Whether a policy decides, or only says what it would have decided."""
 
@@ -240,5 +243,5 @@ class PolicyFile(_Strict):
     """What a request may take. Left out: whatever it takes."""
     audit: Annotated[Audit | None, Field(examples=[{"fraction": 0.02, "queue": "audits"}])] = None
     """Which answered requests a person looks at all the same. Left out: none."""
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=MAX_RULES)]
     """From top to bottom; where none holds, the guard abstains."""

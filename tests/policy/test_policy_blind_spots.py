@@ -139,7 +139,6 @@ def test_what_is_answered_no_more_leaves_the_rules_after_it_their_turn() -> None
         "!(statistics\n.margin_min < 0.1)",
         "!(.shift < 0.1)",
         "[0.5].all(x, !(shift < x))",
-        "!(shift < 0.1) // a comment",
         "'''a' || \"''' != tier && !(shift < 0.1)",
     ],
 )
@@ -153,8 +152,6 @@ def test_a_missing_number_is_seen_however_its_name_is_written(condition: str) ->
 @pytest.mark.parametrize(
     "condition",
     [
-        "tokens < 5 // uncertainty",
-        "[1.0].all(uncertainty, uncertainty < 2.0)",
         "tier != 'uncertainty < 1.0'",
         "tier != '''a' || shift < 0.1 || 'b'''",
         "!has(labels.uncertainty)",

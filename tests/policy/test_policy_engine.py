@@ -119,7 +119,6 @@ FULL = Facts(
         "has(labels.topic) && !has(labels.absent)",
         "labels['topic'] in ['legal', 'tax']",
         "labels.absent == 1 || true",
-        "true // a comment",
     ],
 )
 def test_conditions_see_the_facts(condition: str) -> None:
@@ -199,12 +198,6 @@ def test_a_condition_whose_failing_part_does_not_matter_stops_nothing() -> None:
         "id: sure, when: uncertainty < 0.2, do: answer",
     )
     assert rules.evaluate(SURE).rule == "sure"
-
-
-def test_runaway_conditions_fail_instead_of_running() -> None:
-    many = "[" + ",".join("0" * 1 for _ in range(40)) + "]"
-    condition = f"{many}.all(a, {many}.all(b, {many}.all(c, {many}.all(d, a == b))))"
-    assert "failed: " in ruling_on(condition.replace("a == b", "true"), FULL).reasons[0]
 
 
 def test_odd_values_do_not_stop_a_decision() -> None:

@@ -21,6 +21,7 @@ def rule(*lines: str) -> str:
     return HEAD + "  - " + "\n    ".join(lines) + "\n"
 
 
+PLAIN = f"{HEAD}  - {{id: a, do: abstain}}\n"
 ANSWER = ("id: a", "when: uncertainty < 0.2", "do: answer")
 
 
@@ -55,6 +56,14 @@ WRONG: list[tuple[str, str, str]] = [
     (rule("id: a", "do: escalate", "to:"), "6:5", "has no value"),
     (rule("id: a", "do: escalate", "to: ' x'"), "6:9", "rules[0].to: "),
     (rule("id: a", "do: abstain", "say: ' '"), "6:10", "is empty"),
+    # Keys whose values were commented out, and that would count as left out.
+    (f"guarantee:\n  # max_error: 0.05\n{PLAIN}", "1:1", "guarantee: has no value; give it one, or take it out"),
+    (f"guarantee: {{max_error: 0.1, min_coverage: null}}\n{PLAIN}", "1:43", "guarantee.min_coverage: has no value"),
+    (f"budget:\n  max_seconds:\n  max_attempts: 2\n{PLAIN}", "2:3", "budget.max_seconds: has no value"),
+    (f"audit: ~\n{PLAIN}", "1:8", "audit: has no value"),
+    (f"mode:\n{PLAIN}", "1:1", "mode: should be 'enforce' or 'shadow', got None"),
+    (rule("id: a", "do: escalate", "sample:"), "6:5", "has no value"),
+    (rule("id: a", "do: escalate", "due:"), "6:5", "has no value"),
     # meaning
     (rule("id: a", "do: abstain", "to: x"), "6:9", "`to` is not allowed with `do: abstain`"),
     (rule(*ANSWER, "to: x"), "7:9", "`to` is not allowed with `do: answer`"),

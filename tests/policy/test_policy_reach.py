@@ -112,7 +112,6 @@ def test_beyond_the_cap_rules_are_taken_as_reachable() -> None:
         ("last_tier ? true : false", None),
         ("attempt in [1, 2]", None),
         ("[1].all(x, x == attempt)", None),
-        ("last_tier // no", None),
     ],
 )
 def test_knows_which_conditions_it_can_look_through(condition: str, literals: Literals | None) -> None:

@@ -1,0 +1,217 @@
+"""Hostile files and facts: whatever comes, a policy is read or refused with a place, and asked, it gives one action.
+
+A run looks at the same few hundred examples each time. ``make fuzz`` looks for new ones, many more, for some minutes;
+``make fuzz FUZZ=100000`` for hours.
+"""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ilis_guard import labels
+from ilis_guard.config import read_config
+from ilis_guard.errors import ConfigError, PolicyError
+from ilis_guard.policy import Facts, Policy
+from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation
+from ilis_guard.strict_yaml import MAX_BYTES, MAX_PROBLEMS
+from ilis_guard.types import Action
+from tests.policy.hostile import (
+    CONDITIONS,
+    FACTS,
+    NEAR_KEYS,
+    NEAR_POLICIES,
+    NEAR_VALUES,
+    SHIPPED,
+    TOKENS,
+    is_condition,
+    mutants,
+    policies,
+)
+
+MANY = int(os.environ.get("ILIS_GUARD_FUZZ", "0"))
+GUARD = """\
+version: 1
+policy: default
+tiers:
+  - {name: small, model: packaged:smollm2-135m-instruct, precision: nf4, bundle: bundles/small, max_new_tokens: 32}
+  - name: remote
+    remote: {chat_model: "package.module:Class", arguments: {temperature: 0.5, nothing: null}}
+review:
+  storage: sqlite:///tickets.db
+  queues:
+    - {name: legal, priority: 3, due: 3600, overdue: default, lease: 60}
+  receivers:
+    - {name: chat, url: "https://chat.example.org/hook", secret: "${SECRET}", queues: [legal]}
+  page:
+    url: https://review.example.org
+    reviewers: [{name: Ada, token: "${TOKEN}"}]
+"""
+
+
+def fuzz(examples: int) -> settings:
+    """So many examples, always the same; or, where asked for, many new ones."""
+    slow = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    return settings(max_examples=MANY or examples, derandomize=not MANY, deadline=None, suppress_health_check=slow)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_or_refused(text: str | bytes) -> Policy | None:
+    """A policy, or None where it was refused as it should be; read from a file where the text is bytes."""
+    try:
+        if isinstance(text, str):
+            return Policy.parse(text, path="p.yaml")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "p.yaml"
+            path.write_bytes(text)
+            return Policy.load(path)
+    except PolicyError as error:
+        refused_well(str(error))
+        return None
+
+
+def refused_well(message: str) -> None:
+    lines = message.split("\n")
+    assert len(lines) <= MAX_PROBLEMS + 1
+    if re.fullmatch(r"and [0-9]+ more problems like these", lines[-1]):
+        lines.pop()
+    for line in lines:
+        assert re.match(r"(?:/.*/)?[pg]\.yaml:[1-9][0-9]*:[1-9][0-9]*: .", line), line
+        assert len(line) < 3_000
+        assert line.isprintable() or not line.isascii()
+
+
+@fuzz(200)
+@given(mutants(SHIPPED))
+def test_a_policy_that_was_tampered_with_is_read_or_refused_with_its_place(text: str) -> None:
+    read_or_refused(text)
+
+
+@fuzz(200)
+@given(
+    st.one_of(mutants(SHIPPED).map(lambda text: text.encode("utf-8", "surrogatepass")), st.binary(max_size=60)),
+    st.data(),
+)
+@example(b"\xff\xfev\x00", None)
+@example(b"version: 1\nname: \xc3\x28\n", None)
+@example(b"#" * (MAX_BYTES + 1), None)
+def test_bytes_are_read_or_refused_with_their_place(raw: bytes, data: st.DataObject | None) -> None:
+    if data is not None and raw:
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + 1 :]
+    read_or_refused(raw)
+
+
+@fuzz(300)
+@given(NEAR_POLICIES)
+def test_what_has_nearly_the_shape_of_a_policy_is_read_or_refused_with_its_place(text: str) -> None:
+    read_or_refused(text)
+
+
+@fuzz(150)
+@given(mutants(SHIPPED), st.sampled_from(["\r\n", "\r"]))
+def test_line_ends_change_neither_meaning_nor_places(text: str, end: str) -> None:
+    text = text.replace("\r", "\n")
+
+    def outcome(written: str) -> str:
+        try:
+            return Policy.parse(written, path="p.yaml").fingerprint
+        except PolicyError as error:
+            return str(error)
+
+    assert outcome(text.replace("\n", end)) == outcome(text)
+    assert outcome("\ufeff" + text) == outcome(text) or text.startswith("\ufeff")
+
+
+@fuzz(150)
+@given(st.one_of(mutants({"g": GUARD}), st.dictionaries(NEAR_KEYS, NEAR_VALUES).map(json.dumps)))
+def test_a_guard_yaml_that_was_tampered_with_is_read_or_refused_with_its_place(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "g.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            read_config(path)
+        except ConfigError as error:
+            refused_well(str(error))
+
+
+# --- conditions ------------------------------------------------------------------------------------------------------
+
+
+@fuzz(300)
+@given(st.one_of(CONDITIONS, st.lists(st.one_of(st.sampled_from(TOKENS), CONDITIONS), max_size=4).map(" ".join)))
+@example("uncertainty < 0.2 \\ud800")
+def test_a_text_is_a_condition_or_refused_at_a_place_in_it(text: str) -> None:
+    try:
+        Condition.of(text)
+    except ConditionError as error:
+        lines = text.split("\n")
+        for problem in error.problems:
+            assert 1 <= problem.line <= len(lines)
+            assert 0 <= problem.offset <= len(lines[problem.line - 1]) or len(text) > MAX_LENGTH
+
+
+@fuzz(200)
+@given(st.lists(CONDITIONS.filter(is_condition), min_size=1, max_size=5), FACTS)
+def test_conditions_say_the_same_alone_and_together(texts: list[str], facts: Facts) -> None:
+    each = [Condition.of(text) for text in texts]
+    alone = [condition.check(Situation(facts)) for condition in each]
+    assert [*Conditions(each).check(Situation(facts))] == alone
+    assert all(outcome is True or outcome is False or (isinstance(outcome, str) and outcome) for outcome in alone)
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+SURE: dict[str, Any] = {"uncertainty": 0.1, "shift": 0.5, "threshold": 0.2}
+
+
+@fuzz(200)
+@given(policies(), st.lists(FACTS, min_size=1, max_size=5))
+def test_any_policy_gives_any_facts_exactly_one_action(text: str, many: list[Facts]) -> None:
+    policy = read_or_refused(text)
+    if policy is None:
+        return
+    for facts in [*many, Facts(**SURE), Facts(**SURE, error="x"), Facts()]:
+        decided_well(policy, facts)
+        stopped_well(policy, facts)
+
+
+def decided_well(policy: Policy, facts: Facts) -> None:
+    ruling = policy.evaluate(facts)
+    assert repr(ruling) == repr(policy.evaluate(facts))
+    assert isinstance(ruling.action, Action)
+    rule = {rule.id: rule for rule in policy.rules}.get(ruling.rule or "")
+    if rule is None:
+        assert (ruling.action, ruling.rule, ruling.to, ruling.say, ruling.due) == (Action.ABSTAIN, None, None, "", None)
+        assert ruling.reasons[-1] == "no rule held: abstained"
+    else:
+        assert (ruling.action, ruling.say, rule.stage) == (rule.do, rule.say or "", "answer")
+        assert ruling.due == rule.due_seconds
+    if ruling.action is Action.ANSWER:
+        assert facts.error == ""
+        assert facts.uncertainty is not None
+        assert 0.0 <= facts.uncertainty <= 1.0
+        assert facts.held_back == ""
+        assert labels.problem(facts.labels) == ""
+        assert policy.guarantee is None or facts.certified
+    if ruling.action is Action.RETRY:
+        assert not facts.last_tier
+        assert ruling.to is None or ruling.to != facts.tier
+    assert isinstance(policy.audits(facts.lot), bool)
+
+
+def stopped_well(policy: Policy, facts: Facts) -> None:
+    said = policy.evaluate_prompt(facts)
+    assert repr(said) == repr(policy.evaluate_prompt(facts))
+    if said.ruling is not None:
+        assert said.ruling.action is not Action.ANSWER
+        assert said.ruling.rule in {rule.id for rule in policy.rules if rule.stage == "prompt"}
+    if facts.held_back or labels.problem(facts.labels):
+        assert said.held_back
