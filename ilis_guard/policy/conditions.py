@@ -11,6 +11,7 @@ from typing import Any, Final
 from cel_expr_python import cel
 
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
+from ilis_guard.sentences import kind_of
 from ilis_guard.strict_yaml import nearest
 
 MAX_LENGTH: Final = 2000
@@ -73,25 +74,45 @@ class Condition:
         if len(text) > MAX_LENGTH:
             what = f"a condition has at most {MAX_LENGTH} characters, got {len(text)}; split it into several rules"
             raise ConditionError([Problem(what)])
-        try:
-            compiled = _ENVIRONMENT.compile(text)
-        except RuntimeError as complaint:
-            raise ConditionError(_problems(text, str(complaint))) from None
+        compiled = _compiled(text)
         if compiled.return_type() != cel.Type.BOOL:
             got = compiled.return_type().name()
             what = f"a condition must be true or false, got {got}; compare it with something (labels.vip == true)"
             raise ConditionError([Problem(what)])
-        one_line = " ".join(text.split())
-        brief = one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
-        return cls(text=text, names=_names(text), brief=brief, _compiled=compiled)
+        return cls._made(text, compiled)
+
+    @classmethod
+    def part(cls, text: str) -> "Condition":
+        """As `of`, for a part of a condition: ``labels.vip && true`` is one, and ``labels.vip`` may be anything.
+
+        Raises:
+            ConditionError: as `of`, but for what isn't a yes-or-no question.
+        """
+        return cls._made(text, _compiled(text))
+
+    @classmethod
+    def _made(cls, text: str, compiled: Any) -> "Condition":
+        return cls(text=text, names=_names(text), brief=shortened(text), _compiled=compiled)
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
         try:
-            value = self._compiled.eval(situation.activation).value()
+            found = self._compiled.eval(situation.activation)
+            value = found.value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
             return _in_words(str(problem))
-        return value if isinstance(value, bool) else _in_words(str(value))
+        if isinstance(value, bool):
+            return value
+        is_error = found.type() == cel.Type.ERROR
+        return _in_words(str(value)) if is_error else f"it is a {found.type().name().lower()}, not true or false"
+
+    @property
+    def tree(self) -> bytes:
+        """How CEL reads it: ``expr`` of its ``cel.expr.CheckedExpr``, the same for texts that mean the same.
+
+        Spaces, comments and needless parentheses don't count; places and types stand elsewhere.
+        """
+        return _field(_field(self._compiled.serialize(), 2), 4)
 
 
 class Conditions:
@@ -132,13 +153,15 @@ class Situation:
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
 
     def describe(self, names: tuple[str, ...]) -> str:
-        """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
+        """`` (uncertainty is 0.43, shift is missing)``: some facts, ready to put behind a condition; may be empty."""
         words = self._words.get(names)
         if words is None:
-            words = self._words[names] = "".join(f"{name} {self._value(name)}, " for name in names)
+            told = ", ".join(f"{name} is {self.value(name)}" for name in names)
+            words = self._words[names] = f" ({told})" if told else ""
         return words
 
-    def _value(self, name: str) -> str:
+    def value(self, name: str) -> str:
+        """A fact's value in a few words."""
         is_label = name.startswith("labels.")
         value = self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
         if value is None or value != value:  # noqa: PLR0124  # only NaN differs from itself
@@ -147,8 +170,40 @@ class Situation:
             return "true" if value else "false"
         if value == "":
             return "empty"
+        if name == "error":
+            value = kind_of(value)
         text = f"{value:.6g}" if isinstance(value, float) else repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
+
+
+def _compiled(text: str) -> Any:
+    try:
+        return _ENVIRONMENT.compile(text)
+    except RuntimeError as complaint:
+        raise ConditionError(_problems(text, str(complaint))) from None
+
+
+def shortened(text: str) -> str:
+    """A condition's text on one line, as far as a reason shows it."""
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
+
+
+def _field(message: bytes, wanted: int) -> bytes:
+    """One field of a protobuf message whose fields all have a length and a number under 16, as those two have."""
+    position = 0
+    while position < len(message):
+        number, position = message[position] >> 3, position + 1
+        length = shift = 0
+        while True:
+            byte, position = message[position], position + 1
+            length, shift = length | (byte & 0x7F) << shift, shift + 7
+            if byte < 0x80:
+                break
+        if number == wanted:
+            return message[position : position + length]
+        position += length
+    return b""
 
 
 def _names(text: str) -> tuple[str, ...]:

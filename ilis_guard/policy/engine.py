@@ -9,14 +9,15 @@ from typing import Final
 
 from ilis_guard.policy.conditions import Condition, Conditions, Situation
 from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.parts import Part
 from ilis_guard.policy.schema import Rule
+from ilis_guard.sentences import NO_RULE_HELD, decided, passed_over
 from ilis_guard.types import STAGES, Action, Stage
 
 DEFAULT_QUEUE: Final = "default"
 """Where an escalate rule without `to` sends."""
 ALWAYS: Final = Condition.of("true")
 """The condition of a rule without one."""
-_WHEN: Final = {"prompt": " at the prompt", "answer": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Engine:
         self.rules = tuple(rules)
         self._at: dict[Stage, tuple[BoundRule, ...]] = {stage: at_stage(rules, stage) for stage in STAGES}
         self._conditions = {stage: Conditions([bound.condition for bound in self._at[stage]]) for stage in STAGES}
+        self._parts = {bound.rule.id: Part.of(bound.condition) for bound in rules}
 
     def evaluate(self, facts: Facts) -> Ruling:
         """Let the first rule of stage `answer` decide that holds and whose action is possible; else abstain.
@@ -72,7 +74,7 @@ class Engine:
         ruling, reasons, _ = self._first("answer", facts)
         if ruling is not None:
             return ruling
-        reasons.append("no rule held: abstained")
+        reasons.append(NO_RULE_HELD)
         return Ruling(action=Action.ABSTAIN, rule=None, to=None, say="", reasons=tuple(reasons))
 
     def evaluate_prompt(self, facts: Facts) -> PromptRuling:
@@ -90,7 +92,7 @@ class Engine:
         for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
             rule, condition = bound.rule, bound.condition
             if outcome is False:
-                why = f"{situation.describe(condition.names)}condition `{condition.brief}` is false"
+                why = f"`{condition.brief}` is false{situation.describe(condition.names)}"
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
                 if not unclear and rule.do is not Action.ANSWER:
@@ -98,9 +100,15 @@ class Engine:
             else:
                 why = obstacle(rule, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
                 if not why:
-                    return _ruling(bound, situation, reasons), reasons, unclear
-            reasons.append(f"rule '{rule.id}' passed over: {why}")
+                    return _ruling(rule, self._because(bound, situation), reasons), reasons, unclear
+            reasons.append(passed_over(rule.id, why))
         return None, reasons, unclear
+
+    def _because(self, bound: BoundRule, situation: Situation) -> str:
+        """Why a condition holds, told by those of its parts that make it hold."""
+        if bound.condition is ALWAYS:
+            return "it has no condition"
+        return self._parts[bound.rule.id].check(situation).sentence
 
 
 def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
@@ -137,14 +145,11 @@ def blind_spot(bound: BoundRule, facts: Facts) -> str:
     return f"it would answer, but it looks at {missing}, which is missing" if missing else ""
 
 
-def _ruling(bound: BoundRule, situation: Situation, passed_over: list[str]) -> Ruling:
-    rule, condition = bound.rule, bound.condition
-    held = f"{situation.describe(condition.names)}condition `{condition.brief}` is true"
-    because = "it has no condition" if condition is ALWAYS else held
+def _ruling(rule: Rule, because: str, before: list[str]) -> Ruling:
     return Ruling(
         action=rule.do,
         rule=rule.id,
         to=rule.to or DEFAULT_QUEUE if rule.do is Action.ESCALATE else rule.to,
         say=rule.say or "",
-        reasons=(*passed_over, f"rule '{rule.id}' decided{_WHEN[rule.stage]}: {rule.do.value}, because {because}"),
+        reasons=(*before, decided(rule.id, rule.do.value, because, at_prompt=rule.stage == "prompt")),
     )
