@@ -114,10 +114,14 @@ class Walk:
             attempt=len(before) + 1,
             tokens=newest.tokens + sum(attempt.tokens for attempt in before),
             seconds=newest.seconds + sum(attempt.seconds for attempt in before),
+            prompt_length=len(self._request.messages[-1].content),
+            text_length=len(newest.text),
+            finish_reason=newest.finish_reason or "",
             labels=self._request.labels,
             error=newest.error,
             statistics=newest.statistics,
             held_back=held_back,
+            lot=self._decision,
         )
 
     def _log(self, attempt: Attempt, error: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from ilis_guard.policy.conditions import Condition, Conditions, Situation
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.parts import Part
+from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import Rule
 from ilis_guard.sentences import NO_RULE_HELD, decided, passed_over
 from ilis_guard.types import STAGES, Action, Stage
@@ -31,6 +32,8 @@ class Ruling:
     """A queue's name for escalate; a tier's for retry, or None for the next larger; None for other actions."""
     say: str
     """What the caller is told; may be empty."""
+    due: float | None = None
+    """Seconds until an escalated request's ticket is overdue; None for the queue's own time, and for other actions."""
     reasons: tuple[str, ...]
     """A sentence for each rule looked at, in order; the last one says what decided."""
 
@@ -54,6 +57,8 @@ class BoundRule:
     rule: Rule
     condition: Condition
     """`ALWAYS` where the rule has none."""
+    is_guaranteed: bool = False
+    """Whether its policy gives a guarantee: then it answers nothing that isn't certified."""
 
 
 class Engine:
@@ -91,24 +96,29 @@ class Engine:
         unclear = facts.held_back
         for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
             rule, condition = bound.rule, bound.condition
-            if outcome is False:
+            if not in_sample(rule, facts):
+                why = f"it holds for a sample of {rule.sample:g}, and this request wasn't drawn"
+            elif outcome is False:
                 why = f"`{condition.brief}` is false{situation.describe(condition.names)}"
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
                 if not unclear and rule.do is not Action.ANSWER:
                     unclear = f"rule '{rule.id}' couldn't be evaluated, so nothing is answered after it: {outcome}"
             else:
-                why = obstacle(rule, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
+                why = (
+                    obstacle(bound, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
+                )
                 if not why:
                     return _ruling(rule, self._because(bound, situation), reasons), reasons, unclear
             reasons.append(passed_over(rule.id, why))
         return None, reasons, unclear
 
     def _because(self, bound: BoundRule, situation: Situation) -> str:
-        """Why a condition holds, told by those of its parts that make it hold."""
-        if bound.condition is ALWAYS:
-            return "it has no condition"
-        return self._parts[bound.rule.id].check(situation).sentence
+        """Why a rule holds, told by those of its condition's parts that make it hold."""
+        rule = bound.rule
+        is_plain = bound.condition is ALWAYS
+        held = "it has no condition" if is_plain else self._parts[rule.id].check(situation).sentence
+        return held if rule.sample is None else f"{held}, and this request was drawn (a sample of {rule.sample:g})"
 
 
 def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
@@ -116,23 +126,40 @@ def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
     return tuple(bound for bound in rules if bound.rule.stage == stage)
 
 
-def obstacle(rule: Rule, facts: Facts) -> str:
+def in_sample(rule: Rule, facts: Facts) -> bool:
+    """Whether a rule that holds for a share of requests may hold for this one: in all its attempts, or in none."""
+    return rule.sample is None or drawn(facts.lot, rule.id) < rule.sample
+
+
+def obstacle(bound: BoundRule, facts: Facts) -> str:
     """Why a rule that holds can't act all the same; empty where it can.
 
-    No policy can answer without a score, however it is written. A retry needs a larger tier to go to.
+    No policy can answer without a score, or beyond the guarantee that it gives, however it is written. A retry needs
+    a larger tier to go to.
     """
-    if rule.do is Action.ANSWER:
-        if facts.error:
-            return "it would answer, but the attempt failed"
-        if not facts.has_score:
-            return "it would answer, but the attempt has no uncertainty from 0 to 1"
-    if rule.do is Action.RETRY:
-        if facts.last_tier:
-            return "it would retry, but there is no larger tier"
-        if rule.to is not None and rule.to == facts.tier:
-            return f"it would retry on {rule.to!r}, but that tier made this attempt"
-        if rule.to is not None and facts.larger_tiers is not None and rule.to not in facts.larger_tiers:
-            return f"it would retry on {rule.to!r}, but that isn't one of the larger tiers left"
+    if bound.rule.do is Action.ANSWER:
+        return _answers_not(bound, facts)
+    return _retries_not(bound.rule, facts) if bound.rule.do is Action.RETRY else ""
+
+
+def _answers_not(bound: BoundRule, facts: Facts) -> str:
+    if facts.error:
+        return "it would answer, but the attempt failed"
+    if not facts.has_score:
+        return "it would answer, but the attempt has no uncertainty from 0 to 1"
+    if bound.is_guaranteed and not facts.certified:
+        covered = "no uncertainty" if facts.threshold is None else f"only an uncertainty up to {facts.threshold:.6g}"
+        return f"it would answer, but on this tier the policy's guarantee covers {covered}"
+    return ""
+
+
+def _retries_not(rule: Rule, facts: Facts) -> str:
+    if facts.last_tier:
+        return "it would retry, but there is no larger tier"
+    if rule.to is not None and rule.to == facts.tier:
+        return f"it would retry on {rule.to!r}, but that tier made this attempt"
+    if rule.to is not None and facts.larger_tiers is not None and rule.to not in facts.larger_tiers:
+        return f"it would retry on {rule.to!r}, but that isn't one of the larger tiers left"
     return ""
 
 
@@ -151,5 +178,6 @@ def _ruling(rule: Rule, because: str, before: list[str]) -> Ruling:
         rule=rule.id,
         to=rule.to or DEFAULT_QUEUE if rule.do is Action.ESCALATE else rule.to,
         say=rule.say or "",
+        due=rule.due_seconds,
         reasons=(*before, decided(rule.id, rule.do.value, because, at_prompt=rule.stage == "prompt")),
     )
