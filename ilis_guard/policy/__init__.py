@@ -1,8 +1,21 @@
 """Policies: uncertainty in, action out. A policy is the risk owner's YAML file; nothing here does I/O but loading."""
 
 from ilis_guard.policy.engine import DEFAULT_QUEUE, PromptRuling, Ruling
+from ilis_guard.policy.explaining import Explanation
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, Rule
 
-__all__ = ["DEFAULT_QUEUE", "Audit", "Budget", "Facts", "Guarantee", "Mode", "Policy", "PromptRuling", "Rule", "Ruling"]
+__all__ = [
+    "DEFAULT_QUEUE",
+    "Audit",
+    "Budget",
+    "Explanation",
+    "Facts",
+    "Guarantee",
+    "Mode",
+    "Policy",
+    "PromptRuling",
+    "Rule",
+    "Ruling",
+]

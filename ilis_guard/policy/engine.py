@@ -70,6 +70,10 @@ class Engine:
         self._conditions = {stage: Conditions([bound.condition for bound in self._at[stage]]) for stage in STAGES}
         self._parts = {bound.rule.id: Part.of(bound.condition) for bound in rules}
 
+    def at(self, stage: Stage) -> tuple[BoundRule, ...]:
+        """The rules of a stage, in order."""
+        return self._at[stage]
+
     def evaluate(self, facts: Facts) -> Ruling:
         """Let the first rule of stage `answer` decide that holds and whose action is possible; else abstain.
 

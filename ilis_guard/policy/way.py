@@ -65,7 +65,7 @@ class Way:
 
     def at_prompt(self, newest: AttemptFacts) -> PromptRuling:
         """What the policy says before a token is generated."""
-        return self.policy.evaluate_prompt(self._facts(newest))
+        return self.policy.evaluate_prompt(self.facts(newest))
 
     def at_answer(self, newest: AttemptFacts, *, held_back: str = "") -> Ruling:
         """What the policy says to an attempt that was made.
@@ -74,7 +74,7 @@ class Way:
             newest: the attempt.
             held_back: as the prompt's ruling has it.
         """
-        return self.policy.evaluate(self._facts(newest, held_back))
+        return self.policy.evaluate(self.facts(newest, held_back))
 
     def after_retry(self, newest: AttemptFacts, to: str | None) -> Self:
         """Where a retry leads.
@@ -98,7 +98,8 @@ class Way:
             return f"what the request may cost ({budget.max_cost:g}) is spent"
         return ""
 
-    def _facts(self, newest: AttemptFacts, held_back: str = "") -> Facts:
+    def facts(self, newest: AttemptFacts, held_back: str = "") -> Facts:
+        """What the policy is told once the newest attempt has come to its stage."""
         larger = () if self.spent(newest) else tuple(self.left[1:])
         return Facts(
             uncertainty=newest.uncertainty,

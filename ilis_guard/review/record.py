@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
+from ilis_guard.sentences import paragraph, said_in
+from ilis_guard.types import Action, Ticket, TicketState, TicketWait, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,16 @@ class TicketRecord:
     def proposed(self) -> str | None:
         """The answer that `accept` accepts: the last attempt's that has one; None where no attempt answered."""
         return proposed_in(self.attempts)
+
+    def explain(self) -> str:
+        """As `Decision.explain`: what was done and why, in a few sentences, without prompts and answers."""
+        said = list(said_in(self.reasons))
+        return paragraph(
+            action=said[-1].action if said else Action.ESCALATE.value,
+            attempts=self.attempts,
+            reasons=self.reasons,
+            queue=self.ticket.queue,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
