@@ -73,6 +73,12 @@ def said_in(reasons: Sequence[str]) -> Iterator[Said]:
             before = []
 
 
+def action_behind(reasons: Sequence[str]) -> str:
+    """What was done in the end with a request that has a ticket: escalated, unless its reasons tell something else."""
+    said = list(said_in(reasons))
+    return said[-1].action if said else "escalate"
+
+
 def _said(reason: str, before: tuple[tuple[str, str], ...]) -> Said | None:
     if match := _HAS_DECIDED.fullmatch(reason):
         is_early = match["early"] is not None

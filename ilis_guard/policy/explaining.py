@@ -51,6 +51,11 @@ class Explanation:
     """What `Facts.held_back` must say of the answer, at stage `prompt`."""
 
     @property
+    def decisive(self) -> Finding | None:
+        """What the condition came to of the rule that decided; None where none did, or it has none."""
+        return next((one.condition for one in self.rules if one.outcome == "decided"), None)
+
+    @property
     def paragraph(self) -> str:
         """The same in a few sentences."""
         facts, ruling = self.facts, self.ruling

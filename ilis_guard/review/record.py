@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from ilis_guard.sentences import paragraph, said_in
-from ilis_guard.types import Action, Ticket, TicketState, TicketWait, Verdict
+from ilis_guard.sentences import action_behind, paragraph
+from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +70,8 @@ class TicketRecord:
 
     def explain(self) -> str:
         """As `Decision.explain`: what was done and why, in a few sentences, without prompts and answers."""
-        said = list(said_in(self.reasons))
         return paragraph(
-            action=said[-1].action if said else Action.ESCALATE.value,
+            action=action_behind(self.reasons),
             attempts=self.attempts,
             reasons=self.reasons,
             queue=self.ticket.queue,
