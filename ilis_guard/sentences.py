@@ -46,6 +46,11 @@ class Said:
     """The rules that were passed over, and why, in order."""
 
 
+def came_to(condition: str, value: bool, facts: str) -> str:
+    """What a condition, or a part of one, came to, with the facts that it looks at."""
+    return f"`{condition}` is {'true' if value else 'false'}{f' ({facts})' if facts else ''}"
+
+
 def decided(rule: str, action: str, because: str, *, at_prompt: bool) -> str:
     """Why a rule decided."""
     return f"rule '{rule}' decided{_AT_PROMPT if at_prompt else ''}: {action}, because {because}"

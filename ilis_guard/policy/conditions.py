@@ -96,8 +96,18 @@ class Condition:
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
+        return self._evaluate(situation.activation)
+
+    def might_hold(self, situation: "Situation") -> bool:
+        """Whether the condition could be true, for all that is known, if the missing numbers were there.
+
+        CEL tells by itself what doesn't hang on what it isn't given: ``false && x`` is false without `x`.
+        """
+        return self._evaluate(situation.known) is not False
+
+    def _evaluate(self, activation: Any) -> bool | str:
         try:
-            found = self._compiled.eval(situation.activation)
+            found = self._compiled.eval(activation)
             value = found.value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
             return _in_words(str(problem))
@@ -145,19 +155,32 @@ class Conditions:
 class Situation:
     """Facts made ready for CEL: built once, checked against many conditions."""
 
-    __slots__ = ("_values", "_words", "activation")
+    __slots__ = ("_known", "_values", "_words", "activation")
 
     def __init__(self, facts: Facts) -> None:
         self._values = seen(facts)
         self._words: dict[tuple[str, ...], str] = {}
+        self._known: Any = None
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
 
+    @property
+    def known(self) -> Any:
+        """As `activation`, without the numbers that are missing."""
+        if self._known is None:
+            known = {name: value for name, value in self._values.items() if value == value}  # noqa: PLR0124  # as below
+            self._known = _ENVIRONMENT.Activation(known)
+        return self._known
+
+    def missing(self, names: tuple[str, ...]) -> str:
+        """The first of these facts that is a number and isn't known; empty where all are."""
+        # Only NaN differs from itself.
+        return next((name for name in names if (value := self._values.get(name)) != value), "")
+
     def describe(self, names: tuple[str, ...]) -> str:
-        """`` (uncertainty is 0.43, shift is missing)``: some facts, ready to put behind a condition; may be empty."""
+        """``uncertainty is 0.43, shift is missing``: some facts and their values."""
         words = self._words.get(names)
         if words is None:
-            told = ", ".join(f"{name} is {self.value(name)}" for name in names)
-            words = self._words[names] = f" ({told})" if told else ""
+            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in names)
         return words
 
     def value(self, name: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ilis_guard.policy.conditions import Condition, ConditionError, Situation, shortened
+from ilis_guard.sentences import came_to
 
 MAX_CUTS: Final = 40
 """A condition with more operators than this stays in one part: nobody would read them all."""
@@ -77,11 +78,10 @@ class Finding:
     @property
     def brief(self) -> str:
         """What it came to, with its facts, in a few words."""
-        text = f"`{shortened(self.text)}`"
+        text = shortened(self.text)
         if isinstance(self.value, str):
-            return f"{text} can't be evaluated: {self.value}"
-        facts = ", ".join(f"{name} is {value}" for name, value in self.facts.items())
-        return f"{text} is {'true' if self.value else 'false'}{f' ({facts})' if facts else ''}"
+            return f"`{text}` can't be evaluated: {self.value}"
+        return came_to(text, self.value, ", ".join(f"{name} is {value}" for name, value in self.facts.items()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
