@@ -76,7 +76,7 @@ class Explanation:
             "paragraph": self.paragraph,
             "rules": [one.to_dict() for one in self.rules],
             "facts": {
-                name: None if isinstance(value, float) and math.isnan(value) else value
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in seen(self.facts).items()
             },
         }

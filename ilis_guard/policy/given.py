@@ -2,21 +2,35 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ilis_guard.errors import FactsError
 from ilis_guard.strict_yaml import Document, parse, read, validated
-from ilis_guard.types import FinishReason, Label, Statistics
+from ilis_guard.types import Label, Statistics
 
-INLINE: Literal["--facts"] = "--facts"
+INLINE: Final = "--facts"
 """What messages call facts that stand in the command itself."""
+
+
+def _label_name(value: str) -> str:
+    if not value.isidentifier():
+        raise ValueError("must be an identifier: conditions say labels.NAME")
+    return value
+
+
+def _label(value: Any) -> Any:
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError("must be a text, a number, true or false")  # noqa: TRY004  # pydantic wants a ValueError
+    return value
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
-LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")]
+LabelName = Annotated[str, AfterValidator(_label_name)]
+LabelValue = Annotated[Label, BeforeValidator(_label)]
 
 
 class _Strict(BaseModel):
@@ -46,8 +60,8 @@ class GivenFacts(_Strict):
     cost: Amount = 0.0
     prompt_length: Count = 0
     text_length: Count = 0
-    finish_reason: FinishReason | Literal[""] = ""
-    labels: dict[LabelName, Label] = {}
+    finish_reason: Literal["stop", "length", ""] = ""
+    labels: dict[LabelName, LabelValue] = {}
     error: str = ""
     statistics: GivenStatistics | None = None
     lot: str = ""

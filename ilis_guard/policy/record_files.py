@@ -25,7 +25,9 @@ def retold_in(path: Path) -> Retold:
     except OSError as problem:
         raise FactsError(f"{path}: can't be read ({problem.strerror or problem}); check the path") from problem
     kind = _validated(path, text, _Kind)
-    return _validated(path, text, _DecisionFile if kind.request is None else _TicketFile).retold
+    if kind.request is None:
+        return _validated(path, text, _DecisionFile).retold
+    return _validated(path, text, _TicketFile).retold
 
 
 def _validated(path: Path, text: bytes, model: type[M]) -> M:
