@@ -125,7 +125,7 @@ class Engine:
         """Why a rule holds, told by those of its condition's parts that make it hold."""
         rule = bound.rule
         is_plain = bound.condition is ALWAYS
-        held = "it has no condition" if is_plain else self._parts[rule.id].check(situation).sentence
+        held = "it has no condition" if is_plain else self._parts[rule.id].sentence(situation, value=True)
         return held if rule.sample is None else f"{held}, and this request was drawn (a sample of {rule.sample:g})"
 
 

@@ -109,16 +109,16 @@ def explain(engine: Engine, facts: Facts, stage: Stage = "answer") -> Explanatio
 
 
 def _decided(bound: BoundRule, situation: Situation, reason: str) -> ExplainedRule:
-    return ExplainedRule(rule=bound.rule, outcome="decided", why=why_of(reason), condition=_finding(bound, situation))
+    condition = None if bound.condition is ALWAYS else Part.of(bound.condition).check(situation)
+    return ExplainedRule(rule=bound.rule, outcome="decided", why=why_of(reason), condition=condition)
 
 
 def _passed_over(bound: BoundRule, situation: Situation, facts: Facts, reason: str) -> ExplainedRule:
-    finding = _finding(bound, situation)
+    if bound.condition is ALWAYS:
+        return ExplainedRule(rule=bound.rule, outcome="passed over", why=why_of(reason))
+    part = Part.of(bound.condition)
+    finding = part.check(situation)
     # The engine, which is in a hurry, tells a false condition as a whole; its parts say which of them made it false.
-    is_false = finding is not None and finding.value is False and in_sample(bound.rule, facts)
-    why = finding.sentence if finding is not None and is_false else why_of(reason)
+    is_false = finding.value is False and in_sample(bound.rule, facts)
+    why = part.sentence(situation, value=False) if is_false else why_of(reason)
     return ExplainedRule(rule=bound.rule, outcome="passed over", why=why, condition=finding)
-
-
-def _finding(bound: BoundRule, situation: Situation) -> Finding | None:
-    return None if bound.condition is ALWAYS else Part.of(bound.condition).check(situation)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from ilis_guard.policy.conditions import Condition, ConditionError, Situation, shortened
+from ilis_guard.policy.conditions import Condition, ConditionError, Situation
 from ilis_guard.sentences import came_to
 
 MAX_CUTS: Final = 40
@@ -45,12 +45,6 @@ class Finding:
     """What joins its parts; None where it has none."""
     parts: tuple["Finding", ...] = ()
 
-    @property
-    def sentence(self) -> str:
-        """The parts that made it come out so, each with its facts, ready to put behind "because"."""
-        telling = list(self.telling())
-        return " and ".join(part.brief for part in (telling if len(telling) <= MAX_TOLD else [self]))
-
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; of `value` and `failed` one is null."""
         failed = isinstance(self.value, str)
@@ -62,26 +56,6 @@ class Finding:
             "operator": self.operator,
             "parts": [part.to_dict() for part in self.parts],
         }
-
-    def telling(self) -> Iterator["Finding"]:
-        """Those of its smallest parts that made it come out so, whatever the others come to."""
-        if not self.parts:
-            yield self
-        for part in self.parts:
-            if isinstance(self.value, str):
-                matters = isinstance(part.value, str)
-            else:
-                matters = part.value is (self.value ^ (self.operator == "!"))
-            if matters:
-                yield from part.telling()
-
-    @property
-    def brief(self) -> str:
-        """What it came to, with its facts, in a few words."""
-        text = shortened(self.text)
-        if isinstance(self.value, str):
-            return f"`{text}` can't be evaluated: {self.value}"
-        return came_to(text, self.value, ", ".join(f"{name} is {value}" for name, value in self.facts.items()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +74,26 @@ class Part:
         if sum(token in ("||", "&&", "!") for token in tokens) > MAX_CUTS:
             return cls(condition)
         return _part(condition, _unwrapped(tokens))
+
+    def sentence(self, situation: Situation, *, value: bool) -> str:
+        """What made it come to `value`, which it did: the parts that did so, each with its facts."""
+        telling = list(self.telling(situation, value))
+        if len(telling) > MAX_TOLD:
+            telling = [(self.condition, value)]
+        return " and ".join(came_to(one.brief, true, situation.describe(one.names)) for one, true in telling)
+
+    def telling(self, situation: Situation, value: bool) -> Iterator[tuple[Condition, bool]]:
+        """The smallest parts that made it come to `value`, whatever the others came to, with their own values."""
+        if not self.parts:
+            yield self.condition, value
+        elif self.operator == "!":
+            yield from self.parts[0].telling(situation, not value)
+        else:
+            # CEL needn't be asked again what follows: where `a && b` is true, both are.
+            all_alike = value is (self.operator == "&&")
+            for part in self.parts:
+                if all_alike or part.condition.check(situation) is value:
+                    yield from part.telling(situation, value)
 
     def check(self, situation: Situation) -> Finding:
         """What it comes to, and each part of it, as CEL evaluates them."""
