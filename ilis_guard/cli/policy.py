@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ilis_guard import views, views_policy
+from ilis_guard import views, views_check, views_explain
 from ilis_guard.cli.terminal import out
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Stage
@@ -18,25 +18,41 @@ FACTS_HELP = (
 )
 
 commands = typer.Typer(name="policy", help="Check policies, and explain what they say.", no_args_is_help=True)
+EXIT_WARNINGS = 1
 
 
 @commands.command()
 def check(
     policy: PolicyName,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Check it against this guard.yaml.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with status 1 where there is a warning.")] = False,
 ) -> None:
-    """Say what is wrong with a policy, with file, line and column, or show its rules."""
+    """Say what is wrong with a policy, with file, line and column, or show its rules and warn of what may not be meant.
+
+    What can't be meant is an error, and no guard loads it: exit status 2. What may be meant is a warning. A note (the
+    policy is in shadow mode) is neither.
+    """
+    from ilis_guard import notices
     from ilis_guard.config import read_config
     from ilis_guard.guard import check_config
     from ilis_guard.policy import Policy
 
     checked = Policy.load(policy)
+    found = checked.notices()
     if config is not None:
-        check_config(checked, read_config(config))
-    out.print(views.rules_table(checked))
-    out.print(
-        f"[green]ok[/green]: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True
-    )
+        operated = read_config(config)
+        check_config(checked, operated)
+        found += notices.notices(checked, operated)
+    warnings = sum(notice.level == "warning" for notice in found)
+    out.print(views_check.checked(checked))
+    for notice in found:
+        out.print(views_check.notice(notice), highlight=False, soft_wrap=True)
+    counted = f", with {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
+    is_ok = not (strict and warnings)
+    verdict = f"[green]ok[/green]{counted}" if is_ok else f"[red]refused[/red]{counted}"
+    out.print(f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True)
+    if not is_ok:
+        raise typer.Exit(EXIT_WARNINGS)
 
 
 @commands.command()
@@ -71,7 +87,7 @@ def explain(
     if as_json:
         print(json.dumps(explained.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
-        out.print(views_policy.shown(explained), highlight=False, soft_wrap=True)
+        out.print(views_explain.shown(explained), highlight=False, soft_wrap=True)
 
 
 def _larger_tiers(tier: str, config: Path | None) -> list[str]:

@@ -3,6 +3,7 @@
 from ilis_guard.policy.engine import DEFAULT_QUEUE, PromptRuling, Ruling
 from ilis_guard.policy.explaining import Explanation
 from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.notices import Notice
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, Rule
 
@@ -14,6 +15,7 @@ __all__ = [
     "Facts",
     "Guarantee",
     "Mode",
+    "Notice",
     "Policy",
     "PromptRuling",
     "Rule",
