@@ -31,6 +31,18 @@ def milliseconds(call: Callable[[], object], calls: int) -> tuple[float, float]:
     return float(median), float(worst)
 
 
+def twenty_rules() -> Policy:
+    """One whose last rule decides on facts with an uncertainty of 0.4, after 19 conditions of two parts each."""
+    conditions = [f"uncertainty < 0.{number} && shift >= 0.{number}" for number in range(11, 30)]
+    actions = ["answer" if number % 2 else "escalate" for number in range(len(conditions))]
+    rules = [
+        f"  - {{id: r{number}, when: {when}, do: {do}}}\n"
+        for number, (when, do) in enumerate(zip(conditions, actions, strict=True))
+    ]
+    last = "  - {id: last, when: uncertainty < 0.5 || shift < 0.1, do: abstain}\n"
+    return Policy.parse(f"version: 1\nname: twenty\nrules:\n{''.join(rules)}{last}")
+
+
 def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
     """Print milliseconds for the score, the policy and both."""
     model = load_local_model(read_config("benchmarks/bundles.yaml").tier(BUNDLE))
@@ -39,6 +51,8 @@ def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
     scorer.check_fits(model.fingerprint)
     policy = Policy.load("default")
 
+    twenty = twenty_rules()
+
     def rule() -> object:
         return policy.evaluate(Facts(uncertainty=0.4, shift=0.5, tier="small", last_tier=False))
 
@@ -46,7 +60,13 @@ def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
         score = scorer.score(generation)
         return policy.evaluate(Facts(uncertainty=score.uncertainty, shift=score.shift, tier="small", last_tier=False))
 
-    measured = {"score": lambda: scorer.score(generation), "policy": rule, "score and policy": both}
+    measured = {
+        "score": lambda: scorer.score(generation),
+        "policy": rule,
+        "policy with 20 rules": lambda: twenty.evaluate(Facts(uncertainty=0.4, shift=0.5, tier="small")),
+        "policy with 20 rules, shift missing": lambda: twenty.evaluate(Facts(uncertainty=0.4, tier="small")),
+        "score and policy": both,
+    }
     rows = [[name, *(f"{value:.3f}" for value in milliseconds(call, calls))] for name, call in measured.items()]
     show(f"milliseconds for one answer, {calls} calls", ("what", "median", "99th percentile"), rows)
 

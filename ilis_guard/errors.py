@@ -28,6 +28,10 @@ class PolicyError(IlisGuardError):
     """A policy file is wrong; the message starts with ``file:line:column``."""
 
 
+class FactsError(IlisGuardError):
+    """Facts or a decision that a policy is asked to explain can't be used; the message starts with their place."""
+
+
 class QuestionError(IlisGuardError):
     """A file of labelled questions is wrong; the message starts with ``file:line``."""
 

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 
 from ilis_guard.errors import RequestError, ReviewError
 from ilis_guard.labels import problem as label_problem
+from ilis_guard.sentences import paragraph
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -339,6 +340,16 @@ class Decision:
     def rule(self) -> str | None:
         """Id of the rule that decided in the end; None where no rule held."""
         return self.rules[-1]
+
+    def explain(self) -> str:
+        """What was done and why, in a few sentences for a reviewer, without prompts and answers."""
+        told = ("tier", "stage", "uncertainty", "error")
+        return paragraph(
+            action=self.action.value,
+            attempts=[{name: getattr(attempt, name) for name in told} for attempt in self.attempts],
+            reasons=self.reasons,
+            queue="" if self.ticket is None else self.ticket.queue,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, complete: texts, scores, statistics and signatures of all attempts."""

@@ -85,6 +85,7 @@ def demo_next_steps(config: Path, decisions: Sequence[Decision]) -> str:
 def decision(made: Decision) -> RenderableType:
     """A decision for people: what, on what grounds, and what each tier said."""
     parts: list[RenderableType] = [f"{_action(made.action)}  {escape(made.text)}", _attempts_table(_attempts_of(made))]
+    parts.append(escape(made.explain()))
     parts += [f"- {escape(reason)}" for reason in made.reasons]
     if made.ticket is not None:
         parts.append(f"ticket {made.ticket.id[:SHORT_ID]} waits in the queue {escape(repr(made.ticket.queue))}")
@@ -163,6 +164,7 @@ def ticket_record(record: TicketRecord) -> RenderableType:
     if record.request["labels"]:
         parts.append(escape(f"labels: {record.request['labels']}"))
     parts.append(_attempts_table(record.attempts))
+    parts.append(escape(record.explain()))
     parts += [f"- {escape(reason)}" for reason in record.reasons]
     if record.say:
         parts.append(f"the caller was told: {escape(record.say)}")

@@ -62,17 +62,6 @@ def attempts_of(record: TicketRecord, typical: Mapping[str, TypicalMaps]) -> lis
     ]
 
 
-def why(record: TicketRecord) -> str:
-    """Why a person is asked, in one sentence."""
-    last = record.reasons[-1] if record.reasons else ""
-    _, separator, because = last.partition(" decided: escalate, because ")
-    if record.rule is not None and separator:
-        return f"The rule “{record.rule}” asked for a person, because {because}."
-    if last:
-        return f"{last[:1].upper()}{last[1:].rstrip('.')}."
-    return "It isn't known why."
-
-
 def thresholds_for(record: TicketRecord, policy: Policy) -> Sequence[Threshold]:
     """The thresholds of the policy that escalated a ticket; none where another policy is in use by now."""
     return thresholds_of(policy) if policy.fingerprint == record.policy else ()

@@ -11,7 +11,7 @@ from ilis_guard_server.access import Reviewing, Visit, Visiting
 from ilis_guard_server.house import House, TheHouse
 from ilis_guard_server.pages import page
 from ilis_guard_server.problems import detail_of, log, status_of
-from ilis_guard_server.showing import attempts_of, thresholds_for, why
+from ilis_guard_server.showing import attempts_of, thresholds_for
 
 router = APIRouter(include_in_schema=False, prefix="/tickets/{ticket}")
 
@@ -104,7 +104,6 @@ def _page(
         record=record,
         attempts=attempts_of(record, house.typical),
         thresholds=thresholds_for(record, house.policy),
-        why=why(record),
         now=house.clock(),
         seen=record.ticket.version,
         said=said,

@@ -1,20 +1,29 @@
-"""`policy ...`: check policies, and say what they may be made of."""
+"""`policy ...`: check policies, and explain what they say."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ilis_guard import views, views_check
+from ilis_guard import views, views_check, views_explain
 from ilis_guard.cli.terminal import out
+from ilis_guard.errors import FactsError
+from ilis_guard.types import Stage
 
-commands = typer.Typer(name="policy", help="Check policies.", no_args_is_help=True)
+PolicyName = Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")]
+FACTS_HELP = (
+    "What the policy is to be told, as YAML or JSON: '{uncertainty: 0.4, tier: small, labels: {topic: legal}}', or the "
+    "path of a file that holds it (@file). With --decision: what isn't on record, or is to be other than it was."
+)
+
+commands = typer.Typer(name="policy", help="Check policies, and explain what they say.", no_args_is_help=True)
 EXIT_WARNINGS = 1
 
 
 @commands.command()
 def check(
-    policy: Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")],
+    policy: PolicyName,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Check it against this guard.yaml.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with status 1 where there is a warning.")] = False,
 ) -> None:
@@ -56,3 +65,50 @@ def schema() -> None:
     from ilis_guard.policy import json_schema
 
     typer.echo(json_schema.as_text(), nl=False)
+
+
+@commands.command()
+def explain(
+    policy: PolicyName,
+    facts: Annotated[str | None, typer.Option(metavar="YAML|@FILE", help=FACTS_HELP)] = None,
+    decision: Annotated[
+        Path | None, typer.Option(help="Explain this decision (ask --json) or ticket (queue show --json).")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="With --decision: the guard.yaml whose tiers there were.")
+    ] = None,
+    stage: Annotated[Stage, typer.Option(help="Which rules are asked; not with --decision.")] = "answer",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which rule decides and why: each part of its condition, and the rules that are passed over."""
+    from ilis_guard.policy import Explanation, Facts, Policy
+    from ilis_guard.policy.given import given_facts
+    from ilis_guard.policy.record_files import retold_in
+    from ilis_guard.policy.retracing import Retracing, retrace
+
+    if facts is None and decision is None:
+        raise FactsError("there is nothing to explain; give --facts '{uncertainty: 0.4}', or --decision FILE")
+    asked = Policy.load(policy)
+    given = {} if facts is None else given_facts(facts)
+    explained: Explanation | Retracing
+    if decision is None:
+        explained = asked.explain(Facts(**given), stage)
+    else:
+        retold = retold_in(decision)
+        explained = retrace(asked, retold, larger_tiers=_larger_tiers(retold.attempts[-1].tier, config), given=given)
+    if as_json:
+        print(json.dumps(explained.to_dict()))  # noqa: T201 - rich would wrap the JSON
+    else:
+        out.print(views_explain.shown(explained), highlight=False, soft_wrap=True)
+
+
+def _larger_tiers(tier: str, config: Path | None) -> list[str]:
+    """The tiers that are larger than this one; none where no guard.yaml says what there is."""
+    from ilis_guard.config import read_config
+
+    if config is None:
+        return []
+    tiers = [one.name for one in read_config(config).tiers]
+    if tier not in tiers:
+        raise FactsError(f"{config}: the decision's tier {tier!r} isn't one of its tiers, which are {tiers!r}")
+    return tiers[tiers.index(tier) + 1 :]

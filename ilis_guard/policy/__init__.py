@@ -1,6 +1,7 @@
 """Policies: uncertainty in, action out. A policy is the risk owner's YAML file; nothing here does I/O but loading."""
 
 from ilis_guard.policy.engine import DEFAULT_QUEUE, PromptRuling, Ruling
+from ilis_guard.policy.explaining import Explanation
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.notices import Notice
 from ilis_guard.policy.policy import Policy
@@ -10,6 +11,7 @@ __all__ = [
     "DEFAULT_QUEUE",
     "Audit",
     "Budget",
+    "Explanation",
     "Facts",
     "Guarantee",
     "Mode",

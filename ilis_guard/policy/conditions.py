@@ -13,7 +13,8 @@ from cel_expr_python import cel
 
 from ilis_guard.policy.bounds import objections
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
-from ilis_guard.policy.syntax import Kind, Node, tree
+from ilis_guard.policy.syntax import Kind, Node, expression, tree
+from ilis_guard.sentences import kind_of
 from ilis_guard.strict_yaml import nearest, short
 
 MAX_LENGTH: Final = 2000
@@ -79,21 +80,30 @@ class Condition:
         if len(text) > MAX_LENGTH:
             what = f"a condition has at most {MAX_LENGTH} characters, got {len(text)}; split it into several rules"
             raise ConditionError([Problem(what)])
-        try:
-            compiled = _ENVIRONMENT.compile(text)
-        except RuntimeError as complaint:
-            raise ConditionError(_problems(text, str(complaint))) from None
+        compiled = _compiled(text)
         if compiled.return_type() != cel.Type.BOOL:
             got = compiled.return_type().name()
             what = f"a condition must be true or false, got {got}; compare it with something (labels.vip == true)"
             raise ConditionError([Problem(what)])
-        syntax = tree(compiled.serialize())
-        if problems := [_at(text, offset, what) for what, offset in objections(text, syntax)]:
+        made = cls._made(text, compiled)
+        if problems := [_at(text, offset, what) for what, offset in objections(text, tree(compiled.serialize()))]:
             raise ConditionError(problems)
-        one_line = " ".join(text.split())
-        brief = one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
+        return made
+
+    @classmethod
+    def part(cls, text: str) -> "Condition":
+        """As `of`, for a part of a condition: ``labels.vip && true`` is one, and ``labels.vip`` may be anything.
+
+        Raises:
+            ConditionError: as `of`, but for what isn't a yes-or-no question, and for what no condition may hold.
+        """
+        return cls._made(text, _compiled(text))
+
+    @classmethod
+    def _made(cls, text: str, compiled: Any) -> "Condition":
+        syntax = tree(compiled.serialize())
         names = tuple(dict.fromkeys(_names(syntax)))
-        return cls(text=text, names=names, brief=brief, compared=_compared(syntax), _compiled=compiled)
+        return cls(text=text, names=names, brief=shortened(text), compared=_compared(syntax), _compiled=compiled)
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
@@ -109,10 +119,22 @@ class Condition:
 
     def _evaluate(self, activation: Any) -> bool | str:
         try:
-            value = self._compiled.eval(activation).value()
+            found = self._compiled.eval(activation)
+            value = found.value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
             return _in_words(str(problem))
-        return value if isinstance(value, bool) else _in_words(str(value))
+        if isinstance(value, bool):
+            return value
+        is_error = found.type() == cel.Type.ERROR
+        return _in_words(str(value)) if is_error else f"it is a {found.type().name().lower()}, not true or false"
+
+    @property
+    def tree(self) -> bytes:
+        """How CEL reads it: ``expr`` of its ``cel.expr.CheckedExpr``, the same for texts that mean the same.
+
+        Spaces, comments and needless parentheses don't count; places and types stand elsewhere.
+        """
+        return expression(self._compiled.serialize())
 
 
 class Conditions:
@@ -195,13 +217,14 @@ class Situation:
         return next(name for name in names if name in self._missing)
 
     def describe(self, names: tuple[str, ...]) -> str:
-        """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
+        """``uncertainty is 0.43, shift is missing``: some facts and their values."""
         words = self._words.get(names)
         if words is None:
-            words = self._words[names] = "".join(f"{name} {self._value(name)}, " for name in names)
+            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in names)
         return words
 
-    def _value(self, name: str) -> str:
+    def value(self, name: str) -> str:
+        """A fact's value in a few words."""
         is_label = name.startswith("labels.")
         value = self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
         if value is None or name in self._missing:
@@ -210,8 +233,23 @@ class Situation:
             return "true" if value else "false"
         if value == "":
             return "empty"
+        if name == "error":
+            value = kind_of(value)
         text = f"{value:.6g}" if isinstance(value, float) else repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
+
+
+def _compiled(text: str) -> Any:
+    try:
+        return _ENVIRONMENT.compile(text)
+    except RuntimeError as complaint:
+        raise ConditionError(_problems(text, str(complaint))) from None
+
+
+def shortened(text: str) -> str:
+    """A condition's text on one line, as far as a reason shows it."""
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
 
 
 def looked_at(conditions: Iterable[Condition]) -> tuple[str, ...]:

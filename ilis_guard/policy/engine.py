@@ -9,15 +9,16 @@ from typing import Final
 
 from ilis_guard.policy.conditions import Condition, Conditions, Situation, looked_at
 from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.parts import Part
 from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import Rule
+from ilis_guard.sentences import NO_RULE_HELD, came_to, decided, passed_over
 from ilis_guard.types import STAGES, Action, Stage
 
 DEFAULT_QUEUE: Final = "default"
 """Where an escalate rule without `to` sends."""
 ALWAYS: Final = Condition.of("true")
 """The condition of a rule without one."""
-_WHEN: Final = {"prompt": " at the prompt", "answer": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,11 @@ class Engine:
         each = {stage: [bound.condition for bound in self._at[stage]] for stage in STAGES}
         self._conditions = {stage: Conditions(each[stage]) for stage in STAGES}
         self._names = {stage: looked_at(each[stage]) for stage in STAGES}
+        self._parts = {bound.rule.id: Part.of(bound.condition) for bound in rules}
+
+    def at(self, stage: Stage) -> tuple[BoundRule, ...]:
+        """The rules of a stage, in order."""
+        return self._at[stage]
 
     def evaluate(self, facts: Facts) -> Ruling:
         """Let the first rule of stage `answer` decide that holds and whose action is possible; else abstain.
@@ -80,7 +86,7 @@ class Engine:
         ruling, reasons, _ = self._first("answer", facts)
         if ruling is not None:
             return ruling
-        reasons.append("no rule held: abstained")
+        reasons.append(NO_RULE_HELD)
         return Ruling(action=Action.ABSTAIN, rule=None, to=None, say="", reasons=tuple(reasons))
 
     def evaluate_prompt(self, facts: Facts) -> PromptRuling:
@@ -100,7 +106,7 @@ class Engine:
             if not in_sample(rule, facts):
                 why = f"it holds for a sample of {rule.sample:g}, and this request wasn't drawn"
             elif outcome is False:
-                why = f"{situation.describe(condition.names)}condition `{condition.brief}` is false"
+                why = came_to(condition.brief, False, situation.describe(condition.names))
                 unclear = unclear or doubt(bound, facts, situation)
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
@@ -113,9 +119,16 @@ class Engine:
                     or (unclear if rule.do is Action.ANSWER else "")
                 )
                 if not why:
-                    return _ruling(bound, situation, reasons), reasons, unclear
-            reasons.append(f"rule '{rule.id}' passed over: {why}")
+                    return _ruling(rule, self._because(bound, situation), reasons), reasons, unclear
+            reasons.append(passed_over(rule.id, why))
         return None, reasons, unclear
+
+    def _because(self, bound: BoundRule, situation: Situation) -> str:
+        """Why a rule holds, told by those of its condition's parts that make it hold."""
+        rule = bound.rule
+        is_plain = bound.condition is ALWAYS
+        held = "it has no condition" if is_plain else self._parts[rule.id].sentence(situation, value=True)
+        return held if rule.sample is None else f"{held}, and this request was drawn (a sample of {rule.sample:g})"
 
 
 def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
@@ -191,15 +204,12 @@ def doubt(bound: BoundRule, facts: Facts, situation: Situation) -> str:
     return f"rule '{bound.rule.id}' might have held: it looks at {missing}, which is missing, so nothing is answered"
 
 
-def _ruling(bound: BoundRule, situation: Situation, passed_over: list[str]) -> Ruling:
-    rule, condition = bound.rule, bound.condition
-    held = f"{situation.describe(condition.names)}condition `{condition.brief}` is true"
-    because = "it has no condition" if condition is ALWAYS else held
+def _ruling(rule: Rule, because: str, before: list[str]) -> Ruling:
     return Ruling(
         action=rule.do,
         rule=rule.id,
         to=rule.to or DEFAULT_QUEUE if rule.do is Action.ESCALATE else rule.to,
         say=rule.say or "",
         due=rule.due_seconds,
-        reasons=(*passed_over, f"rule '{rule.id}' decided{_WHEN[rule.stage]}: {rule.do.value}, because {because}"),
+        reasons=(*before, decided(rule.id, rule.do.value, because, at_prompt=rule.stage == "prompt")),
     )

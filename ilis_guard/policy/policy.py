@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
+from ilis_guard.policy.explaining import Explanation, explain
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
 from ilis_guard.policy.notices import Notice, notices
@@ -14,7 +15,7 @@ from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
-from ilis_guard.types import Action
+from ilis_guard.types import Action, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +81,13 @@ class Policy:
         The uncertainty in `facts` is the prompt's: the probability that the answer will be wrong. Nothing is raised.
         """
         return self._engine.evaluate_prompt(facts)
+
+    def explain(self, facts: Facts, stage: Stage = "answer") -> Explanation:
+        """What is to be done, given `facts`, and why: what became of each rule, and what its condition's parts are.
+
+        The ruling is the one that `evaluate`, or at stage `prompt` `evaluate_prompt`, gives.
+        """
+        return explain(self._engine, facts, stage)
 
     def audits(self, lot: str) -> bool:
         """Whether the answered request of this lot is one of those that a person looks at all the same."""

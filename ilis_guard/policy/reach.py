@@ -110,7 +110,7 @@ class Reach:
         for cell in self.cells("answer", fixed):
             if not cell.is_decided:
                 named = tuple(name for name in self._literals["answer"] if name not in fixed)
-                return Situation(cell.facts).describe(named).removesuffix(", ")
+                return Situation(cell.facts).describe(named)
         return ""
 
     def _read(self, stage: Stage, shared: Literals) -> Literals:

@@ -60,6 +60,11 @@ def tree(serialized: bytes) -> Node:
     return _Reader(_Message(_Message(serialized).message(2))).tree()
 
 
+def expression(serialized: bytes) -> bytes:
+    """The same tree as CEL wrote it, without places and types: equal for texts that mean the same."""
+    return _Message(_Message(serialized).message(2)).message(4)
+
+
 class _Message:
     """The fields of one protobuf message by number."""
 

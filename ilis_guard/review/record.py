@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from ilis_guard.sentences import action_behind, paragraph
 from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
 
 
@@ -66,6 +67,15 @@ class TicketRecord:
     def proposed(self) -> str | None:
         """The answer that `accept` accepts: the last attempt's that has one; None where no attempt answered."""
         return proposed_in(self.attempts)
+
+    def explain(self) -> str:
+        """As `Decision.explain`: what was done and why, in a few sentences, without prompts and answers."""
+        return paragraph(
+            action=action_behind(self.reasons),
+            attempts=self.attempts,
+            reasons=self.reasons,
+            queue=self.ticket.queue,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -27,9 +27,7 @@ def test_answer(fixture: Callable[[str], Path]) -> None:
     made = decided(fixture("answer"), {"small": 0.1})
     assert (made.action, made.text, made.uncertainty) == (Action.ANSWER, "answer of small", 0.1)
     assert (made.rule, made.rules, made.ticket) == ("sure", ("sure",), None)
-    assert made.reasons == (
-        "rule 'sure' decided: answer, because uncertainty 0.1, condition `uncertainty < 0.2` is true",
-    )
+    assert made.reasons == ("rule 'sure' decided: answer, because `uncertainty < 0.2` is true (uncertainty is 0.1)",)
     assert made.policy == Policy.load(fixture("answer")).fingerprint
 
 

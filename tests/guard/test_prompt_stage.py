@@ -62,14 +62,14 @@ def test_a_hard_question_goes_to_the_larger_tier_before_a_token_is_paid_for() ->
     assert isinstance(small.model, CountingModel)
     assert small.model.given == 0
     assert made.reasons[0] == (
-        "rule 'too-hard' decided at the prompt: retry, because uncertainty 0.9, condition `uncertainty > 0.8` is true"
+        "rule 'too-hard' decided at the prompt: retry, because `uncertainty > 0.8` is true (uncertainty is 0.9)"
     )
 
 
 def test_where_no_rule_holds_at_the_prompt_the_same_model_answers_and_the_decision_says_why() -> None:
     made = guard(tier("small", 0.5)).decide(QUESTION)
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "answer of small", ("sure",))
-    assert made.reasons[0] == "rule 'too-hard' passed over: uncertainty 0.5, condition `uncertainty > 0.8` is false"
+    assert made.reasons[0] == "rule 'too-hard' passed over: `uncertainty > 0.8` is false (uncertainty is 0.5)"
     assert made.attempts[0].prompt_score == Score(uncertainty=0.5, shift=1.0)
 
 

@@ -30,7 +30,7 @@ def test_nothing_is_answered_after_a_rule_that_a_missing_number_kept_from_holdin
     ruling = rules.evaluate(replace(SURE, shift=shift))
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")
     assert ruling.reasons[:2] == (
-        "rule 'strange' passed over: shift missing, condition `shift < 0.05` is false",
+        "rule 'strange' passed over: `shift < 0.05` is false (shift is missing)",
         "rule 'sure' passed over: rule 'strange' might have held: it looks at shift, which is missing, so nothing is "
         "answered",
     )

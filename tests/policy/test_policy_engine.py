@@ -29,8 +29,8 @@ def test_the_first_rule_that_holds_decides() -> None:
     )
     assert rules.evaluate(SURE).rule == "b"
     assert rules.evaluate(SURE).reasons == (
-        "rule 'a' passed over: uncertainty 0.1, condition `uncertainty < 0.05` is false",
-        "rule 'b' decided: answer, because uncertainty 0.1, condition `uncertainty < 0.2` is true",
+        "rule 'a' passed over: `uncertainty < 0.05` is false (uncertainty is 0.1)",
+        "rule 'b' decided: answer, because `uncertainty < 0.2` is true (uncertainty is 0.1)",
     )
     assert rules.evaluate(Facts(uncertainty=0.5)).reasons[-1] == (
         "rule 'c' decided: abstain, because it has no condition"
@@ -131,7 +131,7 @@ def test_a_missing_number_makes_every_comparison_false(name: str, facts: Facts) 
     for operator in ("<", "<=", ">", ">=", "=="):
         ruling = ruling_on(f"{name} {operator} 0.5", facts)
         assert ruling.rule is None
-        assert f"{name} missing" in ruling.reasons[0]
+        assert f"is false ({name} is missing)" in ruling.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_odd_values_do_not_stop_a_decision() -> None:
 
 def test_reasons_show_values_briefly() -> None:
     reason = ruling_on("labels.topic == 'x' && last_tier && error == ''", FULL).reasons[0]
-    assert "labels.topic 'legal', last_tier false, error 'broken', condition" in reason
+    assert "(labels.topic is 'legal', last_tier is false, error is 'broken')" in reason
     long = Facts(labels={"topic": "y" * 900})
     assert len(ruling_on("labels.topic == '" + "x" * 900 + "'", long).reasons[0]) < 300
 

@@ -122,7 +122,7 @@ def test_without_a_threshold_nothing_is_compared_with_it() -> None:
     rules = "rules:\n  - {id: over, when: uncertainty > threshold, do: escalate}\n"
     ruling = policy("guarantee: {max_error: 0.1}", rules).evaluate(replace(SURE, threshold=None))
     assert ruling.rule is None
-    assert "threshold missing" in ruling.reasons[0]
+    assert "threshold is missing" in ruling.reasons[0]
 
 
 @pytest.mark.parametrize(

@@ -279,12 +279,15 @@ def test_a_sample_is_in_the_way_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("rules", "open_where"),
     [
-        ("{id: a, when: certified, do: answer}", "uncertainty 0, last_tier true"),
+        ("{id: a, when: certified, do: answer}", "uncertainty is 0, last_tier is true"),
         ("{id: a, when: certified, do: answer}, {id: b, do: abstain}", ""),
         ("{id: a, when: certified, do: answer}, {id: b, when: '!certified', do: abstain}", ""),
-        ("{id: a, when: certified, do: answer}, {id: b, when: '!(uncertainty < 0.5)', do: abstain}", "uncertainty 0"),
+        (
+            "{id: a, when: certified, do: answer}, {id: b, when: '!(uncertainty < 0.5)', do: abstain}",
+            "uncertainty is 0",
+        ),
         ("{id: a, when: uncertainty < 0.5, do: answer}, {id: b, when: uncertainty >= 0.5, do: abstain}", "uncertainty"),
-        ("{id: a, when: certified, do: answer}, {id: up, do: retry}", "uncertainty 0, last_tier true"),
+        ("{id: a, when: certified, do: answer}, {id: up, do: retry}", "uncertainty is 0, last_tier is true"),
         ("{id: a, when: certified, do: answer}, {id: up, do: retry, to: big}", "uncertainty"),
         ("{id: a, when: certified, do: answer}, {id: up, do: retry}, {id: b, when: last_tier, do: escalate}", ""),
         ("{id: a, when: certified, do: answer}, {id: b, sample: 0.9, do: abstain}", "uncertainty"),

@@ -34,7 +34,7 @@ def test_each_stage_has_its_own_rules_in_their_order() -> None:
 def test_where_no_prompt_rule_holds_the_model_goes_on() -> None:
     passed = policy("id: early, stage: prompt, when: uncertainty > 0.5, do: abstain").evaluate_prompt(Facts())
     assert passed.ruling is None
-    assert passed.reasons == ("rule 'early' passed over: uncertainty missing, condition `uncertainty > 0.5` is false",)
+    assert passed.reasons == ("rule 'early' passed over: `uncertainty > 0.5` is false (uncertainty is missing)",)
     assert passed.held_back == ""
 
 

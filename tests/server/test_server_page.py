@@ -218,13 +218,17 @@ def test_maps_stand_beside_what_is_typical_of_their_tier(site: Site, ask: Ask, r
     assert names(stopped) == ["Before the answer"]
 
 
-def test_why_is_one_sentence(site: Site, ask: Ask, review: ReviewQueue) -> None:
+def test_why_is_told_in_a_few_sentences(site: Site, ask: Ask, review: ReviewQueue) -> None:
     ana = site.signed_in("ana")
+    shown = html.unescape(ana.get(f"/tickets/{ask('q?').id}").text)
+    assert "The tier 'large' answered with an uncertainty of 0.62. " in shown
     assert (
-        "The rule “unsure-so-ask-a-person” asked for a person, because uncertainty 0.62, shift 0.44, "
-        in ana.get(f"/tickets/{ask('q?').id}").text
+        "By rule 'unsure-so-ask-a-person' a person is asked (escalate), because <code>uncertainty < 0.75</code> is "
+        "true (uncertainty is 0.62)" in shown
     )
-    assert "No rule held: abstained." in ana.get(f"/tickets/{put(review, 'd')}").text
+    assert "rule 'unsure-so-try-larger', as it would retry, but there is no larger tier." in shown
+    plain = html.unescape(ana.get(f"/tickets/{put(review, 'd')}").text)
+    assert "No rule held, so nothing is answered (abstain). It waits in the queue 'default' for a person." in plain
 
 
 def test_a_long_prompt_is_cut_in_the_list_and_whole_on_its_page(site: Site, ask: Ask) -> None:

@@ -1,0 +1,156 @@
+"""Conditions cut into their parts at ``||``, ``&&`` and ``!``, so that what each part came to can be told.
+
+How CEL reads a condition is what counts: a cut is kept only where CEL reads the parts, put together again, as the very
+condition that was cut. So nothing here has to know how tightly operators bind or what a macro is, and where a cut
+isn't possible the condition stays in one part.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ilis_guard.policy.conditions import Condition, ConditionError, Situation
+from ilis_guard.sentences import came_to
+
+MAX_CUTS: Final = 40
+"""A condition with more operators than this stays in one part: nobody would read them all."""
+MAX_TOLD: Final = 5
+"""So many parts are told one by one in a sentence; where more matter, the whole condition is."""
+
+Operator = Literal["||", "&&", "!"]
+
+_BINARY: Final[tuple[Operator, ...]] = ("||", "&&")  # the one that binds less tightly first
+_TOKEN: Final = re.compile(
+    r"""
+    (?P<gap> \s+ | //[^\n]* )
+    | [bB]?[rR][bB]? (?: '{3}.*?'{3} | "{3}.*?"{3} | '[^'\n]*' | "[^"\n]*" )
+    | [bB]? (?: '{3}(?:\\.|[^\\])*?'{3} | "{3}(?:\\.|[^\\])*?"{3} | '(?:\\.|[^'\\\n])*' | "(?:\\.|[^"\\\n])*" )
+    | \w+ | \|\| | && | != | .
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a condition, or a part of one, came to on some facts."""
+
+    text: str
+    value: bool | str
+    """A string where it can't be evaluated, and says why."""
+    facts: dict[str, str]
+    """The facts that it names, and their values in words."""
+    operator: Operator | None = None
+    """What joins its parts; None where it has none."""
+    parts: tuple["Finding", ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; of `value` and `failed` one is null."""
+        failed = isinstance(self.value, str)
+        return {
+            "text": self.text,
+            "value": None if failed else self.value,
+            "failed": self.value if failed else None,
+            "facts": dict(self.facts),
+            "operator": self.operator,
+            "parts": [part.to_dict() for part in self.parts],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A condition, or a part of one, with its own parts."""
+
+    condition: Condition
+    operator: Operator | None = None
+    """What joins its parts; None where it has none."""
+    parts: tuple["Part", ...] = ()
+
+    @classmethod
+    def of(cls, condition: Condition) -> "Part":
+        """A whole condition, cut as far as it can be."""
+        tokens = _tokens(condition.text)
+        if sum(token in ("||", "&&", "!") for token in tokens) > MAX_CUTS:
+            return cls(condition)
+        return _part(condition, _unwrapped(tokens))
+
+    def sentence(self, situation: Situation, *, value: bool) -> str:
+        """What made it come to `value`, which it did: the parts that did so, each with its facts."""
+        telling = list(self.telling(situation, value))
+        if len(telling) > MAX_TOLD:
+            telling = [(self.condition, value)]
+        return " and ".join(came_to(one.brief, true, situation.describe(one.names)) for one, true in telling)
+
+    def telling(self, situation: Situation, value: bool) -> Iterator[tuple[Condition, bool]]:
+        """The smallest parts that made it come to `value`, whatever the others came to, with their own values."""
+        if not self.parts:
+            yield self.condition, value
+        elif self.operator == "!":
+            yield from self.parts[0].telling(situation, not value)
+        else:
+            # CEL needn't be asked again what follows: where `a && b` is true, both are.
+            all_alike = value is (self.operator == "&&")
+            for part in self.parts:
+                if all_alike or part.condition.check(situation) is value:
+                    yield from part.telling(situation, value)
+
+    def check(self, situation: Situation) -> Finding:
+        """What it comes to, and each part of it, as CEL evaluates them."""
+        return Finding(
+            text=self.condition.text,
+            value=self.condition.check(situation),
+            facts={name: situation.value(name) for name in self.condition.names},
+            operator=self.operator,
+            parts=tuple(part.check(situation) for part in self.parts),
+        )
+
+
+def _part(condition: Condition, tokens: list[str]) -> Part:
+    for operator, pieces in _cuts(tokens):
+        try:
+            conditions = [Condition.part("".join(piece)) for piece in pieces]
+            texts = [f"({part.text})" for part in conditions]
+            together = Condition.part(f"!{texts[0]}" if operator == "!" else f" {operator} ".join(texts))
+        except ConditionError:  # cut where it can't be, as inside `c ? a || b : d`
+            continue
+        if condition.tree == together.tree:
+            return Part(condition, operator, tuple(map(_part, conditions, pieces)))
+    return Part(condition)
+
+
+def _cuts(tokens: list[str]) -> Iterator[tuple[Operator, list[list[str]]]]:
+    """The ways in which a condition may be cut, the outermost operator first."""
+    for operator in _BINARY:
+        pieces: list[list[str]] = [[]]
+        for token, depth in _with_depths(tokens):
+            if token == operator and depth == 0:
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        if len(pieces) > 1:
+            yield operator, [_unwrapped(piece) for piece in pieces]
+    if tokens[:1] == ["!"]:
+        yield "!", [_unwrapped(tokens[1:])]
+
+
+def _tokens(text: str) -> list[str]:
+    """Strings, names, operators and single characters; comments and spaces between them are one space each."""
+    return [" " if match["gap"] else match.group() for match in _TOKEN.finditer(text)]
+
+
+def _unwrapped(tokens: list[str]) -> list[str]:
+    """Without the spaces and the parentheses around all of it."""
+    while tokens and (tokens[0] == " " or tokens[-1] == " "):
+        tokens = tokens[tokens[0] == " " : len(tokens) - (tokens[-1] == " ")]
+    is_wrapped = tokens[:1] == ["("] and all(depth > 0 for _, depth in _with_depths(tokens))
+    return _unwrapped(tokens[1:-1]) if is_wrapped else tokens
+
+
+def _with_depths(tokens: list[str]) -> Iterator[tuple[str, int]]:
+    """Each token, and how many brackets it stands in; a bracket stands in itself."""
+    depth = 0
+    for token in tokens:
+        depth += token in ("(", "[", "{")
+        yield token, depth
+        depth -= token in (")", "]", "}")

@@ -1,0 +1,146 @@
+"""Decisions and tickets gone through again: what the policy was told at each step, and what it says to that."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ilis_guard.policy.explaining import Explanation
+from ilis_guard.policy.policy import Policy
+from ilis_guard.policy.way import AttemptFacts, Way
+from ilis_guard.sentences import Said, paragraph, said_in
+from ilis_guard.types import Attempt, Labels, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retold:
+    """What is on record of one decision."""
+
+    id: str
+    policy: str
+    """Fingerprint of the policy that decided."""
+    action: str
+    queue: str
+    """Where it waits for a person; empty where it doesn't."""
+    reasons: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+    """Without signatures."""
+    labels: Labels | None
+    """None where they aren't on record: decisions hold no request."""
+    prompt_length: int
+    thresholds: Mapping[str, float | None]
+
+    @property
+    def paragraph(self) -> str:
+        """As `Decision.explain`."""
+        attempts = [attempt.to_dict() for attempt in self.attempts]
+        return paragraph(action=self.action, attempts=attempts, reasons=self.reasons, queue=self.queue)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One time that the policy was asked."""
+
+    attempt: int
+    """From 1."""
+    explanation: Explanation
+    """What the policy says to the facts on record."""
+    agrees: bool | None
+    """Whether that is what was decided; None where the reasons on record don't tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retracing:
+    """A decision's way, gone through again."""
+
+    retold: Retold
+    policy: str
+    """Fingerprint of the policy that was asked now."""
+    steps: tuple[Step, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to bear in mind."""
+        found = []
+        if self.policy != self.retold.policy:
+            found.append(f"another policy decided, with the fingerprint {self.retold.policy}; this is {self.policy}")
+        if any(step.agrees is None for step in self.steps):
+            found.append("the reasons on record don't tell what was decided at each step, so that isn't compared")
+        if any(step.agrees is False for step in self.steps):
+            found.append(
+                "a decision holds neither the caller's labels nor which larger tiers there were; give what is missing, "
+                "--facts '{labels: {NAME: VALUE}}' and --config guard.yaml"
+            )
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "decision": self.retold.id,
+            "paragraph": self.retold.paragraph,
+            "decided_by": self.retold.policy,
+            "policy": self.policy,
+            "notes": list(self.notes),
+            "steps": [
+                {"attempt": step.attempt, "agrees": step.agrees, **step.explanation.to_dict()} for step in self.steps
+            ],
+        }
+
+
+def retrace(policy: Policy, retold: Retold, *, larger_tiers: Sequence[str], given: Mapping[str, Any]) -> Retracing:
+    """Go a decision's way again, and explain each step of it.
+
+    Args:
+        policy: what to ask.
+        retold: what is on record.
+        larger_tiers: those that were left after the last attempt.
+        given: facts that aren't on record, or are to be other than they were.
+    """
+    steps = tuple(_steps(policy, retold, larger_tiers, given))
+    return Retracing(retold=retold, policy=policy.fingerprint, steps=steps)
+
+
+def _steps(policy: Policy, retold: Retold, larger_tiers: Sequence[str], given: Mapping[str, Any]) -> Iterator[Step]:
+    tiers = tuple(attempt.tier for attempt in retold.attempts)
+    way = Way(
+        policy=policy,
+        left=(*tiers, *larger_tiers),
+        labels=retold.labels or {},
+        prompt_length=retold.prompt_length,
+        lot=retold.id,
+        thresholds=retold.thresholds,
+    )
+    said: list[Said | None] = list(said_in(retold.reasons))
+    if len(said) != len(tiers):  # redacted by now, or not written by the engine
+        said = [None] * len(tiers)
+    for number, (attempt, recorded) in enumerate(zip(retold.attempts, said, strict=True), start=1):
+        newest, held_back = AttemptFacts.of(attempt), ""
+        stages = _stages(policy, attempt)
+        for stage in stages:
+            told = newest if stage == attempt.stage else _at_prompt(attempt)
+            explanation = policy.explain(replace(way.facts(told, held_back), **given), stage)
+            held_back = explanation.held_back
+            agrees = None if recorded is None else _agrees(explanation, recorded, is_last=stage == stages[-1])
+            yield Step(attempt=number, explanation=explanation, agrees=agrees)
+        if number < len(tiers):
+            way = way.after_retry(newest, tiers[number])
+
+
+def _stages(policy: Policy, attempt: Attempt) -> tuple[Stage, ...]:
+    if attempt.stage == "prompt":
+        return ("prompt",)
+    return ("prompt", "answer") if policy.prompt_rules else ("answer",)
+
+
+def _at_prompt(attempt: Attempt) -> AttemptFacts:
+    # How many seconds it had taken by then, and what it had cost, isn't on record.
+    score = attempt.prompt_score
+    if score is None:
+        return AttemptFacts(tier=attempt.tier)
+    return AttemptFacts(tier=attempt.tier, uncertainty=score.uncertainty, shift=score.shift)
+
+
+def _agrees(explanation: Explanation, recorded: Said, *, is_last: bool) -> bool:
+    ruling = explanation.ruling
+    if not is_last:
+        return ruling is None
+    return ruling is not None and (ruling.action.value, ruling.rule) == (recorded.action, recorded.rule)

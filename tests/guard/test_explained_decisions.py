@@ -1,0 +1,193 @@
+"""`Decision.explain` and `TicketRecord.explain`: what happened and why, in a few sentences a reviewer understands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ilis_guard.errors import ReviewError
+from ilis_guard.guard import Guard
+from ilis_guard.review import ReviewQueue
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
+from ilis_guard.types import Attempt, Request, Score, Verdict
+
+QUESTION = "What is the boiling point of geheimnis?"
+POLICY = """\
+version: 1
+name: p
+rules:
+  - {id: hard, stage: prompt, when: uncertainty > 0.9, do: retry}
+  - {id: legal, when: "labels.topic == 'legal'", do: escalate, to: lawyers}
+  - {id: sure, when: uncertainty < 0.2 && !(shift < 0.05), do: answer}
+  - {id: again, when: uncertainty < 0.8, do: retry}
+"""
+
+
+SMALL_WAS_UNSURE = (
+    "The tier 'small' answered with an uncertainty of 0.5.",
+    "By rule 'again' a larger tier is asked (retry), because `uncertainty < 0.8` is true (uncertainty is 0.5).",
+)
+LARGE_WAS_SURE = (
+    "The tier 'large' answered with an uncertainty of 0.1.",
+    "By rule 'sure' the answer is given, because `uncertainty < 0.2` is true (uncertainty is 0.1) and `shift < 0.05` "
+    "is false (shift is 1).",
+    "Passed over before it: rule 'hard', as `uncertainty > 0.9` is false (uncertainty is 0.3); rule 'legal', as "
+    "`labels.topic == 'legal'` is false (labels.topic is 'cooking').",
+)
+
+
+@pytest.mark.parametrize(
+    ("tiers", "topic", "prompts", "told"),
+    [
+        pytest.param({"large": 0.1}, "cooking", {}, LARGE_WAS_SURE, id="answer"),
+        pytest.param(
+            {"small": 0.85},
+            "cooking",
+            {},
+            (
+                "The tier 'small' answered with an uncertainty of 0.85.",
+                "No rule held, so nothing is answered (abstain).",
+                "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
+                "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(shift < 0.05)` is false (uncertainty is 0.85, "
+                "shift is 1); rule 'again', as `uncertainty < 0.8` is false (uncertainty is 0.85).",
+            ),
+            id="no rule held",
+        ),
+        pytest.param(
+            {"small": 0.5, "large": 0.1},
+            "legal",
+            {},
+            (
+                "The tier 'small' answered with an uncertainty of 0.5.",
+                "By rule 'legal' a person is asked (escalate), because `labels.topic == 'legal'` is true (labels.topic "
+                "is 'legal').",
+                "Passed over before it: rule 'hard', as `uncertainty > 0.9` is false (uncertainty is 0.3).",
+                "It waits in the queue 'lawyers' for a person.",
+            ),
+            id="escalate",
+        ),
+        pytest.param(
+            {"small": 0.5, "large": RuntimeError(f"can't tell {QUESTION}")},
+            "cooking",
+            {},
+            (
+                *SMALL_WAS_UNSURE,
+                "The tier 'large' failed (unexpected RuntimeError).",
+                "No rule held, so nothing is answered (abstain).",
+                "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
+                "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(shift < 0.05)` is false (uncertainty is missing, "
+                "shift is missing); rule 'again', as `uncertainty < 0.8` is false (uncertainty is missing).",
+            ),
+            id="a retry that fails",
+        ),
+        pytest.param(
+            {"small": 0.5, "middle": 0.6, "large": 0.1},
+            "cooking",
+            {},
+            (
+                *SMALL_WAS_UNSURE,
+                "The tier 'middle' answered with an uncertainty of 0.6.",
+                "By rule 'again' a larger tier is asked (retry), because `uncertainty < 0.8` is true (uncertainty is "
+                "0.6).",
+                *LARGE_WAS_SURE,
+            ),
+            id="two retries",
+        ),
+        pytest.param(
+            {"small": 0.1, "large": 0.1},
+            "cooking",
+            {"small": 0.95},
+            (
+                "The tier 'small' hadn't answered yet; the prompt has an uncertainty of 0.95.",
+                "By rule 'hard' a larger tier is asked (retry), before a token is generated, because `uncertainty > "
+                "0.9` is true (uncertainty is 0.95).",
+                *LARGE_WAS_SURE,
+            ),
+            id="at the prompt",
+        ),
+        pytest.param(
+            {"small": 0.1},
+            None,
+            {},
+            (
+                "The tier 'small' answered with an uncertainty of 0.1.",
+                "No rule held, so nothing is answered (abstain).",
+                "Passed over before it: 1 other; rule 'legal', as condition `labels.topic == 'legal'` failed: the "
+                "label 'topic' is absent; ask has(labels.topic) first; rule 'sure', as rule 'legal' couldn't be "
+                "evaluated, so nothing is answered after it: the label 'topic' is absent; ask has(labels.topic) first; "
+                "rule 'again', as it would retry, but there is no larger tier.",
+            ),
+            id="a label is absent",
+        ),
+    ],
+)
+def test_a_decision_is_told_in_a_few_sentences(
+    tiers: dict[str, float | Score | Exception | None],
+    topic: str | None,
+    prompts: dict[str, float],
+    told: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    with fake_guard(path, tiers, prompts=dict.fromkeys(tiers, 0.3) | prompts) as guard:
+        made = guard.decide(QUESTION, labels={} if topic is None else {"topic": topic})
+    assert made.explain() == " ".join(told)
+    for attempt in made.attempts:
+        assert not attempt.text or attempt.text not in made.explain()
+    assert "geheimnis" not in made.explain()
+
+
+def test_a_rule_that_abstains_says_so(fixture: Callable[[str], Path]) -> None:
+    with fake_guard(fixture("abstain"), {"small": 0.6}) as guard:
+        told = guard.decide(QUESTION).explain()
+    assert "By rule 'hopeless' nothing is answered (abstain), because " in told
+
+
+class FullQueue(InMemoryQueue):
+    def escalate(self, **_: Any) -> Any:
+        raise ReviewError(f"the disk is full of {QUESTION}")
+
+
+def test_a_ticket_that_could_not_be_stored_is_told(build: Callable[..., Guard]) -> None:
+    told = (
+        build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue())
+        .decide(QUESTION)
+        .explain()
+    )
+    assert told == (
+        "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person is asked (escalate), because "
+        "`uncertainty > 0.5` is true (uncertainty is 0.6). The ticket couldn't be stored, so nothing is answered "
+        "(abstain)."
+    )
+
+
+def test_a_ticket_tells_what_its_decision_tells_until_it_is_redacted(build: Callable[..., Guard]) -> None:
+    with InMemoryQueue() as queue:
+        made = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=queue).decide(QUESTION)
+        assert made.ticket is not None
+        assert queue.get(made.ticket.id).explain() == made.explain()
+        queue.resolve(made.ticket.id, Verdict.REJECT)
+        assert queue.redact(older_than=0) == 1
+        assert queue.get(made.ticket.id).explain() == (
+            "The tier 'small' answered with an uncertainty of 0.6. In the end a person is asked (escalate). It waits "
+            "in the queue 'chemists' for a person."
+        )
+
+
+def test_a_ticket_that_no_policy_wrote_is_told_as_far_as_it_can_be(tmp_path: Path) -> None:
+    with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
+        ticket = queue.escalate(
+            decision="d",
+            request=Request.of(QUESTION),
+            attempts=[Attempt(tier="small", text="secret", error="")],
+            queue="q",
+            policy="p",
+            rule="r",
+            reasons=["the caller asked for one"],
+        )
+        assert queue.get(ticket.id).explain() == (
+            "The tier 'small' answered; its answer has no uncertainty. In the end a person is asked (escalate). It "
+            "waits in the queue 'q' for a person."
+        )
