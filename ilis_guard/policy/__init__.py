@@ -4,7 +4,7 @@ from ilis_guard.policy.engine import DEFAULT_QUEUE, PromptRuling, Ruling
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.notices import Notice
 from ilis_guard.policy.policy import Policy
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, Rule
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, Rule
 
 __all__ = [
     "DEFAULT_QUEUE",
@@ -12,7 +12,6 @@ __all__ = [
     "Budget",
     "Facts",
     "Guarantee",
-    "Mode",
     "Notice",
     "Policy",
     "PromptRuling",
