@@ -5,7 +5,7 @@ from ilis_guard.policy.explaining import Explanation
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.notices import Notice
 from ilis_guard.policy.policy import Policy
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, Rule
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, Rule
 
 __all__ = [
     "DEFAULT_QUEUE",
@@ -14,7 +14,6 @@ __all__ = [
     "Explanation",
     "Facts",
     "Guarantee",
-    "Mode",
     "Notice",
     "Policy",
     "PromptRuling",

@@ -414,3 +414,60 @@ def check_ruling(policy: Policy, facts: Facts) -> None:
         assert ruling.action is not Action.ANSWER
     if facts.last_tier:
         assert ruling.action is not Action.RETRY
+
+
+EARLY = st.lists(
+    st.tuples(
+        st.sampled_from(["abstain", "retry", "escalate"]),
+        st.sampled_from(
+            [
+                "",
+                "last_tier",
+                "!last_tier",
+                "tier == 'a'",
+                "tier != 'a'",
+                "attempt < 3",
+                "uncertainty < 0.5",
+                "!(uncertainty < 0.5)",
+                "seconds < 1.0",
+                "shift < 0.5",
+                "labels.x == 1",
+            ]
+        ),
+        st.sampled_from([None, None, 0.5]),
+    ),
+    max_size=3,
+)
+PAIRS = st.tuples(FACTS, SHARES, SHARES, st.text(max_size=2)).map(
+    lambda each: (
+        replace(each[0], error="", statistics=None, seconds=0.5, uncertainty=each[1], shift=each[2], lot=each[3]),
+        replace(each[0], lot=each[3]),
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(early=EARLY, late=RULES, pairs=st.lists(PAIRS, min_size=20, max_size=60))
+def test_a_rule_that_some_way_through_both_stages_reaches_is_never_called_unreachable(
+    early: list[tuple[str, str, float | None]],
+    late: list[tuple[str, str, bool]],
+    pairs: list[tuple[Facts, Facts]],
+) -> None:
+    rules = [
+        BoundRule(
+            Rule.model_validate(
+                {"id": f"e{i}", "stage": "prompt", "do": Action(do)} | ({} if sample is None else {"sample": sample})
+            ),
+            Condition.of(when) if when else ALWAYS,
+        )
+        for i, (do, when, sample) in enumerate(early)
+    ]
+    rules += [bound(i, do, when, "a" if named and do == "retry" else None) for i, (do, when, named) in enumerate(late)]
+    refused = {item.rule for item in unreachable(rules)}
+    engine = Engine(rules)
+    for prompt, answer in pairs:
+        said = engine.evaluate_prompt(prompt)
+        if said.ruling is not None and not answer.error:  # a model may fail before its rules are asked
+            assert said.ruling.rule not in refused
+        else:
+            assert engine.evaluate(replace(answer, held_back=said.held_back)).rule not in refused
