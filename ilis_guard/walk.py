@@ -10,7 +10,8 @@ import tenacity
 from ilis_guard import events
 from ilis_guard.errors import IlisGuardError, ModelError
 from ilis_guard.models import StepwiseModel
-from ilis_guard.policy import Facts, Policy, PromptRuling, Ruling
+from ilis_guard.policy import Policy, PromptRuling, Ruling
+from ilis_guard.policy.way import AttemptFacts, Way
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Attempt, Generation, Request, Score, Stage
 
@@ -29,21 +30,21 @@ class Walk:
         """One an attempt."""
         self.reasons: list[str] = []
         self._request = request
-        self._left = list(tiers)
+        self._tiers = {tier.name: tier for tier in tiers}
         self._policy = policy
+        self._way = Way(policy=policy, left=tuple(self._tiers), labels=request.labels)
         self._decision = decision
         self._calls = calls
 
     def run(self) -> Ruling:
         """Go from tier to tier; the last ruling, which is no retry."""
         while True:
-            ruling = self._try(self._left.pop(0))
+            ruling = self._try(self._tiers[self._way.left[0]])
             self.rulings.append(ruling)
             self.reasons.extend(ruling.reasons)
             if ruling.action is not Action.RETRY:
                 return ruling
-            while ruling.to is not None and self._left[0].name != ruling.to:
-                self._left.pop(0)
+            self._way = self._way.after_retry(AttemptFacts.of(self.attempts[-1]), ruling.to)
 
     def _try(self, tier: Tier) -> Ruling:
         """One tier's attempt, and what the policy says to it."""
@@ -55,7 +56,7 @@ class Walk:
         if attempt.error:
             self.reasons.append(f"tier {tier.name!r} failed: {attempt.error}")
         # What a rule said at the prompt stands, even where the model that it spared fails afterwards.
-        return trial.early.ruling or self._policy.evaluate(self._facts(attempt, held_back=trial.early.held_back))
+        return trial.early.ruling or self._way.at_answer(AttemptFacts.of(attempt), held_back=trial.early.held_back)
 
     def _ask(self, tier: Tier, trial: "_Trial") -> Attempt:
         """Put the request to a tier. Nothing is raised: what went wrong is the attempt's error."""
@@ -99,26 +100,8 @@ class Walk:
             raise ModelError(f"the tier {tier.name!r} has a prompt bundle, and a model that can't stop at the prompt")
 
     def _proceeds(self, trial: "_Trial") -> bool:
-        trial.early = self._policy.evaluate_prompt(self._facts(trial.attempt_at("prompt")))
+        trial.early = self._way.at_prompt(AttemptFacts.of(trial.attempt_at("prompt")))
         return trial.early.ruling is None
-
-    def _facts(self, newest: Attempt, held_back: str = "") -> Facts:
-        """What is known once the newest attempt has come to its stage; it may stand among the attempts already."""
-        before = [attempt for attempt in self.attempts if attempt is not newest]
-        return Facts(
-            uncertainty=newest.uncertainty,
-            shift=newest.shift,
-            tier=newest.tier,
-            last_tier=not self._left,
-            larger_tiers=tuple(tier.name for tier in self._left),
-            attempt=len(before) + 1,
-            tokens=newest.tokens + sum(attempt.tokens for attempt in before),
-            seconds=newest.seconds + sum(attempt.seconds for attempt in before),
-            labels=self._request.labels,
-            error=newest.error,
-            statistics=newest.statistics,
-            held_back=held_back,
-        )
 
     def _log(self, attempt: Attempt, error: str) -> None:
         told = {
