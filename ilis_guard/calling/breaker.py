@@ -7,14 +7,21 @@ Of our own: the libraries that there are hold a lock for as long as a call takes
 import threading
 import time
 from collections.abc import Callable
-from typing import NewType
 
 from ilis_guard import events
 from ilis_guard.calling.settings import BreakerSettings
 from ilis_guard.errors import TierDownError
 
-Permit = NewType("Permit", int)
-"""Which closed or half-open spell a call was let through in: what ends after its spell says nothing of this one."""
+
+class Permit:
+    """That a call was let through."""
+
+    __slots__ = ("has_ended", "spell")
+
+    def __init__(self, spell: int) -> None:
+        self.spell = spell
+        """The closed or half-open spell it was let through in: what ends later says nothing of how the tier stands."""
+        self.has_ended = False
 
 
 class Breaker:
@@ -28,9 +35,7 @@ class Breaker:
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self, tier: str, settings: BreakerSettings, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, tier: str, settings: BreakerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._tier = tier
         self._settings = settings
         self._clock = clock
@@ -65,15 +70,16 @@ class Breaker:
             return Permit(self._spell)
 
     def ended(self, permit: Permit, *, failed: bool | None) -> None:
-        """Take note of a call's end.
+        """Take note of a call's end; what is said of it after that counts for nothing.
 
         Args:
             permit: the call's.
             failed: whether the tier is to blame; None where nothing was learnt, as when the program is being stopped.
         """
         with self._lock:
-            if permit != self._spell:
+            if permit.has_ended or permit.spell != self._spell:
                 return
+            permit.has_ended = True
             if failed is None:
                 self._is_probing = False
             elif failed:
@@ -98,9 +104,7 @@ class Breaker:
         self._opened_at = self._clock()
         self._is_probing = False
         self._spell += 1
-        events.log().error(
-            events.TIER_DOWN, tier=self._tier, failures=self._failures, seconds=self._settings.seconds
-        )
+        events.log().error(events.TIER_DOWN, tier=self._tier, failures=self._failures, seconds=self._settings.seconds)
 
     def _close(self) -> None:
         self._failures = 0

@@ -9,7 +9,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from ilis_guard import events
-from ilis_guard.calling.breaker import Breaker
+from ilis_guard.calling.breaker import Breaker, Permit
 from ilis_guard.calling.deadline import Deadline, within
 from ilis_guard.calling.line import Line
 from ilis_guard.calling.settings import BreakerSettings
@@ -87,16 +87,30 @@ class Caller:
         except BaseException:
             self._line.leave()
             raise
-        failed: bool | None = None
         try:
-            result = within(deadline, work, ended=self._line.leave)
-            failed = False
-        except Exception as error:
-            failed = _is_the_tiers_fault(error)
+            return within(deadline, self._telling(work, self._breaker, permit), ended=self._line.leave)
+        except BaseException as error:
+            # Of a call that was given up, or couldn't be begun, nobody has told yet.
+            self._breaker.ended(permit, failed=True if isinstance(error, BudgetError) else None)
             raise
-        finally:
-            self._breaker.ended(permit, failed=failed)
-        return result
+
+    @staticmethod
+    def _telling(work: Callable[[], T], breaker: Breaker, permit: Permit) -> Callable[[], T]:
+        """The work, which tells the breaker how it ended before it leaves the line: the next in it must know."""
+
+        def told() -> T:
+            failed: bool | None = None
+            try:
+                result = work()
+                failed = False
+            except Exception as error:
+                failed = _is_the_tiers_fault(error)
+                raise
+            finally:
+                breaker.ended(permit, failed=failed)
+            return result
+
+        return told
 
     def _log_repeat(self, state: tenacity.RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
