@@ -32,7 +32,13 @@ class Walk:
         self._request = request
         self._tiers = {tier.name: tier for tier in tiers}
         self._policy = policy
-        self._way = Way(policy=policy, left=tuple(self._tiers), labels=request.labels)
+        self._way = Way(
+            policy=policy,
+            left=tuple(self._tiers),
+            labels=request.labels,
+            prompt_length=len(request.prompt),
+            lot=decision,
+        )
         self._decision = decision
         self._calls = calls
 

@@ -193,7 +193,8 @@ def _suggested(name: str) -> str:
 
 def _remedy(types: str) -> str:
     if {"double", "int"} <= set(types.split(", ")):
-        return "attempt and tokens go with whole numbers (1); all other numbers need a point: write 1.0"
+        counts = "prompt_length, text_length, attempt and tokens"
+        return f"{counts} go with whole numbers (1); all other numbers need a point: write 1.0"
     return "compare like with like: numbers with numbers, text with 'text' in quotes"
 
 

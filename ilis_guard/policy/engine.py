@@ -9,6 +9,7 @@ from typing import Final
 
 from ilis_guard.policy.conditions import Condition, Conditions, Situation
 from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import STAGES, Action, Stage
 
@@ -30,6 +31,8 @@ class Ruling:
     """A queue's name for escalate; a tier's for retry, or None for the next larger; None for other actions."""
     say: str
     """What the caller is told; may be empty."""
+    due: float | None = None
+    """Seconds until an escalated request's ticket is overdue; None for the queue's own time, and for other actions."""
     reasons: tuple[str, ...]
     """A sentence for each rule looked at, in order; the last one says what decided."""
 
@@ -53,6 +56,8 @@ class BoundRule:
     rule: Rule
     condition: Condition
     """`ALWAYS` where the rule has none."""
+    is_guaranteed: bool = False
+    """Whether its policy gives a guarantee: then it answers nothing that isn't certified."""
 
 
 class Engine:
@@ -89,14 +94,18 @@ class Engine:
         unclear = facts.held_back
         for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
             rule, condition = bound.rule, bound.condition
-            if outcome is False:
+            if not in_sample(rule, facts):
+                why = f"it holds for a sample of {rule.sample:g}, and this request wasn't drawn"
+            elif outcome is False:
                 why = f"{situation.describe(condition.names)}condition `{condition.brief}` is false"
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
                 if not unclear and rule.do is not Action.ANSWER:
                     unclear = f"rule '{rule.id}' couldn't be evaluated, so nothing is answered after it: {outcome}"
             else:
-                why = obstacle(rule, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
+                why = (
+                    obstacle(bound, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
+                )
                 if not why:
                     return _ruling(bound, situation, reasons), reasons, unclear
             reasons.append(f"rule '{rule.id}' passed over: {why}")
@@ -108,23 +117,40 @@ def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
     return tuple(bound for bound in rules if bound.rule.stage == stage)
 
 
-def obstacle(rule: Rule, facts: Facts) -> str:
+def in_sample(rule: Rule, facts: Facts) -> bool:
+    """Whether a rule that holds for a share of requests may hold for this one: in all its attempts, or in none."""
+    return rule.sample is None or drawn(facts.lot, rule.id) < rule.sample
+
+
+def obstacle(bound: BoundRule, facts: Facts) -> str:
     """Why a rule that holds can't act all the same; empty where it can.
 
-    No policy can answer without a score, however it is written. A retry needs a larger tier to go to.
+    No policy can answer without a score, or beyond the guarantee that it gives, however it is written. A retry needs
+    a larger tier to go to.
     """
-    if rule.do is Action.ANSWER:
-        if facts.error:
-            return "it would answer, but the attempt failed"
-        if not facts.has_score:
-            return "it would answer, but the attempt has no uncertainty from 0 to 1"
-    if rule.do is Action.RETRY:
-        if facts.last_tier:
-            return "it would retry, but there is no larger tier"
-        if rule.to is not None and rule.to == facts.tier:
-            return f"it would retry on {rule.to!r}, but that tier made this attempt"
-        if rule.to is not None and facts.larger_tiers is not None and rule.to not in facts.larger_tiers:
-            return f"it would retry on {rule.to!r}, but that isn't one of the larger tiers left"
+    if bound.rule.do is Action.ANSWER:
+        return _answers_not(bound, facts)
+    return _retries_not(bound.rule, facts) if bound.rule.do is Action.RETRY else ""
+
+
+def _answers_not(bound: BoundRule, facts: Facts) -> str:
+    if facts.error:
+        return "it would answer, but the attempt failed"
+    if not facts.has_score:
+        return "it would answer, but the attempt has no uncertainty from 0 to 1"
+    if bound.is_guaranteed and not facts.certified:
+        covered = "no uncertainty" if facts.threshold is None else f"only an uncertainty up to {facts.threshold:.6g}"
+        return f"it would answer, but on this tier the policy's guarantee covers {covered}"
+    return ""
+
+
+def _retries_not(rule: Rule, facts: Facts) -> str:
+    if facts.last_tier:
+        return "it would retry, but there is no larger tier"
+    if rule.to is not None and rule.to == facts.tier:
+        return f"it would retry on {rule.to!r}, but that tier made this attempt"
+    if rule.to is not None and facts.larger_tiers is not None and rule.to not in facts.larger_tiers:
+        return f"it would retry on {rule.to!r}, but that isn't one of the larger tiers left"
     return ""
 
 
@@ -146,5 +172,6 @@ def _ruling(bound: BoundRule, situation: Situation, passed_over: list[str]) -> R
         rule=rule.id,
         to=rule.to or DEFAULT_QUEUE if rule.do is Action.ESCALATE else rule.to,
         say=rule.say or "",
+        due=rule.due_seconds,
         reasons=(*passed_over, f"rule '{rule.id}' decided{_WHEN[rule.stage]}: {rule.do.value}, because {because}"),
     )

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from ilis_guard.types import Labels, Statistics
+from ilis_guard.types import FinishReason, Labels, Statistics
 
 _LARGEST_INT: Final = 2**63 - 1
 """CEL's integers have 64 bits."""
@@ -19,6 +19,9 @@ class Facts:
     """Calibrated probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
     shift: float | None = None
     """From 0 (unlike the calibration signatures) to 1 (like them); None or NaN where it is unknown."""
+    threshold: float | None = None
+    """The uncertainty, 0 to 1, up to which the policy's guarantee holds on this tier; None or NaN where it can't be
+    certified, or the policy gives none."""
     tier: str = ""
     """The tier that made the attempt."""
     last_tier: bool = True
@@ -31,6 +34,14 @@ class Facts:
     """Answer tokens generated so far for the request, at least 0."""
     seconds: float = 0.0
     """Time spent so far on the request, at least 0."""
+    cost: float = 0.0
+    """What the request has cost so far, at least 0, in the unit of guard.yaml's prices."""
+    prompt_length: int = 0
+    """Characters of the user's last turn."""
+    text_length: int = 0
+    """Characters of the answer."""
+    finish_reason: FinishReason | Literal[""] = ""
+    """Why the answer ended: `length` where it was cut off. Empty where there is none, or the model doesn't tell."""
     labels: Labels = field(default_factory=dict)
     """The caller's labels."""
     error: str = ""
@@ -39,11 +50,21 @@ class Facts:
     """Output statistics of the attempt."""
     held_back: str = ""
     """Why no rule may answer, whatever it says: a rule of stage `prompt` couldn't be evaluated."""
+    lot: str = ""
+    """What samples are drawn from: the decision's id, or a row's in a simulation. Conditions don't see it."""
 
     @property
     def has_score(self) -> bool:
         """Whether the uncertainty is a number from 0 to 1."""
         return self.uncertainty is not None and 0.0 <= self.uncertainty <= 1.0
+
+    @property
+    def certified(self) -> bool:
+        """Whether the policy's guarantee covers this answer: it has a score, at most the tier's threshold."""
+        if self.error or not self.has_score or self.threshold is None:
+            return False
+        assert self.uncertainty is not None, "has_score says so"
+        return self.uncertainty <= self.threshold  # false where the threshold is NaN
 
     def missing(self, names: Iterable[str]) -> str:
         """The first of these facts that is a number and isn't known; empty where all are."""
@@ -61,6 +82,8 @@ class Kind:
     high: float = math.inf
     may_be_missing: bool = False
     """Whether conditions may see NaN."""
+    values: tuple[str, ...] = ()
+    """All that a string may be; empty where it may be anything."""
 
 
 _STATISTIC: Final = Kind("double", may_be_missing=True)
@@ -68,11 +91,17 @@ _STATISTIC: Final = Kind("double", may_be_missing=True)
 VISIBLE: Final[Mapping[str, Kind]] = {
     "uncertainty": Kind("double", low=0.0, high=1.0, may_be_missing=True),
     "shift": Kind("double", low=0.0, high=1.0, may_be_missing=True),
+    "threshold": Kind("double", low=0.0, high=1.0, may_be_missing=True),
+    "certified": Kind("bool"),
     "tier": Kind("string"),
     "last_tier": Kind("bool"),
     "attempt": Kind("int", low=1),
     "tokens": Kind("int", low=0),
     "seconds": Kind("double", low=0.0),
+    "cost": Kind("double", low=0.0),
+    "prompt_length": Kind("int", low=0),
+    "text_length": Kind("int", low=0),
+    "finish_reason": Kind("string", values=("", *get_args(FinishReason))),
     "error": Kind("string"),
     "statistics.logprob_sum": _STATISTIC,
     "statistics.logprob_mean": _STATISTIC,
@@ -81,9 +110,13 @@ VISIBLE: Final[Mapping[str, Kind]] = {
 }
 """The facts conditions see by name, apart from ``labels.NAME``, whose names and types are the caller's."""
 
-UNKNOWN_AT_PROMPT: Final = frozenset({"error", *(name for name in VISIBLE if name.startswith("statistics."))})
+UNKNOWN_AT_PROMPT: Final = frozenset(
+    {"error", "certified", "threshold", "text_length", "finish_reason"}
+    | {name for name in VISIBLE if name.startswith("statistics.")}
+)
 """What there is only once the model answered, or failed."""
-
+OF_THE_GUARANTEE: Final = frozenset({"certified", "threshold"})
+"""What there is only in a policy that gives a guarantee."""
 
 _NO_STATISTICS: Final = Statistics(
     logprob_sum=math.nan, logprob_mean=math.nan, entropy_mean=math.nan, margin_min=math.nan
@@ -96,11 +129,17 @@ def seen(facts: Facts) -> dict[str, Any]:
     return {
         "uncertainty": _number(facts.uncertainty),
         "shift": _number(facts.shift),
+        "threshold": _number(facts.threshold),
+        "certified": facts.certified,
         "tier": _text(facts.tier),
         "last_tier": facts.last_tier,
         "attempt": _integer(facts.attempt),
         "tokens": _integer(facts.tokens),
         "seconds": float(facts.seconds),
+        "cost": float(facts.cost),
+        "prompt_length": _integer(facts.prompt_length),
+        "text_length": _integer(facts.text_length),
+        "finish_reason": _text(facts.finish_reason),
         "error": _text(facts.error),
         "labels": {_text(name): _label(value) for name, value in facts.labels.items()},
         "statistics.logprob_sum": float(statistics.logprob_sum),

@@ -8,14 +8,14 @@ from typing import Any, Final
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition, ConditionError
 from ilis_guard.policy.engine import ALWAYS, BoundRule, at_stage
-from ilis_guard.policy.facts import UNKNOWN_AT_PROMPT
+from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, Keys, nearest, validated
 from ilis_guard.types import STAGES, Action
 
-SCORE: Final = frozenset({"uncertainty", "shift"})
-"""The facts that a scorer finds."""
+SCORE: Final = frozenset({"uncertainty", "shift", "certified"})
+"""The facts that a scorer finds, and what follows from them."""
 
 
 def locate(path: str | Path) -> Path:
@@ -56,7 +56,9 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
             continue
         problems.extend(_blind_answer(document, index, rule, condition))
         problems.extend(_too_early(document, index, rule, condition))
-        rules.append(BoundRule(rule, condition))
+        if file.guarantee is None:
+            problems.extend(_no_guarantee(document, index, rule, condition))
+        rules.append(BoundRule(rule, condition, is_guaranteed=file.guarantee is not None))
     if not problems:  # what can be reached is only clear once all rules are
         never = [item for stage in STAGES for item in unreachable(at_stage(rules, stage))]
         problems.extend(_unreachable(document, file.rules, item) for item in never)
@@ -103,6 +105,10 @@ def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]
         why = "the caller gets the answer itself" if do is Action.ANSWER else "the caller hears nothing of a retry"
         text = f"`say` is not allowed with `do: {do.value}`: {why}; take it out"
         yield _complaint(document, (index, "say"), rule, text)
+    if rule.due is not None and do is not Action.ESCALATE:
+        why = "only a ticket can be overdue, and only escalate makes one"
+        text = f"`due` is not allowed with `do: {do.value}`: {why}; take it out"
+        yield _complaint(document, (index, "due"), rule, text)
 
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
@@ -121,6 +127,13 @@ def _too_early(document: Document, index: int, rule: Rule, condition: Condition)
         yield _complaint(document, (index, "do"), rule, text)
     for name in sorted(UNKNOWN_AT_PROMPT & set(condition.names)):
         text = f"`{name}` isn't known at stage `prompt`: the model answers, or fails, after it; use it in another rule"
+        yield _complaint(document, (index, "when"), rule, text)
+
+
+def _no_guarantee(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
+    """What is never certified can't be waited for."""
+    for name in sorted(OF_THE_GUARANTEE & set(condition.names)):
+        text = f"`{name}` needs a guarantee, and the policy gives none; add one, `guarantee: {{max_error: 0.05}}` say"
         yield _complaint(document, (index, "when"), rule, text)
 
 

@@ -9,7 +9,8 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
-from ilis_guard.policy.schema import PolicyFile, Rule
+from ilis_guard.policy.sampling import AUDITS, drawn
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
 from ilis_guard.types import Action
 
@@ -21,6 +22,10 @@ class Policy:
     name: str
     description: str
     """Empty where the file has none."""
+    mode: Mode
+    guarantee: Guarantee | None
+    budget: Budget | None
+    audit: Audit | None
     rules: tuple[Rule, ...]
     fingerprint: str
     """16 hexadecimal digits of the content; comments, spacing and the order of keys don't count."""
@@ -51,6 +56,10 @@ class Policy:
         return cls(
             name=file.name,
             description=file.description or "",
+            mode=file.mode,
+            guarantee=file.guarantee,
+            budget=file.budget,
+            audit=file.audit,
             rules=file.rules,
             fingerprint=_fingerprint(file),
             _engine=Engine(bound),
@@ -67,6 +76,10 @@ class Policy:
         The uncertainty in `facts` is the prompt's: the probability that the answer will be wrong. Nothing is raised.
         """
         return self._engine.evaluate_prompt(facts)
+
+    def audits(self, lot: str) -> bool:
+        """Whether the answered request of this lot is one of those that a person looks at all the same."""
+        return self.audit is not None and drawn(lot, AUDITS) < self.audit.fraction
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:
@@ -87,8 +100,9 @@ class Policy:
 
     @property
     def queues(self) -> frozenset[str]:
-        """The queues that escalate rules send to."""
-        return frozenset(rule.to or DEFAULT_QUEUE for rule in self.rules if rule.do is Action.ESCALATE)
+        """The queues that escalate rules and the audit send to."""
+        escalated = frozenset(rule.to or DEFAULT_QUEUE for rule in self.rules if rule.do is Action.ESCALATE)
+        return escalated if self.audit is None else escalated | {self.audit.queue}
 
     def place(self, rule_id: str, key: str) -> str:
         """``file:line:column`` of a rule's key, or of the rule where it has no such key.

@@ -26,6 +26,16 @@ MAX_CELLS: Final = 10_000
 Literals = Mapping[str, frozenset[Any]]
 """By fact: the literals it is compared with."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Numbers from `low` to `high`, both in it, that no condition tells apart."""
+
+    low: float
+    high: float
+
+
+_MISSING: Final = _Span(math.nan, math.nan)
 _ALWAYS_TOLD_APART: Final[Literals] = {
     "uncertainty": frozenset(),
     "error": frozenset({""}),
@@ -62,8 +72,9 @@ def unreachable(rules: Sequence[BoundRule]) -> list[Unreachable]:
                 before.pop(rule.id, None)
             elif rule.id in before:
                 before[rule.id].append(acting.copy())
-            # A retry to a certain tier depends on the tiers of the day, and may be passed over.
-            if rule.id in transparent and not (rule.do is Action.RETRY and rule.to is not None):
+            # A sample may leave this one out. A retry to a certain tier depends on the tiers of the day.
+            is_sure = rule.sample is None and not (rule.do is Action.RETRY and rule.to is not None)
+            if rule.id in transparent and is_sure:
                 acting.append(rule.id)
         if not before:
             break
@@ -74,7 +85,7 @@ def _able(rules: Sequence[BoundRule], facts: Facts, transparent: set[str]) -> It
     """The rules that could act on these facts, if no other did before."""
     situation = Situation(facts)
     for bound in rules:
-        if obstacle(bound.rule, facts):
+        if obstacle(bound, facts):
             continue
         is_opaque = bound.rule.id not in transparent
         if is_opaque or (bound.condition.check(situation) is True and not blind_spot(bound, facts)):
@@ -130,7 +141,9 @@ def _literal(kind: str, text: str) -> Any:
 def _transparent(rules: Sequence[BoundRule]) -> tuple[set[str], Literals]:
     """The ids of the rules that can be looked through, as many as fit into the cells, and their literals."""
     transparent: set[str] = set()
-    literals = _ALWAYS_TOLD_APART
+    literals = dict(_ALWAYS_TOLD_APART)
+    if any(bound.is_guaranteed for bound in rules):
+        literals["certified"] = frozenset()
     for bound in rules:
         own = literals_of(bound.condition.text)
         if own is None:
@@ -146,21 +159,38 @@ def _cells(literals: Literals) -> Iterator[Facts]:
     """One set of facts from every cell."""
     choices = [_values(VISIBLE[name], found) for name, found in literals.items()]
     for values in itertools.product(*choices):
-        yield _facts(dict(zip(literals, values, strict=True)))
+        facts = _facts(dict(zip(literals, values, strict=True)))
+        if facts is not None:
+            yield facts
 
 
-def _facts(values: dict[str, Any]) -> Facts:
+def _facts(values: dict[str, Any]) -> Facts | None:
+    """Facts from the cell of these values; None where there are none, because what is certified contradicts them."""
+    is_certified = values.pop("certified", None)
+    spans = {name: value for name, value in values.items() if isinstance(value, _Span)}
+    if is_certified is not None and "threshold" not in spans:
+        spans["threshold"] = _Span(1.0, 1.0) if is_certified else _MISSING
+    ends = {name: span.low for name, span in spans.items()}
+    # All numbers of a span are alike to the conditions, so those are taken that make it certified if any do, or not.
+    if is_certified:
+        ends["threshold"] = spans["threshold"].high
+    elif is_certified is not None:
+        ends["uncertainty"] = spans["uncertainty"].high
     statistics = {
-        name: values.pop(f"statistics.{name}", math.nan)
+        name: ends.pop(f"statistics.{name}", math.nan)
         for name in ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
     }
-    return Facts(**values, statistics=Statistics(**statistics))
+    others = {name: value for name, value in values.items() if name not in spans}
+    facts = Facts(**others, **ends, statistics=Statistics(**statistics))
+    return facts if is_certified in (None, facts.certified) else None
 
 
 def _values(kind: Kind, literals: Iterable[Any]) -> list[Any]:
-    """One value below, at, between and above all literals, within the fact's range."""
+    """One value, or for a number with a fraction one span, below, at, between and above all literals, in its range."""
     if kind.cel == "bool":
         return [True, False]
+    if kind.values:
+        return list(kind.values)
     if kind.cel == "string":
         other = " "  # no tier has this name, see schema.Name
         while other in literals:
@@ -169,5 +199,8 @@ def _values(kind: Kind, literals: Iterable[Any]) -> list[Any]:
     if kind.cel == "int":
         return sorted({int(kind.low)} | {near for at in literals for near in (at - 1, at, at + 1) if near >= kind.low})
     edges = sorted({kind.low, kind.high} | {at for at in literals if kind.low <= at <= kind.high})
-    between = {math.nextafter(edge, math.inf) for edge in edges[:-1]}
-    return [*sorted({*edges, *between}), *([math.nan] if kind.may_be_missing else [])]
+    gaps = [
+        _Span(math.nextafter(low, math.inf), math.nextafter(high, -math.inf)) for low, high in itertools.pairwise(edges)
+    ]
+    spans = [*(_Span(edge, edge) for edge in edges), *(gap for gap in gaps if gap.low <= gap.high)]
+    return [*spans, *([_MISSING] if kind.may_be_missing else [])]

@@ -4,14 +4,14 @@ No model runs here and no clock is asked. The live guard brings what its models 
 simulation what was recorded of them; both walk this way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Literal, Self
 
 from ilis_guard.policy.engine import PromptRuling, Ruling
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.policy import Policy
-from ilis_guard.types import Attempt, Labels, Statistics
+from ilis_guard.types import Attempt, FinishReason, Labels, Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,9 @@ class AttemptFacts:
     statistics: Statistics | None = None
     tokens: int = 0
     seconds: float = 0.0
+    cost: float = 0.0
+    text_length: int = 0
+    finish_reason: FinishReason | Literal[""] = ""
     error: str = ""
 
     @classmethod
@@ -37,6 +40,8 @@ class AttemptFacts:
             statistics=attempt.statistics,
             tokens=attempt.tokens,
             seconds=attempt.seconds,
+            text_length=len(attempt.text),
+            finish_reason=attempt.finish_reason or "",
             error=attempt.error,
         )
 
@@ -49,6 +54,12 @@ class Way:
     left: Sequence[str]
     """The tiers that may still be asked, from small to large; the first is asked now."""
     labels: Labels = field(default_factory=dict)
+    prompt_length: int = 0
+    """Characters of the user's last turn."""
+    lot: str = ""
+    """What samples are drawn from."""
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    """By tier: the uncertainty up to which the policy's guarantee holds; None where it can't be certified."""
     before: tuple[AttemptFacts, ...] = ()
     """Attempts on earlier tiers, each of which ended in a retry."""
 
@@ -74,19 +85,62 @@ class Way:
         """
         return replace(self, left=self.left[1 if to is None else self.left.index(to) :], before=(*self.before, newest))
 
+    def spent(self, newest: AttemptFacts) -> str:
+        """Which part of the policy's budget is spent, so that no larger tier may be asked; empty where none is."""
+        budget = self.policy.budget
+        if budget is None:
+            return ""
+        if budget.max_seconds is not None and self._seconds(newest) > budget.max_seconds:
+            return f"the request's {budget.max_seconds:g} seconds are over"
+        if budget.max_attempts is not None and len(self.before) + 1 >= budget.max_attempts:
+            return f"the request's attempts ({budget.max_attempts}) are made"
+        if budget.max_cost is not None and self._cost(newest) >= budget.max_cost:
+            return f"what the request may cost ({budget.max_cost:g}) is spent"
+        return ""
+
     def _facts(self, newest: AttemptFacts, held_back: str = "") -> Facts:
-        larger = tuple(self.left[1:])
+        larger = () if self.spent(newest) else tuple(self.left[1:])
         return Facts(
             uncertainty=newest.uncertainty,
             shift=newest.shift,
+            threshold=self.thresholds.get(newest.tier),
             tier=newest.tier,
             last_tier=not larger,
             larger_tiers=larger,
             attempt=len(self.before) + 1,
             tokens=newest.tokens + sum(attempt.tokens for attempt in self.before),
-            seconds=newest.seconds + sum(attempt.seconds for attempt in self.before),
+            seconds=self._seconds(newest),
+            cost=self._cost(newest),
+            prompt_length=self.prompt_length,
+            text_length=newest.text_length,
+            finish_reason=newest.finish_reason,
             labels=self.labels,
-            error=newest.error,
+            error=newest.error or self._out_of_time(newest),
             statistics=newest.statistics,
             held_back=held_back,
+            lot=self.lot,
         )
+
+    def _out_of_time(self, newest: AttemptFacts) -> str:
+        """An answer that comes too late is an error, however good it is."""
+        limit = None if self.policy.budget is None else self.policy.budget.max_seconds
+        return out_of_time(limit) if limit is not None and self._seconds(newest) > limit else ""
+
+    def _seconds(self, newest: AttemptFacts) -> float:
+        return newest.seconds + _added_up([attempt.seconds for attempt in self.before])
+
+    def _cost(self, newest: AttemptFacts) -> float:
+        return newest.cost + _added_up([attempt.cost for attempt in self.before])
+
+
+def out_of_time(max_seconds: float) -> str:
+    """The error of an attempt by whose end the request's seconds were over."""
+    return f"BudgetError: the request's {max_seconds:g} seconds are over"
+
+
+def _added_up(values: Sequence[float]) -> float:
+    # One after the other, as the simulation adds up its columns: Python's sum() rounds otherwise from 3.12 on.
+    total = 0.0
+    for value in values:
+        total += value
+    return total
