@@ -44,10 +44,11 @@ import tenacity
 
 from ilis_guard.calling import Deadline
 from ilis_guard.errors import ConfigError
-from ilis_guard.guard import Guard, Review
+from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
+from ilis_guard.tickets import Review
 from ilis_guard.tiers import Tier
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics, Step
 

@@ -47,7 +47,7 @@ class Deadline:
         Args:
             what: about to be said of what was given up.
         """
-        return BudgetError(f"the request's {self.max_seconds:g} s (max_seconds) are over{what}")
+        return BudgetError(f"the request's {self.max_seconds:g} seconds are over{what}")
 
 
 def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[[], None]) -> T:

@@ -18,8 +18,8 @@ def check(
 ) -> None:
     """Say what is wrong with a policy, with file, line and column, or show its rules."""
     from ilis_guard.config import read_config
-    from ilis_guard.guard import check_config
     from ilis_guard.policy import Policy
+    from ilis_guard.wiring import check_config
 
     checked = Policy.load(policy)
     if config is not None:

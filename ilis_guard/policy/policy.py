@@ -10,9 +10,9 @@ from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
 from ilis_guard.policy.sampling import AUDITS, drawn
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
-from ilis_guard.types import Action
+from ilis_guard.types import Action, Mode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +103,10 @@ class Policy:
         """The queues that escalate rules and the audit send to."""
         escalated = frozenset(rule.to or DEFAULT_QUEUE for rule in self.rules if rule.do is Action.ESCALATE)
         return escalated if self.audit is None else escalated | {self.audit.queue}
+
+    def key_place(self, *keys: str) -> str:
+        """``file:line:column`` of what stands under these keys, one inside the other."""
+        return self._document.place(keys)
 
     def place(self, rule_id: str, key: str) -> str:
         """``file:line:column`` of a rule's key, or of the rule where it has no such key.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from ilis_guard.types import Action, Stage
+from ilis_guard.types import Action, Mode, Stage
 
 VERSION: Final = 1
 """Of the language, apart from the package's."""
@@ -17,9 +17,6 @@ LONGEST_DUE: Final = 36_525 * 86_400.0
 """Seconds: a century, as long as the review queue lets a ticket wait."""
 SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 """By unit of a duration."""
-
-Mode = Literal["enforce", "shadow"]
-"""Whether a policy decides, or only says what it would have decided."""
 
 
 def _given(remedy: str) -> Callable[[Any], Any]:
