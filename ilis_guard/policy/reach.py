@@ -170,7 +170,7 @@ def _facts(values: dict[str, Any]) -> Facts | None:
     spans = {name: value for name, value in values.items() if isinstance(value, _Span)}
     if is_certified is not None and "threshold" not in spans:
         spans["threshold"] = _Span(1.0, 1.0) if is_certified else _MISSING
-    ends = {name: span.low for name, span in spans.items()}
+    ends: dict[str, Any] = {name: span.low for name, span in spans.items()}
     # All numbers of a span are alike to the conditions, so those are taken that make it certified if any do, or not.
     if is_certified:
         ends["threshold"] = spans["threshold"].high
