@@ -32,14 +32,13 @@ TIER_DOWN: Final = "ilis_guard.tier.down"
 TIER_UP: Final = "ilis_guard.tier.up"
 """A tier that was down answered again. Fields: tier."""
 DECISION_MADE: Final = "ilis_guard.decision.made"
-"""The policy's mode and fingerprint, and thresholds and bundles by tier; what the policy that looks on said.
+"""Thresholds and bundles are given by tier; shadow is what the policy that looks on said.
 Fields: decision, action, rule, tier, uncertainty, attempts, ticket, seconds, cost, mode, policy, thresholds, bundles,
 shadow."""
 ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"
 """A ticket could not be stored; the decision became an abstention. Fields: decision, queue, error."""
 AUDIT_FAILED: Final = "ilis_guard.audit.failed"
-"""An error: an answer was drawn for an audit and its ticket could not be stored; the answer went out. Fields: decision,
-queue, error."""
+"""An error: an answer was drawn for an audit, and its ticket could not be stored. Fields: decision, queue, error."""
 SHADOW_FAILED: Final = "ilis_guard.shadow.failed"
 """An error: the policy that looks on couldn't say what it would have decided. Fields: decision, error."""
 POLICY_RELOADED: Final = "ilis_guard.policy.reloaded"

@@ -42,5 +42,5 @@ def _refusal(policy: Policy, tier: str, certificate: Certificate, unhandled: str
         told.append(f"whatever the score, {certificate.floor:.1%} of requests can't be answered")
     if certificate.rows_needed:
         told.append(f"about {certificate.rows_needed} more labelled rows would do")
-    told.append(f"and no rule says what happens then: {unhandled}")
+    told.append(unhandled)
     return f"{policy.key_place('guarantee')}: {'; '.join(told)}"

@@ -50,7 +50,7 @@ class Walk:
         self._since = since
 
     def run(self) -> Ruling:
-        """Go from tier to tier; the last ruling, which is no retry. In shadow mode, whatever is said of the first tier."""
+        """Go from tier to tier; the last ruling, which is no retry. In shadow mode, the first tier's ruling."""
         while True:
             ruling = self._try(self._way.left[0])
             self.rulings.append(ruling)

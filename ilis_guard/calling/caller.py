@@ -73,7 +73,8 @@ class Caller:
             before_sleep=self._log_repeat,
             reraise=True,
         )
-        return repeated(self._call_once, work, deadline)
+        made: T = repeated(self._call_once, work, deadline)
+        return made
 
     def _call_once(self, work: Callable[[], T], deadline: Deadline | None) -> T:
         if self._breaker is None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -152,7 +153,7 @@ def test_of_many_threads_exactly_one_makes_the_trial_call(breaker: Breaker, cloc
 def test_failures_of_many_threads_are_all_counted(clock: Clock) -> None:
     for _ in range(20):
         breaker = Breaker("small", BreakerSettings(failures=16, seconds=30.0), clock=clock)
-        at_once(15, lambda breaker=breaker: fail(breaker, 1))
+        at_once(15, partial(fail, breaker, 1))
         breaker.check()
         fail(breaker, 1)
         with pytest.raises(TierDownError, match="16 calls"):
