@@ -87,8 +87,18 @@ class Condition:
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
+        return self._evaluate(situation.activation)
+
+    def might_hold(self, situation: "Situation") -> bool:
+        """Whether the condition could be true, for all that is known, if the missing numbers were there.
+
+        CEL tells by itself what doesn't hang on what it isn't given: ``false && x`` is false without `x`.
+        """
+        return self._evaluate(situation.known) is not False
+
+    def _evaluate(self, activation: Any) -> bool | str:
         try:
-            value = self._compiled.eval(situation.activation).value()
+            value = self._compiled.eval(activation).value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
             return _in_words(str(problem))
         return value if isinstance(value, bool) else _in_words(str(value))
@@ -124,12 +134,26 @@ class Conditions:
 class Situation:
     """Facts made ready for CEL: built once, checked against many conditions."""
 
-    __slots__ = ("_values", "_words", "activation")
+    __slots__ = ("_known", "_values", "_words", "activation")
 
     def __init__(self, facts: Facts) -> None:
         self._values = seen(facts)
         self._words: dict[tuple[str, ...], str] = {}
+        self._known: Any = None
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
+
+    @property
+    def known(self) -> Any:
+        """As `activation`, without the numbers that are missing."""
+        if self._known is None:
+            known = {name: value for name, value in self._values.items() if value == value}  # noqa: PLR0124  # as below
+            self._known = _ENVIRONMENT.Activation(known)
+        return self._known
+
+    def missing(self, names: tuple[str, ...]) -> str:
+        """The first of these facts that is a number and isn't known; empty where all are."""
+        # Only NaN differs from itself.
+        return next((name for name in names if (value := self._values.get(name)) != value), "")
 
     def describe(self, names: tuple[str, ...]) -> str:
         """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
