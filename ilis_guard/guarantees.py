@@ -9,21 +9,20 @@ from ilis_guard.scoring.certify import Certificate, certify
 
 
 def resolve(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[str, Certificate]:
-    """Certify what a policy guarantees, tier by tier; nothing where it guarantees nothing.
+    """Certify what a policy guarantees, tier by tier.
 
     The confidence is for all tiers together: with n of them, each is certified with 1 - (1 - confidence) / n
     (Bonferroni), so that all the thresholds hold at once.
 
     Args:
-        policy: with its guarantee.
+        policy: one that guarantees something.
         bundles: by tier, what scores its answers. Tiers without have no score, and so answer nothing anyway.
 
     Raises:
         ConfigError: a tier can't be certified, and the rules don't say what happens then.
     """
     guarantee = policy.guarantee
-    if guarantee is None:
-        return {}
+    assert guarantee is not None, "whoever calls it has looked"
     confidence = 1 - (1 - guarantee.confidence) / max(1, len(bundles))
     asked = guarantee.model_dump(exclude={"confidence"})
     certificates = {

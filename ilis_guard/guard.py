@@ -68,7 +68,7 @@ class Guard:
             tier.name: Caller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
             for tier in tiers
         }
-        self._digests = {tier: bundle.digest for tier, bundle in self._ground.bundles.items()}
+        self._digests = {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
         for tier in tiers:
             if tier.scorer is None:
                 events.log().warning(events.TIER_UNSCORED, tier=tier.name)

@@ -20,9 +20,10 @@ from ilis_guard.review import Happening, QueueCounts, TicketRecord
 from ilis_guard.review.dead_letters import DeadLetter
 from ilis_guard.review.settings import EXPIRE
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
-from ilis_guard.types import Action, Decision, Stage, Ticket
+from ilis_guard.types import Action, Decision, ShadowRuling, Stage, Ticket
 
-if TYPE_CHECKING:  # importing it imports torch
+if TYPE_CHECKING:  # the one imports scipy, the other torch
+    from ilis_guard.scoring.certify import Certificate
     from ilis_guard.signature.proof import Proof
 
 COLOURS: Final = {
@@ -87,9 +88,19 @@ def decision(made: Decision) -> RenderableType:
     """A decision for people: what, on what grounds, and what each tier said."""
     parts: list[RenderableType] = [f"{_action(made.action)}  {escape(made.text)}", _attempts_table(_attempts_of(made))]
     parts += [f"- {escape(reason)}" for reason in made.reasons]
+    if made.shadow is not None:
+        parts.append(f"- the policy that looks on, {made.shadow.policy}, would {_would(made.shadow)}")
     if made.ticket is not None:
         parts.append(f"ticket {made.ticket.id[:SHORT_ID]} waits in the queue {escape(repr(made.ticket.queue))}")
     return Group(*parts)
+
+
+def _would(said: ShadowRuling) -> str:
+    if said.error:
+        return f"say nothing: {escape(said.error)}"
+    if said.action is None:
+        return "have wanted an answer that was never made"
+    return f"{_action(said.action)} by {escape(said.rule or 'no rule')}"
 
 
 def rules_table(policy: Policy) -> Table:
@@ -105,6 +116,24 @@ def rules_table(policy: Policy) -> Table:
             _action(rule.do),
             escape(rule.to or ""),
             escape(rule.say or ""),
+        )
+    return table
+
+
+def certificates_table(certificates: "Mapping[str, Certificate]") -> Table:
+    """What a policy's guarantee comes to, one row a tier."""
+    table = Table(title="answered at an uncertainty of at most", title_justify="left")
+    for heading in ("tier", "threshold", "answered", "of them wrong", "rows", "confidence", "why not"):
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("tier", "why not") else "right")
+    for tier, found in certificates.items():
+        table.add_row(
+            escape(tier),
+            "none" if found.threshold is None else f"{found.threshold:.4g}",
+            f"{found.coverage:.1%}",
+            "" if found.error is None else f"{found.error:.1%}",
+            str(found.rows),
+            f"{found.confidence:.4g}",
+            escape(found.reason),
         )
     return table
 

@@ -1,6 +1,6 @@
 """Whether a policy goes with the tiers and the queue that there are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,8 +21,8 @@ class Ground:
 
     tiers: tuple[str, ...]
     """Names, from small to large."""
-    bundles: Mapping[str, Bundle]
-    """By tier: what scores its answers."""
+    bundles: Callable[[], Mapping[str, Bundle]]
+    """By tier: what scores its answers. Asked only where a guarantee rests on them; reading them takes a while."""
     prompts_scored_by: tuple[str, ...]
     """The tiers that have a prompt bundle."""
     without_cost: tuple[str, ...]
@@ -34,7 +34,7 @@ class Ground:
         """Of tiers that are loaded."""
         return cls(
             tiers=tuple(tier.name for tier in tiers),
-            bundles={tier.name: tier.bundle for tier in tiers if tier.bundle is not None},
+            bundles=lambda: {tier.name: tier.bundle for tier in tiers if tier.bundle is not None},
             prompts_scored_by=tuple(tier.name for tier in tiers if tier.prompt_scorer is not None),
             without_cost=tuple(tier.name for tier in tiers if tier.cost is None),
             has_queue=has_queue,
@@ -42,14 +42,10 @@ class Ground:
 
     @classmethod
     def of_config(cls, config: GuardConfig) -> Self:
-        """Of a guard.yaml whose models aren't loaded.
-
-        Raises:
-            BundleError: a bundle can't be read.
-        """
+        """Of a guard.yaml whose models aren't loaded."""
         return cls(
             tiers=tuple(tier.name for tier in config.tiers),
-            bundles={tier.name: read_bundle(tier.bundle) for tier in config.tiers if tier.bundle is not None},
+            bundles=lambda: {tier.name: read_bundle(tier.bundle) for tier in config.tiers if tier.bundle is not None},
             prompts_scored_by=tuple(tier.name for tier in config.tiers if tier.prompt_bundle is not None),
             without_cost=tuple(tier.name for tier in config.tiers if tier.cost is None),
             has_queue=config.review is not None,
@@ -63,7 +59,7 @@ class Ground:
             looks_on: as guard.yaml's `shadow`, it makes no ticket, and so needs no queue.
 
         Raises:
-            ConfigError: as `check`.
+            ConfigError, BundleError: as `check`.
         """
         certificates = self.check(policy, looks_on=looks_on)
         tiers = () if policy.guarantee is None else self.tiers
@@ -77,6 +73,7 @@ class Ground:
             ConfigError: there is no tier, two have one name, the policy retries on one that doesn't exist, looks at a
                 prompt's score that no tier gives, limits a cost that isn't known, escalates or audits and there is no
                 queue, or guarantees what can't be certified; what the policy asks for is named with its place.
+            BundleError: a bundle that a guarantee rests on can't be read.
         """
         if not self.tiers:
             raise ConfigError("a guard needs at least one tier")
@@ -85,7 +82,7 @@ class Ground:
         self._check_tiers(policy)
         if not looks_on and policy.mode == "enforce" and not self.has_queue:
             _check_needs_no_queue(policy)
-        return resolve(policy, self.bundles)
+        return {} if policy.guarantee is None else resolve(policy, self.bundles())
 
     def _check_tiers(self, policy: Policy) -> None:
         for rule, tier in policy.retry_targets.items():
@@ -112,8 +109,7 @@ def check_config(policy: Policy, config: GuardConfig, *, looks_on: bool = False)
     """See that a policy goes with a guard.yaml, without loading its models; what its guarantee comes to, by tier.
 
     Raises:
-        ConfigError: as `Ground.check`.
-        BundleError: a bundle can't be read.
+        ConfigError, BundleError: as `Ground.check`.
     """
     return Ground.of_config(config).check(policy, looks_on=looks_on)
 

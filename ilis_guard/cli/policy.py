@@ -22,9 +22,10 @@ def check(
     from ilis_guard.wiring import check_config
 
     checked = Policy.load(policy)
-    if config is not None:
-        check_config(checked, read_config(config))
+    certificates = {} if config is None else check_config(checked, read_config(config))
     out.print(views.rules_table(checked))
+    if certificates:
+        out.print(views.certificates_table(certificates))
     out.print(
         f"[green]ok[/green]: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True
     )
