@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,16 +27,6 @@ VERSION: Final = 1
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]*$"
 FOR_ALL_TIERS: Final = frozenset({"name", "remote", "cost", "max_concurrent", "breaker"})
 """A tier's keys that don't ask for a local model."""
-
-
-def _given(value: object) -> object:
-    if value is None:
-        raise ValueError("has no value; write one, or leave the key out")
-    return value
-
-
-Given = BeforeValidator(_given)
-"""For a key that may be left out: one without a value would pass for one that isn't there, and nobody would be told."""
 
 
 class _Section(BaseModel):
@@ -73,11 +63,11 @@ class TierConfig(_Section):
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
     prompt_bundle: str | None = Field(default=None, min_length=1)
     """As `bundle`: fitted to the stage `prompt`, for policies with rules of that stage."""
-    cost: Annotated[TierCost | None, Given] = None
+    cost: TierCost | None = None
     """What it charges; None where that is unknown, and then a policy can't limit the cost."""
-    max_concurrent: Annotated[int | None, Field(ge=1), Given] = None
+    max_concurrent: int | None = Field(default=None, ge=1)
     """So many calls of its model are under way at once, and the others wait in line; None for any number."""
-    breaker: Annotated[BreakerSettings | None, Given] = None
+    breaker: BreakerSettings | None = None
     """When it counts as down; None for never."""
 
 
@@ -135,9 +125,9 @@ class GuardConfig(_Section):
     version: Literal[1]
     policy: str = Field(min_length=1)
     """A file beside this one, or the name of a policy that comes with ilis_guard."""
-    policy_fingerprint: Annotated[str | None, Field(pattern=r"^[0-9a-f]{16}$"), Given] = None
+    policy_fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     """The policy's, as `policy check` shows it: another one is refused, and none is reloaded while the guard runs."""
-    shadow: Annotated[str | None, Field(min_length=1), Given] = None
+    shadow: str | None = Field(default=None, min_length=1)
     """As `policy`: one that looks on, and says what it would have decided."""
     tiers: tuple[TierConfig, ...]
     """From small to large, at least one."""

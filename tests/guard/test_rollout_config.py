@@ -74,8 +74,6 @@ def test_a_remote_model_that_hangs_is_given_up(write: Callable[..., Path]) -> No
         ("    breaker: {failures: 0}\n", "", "6:25", "tiers[0].breaker.failures: "),
         ("    breaker: {second: 3}\n", "", "6:15", "unknown key 'second'; did you mean 'seconds'?"),
         ("", "policy_fingerprint: latest\n", "3:21", "policy_fingerprint: "),
-        ("", "shadow:\n", "3:1", "shadow: has no value; write one, or leave the key out"),
-        ("    breaker:\n", "", "6:5", "tiers[0].breaker: has no value"),
     ],
 )
 def test_an_error_says_where_and_what(write: Callable[..., Path], tier: str, head: str, place: str, words: str) -> None:
