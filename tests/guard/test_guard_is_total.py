@@ -69,7 +69,7 @@ class Moody:
         """Nothing is open."""
 
 
-SCORES = st.sampled_from(
+SCORES: st.SearchStrategy[Any] = st.sampled_from(
     [
         0.0,
         0.3,
@@ -84,6 +84,7 @@ SCORES = st.sampled_from(
         ZeroDivisionError("oh"),
     ]
 )
+SCORERS = SCORES.map(FixedScorer)
 REPLIES: st.SearchStrategy[Any] = st.sampled_from(
     ["yes", "", " ", ModelError("no"), TransientModelError("busy"), RuntimeError("down"), LATE]
 )
@@ -135,8 +136,8 @@ def tiers(draw: st.DrawFn) -> list[Tier]:
         Tier(
             name=name,
             model=Unruly(draw(REPLIES)),
-            scorer=draw(st.sampled_from([None, FixedScorer(draw(SCORES))])),
-            prompt_scorer=FixedScorer(draw(SCORES)),
+            scorer=draw(st.none() | SCORERS),
+            prompt_scorer=draw(SCORERS),
             cost=TierCost(per_request=0.1),
             max_concurrent=draw(st.sampled_from([None, 1])),
             breaker=draw(st.sampled_from([None, BreakerSettings(failures=1, seconds=1000)])),
