@@ -15,15 +15,13 @@ from rich import markup
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ilis_guard.policy import Policy
 from ilis_guard.review import Happening, QueueCounts, TicketRecord
 from ilis_guard.review.dead_letters import DeadLetter
 from ilis_guard.review.settings import EXPIRE
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
 from ilis_guard.types import Action, Decision, ShadowRuling, Stage, Ticket
 
-if TYPE_CHECKING:  # the one imports scipy, the other torch
-    from ilis_guard.scoring.certify import Certificate
+if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.signature.proof import Proof
 
 COLOURS: Final = {
@@ -101,41 +99,6 @@ def _would(said: ShadowRuling) -> str:
     if said.action is None:
         return "have wanted an answer that was never made"
     return f"{_action(said.action)} by {escape(said.rule or 'no rule')}"
-
-
-def rules_table(policy: Policy) -> Table:
-    """A policy's rules, in the order they are tried."""
-    table = Table(title=escape(f"{policy.name}: the first rule that holds decides"), title_justify="left")
-    for heading in ("rule", "stage", "when", "do", "to", "say"):
-        table.add_column(heading, overflow="fold")
-    for rule in policy.rules:
-        table.add_row(
-            escape(rule.id),
-            rule.stage,
-            escape(rule.when or "always"),
-            _action(rule.do),
-            escape(rule.to or ""),
-            escape(rule.say or ""),
-        )
-    return table
-
-
-def certificates_table(certificates: "Mapping[str, Certificate]") -> Table:
-    """What a policy's guarantee comes to, one row a tier."""
-    table = Table(title="answered at an uncertainty of at most", title_justify="left")
-    for heading in ("tier", "threshold", "answered", "of them wrong", "rows", "confidence", "why not"):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("tier", "why not") else "right")
-    for tier, found in certificates.items():
-        table.add_row(
-            escape(tier),
-            "none" if found.threshold is None else f"{found.threshold:.4g}",
-            f"{found.coverage:.1%}",
-            "" if found.error is None else f"{found.error:.1%}",
-            str(found.rows),
-            f"{found.confidence:.4g}",
-            escape(found.reason),
-        )
-    return table
 
 
 def taps_table(title: str, proofs: "Sequence[Proof]") -> Table:

@@ -1,31 +1,48 @@
-"""`policy ...`: check policies."""
+"""`policy ...`: check policies, and say what they may be made of."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ilis_guard import views
+from ilis_guard import views, views_check
 from ilis_guard.cli.terminal import out
 
 commands = typer.Typer(name="policy", help="Check policies.", no_args_is_help=True)
+EXIT_WARNINGS = 1
 
 
 @commands.command()
 def check(
     policy: Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")],
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Check it against this guard.yaml.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with status 1 where there is a warning.")] = False,
 ) -> None:
-    """Say what is wrong with a policy, with file, line and column, or show its rules."""
+    """Say what is wrong with a policy, with file, line and column, or show its rules and warn of what may not be meant.
+
+    What can't be meant is an error, and no guard loads it: exit status 2. What may be meant is a warning. A note (the
+    policy is in shadow mode) is neither.
+    """
+    from ilis_guard import notices
     from ilis_guard.config import read_config
     from ilis_guard.policy import Policy
     from ilis_guard.wiring import check_config
 
     checked = Policy.load(policy)
-    certificates = {} if config is None else check_config(checked, read_config(config))
-    out.print(views.rules_table(checked))
-    if certificates:
-        out.print(views.certificates_table(certificates))
-    out.print(
-        f"[green]ok[/green]: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True
-    )
+    found, certified = checked.notices(), None
+    if config is not None:
+        operated = read_config(config)
+        certified = check_config(checked, operated)
+        found += notices.notices(checked, operated)
+    warnings = sum(notice.level == "warning" for notice in found)
+    out.print(views_check.checked(checked))
+    if certified:
+        out.print(views_check.certificates_table(certified))
+    for notice in found:
+        out.print(views_check.notice(notice), highlight=False, soft_wrap=True)
+    counted = f", with {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
+    is_ok = not (strict and warnings)
+    verdict = f"[green]ok[/green]{counted}" if is_ok else f"[red]refused[/red]{counted}"
+    out.print(f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True)
+    if not is_ok:
+        raise typer.Exit(EXIT_WARNINGS)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.policy.conditions import Condition, Conditions, Situation
+from ilis_guard.policy.conditions import Condition, Conditions, Situation, looked_at
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import Rule
@@ -66,7 +66,9 @@ class Engine:
     def __init__(self, rules: Sequence[BoundRule]) -> None:
         self.rules = tuple(rules)
         self._at: dict[Stage, tuple[BoundRule, ...]] = {stage: at_stage(rules, stage) for stage in STAGES}
-        self._conditions = {stage: Conditions([bound.condition for bound in self._at[stage]]) for stage in STAGES}
+        each = {stage: [bound.condition for bound in self._at[stage]] for stage in STAGES}
+        self._conditions = {stage: Conditions(each[stage]) for stage in STAGES}
+        self._names = {stage: looked_at(each[stage]) for stage in STAGES}
 
     def evaluate(self, facts: Facts) -> Ruling:
         """Let the first rule of stage `answer` decide that holds and whose action is possible; else abstain.
@@ -90,7 +92,7 @@ class Engine:
 
     def _first(self, stage: Stage, facts: Facts) -> tuple[Ruling | None, list[str], str]:
         """The ruling of the first rule that decides, why those before it didn't, and why nothing may be answered."""
-        situation = Situation(facts)
+        situation = Situation(facts, self._names[stage])
         reasons: list[str] = []
         unclear = facts.held_back
         for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
@@ -175,10 +177,10 @@ def doubt(bound: BoundRule, facts: Facts, situation: Situation) -> str:
     the number was, couldn't act if it did, and where there's no score: then nothing is answered anyway, or, at the
     prompt, the tier scores no prompts and the answer's own score is still to come.
     """
-    if bound.rule.do is Action.ANSWER or facts.error or not facts.has_score:
-        return ""
     missing = situation.missing(bound.condition.names)
-    if not missing or obstacle(bound, facts) or not bound.condition.might_hold(situation):
+    if not missing or bound.rule.do is Action.ANSWER or facts.error or not facts.has_score:
+        return ""
+    if obstacle(bound, facts) or not bound.condition.might_hold(situation):
         return ""
     return f"rule '{bound.rule.id}' might have held: it looks at {missing}, which is missing, so nothing is answered"
 

@@ -9,6 +9,7 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
+from ilis_guard.policy.notices import Notice, notices
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
@@ -30,6 +31,7 @@ class Policy:
     rules: tuple[Rule, ...]
     fingerprint: str
     """16 hexadecimal digits of the content; comments, spacing and the order of keys don't count."""
+    _file: PolicyFile = field(repr=False)
     _engine: Engine = field(repr=False)
     _document: Document = field(repr=False)
 
@@ -63,6 +65,7 @@ class Policy:
             audit=file.audit,
             rules=file.rules,
             fingerprint=_fingerprint(file),
+            _file=file,
             _engine=Engine(bound),
             _document=document,
         )
@@ -90,6 +93,10 @@ class Policy:
         """
         where = Reach(self._engine.rules).undecided(tier)
         return f"no rule surely decides where nothing is certified and {where}" if where else ""
+
+    def notices(self) -> tuple[Notice, ...]:
+        """What its author may not mean, though it can be loaded; takes under a second."""
+        return notices(self._file, self._engine.rules, self._document)
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:

@@ -132,6 +132,40 @@ def test_what_is_answered_no_more_leaves_the_rules_after_it_their_turn() -> None
             policy(first, everything, after)
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "!(statistics . margin_min < 0.1)",
+        "!(statistics\n.margin_min < 0.1)",
+        "!(.shift < 0.1)",
+        "[0.5].all(x, !(shift < x))",
+        "!(shift < 0.1) // a comment",
+        "'''a' || \"''' != tier && !(shift < 0.1)",
+    ],
+)
+def test_a_missing_number_is_seen_however_its_name_is_written(condition: str) -> None:
+    text = "version: 1\nname: p\nrules:\n  - id: a\n    do: answer\n    when: |-\n      uncertainty < 0.5 &&\n"
+    rules = Policy.parse(text + "".join(f"      {line}\n" for line in condition.splitlines()))
+    assert rules.evaluate(BLIND).rule is None
+    assert rules.evaluate(replace(SURE, statistics=Statistics(**KNOWN))).rule == "a"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "tokens < 5 // uncertainty",
+        "[1.0].all(uncertainty, uncertainty < 2.0)",
+        "tier != 'uncertainty < 1.0'",
+        "tier != '''a' || shift < 0.1 || 'b'''",
+        "!has(labels.uncertainty)",
+    ],
+)
+def test_a_score_that_is_only_mentioned_is_not_looked_at(condition: str) -> None:
+    with pytest.raises(PolicyError, match="an answer rule must look at the score"):
+        policy(f'id: a, when: "{condition}", do: answer')
+
+
+KNOWN = {"logprob_sum": -1.0, "logprob_mean": -1.0, "entropy_mean": 0.5, "margin_min": 0.5}
 NUMBERS = ["shift", "statistics.margin_min", "statistics.entropy_mean"]
 MARGINS = st.one_of(st.just(math.nan), st.floats(0, 1))
 CONDITIONS = st.recursive(
