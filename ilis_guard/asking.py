@@ -197,4 +197,6 @@ def _checked(generation: object) -> Generation:
             f"a Generation's text is a string and its tokens are counted from 0, got a "
             f"{type(generation.text).__name__} and {generation.tokens!r}"
         )
+    if type(generation.prompt_tokens) is not int or generation.prompt_tokens < 0:
+        raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {generation.prompt_tokens!r}")
     return generation

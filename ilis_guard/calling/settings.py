@@ -32,11 +32,16 @@ class TierCost(_Section):
 
     def of(self, calls: int, generation: Generation | None) -> float:
         """The cost of an attempt: its calls, and the tokens of what came back."""
-        tokens = 0.0
+        cost = calls * self.per_request
         if generation is not None:
-            tokens = generation.prompt_tokens * self.per_million_prompt_tokens
-            tokens += generation.tokens * self.per_million_tokens
-        return calls * self.per_request + tokens / 1e6
+            cost += _millions(generation.prompt_tokens) * self.per_million_prompt_tokens
+            cost += _millions(generation.tokens) * self.per_million_tokens
+        return cost
+
+
+def _millions(tokens: int) -> float:
+    # A user's own model may count as far as it likes; a float doesn't.
+    return min(tokens, 2**63) / 1e6
 
 
 class BreakerSettings(_Section):

@@ -209,6 +209,22 @@ def test_requests_that_cant_be_answered_close_no_tier_for_others(error: Exceptio
     assert caller.call(lambda: "yes") == "yes"
 
 
+def test_a_trial_call_that_couldnt_be_begun_leaves_the_next_one_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    now = [0.0]
+    caller = Caller("small", breaker=BreakerSettings(failures=1, seconds=1.0), backoff=NO_WAIT, clock=lambda: now[0])
+    with pytest.raises(TransientModelError):
+        caller.call(raising(TransientModelError("busy")))
+    now[0] = 1.0
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            caller.call(lambda: "yes", deadline=soon(60))
+    assert caller.call(lambda: "yes", deadline=soon(60)) == "yes"
+
+
 def test_whoever_stops_the_program_says_nothing_of_the_tier() -> None:
     caller = breaking(failures=1)
     with pytest.raises(KeyboardInterrupt):

@@ -166,6 +166,23 @@ def test_repeated_and_failed_calls_cost_too_and_conditions_see_it() -> None:
     assert made.cost == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(
+    ("generation", "error", "cost"),
+    [
+        ({"prompt_tokens": None}, "ModelError: a Generation's prompt_tokens are counted from 0, got None", 0.0),
+        ({"prompt_tokens": -1}, "ModelError: a Generation's prompt_tokens are counted from 0, got -1", 0.0),
+        ({"prompt_tokens": 10**400}, "", 2**63 / 1e6),
+        ({"tokens": 10**400}, "", 2**63 / 1e6),
+    ],
+)
+def test_what_a_model_counts_wrongly_ends_no_request(generation: dict[str, Any], error: str, cost: float) -> None:
+    counted: dict[str, Any] = {"text": "yes", "tokens": 0, "prompt_tokens": 0, "finish_reason": "stop", "seconds": 0.0}
+    model = FakeModel(Generation(**counted | generation))
+    free_calls = TierCost(per_million_prompt_tokens=1.0, per_million_tokens=1.0)
+    made = guard("{max_attempts: 1}", tier("a", model=model, cost=free_calls)).decide(QUESTION)
+    assert (made.attempts[0].error, made.cost) == (error, cost)
+
+
 def test_a_spared_model_costs_nothing() -> None:
     rules = "rules:\n  - {id: no, stage: prompt, do: abstain}\n"
     made = guard("{max_attempts: 1}", tier("a", cost=TierCost(per_request=0.1)), rules=rules).decide(QUESTION)
