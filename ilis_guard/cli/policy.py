@@ -40,9 +40,21 @@ def check(
         out.print(views_check.certificates_table(certified))
     for notice in found:
         out.print(views_check.notice(notice), highlight=False, soft_wrap=True)
-    counted = f", with {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
     is_ok = not (strict and warnings)
-    verdict = f"[green]ok[/green]{counted}" if is_ok else f"[red]refused[/red]{counted}"
-    out.print(f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}", highlight=False, soft_wrap=True)
+    verdict = "[green]ok[/green]" if is_ok else "[red]refused[/red]"
+    counted = f" ({warnings} warning{'' if warnings == 1 else 's'})" if warnings else ""
+    line = f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}{counted}"
+    out.print(line, highlight=False, soft_wrap=True)
     if not is_ok:
         raise typer.Exit(EXIT_WARNINGS)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the language as a JSON Schema, with which editors complete a policy's keys and underline what is wrong.
+
+    Save it, and name it in the policy's first line: # yaml-language-server: $schema=policy.schema.json
+    """
+    from ilis_guard.policy import json_schema
+
+    typer.echo(json_schema.as_text(), nl=False)
