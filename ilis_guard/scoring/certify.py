@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.stats import binom
 
 from ilis_guard.errors import ScoringError
-from ilis_guard.scoring.sequence import certified_ranks, enough_rows, least_rank, nearest_start, starts
+from ilis_guard.scoring.sequence import certified_rank, enough_rows, least_rank, nearest_start, starts
 
 Kind = Literal["max_error", "min_coverage", "max_reviews_per_hour"]
 TIE_SEED: Final = 0
@@ -107,13 +107,12 @@ def _at_most_wrong(
 ) -> tuple[int, str, int | None]:
     """How many rows are answered, or why none, and how many more rows would probably do."""
     rows = len(ascending)
-    # A threshold can't tell equal uncertainties apart: only the last of them is one.
-    answerable = certified_ranks(wrong, max_error, risk) & np.append(np.diff(ascending) > 0, True)
-    if answerable.any():
-        return int(np.flatnonzero(answerable)[-1]) + 1, "", None
+    ends = np.append(np.flatnonzero(np.diff(ascending)), rows - 1) + 1
+    if rank := certified_rank(wrong, ends, max_error, risk):
+        return rank, "", None
     enough = enough_rows(wrong, max_error, risk)
     more = None if enough is None else enough - rows
-    if not starts(rows, max_error, risk):
+    if not len(starts(rows, max_error, risk)):
         least = least_rank(max_error, risk) + 1
         return 0, f"{rows} rows are too few: it takes {least}, even where no answer is wrong", more
     nearest, allowed = nearest_start(wrong, max_error, risk)
