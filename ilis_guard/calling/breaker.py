@@ -95,9 +95,9 @@ class Breaker:
         left = self._opened_at + self._settings.seconds - self._clock()
         if left > 0 or self._is_probing:
             until = f"for another {left:.1f} s" if left > 0 else "until the one that is under way has ended"
+            calls = f"{self._failures} call{'' if self._failures == 1 else 's'}"
             raise TierDownError(
-                f"the tier {self._tier!r} is down: {self._failures} calls of its model in a row failed, and no other "
-                f"is made {until}"
+                f"the tier {self._tier!r} is down: {calls} of its model in a row failed, and no other is made {until}"
             )
 
     def _open(self) -> None:

@@ -215,8 +215,8 @@ def test_a_trial_call_that_couldnt_be_begun_leaves_the_next_one_the_trial(monkey
 
     now = [0.0]
     caller = Caller("small", breaker=BreakerSettings(failures=1, seconds=1.0), backoff=NO_WAIT, clock=lambda: now[0])
-    with pytest.raises(TransientModelError):
-        caller.call(raising(TransientModelError("busy")))
+    with pytest.raises(RuntimeError, match="down"):
+        caller.call(raising(RuntimeError("down")))
     now[0] = 1.0
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
