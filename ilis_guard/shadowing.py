@@ -65,6 +65,10 @@ def _ruling(way: Way, attempt: Attempt, reasons: list[str]) -> Ruling | None:
     held_back = ""
     if way.policy.prompt_rules:
         score = attempt.prompt_score
+        if score is None and way.policy.scored_prompt_rules:
+            reasons.append(
+                f"the prompt wasn't scored on the tier {attempt.tier!r}: only the policy in force has that done"
+            )
         early = way.at_prompt(
             AttemptFacts(
                 tier=attempt.tier,

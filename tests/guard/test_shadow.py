@@ -189,6 +189,13 @@ def test_what_hangs_on_an_answer_that_was_spared_isnt_known() -> None:
     assert (said.action, said.rule) == (Action.ABSTAIN, "hard-for-me-too")
 
 
+def test_a_prompt_that_the_policy_in_force_has_not_scored_stays_unscored_and_that_is_said() -> None:
+    hard = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
+    said = beside(hard, tier("small", 0.1, prompt=0.9))
+    assert said.reasons[0] == "the prompt wasn't scored on the tier 'small': only the policy in force has that done"
+    assert said.rule != "hard"
+
+
 def test_it_keeps_its_own_budget_in_mind() -> None:
     tight = policy("{id: on, do: retry}", "{id: no, do: abstain}", head="budget: {max_cost: 0.5}")
     assert beside(tight, tier("small", 0.9), tier("large", 0.1)).rule == "no"
