@@ -9,6 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ilis_guard import secrets, strict_yaml
+from ilis_guard.calling import BreakerSettings, TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.models.prompts import QUESTION
 from ilis_guard.models.weights import PREFIX as PACKAGED
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 """Of guard.yaml, apart from the package's."""
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]*$"
+FOR_ALL_TIERS: Final = frozenset({"name", "remote", "cost", "max_concurrent", "breaker"})
+"""A tier's keys that don't ask for a local model."""
 
 
 class _Section(BaseModel):
@@ -60,6 +63,12 @@ class TierConfig(_Section):
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
     prompt_bundle: str | None = Field(default=None, min_length=1)
     """As `bundle`: fitted to the stage `prompt`, for policies with rules of that stage."""
+    cost: TierCost | None = None
+    """What it charges; None where that is unknown, and then a policy can't limit the cost."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """So many calls of its model are under way at once, and the others wait in line; None for any number."""
+    breaker: BreakerSettings | None = None
+    """When it counts as down; None for never."""
 
 
 class ReviewConfig(_Section):
@@ -116,6 +125,10 @@ class GuardConfig(_Section):
     version: Literal[1]
     policy: str = Field(min_length=1)
     """A file beside this one, or the name of a policy that comes with ilis_guard."""
+    policy_fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
+    """The policy's, as `policy check` shows it: another one is refused, and none is reloaded while the guard runs."""
+    shadow: str | None = Field(default=None, min_length=1)
+    """As `policy`: one that looks on, and says what it would have decided."""
     tiers: tuple[TierConfig, ...]
     """From small to large, at least one."""
     review: ReviewConfig | None = None
@@ -175,7 +188,7 @@ def _tier_problems(document: Document, config: GuardConfig) -> Iterator[str]:
             what = "a tier needs a `model` (local) or a `remote` (a LangChain chat model)"
             yield f"{document.place(keys)}: {where}: {what}"
         if tier.remote is not None:
-            for key in sorted(tier.model_fields_set - {"name", "remote"}):
+            for key in sorted(tier.model_fields_set - FOR_ALL_TIERS):
                 what = f"`{key}` doesn't go with `remote`: only a local model can be tapped; take one of them out"
                 yield f"{document.key_place((*keys, key))}: {where}: {what}"
         if (times := tier.prompt.count(QUESTION)) != 1:
@@ -280,9 +293,11 @@ def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:
     if review is not None:
         receivers = tuple(_receiver(receiver, folder) for receiver in review.receivers)
         page = None if review.page is None else _page(review.page, folder)
-        changes = {"storage": _storage(review.storage, folder), "receivers": receivers, "page": page}
-        review = review.model_copy(update=changes)
-    return config.model_copy(update={"tiers": tiers, "review": review, "policy": _policy(config.policy, folder)})
+        places = {"storage": _storage(review.storage, folder), "receivers": receivers, "page": page}
+        review = review.model_copy(update=places)
+    shadow = None if config.shadow is None else _policy(config.shadow, folder)
+    changes = {"tiers": tiers, "review": review, "policy": _policy(config.policy, folder), "shadow": shadow}
+    return config.model_copy(update=changes)
 
 
 def _model(name: str | None, folder: Path) -> str | None:

@@ -50,6 +50,14 @@ class PromptTooLongError(ModelError):
     """The prompt and the tokens to be generated don't fit into the model's context."""
 
 
+class TierDownError(ModelError):
+    """The tier's model failed too often in a row: it isn't called for a while."""
+
+
+class BudgetError(IlisGuardError):
+    """The request's time is over: what still comes is no answer to it."""
+
+
 class WeightsError(ModelError):
     """Weights that a package carries are missing, incomplete or not the ones expected."""
 

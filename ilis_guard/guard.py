@@ -6,61 +6,46 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Self
 
-import tenacity
 from tenacity.wait import wait_base
 
 from ilis_guard import events
+from ilis_guard.calling import Caller
+from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError
+from ilis_guard.following import Following
+from ilis_guard.in_force import InForce
 from ilis_guard.models.weights import Progress
-from ilis_guard.policy import DEFAULT_QUEUE, Policy, Ruling
+from ilis_guard.outcome import Outcome, as_before, as_ruled
+from ilis_guard.policy import Policy
+from ilis_guard.policy.loading import locate
+from ilis_guard.shadowing import looked_on
+from ilis_guard.tickets import Review, Tickets
 from ilis_guard.tiers import Tier, load_tier
-from ilis_guard.types import Action, Attempt, Decision, Labels, Message, Request, Ticket
+from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk import Walk
-
-CALLS_PER_ATTEMPT: Final = 3
-"""A tier whose model fails in passing is called so often before the attempt counts as failed."""
-BACKOFF: Final = tenacity.wait_exponential_jitter(multiplier=0.5, max=8)
-"""Seconds between these calls."""
-
-
-class Review(Protocol):
-    """Where escalated requests go."""
-
-    def escalate(
-        self,
-        *,
-        decision: str,
-        request: Request,
-        attempts: Sequence[Attempt],
-        queue: str,
-        policy: str,
-        rule: str | None,
-        reasons: Sequence[str],
-        say: str = "",
-    ) -> Ticket:
-        """Store a ticket; returns when it is safe."""
-
-    def close(self) -> None:
-        """Let go of the storage."""
+from ilis_guard.wiring import Ground
 
 
 class Guard:
     """Decides what to do with a model's answer.
 
-    A guard holds no state between requests, and threads may share it.
+    Threads may share a guard. Between requests it keeps how its tiers stand (who waits in line for which, which are
+    down), and nothing of the requests.
 
     Args:
         tiers: from small to large; the first one answers first.
         policy: what decides.
-        review: where escalated requests go; needed if the policy escalates.
+        shadow: a policy that looks on, and says what it would have decided.
+        review: where escalated requests go; needed if the policy escalates or audits.
         log_texts: whether log events may carry prompts and answers.
         backoff: tenacity's wait between calls of a model that failed in passing.
 
     Raises:
-        ConfigError: the policy names a tier that doesn't exist, or escalates and there is no queue.
+        ConfigError: a policy doesn't go with the tiers or the queue, or one would look on at another that doesn't
+            decide.
     """
 
     def __init__(
@@ -68,22 +53,22 @@ class Guard:
         *,
         tiers: Sequence[Tier],
         policy: Policy,
+        shadow: Policy | None = None,
         review: Review | None = None,
         log_texts: bool = False,
         backoff: wait_base = BACKOFF,
     ) -> None:
-        self.policy = policy
         self._tiers = tuple(tiers)
+        self._ground = Ground.of(tiers, has_queue=review is not None)
+        self._in_force = _wired(self._ground, policy, shadow)
+        self._following: Following | None = None
         self._review = review
         self._log_texts = log_texts
-        self._calls = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: bool(getattr(error, "is_retryable", False))),
-            stop=tenacity.stop_after_attempt(CALLS_PER_ATTEMPT),
-            wait=backoff,
-            reraise=True,
-        )
-        scored = [tier.name for tier in tiers if tier.prompt_scorer is not None]
-        check_wiring(policy, [tier.name for tier in tiers], prompts_scored_by=scored, has_queue=review is not None)
+        self._callers = {
+            tier.name: Caller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
+            for tier in tiers
+        }
+        self._digests = {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
         for tier in tiers:
             if tier.scorer is None:
                 events.log().warning(events.TIER_UNSCORED, tier=tier.name)
@@ -92,12 +77,14 @@ class Guard:
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
         """Build a guard from ``guard.yaml``: load its models and bundles, its policy and its queue.
 
+        Unless the file pins the policy's fingerprint, the policy's file is followed from then on, see `follow`.
+
         Args:
             path: the file.
             progress: told of the steps where packaged weights are converted first.
 
         Raises:
-            ConfigError: the file is wrong, or doesn't go with its policy.
+            ConfigError: the file is wrong, or doesn't go with its policy, or pins another one.
             PolicyError: the policy is wrong.
             ModelError: a model can't be loaded.
             BundleError: a bundle can't be read, or was fitted to another model.
@@ -105,11 +92,43 @@ class Guard:
         """
         config = read_config(path)
         # What is quick to check comes before models are loaded.
-        policy = Policy.load(config.policy)
-        check_config(policy, config)
+        policy, shadow = _policies(config.policy, config.shadow)
+        _check_pin(policy, config)
+        _wired(Ground.of_config(config), policy, shadow)
         review = None if config.review is None else config.review.open()
         tiers = [load_tier(tier, progress) for tier in config.tiers]
-        return cls(tiers=tiers, policy=policy, review=review, log_texts=config.log_texts)
+        guard = cls(tiers=tiers, policy=policy, shadow=shadow, review=review, log_texts=config.log_texts)
+        if config.policy_fingerprint is None:
+            guard.follow(config.policy, config.shadow)
+        return guard
+
+    @property
+    def policy(self) -> Policy:
+        """The one in force for a request that begins now."""
+        return self._now_in_force().enforced.policy
+
+    @property
+    def policy_problem(self) -> str:
+        """Why the policy files, as they now stand, aren't in force; empty where they are, or aren't followed."""
+        return "" if self._following is None else self._following.problem
+
+    def follow(self, policy: str | Path, shadow: str | Path | None = None) -> None:
+        """Read the policies from their files, now and whenever these have changed.
+
+        A request keeps what was in force when it began. A file that is wrong, or doesn't go with the tiers and the
+        queue, changes nothing: that is logged (`POLICY_NOT_RELOADED`), and stands in `policy_problem` until it is
+        mended.
+
+        Args:
+            policy: a file, or the name of a policy that comes with ilis_guard.
+            shadow: the same of the one that looks on; None for none.
+
+        Raises:
+            PolicyError: a policy is wrong.
+            ConfigError: a policy doesn't go with the tiers or the queue.
+        """
+        files = [locate(name) for name in (policy, shadow) if name is not None]
+        self._following = Following(files, lambda: _wired(self._ground, *_policies(policy, shadow)))
 
     def decide(self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None) -> Decision:
         """Ask, score, and decide.
@@ -124,13 +143,13 @@ class Guard:
         Raises:
             RequestError: the prompt or the labels can't be used.
         """
-        return self._decide(Request.of(prompt, labels))
+        return self._decide(Request.of(prompt, labels), since=time.monotonic())
 
     async def adecide(
         self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self._decide, Request.of(prompt, labels))
+        return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
 
     def close(self) -> None:
         """Let go of the queue's storage."""
@@ -145,54 +164,58 @@ class Guard:
     ) -> None:
         self.close()
 
-    def _decide(self, request: Request) -> Decision:
-        started = time.perf_counter()
+    def _now_in_force(self) -> InForce:
+        return self._in_force if self._following is None else self._following.current
+
+    def _decide(self, request: Request, *, since: float) -> Decision:
+        in_force = self._now_in_force()
+        policy = in_force.enforced.policy
         decision = uuid.uuid4().hex
-        walk = Walk(request, self._tiers, self.policy, decision=decision, calls=self._calls)
-        ruling = walk.run()
-        action, ticket, text = ruling.action, None, ruling.say
-        if action is Action.ANSWER:
-            text = walk.attempts[-1].text
-        elif action is Action.ESCALATE:
-            ticket = self._escalate(request, decision, ruling, walk)
-            if ticket is None:
-                # What the policy would have said may promise a reviewer.
-                action, text = Action.ABSTAIN, ""
+        walk = Walk(request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since)
+        outcome = self._outcome(request, walk, in_force, decision)
         made = Decision(
             id=decision,
-            action=action,
-            text=text,
+            action=outcome.action,
+            text=outcome.text,
             uncertainty=walk.attempts[-1].uncertainty,
-            rules=tuple(ruling.rule for ruling in walk.rulings),
-            reasons=tuple(walk.reasons),
+            rules=outcome.rules,
+            reasons=outcome.reasons,
             attempts=tuple(walk.attempts),
-            policy=self.policy.fingerprint,
-            ticket=ticket,
+            policy=policy.fingerprint,
+            mode=policy.mode,
+            thresholds=in_force.enforced.thresholds,
+            bundles=self._digests,
+            shadow=outcome.shadow or self._looked_on(request, walk, in_force, decision),
+            ticket=outcome.ticket,
         )
-        self._log_decision(request, made, time.perf_counter() - started)
+        self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _escalate(self, request: Request, decision: str, ruling: Ruling, walk: Walk) -> Ticket | None:
-        """Store a ticket; None where it can't be stored, with the reason added."""
-        assert self._review is not None, "check_wiring refuses a policy that escalates without a queue"
-        try:
-            return self._review.escalate(
-                decision=decision,
-                request=request,
-                attempts=walk.attempts,
-                queue=ruling.to or DEFAULT_QUEUE,
-                policy=self.policy.fingerprint,
-                rule=ruling.rule,
-                reasons=walk.reasons,
-                say=ruling.say,
-            )
-        except Exception as error:  # noqa: BLE001 - fail closed: a request that can't wait safely is no answer either
-            walk.reasons.append(f"abstained: the ticket couldn't be stored: {type(error).__name__}: {error}")
-            events.log().error(events.ESCALATION_FAILED, decision=decision, queue=ruling.to, error=type(error).__name__)
+    def _outcome(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> Outcome:
+        ruling, policy = walk.run(), in_force.enforced.policy
+        if policy.mode == "shadow":
+            return as_before(walk, ruling, policy)
+        if self._review is None:
+            return as_ruled(walk, ruling, None)
+        tickets = Tickets(
+            self._review,
+            policy,
+            decision=decision,
+            request=request,
+            attempts=walk.attempts,
+            reasons=walk.reasons,
+        )
+        return as_ruled(walk, ruling, tickets)
+
+    def _looked_on(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> ShadowRuling | None:
+        """What guard.yaml's `shadow` says, once everything is done."""
+        if in_force.shadow is None:
             return None
+        return looked_on(in_force.shadow, request, self._ground.tiers, walk.attempts, decision=decision)
 
     def _log_decision(self, request: Request, decision: Decision, seconds: float) -> None:
         texts = {"prompt": request.prompt, "text": decision.text} if self._log_texts else {}
+        shadow = decision.shadow
         events.log().info(
             events.DECISION_MADE,
             decision=decision.id,
@@ -203,54 +226,33 @@ class Guard:
             attempts=len(decision.attempts),
             ticket=None if decision.ticket is None else decision.ticket.id,
             seconds=seconds,
+            cost=decision.cost,
+            mode=decision.mode,
+            policy=decision.policy,
+            thresholds=dict(decision.thresholds),
+            bundles=dict(decision.bundles),
+            shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
 
 
-def check_config(policy: Policy, config: GuardConfig) -> None:
-    """See that a policy goes with a guard.yaml, before its models are loaded.
-
-    Raises:
-        ConfigError: as `check_wiring`.
-    """
-    scored = [tier.name for tier in config.tiers if tier.prompt_bundle is not None]
-    has_queue = config.review is not None
-    check_wiring(policy, [tier.name for tier in config.tiers], prompts_scored_by=scored, has_queue=has_queue)
+def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:
+    return Policy.load(policy), None if shadow is None else Policy.load(shadow)
 
 
-def check_wiring(policy: Policy, tiers: Sequence[str], *, prompts_scored_by: Sequence[str], has_queue: bool) -> None:
-    """See that there is what a policy asks for.
-
-    Args:
-        policy: what decides.
-        tiers: names, from small to large.
-        prompts_scored_by: those of them that have a prompt bundle.
-        has_queue: whether there is somewhere to escalate to.
-
-    Raises:
-        ConfigError: there is no tier, two have one name, the policy retries on one that doesn't exist, looks at a
-            prompt's score that no tier gives, or escalates and there is no queue; what the policy asks for is named
-            with its place.
-    """
-    if not tiers:
-        raise ConfigError("a guard needs at least one tier")
-    if len(set(tiers)) < len(tiers):
-        raise ConfigError(f"tiers must have different names, got {list(tiers)!r}")
-    for rule, tier in policy.retry_targets.items():
-        if tier not in tiers:
-            raise ConfigError(
-                f"{policy.place(rule, 'to')}: rule {rule!r} retries on the tier {tier!r}, which doesn't exist; there "
-                f"are {list(tiers)!r}"
-            )
-    if policy.scored_prompt_rules and not prompts_scored_by:
-        rule_id = policy.scored_prompt_rules[0].id
+def _wired(ground: Ground, policy: Policy, shadow: Policy | None) -> InForce:
+    if shadow is not None and policy.mode == "shadow":
         raise ConfigError(
-            f"{policy.place(rule_id, 'when')}: rule {rule_id!r} looks at a score at stage `prompt`, and no tier has a "
-            "`prompt_bundle` that gives one; fit one (ilis-guard fit --stage prompt), or take the rule out"
+            f"{policy.key_place('mode')}: the policy's mode is `shadow`, and guard.yaml has another one look on "
+            "(`shadow`): nothing would be decided; enforce the one, or take the other out"
         )
-    escalating = [rule.id for rule in policy.rules if rule.do is Action.ESCALATE]
-    if escalating and not has_queue:
+    looking_on = None if shadow is None else ground.wire(shadow, looks_on=True)
+    return InForce(enforced=ground.wire(policy), shadow=looking_on)
+
+
+def _check_pin(policy: Policy, config: GuardConfig) -> None:
+    if config.policy_fingerprint not in (None, policy.fingerprint):
         raise ConfigError(
-            f"{policy.place(escalating[0], 'do')}: rule {escalating[0]!r} escalates, and there is no queue; give "
-            "guard.yaml a `review` with its `storage`"
+            f"guard.yaml pins the policy {config.policy_fingerprint} (policy_fingerprint), and {config.policy!r} has "
+            f"the fingerprint {policy.fingerprint}: it was changed; put the file back, or pin the new fingerprint"
         )

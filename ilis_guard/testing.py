@@ -42,11 +42,13 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import tenacity
 
+from ilis_guard.calling import Deadline
 from ilis_guard.errors import ConfigError
-from ilis_guard.guard import Guard, Review
+from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
+from ilis_guard.tickets import Review
 from ilis_guard.tiers import Tier
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics, Step
 
@@ -89,9 +91,13 @@ class FakeModel:
         """As given."""
         return self._fingerprint
 
-    def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+    def generate(
+        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+    ) -> Generation:
         """The next reply, or the one to this prompt; a reply that `proceed` declines isn't used up."""
         self.calls.append(tuple(messages))
+        if deadline is not None:
+            deadline.check()
         if proceed is not None:
             so_far = replace(self._generation("", messages), finish_reason=None)
             if not proceed(so_far):

@@ -4,13 +4,15 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, SupportsFloat
 
+from ilis_guard.calling import BreakerSettings, TierCost
 from ilis_guard.config import TierConfig
 from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
 from ilis_guard.models import Model, StepwiseModel
 from ilis_guard.models.weights import Progress
-from ilis_guard.scoring import LightGBMScorer, Scorer, read_bundle
+from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
 from ilis_guard.types import Dtype, Generation, Message, Score, Site, Stage, Step
 
 if TYPE_CHECKING:  # importing it imports torch
@@ -27,6 +29,17 @@ class Tier:
     """None where the model can't be tapped or no bundle was fitted yet: its answers have no score."""
     prompt_scorer: Scorer | None = None
     """Says before a token is generated how likely the answer will be wrong; needs a `StepwiseModel`."""
+    cost: TierCost | None = None
+    """What it charges; None where that is unknown."""
+    max_concurrent: int | None = None
+    """So many calls of the model are under way at once; None for any number."""
+    breaker: BreakerSettings | None = None
+    """When it counts as down; None for never."""
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """What scores its answers; None where that is no bundle."""
+        return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
 
     def score(self, generation: Generation) -> Score:
         """The score of an answer, in numbers from 0 to 1; a shift that the scorer can't tell is NaN.
@@ -102,23 +115,26 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
         BundleError: a bundle can't be read.
         BundleMismatchError: a bundle was fitted to another model, precision, prompt, length of answers, or stage.
     """
+    tier = partial(
+        Tier, name=config.name, cost=config.cost, max_concurrent=config.max_concurrent, breaker=config.breaker
+    )
     if config.remote is not None:
         from ilis_guard.models.remote import RemoteModel
 
-        return Tier(name=config.name, model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
+        return tier(model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
     # The bundles first: reading them takes milliseconds, loading a model may take minutes.
     scorer = _scorer(config, config.bundle, "answer")
     prompt_scorer = _scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
     if not scorers:
-        return Tier(name=config.name, model=load_local_model(config, progress=progress))
+        return tier(model=load_local_model(config, progress=progress))
     fitted = scorers[0].bundle.metadata.fingerprint
     model = load_local_model(
         config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
     )
     for found in scorers:
         found.check_fits(model.fingerprint)
-    return Tier(name=config.name, model=model, scorer=scorer, prompt_scorer=prompt_scorer)
+    return tier(model=model, scorer=scorer, prompt_scorer=prompt_scorer)
 
 
 def _scorer(config: TierConfig, bundle: str | None, stage: Stage) -> LightGBMScorer | None:

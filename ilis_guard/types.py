@@ -32,6 +32,8 @@ STAGES: Final[tuple[Stage, ...]] = ("prompt", "answer")
 Site = Literal["mlp", "residual"]
 """Where a layer is tapped: `mlp` is the MLP module's output, before it is added to the residual stream; `residual` is
 the layer's output, the stream itself."""
+Mode = Literal["enforce", "shadow"]
+"""Whether a policy decides, or only says what it would have decided."""
 Precision = Literal["nf4", "full"]
 """How weights are held: bitsandbytes NF4 (4 bits, double quantisation), or as floating-point numbers."""
 FinishReason = Literal["stop", "length"]
@@ -232,6 +234,8 @@ class Attempt:
     statistics: Statistics | None = None
     seconds: float = 0.0
     tokens: int = 0
+    cost: float = 0.0
+    """In the unit of guard.yaml's prices; 0 where the tier has none."""
     finish_reason: FinishReason | None = None
     """`length` where the answer was cut off; None where there is none."""
     error: str = ""
@@ -256,6 +260,7 @@ class Attempt:
             "statistics": statistics or None,
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "cost": self.cost,
             "finish_reason": self.finish_reason,
             "error": self.error,
             "signatures": {position: signature.tolist() for position, signature in self.signatures.items()},
@@ -316,6 +321,33 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowRuling:
+    """What a policy that only looks on would have decided."""
+
+    policy: str
+    """Its fingerprint."""
+    action: Action | None
+    """`retry` where it wants a tier that wasn't asked; None where it hangs on an answer that was never made, or on an
+    error of the policy's own."""
+    rule: str | None
+    """Id of the rule that would have decided; None where no rule held."""
+    reasons: tuple[str, ...]
+    """As a decision's."""
+    error: str = ""
+    """Why it couldn't say; the decision is none the worse for it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "policy": self.policy,
+            "action": None if self.action is None else self.action.value,
+            "rule": self.rule,
+            "reasons": list(self.reasons),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The outcome of one request."""
 
@@ -331,8 +363,19 @@ class Decision:
     """Why, in the order it came about: rules passed over, errors met, what decided."""
     attempts: tuple[Attempt, ...]
     policy: str
-    """Fingerprint of the policy that decided."""
+    """Fingerprint of the policy in force."""
+    mode: Mode = "enforce"
+    """`shadow` where that policy only looked on: what it would have decided stands in `shadow`, no rule decided, and
+    the first tier's answer went out."""
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    """By tier, where the policy gives a guarantee: the uncertainty, 0 to 1, up to which it holds; None where it can't
+    be certified."""
+    bundles: Mapping[str, str] = field(default_factory=dict)
+    """By tier: the digest of the bundle that scores its answers."""
+    shadow: ShadowRuling | None = None
+    """What a policy that only looks on said: guard.yaml's `shadow`, or the policy in force in the mode `shadow`."""
     ticket: Ticket | None = None
+    """Where the action is `escalate`; or `answer`, and the answer was drawn for an audit."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created_at: float = field(default_factory=time.time)
 
@@ -340,6 +383,11 @@ class Decision:
     def rule(self) -> str | None:
         """Id of the rule that decided in the end; None where no rule held."""
         return self.rules[-1]
+
+    @property
+    def cost(self) -> float:
+        """Of all attempts together, in the unit of guard.yaml's prices."""
+        return sum(attempt.cost for attempt in self.attempts)
 
     def explain(self) -> str:
         """What was done and why, in a few sentences for a reviewer, without prompts and answers."""
@@ -363,6 +411,11 @@ class Decision:
             "rules": list(self.rules),
             "reasons": list(self.reasons),
             "policy": self.policy,
+            "mode": self.mode,
+            "thresholds": dict(self.thresholds),
+            "bundles": dict(self.bundles),
+            "shadow": None if self.shadow is None else self.shadow.to_dict(),
+            "cost": self.cost,
             "ticket": None if self.ticket is None else self.ticket.to_dict(),
             "attempts": [attempt.to_dict() for attempt in self.attempts],
         }

@@ -19,7 +19,7 @@ from ilis_guard.review import Happening, QueueCounts, TicketRecord
 from ilis_guard.review.dead_letters import DeadLetter
 from ilis_guard.review.settings import EXPIRE
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
-from ilis_guard.types import Action, Decision, Stage, Ticket
+from ilis_guard.types import Action, Decision, ShadowRuling, Stage, Ticket
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.signature.proof import Proof
@@ -87,9 +87,19 @@ def decision(made: Decision) -> RenderableType:
     parts: list[RenderableType] = [f"{_action(made.action)}  {escape(made.text)}", _attempts_table(_attempts_of(made))]
     parts.append(escape(made.explain()))
     parts += [f"- {escape(reason)}" for reason in made.reasons]
+    if made.shadow is not None:
+        parts.append(f"- the policy that looks on, {made.shadow.policy}, would {_would(made.shadow)}")
     if made.ticket is not None:
         parts.append(f"ticket {made.ticket.id[:SHORT_ID]} waits in the queue {escape(repr(made.ticket.queue))}")
     return Group(*parts)
+
+
+def _would(said: ShadowRuling) -> str:
+    if said.error:
+        return f"say nothing: {escape(said.error)}"
+    if said.action is None:
+        return "have wanted an answer that was never made"
+    return f"{_action(said.action)} by {escape(said.rule or 'no rule')}"
 
 
 def taps_table(title: str, proofs: "Sequence[Proof]") -> Table:

@@ -1,13 +1,16 @@
 """What the command line shows of a policy that is checked."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ilis_guard.policy import Budget, Guarantee, Notice, Policy, Rule
 from ilis_guard.views import COLOURS, escape
+
+if TYPE_CHECKING:  # importing it imports scipy, and every command imports this module
+    from ilis_guard.scoring.certify import Certificate
 
 _STYLES: Final = {"warning": "yellow", "note": "bold cyan"}
 _MODES: Final = {
@@ -27,6 +30,24 @@ def checked(policy: Policy) -> RenderableType:
 def notice(found: Notice) -> str:
     """What a policy's author should know, and where."""
     return f"[{_STYLES[found.level]}]{found.level}:[/] {escape(f'{found.place}: {found.what}')}"
+
+
+def certificates_table(certificates: "Mapping[str, Certificate]") -> Table:
+    """What a policy's guarantee comes to, one row a tier."""
+    table = Table(title="answered at an uncertainty of at most", title_justify="left")
+    for heading in ("tier", "threshold", "answered", "of them wrong", "rows", "confidence", "why not"):
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("tier", "why not") else "right")
+    for tier, found in certificates.items():
+        table.add_row(
+            escape(tier),
+            "none" if found.threshold is None else f"{found.threshold:.4g}",
+            f"{found.coverage:.1%}",
+            "" if found.error is None else f"{found.error:.1%}",
+            str(found.rows),
+            f"{found.confidence:.4g}",
+            escape(found.reason),
+        )
+    return table
 
 
 def _rules_table(policy: Policy) -> Table:

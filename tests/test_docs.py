@@ -55,6 +55,16 @@ def test_the_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(block)
     config = read_config(tmp_path / "guard.yaml")
     assert [tier.name for tier in config.tiers] == ["small", "remote"]
+    (tmp_path / "no-breaker.yaml").write_text(block.replace("{failures: 5, seconds: 30}", "{}"))
+    assert read_config(tmp_path / "no-breaker.yaml").tiers[1].breaker == config.tiers[1].breaker
+
+
+def test_the_policy_that_is_rolled_out_in_the_documentation_is_one() -> None:
+    (block,) = blocks("docs/rollout.md", "yaml")
+    policy = Policy.parse(block)
+    assert policy.mode == "shadow"
+    assert policy.queues == {"support"}
+    assert policy.unhandled_uncertified("small") == ""
 
 
 def test_the_reviewers_page_in_the_documentation_is_one(tmp_path: Path) -> None:

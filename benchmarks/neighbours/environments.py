@@ -16,12 +16,13 @@ READY: Final = ".ready"
 """Written last into an environment: holds a digest of what it was made from."""
 
 
-def prepare(environment: Environment, torch: str, say: Callable[[str], None], build: Path = BUILD) -> Path:
+def prepare(environment: Environment, torch: str | None, say: Callable[[str], None], build: Path = BUILD) -> Path:
     """Make an environment, unless it is there already.
 
     Args:
         environment: what to make.
-        torch: what pip is given to install first, such as ``torch==2.13.0``, with options of its own if need be.
+        torch: what pip is given to install first, such as ``torch==2.13.0``, with options of its own if need be; None
+            where the library needs none.
         say: told what is being done.
         build: where environments are kept.
 
@@ -43,16 +44,21 @@ def prepare(environment: Environment, torch: str, say: Callable[[str], None], bu
     say("1/3 making the environment")
     _logged([sys.executable, "-m", "venv", str(folder)], log)
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-    say("2/3 installing torch (hundreds of megabytes, or gigabytes)")
-    _logged([*pip, *shlex.split(torch)], log)
+    if torch is not None:
+        say("2/3 installing torch (hundreds of megabytes, or gigabytes)")
+        _logged([*pip, *shlex.split(torch)], log)
     say("3/3 installing the library (minutes)")
     _logged([*pip, "--requirement", str(environment.requirements)], log)
     ready.write_text(digest)
     return python
 
 
-def _digest(environment: Environment, torch: str) -> str:
-    parts = [sys.version, torch, *(file.read_text() for file in (environment.requirements, *environment.pinned_by))]
+def _digest(environment: Environment, torch: str | None) -> str:
+    parts = [
+        sys.version,
+        torch or "",
+        *(file.read_text() for file in (environment.requirements, *environment.pinned_by)),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

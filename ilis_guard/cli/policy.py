@@ -34,17 +34,19 @@ def check(
     """
     from ilis_guard import notices
     from ilis_guard.config import read_config
-    from ilis_guard.guard import check_config
     from ilis_guard.policy import Policy
+    from ilis_guard.wiring import check_config
 
     checked = Policy.load(policy)
-    found = checked.notices()
+    found, certified = checked.notices(), None
     if config is not None:
         operated = read_config(config)
-        check_config(checked, operated)
+        certified = check_config(checked, operated)
         found += notices.notices(checked, operated)
     warnings = sum(notice.level == "warning" for notice in found)
     out.print(views_check.checked(checked))
+    if certified:
+        out.print(views_check.certificates_table(certified))
     for notice in found:
         out.print(views_check.notice(notice), highlight=False, soft_wrap=True)
     is_ok = not (strict and warnings)

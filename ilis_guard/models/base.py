@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, runtime_checkable
 
+from ilis_guard.calling.deadline import Deadline
 from ilis_guard.types import Fingerprint, Generation, Message, Step
 
 Proceed = Callable[[Generation], bool]
@@ -30,8 +31,15 @@ class Model(Protocol):
 class StepwiseModel(Model, Protocol):
     """A model that can be stopped on its way, at the prompt or after any token; local models can."""
 
-    def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
-        """As `Model.generate`; where `proceed` says no, what it was asked with is returned."""
+    def generate(
+        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+    ) -> Generation:
+        """As `Model.generate`; where `proceed` says no, what it was asked with is returned.
+
+        Raises:
+            BudgetError: the deadline has passed. The guard gave the call up by then; so does the model, at its next
+                token, and leaves the processor to others.
+        """
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer step by step: after the prompt, after each token, and at the end. Closing it ends the generation."""

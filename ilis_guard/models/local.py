@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 
 from ilis_guard import events
+from ilis_guard.calling.deadline import Deadline
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
@@ -141,6 +142,7 @@ class LocalModel:
         *,
         span: Span | None = None,
         proceed: Proceed | None = None,
+        deadline: Deadline | None = None,
     ) -> Generation:
         """Answer one conversation.
 
@@ -150,8 +152,10 @@ class LocalModel:
             proceed: asked once, after the prompt and before a token is generated, with a generation that has the
                 prompt's signature and no text. Where it says no, that is what is returned; where it says yes, the
                 prompt isn't computed again.
+            deadline: looked at after each pass, the prompt's and each token's.
 
         Raises:
+            BudgetError: the deadline has passed.
             PromptTooLongError: the prompt and the answer don't fit into the context.
             ModelError: the conversation can't be put to this model, or the span doesn't lie in the answer.
             SignatureError: an activation is missing or not finite.
@@ -159,6 +163,8 @@ class LocalModel:
         stopped: list[Generation] = []
 
         def watch(recorder: Recorder, ids: torch.Tensor) -> None:
+            if deadline is not None:
+                deadline.check()
             if proceed is not None and ids.shape[1] == width:
                 so_far = self._generation(recorder.so_far()[0], [], width, at_end=False, started=started)
                 if not proceed(so_far):
@@ -169,7 +175,9 @@ class LocalModel:
         inputs = self._inputs([messages])
         width = inputs["input_ids"].shape[1]
         try:
-            recording, answer = self._recorded(inputs, watch=watch if proceed else None, every_token=span is not None)
+            recording, answer = self._recorded(
+                inputs, watch=watch if proceed or deadline else None, every_token=span is not None
+            )
         except _StopAtPromptError:
             return stopped[0]
         return self._generation(recording[0], answer[0], width, started=started, span=span)

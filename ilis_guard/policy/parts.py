@@ -23,7 +23,7 @@ Operator = Literal["||", "&&", "!"]
 _BINARY: Final[tuple[Operator, ...]] = ("||", "&&")  # the one that binds less tightly first
 _TOKEN: Final = re.compile(
     r"""
-    (?P<gap> \s+ | //[^\n]* )
+    (?P<gap> \s+ )
     | [bB]?[rR][bB]? (?: '{3}.*?'{3} | "{3}.*?"{3} | '[^'\n]*' | "[^"\n]*" )
     | [bB]? (?: '{3}(?:\\.|[^\\])*?'{3} | "{3}(?:\\.|[^\\])*?"{3} | '(?:\\.|[^'\\\n])*' | "(?:\\.|[^"\\\n])*" )
     | \w+ | \|\| | && | != | .
@@ -135,7 +135,7 @@ def _cuts(tokens: list[str]) -> Iterator[tuple[Operator, list[list[str]]]]:
 
 
 def _tokens(text: str) -> list[str]:
-    """Strings, names, operators and single characters; comments and spaces between them are one space each."""
+    """Strings, names, operators and single characters; spaces between them are one space each."""
     return [" " if match["gap"] else match.group() for match in _TOKEN.finditer(text)]
 
 

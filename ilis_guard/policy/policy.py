@@ -13,9 +13,9 @@ from ilis_guard.policy.loading import SCORE, bind, locate
 from ilis_guard.policy.notices import Notice, notices
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
-from ilis_guard.types import Action, Stage
+from ilis_guard.types import Action, Mode, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)

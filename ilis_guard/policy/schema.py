@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from ilis_guard.types import Action, Stage
+from ilis_guard.types import Action, Mode, Stage
 
 VERSION: Final = 1
 """Of the language, apart from the package's."""
@@ -20,9 +20,6 @@ SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 MAX_RULES: Final = 200
 """More than anybody reads, and all are looked at in every decision."""
-
-Mode = Literal["enforce", "shadow"]
-"""Whether a policy decides, or only says what it would have decided."""
 
 
 def _given(remedy: str) -> Callable[[Any], Any]:

@@ -40,6 +40,7 @@ class AttemptFacts:
             statistics=attempt.statistics,
             tokens=attempt.tokens,
             seconds=attempt.seconds,
+            cost=attempt.cost,
             text_length=len(attempt.text),
             finish_reason=attempt.finish_reason or "",
             error=attempt.error,

@@ -69,8 +69,10 @@ def _labelled(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
         "tokens": judged.get("tokens", 0),
         "finish_reason": judged.get("finish_reason"),
         **(judged.get("statistics") or {}),
-        # Why it was reviewed: rows of different rules, queues or policies are samples of different populations.
+        # Why it was reviewed: rows of different rules, queues or policies are samples of different populations, and
+        # within one of them each row stands for 1 / probability requests.
         "rule": row.rule,
+        "probability": row.probability,
         "policy": row.policy,
         "queue": row.queue,
         "labels": row.request["labels"],

@@ -86,6 +86,7 @@ class ReviewQueue:
         rule: str | None,
         reasons: Sequence[str],
         say: str = "",
+        probability: float = 1.0,
         priority: int | None = None,
         due: float | None = None,
         overdue: str | None = None,
@@ -103,19 +104,23 @@ class ReviewQueue:
             rule: id of the rule that decided; None where no rule held.
             reasons: why, in the order it came about.
             say: what the caller is told meanwhile.
+            probability: of such a request's getting a ticket, above 0 and at most 1: less than 1 where the policy draws
+                a sample.
             priority: higher is reviewed earlier; None for the queue's own.
             due: seconds until it is overdue; None for the queue's own.
             overdue: what then becomes of it: ``expire``, or the name of the queue it moves to; None for the queue's
                 own.
 
         Raises:
-            ReviewError: there is no decision id or no queue name, the due time makes no sense, or the ticket can't be
-                stored.
+            ReviewError: there is no decision id or no queue name, the due time or the probability makes no sense, or
+                the ticket can't be stored.
         """
         if not decision or not queue:
             raise ReviewError(f"a ticket needs a decision id and a queue name, got {decision!r} and {queue!r}")
         if due is not None and not 0 < due <= LONGEST:  # also true for NaN
             raise ReviewError(f"a ticket is due in more than 0 seconds, and within a century, got {due!r}")
+        if not 0 < probability <= 1:  # also true for NaN
+            raise ReviewError(f"a ticket's probability lies above 0 and is at most 1, got {probability!r}")
         settings = self._ledger.settings(queue)
         due = settings.due if due is None else due
         now = self._ledger.clock()
@@ -127,6 +132,7 @@ class ReviewQueue:
             "rule": rule,
             "reasons": list(reasons),
             "say": say,
+            "probability": probability,
             "request": request.to_dict(),
             "attempts": [attempt.to_dict() for attempt in attempts],
             "queue": queue,
@@ -330,8 +336,9 @@ class ReviewQueue:
     def export(self, to: Path, *, queue: str | None = None, signatures: bool = False) -> int:
         """Write all verdicts as labelled rows, JSONL in the vocabulary of questions and harvests; how many.
 
-        The rows are no sample of all answers: each was reviewed because a rule of a policy escalated it, and says
-        which one. See docs/review.md before fitting anything to them.
+        The rows are no sample of all answers: each was reviewed because a rule of a policy escalated it or an audit
+        drew it, and says which rule it was and how likely it was to be drawn. See docs/review.md before fitting
+        anything to them.
 
         Args:
             to: the file; it appears, or is replaced, when it is complete.

@@ -56,6 +56,8 @@ class TicketRecord:
     """What the caller was told meanwhile; may be empty."""
     overdue: str
     """What becomes of it when it is overdue: `expire`, or the queue that it moves to."""
+    probability: float = 1.0
+    """How likely a request like this was to get a ticket: below 1 where the policy drew a sample."""
     reviewer: str = ""
     """Who gave the verdict, as the caller of `resolve` named them; may be empty."""
     redacted_at: float | None = None
@@ -89,6 +91,7 @@ class TicketRecord:
             "reasons": list(self.reasons),
             "say": self.say,
             "overdue": self.overdue,
+            "probability": self.probability,
             "reviewer": self.reviewer,
             "redacted_at": self.redacted_at,
             "history": [happening.to_dict() for happening in self.history],
@@ -141,6 +144,7 @@ def record_of(row: Row[Any], happenings: Iterable[Row[Any]], *, now: float) -> T
         reasons=tuple(row.reasons),
         say=row.say,
         overdue=row.overdue,
+        probability=row.probability,
         reviewer=row.reviewer,
         redacted_at=row.redacted_at,
         history=tuple(

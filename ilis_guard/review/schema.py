@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """Of these tables: the newest one in ``migrations/versions``."""
 REVISION_TABLE: Final = "ilis_guard_revision"
 """Where a database says which revision it has. The name tells our databases from other programs'."""
@@ -43,6 +43,9 @@ tickets: Final = Table(
     Column("rule", String),
     Column("reasons", JSON, nullable=False),
     Column("say", Text, nullable=False),
+    # How likely a request like this was to get a ticket: below 1 where a policy draws a sample. Whoever counts over
+    # tickets weighs each by its inverse. The default is for tickets from before there was one.
+    Column("probability", Float, nullable=False, server_default="1.0"),
     Column("request", JSON, nullable=False),
     Column("attempts", JSON, nullable=False),
     # Where it waits, and until when. `overdue` is what then becomes of it: `expire`, or the queue it moves to.
@@ -64,6 +67,7 @@ tickets: Final = Table(
     Column("ended_at", Float),
     Column("redacted_at", Float),
     CheckConstraint("state IN ('open', 'resolved', 'expired')", name="state"),
+    CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
     CheckConstraint("verdict IN ('accept', 'correct', 'reject')", name="verdict"),
     CheckConstraint("(state = 'resolved') = (verdict IS NOT NULL)", name="resolved_by_verdict"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_or_open"),

@@ -1,6 +1,17 @@
-"""Maps -> uncertainty: features, LightGBM, calibration, shift, and the bundle that holds a fitted scorer on disk."""
+"""Maps -> uncertainty: features, LightGBM, calibration, shift, and the bundle that holds them; risk control."""
 
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
+from ilis_guard.scoring.certify import Certificate, certify
 from ilis_guard.scoring.scorer import LightGBMScorer, Scorer
 
-__all__ = ["Bundle", "BundleMetadata", "LightGBMScorer", "Scorer", "TypicalMaps", "read_bundle", "write_bundle"]
+__all__ = [
+    "Bundle",
+    "BundleMetadata",
+    "Certificate",
+    "LightGBMScorer",
+    "Scorer",
+    "TypicalMaps",
+    "certify",
+    "read_bundle",
+    "write_bundle",
+]

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from ilis_guard.guarantees import resolve
 from ilis_guard.policy import Policy, json_schema
+from ilis_guard.scoring import read_bundle
 
 RULES = "version: 1\nname: mine\nrules:\n"
 
@@ -61,6 +63,56 @@ def test_a_policy_that_escalates_is_refused_where_there_is_no_queue(run: Callabl
     result = run("policy", "check", "default", "-c", str(config))
     assert (result.status, result.out) == (2, "")
     assert "escalates, and there is no queue; give guard.yaml a `review` with its `storage`" in result.err
+
+
+GUARANTEED = """version: 1
+name: mine
+guarantee: {max_error: 0.2}
+rules:
+  - {id: covered, when: certified, do: answer}
+  - {id: person, do: escalate}
+"""
+
+
+def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model(
+    run: Callable[..., Any], config: Path
+) -> None:
+    path = config.parent / "policy.yaml"
+    path.write_text(GUARANTEED)
+    config.write_text(
+        "version: 1\npolicy: policy.yaml\nreview: {storage: sqlite:///t.db}\ntiers:\n"
+        "  - {name: small, model: nowhere, bundle: packaged:smollm2-135m-instruct-full}\n"
+        "  - {name: large, model: nowhere, bundle: packaged:gemma-3-270m-full}\n"
+    )
+    result = run("policy", "check", str(path), "-c", str(config))
+    certificates = resolve(
+        Policy.load(path),
+        {
+            "small": read_bundle("packaged:smollm2-135m-instruct-full"),
+            "large": read_bundle("packaged:gemma-3-270m-full"),
+        },
+    )
+    assert (result.status, result.err) == (0, "")
+    for tier, found in certificates.items():
+        (row,) = [line for line in result.out.splitlines() if line.startswith(f"│ {tier}")]
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        threshold = "none" if found.threshold is None else f"{found.threshold:.4g}"
+        assert cells[:3] == [tier, threshold, f"{found.coverage:.1%}"]
+        assert cells[4:] == [str(found.rows), "0.975", found.reason]
+
+
+def test_a_guarantee_that_cant_be_kept_is_refused_unless_the_rules_say_what_happens_then(
+    run: Callable[..., Any], config: Path
+) -> None:
+    path = config.parent / "policy.yaml"
+    path.write_text(GUARANTEED.replace("0.2", "0.001").replace("  - {id: person, do: escalate}\n", ""))
+    config.write_text(
+        "version: 1\npolicy: policy.yaml\ntiers:\n"
+        "  - {name: small, model: nowhere, bundle: packaged:smollm2-135m-instruct-full}\n"
+    )
+    result = run("policy", "check", str(path), "-c", str(config))
+    assert (result.status, result.out) == (2, "")
+    assert f"{path}:3:12: the guarantee can't be certified on the tier 'small': " in result.err
 
 
 def written(path: Path, text: str) -> Path:

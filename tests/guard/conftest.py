@@ -5,11 +5,12 @@ import pytest
 import structlog
 import tenacity
 
-from ilis_guard.guard import Guard, Review
+from ilis_guard.guard import Guard
 from ilis_guard.models import Model
 from ilis_guard.policy import Policy
 from ilis_guard.scoring import Scorer
 from ilis_guard.testing import InMemoryQueue
+from ilis_guard.tickets import Review
 from ilis_guard.tiers import Tier
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -126,7 +126,7 @@ def test_a_model_that_raises_is_called_once_and_gives_no_answer(
 @pytest.mark.parametrize("returned", [None, "yes", {"text": "yes"}])
 def test_a_model_that_returns_no_generation_gives_no_answer(build: Callable[..., Guard], returned: Any) -> None:
     class Careless(FakeModel):
-        def generate(self, messages: Any, *, proceed: Any = None) -> Any:  # noqa: ARG002 - whatever is asked
+        def generate(self, messages: Any, **options: Any) -> Any:  # noqa: ARG002 - whatever is asked
             return returned
 
     made = build(EAGER_ON_ERROR, {"small": (Careless("x"), FixedScorer(0.0))}).decide(QUESTION)

@@ -34,9 +34,9 @@ def documented() -> dict[str, set[str]]:
         if isinstance(constant, ast.AnnAssign) and isinstance(docstring, ast.Expr):
             assert constant.value is not None
             name, told = ast.literal_eval(constant.value), ast.literal_eval(docstring.value)
-            fields = re.search(r"Fields: ([\w, ]+)\.", told)
+            fields = re.search(r"Fields: ([\w,\s]+)\.", told)
             assert fields, f"{name} has no documented fields"
-            found[name] = set(fields.group(1).split(", "))
+            found[name] = set(re.split(r",\s+", fields.group(1)))
     return found
 
 
@@ -137,6 +137,12 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "attempts": 2,
         "ticket": None,
         "seconds": decided["seconds"],
+        "cost": 0.0,
+        "mode": "enforce",
+        "policy": made.policy,
+        "thresholds": {},
+        "bundles": {},
+        "shadow": None,
     }
     assert decided["seconds"] >= small.seconds + large.seconds
 

@@ -164,6 +164,11 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "rules": ["person"],
         "reasons": list(made.reasons),
         "policy": made.policy,
+        "mode": "enforce",
+        "thresholds": {},
+        "bundles": {},
+        "shadow": None,
+        "cost": 0.0,
         "ticket": made.ticket.to_dict() | {"state": "open", "queue": "chemists", "verdict": None},
         "attempts": [
             {
@@ -176,6 +181,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
                 "statistics": {"logprob_sum": -0.1 * 3, "logprob_mean": -0.1, "entropy_mean": 0.2, "margin_min": 0.5},
                 "seconds": made.attempts[0].seconds,
                 "tokens": 3,
+                "cost": 0.0,
                 "finish_reason": "stop",
                 "error": "",
                 "signatures": signatures,

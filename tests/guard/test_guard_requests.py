@@ -9,7 +9,6 @@ import pytest
 
 from ilis_guard.errors import RequestError
 from ilis_guard.guard import Guard
-from ilis_guard.models.base import Proceed
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Action, Generation, Message
 
@@ -96,9 +95,9 @@ class WaitingModel(FakeModel):
         super().__init__("yes")
         self.go = threading.Event()
 
-    def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
+    def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
         assert self.go.wait(30), "nobody let the model go: the event loop stands still"
-        return super().generate(messages, proceed=proceed)
+        return super().generate(messages, **options)
 
 
 async def test_adecide_lets_the_event_loop_go_on(build: Callable[..., Guard]) -> None:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ilis_guard.errors import ConfigError, ModelError, ScoringError, TransientModelError
 from ilis_guard.guard import Guard
-from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.tiers import Tier
@@ -156,8 +156,8 @@ def test_what_a_rule_said_at_the_prompt_stands_though_the_model_fails_afterwards
     """Else the rules of stage `answer` would send on what a rule kept from every model."""
 
     class Failing(FakeModel):
-        def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
-            super().generate(messages, proceed=proceed)
+        def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
+            super().generate(messages, **options)
             raise ModelError("can't stop")
 
     policy = ROUTING.replace("has(labels.topic)", "tier == 'small'")
@@ -184,9 +184,9 @@ def test_a_model_that_cant_stop_gives_no_answer() -> None:
 
 def test_a_model_that_asks_again_after_a_no_hears_it_again() -> None:
     class Insistent(FakeModel):
-        def generate(self, messages: Sequence[Message], *, proceed: Proceed | None = None) -> Generation:
-            super().generate(messages, proceed=proceed)
-            return super().generate(messages, proceed=proceed)
+        def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
+            super().generate(messages, **options)
+            return super().generate(messages, **options)
 
     insistent = Tier(
         name="only", model=Insistent("yes"), scorer=FixedScorer(0.1), prompt_scorer=FixedScorer([0.97, 0.1])

@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from ilis_guard.errors import ModelError, PromptTooLongError
+from ilis_guard.calling import Caller, Deadline
+from ilis_guard.errors import BudgetError, ModelError, PromptTooLongError
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message, Step
 
@@ -235,6 +237,49 @@ async def test_tasks_on_one_model_never_mix(tiny: LocalModel, ask: Ask) -> None:
     found = await asyncio.gather(*(asyncio.to_thread(tiny.generate, ask(prompt)) for prompt in PROMPTS * 4))
     for prompt, generation in zip(PROMPTS * 4, found, strict=True):
         near(generation, expected[prompt])
+
+
+@pytest.fixture
+def slow_at_the_third_pass(tiny: LocalModel) -> Iterator[Deadline]:
+    """A deadline that passes while the model is busy with its third pass."""
+    deadline = Deadline.after(0.3, since=time.monotonic())
+    number = count(1)
+
+    def dawdle(*_: object) -> None:
+        if next(number) == 3:
+            time.sleep(deadline.left + 0.01)
+
+    handle = tiny._model.get_input_embeddings().register_forward_hook(dawdle)
+    yield deadline
+    handle.remove()
+
+
+def test_a_model_stops_at_the_next_token_once_the_deadline_has_passed(
+    tiny: LocalModel, ask: Ask, passes: list[int], slow_at_the_third_pass: Deadline
+) -> None:
+    with pytest.raises(BudgetError, match=r"the request's 0\.3 seconds are over$"):
+        tiny.generate(ask("long"), deadline=slow_at_the_third_pass)
+    assert (passes, hooks(tiny)) == ([3, 1, 1], 0)
+
+
+def test_a_model_that_was_given_up_leaves_its_thread_at_the_next_token(
+    tiny: LocalModel, ask: Ask, passes: list[int], slow_at_the_third_pass: Deadline
+) -> None:
+    deadline = slow_at_the_third_pass
+    with pytest.raises(BudgetError, match="the model was given up"):
+        Caller("tiny").call(lambda: tiny.generate(ask("long"), deadline=deadline), deadline=deadline)
+    for thread in threading.enumerate():
+        if thread.name == "ilis-guard-call":
+            thread.join()
+    assert (passes, hooks(tiny)) == ([3, 1, 1], 0)
+
+
+def test_a_deadline_that_is_kept_changes_nothing(tiny: LocalModel, ask: Ask, passes: list[int]) -> None:
+    expected = tiny.generate(ask("long"))
+    plain = passes.copy()
+    passes.clear()
+    near(tiny.generate(ask("long"), deadline=Deadline.after(3600, since=time.monotonic())), expected)
+    assert passes == plain
 
 
 def test_an_empty_batch_is_no_answer(tiny: LocalModel) -> None:

@@ -96,7 +96,7 @@ def test_a_guarantee_is_a_gate_of_its_own() -> None:
 def test_a_guarantee_whose_failing_is_left_open_is_warned_of() -> None:
     notice = only("id: sure, when: certified, do: answer", keys="guarantee: {max_error: 0.1}")
     assert (notice.level, notice.place) == ("warning", "p.yaml:3:12")
-    assert "where nothing is certified and, for instance, uncertainty 0" in notice.what
+    assert "where nothing is certified and, for instance, uncertainty is 0" in notice.what
 
 
 def test_a_retry_that_the_budget_never_allows_is_warned_of() -> None:

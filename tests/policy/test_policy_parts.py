@@ -66,7 +66,6 @@ def found(text: str, facts: Facts = FACTS) -> Finding:
         ("tier == '''a\n' && b''' && last_tier", ("&&", "tier == '''a\n' && b'''", "last_tier")),
         ('tier == r"""\\ && "" """ && last_tier', ("&&", 'tier == r"""\\ && "" """', "last_tier")),
         ("b'\\x00 && ' == b'' || last_tier", ("||", "b'\\x00 && ' == b''", "last_tier")),
-        ("last_tier // && ( '\n && attempt > 1 // || )", ("&&", "last_tier", "attempt > 1")),
         ("tier == '//' && last_tier", ("&&", "tier == '//'", "last_tier")),
         ("labels['a && b'] == {'x': 1}['x'] && true", ("&&", "labels['a && b'] == {'x': 1}['x']", "true")),
         ("labels.vip && true", ("&&", "labels.vip", "true")),

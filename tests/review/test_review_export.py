@@ -42,6 +42,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
+def test_a_row_of_a_sample_says_how_likely_it_was_to_be_drawn(review: ReviewQueue, file: Path) -> None:
+    for number, probability in enumerate((1.0, 0.25, 0.02)):
+        ticket = put(review, f"d{number}", probability=probability)
+        assert review.get(ticket.id).to_dict()["probability"] == probability
+        review.resolve(ticket.id, Verdict.ACCEPT)
+    assert [row["probability"] for row in exported(review, file)] == [1.0, 0.25, 0.02]
+
+
 def test_a_row_says_what_was_asked_answered_and_right_and_why_it_was_reviewed(
     timed: ReviewQueue, clock: Clock, file: Path
 ) -> None:
@@ -65,6 +73,7 @@ def test_a_row_says_what_was_asked_answered_and_right_and_why_it_was_reviewed(
         "finish_reason": "stop",
         **STATISTICS.to_dict(),
         "rule": "unsure",
+        "probability": 1.0,
         "policy": "sha256:abc",
         "queue": "chemists",
         "labels": {"topic": "geography"},

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
     from tests.postgresql import Server
 
 MIGRATIONS = Path(__file__).parents[2] / "ilis_guard/review/migrations"
-FIRST = (Path(__file__).parent / "fixtures/revision-0001.sql").read_text("utf-8")
+FIXTURES = Path(__file__).parent / "fixtures"
+FIRST = (FIXTURES / "revision-0001.sql").read_text("utf-8")
+SECOND = (FIXTURES / "revision-0002.sql").read_text("utf-8")
+SECOND_IDS = (
+    "feb668ca55fe49e5bbc95ead1a7f0d21",
+    "db2a0f1d658e4897a54dc74dd240ac1d",
+    "436fd35630e94692939553f077ec844a",
+)
 OPEN, RESOLVED = "45b87ddba6d441a7bfd8d51ab1e648c5", "48850567105c4b38ae0900edafc23c68"
 
 
@@ -73,7 +82,7 @@ def check_loses_nothing(url: str) -> None:
 
 def test_a_file_of_the_first_version_migrates_without_loss(old: Path) -> None:
     url = f"sqlite:///{old}"
-    with pytest.raises(ReviewError, match=r"has revision 0001, .* uses 0002; .*run `ilis-guard queue migrate`"):
+    with pytest.raises(ReviewError, match=r"has revision 0001, .* uses 0003; .*run `ilis-guard queue migrate`"):
         ReviewQueue(url)
     assert migrate(url) == ("0001", REVISION)
     check_loses_nothing(url)
@@ -81,6 +90,62 @@ def test_a_file_of_the_first_version_migrates_without_loss(old: Path) -> None:
     with closing(sqlite3.connect(old)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_tickets_from_before_there_were_samples_were_certain_to_be_reviewed(tmp_path: Path) -> None:
+    path = tmp_path / "tickets.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SECOND)
+    assert migrate(f"sqlite:///{path}") == ("0002", REVISION)
+    with ReviewQueue(f"sqlite:///{path}") as queue:
+        records = {record.decision: record for record in map(queue.get, SECOND_IDS)}
+        assert {record.probability for record in records.values()} == {1.0}
+        assert (records["d1"].ticket.due_at, records["d1"].ticket.priority) == (1795578905.315965, 3)
+        assert [entry.what for entry in records["d2"].history] == ["created", "claimed"]
+        assert (records["d3"].ticket.verdict, records["d3"].ticket.text) == (Verdict.CORRECT, "2403 °C")
+        sampled = put(queue, "d4", probability=0.25)
+        assert queue.get(sampled.id).probability == 0.25
+
+
+def test_a_postgresql_queue_of_the_second_revision_migrates_without_loss(postgresql: "Server") -> None:
+    url = postgresql.new_database()
+    storage = Storage(url, checked=False)
+    config = Config()
+    config.set_main_option("script_location", "ilis_guard.review:migrations")
+    texts = ("decision", "policy", "say", "queue", "claimed_by", "text", "reason", "reviewer")
+    row = dict.fromkeys(texts, "") | {"id": "a" * 32, "overdue": "expire"}
+    with storage.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(
+            text(
+                "INSERT INTO tickets (created_at, priority, version, state, reasons, request, attempts, "
+                f"{', '.join(row)}) "
+                f"VALUES (1.0, 0, 1, 'open', '[]', '{{}}', '[]', {', '.join(f':{name}' for name in row)})"
+            ),
+            row,
+        )
+    storage.close()
+    with pytest.raises(ReviewError, match=r"has revision 0002, .* uses 0003; .*run `ilis-guard queue migrate`"):
+        ReviewQueue(url)
+    assert migrate(url) == ("0002", REVISION)
+    with ReviewQueue(url) as queue:
+        (waits,) = queue.list()
+        assert queue.get(waits.id).probability == 1.0
+        assert queue.get(put(queue, "d4", probability=0.25).id).probability == 0.25
+
+
+@pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
+def test_the_database_takes_no_probability_that_is_none(nothing: str, probability: float) -> None:
+    migrate(nothing)
+    with ReviewQueue(nothing) as queue:
+        with pytest.raises(ReviewError, match="probability lies above 0 and is at most 1"):
+            put(queue, "d", probability=probability)
+        ticket = put(queue, "d")
+    storage = Storage(nothing)
+    with pytest.raises(ReviewError), storage.writing() as connection:
+        connection.execute(text("UPDATE tickets SET probability = :p WHERE id = :id"), {"p": 0.0, "id": ticket.id})
+    storage.close()
 
 
 def test_the_first_version_refuses_a_file_of_this_one(old: Path) -> None:
@@ -184,7 +249,7 @@ def test_a_later_revision_is_refused(nothing: str) -> None:
         connection.execute(text(f"UPDATE {REVISION_TABLE} SET version_num = '9999'"))
     storage.close()
     for use in (ReviewQueue, migrate):
-        with pytest.raises(ReviewError, match=r"revision 9999, .* uses 0002; install the version that made it"):
+        with pytest.raises(ReviewError, match=r"revision 9999, .* uses 0003; install the version that made it"):
             use(nothing)
 
 

@@ -1,0 +1,160 @@
+"""The circuit breaker: opens after so many failures in a row, lets one call through when its time is over."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from structlog.testing import capture_logs
+
+from ilis_guard import events
+from ilis_guard.calling.breaker import Breaker, Permit
+from ilis_guard.calling.settings import BreakerSettings
+from ilis_guard.errors import TierDownError
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> Breaker:
+    return Breaker("small", BreakerSettings(failures=3, seconds=30.0), clock=clock)
+
+
+def fail(breaker: Breaker, times: int) -> None:
+    for _ in range(times):
+        breaker.ended(breaker.admit(), failed=True)
+
+
+def test_it_opens_after_so_many_failures_in_a_row_and_says_for_how_long(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 2)
+    breaker.check()
+    with capture_logs() as entries:
+        fail(breaker, 1)
+    assert entries == [
+        {"event": events.TIER_DOWN, "log_level": "error", "tier": "small", "failures": 3, "seconds": 30.0}
+    ]
+    clock.now += 10
+    for ask in (breaker.check, breaker.admit):
+        with pytest.raises(
+            TierDownError,
+            match=r"'small' is down: 3 calls of its model in a row failed, and no other is made for another 20.0 s",
+        ):
+            ask()
+
+
+def test_a_success_between_failures_starts_the_count_anew(breaker: Breaker) -> None:
+    fail(breaker, 2)
+    breaker.ended(breaker.admit(), failed=False)
+    fail(breaker, 2)
+    breaker.check()
+    fail(breaker, 1)
+    with pytest.raises(TierDownError):
+        breaker.check()
+
+
+def test_one_call_shows_whether_it_is_back_and_meanwhile_nobody_else_gets_through(
+    breaker: Breaker, clock: Clock
+) -> None:
+    fail(breaker, 3)
+    clock.now += 30
+    probe = breaker.admit()
+    with pytest.raises(TierDownError, match="until the one that is under way has ended"):
+        breaker.admit()
+    with capture_logs() as entries:
+        breaker.ended(probe, failed=False)
+    assert entries == [{"event": events.TIER_UP, "log_level": "info", "tier": "small"}]
+    # The count began anew: two failures don't open it.
+    fail(breaker, 2)
+    breaker.check()
+
+
+def test_a_trial_call_that_fails_opens_it_for_the_whole_time_again(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 3)
+    clock.now += 30
+    breaker.ended(breaker.admit(), failed=True)
+    with pytest.raises(TierDownError, match=r"4 calls of its model in a row failed, .* for another 30\.0 s"):
+        breaker.admit()
+    clock.now += 30
+    breaker.ended(breaker.admit(), failed=False)
+    breaker.check()
+
+
+def test_a_trial_call_that_tells_nothing_leaves_the_next_one_the_trial(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, 3)
+    clock.now += 30
+    breaker.ended(breaker.admit(), failed=None)
+    breaker.ended(breaker.admit(), failed=False)
+    breaker.check()
+
+
+@pytest.mark.parametrize("late", [True, False, None])
+def test_what_began_before_it_opened_says_nothing_of_how_it_stands_now(
+    breaker: Breaker, clock: Clock, late: bool | None
+) -> None:
+    before = breaker.admit()
+    fail(breaker, 3)
+    breaker.ended(before, failed=late)
+    with pytest.raises(TierDownError, match="for another 30"):
+        breaker.admit()
+    clock.now += 30
+    probe = breaker.admit()
+    breaker.ended(before, failed=late)
+    with pytest.raises(TierDownError, match="under way"):
+        breaker.admit()
+    breaker.ended(probe, failed=False)
+    breaker.check()
+
+
+def test_a_call_ends_once(breaker: Breaker) -> None:
+    fail(breaker, 1)
+    given_up = breaker.admit()
+    breaker.ended(given_up, failed=True)
+    # It came to its end all the same, too late for anybody.
+    breaker.ended(given_up, failed=False)
+    fail(breaker, 1)
+    with pytest.raises(TierDownError):
+        breaker.check()
+
+
+def at_once(number: int, do: Callable[[], object]) -> list[object]:
+    """Let so many threads do something at the same moment."""
+    start = threading.Barrier(number)
+
+    def run(_: int) -> object:
+        start.wait()
+        try:
+            return do()
+        except TierDownError as error:
+            return error
+
+    with ThreadPoolExecutor(number) as threads:
+        return list(threads.map(run, range(number)))
+
+
+def test_of_many_threads_exactly_one_makes_the_trial_call(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(50):
+        fail(breaker, 3)
+        clock.now += 30
+        (probe,) = [found for found in at_once(16, breaker.admit) if isinstance(found, Permit)]
+        breaker.ended(probe, failed=False)
+
+
+def test_failures_of_many_threads_are_all_counted(clock: Clock) -> None:
+    for _ in range(20):
+        breaker = Breaker("small", BreakerSettings(failures=16, seconds=30.0), clock=clock)
+        at_once(15, partial(fail, breaker, 1))
+        breaker.check()
+        fail(breaker, 1)
+        with pytest.raises(TierDownError, match="16 calls"):
+            breaker.check()

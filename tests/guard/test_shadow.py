@@ -1,0 +1,242 @@
+"""A policy that only looks on: in force with `mode: shadow`, or beside the one that decides (guard.yaml's `shadow`)."""
+
+import json
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import tenacity
+from structlog.testing import capture_logs
+
+from ilis_guard import events
+from ilis_guard.calling import TierCost
+from ilis_guard.errors import ConfigError, ScoringError
+from ilis_guard.guard import Guard
+from ilis_guard.policy import Policy
+from ilis_guard.policy.way import Way
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from ilis_guard.tiers import Tier
+from ilis_guard.types import Action, Generation, Message, ShadowRuling
+
+QUESTION = "What is the boiling point of gallium?"
+SURE = "{id: sure, when: uncertainty < 0.2, do: answer}"
+
+
+def policy(*rules: str, head: str = "") -> Policy:
+    listed = "".join(f"  - {rule}\n" for rule in rules)
+    return Policy.parse(f"version: 1\nname: p\n{head}\nrules:\n{listed}")
+
+
+def looking_on(*rules: str, head: str = "") -> Policy:
+    return policy(*rules, head=f"mode: shadow\n{head}")
+
+
+def tier(name: str, uncertainty: Any = 0.5, model: Any = None, prompt: Any = None) -> Tier:
+    return Tier(
+        name=name,
+        model=model or FakeModel(f"answer of {name}"),
+        scorer=None if uncertainty is None else FixedScorer(uncertainty),
+        prompt_scorer=None if prompt is None else FixedScorer(prompt),
+        cost=TierCost(per_request=1.0),
+    )
+
+
+def guard(*tiers: Tier, **parts: Any) -> Guard:
+    return Guard(tiers=tiers, backoff=tenacity.wait_none(), **parts)
+
+
+@pytest.mark.parametrize("do", ["retry", "escalate", "abstain"])
+def test_in_shadow_mode_the_first_tiers_answer_goes_out_and_what_would_have_been_done_is_recorded(do: str) -> None:
+    large = tier("large", 0.1)
+    with (
+        InMemoryQueue() as queue,
+        guard(tier("small", 0.9), large, policy=looking_on(SURE, f"{{id: unsure, do: {do}}}"), review=queue) as watched,
+    ):
+        with capture_logs() as entries:
+            made = watched.decide(QUESTION)
+        assert queue.list() == []
+    assert (made.action, made.text, made.uncertainty) == (Action.ANSWER, "answer of small", 0.9)
+    assert (made.mode, made.rule, made.rules, made.ticket) == ("shadow", None, (None,), None)
+    assert made.reasons == ("the policy only looks on (mode: shadow): the answer went out",)
+    assert isinstance(large.model, FakeModel)
+    assert (len(made.attempts), large.model.calls) == (1, [])
+    assert made.shadow is not None
+    assert (made.shadow.policy, made.shadow.action, made.shadow.rule) == (made.policy, Action(do), "unsure")
+    assert made.shadow.reasons[0].startswith("rule 'sure' passed over: ")
+    assert made.to_dict()["shadow"] == made.shadow.to_dict()
+    assert (entries[-1]["mode"], entries[-1]["rule"], entries[-1]["shadow"]) == (
+        "shadow",
+        None,
+        {"policy": made.policy, "action": do, "rule": "unsure"},
+    )
+    json.dumps(made.to_dict(), allow_nan=False)
+
+
+def test_in_shadow_mode_an_audit_makes_no_ticket() -> None:
+    head = "audit: {fraction: 1.0, queue: audits}"
+    with InMemoryQueue() as queue, guard(tier("small", 0.1), policy=looking_on(SURE, head=head), review=queue) as made:
+        assert made.decide(QUESTION).ticket is None
+        assert queue.list() == []
+
+
+def test_in_shadow_mode_a_policy_that_escalates_needs_no_queue_yet() -> None:
+    made = guard(tier("small", 0.9), policy=looking_on("{id: person, do: escalate}")).decide(QUESTION)
+    assert (made.action, made.shadow and made.shadow.action) == (Action.ANSWER, Action.ESCALATE)
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "error"),
+    [
+        (None, "ScoringError: the tier 'small' has no bundle, so its answers have no score"),
+        (ScoringError("no map"), "ScoringError: no map"),
+        (math.nan, "ScoringError: the uncertainty must lie between 0 and 1, got nan"),
+    ],
+)
+def test_in_shadow_mode_an_answer_without_a_score_goes_out_as_it_did_before(uncertainty: Any, error: str) -> None:
+    failed = "{id: failed, when: error != '', do: abstain}"
+    made = guard(tier("small", uncertainty), policy=looking_on(SURE, failed)).decide(QUESTION)
+    assert (made.action, made.text) == (Action.ANSWER, "answer of small")
+    assert made.reasons[0] == f"tier 'small' failed: {error}"
+    assert made.shadow is not None
+    assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, "failed")
+
+
+@pytest.mark.parametrize("model", [FakeModel(RuntimeError("x")), FakeModel("  ")])
+def test_in_shadow_mode_an_attempt_without_text_is_still_no_answer(model: FakeModel) -> None:
+    made = guard(tier("small", 0.1, model), policy=looking_on(SURE)).decide(QUESTION)
+    assert (made.action, made.text) == (Action.ABSTAIN, "")
+    assert made.reasons[-1] == "the policy only looks on (mode: shadow): there was no answer to let out"
+
+
+def test_in_shadow_mode_a_rule_of_stage_prompt_spares_no_answer() -> None:
+    hard = "{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}"
+    made = guard(tier("small", 0.1, prompt=0.9), policy=looking_on(hard, SURE)).decide(QUESTION)
+    assert (made.text, made.attempts[0].stage, made.attempts[0].uncertainty) == ("answer of small", "answer", 0.1)
+    assert made.attempts[0].prompt_score is not None
+    assert made.shadow is not None
+    assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, "hard")
+
+
+def test_in_shadow_mode_a_prompt_that_cant_be_scored_keeps_no_answer_back() -> None:
+    hard = "{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}"
+    small = tier("small", 0.1, prompt=ScoringError("no map"))
+    made = guard(small, policy=looking_on(hard, SURE)).decide(QUESTION)
+    assert (made.action, made.text) == (Action.ANSWER, "answer of small")
+    assert made.attempts[0].error == "ScoringError: no map"
+    assert made.shadow is not None
+    assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, None)
+
+
+def test_in_shadow_mode_nobody_is_cut_short_but_the_policy_sees_that_it_would_have_been() -> None:
+    class Slow(FakeModel):
+        def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
+            threading.Event().wait(0.05)
+            return super().generate(messages, **options)
+
+    made = guard(
+        tier("small", 0.1, Slow("yes")),
+        policy=looking_on("{id: late, when: error != '', do: abstain}", SURE, head="budget: {max_seconds: 0.02}"),
+    ).decide(QUESTION)
+    assert (made.action, made.text, made.attempts[0].error) == (Action.ANSWER, "yes", "")
+    assert made.shadow is not None
+    assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, "late")
+
+
+ENFORCED = policy(SURE, "{id: larger, do: retry}", "{id: person, do: escalate}")
+
+
+def beside(shadow: Policy, *tiers: Tier, enforced: Policy = ENFORCED) -> ShadowRuling:
+    """What a policy says that looks on, where the enforced one alone decides the same without it."""
+    with InMemoryQueue() as queue:
+        alone = guard(*tiers, policy=enforced, review=queue).decide(QUESTION)
+        made = guard(*tiers, policy=enforced, shadow=shadow, review=queue).decide(QUESTION)
+    assert (made.action, made.text, made.rules, made.reasons) == (alone.action, alone.text, alone.rules, alone.reasons)
+    assert len(made.attempts) == len(alone.attempts)
+    assert (made.policy, made.mode, alone.shadow) == (enforced.fingerprint, "enforce", None)
+    assert made.shadow is not None
+    assert made.shadow.policy == shadow.fingerprint
+    return made.shadow
+
+
+def test_a_second_policy_says_what_it_would_have_decided_on_the_same_attempts() -> None:
+    stricter = policy("{id: very-sure, when: uncertainty < 0.05, do: answer}", "{id: no, do: abstain}")
+    said = beside(stricter, tier("small", 0.1))
+    assert (said.action, said.rule, said.error) == (Action.ABSTAIN, "no", "")
+    assert said.reasons[-1] == "rule 'no' decided: abstain, because it has no condition"
+
+
+def test_it_goes_from_tier_to_tier_as_far_as_there_are_attempts() -> None:
+    other = policy("{id: on, when: tier == 'small', do: retry}", "{id: sure, when: uncertainty < 0.3, do: answer}")
+    both = (tier("small", 0.9), tier("large", 0.1))
+    said = beside(other, *both)
+    assert (said.action, said.rule) == (Action.ANSWER, "sure")
+    # Where the enforced policy stopped at the first tier, what comes of a retry isn't known, and isn't made up.
+    said = beside(other, tier("small", 0.1), tier("large", 0.1))
+    assert (said.action, said.rule) == (Action.RETRY, "on")
+    assert said.reasons[-1] == "the tier 'large' wasn't asked, so what comes of it isn't known"
+
+
+def test_what_hangs_on_an_answer_that_was_spared_isnt_known() -> None:
+    enforced = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
+    said = beside(policy(SURE), tier("small", 0.1, prompt=0.9), enforced=enforced)
+    assert (said.action, said.rule, said.error) == (None, None, "")
+    assert said.reasons == ("the tier 'small' was spared its answer, so what there was to say isn't known",)
+    # One that would have spared it too has decided.
+    same = policy("{id: hard-for-me-too, stage: prompt, when: uncertainty > 0.7, do: abstain}", SURE)
+    said = beside(same, tier("small", 0.1, prompt=0.9), enforced=enforced)
+    assert (said.action, said.rule) == (Action.ABSTAIN, "hard-for-me-too")
+
+
+def test_a_prompt_that_the_policy_in_force_has_not_scored_stays_unscored_and_that_is_said() -> None:
+    hard = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
+    said = beside(hard, tier("small", 0.1, prompt=0.9))
+    assert said.reasons[0] == "the prompt wasn't scored on the tier 'small': only the policy in force has that done"
+    assert said.rule != "hard"
+
+
+def test_it_keeps_its_own_budget_in_mind() -> None:
+    tight = policy("{id: on, do: retry}", "{id: no, do: abstain}", head="budget: {max_cost: 0.5}")
+    assert beside(tight, tier("small", 0.9), tier("large", 0.1)).rule == "no"
+
+
+def test_it_needs_no_queue_and_makes_no_ticket() -> None:
+    made = guard(
+        tier("small", 0.1), policy=policy(SURE), shadow=policy("{id: person, do: escalate, to: nobody}")
+    ).decide(QUESTION)
+    assert (made.action, made.ticket, made.shadow and made.shadow.action) == (Action.ANSWER, None, Action.ESCALATE)
+
+
+def test_an_error_in_it_is_recorded_and_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    shadow, right = policy("{id: no, do: abstain}"), Way.at_answer
+
+    def broken(self: Way, *args: Any, **options: Any) -> Any:
+        if self.policy is shadow:
+            raise ZeroDivisionError("a defect")
+        return right(self, *args, **options)
+
+    monkeypatch.setattr(Way, "at_answer", broken)
+    with capture_logs() as entries:
+        made = guard(tier("small", 0.1), policy=policy(SURE), shadow=shadow).decide(QUESTION)
+    assert (made.action, made.text, made.rule) == (Action.ANSWER, "answer of small", "sure")
+    assert made.shadow == ShadowRuling(
+        policy=shadow.fingerprint, action=None, rule=None, reasons=(), error="ZeroDivisionError: a defect"
+    )
+    (failed,) = [entry for entry in entries if entry["event"] == events.SHADOW_FAILED]
+    assert failed == {
+        "event": "ilis_guard.shadow.failed",
+        "log_level": "error",
+        "decision": made.id,
+        "error": "ZeroDivisionError",
+    }
+
+
+def test_two_policies_that_both_look_on_are_refused_since_nothing_would_decide() -> None:
+    with pytest.raises(ConfigError, match=r"<string>:3:7: .*nothing would be decided"):
+        guard(tier("small", 0.1), policy=looking_on(SURE), shadow=policy(SURE))
+
+
+def test_a_second_policy_must_go_with_the_tiers_as_the_first() -> None:
+    with pytest.raises(ConfigError, match="retries on the tier 'huge', which doesn't exist"):
+        guard(tier("small", 0.1), policy=policy(SURE), shadow=policy("{id: on, do: retry, to: huge}"))
