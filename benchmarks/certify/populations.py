@@ -1,4 +1,4 @@
-"""Populations of requests: how often each uncertainty goes with a wrong answer is known, and so is a threshold's truth."""
+"""Populations of requests: how often each uncertainty goes with a wrong answer is known."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
