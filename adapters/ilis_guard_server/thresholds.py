@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.reach import literals_of
+from ilis_guard.policy.cells import literals_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

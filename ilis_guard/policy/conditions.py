@@ -19,16 +19,20 @@ MAX_BRIEF: Final = 120
 """Characters of a condition that a reason shows."""
 
 _TYPES: Final = {"double": cel.Type.DOUBLE, "int": cel.Type.INT, "string": cel.Type.STRING, "bool": cel.Type.BOOL}
-_ENVIRONMENT: Final = cel.NewEnv(
-    variables={name: _TYPES[kind.cel] for name, kind in VISIBLE.items()}
-    | {"labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)}
-)
+_VARIABLES: Final = {name: _TYPES[kind.cel] for name, kind in VISIBLE.items()} | {
+    "labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
+}
+_ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
+_WITHOUT: Final = {
+    name: cel.NewEnv(variables={other: kind for other, kind in _VARIABLES.items() if other != name}) for name in VISIBLE
+}
+"""By fact: an environment in which there is no such fact."""
 
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
 _STRING: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_NAME: Final = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_LABEL: Final = re.compile(r"(?<![\w.])labels\.[A-Za-z_]\w*")
 _ABSENT_KEY: Final = re.compile(r'Key not found in map : "(.*)"')
 
 
@@ -87,8 +91,18 @@ class Condition:
 
     def check(self, situation: "Situation") -> bool | str:
         """Whether the condition is true; a string where it can't be evaluated, and says why."""
+        return self._evaluate(situation.activation)
+
+    def might_hold(self, situation: "Situation") -> bool:
+        """Whether the condition could be true, for all that is known, if the missing numbers were there.
+
+        CEL tells by itself what doesn't hang on what it isn't given: ``false && x`` is false without `x`.
+        """
+        return self._evaluate(situation.known) is not False
+
+    def _evaluate(self, activation: Any) -> bool | str:
         try:
-            value = self._compiled.eval(situation.activation).value()
+            value = self._compiled.eval(activation).value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
             return _in_words(str(problem))
         return value if isinstance(value, bool) else _in_words(str(value))
@@ -122,14 +136,37 @@ class Conditions:
 
 
 class Situation:
-    """Facts made ready for CEL: built once, checked against many conditions."""
+    """Facts made ready for CEL: built once, checked against many conditions.
 
-    __slots__ = ("_values", "_words", "activation")
+    Args:
+        facts: what the conditions look at.
+        names: all that they look at, as `looked_at` has it: the less there is, the sooner it is handed over to CEL.
+    """
 
-    def __init__(self, facts: Facts) -> None:
+    __slots__ = ("_known", "_missing", "_names", "_values", "_words", "activation")
+
+    def __init__(self, facts: Facts, names: Sequence[str] = tuple(_VARIABLES)) -> None:
         self._values = seen(facts)
+        self._names = names
+        # Only NaN differs from itself.
+        self._missing = frozenset(name for name, value in self._values.items() if value != value)  # noqa: PLR0124
         self._words: dict[tuple[str, ...], str] = {}
-        self.activation: Any = _ENVIRONMENT.Activation(self._values)
+        self._known: Any = None
+        self.activation: Any = _ENVIRONMENT.Activation({name: self._values[name] for name in names})
+
+    @property
+    def known(self) -> Any:
+        """As `activation`, without the numbers that are missing."""
+        if self._known is None:
+            known = {name: self._values[name] for name in self._names if name not in self._missing}
+            self._known = _ENVIRONMENT.Activation(known)
+        return self._known
+
+    def missing(self, names: tuple[str, ...]) -> str:
+        """The first of these facts that is a number and isn't known; empty where all are."""
+        if self._missing.isdisjoint(names):
+            return ""
+        return next(name for name in names if name in self._missing)
 
     def describe(self, names: tuple[str, ...]) -> str:
         """``uncertainty 0.43, shift missing, ``: the values of some facts, ready to put before a condition."""
@@ -141,7 +178,7 @@ class Situation:
     def _value(self, name: str) -> str:
         is_label = name.startswith("labels.")
         value = self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
-        if value is None or value != value:  # noqa: PLR0124  # only NaN differs from itself
+        if value is None or name in self._missing:
             return "missing"
         if isinstance(value, bool):
             return "true" if value else "false"
@@ -151,10 +188,27 @@ class Situation:
         return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
 
 
+def looked_at(conditions: Iterable[Condition]) -> tuple[str, ...]:
+    """The facts that conditions look at, each once, and `labels`, which they may look at under any name."""
+    named = (name for condition in conditions for name in condition.names if name in VISIBLE)
+    return tuple(dict.fromkeys([*named, "labels"]))
+
+
 def _names(text: str) -> tuple[str, ...]:
-    found = (match for match in _NAME.findall(_STRING.sub("''", text)))
-    known = (".".join(name.split(".")[:2]) if name.startswith("labels.") else name for name in found)
-    return tuple(dict.fromkeys(name for name in known if name in VISIBLE or name.startswith("labels.")))
+    """A condition looks at a fact if it is none without it: a name in a comment or in a string is no look."""
+    last_part = {name: name.rpartition(".")[2] for name in VISIBLE}
+    places = {name: text.find(last) for name, last in last_part.items() if last in text and not _compiles(text, name)}
+    for match in _LABEL.finditer(_STRING.sub(lambda string: "'" * len(string.group()), text)):
+        places.setdefault(match.group(), match.start())
+    return tuple(sorted(places, key=lambda name: places[name]))
+
+
+def _compiles(text: str, without: str) -> bool:
+    try:
+        _WITHOUT[without].compile(text)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _problems(text: str, complaint: str) -> list[Problem]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.policy.conditions import Condition, Conditions, Situation
+from ilis_guard.policy.conditions import Condition, Conditions, Situation, looked_at
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import Rule
@@ -46,7 +46,7 @@ class PromptRuling:
     reasons: tuple[str, ...]
     """As a ruling's; without a ruling, why each rule was passed over."""
     held_back: str
-    """What `Facts.held_back` must say of the answer: a rule that couldn't be evaluated might have stopped it."""
+    """What `Facts.held_back` must say of the answer: a rule that couldn't be told to hold might have stopped it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,16 @@ class Engine:
     def __init__(self, rules: Sequence[BoundRule]) -> None:
         self.rules = tuple(rules)
         self._at: dict[Stage, tuple[BoundRule, ...]] = {stage: at_stage(rules, stage) for stage in STAGES}
-        self._conditions = {stage: Conditions([bound.condition for bound in self._at[stage]]) for stage in STAGES}
+        each = {stage: [bound.condition for bound in self._at[stage]] for stage in STAGES}
+        self._conditions = {stage: Conditions(each[stage]) for stage in STAGES}
+        self._names = {stage: looked_at(each[stage]) for stage in STAGES}
 
     def evaluate(self, facts: Facts) -> Ruling:
         """Let the first rule of stage `answer` decide that holds and whose action is possible; else abstain.
 
-        A rule whose condition can't be evaluated doesn't hold. It might have kept an answer back, though: unless it
-        would have answered itself, no rule after it answers.
+        A rule whose condition can't be evaluated doesn't hold, and one that looks at a missing number may not hold
+        just because of that. Either might have kept an answer back, though: unless it would have answered itself, no
+        rule after it answers.
         """
         ruling, reasons, _ = self._first("answer", facts)
         if ruling is not None:
@@ -89,7 +92,7 @@ class Engine:
 
     def _first(self, stage: Stage, facts: Facts) -> tuple[Ruling | None, list[str], str]:
         """The ruling of the first rule that decides, why those before it didn't, and why nothing may be answered."""
-        situation = Situation(facts)
+        situation = Situation(facts, self._names[stage])
         reasons: list[str] = []
         unclear = facts.held_back
         for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
@@ -98,13 +101,16 @@ class Engine:
                 why = f"it holds for a sample of {rule.sample:g}, and this request wasn't drawn"
             elif outcome is False:
                 why = f"{situation.describe(condition.names)}condition `{condition.brief}` is false"
+                unclear = unclear or doubt(bound, facts, situation)
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
                 if not unclear and rule.do is not Action.ANSWER:
                     unclear = f"rule '{rule.id}' couldn't be evaluated, so nothing is answered after it: {outcome}"
             else:
                 why = (
-                    obstacle(bound, facts) or blind_spot(bound, facts) or (unclear if rule.do is Action.ANSWER else "")
+                    obstacle(bound, facts)
+                    or blind_spot(bound, situation)
+                    or (unclear if rule.do is Action.ANSWER else "")
                 )
                 if not why:
                     return _ruling(bound, situation, reasons), reasons, unclear
@@ -154,13 +160,29 @@ def _retries_not(rule: Rule, facts: Facts) -> str:
     return ""
 
 
-def blind_spot(bound: BoundRule, facts: Facts) -> str:
+def blind_spot(bound: BoundRule, situation: Situation) -> str:
     """Why an answer rule that holds would answer blindly; empty where it wouldn't.
 
     `!(shift < 0.01)` holds where there is no shift: an answer must not rest on a number that is missing.
     """
-    missing = facts.missing(bound.condition.names) if bound.rule.do is Action.ANSWER else ""
+    missing = situation.missing(bound.condition.names) if bound.rule.do is Action.ANSWER else ""
     return f"it would answer, but it looks at {missing}, which is missing" if missing else ""
+
+
+def doubt(bound: BoundRule, facts: Facts, situation: Situation) -> str:
+    """Why no rule may answer after one that doesn't hold: a missing number keeps it from holding, or may do so.
+
+    `shift < 0.05` is false where there is no shift, and says nothing against escalating. Who answers then would answer
+    on a blind spot, as `blind_spot` says of an answer rule's own numbers. Empty where the rule wouldn't hold whatever
+    the number was, couldn't act if it did, and where there's no score: then nothing is answered anyway, or, at the
+    prompt, the tier scores no prompts and the answer's own score is still to come.
+    """
+    missing = situation.missing(bound.condition.names)
+    if not missing or bound.rule.do is Action.ANSWER or facts.error or not facts.has_score:
+        return ""
+    if obstacle(bound, facts) or not bound.condition.might_hold(situation):
+        return ""
+    return f"rule '{bound.rule.id}' might have held: it looks at {missing}, which is missing, so nothing is answered"
 
 
 def _ruling(bound: BoundRule, situation: Situation, passed_over: list[str]) -> Ruling:

@@ -1,7 +1,7 @@
 """What a rule's condition may look at, and under which names."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -49,7 +49,7 @@ class Facts:
     statistics: Statistics | None = None
     """Output statistics of the attempt."""
     held_back: str = ""
-    """Why no rule may answer, whatever it says: a rule of stage `prompt` couldn't be evaluated."""
+    """Why no rule may answer, whatever it says: a rule of stage `prompt` might have stopped it."""
     lot: str = ""
     """What samples are drawn from: the decision's id, or a row's in a simulation. Conditions don't see it."""
 
@@ -65,12 +65,6 @@ class Facts:
             return False
         assert self.uncertainty is not None, "has_score says so"
         return self.uncertainty <= self.threshold  # false where the threshold is NaN
-
-    def missing(self, names: Iterable[str]) -> str:
-        """The first of these facts that is a number and isn't known; empty where all are."""
-        values = seen(self)
-        # Only NaN differs from itself.
-        return next((name for name in names if name in VISIBLE and values[name] != values[name]), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition, ConditionError
-from ilis_guard.policy.engine import ALWAYS, BoundRule, at_stage
+from ilis_guard.policy.engine import ALWAYS, BoundRule
 from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, Keys, nearest, validated
-from ilis_guard.types import STAGES, Action
+from ilis_guard.types import Action
 
 SCORE: Final = frozenset({"uncertainty", "shift", "certified"})
 """The facts that a scorer finds, and what follows from them."""
@@ -60,8 +60,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
             problems.extend(_no_guarantee(document, index, rule, condition))
         rules.append(BoundRule(rule, condition, is_guaranteed=file.guarantee is not None))
     if not problems:  # what can be reached is only clear once all rules are
-        never = [item for stage in STAGES for item in unreachable(at_stage(rules, stage))]
-        problems.extend(_unreachable(document, file.rules, item) for item in never)
+        problems.extend(_unreachable(document, file.rules, item) for item in unreachable(rules))
     if problems:
         raise PolicyError("\n".join(problems))
     return file, tuple(rules)
@@ -149,7 +148,10 @@ def _unreachable(document: Document, rules: tuple[Rule, ...], item: Unreachable)
     index = next(index for index, rule in enumerate(rules) if rule.id == item.rule)
     if item.shadowed_by:
         names = ", ".join(f"'{name}'" for name in item.shadowed_by)
-        what = f"can never be reached: wherever it holds, {names} decided before; move it up, or change a condition"
+        before = (
+            "decided before" if rules[index].do is not Action.ANSWER else "decided before, or kept it from answering"
+        )
+        what = f"can never be reached: wherever it holds, {names} {before}; move it up, or change a condition"
     else:
         what = (
             "can never act: no facts make its condition true and its action possible (an answer needs a score and no "

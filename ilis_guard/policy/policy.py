@@ -9,6 +9,7 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
+from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
@@ -80,6 +81,15 @@ class Policy:
     def audits(self, lot: str) -> bool:
         """Whether the answered request of this lot is one of those that a person looks at all the same."""
         return self.audit is not None and drawn(lot, AUDITS) < self.audit.fraction
+
+    def unhandled_uncertified(self, tier: str) -> str:
+        """What the rules leave open where nothing can be certified on a tier; empty where they decide in every case.
+
+        A rule only counts where it can be seen to hold: one that looks at labels or does arithmetic may hold or not,
+        and one with a `sample`, or that retries on a tier by name, may be passed over.
+        """
+        where = Reach(self._engine.rules).undecided(tier)
+        return f"no rule surely decides where nothing is certified and {where}" if where else ""
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:

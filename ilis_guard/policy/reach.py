@@ -1,54 +1,56 @@
-"""Which rules can never decide, whatever the facts.
+"""Which rules can decide where: what can be said of a policy for all facts at once.
 
-Conditions made only of comparisons of facts with literals, joined by ``&& || !``, change their value only at those
-literals. So the facts fall into finitely many cells, in each of which such a condition is constant, and one set of
-facts from each cell, given to the real conditions, answers for all. A rule with any other condition is opaque: it is
-taken to hold in every cell where that helps it, and never to keep a later rule from deciding. So no rule that some
-facts can reach is ever called unreachable; an unreachable one may be missed.
+A rule whose condition isn't plain (see `cells`) is opaque: it is taken to hold in every cell where that helps it, and
+never to keep a later rule from deciding. So no rule that some facts can reach is ever called unreachable; an
+unreachable one may be missed.
 """
 
-import itertools
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ilis_guard.policy.cells import MISSING, Literals, cells, count, literals_of, merged
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import BoundRule, blind_spot, obstacle
-from ilis_guard.policy.facts import VISIBLE, Facts, Kind
-from ilis_guard.policy.schema import Rule
-from ilis_guard.types import Action, Statistics
+from ilis_guard.policy.engine import BoundRule, at_stage, blind_spot, doubt, obstacle
+from ilis_guard.policy.facts import VISIBLE, Facts
+from ilis_guard.types import STAGES, Action, Stage
 
 MAX_CELLS: Final = 10_000
-"""Rules whose literals would make more cells than this are opaque. Takes about 0.1 s with 20 rules."""
+"""Rules whose literals would make more cells than this are opaque. All of them take under a second with 20 rules."""
 
-Literals = Mapping[str, frozenset[Any]]
-"""By fact: the literals it is compared with."""
+_ALWAYS_TOLD_APART: Final[Mapping[Stage, Literals]] = {
+    "prompt": {"uncertainty": frozenset(), "last_tier": frozenset()},
+    "answer": {"uncertainty": frozenset(), "last_tier": frozenset(), "error": frozenset({""})},
+}
+"""The facts that the engine itself looks at."""
+_SHARED: Final = ("tier", "last_tier", "attempt", "prompt_length")
+"""The facts that are the same at both stages of an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
-    """Numbers from `low` to `high`, both in it, that no condition tells apart."""
+class Turn:
+    """A rule that could act on a cell's facts."""
 
-    low: float
-    high: float
+    bound: BoundRule
+    kept_by: tuple[str, ...]
+    """The rules before it that surely decide there, or surely hold answers back; empty where it may decide."""
+    is_sure: bool
+    """Whether it acts there whenever its turn comes."""
 
 
-_MISSING: Final = _Span(math.nan, math.nan)
-_ALWAYS_TOLD_APART: Final[Literals] = {
-    "uncertainty": frozenset(),
-    "error": frozenset({""}),
-    "last_tier": frozenset(),
-}
-"""The facts that the engine itself looks at."""
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One set of facts, and the rules that could act on them."""
 
-_TOKEN: Final = re.compile(
-    r"\s+|(?P<f>-?(?:\d*\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+))|(?P<i>-?\d+)|(?P<s>'[^'\\\n]*'|\"[^\"\\\n]*\")"
-    r"|(?P<t>\b(?:true|false)\b)|(?P<n>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)|(?P<e>==|!=)|(?P<c><=|>=|<|>)"
-    r"|(?P<o>&&|\|\|)|(?P<x>!)|(?P<l>\()|(?P<r>\))"
-)
-_COMPARISON: Final = re.compile(r"n[ec][fi]|[fi][ec]n|ne[st]|[st]en")
+    facts: Facts
+    closed_by: tuple[str, ...]
+    """The rules of stage `prompt` that surely decide before there can be such facts."""
+    turns: tuple[Turn, ...]
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether some rule surely decides."""
+        return bool(self.closed_by) or any(turn.is_sure and not turn.kept_by for turn in self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,150 +59,128 @@ class Unreachable:
 
     rule: str
     shadowed_by: tuple[str, ...]
-    """The rules that decide wherever this one would; empty where it can't act even if it comes first."""
+    """The rules that decide wherever this one would, or hold its answer back; empty where it can't act even if it
+    comes first."""
+
+
+class Reach:
+    """A policy's rules, looked at in all cells of facts."""
+
+    def __init__(self, rules: Sequence[BoundRule]) -> None:
+        self._rules = {stage: at_stage(rules, stage) for stage in STAGES}
+        self._order = [bound.rule.id for stage in STAGES for bound in self._rules[stage]]
+        self._plain: set[str] = set()
+        self._closers: dict[tuple[Any, ...], tuple[str, ...]] = {}
+        prompt = self._told_apart("prompt", {})
+        shared = {name: found for name, found in prompt.items() if name in _SHARED}
+        self._literals = {"prompt": prompt, "answer": self._told_apart("answer", shared)}
+        # Whoever may have stopped an answer at the prompt, and couldn't be told to, holds it back later.
+        self._may_hold_back = any(
+            bound.rule.id not in self._plain or any(VISIBLE[name].may_be_missing for name in bound.condition.names)
+            for bound in self._rules["prompt"]
+        )
+
+    def cells(self, stage: Stage, fixed: Mapping[str, Any]) -> Iterator[Cell]:
+        """Every cell at a stage, with the rules that could act in it.
+
+        Args:
+            stage: of the rules that are asked.
+            fixed: as `cells.cells` takes it.
+        """
+        for facts in cells(self._literals[stage], {"error": "", **fixed} if stage == "prompt" else fixed):
+            # Where a model fails, its rules of stage `prompt` may never have been asked.
+            closed_by = self._closed_by(facts) if stage == "answer" and not facts.error else ()
+            yield Cell(facts, closed_by, tuple(self._turns(stage, facts, closed_by)))
+
+    def unreachable(self) -> list[Unreachable]:
+        """The rules that can never decide, in order, those of stage `prompt` first."""
+        return [item for stage in STAGES for item in self._unreachable(stage)]
+
+    def undecided(self, tier: str) -> str:
+        """Facts of an answer of this tier on which no rule surely decides, in words, if nothing is certified there.
+
+        Empty where there are none.
+        """
+        fixed = {"tier": tier, "error": "", "threshold": MISSING, "certified": False}
+        for cell in self.cells("answer", fixed):
+            if not cell.is_decided:
+                named = tuple(name for name in self._literals["answer"] if name not in fixed)
+                return Situation(cell.facts).describe(named).removesuffix(", ")
+        return ""
+
+    def _told_apart(self, stage: Stage, shared: Literals) -> Literals:
+        """The literals of a stage's rules, of as many as fit into the cells; these are plain."""
+        literals = merged(_ALWAYS_TOLD_APART[stage], shared)
+        if stage == "answer" and any(bound.is_guaranteed for bound in self._rules[stage]):
+            literals = {**literals, "certified": frozenset()}
+        for bound in self._rules[stage]:
+            own = literals_of(bound.condition.text)
+            if own is not None and count(more := merged(literals, own)) <= MAX_CELLS:
+                self._plain.add(bound.rule.id)
+                literals = more
+        return literals
+
+    def _closed_by(self, facts: Facts) -> tuple[str, ...]:
+        """The rules of stage `prompt` that decide, whatever the prompt's score; none where it may come to an answer."""
+        if not self._rules["prompt"]:
+            return ()
+        shared = {name: getattr(facts, name) for name in _SHARED}
+        key = tuple(shared.values())
+        if key not in self._closers:
+            deciding = [
+                next((turn.bound.rule.id for turn in cell.turns if turn.is_sure), "")
+                for cell in self.cells("prompt", shared)
+            ]
+            self._closers[key] = tuple(dict.fromkeys(deciding)) if all(deciding) else ()
+        return self._closers[key]
+
+    def _turns(self, stage: Stage, facts: Facts, closed_by: tuple[str, ...]) -> Iterator[Turn]:
+        situation = Situation(facts)
+        deciding, holding_back = list(closed_by), list[str]()
+        may_be_held_back = stage == "answer" and self._may_hold_back
+        for bound in self._rules[stage]:
+            rule, is_plain, answers = bound.rule, bound.rule.id in self._plain, bound.rule.do is Action.ANSWER
+            # A sample may leave it out. A retry to a certain tier depends on the tiers of the day.
+            is_sure = is_plain and rule.sample is None and not (rule.do is Action.RETRY and rule.to is not None)
+            if self._could_act(bound, facts, situation):
+                acts = is_sure and not (answers and may_be_held_back)
+                yield Turn(bound, tuple([*deciding, *holding_back] if answers else deciding), acts)
+                if acts and not (answers and holding_back):
+                    deciding.append(rule.id)
+            elif is_plain and doubt(bound, facts, situation):
+                holding_back += [rule.id] if is_sure else []
+                may_be_held_back = may_be_held_back or not is_sure
+            # It may fail on these facts.
+            may_be_held_back = may_be_held_back or not (is_plain or answers)
+
+    def _could_act(self, bound: BoundRule, facts: Facts, situation: Situation) -> bool:
+        if obstacle(bound, facts):
+            return False
+        if bound.rule.id not in self._plain:
+            return True
+        return bound.condition.check(situation) is True and not blind_spot(bound, situation)
+
+    def _unreachable(self, stage: Stage) -> Iterator[Unreachable]:
+        # For each rule not reached yet: in each cell where it could act, all rules that keep it from that.
+        kept: dict[str, list[tuple[str, ...]]] = {bound.rule.id: [] for bound in self._rules[stage]}
+        for cell in self.cells(stage, {}):
+            for turn in cell.turns:
+                if not turn.kept_by:
+                    kept.pop(turn.bound.rule.id, None)
+                elif turn.bound.rule.id in kept:
+                    kept[turn.bound.rule.id].append(turn.kept_by)
+            if not kept:
+                break
+        for rule, each in kept.items():
+            yield Unreachable(rule, tuple(sorted(_culprits(each), key=self._order.index)))
 
 
 def unreachable(rules: Sequence[BoundRule]) -> list[Unreachable]:
-    """The rules that can never decide, in order."""
-    transparent, literals = _transparent(rules)
-    # For each rule not reached yet: in each cell where it would act, all rules before it that act there.
-    before: dict[str, list[list[str]]] = {bound.rule.id: [] for bound in rules}
-    for facts in _cells(literals):
-        acting: list[str] = []
-        for rule in _able(rules, facts, transparent):
-            if not acting:
-                before.pop(rule.id, None)
-            elif rule.id in before:
-                before[rule.id].append(acting.copy())
-            # A sample may leave this one out. A retry to a certain tier depends on the tiers of the day.
-            is_sure = rule.sample is None and not (rule.do is Action.RETRY and rule.to is not None)
-            if rule.id in transparent and is_sure:
-                acting.append(rule.id)
-        if not before:
-            break
-    return [Unreachable(rule, _culprits(cells)) for rule, cells in before.items()]
+    """The rules that can never decide, in order, those of stage `prompt` first."""
+    return Reach(rules).unreachable()
 
 
-def _able(rules: Sequence[BoundRule], facts: Facts, transparent: set[str]) -> Iterator[Rule]:
-    """The rules that could act on these facts, if no other did before."""
-    situation = Situation(facts)
-    for bound in rules:
-        if obstacle(bound, facts):
-            continue
-        is_opaque = bound.rule.id not in transparent
-        if is_opaque or (bound.condition.check(situation) is True and not blind_spot(bound, facts)):
-            yield bound.rule
-
-
-def _culprits(cells: list[list[str]]) -> tuple[str, ...]:
-    """One rule that acts in all cells if there is one, otherwise the rules that act first."""
-    everywhere = [rule for rule in (cells[0] if cells else []) if all(rule in acting for acting in cells)]
-    return tuple(everywhere[:1] or dict.fromkeys(acting[0] for acting in cells))
-
-
-def literals_of(condition: str) -> Literals | None:
-    """The literals that a condition compares facts with; None where it does anything else.
-
-    `condition` has passed CEL's type check, so only those forms are told apart that CEL takes.
-    """
-    tokens = _tokens(condition)
-    if tokens is None:
-        return None
-    kinds = "".join(kind for kind, _ in tokens)
-    found: dict[str, set[Any]] = {text: set() for kind, text in tokens if kind == "n"}
-    for match in _COMPARISON.finditer(kinds):
-        compared = dict(tokens[match.start() : match.end()])
-        name = compared.pop("n")
-        found[name].update(_literal(kind, text) for kind, text in compared.items() if kind in "fis")
-    rest = _COMPARISON.sub("b", kinds)
-    # A literal or an operator left over, or two values side by side, means arithmetic or something else unforeseen.
-    if re.search(r"[fisec]|[bntr][bntlx]", rest) or not found.keys() <= VISIBLE.keys():
-        return None
-    return {name: frozenset(values) for name, values in found.items()}
-
-
-def _tokens(condition: str) -> list[tuple[str, str]] | None:
-    tokens: list[tuple[str, str]] = []
-    position = 0
-    while position < len(condition):
-        match = _TOKEN.match(condition, position)
-        if match is None:
-            return None
-        if match.lastgroup is not None:
-            tokens.append((match.lastgroup, match.group()))
-        position = match.end()
-    return tokens
-
-
-def _literal(kind: str, text: str) -> Any:
-    if kind == "s":
-        return text[1:-1]
-    return float(text) if kind == "f" else int(text)
-
-
-def _transparent(rules: Sequence[BoundRule]) -> tuple[set[str], Literals]:
-    """The ids of the rules that can be looked through, as many as fit into the cells, and their literals."""
-    transparent: set[str] = set()
-    literals = dict(_ALWAYS_TOLD_APART)
-    if any(bound.is_guaranteed for bound in rules):
-        literals["certified"] = frozenset()
-    for bound in rules:
-        own = literals_of(bound.condition.text)
-        if own is None:
-            continue
-        merged = {name: literals.get(name, frozenset()) | own.get(name, frozenset()) for name in [*literals, *own]}
-        if math.prod(len(_values(VISIBLE[name], found)) for name, found in merged.items()) <= MAX_CELLS:
-            transparent.add(bound.rule.id)
-            literals = merged
-    return transparent, literals
-
-
-def _cells(literals: Literals) -> Iterator[Facts]:
-    """One set of facts from every cell."""
-    choices = [_values(VISIBLE[name], found) for name, found in literals.items()]
-    for values in itertools.product(*choices):
-        facts = _facts(dict(zip(literals, values, strict=True)))
-        if facts is not None:
-            yield facts
-
-
-def _facts(values: dict[str, Any]) -> Facts | None:
-    """Facts from the cell of these values; None where there are none, because what is certified contradicts them."""
-    is_certified = values.pop("certified", None)
-    spans = {name: value for name, value in values.items() if isinstance(value, _Span)}
-    if is_certified is not None and "threshold" not in spans:
-        spans["threshold"] = _Span(1.0, 1.0) if is_certified else _MISSING
-    ends = {name: span.low for name, span in spans.items()}
-    # All numbers of a span are alike to the conditions, so those are taken that make it certified if any do, or not.
-    if is_certified:
-        ends["threshold"] = spans["threshold"].high
-    elif is_certified is not None:
-        ends["uncertainty"] = spans["uncertainty"].high
-    statistics = {
-        name: ends.pop(f"statistics.{name}", math.nan)
-        for name in ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
-    }
-    others = {name: value for name, value in values.items() if name not in spans}
-    facts = Facts(**others, **ends, statistics=Statistics(**statistics))
-    return facts if is_certified in (None, facts.certified) else None
-
-
-def _values(kind: Kind, literals: Iterable[Any]) -> list[Any]:
-    """One value, or for a number with a fraction one span, below, at, between and above all literals, in its range."""
-    if kind.cel == "bool":
-        return [True, False]
-    if kind.values:
-        return list(kind.values)
-    if kind.cel == "string":
-        other = " "  # no tier has this name, see schema.Name
-        while other in literals:
-            other += " "
-        return [*sorted(literals), other]
-    if kind.cel == "int":
-        return sorted({int(kind.low)} | {near for at in literals for near in (at - 1, at, at + 1) if near >= kind.low})
-    edges = sorted({kind.low, kind.high} | {at for at in literals if kind.low <= at <= kind.high})
-    gaps = [
-        _Span(math.nextafter(low, math.inf), math.nextafter(high, -math.inf)) for low, high in itertools.pairwise(edges)
-    ]
-    spans = [*(_Span(edge, edge) for edge in edges), *(gap for gap in gaps if gap.low <= gap.high)]
-    return [*spans, *([_MISSING] if kind.may_be_missing else [])]
+def _culprits(each: list[tuple[str, ...]]) -> set[str]:
+    """One rule that is in the way in all cells if there is one, otherwise the rules that are first in the way."""
+    everywhere = [rule for rule in (each[0] if each else ()) if all(rule in kept_by for kept_by in each)]
+    return set(everywhere[:1]) or {kept_by[0] for kept_by in each}

@@ -1,6 +1,7 @@
 """Rules that can never decide are refused; rules that can are never refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -8,9 +9,10 @@ from hypothesis import strategies as st
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
+from ilis_guard.policy.cells import Literals, literals_of
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.reach import Literals, literals_of, unreachable
+from ilis_guard.policy.reach import unreachable
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import Action, Statistics
 
@@ -186,6 +188,121 @@ RULES = st.lists(
     min_size=1,
     max_size=5,
 )
+
+
+GUARANTEED = st.one_of(
+    ATOMS,
+    st.sampled_from(["certified", "!certified"]),
+    st.builds(
+        "threshold {} {}".format,
+        st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+        st.sampled_from(["0.0", "0.25", "0.5"]),
+    ),
+)
+GUARANTEED_RULES = st.lists(
+    st.tuples(
+        st.sampled_from(["answer", "answer", "abstain", "retry", "escalate"]),
+        st.lists(GUARANTEED, min_size=1, max_size=3).map(" && ".join)
+        | st.lists(GUARANTEED, min_size=1, max_size=3).map(" || ".join),
+        st.sampled_from([None, None, None, 0.5]),
+    ),
+    min_size=2,
+    max_size=5,
+)
+EDGES = st.sampled_from([0.0, 5e-324, 0.25, math.nextafter(0.25, 0), math.nextafter(0.25, 1), 0.5, 0.6, 1.0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rules=GUARANTEED_RULES,
+    facts=st.lists(
+        st.builds(replace, FACTS, uncertainty=EDGES | SHARES, threshold=EDGES | SHARES, lot=st.text(max_size=2)),
+        min_size=20,
+        max_size=60,
+    ),
+)
+def test_what_is_certified_reaches_no_rule_that_is_called_unreachable(
+    rules: list[tuple[str, str, float | None]], facts: list[Facts]
+) -> None:
+    bound_rules = [
+        BoundRule(Rule(id=f"r{i}", do=Action(do), sample=sample), Condition.of(when), is_guaranteed=True)
+        if sample
+        else BoundRule(Rule(id=f"r{i}", do=Action(do)), Condition.of(when), is_guaranteed=True)
+        for i, (do, when, sample) in enumerate(rules)
+    ]
+    refused = {item.rule for item in unreachable(bound_rules)}
+    rulings = [(known, Engine(bound_rules).evaluate(known)) for known in facts]
+    assert not refused & {ruling.rule for _, ruling in rulings}
+    assert all(known.certified for known, ruling in rulings if ruling.action is Action.ANSWER)
+
+
+def guaranteed(*rules: tuple[str, str]) -> dict[str, tuple[str, ...]]:
+    each = [BoundRule(bound(i, *rule).rule, Condition.of(rule[1]), is_guaranteed=True) for i, rule in enumerate(rules)]
+    return {item.rule: item.shadowed_by for item in unreachable(each)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        # certified is what it is made of
+        ([("abstain", "certified && error != ''")], {"r0": ()}),
+        ([("abstain", "certified && uncertainty > 0.5 && threshold < 0.5")], {"r0": ()}),
+        ([("abstain", "certified && uncertainty > 0.5 && threshold <= 0.5")], {"r0": ()}),
+        ([("abstain", "!certified && uncertainty <= 0.5 && threshold >= 0.5 && error == ''")], {"r0": ()}),
+        ([("abstain", "certified || !certified"), ("escalate", "uncertainty < 0.5")], {"r1": ("r0",)}),
+        ([("escalate", "!certified"), ("answer", "certified"), ("abstain", "error == ''")], {"r2": ("r0", "r1")}),
+        # nothing else is answered
+        ([("answer", "!certified")], {"r0": ()}),
+        ([("answer", "uncertainty > 0.2 && threshold < 0.2")], {"r0": ()}),
+        # at the very edge, and with something between
+        ([("abstain", "certified && uncertainty >= 0.5 && threshold <= 0.5")], {}),
+        ([("abstain", "certified && uncertainty > 0.4 && threshold < 0.5")], {}),
+        ([("abstain", "!certified && uncertainty > 0.4 && threshold < 0.5")], {}),
+        ([("abstain", "!certified && uncertainty == 0.0 && error == ''")], {}),
+        ([("answer", "certified"), ("abstain", "uncertainty <= 1.0")], {}),
+        ([("answer", "uncertainty < 0.5"), ("escalate", "uncertainty < 0.5")], {}),
+        ([("abstain", "threshold < 0.5"), ("abstain", "threshold >= 0.5"), ("escalate", "!certified")], {}),
+    ],
+)
+def test_certified_is_known_to_follow_from_the_uncertainty_and_the_threshold(
+    rules: list[tuple[str, str]], expected: dict[str, tuple[str, ...]]
+) -> None:
+    assert guaranteed(*rules) == expected
+
+
+def test_a_sample_is_in_the_way_of_nothing() -> None:
+    text = "version: 1\nname: p\nrules:\n  - {id: some, sample: 0.9, do: abstain}\n  - {id: rest, do: escalate}\n"
+    assert Policy.parse(text).evaluate(Facts(lot="x")).rule in ("some", "rest")
+    with pytest.raises(PolicyError, match="rule 'rest': can never be reached"):
+        Policy.parse(text.replace(", sample: 0.9", ""))
+
+
+@pytest.mark.parametrize(
+    ("rules", "open_where"),
+    [
+        ("{id: a, when: certified, do: answer}", "uncertainty 0, last_tier true"),
+        ("{id: a, when: certified, do: answer}, {id: b, do: abstain}", ""),
+        ("{id: a, when: certified, do: answer}, {id: b, when: '!certified', do: abstain}", ""),
+        ("{id: a, when: certified, do: answer}, {id: b, when: '!(uncertainty < 0.5)', do: abstain}", "uncertainty 0"),
+        ("{id: a, when: uncertainty < 0.5, do: answer}, {id: b, when: uncertainty >= 0.5, do: abstain}", "uncertainty"),
+        ("{id: a, when: certified, do: answer}, {id: up, do: retry}", "uncertainty 0, last_tier true"),
+        ("{id: a, when: certified, do: answer}, {id: up, do: retry, to: big}", "uncertainty"),
+        ("{id: a, when: certified, do: answer}, {id: up, do: retry}, {id: b, when: last_tier, do: escalate}", ""),
+        ("{id: a, when: certified, do: answer}, {id: b, sample: 0.9, do: abstain}", "uncertainty"),
+        ("{id: a, when: certified, do: answer}, {id: b, when: has(labels.x) || !has(labels.x), do: abstain}", "uncer"),
+        ("{id: a, when: certified, do: answer}, {id: b, when: tier == 'small', do: abstain}", ""),
+        ("{id: a, when: certified, do: answer}, {id: b, when: tier == 'large', do: abstain}", "uncertainty"),
+        ("{id: a, when: certified, do: answer}, {id: b, when: error != '', do: abstain}", "uncertainty"),
+        ("{id: a, when: certified, do: answer}, {id: b, stage: prompt, when: tokens < 5, do: abstain}", "uncertainty"),
+    ],
+)
+def test_what_is_left_open_where_nothing_is_certified_is_told(rules: str, open_where: str) -> None:
+    policy = Policy.parse(f"version: 1\nname: p\nguarantee: {{max_error: 0.1}}\nrules: [{rules}]\n".replace("''", '""'))
+    told = policy.unhandled_uncertified("small")
+    if open_where:
+        assert told.startswith(f"no rule surely decides where nothing is certified and {open_where}")
+    else:
+        assert told == ""
 
 
 def policy_text(rules: list[tuple[str, str, bool]]) -> str:

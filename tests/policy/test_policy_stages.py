@@ -88,10 +88,56 @@ def test_an_unknown_stage_is_refused_with_its_place() -> None:
     assert "'prompt' or 'answer'" in message
 
 
-def test_rules_shadow_only_rules_of_their_own_stage() -> None:
-    policy("id: all, stage: prompt, do: abstain", "id: sure, when: uncertainty < 0.5, do: answer")
+def test_rules_of_one_stage_shadow_one_another() -> None:
+    policy("id: most, stage: prompt, when: tokens < 9, do: abstain", "id: sure, when: uncertainty < 0.5, do: answer")
     message = refused("id: all, stage: prompt, do: abstain", "id: never, stage: prompt, when: tokens > 3, do: abstain")
     assert "rule 'never': can never be reached: wherever it holds, 'all' decided before" in message
+
+
+@pytest.mark.parametrize(
+    ("early", "before"),
+    [
+        (["id: all, stage: prompt, do: abstain"], "'all'"),
+        (["id: up, stage: prompt, do: retry", "id: all, stage: prompt, do: escalate"], "'up', 'all'"),
+        (["id: b, stage: prompt, when: tokens > 3, do: retry, to: x", "id: all, stage: prompt, do: abstain"], "'all'"),
+    ],
+)
+def test_where_no_prompt_is_answered_no_rule_on_answers_is_reached(early: list[str], before: str) -> None:
+    message = refused(*early, "id: sure, when: uncertainty < 0.5, do: answer")
+    assert f"rule 'sure': can never be reached: wherever it holds, {before} decided before" in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        # a model may fail before its prompt rules are asked
+        ["id: all, stage: prompt, do: abstain", "id: failed, when: \"error != ''\", do: escalate"],
+        ["id: all, stage: prompt, do: abstain", "id: last, do: escalate"],
+        # something gets past the prompt
+        ["id: up, stage: prompt, do: retry", "id: sure, when: uncertainty < 0.5, do: answer"],
+        ["id: up, stage: prompt, do: retry, to: big", "id: sure, when: uncertainty < 0.5 && !last_tier, do: answer"],
+        ["id: a, stage: prompt, when: uncertainty <= 1.0, do: abstain", "id: b, when: uncertainty < 0.5, do: answer"],
+        ["id: a, stage: prompt, when: labels.x == 1, do: abstain", "id: b, when: uncertainty < 0.5, do: answer"],
+        ["id: a, stage: prompt, sample: 0.5, do: abstain", "id: b, when: uncertainty < 0.5, do: answer"],
+        ["id: a, stage: prompt, when: tier == 's', do: abstain", "id: b, when: uncertainty < 0.5, do: answer"],
+        ["id: a, stage: prompt, when: seconds > 1.0, do: abstain", "id: b, when: seconds < 0.5, do: abstain"],
+        ["id: a, stage: prompt, when: seconds <= 1.0, do: abstain", "id: b, when: seconds < 1.0, do: abstain"],
+    ],
+)
+def test_what_may_get_past_the_prompt_is_never_called_unreachable(rules: list[str]) -> None:
+    policy(*rules)
+
+
+def test_what_the_stages_know_alike_closes_the_way_between_them() -> None:
+    early = "id: small, stage: prompt, when: tier == 's' && attempt < 3, do: escalate"
+    policy(early, "id: sure, when: uncertainty < 0.5 && tier == 's', do: answer")
+    message = refused(early, "id: sure, when: uncertainty < 0.5 && tier == 's' && attempt == 2, do: answer")
+    assert "rule 'sure': can never be reached: wherever it holds, 'small' decided before" in message
+    asked_of_long = "id: long, stage: prompt, when: prompt_length > 900, do: abstain"
+    message = refused(asked_of_long, "id: sure, when: uncertainty < 0.5 && prompt_length >= 1000, do: answer")
+    assert "wherever it holds, 'long' decided before" in message
+    policy(asked_of_long, "id: sure, when: uncertainty < 0.5 && prompt_length >= 900, do: answer")
 
 
 def test_a_stage_left_out_keeps_the_fingerprints_of_older_files() -> None:
