@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ilis_guard.errors import PolicyError
-from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
+from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, parse, read
-from ilis_guard.types import Action
+from ilis_guard.types import Action, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +90,10 @@ class Policy:
         """
         where = Reach(self._engine.rules).undecided(tier)
         return f"no rule surely decides where nothing is certified and {where}" if where else ""
+
+    def bound_rules(self, stage: Stage) -> tuple[BoundRule, ...]:
+        """The rules of a stage with their conditions, in order."""
+        return at_stage(self._engine.rules, stage)
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:
