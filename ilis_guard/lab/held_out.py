@@ -1,5 +1,6 @@
 """What a bundle's fit did with a row: scores of rows that it was fitted to flatter it."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final, get_args
