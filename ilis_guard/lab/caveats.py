@@ -73,4 +73,4 @@ def _of_policy(comparison: Comparison, policy: Policy, which: str, index: int) -
 
 
 def _listed(requests: Mapping[Split, int]) -> str:
-    return ", ".join(f"{count} {_SEEN[split]}" for split, count in sorted(requests.items()))
+    return ", ".join(f"{requests[split]} {what}" for split, what in _SEEN.items() if split in requests)

@@ -206,8 +206,8 @@ def _figures(requests_per_hour: float) -> tuple[_Figure, ...]:
         amount(name=f"reviews per hour of {requests_per_hour:g} requests", of=reviews),
         amount(name="retries per request", of=retries),
         amount(name="cost per request", of=lambda outcomes: outcomes.cost),
-        amount(name="seconds, mean", of=seconds),
-        amount(name=f"seconds, {SLOW:.0%} within", of=seconds, reduce=_slow),
+        amount(name="mean seconds", of=seconds),
+        amount(name="seconds at most, of 95 %", of=seconds, reduce=_slow),
     )
 
 

@@ -1,19 +1,25 @@
 """Simulation decides as the live guard does, request by request, however many are ruled on at once."""
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from ilis_guard.errors import ModelError, PolicyError
+from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.policy.recorded import ANSWERED, Few, Recorded, RecordedTier
+from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, Few, Recorded, RecordedTier
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes, simulate
-from ilis_guard.policy.way import Way
-from ilis_guard.types import Action, Labels
+from ilis_guard.policy.way import AttemptFacts, Way
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from ilis_guard.tiers import Tier
+from ilis_guard.types import Action, Generation, Labels, Score, Statistics
 
 NAMES = ("small", "middle", "large")
 CONDITIONS = (
@@ -179,9 +185,9 @@ def alone(policy: Policy, recorded: Recorded, row: int, thresholds: dict[str, fl
 
 
 @st.composite
-def policies(draw: st.DrawFn, tiers: int) -> Policy:
+def policies(draw: st.DrawFn, tiers: int, *, may_guarantee: bool = True) -> Policy:
     """Random policies that load; about half of them with things that only some have."""
-    guarantee = draw(st.booleans())
+    guarantee = may_guarantee and draw(st.booleans())
     rules = []
     for number in range(draw(st.integers(1, 5))):
         stage = draw(st.sampled_from(["answer", "answer", "prompt"]))
@@ -209,12 +215,6 @@ def policies(draw: st.DrawFn, tiers: int) -> Policy:
 
 
 def _parsed(policy: dict[str, Any]) -> Policy:
-    import json
-
-    from hypothesis import assume
-
-    from ilis_guard.errors import PolicyError
-
     try:
         return Policy.parse(json.dumps(policy))
     except PolicyError:  # unreachable rules, mostly
@@ -264,7 +264,7 @@ def requests(random: np.random.Generator, count: int, scores_prompts: Sequence[b
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_requests_ruled_on_together_end_as_each_does_alone(data: st.DataObject) -> None:
     scores_prompts = data.draw(st.lists(st.booleans(), min_size=1, max_size=3))
     policy = data.draw(policies(len(scores_prompts)))
@@ -276,3 +276,221 @@ def test_requests_ruled_on_together_end_as_each_does_alone(data: st.DataObject) 
         assert told(outcomes, row) == alone(policy, recorded, row, thresholds)
         assert outcomes.audited[row] == (outcomes.are(Action.ANSWER)[row] and policy.audits(recorded.ids[row]))
         assert outcomes.undecided[row] == ""
+
+
+def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[str, tuple[object, ...]]:
+    """What the real guard makes of a request whose models and scorers say what was recorded; its decision's id."""
+    tiers = []
+    for name, scored, one in zip(NAMES, scores_prompts, asked.tiers, strict=False):
+        statistics = None if one.statistics is None else Statistics(*one.statistics)
+        said = Generation(
+            text="x" * (one.text_length or 0),
+            tokens=one.tokens,
+            prompt_tokens=1,
+            finish_reason=one.finish_reason or None,  # type: ignore[arg-type]  # one of a few texts
+            seconds=0.0,
+            statistics=statistics,
+        )
+        nothing = math.nan if one.shift is None else one.shift
+        score = None if one.uncertainty is None else FixedScorer(Score(uncertainty=one.uncertainty, shift=nothing))
+        prompt = None
+        if scored:
+            of_prompt = one.prompt or (0.0, None)
+            shift = math.nan if of_prompt[1] is None else of_prompt[1]
+            prompt = FixedScorer(Score(uncertainty=of_prompt[0], shift=shift))
+        model = FakeModel(ModelError("down") if one.error else said)
+        tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt))
+    with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:
+        made = guard.decide("q" * (asked.prompt_length or 1), labels=asked.labels)
+    tokens = sum(attempt.tokens for attempt in made.attempts)
+    return made.id, (made.action, made.rule, made.attempts[-1].tier, len(made.attempts), tokens)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
+def test_a_simulation_decides_as_the_live_guard_does(data: st.DataObject) -> None:
+    scores_prompts = data.draw(st.lists(st.booleans(), min_size=1, max_size=3))
+    policy = data.draw(policies(len(scores_prompts), may_guarantee=False))
+    assume(any(scores_prompts) or not policy.scored_prompt_rules)
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    decided = []
+    for drawn in requests(random, 4, scores_prompts):
+        # What the live guard can say: an answer without a score is an error, and a run takes no time and costs nothing.
+        tiers = tuple(as_live(one, scored) for one, scored in zip(drawn.tiers, scores_prompts, strict=True))
+        asked = replace(drawn, tiers=tiers)
+        decision, ended = live(policy, asked, scores_prompts)
+        decided.append((replace(asked, id=decision), ended))
+    outcomes = simulate(policy, recorded_of([asked for asked, _ in decided], scores_prompts=scores_prompts))
+    for row, (_, ended) in enumerate(decided):
+        assert told(outcomes, row)[:5] == ended
+
+
+def as_live(one: Tried, scored: bool) -> Tried:
+    free = replace(one, seconds=1e-6, cost=0.0, prompt_seconds=1e-6, prompt_cost=0.0)
+    if scored and free.prompt is None:
+        free = replace(free, prompt=(0.5, None))
+    if one.error:
+        return replace(free, error="ModelError: down")
+    if one.uncertainty is None:
+        what = "ScoringError: the tier 'x' has no bundle, so its answers have no score"
+        return replace(free, error=what, text_length=max(1, free.text_length or 0))
+    return free
+
+
+RETRYING = """
+version: 1
+name: retrying
+rules:
+  - {id: sure, when: uncertainty < 0.2, do: answer}
+  - {id: larger, do: retry}
+"""
+TIMED = """
+version: 1
+name: timed
+rules:
+  - {id: sure, when: uncertainty < 0.2, do: answer}
+  - {id: slow, when: seconds > 1.0, do: abstain}
+  - {id: person, do: escalate}
+"""
+
+
+def ends(policy: str, *asked: Asked, scores_prompts: Sequence[bool] = (False,) * 3) -> list[tuple[object, str]]:
+    outcomes = simulate(Policy.parse(policy), recorded_of(asked, scores_prompts=scores_prompts))
+    return [(OUTCOMES[action], outcomes.undecided[row]) for row, action in enumerate(outcomes.action)]
+
+
+def test_a_request_whose_larger_tier_was_never_run_is_undecided_and_others_arent() -> None:
+    never = Tried(came_to=NEVER_RUN)
+    sure, unsure = Tried(uncertainty=0.1), Tried(uncertainty=0.5)
+    assert ends(RETRYING, Asked("a", (sure, never)), Asked("b", (unsure, never)), Asked("c", (unsure, sure))) == [
+        (Action.ANSWER, ""),
+        (None, "the tier 'middle' was never run"),
+        (Action.ANSWER, ""),
+    ]
+
+
+def test_seconds_and_costs_of_undecided_requests_are_unknown() -> None:
+    asked = Asked("b", (Tried(uncertainty=0.5), Tried(came_to=NEVER_RUN)))
+    outcomes = simulate(Policy.parse(RETRYING), recorded_of([asked]))
+    assert math.isnan(outcomes.seconds[0])
+    assert math.isnan(outcomes.cost[0])
+
+
+def test_only_where_a_ruling_depends_on_what_wasnt_recorded_is_a_request_undecided() -> None:
+    sure, unsure = Tried(uncertainty=0.1, seconds=None), Tried(uncertainty=0.5, seconds=None)
+    assert ends(TIMED, Asked("a", (sure,)), Asked("b", (unsure,))) == [
+        (Action.ANSWER, ""),
+        (None, "rule 'slow' looks at 'seconds', which wasn't recorded"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("when", "name", "lacking"),
+    [
+        ("cost > 0.5", "cost", {"cost": None}),
+        ("text_length > 3", "text_length", {"text_length": None}),
+        ("prompt_length > 3", "prompt_length", {}),
+        ("has(labels.vip)", "labels", {}),
+    ],
+)
+def test_each_fact_that_may_be_unrecorded_is_named(when: str, name: str, lacking: dict[str, Any]) -> None:
+    policy = f"version: 1\nname: p\nrules:\n  - {{id: r, when: '{when}', do: escalate}}\n"
+    asked = Asked("a", (Tried(uncertainty=0.5, **lacking),), labels=None, prompt_length=None)
+    assert ends(policy, asked) == [(None, f"rule 'r' looks at {name!r}, which wasn't recorded")]
+
+
+def test_budgets_over_what_wasnt_recorded_leave_requests_undecided() -> None:
+    asked = Asked("a", (Tried(uncertainty=0.5, seconds=None, cost=None), Tried(uncertainty=0.1)))
+    for budget in ("max_seconds: 9.0", "max_cost: 9.0"):
+        ((action, why),) = ends(RETRYING + f"budget: {{{budget}}}\n", asked)
+        assert action is None
+        assert "wasn't recorded" in why
+    assert ends(RETRYING + "budget: {max_attempts: 1}\n", asked) == [(Action.ABSTAIN, "")]
+
+
+PROMPTED = """
+version: 1
+name: prompted
+rules:
+  - {id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}
+  - {id: sure, when: uncertainty < 0.2, do: answer}
+"""
+
+
+def test_what_was_stopped_at_the_prompt_has_no_answer_and_what_wasnt_scored_there_no_score() -> None:
+    stopped = Tried(came_to=STOPPED_AT_PROMPT, prompt=(0.5, None))
+    hard = Tried(came_to=STOPPED_AT_PROMPT, prompt=(0.9, None))
+    unscored = Tried(uncertainty=0.1)
+    failed = Tried(error="ScoringError: no")
+    asked = [Asked(name, (one,)) for name, one in zip("abcd", (stopped, hard, unscored, failed), strict=True)]
+    assert ends(PROMPTED, *asked, scores_prompts=[True]) == [
+        (None, "the tier 'small' was stopped at the prompt, so its answer isn't known"),
+        (Action.ABSTAIN, ""),
+        (None, "rule 'hard' looks at 'uncertainty', which wasn't recorded"),
+        (Action.ABSTAIN, ""),
+    ]
+
+
+def test_zeros_of_either_sign_are_told_apart_where_a_rule_may_divide_by_them() -> None:
+    rule = "{id: r, when: 1.0 / statistics.logprob_sum > 0.0 && uncertainty < 0.9, do: answer}"
+    policy = f"version: 1\nname: p\nrules:\n  - {rule}\n"
+    asked = [
+        Asked(name, (Tried(uncertainty=0.5, statistics=(zero, -0.1, 0.1, 0.1)),))
+        for name, zero in (("a", 0.0), ("b", -0.0))
+    ]
+    assert [action for action, _ in ends(policy, *asked)] == [Action.ANSWER, Action.ABSTAIN]
+
+
+@pytest.mark.parametrize(
+    ("when", "one_by_one"),
+    [
+        ("uncertainty < 0.5", False),
+        ("0.5 > uncertainty && has(labels.topic) && labels.topic == 'law'", False),
+        ("(uncertainty < 0.5 || error != '') && size(labels) == 0", False),
+        ("uncertainty + 0.0 < 0.5", True),
+        ("0.0 + uncertainty < 0.5", True),
+        ("-uncertainty < -0.5", True),
+        ("uncertainty < 0.5 + shift", True),
+        ("[uncertainty].exists(x, x < 0.5)", True),
+        ("shift + // (\nuncertainty < 0.5", True),
+        ("uncertainty < shift && uncertainty < 0.5", True),
+    ],
+)
+def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
+    when: str, one_by_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy.parse(json.dumps({"version": 1, "name": "p", "rules": [{"id": "r", "when": when, "do": "answer"}]}))
+    random = np.random.default_rng(0)
+    values = [(random.random(), random.random()) for _ in range(200)]
+    recorded = recorded_of(
+        [Asked(str(n), (Tried(uncertainty=u, shift=s),), labels={"topic": "law"}) for n, (u, s) in enumerate(values)]
+    )
+    asked: list[AttemptFacts] = []
+    really = Way.at_answer
+
+    def counted(way: Way, newest: AttemptFacts, *, held_back: str = "") -> object:
+        asked.append(newest)
+        return really(way, newest, held_back=held_back)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Way, "at_answer", counted)
+        outcomes = simulate(policy, recorded)
+    assert (len(asked) == 200) is one_by_one
+    assert len(asked) <= 5 or one_by_one
+    assert all(told(outcomes, row) == alone(policy, recorded, row, {}) for row in range(200))
+
+
+@pytest.mark.parametrize("name", ["default", "cost-first", "clinical", "customer-support"])
+def test_shipped_policies_decide_thousands_of_requests_as_they_decide_each(name: str) -> None:
+    policy = Policy.load(name)
+    recorded = recorded_of(requests(np.random.default_rng(1), 3000, [True, True]), scores_prompts=[True, True])
+    ended = 0
+
+    def progress(more: int) -> None:
+        nonlocal ended
+        ended += more
+
+    outcomes = simulate(policy, recorded, progress=progress)
+    assert all(told(outcomes, row) == alone(policy, recorded, row, {}) for row in range(3000))
+    assert ended == 3000
+    assert len(set(outcomes.action.tolist())) > 1
