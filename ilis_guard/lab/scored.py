@@ -27,9 +27,10 @@ SHARES: Final = ("uncertainty", "shift", "prompt_uncertainty", "prompt_shift")
 AMOUNTS: Final = ("tokens", "seconds", "cost", "prompt_seconds", "prompt_cost", "prompt_length", "text_length")
 """Columns of numbers from 0."""
 
-Split = Literal["train", "validation", "calibration", "test", "unseen", "unknown"]
-"""What the fit of the tier's bundles did with a row: trained the trees, stopped their training, calibrated their
-score, looked at it for figures only, or never saw it; `unknown` where nobody can tell."""
+Split = Literal["unknown", "train", "validation", "calibration", "test", "unseen"]
+"""What the fit of the tier's bundles did with a row, from what may flatter most to what flatters least: nobody can
+tell; it trained the trees, stopped their training, calibrated their score, looked at it for figures only, or never saw
+it."""
 HELD_OUT: Final[frozenset[Split]] = frozenset({"test", "unseen"})
 """The rows that nothing was fitted to."""
 

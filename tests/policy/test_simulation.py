@@ -282,7 +282,8 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
     """What the real guard makes of a request whose models and scorers say what was recorded; its decision's id."""
     tiers = []
     for name, scored, one in zip(NAMES, scores_prompts, asked.tiers, strict=False):
-        statistics = None if one.statistics is None else Statistics(*one.statistics)
+        known = None if one.statistics is None else dict(zip(Statistics.__slots__, one.statistics, strict=True))
+        statistics = None if known is None else Statistics(**known)
         said = Generation(
             text="x" * (one.text_length or 0),
             tokens=one.tokens,
@@ -307,7 +308,9 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
+@settings(
+    max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)  # shrinking takes minutes
 def test_a_simulation_decides_as_the_live_guard_does(data: st.DataObject) -> None:
     scores_prompts = data.draw(st.lists(st.booleans(), min_size=1, max_size=3))
     policy = data.draw(policies(len(scores_prompts), may_guarantee=False))
