@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class Tapped:
     prompt = "{question}"
     max_new_tokens = 64
 
-    def generate_batch(self, conversations: list[list[Message]]) -> list[Generation]:
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
         return [self._answer(int(turns[-1].content.split()[-1])) for turns in conversations]
 
     def _answer(self, number: int) -> Generation:

@@ -19,6 +19,7 @@ from ilis_guard.lab import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
+from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.features import feature_matrix
 from ilis_guard.scoring.shift import ShiftDetector
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
@@ -148,7 +149,7 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
     ("split", "unchanged"),
     [("test", {"trees.txt", "calibration.json"}), ("calibration", {"trees.txt"}), ("validation", set())],
 )
-def test_rows_reach_only_what_they_are_for(split: str, unchanged: set[str], fitted: Fitted, tmp_path: Path) -> None:
+def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path) -> None:
     where = module.split(ROWS.datasets, 0)[split]
     fit(altered(ROWS, where), tmp_path / "bundle")
     before, after = files(fitted[1]), files(tmp_path / "bundle")
@@ -285,7 +286,7 @@ def test_fifty_of_a_class_are_enough(tmp_path: Path) -> None:
 
 def test_a_split_of_one_class_is_refused_with_counts() -> None:
     wrong = np.arange(10) < 5
-    splits = {"train": np.arange(10) % 2 == 0, "validation": np.arange(10) >= 7}
+    splits: dict[Split, np.ndarray] = {"train": np.arange(10) % 2 == 0, "validation": np.arange(10) >= 7}
     with pytest.raises(FitError, match="the validation rows hold 3 right and 0 wrong answers"):
         module._check_splits(wrong, splits)
 

@@ -299,7 +299,7 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
             of_prompt = one.prompt or (0.0, None)
             shift = math.nan if of_prompt[1] is None else of_prompt[1]
             prompt = FixedScorer(Score(uncertainty=of_prompt[0], shift=shift))
-        model = FakeModel(ModelError("down") if one.error else said)
+        model = FakeModel(ModelError("down") if one.error.startswith("ModelError") else said)
         tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt))
     with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:
         made = guard.decide("q" * (asked.prompt_length or 1), labels=asked.labels)
