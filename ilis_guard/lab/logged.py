@@ -69,8 +69,7 @@ class _Verdict(_Logged):
     """A line of `ilis-guard queue export`."""
 
     id: str
-    decision: str | None = None
-    """None in exports of releases that didn't name it."""
+    """Of the ticket."""
     tier: str | None
     correct: bool
     text: str
@@ -185,8 +184,11 @@ def _row(decision: _Decision, attempt: _Attempt, wrong: bool | None) -> dict[str
 def _wrong(decisions: Sequence[_Decision], verdicts: Sequence[_Verdict]) -> Mapping[tuple[str, str], bool]:
     """By decision and tier, whether its answer was wrong, as far as verdicts tell."""
     of_ticket = {made.ticket.id: made.id for made in decisions if made.ticket is not None}
-    named = ((verdict.decision or of_ticket.get(verdict.id), verdict) for verdict in verdicts)
-    return {(decision, one.tier): not one.correct for decision, one in named if decision and one.tier}
+    return {
+        (of_ticket[verdict.id], verdict.tier): not verdict.correct
+        for verdict in verdicts
+        if verdict.tier is not None and verdict.id in of_ticket
+    }
 
 
 def _labels(labels: Mapping[str, Label]) -> str:
