@@ -110,6 +110,10 @@ class Document:
             return None
         return _place(self.path, _Mark(mark.line, mark.column + opening + offset, mark.index + opening + offset))
 
+    def place_at(self, index: int) -> str:
+        """The place of the text's character number `index` (from 0)."""
+        return _place(self.path, _mark_at(self.text, index))
+
     def existing(self, keys: Keys) -> Keys:
         """`keys` without those that lead nowhere, such as the tags of unions that pydantic puts between."""
         found: Keys = ()

@@ -15,7 +15,6 @@ from rich import markup
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ilis_guard.policy import Policy
 from ilis_guard.review import Happening, QueueCounts, TicketRecord
 from ilis_guard.review.dead_letters import DeadLetter
 from ilis_guard.review.settings import EXPIRE
@@ -90,23 +89,6 @@ def decision(made: Decision) -> RenderableType:
     if made.ticket is not None:
         parts.append(f"ticket {made.ticket.id[:SHORT_ID]} waits in the queue {escape(repr(made.ticket.queue))}")
     return Group(*parts)
-
-
-def rules_table(policy: Policy) -> Table:
-    """A policy's rules, in the order they are tried."""
-    table = Table(title=escape(f"{policy.name}: the first rule that holds decides"), title_justify="left")
-    for heading in ("rule", "stage", "when", "do", "to", "say"):
-        table.add_column(heading, overflow="fold")
-    for rule in policy.rules:
-        table.add_row(
-            escape(rule.id),
-            rule.stage,
-            escape(rule.when or "always"),
-            _action(rule.do),
-            escape(rule.to or ""),
-            escape(rule.say or ""),
-        )
-    return table
 
 
 def taps_table(title: str, proofs: "Sequence[Proof]") -> Table:

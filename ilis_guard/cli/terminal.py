@@ -65,7 +65,7 @@ def bar() -> Progress:
 
 
 @contextmanager
-def counted() -> Iterator[Callable[[str, int, int], None]]:
+def step_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each step of a piece of work; told the step, how much of it is done, and how much there is."""
     with bar() as shown:
         tasks: dict[str, TaskID] = {}

@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from ilis_guard.policy import json_schema
 from ilis_guard.policy.loading import locate
 
 QUESTIONS: Final = (
@@ -33,5 +34,7 @@ def prepare(folder: Path) -> Path:
         with resources.as_file(resources.files("ilis_guard.lab") / "demo.yaml") as shipped:
             shutil.copyfile(shipped, config)
     if not policy.exists():
-        shutil.copyfile(locate("default"), policy)
+        # With what an editor completes it by beside it.
+        shutil.copyfile(json_schema.SHIPPED, folder / json_schema.SHIPPED.name)
+        policy.write_text(json_schema.beside(locate("default").read_text("utf-8")), "utf-8")
     return config

@@ -2,7 +2,19 @@
 
 from ilis_guard.policy.engine import DEFAULT_QUEUE, PromptRuling, Ruling
 from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.notices import Notice
 from ilis_guard.policy.policy import Policy
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, Rule
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, Rule
 
-__all__ = ["DEFAULT_QUEUE", "Audit", "Budget", "Facts", "Guarantee", "Mode", "Policy", "PromptRuling", "Rule", "Ruling"]
+__all__ = [
+    "DEFAULT_QUEUE",
+    "Audit",
+    "Budget",
+    "Facts",
+    "Guarantee",
+    "Notice",
+    "Policy",
+    "PromptRuling",
+    "Rule",
+    "Ruling",
+]

@@ -9,6 +9,7 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition, ConditionError
 from ilis_guard.policy.engine import ALWAYS, BoundRule
 from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
+from ilis_guard.policy.leaks import leaks
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, Keys, nearest, validated
@@ -43,6 +44,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
     Raises:
         PolicyError: with a line per problem, each with its place.
     """
+    _check_secrets(document)
     _check_version(document)
     file = validated(document, PolicyFile, error=PolicyError)
     problems = list(_repeated_ids(document, file.rules))
@@ -70,6 +72,14 @@ def _shipped_folder() -> Path:
     installed = Path(str(resources.files("ilis_guard"))) / "policies"
     # An editable install runs from the checkout, where the folder stands beside the package.
     return installed if installed.is_dir() else installed.parent.parent / "policies"
+
+
+def _check_secrets(document: Document) -> None:
+    """Before all else: other complaints quote what they complain of."""
+    if found := list(leaks(document.text)):
+        remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
+        lines = [f"{document.place_at(index)}: this looks like {kind}: {remedy}" for index, kind in found]
+        raise PolicyError("\n".join(lines))
 
 
 def _check_version(document: Document) -> None:

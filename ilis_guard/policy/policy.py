@@ -9,6 +9,7 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
+from ilis_guard.policy.notices import Notice, notices
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, Mode, PolicyFile, Rule
@@ -30,6 +31,7 @@ class Policy:
     rules: tuple[Rule, ...]
     fingerprint: str
     """16 hexadecimal digits of the content; comments, spacing and the order of keys don't count."""
+    _file: PolicyFile = field(repr=False)
     _engine: Engine = field(repr=False)
     _document: Document = field(repr=False)
 
@@ -63,6 +65,7 @@ class Policy:
             audit=file.audit,
             rules=file.rules,
             fingerprint=_fingerprint(file),
+            _file=file,
             _engine=Engine(bound),
             _document=document,
         )
@@ -95,6 +98,10 @@ class Policy:
         """The rules of a stage with their conditions, in order."""
         return at_stage(self._engine.rules, stage)
 
+    def notices(self) -> tuple[Notice, ...]:
+        """What its author may not mean, though it can be loaded; takes under a second."""
+        return notices(self._file, self._engine.rules, self._document)
+
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:
         """The rules of stage `prompt`."""
@@ -117,6 +124,10 @@ class Policy:
         """The queues that escalate rules and the audit send to."""
         escalated = frozenset(rule.to or DEFAULT_QUEUE for rule in self.rules if rule.do is Action.ESCALATE)
         return escalated if self.audit is None else escalated | {self.audit.queue}
+
+    def key_place(self, *keys: str) -> str:
+        """``file:line:column`` of what stands under these keys, one inside the other."""
+        return self._document.place(keys)
 
     def place(self, rule_id: str, key: str) -> str:
         """``file:line:column`` of a rule's key, or of the rule where it has no such key.

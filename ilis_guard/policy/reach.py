@@ -71,14 +71,18 @@ class Reach:
         self._order = [bound.rule.id for stage in STAGES for bound in self._rules[stage]]
         self._plain: set[str] = set()
         self._closers: dict[tuple[Any, ...], tuple[str, ...]] = {}
-        prompt = self._told_apart("prompt", {})
+        prompt = self._read("prompt", {})
         shared = {name: found for name, found in prompt.items() if name in _SHARED}
-        self._literals = {"prompt": prompt, "answer": self._told_apart("answer", shared)}
+        self._literals = {"prompt": prompt, "answer": self._read("answer", shared)}
         # Whoever may have stopped an answer at the prompt, and couldn't be told to, holds it back later.
         self._may_hold_back = any(
             bound.rule.id not in self._plain or any(VISIBLE[name].may_be_missing for name in bound.condition.names)
             for bound in self._rules["prompt"]
         )
+
+    def told_apart(self, stage: Stage) -> tuple[str, ...]:
+        """The facts by which a stage's cells differ."""
+        return tuple(self._literals[stage])
 
     def cells(self, stage: Stage, fixed: Mapping[str, Any]) -> Iterator[Cell]:
         """Every cell at a stage, with the rules that could act in it.
@@ -108,7 +112,7 @@ class Reach:
                 return Situation(cell.facts).describe(named).removesuffix(", ")
         return ""
 
-    def _told_apart(self, stage: Stage, shared: Literals) -> Literals:
+    def _read(self, stage: Stage, shared: Literals) -> Literals:
         """The literals of a stage's rules, of as many as fit into the cells; these are plain."""
         literals = merged(_ALWAYS_TOLD_APART[stage], shared)
         if stage == "answer" and any(bound.is_guaranteed for bound in self._rules[stage]):

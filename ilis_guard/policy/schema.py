@@ -83,26 +83,71 @@ OptionalSample = Annotated[Sample | None, BeforeValidator(_given("leave it out f
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # What stands under a field is its description in the JSON Schema: what an editor shows.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def _only_with(key: str, *actions: Action) -> dict[str, Any]:
+    """In JSON Schema: a key goes with these actions only."""
+    others = [action.value for action in Action if action not in actions]
+    return {"if": {"properties": {"do": {"enum": others}}, "required": ["do"]}, "then": {"properties": {key: False}}}
+
+
+_ANSWERS: Final[dict[str, Any]] = {"properties": {"do": {"const": "answer"}}, "required": ["do"]}
+_EARLY: Final[dict[str, Any]] = {"properties": {"stage": {"const": "prompt"}}, "required": ["stage"]}
 
 
 class Rule(_Strict):
-    """One rule: where its condition holds, its action is taken."""
+    """A rule: where its condition holds, its action is taken. The first rule that holds decides."""
 
-    id: Id
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                _only_with("to", Action.RETRY, Action.ESCALATE),
+                _only_with("say", Action.ABSTAIN, Action.ESCALATE),
+                _only_with("due", Action.ESCALATE),
+                {"if": _EARLY, "then": {"properties": {"do": {"enum": ["abstain", "retry", "escalate"]}}}},
+                {
+                    "if": _ANSWERS,
+                    "then": {"required": ["when"], "properties": {"when": {"pattern": "uncertainty|shift|certified"}}},
+                },
+            ]
+        }
+    )
+
+    id: Annotated[Id, Field(examples=["sure-enough"])]
+    """The rule's name in every decision. Each rule has its own."""
     stage: Stage = "answer"
-    """`prompt`: the rule is asked before a token is generated, and may spare the answer."""
-    when: OptionalWhen = None
-    """A condition in CEL over facts; None holds always."""
+    """When the rule is asked: `answer` (as where it is left out), once there is an answer; `prompt`, once the model has
+    read the prompt and before it writes: nothing can be answered there, but an answer can be spared."""
+    when: Annotated[
+        OptionalWhen,
+        Field(
+            examples=[
+                "uncertainty < 0.2 && shift >= 0.01",
+                "certified",
+                "has(labels.topic) && labels.topic == 'legal'",
+            ],
+            json_schema_extra={"pattern": r"\S", "maxLength": 2000},
+        ),
+    ] = None
+    """A condition in CEL; without it the rule always holds. It may look at: uncertainty, shift, threshold, certified,
+    tier, last_tier, attempt, tokens, seconds, cost, prompt_length, text_length, finish_reason, error,
+    statistics.logprob_sum, statistics.logprob_mean, statistics.entropy_mean, statistics.margin_min, and labels.NAME
+    (ask `has(labels.NAME)` first). Fractions are compared with fractions: 1.0, not 1."""
     do: Action
-    to: OptionalTo = None
-    """A tier's name for retry (None: the next larger), a queue's for escalate (None: `default`)."""
-    say: OptionalSay = None
-    """What the caller is told, for abstain and escalate."""
-    due: OptionalDue = None
-    """For escalate: time until the ticket is overdue, such as ``90s``, ``15m``, ``4h`` or ``2d``."""
-    sample: OptionalSample = None
-    """The rule holds for this share of requests only, drawn by `sampling.drawn`; None for all."""
+    """What is done: `answer`, `abstain`, `retry` (on a larger tier) or `escalate` (to a queue of people)."""
+    to: Annotated[OptionalTo, Field(examples=["support"])] = None
+    """With retry, a tier's name (left out: the next larger one). With escalate, a queue's (left out: `default`)."""
+    say: Annotated[
+        OptionalSay,
+        Field(examples=["A colleague will look at your question."], json_schema_extra={"pattern": r"\S"}),
+    ] = None
+    """With abstain and escalate: what the caller is told."""
+    due: Annotated[OptionalDue, Field(examples=["90s", "15m", "4h", "2d"])] = None
+    """With escalate: how long until the ticket is overdue. Left out: the queue's own time."""
+    sample: Annotated[OptionalSample, Field(examples=[0.1])] = None
+    """The rule holds only for this share of requests, above 0 to 1; the same requests every time. Left out: all."""
 
     @property
     def due_seconds(self) -> float | None:
@@ -110,26 +155,39 @@ class Rule(_Strict):
         return None if self.due is None else seconds(self.due)
 
 
+_KINDS: Final = ("max_error", "min_coverage", "max_reviews_per_hour")
+
+
 class Guarantee(_Strict):
     """What holds of the answers, with a stated confidence: one of three kinds.
 
-    It becomes a threshold per tier, the fact `threshold`; what it covers is `certified`, and nothing else is answered.
+    It becomes a threshold per tier. An answer up to it is `certified`, and nothing else is answered.
     """
 
-    max_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [kind]} for kind in _KINDS],
+            "dependentRequired": {
+                "max_reviews_per_hour": ["requests_per_hour"],
+                "requests_per_hour": ["max_reviews_per_hour"],
+            },
+        }
+    )
+
+    max_error: Annotated[float, Field(gt=0, lt=1, examples=[0.05])] | None = None
     """Of the answered requests, at most this share is wrong."""
-    min_coverage: Annotated[float, Field(gt=0, le=1)] | None = None
-    """At least this share of requests is covered."""
-    max_reviews_per_hour: Annotated[float, Field(gt=0)] | None = None
-    """At most so many requests an hour aren't covered, at the traffic of `requests_per_hour`."""
-    requests_per_hour: Annotated[float, Field(gt=0)] | None = None
+    min_coverage: Annotated[float, Field(gt=0, le=1, examples=[0.8])] | None = None
+    """At least this share of requests is certified."""
+    max_reviews_per_hour: Annotated[float, Field(gt=0, examples=[20])] | None = None
+    """At most so many requests an hour aren't certified, at the traffic of `requests_per_hour`."""
+    requests_per_hour: Annotated[float, Field(gt=0, examples=[400])] | None = None
     """The traffic that is expected; only with `max_reviews_per_hour`."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1, examples=[0.95])] = 0.95
+    """How sure that is: in at least this share of calibrations it holds."""
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
-        kinds = (self.max_error, self.min_coverage, self.max_reviews_per_hour)
-        if sum(kind is not None for kind in kinds) != 1:
+        if sum(getattr(self, kind) is not None for kind in _KINDS) != 1:
             raise ValueError("must be of one kind: `max_error`, `min_coverage` or `max_reviews_per_hour`")
         if (self.max_reviews_per_hour is None) is not (self.requests_per_hour is None):
             raise ValueError("`max_reviews_per_hour` and `requests_per_hour` (the traffic) need one another")
@@ -137,13 +195,15 @@ class Guarantee(_Strict):
 
 
 class Budget(_Strict):
-    """What a request may take, all its attempts together."""
+    """What a request may take, all its attempts together. At least one limit."""
 
-    max_seconds: Annotated[float, Field(gt=0)] | None = None
-    """When they are over nothing is answered: that's an error."""
-    max_attempts: Annotated[int, Field(ge=1)] | None = None
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    max_seconds: Annotated[float, Field(gt=0, examples=[10])] | None = None
+    """When they are over nothing is answered: that's an error, which rules see as `error`."""
+    max_attempts: Annotated[int, Field(ge=1, examples=[2])] | None = None
     """When they are made, no larger tier is left."""
-    max_cost: Annotated[float, Field(gt=0)] | None = None
+    max_cost: Annotated[float, Field(gt=0, examples=[0.02])] | None = None
     """When it is spent, no larger tier is left. In the unit of guard.yaml's prices."""
 
     @model_validator(mode="after")
@@ -154,21 +214,31 @@ class Budget(_Strict):
 
 
 class Audit(_Strict):
-    """Answered requests that a person looks at all the same."""
+    """A share of the answered requests that a person looks at all the same. The caller gets the answer at once."""
 
-    fraction: Sample
-    """This share of them, drawn by `sampling.drawn`."""
-    queue: Name
+    fraction: Annotated[Sample, Field(examples=[0.02])]
+    """The share, above 0 to 1."""
+    queue: Annotated[Name, Field(examples=["audits"])]
+    """Where their tickets wait."""
 
 
 class PolicyFile(_Strict):
-    """A whole policy file."""
+    """What to do with a model's answers: rules, from top to bottom; the first that holds decides."""
 
     version: Literal[1]
-    name: Name
-    description: str | None = None
+    """Of the policy language."""
+    name: Annotated[Name, Field(examples=["customer-support"])]
+    """What people call the policy."""
+    description: Annotated[str | None, Field(examples=["Answer when sure, otherwise ask a person."])] = None
+    """What the policy is for."""
     mode: Mode = "enforce"
-    guarantee: Guarantee | None = None
-    budget: Budget | None = None
-    audit: Audit | None = None
+    """`enforce` (as where it is left out): what the policy says is done. `shadow`: it is only recorded, and callers get
+    what they would get without the policy."""
+    guarantee: Annotated[Guarantee | None, Field(examples=[{"max_error": 0.05, "confidence": 0.95}])] = None
+    """What holds of the answers; `certified` and `threshold` come from it. Left out: nothing is promised."""
+    budget: Annotated[Budget | None, Field(examples=[{"max_seconds": 10, "max_attempts": 2}])] = None
+    """What a request may take. Left out: whatever it takes."""
+    audit: Annotated[Audit | None, Field(examples=[{"fraction": 0.02, "queue": "audits"}])] = None
+    """Which answered requests a person looks at all the same. Left out: none."""
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    """From top to bottom; where none holds, the guard abstains."""

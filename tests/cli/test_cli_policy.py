@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.policy import Policy
+from ilis_guard.policy import Policy, json_schema
 
 RULES = "version: 1\nname: mine\nrules:\n"
 
@@ -61,3 +61,89 @@ def test_a_policy_that_escalates_is_refused_where_there_is_no_queue(run: Callabl
     result = run("policy", "check", "default", "-c", str(config))
     assert (result.status, result.out) == (2, "")
     assert "escalates, and there is no queue; give guard.yaml a `review` with its `storage`" in result.err
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+LOOSE = RULES + "  - {id: all, when: uncertainty <= 1.0, do: answer}\n"
+
+
+def test_warnings_are_told_and_only_strictness_makes_them_fail(run: Callable[..., Any], tmp_path: Path) -> None:
+    path = written(tmp_path / "policy.yaml", LOOSE)
+    result = run("policy", "check", str(path))
+    assert (result.status, result.err) == (0, "")
+    assert f"warning: {path}:4:21: rule 'all': wherever there is a score, the answer is given" in result.out
+    assert result.out.endswith(f"ok: {path}, fingerprint {Policy.load(path).fingerprint} (1 warning)\n")
+    strict = run("policy", "check", str(path), "--strict")
+    assert (strict.status, strict.err) == (1, "")
+    assert strict.out.endswith(f"refused: {path}, fingerprint {Policy.load(path).fingerprint} (1 warning)\n")
+
+
+def test_strictness_minds_no_sound_policy_and_no_note(run: Callable[..., Any], tmp_path: Path) -> None:
+    rules = RULES.replace("rules", "mode: shadow\nrules") + "  - {id: a, when: uncertainty < 0.5, do: answer}\n"
+    path = written(tmp_path / "policy.yaml", rules)
+    result = run("policy", "check", str(path), "--strict")
+    assert result.status == 0
+    assert f"note: {path}:3:7: SHADOW MODE: this policy gates nothing." in result.out
+    assert "shadow: what it says is recorded, and not done" in result.out
+    assert run("policy", "check", "default", "--strict").status == 0
+
+
+def test_what_stands_beside_the_rules_is_told_in_words(run: Callable[..., Any], tmp_path: Path) -> None:
+    rules = (
+        "  - {id: sure, when: certified, do: answer}\n"
+        "  - {id: some, sample: 0.25, do: escalate, to: trial, due: 4h}\n  - {id: last, do: abstain}\n"
+    )
+    for guarantee, words in (
+        ("{max_error: 0.05}", "of the answered requests, at most 5% are wrong, with 95% confidence; nothing else"),
+        ("{min_coverage: 0.8, confidence: 0.9}", "at least 80% of the requests are certified, with 90% confidence"),
+        (
+            "{max_reviews_per_hour: 20, requests_per_hour: 400}",
+            "at most 20 of 400 requests an hour aren't certified, with 95% confidence",
+        ),
+    ):
+        keys = (
+            f"guarantee: {guarantee}\nbudget: {{max_seconds: 9.5, max_attempts: 1, max_cost: 0.02}}\n"
+            "audit: {fraction: 0.025, queue: '[red]a'}\n"
+        )
+        path = written(tmp_path / "policy.yaml", RULES.replace("rules:\n", f"{keys}rules:\n") + rules)
+        shown = run("policy", "check", str(path)).flat
+        assert f"guarantee {words}" in shown
+        assert (
+            "budget each request takes at most 9.5 s, at most 1 attempt, no larger tier once its cost is 0.02" in shown
+        )
+        assert "audit 2.5% of the answered requests also go to the queue '[red]a'" in shown
+        assert "│ 4h │ 25% │" in shown
+
+
+def test_a_secret_is_refused_and_not_shown(run: Callable[..., Any], tmp_path: Path) -> None:
+    token = "ghp_" + "a1" * 18
+    path = written(tmp_path / "policy.yaml", RULES + f"  - {{id: a, do: abstain, say: {token}}}\n")
+    result = run("policy", "check", str(path))
+    assert (result.status, result.out) == (2, "")
+    assert f"{path}:4:31: this looks like a GitHub token" in result.err
+    assert token not in result.err
+
+
+def test_what_one_guard_makes_of_a_policy_is_warned_of(run: Callable[..., Any], config: Path) -> None:
+    path = written(
+        config.parent / "policy.yaml",
+        RULES
+        + "  - {id: sure, when: \"tier == 'smal' && uncertainty < 0.2\", do: answer}\n"
+        + "  - {id: up, do: retry}\n  - {id: ask, do: escalate, to: support}\n",
+    )
+    assert "warning" not in run("policy", "check", str(path)).out
+    told = run("policy", "check", str(path), "-c", str(config)).out
+    assert f"warning: {path}:4:22: rule 'sure': there is no tier 'smal'; did you mean 'small'?" in told
+    assert f"warning: {path}:5:18: rule 'up': never retries: this guard has one tier, 'small'" in told
+    assert f"warning: {path}:6:33: nobody is told of tickets in the queue 'support'" in told
+    assert run("policy", "check", str(path), "-c", str(config), "--strict").status == 1
+
+
+def test_the_schema_is_printed_as_it_is_shipped(run: Callable[..., Any]) -> None:
+    result = run("policy", "schema")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == json_schema.SHIPPED.read_text("utf-8")

@@ -218,62 +218,62 @@ def test_audits_are_a_share_of_requests_apart_from_all_samples() -> None:
     assert 75 <= sum(sampled(0.1).evaluate(Facts(lot=lot)).rule == "part" for lot in picked) <= 135
 
 
-@pytest.mark.parametrize(
-    ("keys", "place", "words"),
-    [
-        ("mode: shadows", "3:7", "mode: should be 'enforce' or 'shadow'"),
-        ("mod: shadow", "3:1", "unknown key 'mod'; did you mean 'mode'?"),
-        ("guarantee: {}", "3:12", "must be of one kind"),
-        ("guarantee: {max_error: 0.1, min_coverage: 0.8}", "3:12", "must be of one kind"),
-        ("guarantee: {confidence: 0.9}", "3:12", "must be of one kind"),
-        ("guarantee: {max_reviews_per_hour: 20}", "3:12", "`requests_per_hour` (the traffic) need one another"),
-        ("guarantee: {max_error: 0.1, requests_per_hour: 20}", "3:12", "need one another"),
-        ("guarantee: {max_eror: 0.1}", "3:13", "guarantee: unknown key 'max_eror'; did you mean 'max_error'?"),
-        ("guarantee: {max_error: 1}", "3:24", "guarantee.max_error: "),
-        ("guarantee: {max_error: 0}", "3:24", "guarantee.max_error: "),
-        ("guarantee: {max_error: '0.1'}", "3:24", "guarantee.max_error: "),
-        ("guarantee: {max_error: 0.1, confidence: 95}", "3:41", "guarantee.confidence: "),
-        ("budget: {}", "3:9", "budget: must limit something"),
-        ("budget: {max_attempts: 1.5}", "3:24", "budget.max_attempts: "),
-        ("budget: {max_attempts: 0}", "3:24", "budget.max_attempts: "),
-        ("budget: {max_second: 3}", "3:10", "unknown key 'max_second'; did you mean 'max_seconds'?"),
-        ("budget: {max_cost: -1}", "3:20", "budget.max_cost: "),
-        ("audit: {fraction: 0.1}", "3:8", "audit: the key 'queue' is missing"),
-        ("audit: {fraction: 2, queue: a}", "3:19", "audit.fraction: "),
-        ("audit: {fraction: 0, queue: a}", "3:19", "audit.fraction: "),
-        ("audit: {frction: 0.1, queue: a}", "3:9", "unknown key 'frction'; did you mean 'fraction'?"),
-    ],
-)
+WRONG_KEYS: list[tuple[str, str, str]] = [
+    ("mode: shadows", "3:7", "mode: should be 'enforce' or 'shadow'"),
+    ("mod: shadow", "3:1", "unknown key 'mod'; did you mean 'mode'?"),
+    ("guarantee: {}", "3:12", "must be of one kind"),
+    ("guarantee: {max_error: 0.1, min_coverage: 0.8}", "3:12", "must be of one kind"),
+    ("guarantee: {confidence: 0.9}", "3:12", "must be of one kind"),
+    ("guarantee: {max_reviews_per_hour: 20}", "3:12", "`requests_per_hour` (the traffic) need one another"),
+    ("guarantee: {max_error: 0.1, requests_per_hour: 20}", "3:12", "need one another"),
+    ("guarantee: {max_eror: 0.1}", "3:13", "guarantee: unknown key 'max_eror'; did you mean 'max_error'?"),
+    ("guarantee: {max_error: 1}", "3:24", "guarantee.max_error: "),
+    ("guarantee: {max_error: 0}", "3:24", "guarantee.max_error: "),
+    ("guarantee: {max_error: '0.1'}", "3:24", "guarantee.max_error: "),
+    ("guarantee: {max_error: 0.1, confidence: 95}", "3:41", "guarantee.confidence: "),
+    ("budget: {}", "3:9", "budget: must limit something"),
+    ("budget: {max_attempts: 1.5}", "3:24", "budget.max_attempts: "),
+    ("budget: {max_attempts: 0}", "3:24", "budget.max_attempts: "),
+    ("budget: {max_second: 3}", "3:10", "unknown key 'max_second'; did you mean 'max_seconds'?"),
+    ("budget: {max_cost: -1}", "3:20", "budget.max_cost: "),
+    ("audit: {fraction: 0.1}", "3:8", "audit: the key 'queue' is missing"),
+    ("audit: {fraction: 2, queue: a}", "3:19", "audit.fraction: "),
+    ("audit: {fraction: 0, queue: a}", "3:19", "audit.fraction: "),
+    ("audit: {frction: 0.1, queue: a}", "3:9", "unknown key 'frction'; did you mean 'fraction'?"),
+]
+
+
+@pytest.mark.parametrize(("keys", "place", "words"), WRONG_KEYS)
 def test_a_wrong_key_beside_the_rules_is_named_with_its_place(keys: str, place: str, words: str) -> None:
     with pytest.raises(PolicyError) as caught:
         policy(keys)
     assert any(line.startswith(f"<string>:{place}: ") and words in line for line in str(caught.value).splitlines())
 
 
-@pytest.mark.parametrize(
-    ("rule", "at", "words"),
-    [
-        ("do: escalate, due: 4", "4", "rules[0].due: should be a valid string, got 4"),
-        ("do: escalate, due: 4 h", "4 h", "rules[0].due: "),
-        ("do: escalate, due: 4w", "4w", "rules[0].due: "),
-        ("do: escalate, due: 0s", "0s", "must be longer than nothing and at most a century"),
-        ("do: escalate, due: 36526d", "36526d", "must be longer than nothing and at most a century"),
-        ("do: escalate, due:", "due", "has no value; leave it out for the queue's own time"),
-        ("do: abstain, due: 4h", "4h", "`due` is not allowed with `do: abstain`: only a ticket can be overdue"),
-        ("do: retry, due: 4h", "4h", "`due` is not allowed with `do: retry`"),
-        ("do: abstain, sample: 0", "0", "rules[0].sample: "),
-        ("do: abstain, sample: 1.1", "1.1", "rules[0].sample: "),
-        ("do: abstain, sample:", "sample", "has no value; leave it out for all requests"),
-        ("do: abstain, when: certified", "certified", "`certified` needs a guarantee, and the policy gives none; add"),
-        ("do: abstain, when: threshold < 0.1", "threshold", "`threshold` needs a guarantee"),
-        ("do: abstain, when: certifed", "certifed", "unknown name 'certifed'; did you mean 'certified'?"),
-        ("do: abstain, when: text_lenght < 3", "text", "did you mean 'text_length'?"),
-        ("do: abstain, when: text_length < 3.0", "< 3", "write 1.0"),
-        ("stage: prompt, do: abstain, when: text_length < 3", "text", "`text_length` isn't known at stage `prompt`"),
-        ("stage: prompt, do: abstain, when: finish_reason != ''", "fin", "`finish_reason` isn't known at stage"),
-        ("do: abstain, when: finish_reason == 'cut'", "abc", "can never act"),
-    ],
-)
+WRONG_RULES: list[tuple[str, str, str]] = [
+    ("do: escalate, due: 4", "4", "rules[0].due: should be a valid string, got 4"),
+    ("do: escalate, due: 4 h", "4 h", "rules[0].due: "),
+    ("do: escalate, due: 4w", "4w", "rules[0].due: "),
+    ("do: escalate, due: 0s", "0s", "must be longer than nothing and at most a century"),
+    ("do: escalate, due: 36526d", "36526d", "must be longer than nothing and at most a century"),
+    ("do: escalate, due:", "due", "has no value; leave it out for the queue's own time"),
+    ("do: abstain, due: 4h", "4h", "`due` is not allowed with `do: abstain`: only a ticket can be overdue"),
+    ("do: retry, due: 4h", "4h", "`due` is not allowed with `do: retry`"),
+    ("do: abstain, sample: 0", "0", "rules[0].sample: "),
+    ("do: abstain, sample: 1.1", "1.1", "rules[0].sample: "),
+    ("do: abstain, sample:", "sample", "has no value; leave it out for all requests"),
+    ("do: abstain, when: certified", "certified", "`certified` needs a guarantee, and the policy gives none; add"),
+    ("do: abstain, when: threshold < 0.1", "threshold", "`threshold` needs a guarantee"),
+    ("do: abstain, when: certifed", "certifed", "unknown name 'certifed'; did you mean 'certified'?"),
+    ("do: abstain, when: text_lenght < 3", "text", "did you mean 'text_length'?"),
+    ("do: abstain, when: text_length < 3.0", "< 3", "write 1.0"),
+    ("stage: prompt, do: abstain, when: text_length < 3", "text", "`text_length` isn't known at stage `prompt`"),
+    ("stage: prompt, do: abstain, when: finish_reason != ''", "fin", "`finish_reason` isn't known at stage"),
+    ("do: abstain, when: finish_reason == 'cut'", "abc", "can never act"),
+]
+
+
+@pytest.mark.parametrize(("rule", "at", "words"), WRONG_RULES)
 def test_a_wrong_rule_is_refused_with_its_place(rule: str, at: str, words: str) -> None:
     line = f"  - {{id: abc, {rule} }}"
     with pytest.raises(PolicyError) as caught:

@@ -347,6 +347,12 @@ ANY_FACTS = st.builds(
     Facts,
     uncertainty=ODD_FLOATS,
     shift=ODD_FLOATS,
+    threshold=ODD_FLOATS,
+    cost=st.floats(),
+    prompt_length=st.integers(),
+    text_length=st.integers(),
+    finish_reason=st.text(st.characters()),
+    lot=st.text(st.characters()),
     tier=st.text(),
     last_tier=st.booleans(),
     larger_tiers=st.one_of(st.none(), st.lists(st.text()).map(tuple)),
@@ -359,6 +365,32 @@ ANY_FACTS = st.builds(
     ),
     error=st.one_of(st.just(""), st.text(st.characters())),
 )
+
+
+ALL_KEYS = """\
+version: 1
+name: all
+guarantee: {max_error: 0.1}
+audit: {fraction: 0.5, queue: q}
+rules:
+  - {id: early, stage: prompt, sample: 0.5, when: prompt_length > 9 || labels.topic == 'x' || shift < 0.1, do: retry}
+  - {id: part, sample: 0.5, when: "cost > 1.0 || finish_reason == 'length' || threshold < 0.2", do: escalate, due: 4h}
+  - {id: sure, sample: 0.9, when: certified || uncertainty < 0.5, do: answer}
+  - {id: long, when: text_length > prompt_length, do: abstain, say: Too long.}
+"""
+
+
+@settings(max_examples=200, deadline=None)
+@given(facts=ANY_FACTS)
+def test_a_policy_with_every_key_is_total_and_answers_only_what_is_certified(facts: Facts) -> None:
+    policy = Policy.parse(ALL_KEYS)
+    check_ruling(policy, facts)
+    ruling, early = policy.evaluate(facts), policy.evaluate_prompt(facts)
+    assert facts.certified or ruling.action is not Action.ANSWER
+    assert ruling.due == (14_400.0 if ruling.rule == "part" else None)
+    assert early.ruling is None or early.ruling.action is Action.RETRY
+    assert early == policy.evaluate_prompt(facts)
+    assert policy.audits(facts.lot) is policy.audits(facts.lot)
 
 
 @settings(max_examples=100, deadline=None)
@@ -380,3 +412,60 @@ def check_ruling(policy: Policy, facts: Facts) -> None:
         assert ruling.action is not Action.ANSWER
     if facts.last_tier:
         assert ruling.action is not Action.RETRY
+
+
+EARLY = st.lists(
+    st.tuples(
+        st.sampled_from(["abstain", "retry", "escalate"]),
+        st.sampled_from(
+            [
+                "",
+                "last_tier",
+                "!last_tier",
+                "tier == 'a'",
+                "tier != 'a'",
+                "attempt < 3",
+                "uncertainty < 0.5",
+                "!(uncertainty < 0.5)",
+                "seconds < 1.0",
+                "shift < 0.5",
+                "labels.x == 1",
+            ]
+        ),
+        st.sampled_from([None, None, 0.5]),
+    ),
+    max_size=3,
+)
+PAIRS = st.tuples(FACTS, SHARES, SHARES, st.text(max_size=2)).map(
+    lambda each: (
+        replace(each[0], error="", statistics=None, seconds=0.5, uncertainty=each[1], shift=each[2], lot=each[3]),
+        replace(each[0], lot=each[3]),
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(early=EARLY, late=RULES, pairs=st.lists(PAIRS, min_size=20, max_size=60))
+def test_a_rule_that_some_way_through_both_stages_reaches_is_never_called_unreachable(
+    early: list[tuple[str, str, float | None]],
+    late: list[tuple[str, str, bool]],
+    pairs: list[tuple[Facts, Facts]],
+) -> None:
+    rules = [
+        BoundRule(
+            Rule.model_validate(
+                {"id": f"e{i}", "stage": "prompt", "do": Action(do)} | ({} if sample is None else {"sample": sample})
+            ),
+            Condition.of(when) if when else ALWAYS,
+        )
+        for i, (do, when, sample) in enumerate(early)
+    ]
+    rules += [bound(i, do, when, "a" if named and do == "retry" else None) for i, (do, when, named) in enumerate(late)]
+    refused = {item.rule for item in unreachable(rules)}
+    engine = Engine(rules)
+    for prompt, answer in pairs:
+        said = engine.evaluate_prompt(prompt)
+        if said.ruling is not None and not answer.error:  # a model may fail before its rules are asked
+            assert said.ruling.rule not in refused
+        else:
+            assert engine.evaluate(replace(answer, held_back=said.held_back)).rule not in refused

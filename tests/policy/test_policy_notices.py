@@ -1,0 +1,120 @@
+"""What `policy check` tells of policies that can be loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from ilis_guard.policy import Notice, Policy
+
+FOLDER = Path(__file__).parents[2] / "policies"
+
+
+def notices(*rules: str, keys: str = "description: d") -> tuple[Notice, ...]:
+    text = f"version: 1\nname: p\n{keys}\nrules:\n" + "".join(f"  - {{{rule}}}\n" for rule in rules)
+    return Policy.parse(text, path="p.yaml").notices()
+
+
+def only(*rules: str, keys: str = "description: d") -> Notice:
+    (notice,) = notices(*rules, keys=keys)
+    return notice
+
+
+SURE = "id: sure, when: uncertainty < 0.2, do: answer"
+LAST = "id: last, do: abstain"
+
+
+def test_there_is_nothing_to_say_of_a_sound_policy() -> None:
+    assert notices(SURE, "id: up, do: retry", LAST) == ()
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.yaml")))
+def test_of_a_shipped_policy_there_is_no_warning(name: str) -> None:
+    policy = Policy.load(name)
+    assert [notice.what for notice in policy.notices() if notice.level == "warning"] == []
+    assert (policy.mode == "shadow") is any(notice.level == "note" for notice in policy.notices())
+
+
+def test_shadow_mode_is_noted_loudly() -> None:
+    notice = only(SURE, keys="mode: shadow")
+    assert (notice.level, notice.place) == ("note", "p.yaml:3:7")
+    assert notice.what.startswith("SHADOW MODE: this policy gates nothing.")
+
+
+@pytest.mark.parametrize("rules", [[LAST], ["id: up, do: retry", "id: ask, do: escalate"]])
+def test_a_policy_that_never_answers_is_warned_of(rules: list[str]) -> None:
+    notice = only(*rules)
+    assert (notice.level, notice.place) == ("warning", "p.yaml:4:1")
+    assert notice.what.startswith("this policy never answers")
+
+
+@pytest.mark.parametrize(
+    ("rules", "rule", "where"),
+    [
+        (["id: all, when: uncertainty <= 1.0, do: answer"], "all", ""),
+        (["id: all, when: uncertainty >= 0.0, do: answer", LAST], "all", ""),
+        (["id: a, when: uncertainty < 0.5, do: answer", "id: b, when: uncertainty >= 0.5, do: answer"], "b", ""),
+        (["id: a, when: uncertainty < 0.2 || shift <= 1.0, do: answer", LAST], "a", ""),
+        (["id: a, when: uncertainty < 0.2 || last_tier, do: answer", LAST], "a", " and last_tier is true"),
+        (["id: a, when: \"uncertainty < 0.2 || tier == 'big'\", do: answer", LAST], "a", " and tier is 'big'"),
+        (["id: a, when: \"uncertainty < 0.2 || tier != 'big'\", do: answer", LAST], "a", " and tier is any other"),
+        ([SURE, "id: up, do: retry", "id: b, when: uncertainty <= 1.0, do: answer"], "b", " and last_tier is true"),
+        (
+            ["id: a, when: uncertainty < 0.2 || (last_tier && attempt > 2), do: answer", LAST],
+            "a",
+            " and last_tier is true and attempt is 3",
+        ),
+    ],
+)
+def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: str, where: str) -> None:
+    notice = only(*rules)
+    at = next(index for index, text in enumerate(rules) if text.startswith(f"id: {rule},"))
+    column = len("  - {") + rules[at].index("when: ") + len("when: ") + 1
+    assert (notice.level, notice.place) == ("warning", f"p.yaml:{5 + at}:{column}")
+    assert notice.what.startswith(f"rule '{rule}': wherever there is a score{where}, the answer is given")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        # somebody else has the doubtful ones
+        ["id: unsure, when: uncertainty >= 0.5, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
+        ["id: strange, when: shift < 0.1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
+        ["id: legal, when: labels.x == 1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
+        # what can't be looked through may be as it should
+        ["id: a, when: uncertainty < 0.2 || labels.vip == true, do: answer", LAST],
+        ["id: a, when: uncertainty * 1.0 <= 1.0, do: answer", LAST],
+    ],
+)
+def test_who_leaves_the_doubtful_to_others_is_not_warned_of(rules: list[str]) -> None:
+    assert notices(*rules) == ()
+
+
+def test_a_guarantee_is_a_gate_of_its_own() -> None:
+    assert notices("id: all, when: uncertainty <= 1.0, do: answer", LAST, keys="guarantee: {max_error: 0.1}") == ()
+
+
+def test_a_guarantee_whose_failing_is_left_open_is_warned_of() -> None:
+    notice = only("id: sure, when: certified, do: answer", keys="guarantee: {max_error: 0.1}")
+    assert (notice.level, notice.place) == ("warning", "p.yaml:3:12")
+    assert "where nothing is certified and, for instance, uncertainty 0" in notice.what
+
+
+def test_a_retry_that_the_budget_never_allows_is_warned_of() -> None:
+    notice = only(SURE, "id: up, do: retry", keys="budget: {max_attempts: 1}")
+    assert (notice.level, notice.place) == ("warning", "p.yaml:6:18")
+    assert notice.what.startswith("rule 'up': never retries, because the budget allows one attempt")
+    assert notices(SURE, "id: up, do: retry", keys="budget: {max_attempts: 2}") == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "place"),
+    [
+        ("id: last, do: abstain, say: 'call ${PHONE}'", "6:34"),
+        ("id: last, do: escalate, to: '${QUEUE}'", "6:34"),
+        ("id: last, when: \"error == '${QUEUE}'\", do: abstain", "6:22"),
+    ],
+)
+def test_what_nothing_fills_in_is_warned_of(rule: str, place: str) -> None:
+    notice = only(SURE, rule)
+    assert (notice.level, notice.place) == ("warning", f"p.yaml:{place}")
+    assert "stays as it is: a policy knows no environment" in notice.what
