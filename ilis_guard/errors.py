@@ -86,6 +86,10 @@ class FitError(IlisGuardError):
     """A scorer can't be fitted to these rows."""
 
 
+class SimulationError(IlisGuardError):
+    """A table of scored attempts is wrong, or a policy can't be simulated on it."""
+
+
 class ReviewError(IlisGuardError):
     """The human queue can't do what was asked."""
 

@@ -182,6 +182,8 @@ class Guard:
             reasons=outcome.reasons,
             attempts=tuple(walk.attempts),
             policy=policy.fingerprint,
+            labels=request.labels,
+            prompt_length=len(request.prompt),
             mode=policy.mode,
             thresholds=in_force.enforced.thresholds,
             bundles=self._digests,

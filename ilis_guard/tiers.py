@@ -123,8 +123,8 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
 
         return tier(model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
     # The bundles first: reading them takes milliseconds, loading a model may take minutes.
-    scorer = _scorer(config, config.bundle, "answer")
-    prompt_scorer = _scorer(config, config.prompt_bundle, "prompt")
+    scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
+    prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
     if not scorers:
         return tier(model=load_local_model(config, progress=progress))
@@ -137,9 +137,13 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     return tier(model=model, scorer=scorer, prompt_scorer=prompt_scorer)
 
 
-def _scorer(config: TierConfig, bundle: str | None, stage: Stage) -> LightGBMScorer | None:
-    if bundle is None:
-        return None
+def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:
+    """Load one of a tier's bundles, and see that it was fitted to this stage and to answers of this length.
+
+    Raises:
+        BundleError: it can't be read.
+        BundleMismatchError: it was fitted to another stage or to answers of another length.
+    """
     scorer = LightGBMScorer(read_bundle(bundle))
     fitted = scorer.bundle.metadata
     if fitted.stage != stage:

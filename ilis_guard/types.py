@@ -364,6 +364,10 @@ class Decision:
     attempts: tuple[Attempt, ...]
     policy: str
     """Fingerprint of the policy in force."""
+    labels: Labels = field(default_factory=dict)
+    """The caller's, as the policy saw them."""
+    prompt_length: int = 0
+    """Characters of the user's last turn, as the policy saw it."""
     mode: Mode = "enforce"
     """`shadow` where that policy only looked on: what it would have decided stands in `shadow`, no rule decided, and
     the first tier's answer went out."""
@@ -411,6 +415,8 @@ class Decision:
             "rules": list(self.rules),
             "reasons": list(self.reasons),
             "policy": self.policy,
+            "labels": dict(self.labels),
+            "prompt_length": self.prompt_length,
             "mode": self.mode,
             "thresholds": dict(self.thresholds),
             "bundles": dict(self.bundles),

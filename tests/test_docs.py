@@ -111,3 +111,11 @@ def test_every_figure_of_the_bundles_in_the_readme_is_that_of_the_bundle() -> No
         for figures in (metadata.held_out, metadata.baseline, of_prompts):
             for figure in (figures.auroc, figures.auroc_within, figures.auprc_wrong, figures.brier):
                 assert f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})" in readme
+
+
+def test_the_scored_tables_columns_in_the_documentation_are_all_there_are() -> None:
+    from ilis_guard.lab.scored import SCHEMA
+
+    table = (ROOT / "docs" / "simulation.md").read_text().partition("| --- | --- | --- |\n")[2].partition("\n\n")[0]
+    documented = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert documented == SCHEMA.names

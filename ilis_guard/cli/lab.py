@@ -1,13 +1,18 @@
-"""`harvest`, `fit` and `world-facts`: from questions to a bundle."""
+"""`harvest`, `fit`, `score` and `world-facts`: from questions to a bundle, and to a table that simulations run on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ilis_guard import views
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, err, out, steps
+from ilis_guard.errors import SimulationError
 from ilis_guard.types import Site, Stage
+
+if TYPE_CHECKING:  # with pyarrow, which only `score` needs of the commands here
+    from ilis_guard.config import GuardConfig
+    from ilis_guard.lab.scored import ScoredManifest
 
 commands = typer.Typer()
 
@@ -61,6 +66,68 @@ def fit(
         metadata = run(read_harvest(rows), to, stage=stage, seed=seed)
     out.print(views.held_out_table(metadata))
     out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def score(
+    to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    harvests: Annotated[
+        list[Path] | None, typer.Argument(metavar="[HARVEST]...", help="Harvested Parquet files, one a tier.")
+    ] = None,
+    tier: Annotated[
+        list[str] | None, typer.Option(help="The tier of guard.yaml that was harvested; one for each file, in order.")
+    ] = None,
+    config: Config = GUARD_YAML,
+    questions: Annotated[
+        Path | None, typer.Option(help="What was asked, for policies that look at prompt_length.")
+    ] = None,
+    decisions: Annotated[
+        Path | None, typer.Option(help="In place of harvests: decisions as `ask --json` prints them, JSONL.")
+    ] = None,
+    verdicts: Annotated[
+        Path | None, typer.Option(help="What `queue export` wrote: which of the decisions were wrong. Or alone.")
+    ] = None,
+) -> None:
+    """Make the table that `policy simulate` runs on, from harvests, or from what a guard decided."""
+    from ilis_guard.config import read_config
+    from ilis_guard.lab.logged import score_decisions, score_verdicts
+    from ilis_guard.lab.scored import write_scored
+
+    guard = read_config(config)
+    names = [one.name for one in guard.tiers]
+    if harvests or tier:
+        if decisions is not None or verdicts is not None:
+            raise SimulationError("a table is made either from harvests or from decisions and verdicts; leave one out")
+        manifest, rows = _harvested(guard, harvests or [], tier or [], questions)
+    elif decisions is not None:
+        manifest, rows = score_decisions(names, decisions, verdicts)
+    elif verdicts is not None:
+        manifest, rows = score_verdicts(names, verdicts)
+    else:
+        raise SimulationError("there is nothing to make a table from; give HARVEST --tier NAME, or --decisions FILE")
+    write_scored(to, manifest, rows)
+    out.print(f"{len(rows)} rows in {to}", highlight=False, soft_wrap=True)
+
+
+def _harvested(
+    config: "GuardConfig", harvests: list[Path], tiers: list[str], questions: Path | None
+) -> "tuple[ScoredManifest, list[dict[str, Any]]]":
+    from ilis_guard.lab.questions import read_questions
+    from ilis_guard.lab.score import score as run
+
+    if len(harvests) != len(tiers) or len(set(tiers)) < len(tiers):
+        raise SimulationError(
+            f"each harvest goes with a tier of its own: got {len(harvests)} files and the tiers {tiers!r}; write "
+            "HARVEST --tier NAME for each"
+        )
+    with bar() as shown:
+        task = shown.add_task("scoring", total=None)
+        return run(
+            config,
+            dict(zip(tiers, harvests, strict=True)),
+            questions=() if questions is None else read_questions(questions),
+            progress=lambda: shown.advance(task),
+        )
 
 
 @commands.command("world-facts")

@@ -1,4 +1,4 @@
-"""`policy ...`: check policies, and explain what they say."""
+"""`policy ...`: check policies, explain what they say, and see beforehand what they would change."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ilis_guard import views, views_check, views_explain
-from ilis_guard.cli.terminal import out
+from ilis_guard.cli.terminal import out, step_bars
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Stage
 
@@ -17,7 +17,7 @@ FACTS_HELP = (
     "path of a file that holds it (@file). With --decision: what isn't on record, or is to be other than it was."
 )
 
-commands = typer.Typer(name="policy", help="Check policies, and explain what they say.", no_args_is_help=True)
+commands = typer.Typer(name="policy", help="Check, explain and simulate policies.", no_args_is_help=True)
 EXIT_WARNINGS = 1
 
 
@@ -102,6 +102,51 @@ def explain(
         print(json.dumps(explained.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
         out.print(views_explain.shown(explained), highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def simulate(  # noqa: PLR0917 - each is an option
+    old: Annotated[str, typer.Argument(help="The policy in force: a file, or a name that comes with ilis_guard.")],
+    new: Annotated[str, typer.Argument(help="The policy that may take its place.")],
+    on: Annotated[Path, typer.Option(help="A scored table, made by `ilis-guard score`.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The guard.yaml whose bundles a guarantee rests on.")
+    ] = None,
+    requests_per_hour: Annotated[float, typer.Option(min=0, help="The traffic that reviews are counted for.")] = 100,
+    html: Annotated[Path | None, typer.Option(help="Also write it all to this HTML file.")] = None,
+    changed: Annotated[
+        Path | None, typer.Option(help="Also write every request whose action changes to this JSONL file.")
+    ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Also on requests that a bundle has seen, which flatter it.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Say what would change from one policy to another, on recorded requests; nothing is asked again."""
+    from ilis_guard import views_simulation
+    from ilis_guard.config import read_config
+    from ilis_guard.lab.report import report
+    from ilis_guard.lab.simulating import simulate_both, write_changes
+    from ilis_guard.policy import Policy
+
+    policies = Policy.load(old), Policy.load(new)
+    with step_bars() as progress:
+        simulated = simulate_both(
+            *policies,
+            on,
+            requests_per_hour=requests_per_hour,
+            config=None if config is None else read_config(config),
+            all_rows=all_rows,
+            seed=seed,
+            progress=progress,
+        )
+    out.print(views_simulation.simulation(simulated), highlight=False)
+    if html is not None:
+        html.write_text(report(simulated, old=policies[0], new=policies[1]), encoding="utf-8")
+        out.print(f"page in {html}", highlight=False, soft_wrap=True)
+    if changed is not None:
+        rows = write_changes(changed, simulated)
+        out.print(f"{'1 row' if rows == 1 else f'{rows} rows'} in {changed}", highlight=False, soft_wrap=True)
 
 
 def _larger_tiers(tier: str, config: Path | None) -> list[str]:

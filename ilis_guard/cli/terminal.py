@@ -64,6 +64,20 @@ def bar() -> Progress:
     )
 
 
+@contextmanager
+def step_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each step of a piece of work; told the step, how much of it is done, and how much there is."""
+    with bar() as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(step: str, done: int, steps: int) -> None:
+            if step not in tasks:
+                tasks[step] = shown.add_task(step, total=steps)
+            shown.update(tasks[step], completed=done)
+
+        yield tell
+
+
 def configure_logs() -> None:
     """Standard output is for what was asked for: events go to standard error, from warnings up."""
     # It warns of a missing bfloat16 kernel that `models.local` switches off on purpose.

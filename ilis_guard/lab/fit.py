@@ -15,7 +15,15 @@ from sklearn.preprocessing import StandardScaler
 from ilis_guard.errors import FitError
 from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.metrics import held_out
-from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, TypicalMaps, write_bundle
+from ilis_guard.scoring.bundle import (
+    BundleMetadata,
+    CalibrationSet,
+    DatasetRows,
+    Split,
+    TypicalMaps,
+    row_digest,
+    write_bundle,
+)
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
@@ -27,7 +35,7 @@ FEATURES: Final[Mapping[Stage, tuple[FeatureGroup, ...]]] = {
 }
 """Of an answer, what the generated tokens' maps add to the prompt's, with the output statistics: of all that was tried,
 this transfers best to questions of another kind (docs/scoring.md). At the prompt, all that there is."""
-SHARES: Final = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
+SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
 LEAST_OF_A_CLASS: Final = 50
 """Fewer right or wrong rows can't be split four ways and still say something."""
 PARAMETERS: Final[Mapping[str, Any]] = {
@@ -65,7 +73,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     """
     _check_classes(harvest)
     _check_finite(harvest)
-    splits = _split(harvest.datasets, seed)
+    splits = split(harvest.datasets, seed)
     _check_splits(harvest.wrong, splits)
     features = feature_matrix(FEATURES[stage], harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
@@ -82,6 +90,9 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
         wrong=tuple(wrong[splits["calibration"]].tolist()),
         shift=_shift_reference(harvest, stage, splits["train"], splits["calibration"]),
         typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" else None,
+        splits={
+            name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
+        },
     )
     names = np.array(harvest.datasets)
     datasets = _dataset_rows(names, wrong, seen)
@@ -127,7 +138,7 @@ def _check_finite(harvest: Harvest) -> None:
             )
 
 
-def _check_splits(wrong: Rows, splits: Mapping[str, Rows]) -> None:
+def _check_splits(wrong: Rows, splits: Mapping[Split, Rows]) -> None:
     """With one class only, training stops anywhere, and neither calibration nor figures mean anything."""
     for name, rows in splits.items():
         bad, size = int(wrong[rows].sum()), int(rows.sum())
@@ -135,7 +146,7 @@ def _check_splits(wrong: Rows, splits: Mapping[str, Rows]) -> None:
             raise FitError(f"the {name} rows hold {size - bad} right and {bad} wrong answers: harvest more questions")
 
 
-def _split(datasets: tuple[str, ...], seed: int) -> dict[str, Rows]:
+def split(datasets: tuple[str, ...], seed: int) -> dict[Split, Rows]:
     """Each dataset's rows, shuffled and dealt out in the shares."""
     random = np.random.default_rng(seed)
     names = np.array(datasets)

@@ -4,13 +4,12 @@ import errno
 import os
 import platform
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +20,14 @@ from pydantic import BaseModel, ConfigDict
 from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
+from ilis_guard.lab.tables import write_table
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Statistics
 
 STATISTICS: Final = Statistics.__slots__
 METADATA_KEY: Final = b"ilis_guard"
 RECORDED_VERSIONS: Final = ("ilis-guard", "torch", "transformers", "bitsandbytes")
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Told (questions done, questions in all)."""
 
@@ -67,6 +68,16 @@ class Harvest:
     """Columns in the order of `Statistics`."""
     unanswered: int
     """Rows left out because the model generated nothing that could be scored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HarvestedRow:
+    """One harvested row, as the model said it."""
+
+    id: str
+    correct: bool
+    generation: Generation
+    """Its `seconds` say nothing: batches don't tell what one answer takes alone."""
 
 
 def harvest(
@@ -110,7 +121,7 @@ def harvest(
         rows |= {asked.id: _row(asked, answer) for asked, answer in zip(batch, answers, strict=True)}
         progress(len(rows), len(questions))
     schema = _schema(model.fingerprint.layers).with_metadata({METADATA_KEY: manifest.model_dump_json()})
-    _write(pa.Table.from_pylist([rows[asked.id] for asked in questions], schema=schema), path)
+    write_table(pa.Table.from_pylist([rows[asked.id] for asked in questions], schema=schema), path)
     return manifest
 
 
@@ -120,19 +131,32 @@ def read_harvest(path: Path) -> Harvest:
     Raises:
         FitError: it isn't one.
     """
+    return _read(path, _harvest)
+
+
+def read_rows(path: Path) -> tuple[Manifest, tuple[HarvestedRow, ...]]:
+    """Read a harvested Parquet file row by row, with the rows that have no scored answer.
+
+    Raises:
+        FitError: it isn't one.
+    """
+    return _read(path, lambda table, manifest: (manifest, tuple(_harvested(table, manifest))))
+
+
+def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
     try:
         with path.open("rb") as file:
             table = pq.read_table(file)
         manifest = Manifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
-        return _harvest(table, manifest)
+        schema = _schema(manifest.fingerprint.layers)
+        return build(table.select(schema.names).cast(schema), manifest)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}") from error
 
 
 def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
     layers = manifest.fingerprint.layers
-    schema = _schema(layers)
-    scored = table.select(schema.names).cast(schema).drop_null()
+    scored = table.drop_null()
     return Harvest(
         manifest=manifest,
         ids=tuple(scored["id"].to_pylist()),
@@ -145,6 +169,31 @@ def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
         statistics=np.column_stack([scored[name].to_numpy() for name in STATISTICS]),
         unanswered=table.num_rows - scored.num_rows,
     )
+
+
+def _harvested(table: pa.Table, manifest: Manifest) -> Iterator[HarvestedRow]:
+    shape = (manifest.fingerprint.layers, manifest.fingerprint.layers)
+    maps = {position: table[position].combine_chunks() for position in POSITIONS}
+    for index, row in enumerate(table.drop_columns(list(POSITIONS)).to_pylist()):
+        flat = {position: column[index].values for position, column in maps.items()}
+        statistics = {name: row[name] for name in STATISTICS}
+        yield HarvestedRow(
+            id=row["id"],
+            correct=row["correct"],
+            generation=Generation(
+                text=row["text"],
+                tokens=row["tokens"],
+                prompt_tokens=row["prompt_tokens"],
+                finish_reason=row["finish_reason"],
+                seconds=0.0,
+                signatures={
+                    position: values.to_numpy().reshape(shape)
+                    for position, values in flat.items()
+                    if values is not None
+                },
+                statistics=None if None in statistics.values() else Statistics(**statistics),
+            ),
+        )
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
@@ -191,18 +240,6 @@ def _schema(layers: int) -> pa.Schema:
             *(pa.field(position, pa.list_(pa.float32(), layers * layers)) for position in POSITIONS),
         ]
     )
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _check_ids(questions: Sequence[Question]) -> None:

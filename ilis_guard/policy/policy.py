@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ilis_guard.errors import PolicyError
-from ilis_guard.policy.engine import DEFAULT_QUEUE, Engine, PromptRuling, Ruling, at_stage
+from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, PromptRuling, Ruling, at_stage
 from ilis_guard.policy.explaining import Explanation, explain
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
@@ -101,6 +101,10 @@ class Policy:
         """
         where = Reach(self._engine.rules).undecided(tier)
         return f"no rule surely decides where nothing is certified and {where}" if where else ""
+
+    def bound_rules(self, stage: Stage) -> tuple[BoundRule, ...]:
+        """The rules of a stage with their conditions, in order."""
+        return at_stage(self._engine.rules, stage)
 
     def notices(self) -> tuple[Notice, ...]:
         """What its author may not mean, though it can be loaded; takes under a second."""

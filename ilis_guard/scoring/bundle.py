@@ -73,6 +73,9 @@ class DatasetRows(_Part):
     wrong, which flatters any score that knows the dataset."""
 
 
+Split = Literal["train", "validation", "calibration", "test"]
+"""What a fit did with a row: trained the trees, stopped their training, calibrated their score, or looked at it for
+nothing but figures."""
 Divergences = tuple[tuple[Annotated[float, Field(ge=0)], ...], ...]
 """A map in JSON: rows of divergences, nats."""
 
@@ -101,6 +104,9 @@ class CalibrationSet(_Part):
     shift: ShiftReference
     typical: TypicalMaps | None = None
     """None in bundles that were fitted before there were any."""
+    splits: Mapping[Split, tuple[str, ...]] | None = None
+    """By split: `row_digest` of the ids of its rows, by which these rows are known when the bundle is tested. None in
+    bundles that were fitted before that was kept."""
 
     @model_validator(mode="after")
     def _has_one_length(self) -> "CalibrationSet":
@@ -148,6 +154,11 @@ class Bundle:
     calibration_set: CalibrationSet
     digest: str
     """Short hexadecimal digest of the whole bundle."""
+
+
+def row_digest(row: str) -> str:
+    """A row's id as bundles keep it: short, and without what the id may tell."""
+    return _sha256(row)[:16]
 
 
 def read_bundle(name: str) -> Bundle:

@@ -1,0 +1,323 @@
+"""`ilis-guard score` and `ilis-guard policy simulate`, by the real commands on real files."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ilis_guard.lab.fit import fit
+from ilis_guard.lab.harvest import harvest, read_harvest
+from ilis_guard.lab.questions import Question
+from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
+from ilis_guard.scoring import LightGBMScorer, read_bundle
+from ilis_guard.scoring.bundle import CALIBRATION, METADATA, CalibrationSet
+from ilis_guard.testing import fake_guard
+from ilis_guard.types import Fingerprint, Generation, Message, Statistics
+
+HOSTILE = "<script>alert(1)</script> [red]\x1b]0;owned\x07"
+POLICY = "version: 1\nname: {name}\nrules:\n  - {{id: sure, when: uncertainty < {limit}, do: answer}}\n{rest}"
+
+
+def policy(path: Path, name: str, limit: float, rest: str = "  - {id: person, do: escalate}\n") -> str:
+    path.write_text(POLICY.format(name=name, limit=limit, rest=rest))
+    return str(path)
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "id": HOSTILE if number == 0 else f"q{number}",
+            "tier": "small",
+            "split": "train" if number >= 80 else "test",
+            "stage": "answer",
+            "uncertainty": 0.3 if number == 0 else float(random.random()),
+            "tokens": 3,
+            "finish_reason": "stop",
+            "error": "",
+            "labels": "{}",
+            "wrong": bool(random.random() < 0.3),
+        }
+        for number in range(100)
+    ]
+    tiers = tuple(ScoredTier(name=name, bundle=None, prompt_bundle=None) for name in ("small", "large"))
+    write_scored(tmp_path / "scored.parquet", ScoredManifest(origin="harvest", tiers=tiers), rows)
+    return tmp_path / "scored.parquet"
+
+
+class Page(HTMLParser):
+    """What a page would fetch or run, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[tuple[str, str, str | None]] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        outside = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
+        self.fetched += [
+            (tag, name, value) for name, value in attrs if name in outside and not (value or "").startswith("#")
+        ]
+        self.fetched += [(tag, name, value) for name, value in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_both_policies_are_shown_in_the_terminal_and_on_one_page(
+    run: Callable[..., Any], tmp_path: Path, scored: Path
+) -> None:
+    old = policy(tmp_path / "old.yaml", "loose", 0.5)
+    new = policy(
+        tmp_path / "new.yaml",
+        "strict",
+        0.2,
+        "  - {id: larger, when: uncertainty > 0.9, do: retry}\n  - {id: person, do: escalate}\n",
+    )
+    page, changed = tmp_path / "page.html", tmp_path / "changed.jsonl"
+    options = ("--on", str(scored), "--requests-per-hour", "40", "--html", str(page), "--changed", str(changed))
+    result = run("policy", "simulate", old, new, *options)
+    assert result.status == 0
+    assert "80 requests, 95 % bootstrap intervals" in result.out
+    assert "reviews per hour of 40 requests" in result.out
+    assert (
+        "20 requests are left out, because a score flatters itself on rows that it has seen: 20 trained a bundle."
+        in result.flat
+    )
+    assert re.search(
+        r"The new policy leaves \d+ of 80 requests undecided .*: the tier 'large' was never run", result.flat
+    )
+    assert "old policy, n: the new one" in result.out
+    assert "\x1b]0" not in result.out
+    rows = [json.loads(line) for line in changed.read_text().splitlines()]
+    _, table = read_scored(scored)
+    held_out = {row["id"]: row["uncertainty"] for row in table.to_pylist() if row["split"] == "test"}
+    expected = {id_ for id_, uncertainty in held_out.items() if 0.2 <= uncertainty < 0.5 or uncertainty > 0.9}
+    assert {row["id"] for row in rows} == expected
+    assert {(row["old"], row["new"]) for row in rows} == {("answer", "escalate"), ("escalate", None)}
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert shown.fetched == []
+    assert "script" not in shown.tags
+    assert HOSTILE.replace("\x07", "") in shown.text.replace("\x07", "")
+    assert {"svg", "main", "caption", "th"} <= set(shown.tags)
+    assert "prefers-color-scheme: dark" in page.read_text(encoding="utf-8")
+
+
+def test_the_same_policies_change_nothing_and_say_so(run: Callable[..., Any], tmp_path: Path, scored: Path) -> None:
+    same = policy(tmp_path / "p.yaml", "same", 0.5)
+    result = run("policy", "simulate", same, same, "--on", str(scored), "--all-rows")
+    assert result.status == 0
+    assert "100 requests, 95 % bootstrap intervals" in result.out
+    assert "no request's action changes" in result.out
+    assert "The two policies are the same." in result.out
+    assert "20 of the 100 requests flatter the score" in result.flat
+
+
+@pytest.mark.parametrize(
+    ("rest", "complaint"),
+    [
+        (
+            "  - {id: person, do: escalate}\nguarantee: {max_error: 0.1}\n",
+            "gives a guarantee, which becomes thresholds only",
+        ),
+        (
+            "  - {id: to, do: retry, to: huge}\n  - {id: person, do: escalate}\n",
+            "retries on the tier 'huge', which doesn't exist",
+        ),
+        ("  - {id: p, stage: prompt, when: uncertainty > 0.9, do: abstain}\n", "no tier has a `prompt_bundle`"),
+    ],
+)
+def test_a_policy_that_cant_be_simulated_is_refused_in_words(
+    run: Callable[..., Any], tmp_path: Path, scored: Path, rest: str, complaint: str
+) -> None:
+    old, new = policy(tmp_path / "old.yaml", "old", 0.5), policy(tmp_path / "new.yaml", "new", 0.5, rest)
+    result = run("policy", "simulate", old, new, "--on", str(scored))
+    assert (result.status, result.out) == (2, "")
+    assert complaint in " ".join(result.err.split())
+
+
+FINGERPRINT = Fingerprint(
+    weights="ab", precision="full", dtype="float32", layers=4, hidden=9, site="mlp", taps="layers.*.mlp",
+    temperature=1.0, decoding="greedy", prompt="cd",
+)  # fmt: skip
+
+
+class Tapped:
+    """A model whose maps tell whether it is right; every seventh answer is empty."""
+
+    fingerprint = FINGERPRINT
+    prompt = "{question}"
+    max_new_tokens = 64
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
+        return [self._answer(int(turns[-1].content.split()[-1])) for turns in conversations]
+
+    def _answer(self, number: int) -> Generation:
+        random = np.random.default_rng(number)
+        right, empty = number % 2 == 0, number % 7 == 0
+
+        def maps() -> np.ndarray:
+            return np.asarray(np.exp(random.normal(size=(4, 4)) + right) * (1 - np.eye(4)), dtype=np.float32)
+
+        if empty:
+            return Generation(
+                text="", tokens=0, prompt_tokens=3, finish_reason="stop", seconds=0.1, signatures={"prompt": maps()}
+            )
+        return Generation(
+            text="yes" if right else "no",
+            tokens=1,
+            prompt_tokens=3,
+            finish_reason="stop",
+            seconds=0.1,
+            signatures={"prompt": maps(), "last": maps(), "mean": maps()},
+            statistics=Statistics(
+                logprob_sum=-1.0, logprob_mean=-1.0, entropy_mean=0.5, margin_min=float(random.random())
+            ),
+        )
+
+
+def questions(count: int, start: int = 0) -> list[Question]:
+    return [
+        Question(id=f"q{n}", dataset="d", kind="open", question=f"Is this right: {n}", answers=("yes",))
+        for n in range(start, start + count)
+    ]
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A harvest with a bundle that was fitted to it, and a guard.yaml that names it."""
+    monkeypatch.chdir(tmp_path)
+    harvest(Tapped(), questions(600), tmp_path / "h.parquet", name="fake")
+    fit(read_harvest(tmp_path / "h.parquet"), tmp_path / "bundle")
+    (tmp_path / "guard.yaml").write_text(
+        "version: 1\npolicy: default\ntiers: [{name: small, model: m, bundle: bundle}]\n"
+        "review: {storage: 'sqlite:///tickets.db'}\n"
+    )
+    return tmp_path
+
+
+def splits(path: Path) -> dict[str, str]:
+    return {row["id"]: row["split"] for row in read_scored(path)[1].to_pylist()}
+
+
+def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_row(
+    run: Callable[..., Any], bundled: Path
+) -> None:
+    result = run("score", "h.parquet", "--tier", "small", "--to", "scored.parquet")
+    assert (result.status, result.out) == (0, "600 rows in scored.parquet\n")
+    manifest, table = read_scored(bundled / "scored.parquet")
+    bundle = read_bundle(str(bundled / "bundle"))
+    assert manifest.tiers[0].bundle == bundle.digest
+    rows = {row["id"]: row for row in table.to_pylist()}
+    scorer, answer = LightGBMScorer(bundle), Tapped()._answer(5)
+    score = scorer.score(answer)
+    assert (rows["q5"]["uncertainty"], rows["q5"]["shift"]) == (score.uncertainty, score.shift)
+    assert (rows["q5"]["wrong"], rows["q5"]["text_length"]) == (True, 2)
+    assert rows["q7"]["error"] == "ScoringError: there is nothing to score: the answer is empty (0 tokens)"
+    counts = {
+        split: sum(row["split"] == split for row in rows.values() if not row["error"]) for split in bundle.metadata.rows
+    }
+    assert {**counts, "unanswered": 86} == dict(bundle.metadata.rows)
+    # Those without an answer are as rare among held-out rows as they are among all.
+    empty = [row["split"] for row in rows.values() if row["error"]]
+    assert 0.05 < empty.count("test") / len(empty) < 0.4
+    simulated = run("policy", "simulate", "default", "default", "--on", "scored.parquet")
+    assert simulated.status == 0
+
+
+def test_rows_of_a_bundle_that_doesnt_tell_its_rows_are_known_by_its_calibration_rows(
+    run: Callable[..., Any], bundled: Path
+) -> None:
+    run("score", "h.parquet", "--tier", "small", "--to", "told.parquet")
+    forget_rows(bundled / "bundle")
+    run("score", "h.parquet", "--tier", "small", "--to", "dealt.parquet")
+    assert splits(bundled / "dealt.parquet") == splits(bundled / "told.parquet")
+    harvest(Tapped(), questions(300, start=300), bundled / "other.parquet", name="fake")
+    assert run("score", "other.parquet", "--tier", "small", "--to", "other-scored.parquet").status == 0
+    assert set(splits(bundled / "other-scored.parquet").values()) == {"unknown"}
+    refused = run("policy", "simulate", "default", "default", "--on", "other-scored.parquet")
+    assert refused.status == 2
+    assert "none of the 300 requests is held out (unknown 300)" in " ".join(refused.err.split())
+
+
+def test_questions_that_a_fit_didnt_see_are_unseen_in_any_harvest(run: Callable[..., Any], bundled: Path) -> None:
+    harvest(Tapped(), questions(200, start=500), bundled / "other.parquet", name="fake")
+    run("score", "other.parquet", "--tier", "small", "--to", "scored.parquet")
+    known = splits(bundled / "scored.parquet")
+    assert {known[f"q{n}"] for n in range(600, 700) if n % 7} == {"unseen"}
+    assert "unseen" not in {known[f"q{n}"] for n in range(500, 600)}
+
+
+def forget_rows(folder: Path) -> None:
+    """As a bundle of a release that didn't keep them."""
+    import hashlib
+
+    known = CalibrationSet.model_validate_json((folder / CALIBRATION).read_text())
+    text = known.model_copy(update={"splits": None}).model_dump_json()
+    (folder / CALIBRATION).write_text(text)
+    metadata = json.loads((folder / METADATA).read_text())
+    metadata["sha256"][CALIBRATION] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / METADATA).write_text(json.dumps(metadata))
+
+
+def test_what_doesnt_go_together_is_refused(run: Callable[..., Any], bundled: Path) -> None:
+    refused = {
+        ("--to", "s.parquet"): "there is nothing to make a table from",
+        ("h.parquet", "--to", "s.parquet"): "each harvest goes with a tier of its own: got 1 files and the tiers []",
+        ("h.parquet", "--tier", "huge", "--to", "s.parquet"): "there is no tier 'huge'",
+        ("h.parquet", "--tier", "small", "--verdicts", "v", "--to", "s.parquet"): "leave one out",
+        ("guard.yaml", "--tier", "small", "--to", "s.parquet"): "isn't a file of harvested rows",
+    }
+    for arguments, complaint in refused.items():
+        result = run("score", *arguments)
+        assert result.status == 2
+        assert complaint in " ".join(result.err.split())
+        assert not (bundled / "s.parquet").exists()
+
+
+def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
+    run: Callable[..., Any], config: Path
+) -> None:
+    config.write_text(
+        config.read_text().replace("[{name: small, model: m}]", "[{name: small, model: m}, {name: large, model: m}]")
+    )
+    with fake_guard("default", {"small": 0.6, "large": 0.4}) as guard:
+        made = [guard.decide(f"question {number}") for number in range(3)]
+        review = guard._review
+        assert made[0].ticket is not None
+        review.resolve(made[0].ticket.id, "accept")  # type: ignore[union-attr]
+        review.resolve(made[1].ticket.id, "reject")  # type: ignore[union-attr]
+        review.export(Path("verdicts.jsonl"))  # type: ignore[union-attr]
+    Path("decisions.jsonl").write_text("".join(json.dumps(one.to_dict()) + "\n" for one in made))
+    result = run("score", "--decisions", "decisions.jsonl", "--verdicts", "verdicts.jsonl", "--to", "scored.parquet")
+    assert (result.status, result.out) == (0, "6 rows in scored.parquet\n")
+    rows = read_scored(Path("scored.parquet"))[1].to_pylist()
+    told = {(row["id"], row["tier"]): row for row in rows}
+    assert [told[one.id, "large"]["wrong"] for one in made] == [False, True, None]
+    assert [told[one.id, "small"]["wrong"] for one in made] == [None] * 3
+    assert {row["split"] for row in rows} == {"unseen"}
+    assert told[made[0].id, "small"]["seconds"] == made[0].attempts[0].seconds
+    simulated = run("policy", "simulate", "default", "default", "--on", "scored.parquet")
+    assert simulated.status == 0
+    alone = run("score", "--verdicts", "verdicts.jsonl", "--to", "verdicts.parquet")
+    assert (alone.status, alone.out) == (0, "2 rows in verdicts.parquet\n")
+    assert [row["wrong"] for row in read_scored(Path("verdicts.parquet"))[1].to_pylist()] == [False, True]
+
+
+def test_a_wrong_line_is_named_without_what_stands_in_it(run: Callable[..., Any], config: Path) -> None:
+    (config.parent / "decisions.jsonl").write_text(
+        '\n{"id": "d1", "attempts": [{"tier": "small", "text": ["secret"]}]}\n'
+    )
+    result = run("score", "--decisions", "decisions.jsonl", "--to", "s.parquet")
+    assert result.status == 2
+    assert "decisions.jsonl:2: not a line of `ilis-guard ask --json`" in " ".join(result.err.split())
+    assert "secret" not in result.err

@@ -1,0 +1,171 @@
+"""The scored table: what is refused, with its place, and what is left out of a simulation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ilis_guard.errors import SimulationError
+from ilis_guard.lab.recording import recording_of
+from ilis_guard.lab.scored import METADATA_KEY, SCHEMA, ScoredManifest, ScoredTier, read_scored, write_scored
+from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT
+
+MANIFEST = ScoredManifest(
+    origin="harvest", tiers=tuple(ScoredTier(name=name, bundle=None, prompt_bundle=None) for name in ("small", "large"))
+)
+
+
+def row(id_: str, tier: str = "small", **other: Any) -> dict[str, Any]:
+    known = {"split": "unseen", "stage": "answer", "tokens": 1, "finish_reason": "stop", "error": "", "labels": "{}"}
+    return {"id": id_, "tier": tier, **known, **other}
+
+
+def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -> None:
+    rows = [
+        row("b", "large", uncertainty=0.2, wrong=False, labels='{"vip": true}', seconds=1.5),
+        row("a", uncertainty=0.5, shift=0.25, wrong=True, prompt_length=7, text_length=3, cost=0.5),
+        row("b", stage="prompt", prompt_uncertainty=0.9, labels='{"vip": true}', prompt_seconds=0.1),
+        row("c", error="ModelError: down", labels=None, margin_min=0.5),
+    ]
+    write_scored(tmp_path / "t.parquet", MANIFEST, rows)
+    manifest, table = read_scored(tmp_path / "t.parquet")
+    assert manifest == MANIFEST
+    recorded = recording_of(manifest, table).recorded
+    b, a, c = (list(recorded.ids).index(name) for name in "bac")
+    small, large = recorded.tiers
+    assert [small.came_to[at] for at in (a, b, c)] == [ANSWERED, STOPPED_AT_PROMPT, ANSWERED]
+    assert [large.came_to[at] for at in (a, b, c)] == [NEVER_RUN, ANSWERED, NEVER_RUN]
+    assert [recorded.labels[at] for at in (a, b, c)] == [{}, {"vip": True}, None]
+    assert recorded.prompt_length[[a, b, c]].tolist() == [7, -1, -1]
+    told = small.attempt(a, "answer")
+    assert (told.uncertainty, told.shift, told.text_length, told.cost, told.finish_reason) == (
+        0.5,
+        0.25,
+        3,
+        0.5,
+        "stop",
+    )
+    assert small.attempt(b, "prompt").uncertainty == 0.9
+    assert (large.attempt(b, "answer").uncertainty, large.attempt(b, "answer").seconds) == (0.2, 1.5)
+    assert small.error[c] == "ModelError: down"
+    assert [small.wrong[at] for at in (a, b, c)] == [1, -1, -1]
+    assert large.wrong[b] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda t: t.drop_columns(["shift"]), "the column 'shift' (double) is missing"),
+        (lambda t: t.append_column("answer", pa.array(["x", "y"])), "there is no column 'answer' in a scored table"),
+        (lambda t: cast(t, "tokens", pa.string()), "the column 'tokens' must be of type int64, got string"),
+        (lambda t: put(t, "tier", ["small", None]), "the column 'tier' has no value in 1 rows"),
+        (
+            lambda t: put(t, "uncertainty", [0.5, float("nan")]),
+            "'uncertainty' must be a number from 0 to 1, or null, got nan in row 2 (id 'b'), 1 row in all",
+        ),
+        (
+            lambda t: put(t, "shift", [1.5, -1.0]),
+            "'shift' must be a number from 0 to 1, or null, got 1.5 in row 1 (id 'a'), 2 rows in all",
+        ),
+        (
+            lambda t: put(t, "seconds", [float("inf"), 1.0]),
+            "'seconds' must be a finite number from 0, got inf in row 1",
+        ),
+        (lambda t: put(t, "tokens", [1, -1]), "'tokens' must be a finite number from 0, got -1 in row 2"),
+        (
+            lambda t: put(t, "margin_min", [None, float("nan")]),
+            "'margin_min' must be a finite number, or null, got nan in row 2",
+        ),
+        (lambda t: put(t, "split", ["test", "held out"]), "'split' must be one of ["),
+        (lambda t: put(t, "tier", ["small", "huge"]), "'tier' must be one of ['small', 'large'], got 'huge' in row 2"),
+        (
+            lambda t: put(t, "finish_reason", ["stop", "eos"]),
+            "'finish_reason' must be one of ['', 'stop', 'length'], got 'eos'",
+        ),
+        (
+            lambda t: put(t, "labels", ["{}", "[1]"]),
+            "'labels' must be a JSON object of labels, or null, got '[1]' in row 2",
+        ),
+        (lambda t: put(t, "labels", ["{}", '{"a b": 1}']), "'labels' must be a JSON object of labels, or null"),
+        (lambda t: put(t, "labels", ["{}", "[" * 5000]), "'labels' must be a JSON object of labels, or null"),
+        (
+            lambda t: put(t, "id", ["a", "a"]),
+            "the id 'a' stands 2 times with the tier 'small'; a tier attempts a request once",
+        ),
+        (
+            lambda t: put(put(put(t, "id", ["a", "a"]), "tier", ["small", "large"]), "prompt_length", [1, 2]),
+            "'prompt_length' is a request's, and differs between the tiers of the id 'a'",
+        ),
+        (lambda t: t.slice(0, 0), "there are no rows"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_the_column_and_the_row(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table], complaint: str
+) -> None:
+    table = change(pa.Table.from_pylist([row("a"), row("b")], schema=SCHEMA))
+    path = tmp_path / "t.parquet"
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: MANIFEST.model_dump_json()}), path)
+    with pytest.raises(SimulationError) as error:
+        read_scored(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert complaint in str(error.value)
+
+
+def put(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    field = SCHEMA.field(name).with_nullable(True)
+    return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+
+
+def cast(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, table[name].cast(kind))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "complaint"),
+    [
+        ({}, "isn't a scored table: there is no 'ilis_guard_scored' in its metadata"),
+        (
+            {b"ilis_guard": b"{}"},
+            "holds harvested rows; make a scored table with `ilis-guard score t.parquet --tier NAME`",
+        ),
+        ({METADATA_KEY: b'{"version": 2, "origin": "harvest", "tiers": []}'}, "its manifest is wrong at 'version'"),
+        ({METADATA_KEY: b"{"}, "its manifest is wrong"),
+    ],
+)
+def test_other_files_are_told_apart(tmp_path: Path, metadata: dict[bytes, bytes], complaint: str) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist([row("a")], schema=SCHEMA).replace_schema_metadata(metadata), path)
+    with pytest.raises(SimulationError, match="ilis-guard score") as error:
+        read_scored(path)
+    assert complaint in str(error.value)
+
+
+def test_no_parquet_file_and_no_file_are_said(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_text("id,tier\n")
+    with pytest.raises(SimulationError, match=r"t\.parquet: isn't a Parquet file"):
+        read_scored(tmp_path / "t.parquet")
+    with pytest.raises(SimulationError, match="No such file"):
+        read_scored(tmp_path / "none.parquet")
+
+
+def test_requests_that_a_bundle_saw_are_left_out_by_the_most_flattering_use_of_any_row() -> None:
+    splits = {"a": ("test", "test"), "b": ("test", "train"), "c": ("calibration", "test"), "d": ("unseen", "unseen")}
+    splits |= {"e": ("unknown", "test"), "f": ("calibration", "validation")}
+    rows = [
+        row(id_, tier, split=split)
+        for id_, pair in splits.items()
+        for tier, split in zip(("small", "large"), pair, strict=True)
+    ]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    recording = recording_of(MANIFEST, table)
+    assert list(recording.recorded.ids) == ["a", "d"]
+    assert recording.left_out == {"train": 1, "validation": 1, "calibration": 1, "unknown": 1}
+    everything = recording_of(MANIFEST, table, all_rows=True)
+    assert (len(everything.recorded), everything.left_out) == (6, {})
+    assert everything.flattering == recording.left_out
+    seen = pa.Table.from_pylist([row("a", split="train")], schema=SCHEMA)
+    with pytest.raises(SimulationError, match=r"none of the 1 requests is held out \(train 1\)"):
+        recording_of(MANIFEST, seen)
