@@ -14,6 +14,7 @@ from benchmarks.common import show
 from ilis_guard.config import read_config
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.scoring import LightGBMScorer, read_bundle
+from ilis_guard.scoring.shift import ShiftDetector
 from ilis_guard.tiers import load_local_model
 from ilis_guard.types import Message
 
@@ -46,7 +47,14 @@ def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
         score = scorer.score(generation)
         return policy.evaluate(Facts(uncertainty=score.uncertainty, shift=score.shift, tier="small", last_tier=False))
 
-    measured = {"score": lambda: scorer.score(generation), "policy": rule, "score and policy": both}
+    detector = ShiftDetector(scorer.bundle.calibration_set.shift, scorer.bundle.metadata.stage)
+    maps = {position: signature[None] for position, signature in generation.signatures.items()}
+    measured = {
+        "score": lambda: scorer.score(generation),
+        "of which shift": lambda: detector.shift(maps),
+        "policy": rule,
+        "score and policy": both,
+    }
     rows = [[name, *(f"{value:.3f}" for value in milliseconds(call, calls))] for name, call in measured.items()]
     show(f"milliseconds for one answer, {calls} calls", ("what", "median", "99th percentile"), rows)
 
