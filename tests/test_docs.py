@@ -101,3 +101,12 @@ def test_every_figure_of_the_bundles_in_the_readme_is_that_of_the_bundle() -> No
         for figures in (metadata.held_out, metadata.baseline, of_prompts):
             for figure in (figures.auroc, figures.auroc_within, figures.auprc_wrong, figures.brier):
                 assert f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})" in readme
+
+
+@pytest.mark.parametrize(
+    ("document", "said"), [("docs/risk-control.md", "answer where uncertainty <= 0.40"), ("docs/scoring.md", "None 1 ")]
+)
+def test_the_code_in_the_documentation_runs(document: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(document, "python")
+    exec(block, {})
+    assert said in capsys.readouterr().out
