@@ -119,3 +119,12 @@ def test_the_scored_tables_columns_in_the_documentation_are_all_there_are() -> N
     table = (ROOT / "docs" / "simulation.md").read_text().partition("| --- | --- | --- |\n")[2].partition("\n\n")[0]
     documented = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert documented == SCHEMA.names
+
+
+@pytest.mark.parametrize(
+    ("document", "said"), [("docs/risk-control.md", "answer where uncertainty <= 0.40"), ("docs/scoring.md", "None 1 ")]
+)
+def test_the_code_in_the_documentation_runs(document: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(document, "python")
+    exec(block, {})
+    assert said in capsys.readouterr().out

@@ -14,6 +14,7 @@ from mapie.risk_control.fwer_control import FWERFixedSequenceTesting
 SUREST_FIRST: Final = np.linspace(0.99, 0, 100)
 METHODS: Final[Mapping[str, Callable[[], dict[str, Any]]]] = {
     "default": dict,
+    "default, up to 0.89": lambda: {"list_predict_params": np.linspace(0, 0.89, 90)},
     "fixed sequence, 5 starts": lambda: {
         "fwer_method": FWERFixedSequenceTesting(n_starts=5),
         "list_predict_params": SUREST_FIRST,

@@ -1,4 +1,4 @@
-"""Populations of requests: how often each uncertainty goes with a wrong answer is known."""
+"""Populations of requests: how often an uncertainty goes with a wrong answer is known, so what a threshold does is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`harvest`, `fit`, `score` and `world-facts`: from questions to a bundle, and to a table that simulations run on."""
+"""`harvest`, `fit`, `recalibrate`, `score`, `world-facts`: from questions to bundles, and to tables for simulations."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,6 +128,28 @@ def _harvested(
             questions=() if questions is None else read_questions(questions),
             progress=lambda: shown.advance(task),
         )
+
+
+@commands.command()
+def recalibrate(
+    bundle: Annotated[str, typer.Argument(help="The bundle's folder, or packaged:NAME.")],
+    rows: Annotated[Path, typer.Argument(help="What `queue export` wrote, or a harvested Parquet file.")],
+    to: Annotated[Path, typer.Option(help="The new bundle's folder.")],
+    tier: Annotated[
+        str | None, typer.Option(help="Of an export: only rows in which this tier's answer was judged.")
+    ] = (None),
+) -> None:
+    """Calibrate a bundle anew on labelled rows of your own traffic; its trees stay as they are."""
+    from ilis_guard.lab.recalibrate import read_labelled
+    from ilis_guard.lab.recalibrate import recalibrate as run
+    from ilis_guard.scoring import read_bundle
+
+    known = read_bundle(bundle)
+    labelled = read_labelled(known, rows, tier=tier)
+    run(known, labelled, to)
+    size = len(read_bundle(str(to)).calibration_set.wrong)
+    out.print(f"calibrated on {len(labelled.wrong)} rows; {size} of them are a random sample, for thresholds")
+    out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
 
 
 @commands.command("world-facts")

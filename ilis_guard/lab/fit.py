@@ -80,7 +80,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
 
     booster = _trees(features, wrong, splits["train"], splits["validation"], seed)
     raw = np.asarray(booster.predict(features), dtype=np.float64)
-    calibration = _calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
+    calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]
     baseline = _baseline(harvest.statistics, wrong, seen)
@@ -186,16 +186,27 @@ def _trees(
     return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 
-def _calibrate(raw: Float64[np.ndarray, " rows"], wrong: Rows) -> BetaCalibration:
-    """Fit beta calibration; a term that would turn the order round is left out, as its authors do."""
+def calibrate(
+    raw: Float64[np.ndarray, " rows"], wrong: Rows, weights: Float64[np.ndarray, " rows"] | None = None
+) -> BetaCalibration:
+    """Fit beta calibration; a term that would turn the order round is left out, as its authors do.
+
+    Args:
+        raw: scores of the trees, 0 to 1.
+        wrong: whether the answers were wrong; some are and some aren't.
+        weights: how many rows each one stands for; without them, itself.
+
+    Raises:
+        FitError: a higher score means less often wrong.
+    """
     terms = np.column_stack(calibration_terms(raw))
     kept = [0, 1]
     while kept:
-        model = LogisticRegression(C=1e6).fit(terms[:, kept], wrong)
-        weights = dict(zip(kept, model.coef_[0].tolist(), strict=True))
-        if min(weights.values()) >= 0:
-            return BetaCalibration(a=weights.get(0, 0.0), b=weights.get(1, 0.0), c=float(model.intercept_[0]))
-        kept.remove(min(weights, key=lambda term: weights[term]))
+        model = LogisticRegression(C=1e6).fit(terms[:, kept], wrong, sample_weight=weights)
+        slopes = dict(zip(kept, model.coef_[0].tolist(), strict=True))
+        if min(slopes.values()) >= 0:
+            return BetaCalibration(a=slopes.get(0, 0.0), b=slopes.get(1, 0.0), c=float(model.intercept_[0]))
+        kept.remove(min(slopes, key=lambda term: slopes[term]))
     raise FitError("the score ranks the calibration rows the wrong way round: nothing was learned from these rows")
 
 

@@ -1,13 +1,16 @@
-"""Maps -> uncertainty: features, LightGBM, calibration, shift, and the bundle that holds them; risk control."""
+"""Maps -> uncertainty: features, LightGBM, calibration, shift, and the bundle that holds them; risk control, drift."""
 
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
 from ilis_guard.scoring.certify import Certificate, certify
+from ilis_guard.scoring.drift import Drift, DriftTest
 from ilis_guard.scoring.scorer import LightGBMScorer, Scorer
 
 __all__ = [
     "Bundle",
     "BundleMetadata",
     "Certificate",
+    "Drift",
+    "DriftTest",
     "LightGBMScorer",
     "Scorer",
     "TypicalMaps",

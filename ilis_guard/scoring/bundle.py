@@ -115,6 +115,17 @@ class CalibrationSet(_Part):
         return self
 
 
+class Recalibration(_Part):
+    """What took the place of the calibration that came with the fit."""
+
+    bundle: str
+    """Digest of the bundle that was recalibrated; the trees, the shift reference and all figures are its own."""
+    rows: int
+    """Labelled rows that the calibration map was fitted to, each counting for 1 / probability."""
+    least_probability: float = Field(gt=0, le=1)
+    """The smallest probability that a request had of being labelled; the calibration set is such a share of them."""
+
+
 class BundleMetadata(_Part):
     """``bundle.json``."""
 
@@ -136,6 +147,8 @@ class BundleMetadata(_Part):
     """The same rows, scored by a logistic regression on the output statistics alone, fitted to all other rows. At stage
     `prompt` there are none yet: they then stand for what is known once the answer was paid for."""
     versions: Mapping[str, str]
+    recalibrated: Recalibration | None = None
+    """None where calibration map and calibration set are those of the fit. `held_out` always is."""
 
     @model_validator(mode="after")
     def _sees_what_there_is(self) -> "BundleMetadata":

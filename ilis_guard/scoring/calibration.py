@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 EDGE: Final = 1e-6
 """Raw scores are kept this far from 0 and 1, where their logarithms end."""
+HALVINGS: Final = 60
+"""Of the interval from 0 to 1, until it holds no other number."""
 
 
 class BetaCalibration(BaseModel):
@@ -27,6 +29,19 @@ class BetaCalibration(BaseModel):
         log_s, minus_log_rest = calibration_terms(raw)
         with np.errstate(over="ignore"):  # the probability is then 0 or 1, as it should be
             return 1 / (1 + np.exp(-(self.a * log_s + self.b * minus_log_rest + self.c)))
+
+    def invert(self, probabilities: Float64[np.ndarray, " rows"]) -> Float64[np.ndarray, " rows"]:
+        """Raw scores that `apply` makes these of, as near as their own digits allow.
+
+        There is none where `a` and `b` are both 0, which no fit gives.
+        """
+        low, high = np.full(len(probabilities), EDGE), np.full(len(probabilities), 1 - EDGE)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            below = self.apply(middle) < probabilities
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        raw: Float64[np.ndarray, " rows"] = (low + high) / 2
+        return raw
 
 
 def calibration_terms(

@@ -116,12 +116,10 @@ def _at_most_wrong(
         least = least_rank(max_error, risk) + 1
         return 0, f"{rows} rows are too few: it takes {least}, even where no answer is wrong", more
     nearest, allowed = nearest_start(wrong, max_error, risk)
-    reason = f"of the {nearest} surest of {rows} answers {wrong[nearest - 1]} are wrong, at most {allowed} may be"
-    if wrong[nearest - 1] <= allowed:
-        reason = (
-            f"too many answers of one uncertainty are wrong: {rows} rows have {len(set(ascending.tolist()))} values"
-        )
-    return 0, reason, more
+    counted = f"of the {nearest} surest of {rows} answers {wrong[nearest - 1]} are wrong"
+    if wrong[nearest - 1] > allowed:
+        return 0, f"{counted}, at most {allowed} may be", more
+    return 0, f"{counted}, few enough, but with all answers of the next uncertainty too many are", more
 
 
 def _at_least_answered(

@@ -219,7 +219,7 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     assert tuple(ROWS.wrong[calibration].tolist()) == bundle.calibration_set.wrong
     features = feature_matrix(bundle.metadata.features, ROWS.signatures, ROWS.statistics)[calibration]
     raw = np.asarray(lightgbm.Booster(model_str=bundle.trees).predict(features))
-    assert module._calibrate(raw, ROWS.wrong[calibration]) == metadata.calibration
+    assert module.calibrate(raw, ROWS.wrong[calibration]) == metadata.calibration
 
     held_out = metrics.held_out(
         ROWS.wrong[splits["test"]], uncertainty[splits["test"]], np.array(ROWS.datasets)[splits["test"]]
@@ -340,14 +340,14 @@ def scored(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_calibration_finds_the_map_that_made_the_outcomes() -> None:
-    calibration = module._calibrate(*scored(2.0, 0.5))
+    calibration = module.calibrate(*scored(2.0, 0.5))
     assert (calibration.a, calibration.b, calibration.c) == pytest.approx((2.0, 0.5, 0), abs=0.2)
 
 
 @pytest.mark.parametrize(("slopes", "kept"), [((3.0, -0.5), 0), ((-0.5, 3.0), 1)])
 def test_a_calibration_term_that_turns_the_order_is_left_out(slopes: tuple[float, float], kept: int) -> None:
     raw, wrong = scored(*slopes)
-    calibration = module._calibrate(raw, wrong)
+    calibration = module.calibrate(raw, wrong)
     term = (np.log(raw), -np.log(1 - raw))[kept]
     alone = LogisticRegression(C=1e6).fit(term[:, None], wrong)
     assert (calibration.a, calibration.b)[1 - kept] == 0
@@ -357,7 +357,7 @@ def test_a_calibration_term_that_turns_the_order_is_left_out(slopes: tuple[float
 
 def test_a_score_that_ranks_the_wrong_way_round_is_refused() -> None:
     with pytest.raises(FitError, match="wrong way round"):
-        module._calibrate(*scored(-1.0, -1.0))
+        module.calibrate(*scored(-1.0, -1.0))
 
 
 def parts(rows: Harvest, *ends: int) -> list[np.ndarray]:

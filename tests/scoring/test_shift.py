@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.stats import chisquare
 
 from ilis_guard.scoring.features import Maps
 from ilis_guard.scoring.shift import ShiftDetector, ShiftReference, profile, squared_distances
@@ -77,3 +78,29 @@ def test_a_reference_of_the_wrong_shape_or_with_what_is_no_number_is_refused(cha
     ShiftReference.model_validate(reference())
     with pytest.raises(ValidationError):
         ShiftReference.model_validate(reference(**changes))
+
+
+def test_shift_is_uniform_on_rows_exchangeable_with_the_calibration_rows() -> None:
+    """Through the whole of it: maps, profiles, a reference fitted to other rows, and the place among the distances."""
+    random = np.random.default_rng(0)
+    layers, rows = 4, 19
+
+    def maps(count: int) -> Maps:
+        return {
+            "prompt": random.lognormal(size=(count, layers, layers)).astype(np.float32),
+            "mean": random.lognormal(0.3, 0.8, size=(count, layers, layers)).astype(np.float32),
+        }
+
+    profiles = profile(maps(400), "answer")
+    mean, precision = profiles.mean(axis=0), np.linalg.inv(np.cov(profiles.T))
+    places = np.zeros(rows + 1)
+    for _ in range(2000):
+        distances = squared_distances(profile(maps(rows), "answer"), mean, precision)
+        known = ShiftReference(
+            mean=tuple(mean.tolist()),
+            precision=tuple(map(tuple, precision.tolist())),
+            distances=tuple(sorted(distances.tolist())),
+        )
+        shift = float(ShiftDetector(known, "answer").shift(maps(1))[0])
+        places[round(shift * (rows + 1)) - 1] += 1
+    assert chisquare(places).pvalue > 1e-3
