@@ -39,7 +39,7 @@ def furthest(model: Any, points: Sequence[TapPoint]) -> float:
 
 def generate(model: Any, prompt: Sequence[int], *processors: Any) -> Tensor:
     """Prompt and answer, greedily, with the model's own cache."""
-    with torch.no_grad():  # as models do: outputs are kept by reference
+    with torch.no_grad():  # as models do
         sequences: Tensor = model.generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),

@@ -317,7 +317,7 @@ class LocalModel:
         self, inputs: Any, *, watch: Watch | None = None, every_token: bool = False
     ) -> tuple[list[Recording], list[list[int]]]:
         """Generate; what was recorded of each row, and its new tokens."""
-        with torch.no_grad(), Tap(self._points) as tap:  # not inference_mode: there tensors have no version
+        with torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
                 end_tokens=self._end_tokens,

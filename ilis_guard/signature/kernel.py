@@ -40,7 +40,9 @@ def signature_map(
         )
     if not (math.isfinite(temperature) and temperature > 0):
         raise SignatureError(f"the temperature must be a positive number, got {temperature!r}")
-    below = activations.to(torch.float64, copy=True).div_(temperature)
+    below = activations.to(torch.float64, copy=True)
+    if temperature != 1.0:
+        below /= temperature
     below -= below.amax(dim=-1, keepdim=True)
     weights = below.exp()
     total = weights.sum(dim=-1, keepdim=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature.running import RunningMaps, RunningStatistics, chunk_length, next_token_numbers
+from ilis_guard.signature.running import NextTokens, RunningMaps, RunningStatistics, chunk_length
 from ilis_guard.signature.tap import Tap
 from ilis_guard.types import Position, Signature, Statistics
 
@@ -86,8 +86,6 @@ class Recorder:
         self._length = 0
         self._fed: list[Int[Tensor, "batch sequence"]] = []
         """The ids of the passes since; their activations wait in the tap."""
-        self._drawn_from: list[tuple[Float[Tensor, "batch vocabulary"], int | None]] = []
-        """What the tokens of these passes, and the one to come, were drawn from; its version, None for a copy."""
         self._chunk = 1
 
     def __call__(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
@@ -97,12 +95,10 @@ class Recorder:
         else:
             self._check_grew(input_ids)
             self._fed.append(input_ids)
+            self._next.add(scores)
             if len(self._fed) == self._chunk:
                 self._fold()
         self._length = input_ids.shape[1]
-        # By reference, for a copy takes as long as the sums. A version tells changes; inference mode has none.
-        version = None if scores.is_inference() else scores._version  # noqa: SLF001 - torch has no other name for it
-        self._drawn_from.append((scores.clone() if version is None else scores, version))
         return scores
 
     def so_far(self) -> list[Recording]:
@@ -139,7 +135,7 @@ class Recorder:
             self._fold()
             if not torch.equal(sequences[:, :-1], self._before):
                 raise SignatureError(_not_continued(sequences, list(self._before.shape)))
-            self._add_statistics(sequences[:, -1:])
+            self._draw(sequences[:, -1:])
         return self.so_far()
 
     def _begin(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> None:
@@ -150,6 +146,8 @@ class Recorder:
         self._maps = RunningMaps(prompt.squeeze(1), self._temperature, every_token=self._every_token)
         self._statistics = RunningStatistics(rows)
         self._chunk = chunk_length(prompt.numel() + scores.numel())
+        self._tap.make_room(self._chunk)
+        self._next = NextTokens(scores, self._chunk)
         self._before = input_ids
 
     def _check_grew(self, sequences: Int[Tensor, "batch sequence"]) -> None:
@@ -171,20 +169,14 @@ class Recorder:
         activations = self._tap.take(passes)[:, :, 0]
         if activations.shape[1] != len(newest):
             raise SignatureError(f"{len(newest)} rows went in, and activations of {activations.shape[1]} came out")
-        self._maps.add(activations, self._add_statistics(newest[:, -passes:]))
+        self._maps.add(activations, self._draw(newest[:, -passes:]))
         self._before = newest
         self._fed.clear()
 
-    def _add_statistics(self, drawn: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "tokens batch"]:
+    def _draw(self, tokens: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "tokens batch"]:
         """Add what is known of tokens that were drawn; tells which of them count."""
-        counted = self._answer.add(drawn.T)
-        numbers = []
-        for (scores, version), tokens in zip(self._drawn_from[: len(counted)], drawn.T, strict=True):
-            if version is not None and scores._version != version:  # noqa: SLF001 - torch has no other name for it
-                raise SignatureError("a logits processor after the recorder changed the scores in place")
-            numbers.append(next_token_numbers(scores, tokens))
-        self._statistics.add(torch.stack(numbers), counted)
-        del self._drawn_from[: len(counted)]
+        counted = self._answer.add(tokens.T)
+        self._statistics.add(self._next.drew(tokens.T), counted)
         return counted
 
 

@@ -1,13 +1,11 @@
 """The tap: hooks on one module of every layer that keep the newest token's activation."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -38,121 +36,123 @@ class Tap:
 
     A tap hears only the thread that entered it, so several may sit on one model at once and never mix.
 
-    A hook does next to nothing: between two layers a model's weights have driven its code out of the processor's
-    cache, so that every line of it is dear. Everything that can wait is done in `take`, for several passes at once.
+    A hook copies into memory that is used again, and does nothing else: between two layers a model's weights have
+    driven its code out of the processor's cache, so that every line of it is dear. Holding on to outputs, even until
+    the pass ends, costs more than copying them: it keeps the allocator from giving each layer the memory that is still
+    in the cache from the layer before.
     """
 
     def __init__(self, points: Sequence[TapPoint], *, newest: int = 1) -> None:
         self._points = points
         self._newest = newest
-        self._heard: list[tuple[int, Tensor, int | None]] = []
-        """Layer, output, and the version that the output must still have when it is taken; None where it is a copy."""
-        # Copies are kept until a pass has shown that this architecture doesn't go on to change a module's output in
-        # place, as Falcon does; the output itself, once one has. A tensor's version tells.
-        self._lent: list[tuple[Tensor, int] | None] = [None] * len(points)
-        self._unchanged = [False] * len(points)
-        self._thread = 0
+        self._room = 1
+        self._kept: Tensor | None = None
+        """Memory for as many passes as there is room for."""
+        self._places: list[list[Tensor]] = [[] for _ in points]
+        """Of each layer, its places in that memory, pass by pass."""
+        self._runs = [0] * len(points)
+        """Of each layer, passes since the last `take`."""
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Tap":  # noqa: PYI034  # beartype, which checks shapes in the tests, refuses Self here
-        self._thread = threading.get_ident()
         try:
             for at, point in enumerate(self._points):
-                self._handles.append(point.module.register_forward_hook(self._keeper(at)))
+                self._handles.append(point.module.register_forward_hook(self._hearer(at)))
         except BaseException:
-            self._remove_hooks()
+            self._leave()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._remove_hooks()
+        self._leave()
+
+    def make_room(self, passes: int) -> None:
+        """Have memory for so many passes between one `take` and the next, instead of one. Nothing may wait in it."""
+        self._room = passes
+        self._drop()
 
     def take(self, passes: int = 1) -> Float[Tensor, "passes batch newest layers hidden"]:
-        """The activations of so many forward passes, those since the last time, in memory of their own.
+        """The activations of so many forward passes, those since the last time. The next pass overwrites them.
 
         Raises:
-            SignatureError: a module wasn't run once in each of them, or rows or widths differ between passes or layers.
+            SignatureError: a module wasn't run once in each of them.
         """
         self.check(passes)
-        outputs = [output for _, output, _ in sorted(self._heard, key=itemgetter(0))]
-        self._heard.clear()
-        try:
-            stacked = torch.stack(outputs)
-        except RuntimeError:
-            stacked = torch.stack(_together(outputs))
-        return stacked.detach().reshape(len(self._points), passes, *stacked.shape[1:]).movedim(0, 3)
+        self._runs[:] = [0] * len(self._points)
+        assert self._kept is not None, "each module ran"
+        return self._kept[:passes].movedim(1, 3)
 
     def check(self, passes: int = 1) -> None:
-        """See that so many passes ran every tapped module once each, and left what it put out as it was.
+        """See that so many passes ran every tapped module once each.
 
         Raises:
             SignatureError: they didn't.
         """
-        runs = Counter(at for at, _, _ in self._heard)
-        if any(runs[at] != passes for at in range(len(self._points))):
-            raise SignatureError(self._complaint(runs, passes))
-        for at, output, version in self._heard:
-            if version is not None and output._version != version:  # noqa: SLF001 - torch has no other name for it
-                raise SignatureError(
-                    f"the output of {self._points[at].path!r} was changed in place, and in the pass before it wasn't"
-                )
+        if any(runs != passes for runs in self._runs):
+            raise SignatureError(self._complaint(passes))
 
-    def _complaint(self, runs: Counter[int], passes: int) -> str:
-        few = [point for at, point in enumerate(self._points) if runs[at] < passes]
-        if few:
+    def _complaint(self, passes: int) -> str:
+        missing = [point for point, runs in zip(self._points, self._runs, strict=True) if runs < passes]
+        if missing:
             return (
-                f"no activation came from layer {', '.join(str(point.layer) for point in few)} (of "
-                f"{len(self._points)}, counted from 0), such as {few[0].path!r}: it wasn't run in this pass, or was "
-                "compiled into a graph that skips hooks"
+                f"no activation came from layer {', '.join(str(point.layer) for point in missing)} (of "
+                f"{len(self._points)}, counted from 0), such as {missing[0].path!r}: it wasn't run in this pass, or "
+                "was compiled into a graph that skips hooks"
             )
-        point, ran = next((point, runs[at]) for at, point in enumerate(self._points) if runs[at] > passes)
+        point, runs = max(zip(self._points, self._runs, strict=True), key=itemgetter(1))
         often = "one pass" if passes == 1 else f"{passes} passes"
-        return f"{point.path!r} ran {ran} times in {often}: its activations don't belong to one layer and one pass"
+        return f"{point.path!r} ran {runs} times in {often}: its activations don't belong to one layer and one pass"
 
-    def _keeper(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
-        thread, newest, hear, unchanged = self._thread, self._newest, self._heard.append, self._unchanged
-        ident = threading.get_ident
+    def _hearer(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
+        places, all_runs, ident = self._places[at], self._runs, threading.get_ident
+        thread = ident()
 
-        def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def heard(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if ident() != thread:
                 return
-            if unchanged[at] and type(output) is Tensor and output.size(1) == newest:
-                # Not the same in each pass: experts add up in place, as often as there are experts at work.
-                hear((at, output, output._version))  # noqa: SLF001 - torch has no other name for it
+            run = all_runs[at]
+            all_runs[at] = run + 1
+            is_usual = run < len(places) and type(output) is Tensor and output.shape == places[run].shape
+            if is_usual and not output.requires_grad:
+                places[run].copy_(output)
             else:
-                hear((at, *self._examined(at, hidden_states(inputs, output))))
+                self._examine(at, run, hidden_states(inputs, output))
 
-        return keep
+        return heard
 
-    def _examined(self, at: int, hidden: Any) -> tuple[Tensor, int | None]:
-        """What is kept of an output, until it is known to be left as it is."""
+    def _examine(self, at: int, run: int, hidden: Any) -> None:
+        """Keep an output that isn't like the others: a prompt's, the first, one in a graph; or refuse it."""
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise SignatureError(f"{self._points[at].path!r} gave {got!r}, expected [batch, sequence, hidden]")
-        # A longer output would keep the whole prompt's activations alive; in inference mode nothing has a version.
-        if hidden.shape[1] != self._newest or hidden.is_inference():
-            return hidden[:, -self._newest :].clone(), None
-        lent, version = self._lent[at], hidden._version  # noqa: SLF001 - torch has no other name for it
-        # While the one before is held, only a module that writes into it again can give its memory once more.
-        is_new = lent is not None and lent[0].data_ptr() != hidden.data_ptr()
-        if lent is not None and is_new and lent[0]._version == lent[1]:  # noqa: SLF001 - as above
-            self._lent[at], self._unchanged[at] = None, True
-            return hidden, version
-        self._lent[at] = (hidden, version)
-        return hidden.clone(), None
+        newest, places = hidden.detach()[:, -self._newest :], self._places[at]
+        nothing_waits = sum(self._runs) == 1
+        if nothing_waits and (not places or places[0].shape != newest.shape):
+            self._allocate(newest)
+        if places[0].shape != newest.shape:
+            raise SignatureError(
+                f"the activations differ in shape: {self._points[at].path!r} gave {list(newest.shape)!r}, and before "
+                f"it was {list(places[0].shape)!r}"
+            )
+        if run < self._room:  # what came once too often is counted, and `take` complains
+            places[run].copy_(newest)
 
-    def _remove_hooks(self) -> None:
+    def _allocate(self, like: Tensor) -> None:
+        # In one piece, on the first layer's device: those of layers on several devices meet there.
+        self._drop()
+        self._kept = like.new_empty(self._room, len(self._points), *like.shape)
+        for at, places in enumerate(self._places):
+            places.extend(self._kept[:, at].unbind())
+
+    def _drop(self) -> None:
+        self._kept = None
+        for places in self._places:
+            places.clear()
+
+    def _leave(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._heard.clear()
-        self._lent = [None] * len(self._points)
-        self._unchanged[:] = [False] * len(self._points)
-
-
-def _together(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """On the first one's device: those of layers on several devices meet there."""
-    if len(shapes := {output.shape for output in outputs}) > 1:
-        raise SignatureError(f"the layers' activations differ in shape: {sorted(map(tuple, shapes))!r}")
-    return [output.to(outputs[0].device) for output in outputs]
+        self._runs[:] = [0] * len(self._points)
+        self._drop()

@@ -152,7 +152,7 @@ def tapped(model: Any, site: Site) -> tuple[TapPoint, ...]:
 
 
 def record(model: Any, site: Site, prompt: list[int], **options: Any) -> tuple[list[int], Any]:
-    with Tap(tapped(model, site)) as tap, torch.no_grad():  # as models do: outputs are kept by reference
+    with Tap(tapped(model, site)) as tap, torch.no_grad():  # as models do
         recorder = Recorder(tap, end_tokens=[NEVER], special_tokens=[], temperature=1.0)
         sequences = model.generate(
             input_ids=torch.tensor([prompt]),
