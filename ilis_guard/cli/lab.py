@@ -126,7 +126,7 @@ def _harvested(
             config,
             dict(zip(tiers, harvests, strict=True)),
             questions=() if questions is None else read_questions(questions),
-            progress=lambda: shown.advance(task),
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
         )
 
 

@@ -17,8 +17,8 @@ from ilis_guard.scoring import LightGBMScorer
 from ilis_guard.tiers import Tier, load_scorer
 from ilis_guard.types import Fingerprint, Generation, Message, Score
 
-Progress = Callable[[], None]
-"""Told of each row that is scored."""
+Progress = Callable[[int, int], None]
+"""Told (rows scored, rows in all)."""
 Rows = list[dict[str, Any]]
 
 
@@ -27,7 +27,7 @@ def score(
     harvests: Mapping[str, Path],
     *,
     questions: Sequence[Question] = (),
-    progress: Progress = lambda: None,
+    progress: Progress = lambda _done, _all: None,
 ) -> tuple[ScoredManifest, Rows]:
     """Score one harvest a tier as the live guard scores answers; rows of one id are one request.
 
@@ -52,11 +52,15 @@ def score(
             f"give one: HARVEST --tier {smallest}"
         )
     lengths = {asked.id: len(asked.prompt()) for asked in questions}
+    read = {name: read_rows(path) for name, path in harvests.items()}
+    total = sum(len(of_tier) for _, of_tier in read.values())
     tiers: list[ScoredTier] = []
     rows: Rows = []
     for tier in config.tiers:
         if tier.name in harvested:
-            scored, of_tier = _scored(tier, harvests[tier.name], lengths, progress)
+            before = len(rows)
+            tell = lambda done, before=before: progress(before + done, total)  # noqa: E731 - a name for the one after
+            scored, of_tier = _scored(tier, harvests[tier.name], read[tier.name], lengths, tell)
         else:
             scored, of_tier = ScoredTier(name=tier.name, bundle=None, prompt_bundle=None), []
         tiers.append(scored)
@@ -74,8 +78,14 @@ class _Recording:
         raise ModelError("this model isn't run: what it said was harvested")
 
 
-def _scored(config: TierConfig, path: Path, lengths: Mapping[str, int], progress: Progress) -> tuple[ScoredTier, Rows]:
-    manifest, harvested = read_rows(path)
+def _scored(
+    config: TierConfig,
+    path: Path,
+    read: tuple[Manifest, Sequence[HarvestedRow]],
+    lengths: Mapping[str, int],
+    progress: Callable[[int], None],
+) -> tuple[ScoredTier, Rows]:
+    manifest, harvested = read
     scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     for found in filter(None, (scorer, prompt_scorer)):
@@ -85,7 +95,7 @@ def _scored(config: TierConfig, path: Path, lengths: Mapping[str, int], progress
     rows: Rows = []
     for row in harvested:
         rows.append(_row(tier, row, lengths.get(row.id)))
-        progress()
+        progress(len(rows))
     harvest = read_harvest(path)
     splits = [
         splits_of(found.bundle, harvest, {row["id"]: row[name] for row in rows})
