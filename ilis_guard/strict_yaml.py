@@ -296,7 +296,9 @@ class _Reader:
             mark = problem.problem_mark or problem.context_mark
             where = self._last if mark is None else _Mark(mark.line, mark.column, mark.index)
             while_doing = f" ({problem.context})" if problem.context else ""
-            self._refuse(where, f"not valid YAML: {problem.problem}{while_doing}; check quotes, colons and indentation")
+            has_colon = str(problem.problem).startswith("mapping values")
+            hint = "put a text with `: ` in it in quotes" if has_colon else "check quotes, colons and indentation"
+            self._refuse(where, f"not valid YAML: {problem.problem}{while_doing}; {hint}")
         except ReaderError as problem:
             where = _mark_at(self._text, problem.position)
             self._refuse(where, f"got the character {chr(problem.character)!r}; take it out")
@@ -370,7 +372,10 @@ class _Reader:
             self._refuse(_mark(event), f"got the anchor {short(f'&{event.anchor}')}; take it out, and write values out")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            self._refuse(_mark(event), f"got the tag {short(str(tag))}; take it out")
+            self._refuse(
+                _mark(event),
+                f"got the tag {short(str(tag))}; take it out, or put a text that starts with `!` in quotes",
+            )
 
     def _refuse(self, mark: _Mark, what: str) -> NoReturn:
         raise self._error(f"{_place(self._path, mark)}: {what}")

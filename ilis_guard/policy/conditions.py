@@ -327,7 +327,10 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         )
     if what.startswith("Syntax error"):
         brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
-        return Problem(f"not a condition: {brief}; CEL writes && || ! == for and, or, not, equals", line, offset)
+        hint = "CEL writes && || ! == for and, or, not, equals"
+        if re.match(r"\d,\d", line_text[max(0, offset - 1) :]):
+            hint = "a fraction has a point: 0.25"
+        return Problem(f"not a condition: {brief}; {hint}", line, offset)
     return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
 
 
@@ -335,13 +338,20 @@ def _suggested(name: str) -> str:
     first, _, rest = name.partition(".")
     if rest and nearest(first, ["labels"]):
         return f"; did you mean 'labels.{rest}'?"
-    return nearest(name, [*VISIBLE, "labels"]) or f"; facts are {', '.join(VISIBLE)}, labels.NAME"
+    if name.lower() in ("true", "false"):
+        return f"; write {name.lower()}"
+    text_or_label = (
+        "" if rest else f"; a text stands in quotes ('{name}'), a label after its first name (labels.{name})"
+    )
+    return nearest(name, [*VISIBLE, "labels"]) or f"{text_or_label}; facts are {', '.join(VISIBLE)}, labels.NAME"
 
 
 def _remedy(types: str) -> str:
     if {"double", "int"} <= set(types.split(", ")):
         counts = "prompt_length, text_length, attempt and tokens"
         return f"{counts} go with whole numbers (1); all other numbers need a point: write 1.0"
+    if types.startswith("bool, "):
+        return "write each comparison by itself: 0.1 < uncertainty && uncertainty < 0.2"
     return "compare like with like: numbers with numbers, text with 'text' in quotes"
 
 
