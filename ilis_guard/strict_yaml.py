@@ -417,11 +417,14 @@ def _problem(document: Document, model: type[BaseModel], item: ErrorDetails) -> 
     keys = document.existing(item["loc"])
     if item["type"] == "extra_forbidden":
         where, unknown = _key_path(keys[:-1]), str(keys[-1])
-        hint = nearest(unknown, [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)])
-        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint or '; take it out'}"
+        names = [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)]
+        hint = nearest(unknown, names) or f"; take it out, or write one of {', '.join(names)}"
+        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint}"
     if item["type"] == "missing":
         return f"{document.place(keys)}: {_key_path(keys)}the key {str(item['loc'][-1])!r} is missing; add it"
     what = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if item["type"] in ("tuple_type", "list_type"):
+        what = "should be a list, each item of which starts with `- `"
     return f"{document.place(keys)}: {_key_path(keys)}{what}, got {short(item['input'])}"
 
 

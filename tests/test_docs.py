@@ -139,7 +139,7 @@ def test_the_commands_in_the_documentation_print_what_it_says(
         "  storage: sqlite:///tickets.db\n"
         "  receivers: [{name: all, url: 'https://example.com/hooks', secret: '${SECRET}'}]\n"
     )
-    statuses = []
+    statuses: list[str | int] = []
     for block in blocks("docs/policy.md", "console"):
         command, *lines = block.splitlines()
         monkeypatch.setattr("sys.argv", shlex.split(command.removeprefix("$ ")))

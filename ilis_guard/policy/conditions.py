@@ -30,6 +30,9 @@ _ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
 
 _TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
 
+_BEHIND: Final = {"certified": ("uncertainty", "threshold")}
+"""What a fact follows from, which says more of it than true or false."""
+
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
@@ -220,7 +223,8 @@ class Situation:
         """``uncertainty is 0.43, shift is missing``: some facts and their values."""
         words = self._words.get(names)
         if words is None:
-            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in names)
+            told = dict.fromkeys(fact for name in names for fact in _BEHIND.get(name, (name,)))
+            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in told)
         return words
 
     def value(self, name: str) -> str:

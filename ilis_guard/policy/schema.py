@@ -57,6 +57,12 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _without_spaces(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value):
+        raise ValueError("must be a letter, and then only letters, digits, - and _, as in `sure-enough`")
+    return value
+
+
 def _duration_text(value: Any) -> Any:
     if not isinstance(value, str) or math.isnan(seconds(value)):
         raise ValueError("must be a number and its unit, s, m, h or d, without a space: 90s, 15m, 4h or 2d")
@@ -77,7 +83,9 @@ def seconds(duration: str) -> float:
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^\S(.*\S)?$")]
 """Of a tier, a queue or a policy: any text on one line without spaces around it."""
-Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Id = Annotated[
+    str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$"), BeforeValidator(_without_spaces)
+]
 # Validators stand around `str | None`, not inside it: a bare `when:` must not pass for a rule that always holds.
 OptionalWhen = Annotated[
     str | None,

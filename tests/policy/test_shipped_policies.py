@@ -206,8 +206,8 @@ def test_customer_support_in_a_guard() -> None:
         )
         assert made.thresholds == thresholds
     # Two are asked at most, however many there are.
-    down = {"small": RuntimeError("down"), "middle": RuntimeError("down"), "large": 0.0}
-    with fake_guard("customer-support", down, thresholds=thresholds) as guard:
+    down = RuntimeError("down")
+    with fake_guard("customer-support", {"small": down, "middle": down, "large": 0.0}, thresholds=thresholds) as guard:
         made = guard.decide("Where is my parcel?")
         assert (made.rules, queued(made)) == (("failed-so-try-larger", "failed-so-ask-a-person"), "support")
 
