@@ -35,11 +35,16 @@ def resolve(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[str, Certi
     return certificates
 
 
-def _refusal(policy: Policy, tier: str, certificate: Certificate, unhandled: str) -> str:
-    told = [f"the guarantee can't be certified on the tier {tier!r}: {certificate.reason}"]
-    if certificate.floor:
+def shortfall(certificate: Certificate) -> str:
+    """Why a guarantee can't be certified, and what would help; empty where it can."""
+    told = [certificate.reason]
+    if certificate.threshold is None and certificate.floor:
         told.append(f"whatever the score, {certificate.floor:.1%} of requests can't be answered")
-    if certificate.rows_needed:
+    if certificate.threshold is None and certificate.rows_needed:
         told.append(f"about {certificate.rows_needed} more labelled rows would do")
-    told.append(unhandled)
-    return f"{policy.key_place('guarantee')}: {'; '.join(told)}"
+    return "; ".join(told)
+
+
+def _refusal(policy: Policy, tier: str, certificate: Certificate, unhandled: str) -> str:
+    what = f"the guarantee can't be certified on the tier {tier!r}: {shortfall(certificate)}; {unhandled}"
+    return f"{policy.key_place('guarantee')}: {what}"

@@ -296,7 +296,9 @@ class _Reader:
             mark = problem.problem_mark or problem.context_mark
             where = self._last if mark is None else _Mark(mark.line, mark.column, mark.index)
             while_doing = f" ({problem.context})" if problem.context else ""
-            self._refuse(where, f"not valid YAML: {problem.problem}{while_doing}; check quotes, colons and indentation")
+            has_colon = str(problem.problem).startswith("mapping values")
+            hint = "put a text with `: ` in it in quotes" if has_colon else "check quotes, colons and indentation"
+            self._refuse(where, f"not valid YAML: {problem.problem}{while_doing}; {hint}")
         except ReaderError as problem:
             where = _mark_at(self._text, problem.position)
             self._refuse(where, f"got the character {chr(problem.character)!r}; take it out")
@@ -370,7 +372,10 @@ class _Reader:
             self._refuse(_mark(event), f"got the anchor {short(f'&{event.anchor}')}; take it out, and write values out")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            self._refuse(_mark(event), f"got the tag {short(str(tag))}; take it out")
+            self._refuse(
+                _mark(event),
+                f"got the tag {short(str(tag))}; take it out, or put a text that starts with `!` in quotes",
+            )
 
     def _refuse(self, mark: _Mark, what: str) -> NoReturn:
         raise self._error(f"{_place(self._path, mark)}: {what}")
@@ -412,11 +417,14 @@ def _problem(document: Document, model: type[BaseModel], item: ErrorDetails) -> 
     keys = document.existing(item["loc"])
     if item["type"] == "extra_forbidden":
         where, unknown = _key_path(keys[:-1]), str(keys[-1])
-        hint = nearest(unknown, [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)])
-        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint or '; take it out'}"
+        names = [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)]
+        hint = nearest(unknown, names) or f"; take it out, or write one of {', '.join(names)}"
+        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint}"
     if item["type"] == "missing":
         return f"{document.place(keys)}: {_key_path(keys)}the key {str(item['loc'][-1])!r} is missing; add it"
     what = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if item["type"] in ("tuple_type", "list_type"):
+        what = "should be a list, each item of which starts with `- `"
     return f"{document.place(keys)}: {_key_path(keys)}{what}, got {short(item['input'])}"
 
 

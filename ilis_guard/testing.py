@@ -25,6 +25,12 @@ Rules of stage ``prompt`` see what `prompts` says of a tier before it answers:
     >>> guard = fake_guard("cost-first", {"small": 0.1, "large": 0.1}, prompts={"small": 0.95})
     >>> guard.decide("Prove Fermat's last theorem.").rules
     ('too-hard-for-this-tier', 'sure-enough')
+
+A policy's guarantee holds up to what `thresholds` says of a tier; without a threshold nothing is certified there:
+
+    >>> guard = fake_guard("customer-support", {"small": 0.2, "large": 0.2}, thresholds={"small": 0.1, "large": 0.3})
+    >>> guard.decide("Where is my parcel?").rules
+    ('try-larger', 'sure-enough')
 """
 
 import re
@@ -42,7 +48,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import tenacity
 
-from ilis_guard.calling import Deadline
+from ilis_guard.calling import Deadline, TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
@@ -213,6 +219,8 @@ def fake_guard(
     tiers: Mapping[str, float | Score | Exception | None],
     *,
     prompts: Mapping[str, float | Score] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    costs: Mapping[str, float] | None = None,
     review: Review | None = None,
 ) -> Guard:
     """A guard with a real policy and everything else fake.
@@ -223,27 +231,49 @@ def fake_guard(
             that its model raises, or None for a tier without a bundle. Tier ``small`` answers "answer of small".
         prompts: by name: the uncertainty (or the whole score) of the tier's prompts. The other tiers have no prompt
             bundle.
+        thresholds: by name: the uncertainty up to which the policy's guarantee holds on a tier, as if it had been
+            certified on a bundle. On the other tiers nothing is certified.
+        costs: by name: what each call of a tier costs. The other tiers are free.
         review: where escalated requests go; an `InMemoryQueue` unless given. Closing the guard closes it.
 
     Raises:
         PolicyError: the policy is wrong.
         ConfigError: the policy retries on a tier that doesn't exist, or looks at the score of prompts and none has one,
-            or `prompts` names a tier that doesn't exist.
+            or `prompts`, `thresholds` or `costs` names a tier that doesn't exist, or there are `thresholds` and the
+            policy guarantees nothing.
     """
-    scored = prompts or {}
-    if unknown := sorted(set(scored) - set(tiers)):
-        raise ConfigError(f"prompts of the tiers {unknown!r} are scored, which don't exist; there are {list(tiers)!r}")
-    return Guard(
-        tiers=[_tier(name, told, scored.get(name)) for name, told in tiers.items()],
-        policy=policy if isinstance(policy, Policy) else Policy.load(policy),
+    scored, certified, charged = prompts or {}, thresholds or {}, costs or {}
+    for what, named in (("prompts", scored), ("thresholds", certified), ("costs", charged)):
+        if unknown := sorted(set(named) - set(tiers)):
+            raise ConfigError(f"{what} names the tiers {unknown!r}, which don't exist; there are {list(tiers)!r}")
+    loaded = policy if isinstance(policy, Policy) else Policy.load(policy)
+    if certified and loaded.guarantee is None:
+        raise ConfigError(f"there are thresholds, and the policy {loaded.name!r} guarantees nothing; leave them out")
+    return _FakeGuard(
+        tiers=[_tier(name, told, scored.get(name), charged.get(name, 0.0)) for name, told in tiers.items()],
+        policy=loaded,
         review=InMemoryQueue() if review is None else review,
-        backoff=tenacity.wait_none(),
+        thresholds=certified,
     )
 
 
-def _tier(name: str, told: float | Score | Exception | None, prompt: float | Score | None) -> Tier:
-    prompt_scorer = None if prompt is None else FixedScorer(prompt)
-    if isinstance(told, Exception):
-        return Tier(name=name, model=FakeModel(told), prompt_scorer=prompt_scorer)
-    scorer = None if told is None else FixedScorer(told)
-    return Tier(name=name, model=FakeModel(f"answer of {name}"), scorer=scorer, prompt_scorer=prompt_scorer)
+class _FakeGuard(Guard):
+    """A guard that is told its thresholds instead of certifying them, and doesn't wait between calls."""
+
+    def __init__(
+        self, *, tiers: Sequence[Tier], policy: Policy, review: Review, thresholds: Mapping[str, float]
+    ) -> None:
+        super().__init__(tiers=tiers, policy=policy, review=review, backoff=tenacity.wait_none())
+        enforced = self._in_force.enforced
+        told = replace(enforced, thresholds={**enforced.thresholds, **thresholds})
+        self._in_force = replace(self._in_force, enforced=told)
+
+
+def _tier(name: str, told: float | Score | Exception | None, prompt: float | Score | None, cost: float) -> Tier:
+    return Tier(
+        name=name,
+        model=FakeModel(told if isinstance(told, Exception) else f"answer of {name}"),
+        scorer=None if told is None or isinstance(told, Exception) else FixedScorer(told),
+        prompt_scorer=None if prompt is None else FixedScorer(prompt),
+        cost=TierCost(per_request=cost),
+    )

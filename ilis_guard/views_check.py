@@ -34,9 +34,12 @@ def notice(found: Notice) -> str:
 
 def certificates_table(certificates: "Mapping[str, Certificate]") -> Table:
     """What a policy's guarantee comes to, one row a tier."""
-    table = Table(title="answered at an uncertainty of at most", title_justify="left")
-    for heading in ("tier", "threshold", "answered", "of them wrong", "rows", "confidence", "why not"):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("tier", "why not") else "right")
+    from ilis_guard.guarantees import shortfall
+
+    title = "what the guarantee comes to on the calibration rows of each tier"
+    table = Table(title=title, title_justify="left")
+    for heading in ("tier", "threshold", "answered", "of them wrong", "rows", "confidence", "why none"):
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("tier", "why none") else "right")
     for tier, found in certificates.items():
         table.add_row(
             escape(tier),
@@ -44,8 +47,8 @@ def certificates_table(certificates: "Mapping[str, Certificate]") -> Table:
             f"{found.coverage:.1%}",
             "" if found.error is None else f"{found.error:.1%}",
             str(found.rows),
-            f"{found.confidence:.4g}",
-            escape(found.reason),
+            _share(found.confidence),
+            escape(shortfall(found)),
         )
     return table
 

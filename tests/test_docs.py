@@ -1,13 +1,22 @@
 """What the documents show must work as it stands there."""
 
 import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
+from pydantic import BaseModel
 
 from ilis_guard import Policy
+from ilis_guard.cli import main
 from ilis_guard.config import read_config
 from ilis_guard.policy import Facts
+from ilis_guard.policy.facts import UNKNOWN_AT_PROMPT, VISIBLE
+from ilis_guard.policy.given import given_facts
+from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "adapters" / "ilis_guard_server" / "templates"
@@ -17,21 +26,135 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
 
 
-def test_the_policy_in_the_documentation_is_a_policy() -> None:
-    block, _ = blocks("docs/policy.md", "yaml")
-    policy = Policy.parse(block)
-    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
-    assert policy.evaluate(Facts(uncertainty=0.9, shift=0.5)).rule == "decline"
+@dataclass(frozen=True)
+class Example:
+    """A YAML block of the language's document, and a row of a table below it."""
+
+    policy: str
+    facts: str
+    is_at_prompt: bool
+    action: str
+    rule: str
 
 
-def test_the_prompt_rules_in_the_documentation_are_rules() -> None:
-    _, block = blocks("docs/policy.md", "yaml")
-    policy = Policy.parse("version: 1\nname: routed\n" + block)
-    early = policy.evaluate_prompt(Facts(uncertainty=0.95, shift=0.5, last_tier=False)).ruling
-    assert early is not None
-    assert (early.action.value, early.rule) == ("retry", "too-hard")
-    assert policy.evaluate_prompt(Facts(uncertainty=0.5, shift=0.5)).ruling is None
-    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
+def completed(block: str) -> str:
+    """A block that shows some keys of a policy, with the others that it needs."""
+    head = "" if "version:" in block else "version: 1\nname: example\n"
+    return head + block + ("" if "rules:" in block else "rules:\n  - {id: rest, do: abstain}\n")
+
+
+def examples() -> Iterator[Example]:
+    policy, is_at_prompt, text = "", False, (ROOT / "docs/policy.md").read_text()
+    for found in re.finditer(
+        r"```yaml\n(?P<block>.*?)```|^\| (?P<heading>facts(?: at the prompt)?) \| action \| rule \|$"
+        r"|^\| `(?P<facts>\{[^`\n]*\})` \| (?P<action>[a-z ]+) \| (?P<rule>[a-z-]+) \|$",
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    ):
+        if found["block"]:
+            policy = completed(found["block"])
+        elif found["heading"]:
+            is_at_prompt = found["heading"] == "facts at the prompt"
+        else:
+            yield Example(policy, found["facts"], is_at_prompt, found["action"], found["rule"])
+
+
+@pytest.mark.parametrize("block", blocks("docs/policy.md", "yaml"))
+def test_every_policy_in_the_documentation_can_be_loaded(block: str) -> None:
+    assert Policy.parse(completed(block)).rules
+
+
+@pytest.mark.parametrize("example", list(examples()), ids=lambda example: f"{example.rule}-{example.facts}")
+def test_every_example_in_the_documentation_is_decided_as_it_says(example: Example) -> None:
+    policy, facts = Policy.parse(example.policy), Facts(**given_facts(example.facts))
+    ruling = policy.evaluate_prompt(facts).ruling if example.is_at_prompt else policy.evaluate(facts)
+    decided = ("goes on", None) if ruling is None else (ruling.action.value, ruling.rule)
+    assert decided == (example.action, None if example.rule == "none" else example.rule)
+
+
+def test_no_table_of_examples_is_overlooked() -> None:
+    rows = re.findall(r"^\| `\{", (ROOT / "docs/policy.md").read_text(), flags=re.MULTILINE)
+    assert len(list(examples())) == len(rows) > 20
+
+
+def rows_of(heading: str) -> dict[str, list[str]]:
+    """By what stands in the first column: the other cells of the documentation's tables with this heading."""
+    text = (ROOT / "docs/policy.md").read_text()
+    tables = re.findall(rf"^\| {heading} \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for table in tables for row in table.splitlines()]
+    return {name: rest for first, *rest in rows for name in re.findall("`([^`]+)`", first)}
+
+
+@pytest.mark.parametrize(
+    ("heading", "section"),
+    [
+        ("key", PolicyFile),
+        ("key of `guarantee`", Guarantee),
+        ("key of `budget`", Budget),
+        ("key of `audit`", Audit),
+    ],
+)
+def test_every_key_of_the_language_is_documented(heading: str, section: type[BaseModel]) -> None:
+    wanted = set(section.model_fields) | (set(Rule.model_fields) if section is PolicyFile else set())
+    assert set(rows_of(heading)) == wanted
+
+
+def test_every_key_of_the_language_stands_in_an_example() -> None:
+    shown = "\n".join(blocks("docs/policy.md", "yaml"))
+    for section in (PolicyFile, Rule, Guarantee, Budget, Audit):
+        assert [key for key in section.model_fields if not re.search(rf"\b{key}: ?|\b{key}:$", shown)] == []
+
+
+def test_every_fact_is_documented_with_its_type_and_whether_it_can_be_missing() -> None:
+    types = {"double": "fraction", "int": "whole number", "string": "text", "bool": "true or false"}
+    told = rows_of("fact")
+    assert set(told) == {*VISIBLE, "labels.NAME"}
+    for name, kind in VISIBLE.items():
+        assert told[name][0] == types[kind.cel], name
+        assert (len(told[name]) == 3 and told[name][2] not in ("", "|")) is kind.may_be_missing, name
+        for value in kind.values:
+            assert f"`{value!r}`" in told[name][1], name
+
+
+def test_the_facts_that_the_prompt_lacks_are_documented() -> None:
+    said = re.search(r"Not known there: (.*?)\.", (ROOT / "docs/policy.md").read_text(), flags=re.DOTALL)
+    assert said is not None
+    assert set(re.findall("`([^`]+)`", said[1])) == {name.partition(".")[0] for name in UNKNOWN_AT_PROMPT}
+
+
+def test_every_ready_made_policy_is_named_in_the_documentation() -> None:
+    named = set(re.findall(r"\(\.\./policies/(.*?)\.yaml\)", (ROOT / "docs/policy.md").read_text()))
+    shipped = {path.stem for path in ROOT.glob("policies/*.yaml")}
+    assert named == shipped
+    assert shipped <= set(re.findall(r"[a-z-]+", blocks("docs/guard-yaml.md", "yaml")[0].partition("policy: ")[0]))
+
+
+def test_the_commands_in_the_documentation_print_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(blocks("docs/policy.md", "yaml")[0])
+    (tmp_path / "guard.yaml").write_text(
+        "version: 1\npolicy: mine.yaml\ntiers: [{name: small, model: a/b}, {name: large, model: a/c}]\nreview:\n"
+        "  storage: sqlite:///tickets.db\n"
+        "  receivers: [{name: all, url: 'https://example.com/hooks', secret: '${SECRET}'}]\n"
+    )
+    statuses: list[str | int] = []
+    for block in blocks("docs/policy.md", "console"):
+        command, *lines = block.splitlines()
+        monkeypatch.setattr("sys.argv", shlex.split(command.removeprefix("$ ")))
+        try:
+            main()
+            statuses.append(0)
+        except SystemExit as end:
+            statuses.append(end.code or 0)
+        finally:
+            structlog.reset_defaults()
+        printed = capsys.readouterr().out
+        assert lines
+        for line in lines:
+            assert line in printed
+    assert statuses == [0, 0]
 
 
 def test_the_rules_in_the_readme_are_a_policys() -> None:

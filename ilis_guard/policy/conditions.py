@@ -30,6 +30,9 @@ _ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
 
 _TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
 
+_BEHIND: Final = {"certified": ("uncertainty", "threshold")}
+"""What a fact follows from, which says more of it than true or false."""
+
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
@@ -220,7 +223,8 @@ class Situation:
         """``uncertainty is 0.43, shift is missing``: some facts and their values."""
         words = self._words.get(names)
         if words is None:
-            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in names)
+            told = dict.fromkeys(fact for name in names for fact in _BEHIND.get(name, (name,)))
+            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in told)
         return words
 
     def value(self, name: str) -> str:
@@ -327,7 +331,10 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         )
     if what.startswith("Syntax error"):
         brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
-        return Problem(f"not a condition: {brief}; CEL writes && || ! == for and, or, not, equals", line, offset)
+        hint = "CEL writes && || ! == for and, or, not, equals"
+        if re.match(r"\d,\d", line_text[max(0, offset - 1) :]):
+            hint = "a fraction has a point: 0.25"
+        return Problem(f"not a condition: {brief}; {hint}", line, offset)
     return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
 
 
@@ -335,13 +342,20 @@ def _suggested(name: str) -> str:
     first, _, rest = name.partition(".")
     if rest and nearest(first, ["labels"]):
         return f"; did you mean 'labels.{rest}'?"
-    return nearest(name, [*VISIBLE, "labels"]) or f"; facts are {', '.join(VISIBLE)}, labels.NAME"
+    if name.lower() in ("true", "false"):
+        return f"; write {name.lower()}"
+    text_or_label = (
+        "" if rest else f"; a text stands in quotes ('{name}'), a label after its first name (labels.{name})"
+    )
+    return nearest(name, [*VISIBLE, "labels"]) or f"{text_or_label}; facts are {', '.join(VISIBLE)}, labels.NAME"
 
 
 def _remedy(types: str) -> str:
     if {"double", "int"} <= set(types.split(", ")):
         counts = "prompt_length, text_length, attempt and tokens"
         return f"{counts} go with whole numbers (1); all other numbers need a point: write 1.0"
+    if types.startswith("bool, "):
+        return "write each comparison by itself: 0.1 < uncertainty && uncertainty < 0.2"
     return "compare like with like: numbers with numbers, text with 'text' in quotes"
 
 

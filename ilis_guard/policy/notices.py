@@ -40,6 +40,7 @@ def notices(file: PolicyFile, rules: Sequence[BoundRule], document: Document) ->
         *_answers_whatever_the_score(file, reach, document),
         *_uncertified(file, reach, document),
         *_retries_without_attempts(file, document),
+        *_labels_taken_for_granted(rules, document),
         *_placeholders(file, document),
     )
 
@@ -121,6 +122,21 @@ def _retries_without_attempts(file: PolicyFile, document: Document) -> Iterator[
         if rule.do is Action.RETRY:
             what = f"rule '{rule.id}': never retries, because the budget allows one attempt; take one of them out"
             yield Notice("warning", document.place(("rules", index, "do")), what)
+
+
+def _labels_taken_for_granted(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+    """Labels are the caller's, who may leave them out: a condition on one that isn't there fails."""
+    asked = ""
+    for index, bound in enumerate(rules):
+        asked += f"\n{bound.condition.text}"
+        for name in (name for name in bound.condition.names if name.startswith("labels.")):
+            if bound.rule.do is Action.ANSWER or re.search(rf"\bhas\(\s*{re.escape(name)}\s*\)", asked):
+                continue
+            what = (
+                f"rule '{bound.rule.id}': where a request has no {name}, the condition fails, and nothing is answered "
+                f"after it. Write `has({name}) && ...`, or say in a rule above what is done without it"
+            )
+            yield Notice("warning", document.place(("rules", index, "when")), what)
 
 
 def _placeholders(file: PolicyFile, document: Document) -> Iterator[Notice]:

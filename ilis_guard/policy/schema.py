@@ -3,6 +3,7 @@
 What a shape can't say (conditions that compile, rules that can be reached) is checked by `policy.loading`.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, Self
@@ -37,12 +38,34 @@ def _condition_text(value: Any) -> Any:
     if isinstance(value, bool):
         remedy = "leave `when` out for a rule that always holds" if value else "delete a rule that never holds"
         raise ValueError(f"must be a condition in CEL; {remedy}")  # noqa: TRY004  # pydantic wants a ValueError
+    if isinstance(value, int | float):
+        raise ValueError("must be a condition in CEL, `uncertainty < 0.2` say")  # noqa: TRY004  # as above
+    return value
+
+
+def _share(value: Any) -> Any:
+    """Who thinks in per cent is told how they are written here."""
+    is_percentage = isinstance(value, str) and "%" in value
+    if is_percentage or (isinstance(value, int | float) and value > 1):
+        raise ValueError("must be a share, from 0 to 1: write 0.05 for 5 %")
     return value
 
 
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty; leave the key out instead")
+    return value
+
+
+def _without_spaces(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value):
+        raise ValueError("must be a letter, and then only letters, digits, - and _, as in `sure-enough`")
+    return value
+
+
+def _duration_text(value: Any) -> Any:
+    if not isinstance(value, str) or math.isnan(seconds(value)):
+        raise ValueError("must be a number and its unit, s, m, h or d, without a space: 90s, 15m, 4h or 2d")
     return value
 
 
@@ -60,7 +83,9 @@ def seconds(duration: str) -> float:
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^\S(.*\S)?$")]
 """Of a tier, a queue or a policy: any text on one line without spaces around it."""
-Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Id = Annotated[
+    str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$"), BeforeValidator(_without_spaces)
+]
 # Validators stand around `str | None`, not inside it: a bare `when:` must not pass for a rule that always holds.
 OptionalWhen = Annotated[
     str | None,
@@ -76,9 +101,10 @@ OptionalSay = Annotated[
 ]
 OptionalDue = Annotated[
     Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?[smhd]$"), AfterValidator(_duration)] | None,
+    BeforeValidator(_duration_text),
     BeforeValidator(_given("leave it out for the queue's own time")),
 ]
-Sample = Annotated[float, Field(gt=0, le=1)]
+Sample = Annotated[float, Field(gt=0, le=1), BeforeValidator(_share)]
 OptionalSample = Annotated[Sample | None, BeforeValidator(_given("leave it out for all requests"))]
 
 
@@ -174,15 +200,15 @@ class Guarantee(_Strict):
         }
     )
 
-    max_error: Annotated[float, Field(gt=0, lt=1, examples=[0.05])] | None = None
+    max_error: Annotated[float, Field(gt=0, lt=1, examples=[0.05]), BeforeValidator(_share)] | None = None
     """Of the answered requests, at most this share is wrong."""
-    min_coverage: Annotated[float, Field(gt=0, le=1, examples=[0.8])] | None = None
+    min_coverage: Annotated[float, Field(gt=0, le=1, examples=[0.8]), BeforeValidator(_share)] | None = None
     """At least this share of requests is certified."""
     max_reviews_per_hour: Annotated[float, Field(gt=0, examples=[20])] | None = None
     """At most so many requests an hour aren't certified, at the traffic of `requests_per_hour`."""
     requests_per_hour: Annotated[float, Field(gt=0, examples=[400])] | None = None
     """The traffic that is expected; only with `max_reviews_per_hour`."""
-    confidence: Annotated[float, Field(gt=0, lt=1, examples=[0.95])] = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1, examples=[0.95]), BeforeValidator(_share)] = 0.95
     """How sure that is: in at least this share of calibrations it holds."""
 
     @model_validator(mode="after")

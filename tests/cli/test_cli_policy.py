@@ -10,10 +10,11 @@ from ilis_guard.guarantees import resolve
 from ilis_guard.policy import Policy, json_schema
 from ilis_guard.scoring import read_bundle
 
+SHIPPED = sorted(file.stem for file in (Path(__file__).parents[2] / "policies").glob("*.yaml"))
 RULES = "version: 1\nname: mine\nrules:\n"
 
 
-@pytest.mark.parametrize("name", ["default", "customer-support", "clinical"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_policies_are_ok(run: Callable[..., Any], name: str) -> None:
     result = run("policy", "check", name)
     policy = Policy.load(name)
@@ -98,7 +99,19 @@ def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model
         cells = [cell.strip() for cell in row.strip("│").split("│")]
         threshold = "none" if found.threshold is None else f"{found.threshold:.4g}"
         assert cells[:3] == [tier, threshold, f"{found.coverage:.1%}"]
-        assert cells[4:] == [str(found.rows), "0.975", found.reason]
+        assert cells[4:] == [str(found.rows), "97.5%", found.reason]
+
+
+def test_why_a_tier_answers_nothing_is_shown_with_what_would_help(run: Callable[..., Any], config: Path) -> None:
+    config.write_text(
+        "version: 1\npolicy: clinical\nreview: {storage: sqlite:///t.db}\ntiers:\n"
+        "  - {name: small, model: nowhere, bundle: packaged:smollm2-135m-instruct-full}\n"
+    )
+    result = run("policy", "check", "clinical", "-c", str(config))
+    (row,) = [line for line in result.out.splitlines() if line.startswith("│ small")]
+    assert [cell.strip() for cell in row.strip("│").split("│")][:3] == ["small", "none", "0.0%"]
+    assert "; whatever the score, 62.3% of requests can't be answered" in row
+    assert "more labelled rows would do" in row
 
 
 def test_a_guarantee_that_cant_be_kept_is_refused_unless_the_rules_say_what_happens_then(

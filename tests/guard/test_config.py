@@ -43,7 +43,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         (HEAD, "1:1", "the key 'tiers' is missing"),
         ("version: 1\n" + TIER, "1:1", "the key 'policy' is missing"),
         (HEAD + "tiers: []\n", "3:8", "tiers: there must be at least one"),
-        (HEAD + "tiers:\n", "3:1", "tiers: should be a valid array, got None"),
+        (HEAD + "tiers:\n", "3:1", "tiers: should be a list, each item of which starts with `- `, got None"),
         ("policy: default\n" + TIER, "1:1", "the key 'version' is missing"),
         ("version: 2\nnew: 1\n", "1:10", "this ilis_guard reads version 1 of guard.yaml, got 2; write `version: 1`"),
         ("version: '1'\n", "1:10", "got '1'"),

@@ -10,9 +10,20 @@ import pytest
 
 import ilis_guard.testing
 from ilis_guard.errors import ConfigError, ReviewError, ScoringError, TicketNotFoundError, TicketResolvedError
+from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Attempt, Fingerprint, Generation, Message, Request, Score, Verdict
+
+GUARANTEED = """
+version: 1
+name: p
+guarantee: {max_error: 0.1}
+rules:
+  - {id: covered, when: certified, do: answer}
+  - {id: larger, do: retry}
+  - {id: person, do: escalate}
+"""
 
 
 def says(model: FakeModel, prompt: str = "?") -> Generation:
@@ -21,7 +32,7 @@ def says(model: FakeModel, prompt: str = "?") -> Generation:
 
 def test_the_examples_in_its_documentation_run() -> None:
     results = doctest.testmod(ilis_guard.testing)
-    assert results.attempted >= 7
+    assert results.attempted >= 9
     assert results.failed == 0
 
 
@@ -185,5 +196,31 @@ def test_a_fake_guard_takes_a_whole_score_and_a_queue_of_yours() -> None:
 def test_a_fake_guard_refuses_what_a_real_one_refuses() -> None:
     with pytest.raises(ConfigError, match="at least one tier"):
         fake_guard("default", {})
-    with pytest.raises(ConfigError, match=r"prompts of the tiers \['smal'\] are scored, which don't exist"):
+    with pytest.raises(ConfigError, match=r"prompts names the tiers \['smal'\], which don't exist"):
         fake_guard("cost-first", {"small": 0.1, "large": 0.1}, prompts={"small": 0.5, "smal": 0.95})
+    with pytest.raises(ConfigError, match=r"thresholds names the tiers \['b'\], which don't exist; there are \['a'\]"):
+        fake_guard("clinical", {"a": 0.1}, thresholds={"b": 0.5})
+    with pytest.raises(ConfigError, match=r"costs names the tiers \['b'\]"):
+        fake_guard("clinical", {"a": 0.1}, costs={"b": 0.5})
+    with pytest.raises(ConfigError, match="the policy 'default' guarantees nothing"):
+        fake_guard("default", {"a": 0.1}, thresholds={"a": 0.5})
+
+
+def test_a_fake_guards_guarantee_holds_up_to_its_thresholds_and_nowhere_else() -> None:
+    scores = {"small": 0.2, "middle": 0.2, "large": 0.2}
+    with fake_guard("shadow-roll-out", scores, thresholds={"small": 0.2}) as guard:
+        made = guard.decide("?")
+    assert made.thresholds == {"small": 0.2, "middle": None, "large": None}
+    policy = Policy.parse(GUARANTEED)
+    with fake_guard(policy, scores, thresholds={"small": 0.19, "large": 0.2}) as guard:
+        assert guard.decide("?").rules == ("larger", "larger", "covered")
+    with fake_guard(policy, scores) as guard:
+        assert guard.decide("?").rules == ("larger", "larger", "person")
+
+
+def test_a_fake_guards_tiers_cost_what_they_are_said_to() -> None:
+    scores = {"small": 0.9, "large": 0.9}
+    with fake_guard("cost-first", scores, prompts={"small": 0.1}) as guard:
+        assert guard.decide("?").cost == 0.0
+    with fake_guard("cost-first", scores, prompts={"small": 0.1}, costs={"small": 0.01, "large": 0.5}) as guard:
+        assert guard.decide("?").cost == pytest.approx(0.51)

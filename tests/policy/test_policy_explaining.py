@@ -223,3 +223,18 @@ def test_an_explanation_never_contradicts_the_ruling(
         assert f"({ruling.action.value})" in explained.paragraph or ruling.action is Action.ANSWER
     assert "secret" not in explained.paragraph
     json.dumps(explained.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        (Facts(uncertainty=0.3, threshold=0.2), "`certified` is false (uncertainty is 0.3, threshold is 0.2)"),
+        (Facts(uncertainty=0.3), "`certified` is false (uncertainty is 0.3, threshold is missing)"),
+        (Facts(uncertainty=0.1, threshold=0.2), "`certified` is true (uncertainty is 0.1, threshold is 0.2)"),
+    ],
+)
+def test_what_is_certified_or_not_is_told_with_its_threshold(facts: Facts, why: str) -> None:
+    text = "version: 1\nname: p\nguarantee: {max_error: 0.1}\nrules:\n  - {id: a, when: certified, do: answer}\n"
+    explained = Policy.parse(text).explain(facts)
+    assert explained.rules[0].why == why
+    assert why in explained.paragraph

@@ -79,7 +79,10 @@ def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: 
         # somebody else has the doubtful ones
         ["id: unsure, when: uncertainty >= 0.5, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
         ["id: strange, when: shift < 0.1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
-        ["id: legal, when: labels.x == 1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
+        [
+            "id: legal, when: has(labels.x) && labels.x == 1, do: escalate",
+            "id: rest, when: uncertainty <= 1.0, do: answer",
+        ],
         # what can't be looked through may be as it should
         ["id: a, when: uncertainty < 0.2 || labels.vip == true, do: answer", LAST],
         ["id: a, when: uncertainty * 1.0 <= 1.0, do: answer", LAST],
@@ -118,3 +121,24 @@ def test_what_nothing_fills_in_is_warned_of(rule: str, place: str) -> None:
     notice = only(SURE, rule)
     assert (notice.level, notice.place) == ("warning", f"p.yaml:{place}")
     assert "stays as it is: a policy knows no environment" in notice.what
+
+
+def test_a_label_that_is_taken_for_granted_is_warned_of_once_nobody_asks_whether_it_is_there() -> None:
+    notice = only("id: legal, when: labels.topic == 'legal', do: escalate", SURE)
+    assert (notice.level, notice.place) == ("warning", "p.yaml:5:23")
+    assert notice.what.startswith("rule 'legal': where a request has no labels.topic, the condition fails, and nothing")
+    other = "id: other, when: has(labels.topics) && labels.topic == 'legal', do: escalate"
+    assert only(other, SURE).what.startswith("rule 'other': where a request has no labels.topic, ")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["id: legal, when: has(labels.topic) && labels.topic == 'legal', do: escalate", SURE],
+        ["id: none, when: '!has( labels.topic )', do: abstain", "id: a, when: labels.topic == 'a', do: retry", SURE],
+        # Where it's missing this doesn't answer, and keeps nobody from it.
+        ["id: vip, when: labels.vip == true && uncertainty < 0.5, do: answer", SURE],
+    ],
+)
+def test_who_asks_for_a_label_first_is_not_warned_of(rules: list[str]) -> None:
+    assert notices(*rules) == ()

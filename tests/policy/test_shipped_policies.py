@@ -1,13 +1,20 @@
-"""What the ready-made policies do with telling facts."""
+"""What the ready-made policies do with telling facts, and once each in a guard."""
 
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.guard import Guard
+from ilis_guard.notices import notices
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.types import Labels, Statistics
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
+from ilis_guard.tiers import Tier
+from ilis_guard.types import Action, Decision, Generation, Labels, Statistics
+from ilis_guard.wiring import check_config
 
 FOLDER = Path(__file__).parents[2] / "policies"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -17,6 +24,16 @@ CALM = Statistics(logprob_sum=-1.0, logprob_mean=-0.1, entropy_mean=0.1, margin_
 def outcome(name: str, facts: Facts) -> tuple[str, str | None, str | None]:
     ruling = Policy.load(name).evaluate(facts)
     return ruling.action.value, ruling.rule, ruling.to
+
+
+def early(name: str, facts: Facts) -> tuple[str, str | None] | None:
+    ruling = Policy.load(name).evaluate_prompt(facts).ruling
+    return None if ruling is None else (ruling.action.value, ruling.rule)
+
+
+def queued(decision: Decision) -> str | None:
+    """The queue where the decision's ticket waits; None where it has none."""
+    return None if decision.ticket is None else decision.ticket.queue
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,7 +47,71 @@ def test_a_shipped_policy_is_named_as_its_file_and_explains_itself(name: str) ->
             assert lines[index - 1].startswith("  # "), f"line {index + 1}: a rule without a comment"
 
 
+def test_there_is_one_for_each_use() -> None:
+    uses = {"customer-support", "clinical", "code-assistant", "rag-with-context", "cost-first", "shadow-roll-out"}
+    assert set(NAMES) == uses | {"default"}
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> GuardConfig:
+    """A guard.yaml of the models and bundles that come with ilis_guard."""
+    path = tmp_path_factory.mktemp("operated") / "guard.yaml"
+    path.write_text(
+        """
+version: 1
+policy: default
+tiers:
+  - name: small
+    model: packaged:smollm2-135m-instruct
+    max_new_tokens: 16
+    bundle: packaged:smollm2-135m-instruct-full
+    prompt_bundle: packaged:smollm2-135m-instruct-full-prompt
+    cost: {per_request: 0}
+  - name: large
+    model: packaged:gemma-3-270m
+    max_new_tokens: 16
+    bundle: packaged:gemma-3-270m-full
+    cost: {per_request: 0.01}
+review:
+  storage: sqlite:///tickets.db
+  receivers: [{name: all, url: "https://example.com/hooks", secret: "${SECRET}"}]
+"""
+    )
+    return read_config(path)
+
+
 @pytest.mark.parametrize("name", NAMES)
+def test_nothing_about_a_shipped_policy_needs_a_warning(name: str, operated: GuardConfig) -> None:
+    policy = Policy.load(name)
+    found = [*policy.notices(), *notices(policy, operated)]
+    assert [notice.what for notice in found if notice.level == "warning"] == []
+    assert len(found) == (name == "shadow-roll-out")
+
+
+@pytest.mark.parametrize(
+    ("name", "certifiable"),
+    [
+        ("customer-support", {"small", "large"}),
+        ("rag-with-context", {"small", "large"}),
+        ("shadow-roll-out", {"small", "large"}),
+        ("clinical", {"large"}),
+    ],
+)
+def test_guarantees_go_with_the_bundles_that_come_along(
+    name: str, certifiable: set[str], operated: GuardConfig
+) -> None:
+    certificates = check_config(Policy.load(name), operated)
+    assert {tier for tier, found in certificates.items() if found.threshold is not None} == certifiable
+    assert {tier: Policy.load(name).unhandled_uncertified(tier) for tier in certificates} == {"small": "", "large": ""}
+
+
+@pytest.mark.parametrize("name", ["default", "code-assistant", "cost-first"])
+def test_the_others_guarantee_nothing(name: str, operated: GuardConfig) -> None:
+    assert check_config(Policy.load(name), operated) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("threshold", [None, 1.0])
 @pytest.mark.parametrize(
     "facts",
     [
@@ -44,8 +125,17 @@ def test_a_shipped_policy_is_named_as_its_file_and_explains_itself(name: str) ->
         Facts(uncertainty=0.01, shift=0.0, statistics=CALM),
     ],
 )
-def test_no_shipped_policy_answers_blindly(name: str, facts: Facts) -> None:
-    assert outcome(name, facts)[0] != "answer"
+def test_no_shipped_policy_answers_blindly(name: str, threshold: float | None, facts: Facts) -> None:
+    assert outcome(name, replace(facts, threshold=threshold))[0] != "answer"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_shipped_policy_answers_what_its_guarantee_does_not_cover(name: str) -> None:
+    sure = Facts(uncertainty=0.01, shift=0.9, statistics=CALM, labels={"has_context": True})
+    guaranteed = Policy.load(name).guarantee is not None
+    assert outcome(name, replace(sure, threshold=0.02))[0] == "answer"
+    for threshold in (None, math.nan, 0.009):
+        assert (outcome(name, replace(sure, threshold=threshold))[0] == "answer") is not guaranteed
 
 
 @pytest.mark.parametrize(
@@ -66,55 +156,111 @@ def test_default(facts: Facts, expected: tuple[str, str, str | None]) -> None:
     assert outcome("default", facts) == expected
 
 
+def test_default_in_a_guard() -> None:
+    with fake_guard("default", {"small": 0.9, "large": 0.5}) as guard:
+        made = guard.decide("?")
+        assert (made.rules, queued(made)) == (("unsure-so-try-larger", "unsure-so-ask-a-person"), "default")
+
+
 @pytest.mark.parametrize(
     ("labels", "uncertainty", "expected"),
     [
         ({}, 0.29, ("answer", "sure-enough", None)),
-        ({}, 0.3, ("escalate", "ask-a-person", "support")),
+        ({}, 0.31, ("escalate", "ask-a-person", "support")),
         ({"customer": "private"}, 0.29, ("answer", "sure-enough", None)),
         ({"customer": "business"}, 0.29, ("escalate", "ask-a-person", "support")),
         ({"customer": "business"}, 0.14, ("answer", "sure-enough-for-business", None)),
         ({"topic": "legal"}, 0.0, ("escalate", "legal-is-for-people", "legal")),
         ({"topic": "billing"}, 0.05, ("escalate", "billing-only-when-certain", "billing")),
         ({"topic": "billing"}, 0.04, ("answer", "sure-enough", None)),
+        ({"topic": 7}, 0.04, ("escalate", "ask-a-person", "support")),
     ],
 )
 def test_customer_support(labels: Labels, uncertainty: float, expected: tuple[str, str, str | None]) -> None:
-    assert outcome("customer-support", Facts(uncertainty=uncertainty, shift=0.5, labels=labels)) == expected
+    facts = Facts(uncertainty=uncertainty, threshold=0.3, shift=0.5, labels=labels)
+    assert outcome("customer-support", facts) == expected
 
 
-def test_customer_support_tries_larger_tiers_only_while_the_customer_waits_short() -> None:
-    unsure = Facts(uncertainty=0.6, shift=0.5, last_tier=False)
+def test_customer_support_tries_a_larger_tier_only_while_the_customer_waits_short() -> None:
+    unsure = Facts(uncertainty=0.6, threshold=0.3, shift=0.5, last_tier=False)
     assert outcome("customer-support", replace(unsure, seconds=2.0))[0] == "retry"
     assert outcome("customer-support", replace(unsure, seconds=12.0))[0] == "escalate"
-    assert outcome("customer-support", Facts(error="x", last_tier=False, attempt=1))[0] == "retry"
-    assert outcome("customer-support", Facts(error="x", last_tier=False, attempt=2))[0] == "escalate"
+    assert outcome("customer-support", Facts(error="x", last_tier=False))[:2] == ("retry", "failed-so-try-larger")
+    assert outcome("customer-support", Facts(error="x"))[:2] == ("escalate", "failed-so-ask-a-person")
+
+
+@pytest.mark.parametrize(("labels", "hours"), [({}, 4), ({"topic": "billing"}, 8), ({"topic": "legal"}, 48)])
+def test_customer_support_says_until_when_a_person_has_to_look(labels: Labels, hours: int) -> None:
+    ruling = Policy.load("customer-support").evaluate(Facts(uncertainty=0.6, labels=labels))
+    assert ruling.due == hours * 3600
+
+
+def test_customer_support_in_a_guard() -> None:
+    thresholds = {"small": 0.1, "middle": 0.4, "large": 0.4}
+    with fake_guard("customer-support", {"small": 0.2, "middle": 0.2, "large": 0.2}, thresholds=thresholds) as guard:
+        made = guard.decide("Where is my parcel?")
+        assert (made.action, made.rules, made.text) == (
+            Action.ANSWER,
+            ("try-larger", "sure-enough"),
+            "answer of middle",
+        )
+        assert made.thresholds == thresholds
+    # Two are asked at most, however many there are.
+    down = RuntimeError("down")
+    with fake_guard("customer-support", {"small": down, "middle": down, "large": 0.0}, thresholds=thresholds) as guard:
+        made = guard.decide("Where is my parcel?")
+        assert (made.rules, queued(made)) == (("failed-so-try-larger", "failed-so-ask-a-person"), "support")
 
 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
         (Facts(uncertainty=0.04, shift=0.5, statistics=CALM), ("answer", "very-sure", None)),
+        (Facts(uncertainty=0.06, shift=0.5, statistics=CALM), ("escalate", "ask-a-clinician", "clinician")),
         (Facts(uncertainty=0.04, shift=0.5), ("escalate", "ask-a-clinician", "clinician")),
+        (
+            Facts(uncertainty=0.04, shift=0.5, statistics=replace(CALM, margin_min=0.09)),
+            ("escalate", "ask-a-clinician", "clinician"),
+        ),
         (Facts(uncertainty=0.04, shift=0.04, statistics=CALM), ("escalate", "unknown-ground", "clinician")),
         (Facts(uncertainty=0.2, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
         (Facts(uncertainty=0.3, shift=0.5, last_tier=False), ("escalate", "ask-a-clinician", "clinician")),
         (Facts(error="x", last_tier=False), ("escalate", "failed", "clinician")),
-        (
-            Facts(uncertainty=0.01, shift=0.5, statistics=CALM, labels={"urgent": True}),
-            ("escalate", "urgent-is-for-clinicians", "clinician-on-call"),
-        ),
         (Facts(uncertainty=0.01, shift=0.5, statistics=CALM, labels={"urgent": False}), ("answer", "very-sure", None)),
     ],
 )
 def test_clinical(facts: Facts, expected: tuple[str, str, str | None]) -> None:
-    assert outcome("clinical", facts) == expected
+    assert outcome("clinical", replace(facts, threshold=0.05)) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_urgent"),
+    [({}, False), ({"urgent": False}, False), ({"urgent": True}, True), ({"urgent": "no"}, True)],
+)
+def test_clinical_calls_a_clinician_before_the_model_writes(labels: Labels, is_urgent: bool) -> None:
+    ruling = Policy.load("clinical").evaluate_prompt(Facts(labels=labels)).ruling
+    assert (ruling is not None) is is_urgent
+    if ruling is not None:
+        assert (ruling.rule, ruling.to, ruling.due) == ("urgent-is-for-clinicians", "clinician-on-call", 600)
+
+
+def test_clinical_in_a_guard_shows_every_answer_to_a_clinician() -> None:
+    queue = InMemoryQueue()
+    with fake_guard("clinical", {"small": 0.04, "large": 0.04}, thresholds={"large": 0.05}, review=queue) as guard:
+        made = guard.decide("How is gallium melted?")
+        assert (made.action, made.rules, made.text) == (Action.ANSWER, ("try-larger", "very-sure"), "answer of large")
+        assert [queue.get(audit.id).proposed for audit in queue.list(queue="clinical-audit")] == ["answer of large"]
+        urgent = guard.decide("How much for a child?", labels={"urgent": True})
+        assert (urgent.rule, queued(urgent)) == ("urgent-is-for-clinicians", "clinician-on-call")
+        assert urgent.attempts[0].text == ""
 
 
 @pytest.mark.parametrize("error", ["", "x"])
 @pytest.mark.parametrize("uncertainty", [None, 0.0, 0.2, 0.6, 1.0])
 def test_clinical_never_abstains(uncertainty: float | None, error: str) -> None:
-    assert outcome("clinical", Facts(uncertainty=uncertainty, shift=0.5, error=error))[0] != "abstain"
+    facts = Facts(uncertainty=uncertainty, threshold=0.05, shift=0.5, error=error)
+    assert outcome("clinical", facts)[0] != "abstain"
+    assert outcome("clinical", replace(facts, threshold=None))[0] == "escalate"
 
 
 @pytest.mark.parametrize(
@@ -129,8 +275,7 @@ def test_clinical_never_abstains(uncertainty: float | None, error: str) -> None:
     ],
 )
 def test_cost_first_at_the_prompt(facts: Facts, expected: tuple[str, str] | None) -> None:
-    ruling = Policy.load("cost-first").evaluate_prompt(facts).ruling
-    assert (None if ruling is None else (ruling.action.value, ruling.rule)) == expected
+    assert early("cost-first", facts) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,3 +292,138 @@ def test_cost_first_at_the_prompt(facts: Facts, expected: tuple[str, str] | None
 )
 def test_cost_first_on_the_answer(facts: Facts, expected: tuple[str, str, str | None]) -> None:
     assert outcome("cost-first", facts) == expected
+
+
+def test_cost_first_in_a_guard_stops_where_the_money_is_spent() -> None:
+    doubtful = {"small": 0.5, "middle": 0.5, "large": 0.1}
+    prices = {"small": 0.001, "middle": 0.02, "large": 1.0}
+    with fake_guard("cost-first", doubtful, prompts={"small": 0.1}, costs=prices) as guard:
+        made = guard.decide("?")
+        assert (made.rules, queued(made)) == (("try-larger", "ask-a-person"), "default")
+        assert made.cost == pytest.approx(0.021)
+    with fake_guard("cost-first", doubtful, prompts={"small": 0.95}) as guard:
+        assert guard.decide("?").rules == ("too-hard-for-this-tier", "try-larger", "sure-enough")
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(labels={"target": "production", "task": "migrate"}), ("escalate", "production-is-for-its-owners")),
+        (Facts(labels={"target": "production", "task": "explain"}), None),
+        (Facts(labels={"target": "production"}), None),
+        (Facts(prompt_length=20_001, last_tier=False), ("retry", "long-so-ask-larger")),
+        (Facts(prompt_length=20_001), None),
+        (Facts(prompt_length=20_000, last_tier=False), None),
+    ],
+)
+def test_code_assistant_at_the_prompt(facts: Facts, expected: tuple[str, str] | None) -> None:
+    assert early("code-assistant", facts) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(uncertainty=0.39, shift=0.5), ("answer", "sure-enough", None)),
+        (Facts(uncertainty=0.39, shift=0.5, labels={"task": "complete"}), ("answer", "sure-enough", None)),
+        (Facts(uncertainty=0.39, shift=0.5, labels={"task": "explain"}), ("abstain", "decline", None)),
+        (Facts(uncertainty=0.19, shift=0.5, labels={"task": "explain"}), ("answer", "sure-explanation", None)),
+        (Facts(uncertainty=0.1, shift=0.5, finish_reason="length"), ("abstain", "failed-or-cut", None)),
+        (
+            Facts(uncertainty=0.1, shift=0.5, finish_reason="length", last_tier=False),
+            ("retry", "failed-or-cut-so-try-larger", None),
+        ),
+        (Facts(error="x"), ("abstain", "failed-or-cut", None)),
+        (Facts(uncertainty=0.4, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(uncertainty=0.4, shift=0.5), ("abstain", "decline", None)),
+        (Facts(), ("abstain", "decline", None)),
+    ],
+)
+def test_code_assistant_on_the_answer(facts: Facts, expected: tuple[str, str, str | None]) -> None:
+    assert outcome("code-assistant", facts) == expected
+
+
+def test_code_assistant_in_a_guard_gives_no_half_function() -> None:
+    cut = Generation(text="def half(", tokens=64, prompt_tokens=1, finish_reason="length", seconds=0.1)
+    tiers = [
+        Tier(name="small", model=FakeModel([cut]), scorer=FixedScorer(0.1)),
+        Tier(name="large", model=FakeModel("def whole(): ..."), scorer=FixedScorer(0.1)),
+    ]
+    with Guard(tiers=tiers, policy=Policy.load("code-assistant"), review=InMemoryQueue()) as guard:
+        made = guard.decide("Halve it.")
+    assert (made.rules, made.text) == (("failed-or-cut-so-try-larger", "sure-enough"), "def whole(): ...")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"has_context": True}, None),
+        ({"has_context": True, "best_match": 0.5}, None),
+        ({"has_context": True, "best_match": 0.49}, ("abstain", "hardly-fits")),
+        ({"has_context": True, "best_match": 0}, ("abstain", "hardly-fits")),
+        ({"has_context": False}, ("abstain", "nothing-found")),
+        ({"has_context": "true"}, ("abstain", "nothing-found")),
+        ({}, ("abstain", "nothing-found")),
+    ],
+)
+def test_rag_with_context_at_the_prompt(labels: Labels, expected: tuple[str, str] | None) -> None:
+    assert early("rag-with-context", Facts(labels=labels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(uncertainty=0.1, shift=0.5), ("answer", "sure-enough")),
+        (Facts(uncertainty=0.1, shift=0.5, labels={"age_days": 730}), ("answer", "sure-enough")),
+        (Facts(uncertainty=0.1, shift=0.5, labels={"age_days": 730.5}), ("escalate", "outdated")),
+        (Facts(uncertainty=0.1, shift=0.04, last_tier=False), ("retry", "try-larger")),
+        (Facts(uncertainty=0.1, shift=0.5, finish_reason="length", last_tier=False), ("retry", "failed-so-try-larger")),
+        (Facts(error="x", last_tier=False), ("retry", "failed-so-try-larger")),
+        (Facts(uncertainty=0.3, shift=0.5, lot="lot 12"), ("escalate", "show-an-editor")),
+        (Facts(uncertainty=0.3, shift=0.5, lot="lot 0"), ("abstain", "read-it-yourself")),
+        (Facts(uncertainty=0.1, shift=0.5, finish_reason="length", lot="lot 0"), ("abstain", "read-it-yourself")),
+        (Facts(error="x", lot="lot 0"), ("abstain", "read-it-yourself")),
+    ],
+)
+def test_rag_with_context_on_the_answer(facts: Facts, expected: tuple[str, str]) -> None:
+    assert outcome("rag-with-context", replace(facts, threshold=0.2))[:2] == expected
+
+
+def test_rag_with_context_shows_an_editor_a_fifth() -> None:
+    unsure = [Facts(uncertainty=0.9, lot=f"lot {number}") for number in range(2000)]
+    policy = Policy.load("rag-with-context")
+    shown = sum(policy.evaluate(facts).rule == "show-an-editor" for facts in unsure)
+    assert 340 < shown < 460
+
+
+def test_rag_with_context_in_a_guard_asks_no_model_where_nothing_was_found() -> None:
+    with fake_guard("rag-with-context", {"small": 0.1}, thresholds={"small": 0.2}) as guard:
+        nothing = guard.decide("Who wrote it?", labels={"has_context": False})
+        assert (nothing.action, nothing.rule, nothing.attempts[0].text) == (Action.ABSTAIN, "nothing-found", "")
+        found: dict[str, Any] = {"has_context": True, "best_match": 0.8, "age_days": 3}
+        assert guard.decide("Who wrote it?", labels=found).text == "answer of small"
+        old = guard.decide("Who wrote it?", labels={**found, "age_days": 1000})
+        assert (old.rule, queued(old)) == ("outdated", "document-owners")
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(uncertainty=0.3, shift=0.5), ("answer", "covered", None)),
+        (Facts(uncertainty=0.31, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(uncertainty=0.31, shift=0.5), ("escalate", "ask-a-person", "support")),
+        (Facts(uncertainty=0.1, shift=0.001, last_tier=False), ("escalate", "unknown-ground", "support")),
+        (Facts(error="x", last_tier=False), ("escalate", "failed", "support")),
+        (Facts(), ("escalate", "ask-a-person", "support")),
+    ],
+)
+def test_shadow_roll_out(facts: Facts, expected: tuple[str, str, str | None]) -> None:
+    assert outcome("shadow-roll-out", replace(facts, threshold=0.3)) == expected
+
+
+def test_shadow_roll_out_in_a_guard_changes_nothing_and_records() -> None:
+    with fake_guard("shadow-roll-out", {"small": 0.9, "large": 0.1}, thresholds={"small": 0.3}) as guard:
+        made = guard.decide("?")
+        assert (made.mode, made.action, made.text) == ("shadow", Action.ANSWER, "answer of small")
+        assert (made.ticket, len(made.attempts)) == (None, 1)
+        assert made.shadow is not None
+        assert (made.shadow.action, made.shadow.rule) == (Action.RETRY, "try-larger")

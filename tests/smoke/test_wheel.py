@@ -27,6 +27,15 @@ tiers:
 review:
   storage: sqlite:///tickets.db
 """
+SHIPPED_POLICIES = (
+    "clinical",
+    "code-assistant",
+    "cost-first",
+    "customer-support",
+    "default",
+    "rag-with-context",
+    "shadow-roll-out",
+)
 SHIPPED_BUNDLES = ("smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full")
 
 
@@ -39,7 +48,7 @@ def test_it_is_typed() -> None:
     assert (resources.files("ilis_guard") / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("name", ["default", "customer-support", "clinical"])
+@pytest.mark.parametrize("name", SHIPPED_POLICIES)
 def test_the_policies_come_along(name: str) -> None:
     assert Policy.load(name).name == name
 
