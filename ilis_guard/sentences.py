@@ -23,6 +23,12 @@ _DONE: Final = {
     "escalate": "a person is asked (escalate)",
     "": "the model goes on to answer",
 }
+_WOULD_HAVE: Final = {
+    "answer": "have answered",
+    "abstain": "have abstained",
+    "retry": "have asked a larger tier (retry)",
+    "escalate": "have escalated",
+}
 _AT_PROMPT: Final = " at the prompt"
 _HAS_DECIDED: Final = re.compile(
     rf"rule '(?P<rule>[^']+)' decided(?P<early>{_AT_PROMPT})?: (?P<do>\w+), because (?P<why>.*)", re.DOTALL
@@ -96,7 +102,15 @@ def _said(reason: str, before: tuple[tuple[str, str], ...]) -> Said | None:
     return None
 
 
-def paragraph(*, action: str, attempts: Sequence[Mapping[str, Any]], reasons: Sequence[str], queue: str = "") -> str:
+def paragraph(
+    *,
+    action: str,
+    attempts: Sequence[Mapping[str, Any]],
+    reasons: Sequence[str],
+    queue: str = "",
+    mode: str = "enforce",
+    shadow: Mapping[str, Any] | None = None,
+) -> str:
     """What happened to a request and why, for a person who reviews it.
 
     Args:
@@ -104,8 +118,28 @@ def paragraph(*, action: str, attempts: Sequence[Mapping[str, Any]], reasons: Se
         attempts: `tier`, `stage`, `uncertainty` and `error` of each, named as in `Attempt.to_dict`.
         reasons: why, in the order it came about.
         queue: where it waits for a person; empty where it doesn't.
+        mode: of the policy in force.
+        shadow: `action`, `reasons` and `error` of what a policy said that only looks on, named as in
+            `ShadowRuling.to_dict`; None where none did.
     """
-    said = list(said_in(reasons))
+    told = _let_out(action, attempts) if mode == "shadow" else _enforced(action, attempts, list(said_in(reasons)))
+    if queue:
+        told.append(
+            f"It also waits in the queue '{queue}' for a person's look."
+            if action == "answer"
+            else f"It waits in the queue '{queue}' for a person."
+        )
+    if shadow is not None:
+        told += _looked_on(shadow, is_in_force=mode == "shadow")
+    return " ".join(told)
+
+
+def _let_out(action: str, attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    went = "The answer is given, as it would be without a policy." if action == "answer" else "There's no answer."
+    return [*map(_tried, attempts), went]
+
+
+def _enforced(action: str, attempts: Sequence[Mapping[str, Any]], said: Sequence[Said]) -> list[str]:
     if len(said) == len(attempts):
         told = [text for pair in zip(map(_tried, attempts), map(_ruled, said), strict=True) for text in pair]
     else:  # redacted by now, or not written by the engine
@@ -114,9 +148,28 @@ def paragraph(*, action: str, attempts: Sequence[Mapping[str, Any]], reasons: Se
         told.append(f"The ticket couldn't be stored, so {_DONE[action]}.")
     if said and said[-1].passed_over:
         told.append(_passed_over(said[-1].passed_over))
-    if queue:
-        told.append(f"It waits in the queue '{queue}' for a person.")
-    return " ".join(told)
+    return told
+
+
+def _looked_on(shadow: Mapping[str, Any], *, is_in_force: bool) -> list[str]:
+    """What a policy that only looks on would have done."""
+    who = "The policy only looks on" if is_in_force else "Another policy looks on"
+    if shadow["error"]:
+        return [f"{who}, and couldn't say what it would have done ({kind_of(shadow['error'])})."]
+    said = list(said_in(shadow["reasons"]))
+    if shadow["action"] is None or not said:
+        return [f"{who}: what it would have done hangs on an answer that was never made."]
+    would = _would_have(said[-1])
+    # Of the policy in force it is told in full, as if it had decided.
+    passed = [_passed_over(said[-1].passed_over)] if is_in_force and said[-1].passed_over else []
+    return [f"{who}: {would}.", *passed]
+
+
+def _would_have(said: Said) -> str:
+    if said.rule is None:
+        return f"no rule held, so it would {_WOULD_HAVE[said.action]}"
+    early = ", before a token is generated" if said.at_prompt else ""
+    return f"by rule '{said.rule}' it would {_WOULD_HAVE[said.action]}{early}, because {said.because}"
 
 
 def kind_of(error: str) -> str:

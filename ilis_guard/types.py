@@ -401,6 +401,8 @@ class Decision:
             attempts=[{name: getattr(attempt, name) for name in told} for attempt in self.attempts],
             reasons=self.reasons,
             queue="" if self.ticket is None else self.ticket.queue,
+            mode=self.mode,
+            shadow=None if self.shadow is None else self.shadow.to_dict(),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def explain(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="With --decision: the guard.yaml whose tiers there were.")
     ] = None,
-    stage: Annotated[Stage, typer.Option(help="Which rules are asked; not with --decision.")] = "answer",
+    stage: Annotated[
+        Stage | None,
+        typer.Option(help="With --facts alone: which rules are asked.", show_default="answer"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which rule decides and why: each part of its condition, and the rules that are passed over."""
@@ -90,11 +93,16 @@ def explain(
 
     if facts is None and decision is None:
         raise FactsError("there is nothing to explain; give --facts '{uncertainty: 0.4}', or --decision FILE")
+    if decision is not None and stage is not None:
+        raise FactsError(
+            f"--stage {stage} doesn't go with --decision: each of its attempts is explained at the stages that it came "
+            "to; leave --stage out"
+        )
     asked = Policy.load(policy)
     given = {} if facts is None else given_facts(facts)
     explained: Explanation | Retracing
     if decision is None:
-        explained = asked.explain(Facts(**given), stage)
+        explained = asked.explain(Facts(**given), stage or "answer")
     else:
         retold = retold_in(decision)
         explained = retrace(asked, retold, larger_tiers=_larger_tiers(retold.attempts[-1].tier, config), given=given)

@@ -140,39 +140,47 @@ class Condition:
         return expression(self._compiled.serialize())
 
 
+class Together:
+    """Conditions that are evaluated in one go: crossing over to CEL once for each takes ten times as long."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        try:
+            self._compiled: Any = _ENVIRONMENT.compile(f"[{','.join(f'({text})' for text in texts)}]")
+        except RuntimeError:  # too long or too deep for CEL, though each alone isn't
+            self._compiled = None
+
+    def evaluate(self, activation: Any) -> list[bool] | None:
+        """What each comes to, in order; None where one of them can't be evaluated, which spoils the whole."""
+        if self._compiled is None:
+            return None
+        try:
+            values = self._compiled.eval(activation).plain_value()
+        except Exception:  # noqa: BLE001  # as in Condition.check
+            return None
+        return values if isinstance(values, list) else None
+
+
 class Conditions:
-    """Conditions that are checked in one go: crossing over to CEL once per condition takes ten times as long."""
+    """Conditions that are checked in one go, if they can be."""
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._each = tuple(conditions)
+        self._together = Together(condition.text for condition in conditions)
         self._comparing: dict[tuple[str, frozenset[str]], list[int]] = {}
         for index, condition in enumerate(conditions):
             for compared in condition.compared.items():
                 self._comparing.setdefault(compared, []).append(index)
-        try:
-            self._all: Any = _ENVIRONMENT.compile(f"[{','.join(f'({condition.text})' for condition in conditions)}]")
-        except RuntimeError:  # too long or too deep for CEL, though each alone isn't
-            self._all = None
 
     def check(self, situation: "Situation") -> Iterable[bool | str]:
         """What `Condition.check` says for each, in order."""
-        outcomes = self._check_all(situation)
-        if not isinstance(outcomes, list):
-            # One that can't be evaluated spoils the whole; asked one by one, each answers for itself.
+        outcomes: list[Any] | None = self._together.evaluate(situation.activation)
+        if outcomes is None:  # asked one by one, each answers for itself
             return (each.check(situation) for each in self._each)
         for (name, types), indices in self._comparing.items():
             if mistaken := situation.mistaken(name, types):
                 for index in indices:
                     outcomes[index] = mistaken
         return outcomes
-
-    def _check_all(self, situation: "Situation") -> Any:
-        if self._all is None:
-            return None
-        try:
-            return self._all.eval(situation.activation).plain_value()
-        except Exception:  # noqa: BLE001  # as in Condition.check
-            return None
 
 
 class Situation:
@@ -183,16 +191,15 @@ class Situation:
         names: all that they look at, as `looked_at` has it: the less there is, the sooner it is handed over to CEL.
     """
 
-    __slots__ = ("_known", "_missing", "_names", "_values", "_words", "activation")
+    __slots__ = ("_known", "_missing", "_values", "_words", "activation")
 
     def __init__(self, facts: Facts, names: Sequence[str] = tuple(_VARIABLES)) -> None:
-        self._values = seen(facts)
-        self._names = names
+        self._values = seen(facts, names)
         # Only NaN differs from itself.
-        self._missing = frozenset(name for name, value in self._values.items() if value != value)  # noqa: PLR0124
-        self._words: dict[tuple[str, ...], str] = {}
+        self._missing = frozenset([name for name, value in self._values.items() if value != value])  # noqa: PLR0124
+        self._words: dict[str | tuple[str, ...], str] = {}
         self._known: Any = None
-        self.activation: Any = _ENVIRONMENT.Activation({name: self._values[name] for name in names})
+        self.activation: Any = _ENVIRONMENT.Activation(self._values)
 
     def mistaken(self, label: str, types: frozenset[str]) -> str:
         """Why a label can't be compared with something of these types; empty where it can, or isn't there.
@@ -209,9 +216,14 @@ class Situation:
     def known(self) -> Any:
         """As `activation`, without the numbers that are missing."""
         if self._known is None:
-            known = {name: self._values[name] for name in self._names if name not in self._missing}
+            known = {name: value for name, value in self._values.items() if name not in self._missing}
             self._known = _ENVIRONMENT.Activation(known)
         return self._known
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no number is missing that the conditions look at."""
+        return not self._missing
 
     def missing(self, names: tuple[str, ...]) -> str:
         """The first of these facts that is a number and isn't known; empty where all are."""
@@ -224,8 +236,15 @@ class Situation:
         words = self._words.get(names)
         if words is None:
             told = dict.fromkeys(fact for name in names for fact in _BEHIND.get(name, (name,)))
-            words = self._words[names] = ", ".join(f"{name} is {self.value(name)}" for name in told)
+            words = self._words[names] = ", ".join([self._word(name) for name in told])
         return words
+
+    def _word(self, name: str) -> str:
+        # Most facts are looked at by several conditions.
+        word = self._words.get(name)
+        if word is None:
+            word = self._words[name] = f"{name} is {self.value(name)}"
+        return word
 
     def value(self, name: str) -> str:
         """A fact's value in a few words."""

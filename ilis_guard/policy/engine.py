@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.policy.conditions import Condition, Conditions, Situation, looked_at
+from ilis_guard.policy.conditions import Condition, Conditions, Situation, Together, looked_at
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.parts import Part
 from ilis_guard.policy.sampling import drawn
@@ -71,6 +71,7 @@ class Engine:
         self._conditions = {stage: Conditions(each[stage]) for stage in STAGES}
         self._names = {stage: looked_at(each[stage]) for stage in STAGES}
         self._parts = {bound.rule.id: Part.of(bound.condition) for bound in rules}
+        self._doubtful = {stage: Together(map(self._doubtful_where, self._at[stage])) for stage in STAGES}
 
     def at(self, stage: Stage) -> tuple[BoundRule, ...]:
         """The rules of a stage, in order."""
@@ -99,15 +100,18 @@ class Engine:
     def _first(self, stage: Stage, facts: Facts) -> tuple[Ruling | None, list[str], str]:
         """The ruling of the first rule that decides, why those before it didn't, and why nothing may be answered."""
         situation = Situation(facts, self._names[stage])
+        doubts = Doubts(self._at[stage], self._doubtful[stage], facts, situation)
         reasons: list[str] = []
         unclear = facts.held_back or mislabelled(facts)
-        for bound, outcome in zip(self._at[stage], self._conditions[stage].check(situation), strict=True):
+        outcomes = self._conditions[stage].check(situation)
+        for index, (bound, outcome) in enumerate(zip(self._at[stage], outcomes, strict=True)):
             rule, condition = bound.rule, bound.condition
             if not in_sample(rule, facts):
                 why = f"it holds for a sample of {rule.sample:g}, and this request wasn't drawn"
             elif outcome is False:
                 why = came_to(condition.brief, False, situation.describe(condition.names))
-                unclear = unclear or doubt(bound, facts, situation)
+                if not unclear:
+                    unclear = doubts.about(index)
             elif outcome is not True:
                 why = f"condition `{condition.brief}` failed: {outcome}"
                 if not unclear and rule.do is not Action.ANSWER:
@@ -122,6 +126,10 @@ class Engine:
                     return _ruling(rule, self._because(bound, situation), reasons), reasons, unclear
             reasons.append(passed_over(rule.id, why))
         return None, reasons, unclear
+
+    def _doubtful_where(self, bound: BoundRule) -> str:
+        """A condition without which there is no `doubt` about a rule, whatever the facts."""
+        return "false" if bound.rule.do is Action.ANSWER else self._parts[bound.rule.id].possibly(True)
 
     def _because(self, bound: BoundRule, situation: Situation) -> str:
         """Why a rule holds, told by those of its condition's parts that make it hold."""
@@ -202,6 +210,36 @@ def doubt(bound: BoundRule, facts: Facts, situation: Situation) -> str:
     if obstacle(bound, facts) or not bound.condition.might_hold(situation):
         return ""
     return f"rule '{bound.rule.id}' might have held: it looks at {missing}, which is missing, so nothing is answered"
+
+
+class Doubts:
+    """What `doubt` says of a stage's rules on some facts, without CEL being asked about every one of them.
+
+    Args:
+        rules: the stage's, in order.
+        doubtful: by rule, a condition without which there is no doubt about it.
+        facts: what they look at.
+        situation: the same.
+    """
+
+    __slots__ = ("_are_doubtful", "_are_none", "_doubtful", "_facts", "_rules", "_situation")
+
+    def __init__(self, rules: Sequence[BoundRule], doubtful: Together, facts: Facts, situation: Situation) -> None:
+        self._rules = rules
+        self._doubtful = doubtful
+        self._facts = facts
+        self._situation = situation
+        self._are_none = situation.is_complete or bool(facts.error) or not facts.has_score
+        self._are_doubtful: Sequence[bool] | None = None
+
+    def about(self, index: int) -> str:
+        """As `doubt`, of the rule at this index, whose condition is false."""
+        if self._are_none:
+            return ""
+        if self._are_doubtful is None:
+            found = self._doubtful.evaluate(self._situation.activation)
+            self._are_doubtful = [True] * len(self._rules) if found is None else found
+        return doubt(self._rules[index], self._facts, self._situation) if self._are_doubtful[index] else ""
 
 
 def _ruling(rule: Rule, because: str, before: list[str]) -> Ruling:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -71,7 +71,7 @@ class Facts:
     @property
     def mislabelled(self) -> str:
         """What is wrong with the labels, so that nothing may be answered; empty where nothing is."""
-        return labels.problem(self.labels)
+        return labels.problem(self.labels) if self.labels else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +124,14 @@ _NO_STATISTICS: Final = Statistics(
 )
 
 
-def seen(facts: Facts) -> dict[str, Any]:
-    """The facts as conditions see them: a missing number is NaN, so every comparison with it is false."""
-    statistics = facts.statistics or _NO_STATISTICS
-    return {
-        "uncertainty": _number(facts.uncertainty),
-        "shift": _number(facts.shift),
-        "threshold": _number(facts.threshold),
-        "certified": facts.certified,
-        "tier": _text(facts.tier),
-        "last_tier": facts.last_tier,
-        "attempt": _integer(facts.attempt),
-        "tokens": _integer(facts.tokens),
-        "seconds": _number(facts.seconds),
-        "cost": _number(facts.cost),
-        "prompt_length": _integer(facts.prompt_length),
-        "text_length": _integer(facts.text_length),
-        "finish_reason": _text(facts.finish_reason),
-        "error": _text(facts.error[:LONGEST_ERROR]),
-        "labels": dict(_labels(facts.labels)),
-        "statistics.logprob_sum": _number(statistics.logprob_sum),
-        "statistics.logprob_mean": _number(statistics.logprob_mean),
-        "statistics.entropy_mean": _number(statistics.entropy_mean),
-        "statistics.margin_min": _number(statistics.margin_min),
-    }
+def seen(facts: Facts, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The facts as conditions see them: a missing number is NaN, so every comparison with it is false.
+
+    Args:
+        facts: as they are known.
+        names: those to look at, of `VISIBLE` and `labels`; None for all.
+    """
+    return {name: _SEEN[name](facts) for name in (_SEEN if names is None else names)}
 
 
 def _number(value: float | None) -> float:
@@ -184,3 +168,31 @@ def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:
             yield _text(name), int(_integer(value))
         elif isinstance(value, str) and len(value) <= labels.LONGEST:
             yield _text(name), _text(value)
+
+
+def _statistics(facts: Facts) -> Statistics:
+    return facts.statistics or _NO_STATISTICS
+
+
+_SEEN: Final[Mapping[str, Callable[[Facts], Any]]] = {
+    "uncertainty": lambda facts: _number(facts.uncertainty),
+    "shift": lambda facts: _number(facts.shift),
+    "threshold": lambda facts: _number(facts.threshold),
+    "certified": lambda facts: facts.certified,
+    "tier": lambda facts: _text(facts.tier),
+    "last_tier": lambda facts: facts.last_tier,
+    "attempt": lambda facts: _integer(facts.attempt),
+    "tokens": lambda facts: _integer(facts.tokens),
+    "seconds": lambda facts: _number(facts.seconds),
+    "cost": lambda facts: _number(facts.cost),
+    "prompt_length": lambda facts: _integer(facts.prompt_length),
+    "text_length": lambda facts: _integer(facts.text_length),
+    "finish_reason": lambda facts: _text(facts.finish_reason),
+    "error": lambda facts: _text(facts.error[:LONGEST_ERROR]),
+    "labels": lambda facts: dict(_labels(facts.labels)) if facts.labels else {},
+    "statistics.logprob_sum": lambda facts: _number(_statistics(facts).logprob_sum),
+    "statistics.logprob_mean": lambda facts: _number(_statistics(facts).logprob_mean),
+    "statistics.entropy_mean": lambda facts: _number(_statistics(facts).entropy_mean),
+    "statistics.margin_min": lambda facts: _number(_statistics(facts).margin_min),
+}
+"""How conditions see each of them."""

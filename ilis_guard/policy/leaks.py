@@ -37,3 +37,10 @@ def leaks(text: str) -> Iterator[tuple[int, str]]:
     """The secrets in a text: where each starts (characters from 0), and what it is. Never the secret itself."""
     for match in _ANY.finditer(text):
         yield match.start(), _KINDS[str(match.lastgroup)]
+
+
+def hidden(value: str, text: str) -> Iterator[str]:
+    """What secrets are in a value that don't stand so in the text that it comes from: escaped, or over two lines."""
+    for match in _ANY.finditer(value):
+        if match.group() not in text:
+            yield _KINDS[str(match.lastgroup)]

@@ -9,7 +9,7 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition, ConditionError
 from ilis_guard.policy.engine import ALWAYS, BoundRule
 from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
-from ilis_guard.policy.leaks import leaks
+from ilis_guard.policy.leaks import hidden, leaks
 from ilis_guard.policy.reach import Unreachable, unreachable
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
 from ilis_guard.strict_yaml import Document, Keys, listed, nearest, validated
@@ -76,10 +76,26 @@ def _shipped_folder() -> Path:
 
 def _check_secrets(document: Document) -> None:
     """Before all else: other complaints quote what they complain of."""
-    if found := list(leaks(document.text)):
+    found = [(document.place_at(index), kind) for index, kind in leaks(document.text)]
+    for place, value in _strings(document, (), document.data):
+        found += [(place, kind) for kind in hidden(value, document.text)]
+    if found:
         remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
-        lines = [f"{document.place_at(index)}: this looks like {kind}: {remedy}" for index, kind in found]
+        lines = [f"{place}: this looks like {kind}: {remedy}" for place, kind in found]
         raise PolicyError(listed(lines, len(lines)))
+
+
+def _strings(document: Document, keys: Keys, value: object) -> Iterator[tuple[str, str]]:
+    """Every key and every string at or below some keys, with its place."""
+    if isinstance(value, str):
+        yield document.place(keys), value
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(document, (*keys, index), item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield document.key_place((*keys, name)), name
+            yield from _strings(document, (*keys, name), item)
 
 
 def _check_version(document: Document) -> None:

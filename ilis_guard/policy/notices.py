@@ -1,22 +1,38 @@
 """What a policy may do that its author may not mean. It can be loaded all the same: `policy check` tells of it."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from ilis_guard.policy.engine import BoundRule
-from ilis_guard.policy.facts import seen
+from ilis_guard.policy.engine import BoundRule, Engine
+from ilis_guard.policy.facts import Facts, seen
 from ilis_guard.policy.reach import Cell, Reach
 from ilis_guard.policy.schema import PolicyFile
 from ilis_guard.strict_yaml import Document, Keys
-from ilis_guard.types import Action
+from ilis_guard.types import Action, Statistics
 
 _OF_THE_SCORE: Final = ("uncertainty", "shift", "threshold", "certified")
 _PLACEHOLDER: Final = re.compile(r"\$\{\w+\}")
 _ANY_TIER: Final = " "
 """No tier has this name, see schema.Name."""
+
+_WORST: Final = Facts(
+    uncertainty=1.0,
+    shift=0.0,
+    tier=_ANY_TIER,
+    tokens=100,
+    seconds=1.0,
+    prompt_length=100,
+    text_length=400,
+    finish_reason="stop",
+    statistics=Statistics(logprob_sum=-1000.0, logprob_mean=-10.0, entropy_mean=10.0, margin_min=0.0),
+)
+"""An everyday answer that is as uncertain as can be."""
+_LOTS: Final = tuple(map(str, range(20)))
+"""Enough of them that few samples draw all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +47,16 @@ class Notice:
     """What is found, and what to do."""
 
 
-def notices(file: PolicyFile, rules: Sequence[BoundRule], document: Document) -> tuple[Notice, ...]:
+def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notice, ...]:
     """All there is to say of a policy by itself, whatever guard it is for."""
-    reach = Reach(rules)
+    reach = Reach(engine.rules)
     return (
         *_shadow(file, document),
         *_never_answers(file, document),
-        *_answers_whatever_the_score(file, reach, document),
+        *(tuple(_answers_whatever_the_score(file, reach, document)) or _answers_at_the_worst(file, engine, document)),
         *_uncertified(file, reach, document),
         *_retries_without_attempts(file, document),
-        *_labels_taken_for_granted(rules, document),
+        *_labels_taken_for_granted(engine.rules, document),
         *_placeholders(file, document),
     )
 
@@ -77,6 +93,25 @@ def _answers_whatever_the_score(file: PolicyFile, reach: Reach, document: Docume
     by = max(index for index, rule in enumerate(file.rules) if rule.id in next(iter(ungated.values())))
     what = f"wherever there is a score{where}, the answer is given, whatever the score says: compare `uncertainty`"
     yield Notice("warning", document.place(("rules", by, "when")), f"rule '{file.rules[by].id}': {what}")
+
+
+def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) -> Iterator[Notice]:
+    """What can't be told of all scores, because a condition isn't plain, is at least asked of the worst."""
+    # What a guarantee doesn't cover is no answer, whatever the rules say.
+    if file.guarantee is not None:
+        return
+    for lot, last_tier in itertools.product(_LOTS, (True, False)):
+        early = engine.evaluate_prompt(replace(_WORST, uncertainty=0.0, shift=1.0, lot=lot, last_tier=last_tier))
+        facts = replace(_WORST, lot=lot, last_tier=last_tier, held_back=early.held_back)
+        ruling = engine.evaluate(facts)
+        if early.ruling is None and ruling.action is Action.ANSWER:
+            by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
+            what = (
+                "answers even where the uncertainty is 1.0, the shift is 0.0 and there are no labels, so whatever the "
+                "score says: compare `uncertainty`"
+            )
+            yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
+            return
 
 
 def _surely_answers(cell: Cell) -> str:

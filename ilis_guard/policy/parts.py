@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ilis_guard.policy.conditions import Condition, ConditionError, Situation
+from ilis_guard.policy.facts import VISIBLE
 from ilis_guard.sentences import came_to
 
 MAX_CUTS: Final = 40
@@ -94,6 +95,22 @@ class Part:
             for part in self.parts:
                 if all_alike or part.condition.check(situation) is value:
                     yield from part.telling(situation, value)
+
+    def possibly(self, value: bool) -> str:
+        """A condition that is false only where this part can't come to `value`, whatever the missing numbers are.
+
+        It may be true where the part can't either: what is inside a part that isn't cut, as in ``a ? b : c``, isn't
+        told apart. `Condition.might_hold` tells, one condition at a time.
+        """
+        if self.operator == "!":
+            return self.parts[0].possibly(not value)
+        if self.parts:
+            all_count = value is (self.operator == "&&")
+            return f"({(' && ' if all_count else ' || ').join(part.possibly(value) for part in self.parts)})"
+        # Only a number that is missing differs from itself.
+        numbers = (name for name in self.condition.names if name in VISIBLE and VISIBLE[name].cel == "double")
+        is_missing = "".join(f" || {name} != {name}" for name in numbers)
+        return f"({'' if value else '!'}({self.condition.text}){is_missing})"
 
     def check(self, situation: Situation) -> Finding:
         """What it comes to, and each part of it, as CEL evaluates them."""

@@ -108,7 +108,7 @@ class Policy:
 
     def notices(self) -> tuple[Notice, ...]:
         """What its author may not mean, though it can be loaded; takes under a second."""
-        return notices(self._file, self._engine.rules, self._document)
+        return notices(self._file, self._engine, self._document)
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:

@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ilis_guard.errors import FactsError
 from ilis_guard.policy.retracing import Retold
 from ilis_guard.sentences import action_behind
-from ilis_guard.types import Action, Attempt, FinishReason, Label, Score, Stage, Statistics
+from ilis_guard.types import (
+    Action,
+    Attempt,
+    FinishReason,
+    Label,
+    Mode,
+    Score,
+    ShadowRuling,
+    Stage,
+    Statistics,
+)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -92,6 +102,7 @@ class _Attempt(_Written):
     statistics: _Statistics | None
     seconds: float
     tokens: int
+    cost: float = 0.0
     finish_reason: FinishReason | None
     error: str
 
@@ -119,6 +130,19 @@ class _Ticket(_Written):
     queue: str
 
 
+class _ShadowRuling(_Written):
+    policy: str
+    action: Action | None
+    rule: str | None
+    reasons: tuple[str, ...]
+    error: str
+
+    @property
+    def made(self) -> ShadowRuling:
+        """The ruling itself."""
+        return ShadowRuling(**self.model_dump())
+
+
 class _DecisionFile(_Written):
     """As `Decision.to_dict` has it."""
 
@@ -128,7 +152,11 @@ class _DecisionFile(_Written):
     policy: str
     ticket: _Ticket | None
     attempts: tuple[_Attempt, ...] = Field(min_length=1)
+    labels: dict[str, Label] | None = None
+    prompt_length: int = 0
     thresholds: dict[str, float | None] = {}
+    mode: Mode = "enforce"
+    shadow: _ShadowRuling | None = None
 
     @property
     def retold(self) -> Retold:
@@ -140,9 +168,11 @@ class _DecisionFile(_Written):
             queue="" if self.ticket is None else self.ticket.queue,
             reasons=self.reasons,
             attempts=tuple(attempt.made for attempt in self.attempts),
-            labels=None,
-            prompt_length=0,
+            labels=self.labels,
+            prompt_length=self.prompt_length,
             thresholds=self.thresholds,
+            mode=self.mode,
+            shadow=None if self.shadow is None else self.shadow.made,
         )
 
 

@@ -8,7 +8,7 @@ from ilis_guard.policy.explaining import Explanation
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.way import AttemptFacts, Way
 from ilis_guard.sentences import Said, paragraph, said_in
-from ilis_guard.types import Attempt, Labels, Stage
+from ilis_guard.types import Attempt, Labels, Mode, ShadowRuling, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,30 @@ class Retold:
     attempts: tuple[Attempt, ...]
     """Without signatures."""
     labels: Labels | None
-    """None where they aren't on record: decisions hold no request."""
+    """None where they aren't on record."""
     prompt_length: int
     thresholds: Mapping[str, float | None]
+    mode: Mode = "enforce"
+    shadow: ShadowRuling | None = None
+    """As a decision's; tickets hold none."""
+
+    @property
+    def said(self) -> tuple[Said, ...]:
+        """What the policy said to each attempt, in force or only looking on; less where the reasons don't tell."""
+        reasons = self.reasons if self.mode == "enforce" or self.shadow is None else self.shadow.reasons
+        return tuple(said_in(reasons))
 
     @property
     def paragraph(self) -> str:
         """As `Decision.explain`."""
-        attempts = [attempt.to_dict() for attempt in self.attempts]
-        return paragraph(action=self.action, attempts=attempts, reasons=self.reasons, queue=self.queue)
+        return paragraph(
+            action=self.action,
+            attempts=[attempt.to_dict() for attempt in self.attempts],
+            reasons=self.reasons,
+            queue=self.queue,
+            mode=self.mode,
+            shadow=None if self.shadow is None else self.shadow.to_dict(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +81,9 @@ class Retracing:
         if any(step.agrees is None for step in self.steps):
             found.append("the reasons on record don't tell what was decided at each step, so that isn't compared")
         if any(step.agrees is False for step in self.steps):
-            found.append(
-                "a decision holds neither the caller's labels nor which larger tiers there were; give what is missing, "
-                "--facts '{labels: {NAME: VALUE}}' and --config guard.yaml"
-            )
+            found.append("which larger tiers there were isn't on record; give --config guard.yaml")
+            if self.retold.labels is None:
+                found.append("the caller's labels aren't on record; give them, --facts '{labels: {NAME: VALUE}}'")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +123,7 @@ def _steps(policy: Policy, retold: Retold, larger_tiers: Sequence[str], given: M
         lot=retold.id,
         thresholds=retold.thresholds,
     )
-    said: list[Said | None] = list(said_in(retold.reasons))
+    said: list[Said | None] = list(retold.said)
     if len(said) != len(tiers):  # redacted by now, or not written by the engine
         said = [None] * len(tiers)
     for number, (attempt, recorded) in enumerate(zip(retold.attempts, said, strict=True), start=1):

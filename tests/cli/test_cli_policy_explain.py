@@ -236,6 +236,43 @@ def test_another_policy_than_the_one_that_decided_is_named(
     assert "this isn't what was decided then" in shown.flat
 
 
+def test_a_decision_is_explained_at_the_stages_that_it_came_to_and_at_no_other(
+    run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
+) -> None:
+    made, _ = decision({}, 0.1)
+    for stage in ("prompt", "answer"):
+        result = run("policy", "explain", str(policy), "--decision", str(made), "--stage", stage)
+        assert (result.status, result.out) == (2, "")
+        assert f"--stage {stage} doesn't go with --decision" in result.err
+
+
+def test_what_attempts_cost_is_read_back(run: Callable[..., Any], policy: Path, decision: Callable[..., Any]) -> None:
+    made, _ = decision({}, 0.6, 0.1)
+    record = json.loads(made.read_text())
+    for attempt, cost in zip(record["attempts"], (0.25, 0.5), strict=True):
+        attempt["cost"] = cost
+    made.write_text(json.dumps(record))
+    told = run("policy", "explain", str(policy), "--decision", str(made), "--json").json
+    assert [step["facts"]["cost"] for step in told["steps"] if step["stage"] == "answer"] == [0.25, 0.75]
+
+
+def test_a_decision_of_a_policy_that_looks_on_is_compared_with_what_it_would_have_decided(
+    run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
+) -> None:
+    policy.write_text(POLICY.replace("name: mine", "name: mine\nmode: shadow"))
+    made, _ = decision({"topic": "legal"}, 0.1)
+    given = ("--decision", str(made), "--facts", "{labels: {topic: legal}}", "--json")
+    told = run("policy", "explain", str(policy), *given).json
+    assert told["paragraph"] == (
+        "The tier 'small' answered with an uncertainty of 0.1. The answer is given, as it would be without a policy. "
+        "The policy only looks on: by rule 'legal' it would have escalated, because `has(labels.topic)` is true "
+        "(labels.topic is 'legal') and `labels.topic == 'legal'` is true (labels.topic is 'legal'). "
+        "Passed over before it: rule 'hard', as `tokens > 5` is false (tokens is 0)."
+    )
+    assert [(step["rule"], step["agrees"]) for step in told["steps"]] == [(None, True), ("legal", True)]
+    assert told["notes"] == []
+
+
 def test_the_larger_tiers_come_from_guard_yaml(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any], config: Path
 ) -> None:

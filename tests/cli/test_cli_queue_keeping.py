@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ilis_guard.review import ReviewQueue
+from ilis_guard.review.schema import REVISION
 from ilis_guard.types import Verdict
 from tests.reviewing import put
 
@@ -149,12 +150,12 @@ def test_an_old_file_is_refused_until_it_is_migrated(run: Callable[..., Any], co
     refused = run("queue", "list")
     assert (refused.status, refused.out) == (2, "")
     assert "run `ilis-guard queue migrate`" in refused.err
-    assert run("queue", "migrate").out == "revision 0001 -> 0002\n"
-    assert run("queue", "migrate").out == "revision 0002\n"
+    assert run("queue", "migrate").out == f"revision 0001 -> {REVISION}\n"
+    assert run("queue", "migrate").out == f"revision {REVISION}\n"
     assert run("queue", "list").out.startswith("1 ticket ")
 
 
 @pytest.mark.usefixtures("config")
 def test_a_new_queue_may_be_made_by_a_migration(run: Callable[..., Any]) -> None:
-    assert run("queue", "migrate").out == "revision none -> 0002\n"
+    assert run("queue", "migrate").out == f"revision none -> {REVISION}\n"
     assert run("queue", "list").out == "no such tickets\n"

@@ -70,6 +70,11 @@ def test_an_audit_draws_its_share_of_answers_and_the_caller_gets_them_all(queue:
     assert record.ticket.due_at == 1_800_086_400.0
     assert record.reasons == drawn[0].reasons
     assert record.reasons[-1] == "drawn for an audit, as 0.25 of what is answered"
+    assert record.explain() == drawn[0].explain()
+    assert drawn[0].explain() == (
+        "The tier 'small' answered with an uncertainty of 0.1. By rule 'sure' the answer is given, because "
+        "`uncertainty < 0.2` is true (uncertainty is 0.1). It also waits in the queue 'audits' for a person's look."
+    )
 
 
 def test_what_isnt_answered_isnt_audited(queue: ReviewQueue) -> None:

@@ -240,3 +240,56 @@ def test_two_policies_that_both_look_on_are_refused_since_nothing_would_decide()
 def test_a_second_policy_must_go_with_the_tiers_as_the_first() -> None:
     with pytest.raises(ConfigError, match="retries on the tier 'huge', which doesn't exist"):
         guard(tier("small", 0.1), policy=policy(SURE), shadow=policy("{id: on, do: retry, to: huge}"))
+
+
+def test_in_shadow_mode_it_is_told_what_the_policy_would_have_done_and_why() -> None:
+    def told(small: Tier, *rules: str) -> str:
+        return guard(small, policy=looking_on(*rules)).decide(QUESTION).explain()
+
+    assert told(tier("small", 0.9), SURE, "{id: unsure, do: escalate}") == (
+        "The tier 'small' answered with an uncertainty of 0.9. The answer is given, as it would be without a policy. "
+        "The policy only looks on: by rule 'unsure' it would have escalated, because it has no condition. Passed over "
+        "before it: rule 'sure', as `uncertainty < 0.2` is false (uncertainty is 0.9)."
+    )
+    assert told(tier("small", 0.1), SURE).endswith(
+        "The policy only looks on: by rule 'sure' it would have answered, because `uncertainty < 0.2` is true "
+        "(uncertainty is 0.1)."
+    )
+    hard = "{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}"
+    assert told(tier("small", 0.1, prompt=0.9), hard, SURE).endswith(
+        "The policy only looks on: by rule 'hard' it would have abstained, before a token is generated, because "
+        "`uncertainty > 0.8` is true (uncertainty is 0.9)."
+    )
+    assert told(tier("small", 0.1, FakeModel(RuntimeError(QUESTION))), SURE) == (
+        "The tier 'small' failed (unexpected RuntimeError). There's no answer. The policy only looks on: no rule held, "
+        "so it would have abstained. Passed over before it: rule 'sure', as `uncertainty < 0.2` is false (uncertainty "
+        "is missing)."
+    )
+
+
+def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(shadow: Policy, *tiers: Tier, enforced: Policy | None = None) -> str:
+        return guard(*tiers, policy=enforced or policy(SURE), shadow=shadow).decide(QUESTION).explain()
+
+    answered = (
+        "The tier 'small' answered with an uncertainty of 0.1. By rule 'sure' the answer is given, because "
+        "`uncertainty < 0.2` is true (uncertainty is 0.1). Another policy looks on"
+    )
+    small, large = tier("small", 0.1), tier("large", 0.1)
+    assert told(policy("{id: on, do: retry}"), small, large) == (
+        f"{answered}: by rule 'on' it would have asked a larger tier (retry), because it has no condition."
+    )
+    early = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
+    assert told(policy(SURE), tier("small", 0.1, prompt=0.9), enforced=early).endswith(
+        "Another policy looks on: what it would have done hangs on an answer that was never made."
+    )
+    shadow = policy("{id: no, do: abstain}")
+    right = Way.at_answer
+
+    def broken(self: Way, *args: Any, **options: Any) -> Any:
+        if self.policy is shadow:
+            raise ZeroDivisionError(QUESTION)
+        return right(self, *args, **options)
+
+    monkeypatch.setattr(Way, "at_answer", broken)
+    assert told(shadow, small) == f"{answered}, and couldn't say what it would have done (ZeroDivisionError)."

@@ -232,7 +232,7 @@ def test_rulings_and_facts_are_frozen_and_pure() -> None:
 def test_conditions_too_deep_to_be_checked_together_are_checked_one_by_one() -> None:
     deep = "(" * 31 + "uncertainty < 0.2" + ")" * 31
     rules = policy(f'id: a, when: "{deep}", do: answer')
-    assert rules._engine._conditions["answer"]._all is None
+    assert rules._engine._conditions["answer"]._together._compiled is None
     assert rules.evaluate(SURE).rule == "a"
 
 

@@ -18,9 +18,10 @@ from ilis_guard import labels
 from ilis_guard.config import read_config
 from ilis_guard.errors import ConfigError, PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation
+from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation, Together
+from ilis_guard.policy.parts import Part
 from ilis_guard.strict_yaml import MAX_BYTES, MAX_PROBLEMS
-from ilis_guard.types import Action
+from ilis_guard.types import STAGES, Action
 from tests.policy.hostile import (
     CONDITIONS,
     FACTS,
@@ -167,6 +168,17 @@ def test_conditions_say_the_same_alone_and_together(texts: list[str], facts: Fac
     assert all(outcome is True or outcome is False or (isinstance(outcome, str) and outcome) for outcome in alone)
 
 
+@fuzz(400)
+@given(CONDITIONS.filter(is_condition), FACTS)
+@example("last_tier ? shift < 0.05 : false", Facts(last_tier=False))
+@example("!(shift < 0.05 && !(uncertainty > shift))", Facts(uncertainty=0.1))
+def test_what_may_hold_for_all_that_is_known_is_never_called_impossible(text: str, facts: Facts) -> None:
+    for condition in (Condition.of(text), Condition.of(f"!({text})")):
+        situation = Situation(facts)
+        (possible,) = Together([Part.of(condition).possibly(True)]).evaluate(situation.activation) or [True]
+        assert possible or not condition.might_hold(situation)
+
+
 # --- decisions -------------------------------------------------------------------------------------------------------
 
 SURE: dict[str, Any] = {"uncertainty": 0.1, "shift": 0.5, "threshold": 0.2}
@@ -181,6 +193,21 @@ def test_any_policy_gives_any_facts_exactly_one_action(text: str, many: list[Fac
     for facts in [*many, Facts(**SURE), Facts(**SURE, error="x"), Facts()]:
         decided_well(policy, facts)
         stopped_well(policy, facts)
+
+
+@fuzz(200)
+@given(policies(), st.lists(FACTS, min_size=1, max_size=5), st.floats(0, 1))
+def test_a_policy_rules_as_if_each_rule_was_asked_by_itself_whether_it_might_hold(
+    text: str, many: list[Facts], uncertainty: float
+) -> None:
+    policy, slow = read_or_refused(text), read_or_refused(text)
+    if policy is None or slow is None:
+        return
+    for stage in STAGES:
+        slow._engine._doubtful[stage] = Together(["true"] * len(slow._engine.at(stage)))
+    for facts in [*many, Facts(uncertainty=uncertainty), Facts(uncertainty=uncertainty, last_tier=False)]:
+        assert policy.evaluate(facts) == slow.evaluate(facts)
+        assert policy.evaluate_prompt(facts) == slow.evaluate_prompt(facts)
 
 
 def decided_well(policy: Policy, facts: Facts) -> None:

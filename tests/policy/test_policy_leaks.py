@@ -74,6 +74,28 @@ def test_a_secret_is_found_wherever_it_stands_and_not_shown(kind: str, text: str
     assert secret not in message
 
 
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize(
+    ("written", "text", "place"),
+    [
+        (lambda secret: f"{secret[:9]}\\x{ord(secret[9]):02x}{secret[10:]}", 'name: "SECRET"\nrules: []', "3:7"),
+        (lambda secret: f"{secret[:9]}\\\n  {secret[9:]}", 'rules: [{id: a, do: abstain, say: "SECRET"}]', "3:35"),
+        (lambda secret: f"{secret[:9]}\\u{ord(secret[9]):04x}{secret[10:]}", '"SECRET": 1\nrules: []', "3:1"),
+    ],
+    ids=["escaped", "over two lines", "key"],
+)
+def test_a_secret_that_doesnt_stand_in_the_text_as_it_is_is_found_where_its_value_stands(
+    kind: str, written: Callable[[str], str], text: str, place: str
+) -> None:
+    secret = SECRETS[kind]()
+    with pytest.raises(PolicyError) as caught:
+        Policy.parse(f"version: 1\n\n{text}\n".replace("SECRET", written(secret)), path="p.yaml")
+    lines = str(caught.value).splitlines()
+    assert f"p.yaml:{place}: this looks like {kind}: a policy needs no secrets" in str(caught.value)
+    assert all("this looks like" in line for line in lines if line.startswith("p.yaml:"))
+    assert secret not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "text",
     [

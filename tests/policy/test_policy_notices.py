@@ -85,11 +85,36 @@ def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: 
         ],
         # what can't be looked through may be as it should
         ["id: a, when: uncertainty < 0.2 || labels.vip == true, do: answer", LAST],
-        ["id: a, when: uncertainty * 1.0 <= 1.0, do: answer", LAST],
+        ["id: a, when: uncertainty * 1.0 <= 0.9, do: answer", LAST],
+        ["id: a, stage: prompt, when: labels.x == 1, do: abstain", "id: b, when: uncertainty * 1.0 <= 1.0, do: answer"],
     ],
 )
 def test_who_leaves_the_doubtful_to_others_is_not_warned_of(rules: list[str]) -> None:
     assert notices(*rules) == ()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "uncertainty == uncertainty",
+        "uncertainty * 1.0 <= 1.0",
+        "uncertainty <= 1.0 || labels.x == 1",
+        "[0.5, 1.0].exists(limit, uncertainty <= limit)",
+        "uncertainty * 1.0 <= 1.0 && text_length > 0",
+        "uncertainty * 1.0 <= 1.0 && statistics.margin_min >= 0.0",
+        "uncertainty * 1.0 <= 1.0 && !last_tier",
+    ],
+)
+@pytest.mark.parametrize("before", ["id: some, do: escalate, sample: 0.5", "id: up, when: labels.x, do: answer"])
+def test_a_condition_that_cant_be_looked_through_and_lets_the_worst_score_pass_is_warned_of(
+    before: str, condition: str
+) -> None:
+    before = before.replace("labels.x", "labels.x == 1 && uncertainty < 0.1")
+    notice = only(before, f'id: all, when: "{condition}", do: answer', LAST)
+    assert (notice.level, notice.place) == ("warning", "p.yaml:6:21")
+    assert notice.what.startswith("rule 'all': answers even where the uncertainty is 1.0, the shift is 0.0")
+    guaranteed = notices(f'id: all, when: "{condition}", do: answer', LAST, keys="guarantee: {max_error: 0.1}")
+    assert guaranteed == ()
 
 
 def test_a_guarantee_is_a_gate_of_its_own() -> None:

@@ -239,10 +239,13 @@ def test_a_long_prompt_is_cut_in_the_list_and_whole_on_its_page(site: Site, ask:
     assert len(ana.get(f"/tickets/{ticket}").text) > 100_000
 
 
-def test_a_prompt_with_half_a_character_hides_no_ticket(site: Site, ask: Ask) -> None:
-    ticket = ask("What is half of \ud83d?", place="\udfff").id
+def test_a_prompt_with_half_a_character_hides_no_ticket(site: Site, ask: Ask, review: ReviewQueue) -> None:
+    asked = ask("What is half of \ud83d?").id
+    # A guard refuses such a label; the queue has other callers too.
+    half = Request(messages=Request.of("What is half of \ud83d?").messages, labels={"place": "\udfff"})
+    labelled = put(review, "d", request=half)
     ana = site.signed_in("ana")
-    for path in ("/tickets", f"/tickets/{ticket}"):
+    for path in ("/tickets", f"/tickets/{asked}", f"/tickets/{labelled}"):
         response = ana.get(path)
         assert response.status_code == 200
         assert r"What is half of \ud83d?" in response.text
