@@ -160,8 +160,9 @@ def test_the_commands_in_the_documentation_print_what_it_says(
 def test_the_rules_in_the_readme_are_a_policys() -> None:
     block, _ = blocks("README.md", "yaml")
     policy = Policy.parse("version: 1\nname: readme\n" + block)
-    assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5)).to == "support"
-    assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5, last_tier=False)).rule == "unsure-so-try-larger"
+    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5, threshold=0.2)).rule == "covered"
+    assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5, threshold=0.2)).to == "support"
+    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5, last_tier=False)).rule == "try-larger"
 
 
 def test_the_review_settings_in_the_readme_are_ones(tmp_path: Path) -> None:

@@ -276,9 +276,9 @@ def shortened(text: str) -> str:
 
 
 def looked_at(conditions: Iterable[Condition]) -> tuple[str, ...]:
-    """The facts that conditions look at, each once, and `labels`, which they may look at under any name."""
+    """The facts that conditions look at, and those behind them, each once; and `labels`, under whatever names."""
     named = (name for condition in conditions for name in condition.names if name in VISIBLE)
-    return tuple(dict.fromkeys([*named, "labels"]))
+    return tuple(dict.fromkeys([*(fact for name in named for fact in (name, *_BEHIND.get(name, ()))), "labels"]))
 
 
 def _names(condition: Node) -> Iterator[str]:
