@@ -1,16 +1,20 @@
 """One tier asked once: its model called, its answer scored, and whatever goes wrong on the way taken down."""
 
+import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import SupportsFloat, get_args
+
+import numpy as np
 
 from ilis_guard.calling import Caller, Deadline
 from ilis_guard.errors import IlisGuardError, ModelError
 from ilis_guard.models import StepwiseModel
 from ilis_guard.policy import PromptRuling
 from ilis_guard.tiers import Tier
-from ilis_guard.types import Attempt, Generation, Request, Score, Stage
+from ilis_guard.types import Attempt, FinishReason, Generation, Request, Score, Stage, Statistics
 
 AtPrompt = Callable[[Attempt], PromptRuling]
 """What a policy says before a token is generated, to the attempt as far as it has come."""
@@ -113,7 +117,11 @@ class Asking:
 
         def work() -> Generation:
             self._calls += 1
-            return _checked(model.generate(self._request.messages, **options))
+            try:
+                return _checked(model.generate(self._request.messages, **options))
+            except asyncio.CancelledError as cancelled:
+                # It stops whoever meets it, and here nobody was asked to stop but the model, by itself.
+                raise ModelError(f"the model of the tier {self._tier.name!r} cancelled its own call") from cancelled
 
         return self._caller.call(work, deadline=self._deadline)
 
@@ -141,7 +149,8 @@ class Asking:
             raise ModelError(f"the model of the tier {self._tier.name!r} answered without asking whether to proceed")
 
     def _rule(self, at_prompt: AtPrompt, score: Score | None) -> None:
-        so_far = self._attempt_at("prompt", score, prompt_score=score)
+        # The call that is under way has its price too.
+        so_far = replace(self._attempt_at("prompt", score, prompt_score=score), cost=self._cost(None))
         self._prompt = Prompt(score=score, ruling=at_prompt(so_far))
 
     def _attempt(self, prompt: Prompt, generation: Generation | None, score: Score | None, error: str) -> Attempt:
@@ -189,7 +198,7 @@ class Asked:
 
 
 def _checked(generation: object) -> Generation:
-    """What a model returned; a user's own may return anything."""
+    """What a model returned, as far as policies and tickets rest on it; a user's own may return anything."""
     if not isinstance(generation, Generation):
         raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
     if not isinstance(generation.text, str) or type(generation.tokens) is not int or generation.tokens < 0:
@@ -199,4 +208,22 @@ def _checked(generation: object) -> Generation:
         )
     if type(generation.prompt_tokens) is not int or generation.prompt_tokens < 0:
         raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {generation.prompt_tokens!r}")
-    return generation
+    if generation.finish_reason not in (None, *get_args(FinishReason)):
+        raise ModelError("a Generation's finish_reason is 'stop', 'length' or None, got another; map it to one of them")
+    signatures = generation.signatures
+    if not isinstance(signatures, Mapping) or not all(isinstance(each, np.ndarray) for each in signatures.values()):
+        raise ModelError("a Generation's signatures are a mapping of NumPy arrays by position, got something else")
+    return replace(generation, statistics=_checked_statistics(generation.statistics))
+
+
+def _checked_statistics(statistics: object) -> Statistics | None:
+    """In Python's own numbers: NumPy's are no JSON."""
+    if statistics is None:
+        return None
+    if not isinstance(statistics, Statistics):
+        raise ModelError(f"a Generation's statistics are Statistics or None, got a {type(statistics).__name__}")
+    values = statistics.to_dict()
+    for name, value in values.items():
+        if not isinstance(value, SupportsFloat):
+            raise ModelError(f"a Generation's statistics are numbers, got a {type(value).__name__} as {name}")
+    return Statistics(**{name: float(value) for name, value in values.items()})

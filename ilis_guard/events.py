@@ -4,6 +4,7 @@ Prompts and answers are never fields, unless whoever runs the guard asks for the
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -86,11 +87,32 @@ REVIEWER_SHUT_OUT: Final = "ilis_guard.reviewer.shut_out"
 
 
 def log() -> Any:
-    """The package's logger.
+    """The package's logger: ``log().info(EVENT, field=...)``. A log that fails never stops what it tells of.
 
     Where the application has configured structlog, events go its way; otherwise they go to the standard logger
     ``ilis_guard``, which is silent below WARNING until the application says otherwise.
     """
+    return _Unfailing(_logger())
+
+
+class _Unfailing:
+    """A logger whose failures are told by the standard logger: a ticket, or an answer, doesn't hang on a log."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        def tell_or_go_on(event: str, **fields: Any) -> None:
+            try:
+                getattr(self._logger, level)(event, **fields)
+            except Exception as error:  # noqa: BLE001 - the application's log may fail in any way
+                what = f"{event} couldn't be logged: {type(error).__name__}"
+                logging.getLogger("ilis_guard").error(what)  # noqa: TRY400 - a traceback may quote what isn't logged
+
+        return tell_or_go_on
+
+
+def _logger() -> Any:
     if structlog.is_configured():
         return structlog.get_logger("ilis_guard")
     return structlog.wrap_logger(

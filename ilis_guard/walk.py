@@ -86,7 +86,8 @@ class Walk:
         if attempt.error:
             self.reasons.append(f"tier {name!r} failed: {attempt.error}")
         facts = AttemptFacts.of(attempt)
-        if len(self._way.left) > 1 and (spent := self._way.spent(facts)):
+        goes_on = prompt.ruling is not None and prompt.ruling.action is Action.RETRY
+        if len(self._way.left) > 1 and not goes_on and (spent := self._way.spent(facts)):
             self.reasons.append(f"no larger tier is left: {spent}")
         # What a rule said at the prompt stands, even where the model that it spared fails afterwards.
         return prompt.ruling or self._way.at_answer(facts, held_back=prompt.held_back)

@@ -290,3 +290,20 @@ def test_every_guard_has_lines_and_breakers_of_its_own_tiers() -> None:
         tier("b", 0.1, **settings),
     )
     assert [watched.decide(QUESTION).text for _ in range(3)] == ["answer of b"] * 3
+
+
+def test_a_rule_at_the_prompt_counts_the_call_that_is_under_way() -> None:
+    rules = """
+rules:
+  - {id: hard, stage: prompt, when: uncertainty > 0.8, do: retry}
+  - {id: sure, when: uncertainty < 0.2, do: answer}
+"""
+    small = tier("small", 0.1, prompt_scorer=FixedScorer(0.9), cost=TierCost(per_request=1.0))
+    large = tier("large", 0.1, prompt_scorer=FixedScorer(0.1), cost=TierCost(per_request=1.0))
+    made = guard("{max_cost: 1}", small, large, rules=rules).decide(QUESTION)
+    assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0)]
+    assert "rule 'hard' passed over: it would retry, but there is no larger tier" in made.reasons
+    assert "no larger tier is left: what the request may cost (1) is spent" in made.reasons
+    made = guard("{max_cost: 1.5}", small, large, rules=rules).decide(QUESTION)
+    assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0), ("large", 1.0)]
+    assert not any("no larger tier is left" in reason for reason in made.reasons)

@@ -1,11 +1,13 @@
 """Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its reason."""
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ilis_guard.errors import (
@@ -23,6 +25,7 @@ from ilis_guard.types import Action, Decision, Generation, Request, Score, Stati
 QUESTION = "What is the boiling point of gallium?"
 # As eager as a policy can be: it answers whatever the engine lets it answer.
 EAGER = "version: 1\nname: eager\nrules:\n  - {id: any, when: uncertainty <= 1.0 || uncertainty > 1.0, do: answer}\n"
+ESCALATE_ERRORS = "version: 1\nname: p\nrules:\n  - {id: failed, when: error != '', do: escalate}\n"
 EAGER_ON_ERROR = EAGER + "  - {id: failed, when: error != '', do: abstain, say: Sorry.}\n"
 
 
@@ -131,6 +134,64 @@ def test_a_model_that_returns_no_generation_gives_no_answer(build: Callable[...,
 
     made = build(EAGER_ON_ERROR, {"small": (Careless("x"), FixedScorer(0.0))}).decide(QUESTION)
     check_failed(made, f"ModelError: the model must return a Generation, got a {type(returned).__name__}")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "error"),
+    [
+        ("statistics", {"margin_min": 1.0}, "statistics are Statistics or None, got a dict"),
+        (
+            "statistics",
+            Statistics(
+                logprob_sum=-1.0,
+                logprob_mean=-1.0,
+                entropy_mean=0.5,
+                margin_min="0.5",  # type: ignore[arg-type]  # what a model of a user's own may return
+            ),
+            "statistics are numbers, got a str as margin_min",
+        ),
+        ("finish_reason", 5, "finish_reason is 'stop', 'length' or None"),
+        ("finish_reason", "secret", "finish_reason is 'stop', 'length' or None"),
+        ("signatures", {"last": [[0.0]]}, "signatures are a mapping of NumPy arrays"),
+        ("signatures", None, "signatures are a mapping of NumPy arrays"),
+    ],
+)
+def test_a_generation_that_policies_and_tickets_couldnt_read_is_a_failed_attempt(
+    build: Callable[..., Guard], part: str, value: Any, error: str
+) -> None:
+    model = FakeModel(replace(bare(), **{part: value}))
+    with InMemoryQueue() as queue:
+        made = build(ESCALATE_ERRORS, {"small": (model, FixedScorer(0.1))}, review=queue).decide(QUESTION)
+        assert made.action is Action.ESCALATE
+        assert made.ticket is not None
+        assert queue.get(made.ticket.id).attempts[0]["error"] == made.attempts[0].error
+    assert made.attempts[0].error.startswith("ModelError: a Generation's ")
+    assert error in made.attempts[0].error
+    assert "secret" not in json.dumps(made.to_dict())
+
+
+def test_statistics_in_numpys_numbers_are_read(build: Callable[..., Guard]) -> None:
+    numbers: dict[str, Any] = dict.fromkeys(
+        ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min"), np.float32(0.5)
+    )
+    said = replace(bare(), statistics=Statistics(**numbers))
+    made = build("answer", {"small": (FakeModel(said), FixedScorer(0.1))}).decide(QUESTION)
+    assert made.action is Action.ANSWER
+    assert json.loads(json.dumps(made.to_dict()))["attempts"][0]["statistics"]["margin_min"] == 0.5
+
+
+async def test_a_model_that_cancels_itself_cancels_no_request(build: Callable[..., Guard]) -> None:
+    class Cancelling(FakeModel):
+        def generate(self, *_: Any, **__: Any) -> Generation:
+            raise asyncio.CancelledError
+
+    with InMemoryQueue() as queue:
+        guard = build(ESCALATE_ERRORS, {"small": (Cancelling(""), FixedScorer(0.1))}, review=queue)
+        made = await guard.adecide(QUESTION)
+    assert (made.action, made.attempts[0].error) == (
+        Action.ESCALATE,
+        "ModelError: the model of the tier 'small' cancelled its own call",
+    )
 
 
 def test_a_larger_tier_may_answer_where_the_first_one_failed(build: Callable[..., Guard]) -> None:

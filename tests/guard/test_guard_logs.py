@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from ilis_guard import events
@@ -166,3 +167,24 @@ def test_an_answer_held_back_is_not_logged_even_where_texts_are(build: Callable[
     entries = logged(build(ABSTAIN, {"small": (FakeModel(ANSWER), FixedScorer(0.1))}, log_texts=True))
     assert entries[-1]["text"] == "I do not know."
     assert "plugh" not in json.dumps(entries)
+
+
+def test_a_log_that_fails_costs_nobody_a_decision_or_a_ticket(
+    build: Callable[..., Guard], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise BrokenPipeError(f"{QUESTION} {ANSWER}")
+
+    before = structlog.get_config()
+    structlog.configure(processors=[broken])
+    try:
+        with InMemoryQueue() as queue:
+            made = build(ESCALATE, {"small": (FakeModel(ANSWER), FixedScorer(0.5))}, review=queue).decide(QUESTION)
+            assert made.ticket is not None
+            assert queue.get(made.ticket.id).decision == made.id
+    finally:
+        structlog.reset_defaults()
+        if before != structlog.get_config():
+            structlog.configure(**before)
+    assert caplog.messages[-1] == "ilis_guard.decision.made couldn't be logged: BrokenPipeError"
+    assert QUESTION not in caplog.text
