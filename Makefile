@@ -67,6 +67,7 @@ ilis_guard/bundles/%-prompt/bundle.json: harvests/%.parquet
 benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.overhead run
 	.venv/bin/python -m benchmarks.latency
+	.venv/bin/python -m benchmarks.hooks
 	.venv/bin/python -m benchmarks.memory
 	.venv/bin/python -m benchmarks.architectures
 	.venv/bin/python -m benchmarks.deliveries
