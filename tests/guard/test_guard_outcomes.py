@@ -164,6 +164,8 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "rules": ["person"],
         "reasons": list(made.reasons),
         "policy": made.policy,
+        "labels": dict(made.labels),
+        "prompt_length": made.prompt_length,
         "mode": "enforce",
         "thresholds": {},
         "bundles": {},

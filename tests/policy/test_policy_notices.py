@@ -79,18 +79,44 @@ def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: 
         # somebody else has the doubtful ones
         ["id: unsure, when: uncertainty >= 0.5, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
         ["id: strange, when: shift < 0.1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
-        [
-            "id: legal, when: has(labels.x) && labels.x == 1, do: escalate",
-            "id: rest, when: uncertainty <= 1.0, do: answer",
-        ],
         # what can't be looked through may be as it should
         ["id: a, when: uncertainty < 0.2 || labels.vip == true, do: answer", LAST],
         ["id: a, when: uncertainty * 1.0 <= 0.9, do: answer", LAST],
-        ["id: a, stage: prompt, when: labels.x == 1, do: abstain", "id: b, when: uncertainty * 1.0 <= 1.0, do: answer"],
     ],
 )
 def test_who_leaves_the_doubtful_to_others_is_not_warned_of(rules: list[str]) -> None:
     assert notices(*rules) == ()
+
+
+ALL = "id: rest, when: uncertainty <= 1.0, do: answer"
+
+
+@pytest.mark.parametrize(
+    ("rules", "about"),
+    [
+        # Without the label the rule fails, and holds back the answer: only that is told.
+        (
+            ["id: a, when: labels.x == 1, do: escalate", ALL],
+            ["has no labels.x"],
+        ),
+        (
+            ["id: a, stage: prompt, when: labels.x == 1, do: abstain", ALL],
+            ["has no labels.x"],
+        ),
+        # Asked for with `has`, it holds nothing back.
+        (
+            [
+                "id: a, when: has(labels.x) && labels.x == 1, do: escalate",
+                ALL,
+            ],
+            ["answers even where the uncertainty is 1.0"],
+        ),
+    ],
+)
+def test_a_label_that_may_be_absent_holds_answers_back_or_does_not(rules: list[str], about: list[str]) -> None:
+    found = notices(*rules)
+    assert len(found) == len(about)
+    assert all(words in notice.what for words, notice in zip(about, found, strict=True))
 
 
 @pytest.mark.parametrize(
