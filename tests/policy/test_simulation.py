@@ -502,7 +502,7 @@ def test_shipped_policies_decide_thousands_of_requests_as_they_decide_each(name:
         nonlocal ended
         ended += more
 
-    thresholds = {} if policy.guarantee is None else {"small": 0.2, "middle": 0.3}
+    thresholds: dict[str, float | None] = {} if policy.guarantee is None else {"small": 0.2, "middle": 0.3}
     outcomes = simulate(policy, recorded, thresholds=thresholds, progress=progress)
     assert all(told(outcomes, row) == alone(policy, recorded, row, thresholds) for row in range(3000))
     assert ended == 3000
