@@ -26,6 +26,9 @@ class Prompt:
 
     score: Score | None = None
     """By the tier's prompt bundle; None where it wasn't asked."""
+    seconds: float | None = None
+    """As `Attempt.prompt_seconds`; so is `cost`."""
+    cost: float | None = None
     ruling: PromptRuling = PromptRuling(ruling=None, reasons=(), held_back="")  # noqa: RUF009 - it is frozen
     """What the policy says to that; a policy without a rule of stage `prompt` says nothing."""
 
@@ -96,7 +99,7 @@ class Asking:
         if self._at_prompt is None or tier.prompt_scorer is None:
             if self._at_prompt is not None:
                 # No score to wait for, so the model isn't needed to ask the rules.
-                self._rule(self._at_prompt, None)
+                self._rule(self._at_prompt, None, None)
             return None if self._is_spared(self._prompt) else self._call()
         if not isinstance(model, StepwiseModel):
             raise ModelError(f"the tier {tier.name!r} has a prompt bundle, and a model that can't stop at the prompt")
@@ -134,7 +137,7 @@ class Asking:
             # The model answers all the same; what failed is told afterwards.
             self._prompt_failure = error
         else:
-            self._rule(at_prompt, score)
+            self._rule(at_prompt, score, so_far)
 
     def _check_prompt(self) -> None:
         """See that the rules of stage `prompt` were asked, with the score that they look at.
@@ -148,17 +151,23 @@ class Asking:
         if self._at_prompt is not None and self._tier.prompt_scorer is not None and self._prompt.score is None:
             raise ModelError(f"the model of the tier {self._tier.name!r} answered without asking whether to proceed")
 
-    def _rule(self, at_prompt: AtPrompt, score: Score | None) -> None:
-        # The call that is under way has its price too.
-        so_far = replace(self._attempt_at("prompt", score, prompt_score=score), cost=self._cost(None))
-        self._prompt = Prompt(score=score, ruling=at_prompt(so_far))
+    def _rule(self, at_prompt: AtPrompt, score: Score | None, so_far: Generation | None) -> None:
+        # The call that is under way has its price too, and so has the prompt: `TierCost.of_prompt` tells it afterwards.
+        attempt = replace(self._attempt_at("prompt", score, prompt_score=score), cost=self._cost(so_far))
+        self._prompt = Prompt(score=score, seconds=attempt.seconds, cost=attempt.cost, ruling=at_prompt(attempt))
 
     def _attempt(self, prompt: Prompt, generation: Generation | None, score: Score | None, error: str) -> Attempt:
         if self._is_spared(prompt):
             attempt = self._attempt_at("prompt", prompt.score, prompt_score=prompt.score)
         else:
             attempt = self._attempt_at("answer", score, prompt_score=prompt.score)
-        attempt = replace(attempt, error=error, cost=self._cost(generation))
+        attempt = replace(
+            attempt,
+            error=error,
+            cost=self._cost(generation),
+            prompt_seconds=prompt.seconds,
+            prompt_cost=prompt.cost,
+        )
         if generation is None:
             return attempt
         return replace(

@@ -43,7 +43,7 @@ AUDIT_FAILED: Final = "ilis_guard.audit.failed"
 SHADOW_FAILED: Final = "ilis_guard.shadow.failed"
 """An error: the policy that looks on couldn't say what it would have decided. Fields: decision, error."""
 POLICY_RELOADED: Final = "ilis_guard.policy.reloaded"
-"""A warning: a policy file has changed, and what it says now is in force. Fields: files, policy, shadow."""
+"""A warning: a policy file has changed, and what it says now is in force. Fields: files, policy, mode, shadow."""
 POLICY_NOT_RELOADED: Final = "ilis_guard.policy.not_reloaded"
 """An error: a policy file has changed and can't be used; what was in force before stays.
 Fields: files, policy, shadow, problems."""

@@ -84,7 +84,8 @@ class Following:
         self._taken, self._problem = marks, ""
         if loaded.fingerprints != before.fingerprints:
             policy, shadow = loaded.fingerprints
-            events.log().warning(events.POLICY_RELOADED, files=self._names(), policy=policy, shadow=shadow)
+            mode = loaded.enforced.policy.mode
+            events.log().warning(events.POLICY_RELOADED, files=self._names(), policy=policy, mode=mode, shadow=shadow)
 
     def _give_up(self, marks: tuple[_Mark | None, ...], error: Exception) -> None:
         if self._marks() != marks:

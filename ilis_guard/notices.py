@@ -13,6 +13,7 @@ def notices(policy: Policy, config: GuardConfig) -> tuple[Notice, ...]:
     """All there is to say of a policy and a guard.yaml that go with one another; see `wiring.check_config`."""
     return (
         *(found for rule in policy.rules for found in _of_rule(policy, rule, [tier.name for tier in config.tiers])),
+        *_passed_on(policy, config),
         *_unheard(policy, config),
     )
 
@@ -28,6 +29,23 @@ def _of_rule(policy: Policy, rule: Rule, tiers: list[str]) -> Iterator[Notice]:
         if name not in tiers:
             what = f"there is no tier {name!r}{nearest(name, tiers) or f'; there are {tiers!r}'}"
             yield Notice("warning", policy.place(rule.id, "when"), f"rule '{rule.id}': {what}")
+
+
+def _passed_on(policy: Policy, config: GuardConfig) -> Iterator[Notice]:
+    """Tiers whose guarantee rests on rows of all requests, where they see only what smaller ones didn't answer."""
+    retrying = [rule.to for rule in policy.rules if rule.do is Action.RETRY]
+    later = [
+        tier.name
+        for tier in config.tiers[1:]
+        if tier.bundle is not None and any(to is None or to == tier.name for to in retrying)
+    ]
+    if policy.guarantee is not None and later:
+        what = (
+            f"the tiers {later!r} see only what rules pass on to them, mostly harder requests, and are certified on "
+            "their bundles' calibration rows: there the guarantee holds only if these rows are such requests too, not "
+            "all (docs/risk-control.md)"
+        )
+        yield Notice("note", policy.key_place("guarantee"), what)
 
 
 def _unheard(policy: Policy, config: GuardConfig) -> Iterator[Notice]:

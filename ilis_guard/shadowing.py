@@ -48,40 +48,37 @@ def _last_ruling(way: Way, made: dict[str, Attempt], reasons: list[str]) -> Ruli
     """The ruling it comes to; None where that hangs on an answer that was never made. `reasons` grows on the way."""
     while True:
         attempt = made[way.left[0]]
-        ruling = _ruling(way, attempt, reasons)
+        ruling, facts = _ruling(way, attempt, reasons)
         if ruling is None:
             reasons.append(f"the tier {attempt.tier!r} was spared its answer, so what there was to say isn't known")
             return None
         if ruling.action is not Action.RETRY:
             return ruling
-        way = way.after_retry(AttemptFacts.of(attempt), ruling.to)
+        way = way.after_retry(facts, ruling.to)
         if way.left[0] not in made:
             reasons.append(f"the tier {way.left[0]!r} wasn't asked, so what comes of it isn't known")
             return ruling
 
 
-def _ruling(way: Way, attempt: Attempt, reasons: list[str]) -> Ruling | None:
-    """What it says to one attempt; None where it would have let the model answer, which never did."""
-    held_back = ""
+def _ruling(way: Way, attempt: Attempt, reasons: list[str]) -> tuple[Ruling | None, AttemptFacts]:
+    """What it says to one attempt, and that attempt as far as it would have come under it.
+
+    It says nothing, None, where it would have let the model answer, which never did.
+    """
+    facts, held_back = AttemptFacts.of(attempt), ""
     if way.policy.prompt_rules:
-        score = attempt.prompt_score
-        if score is None and way.policy.scored_prompt_rules:
+        if attempt.prompt_score is None and way.policy.scored_prompt_rules:
             reasons.append(
                 f"the prompt wasn't scored on the tier {attempt.tier!r}: only the policy in force has that done"
             )
-        early = way.at_prompt(
-            AttemptFacts(
-                tier=attempt.tier,
-                uncertainty=None if score is None else score.uncertainty,
-                shift=None if score is None else score.shift,
-            )
-        )
+        at_prompt = AttemptFacts.at_prompt(attempt)
+        early = way.at_prompt(at_prompt)
         reasons.extend(early.reasons)
         if early.ruling is not None:
-            return early.ruling
+            return early.ruling, facts if attempt.stage == "prompt" else at_prompt
         held_back = early.held_back
     if attempt.stage == "prompt":
-        return None
-    ruling = way.at_answer(AttemptFacts.of(attempt), held_back=held_back)
+        return None, facts
+    ruling = way.at_answer(facts, held_back=held_back)
     reasons.extend(ruling.reasons)
-    return ruling
+    return ruling, facts

@@ -230,6 +230,11 @@ class Attempt:
     """As `uncertainty`."""
     prompt_score: Score | None = None
     """What the tier's prompt bundle said before a token was generated; None where it wasn't asked."""
+    prompt_seconds: float | None = None
+    """What the attempt had taken when the rules of stage `prompt` were asked; None where none were. So has
+    `prompt_cost`."""
+    prompt_cost: float | None = None
+    """With the price of the call under way, and of the prompt that it read."""
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     statistics: Statistics | None = None
     seconds: float = 0.0
@@ -257,6 +262,8 @@ class Attempt:
             "uncertainty": self.uncertainty,
             "shift": self.shift,
             "prompt_score": None if self.prompt_score is None else self.prompt_score.to_dict(),
+            "prompt_seconds": self.prompt_seconds,
+            "prompt_cost": self.prompt_cost,
             "statistics": statistics or None,
             "seconds": self.seconds,
             "tokens": self.tokens,

@@ -92,7 +92,7 @@ def _frame(policy: Policy) -> Iterator[tuple[str, str]]:
 def _promise(guarantee: Guarantee) -> str:
     confidence = f"with {_share(guarantee.confidence)} confidence; nothing else is answered"
     if guarantee.max_error is not None:
-        return f"of the answered requests, at most {_share(guarantee.max_error)} are wrong, {confidence}"
+        return f"of the certified requests, at most {_share(guarantee.max_error)} are wrong, {confidence}"
     if guarantee.min_coverage is not None:
         return f"at least {_share(guarantee.min_coverage)} of the requests are certified, {confidence}"
     of = f"{guarantee.max_reviews_per_hour:g} of {guarantee.requests_per_hour:g} requests an hour"

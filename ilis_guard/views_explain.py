@@ -12,11 +12,15 @@ from ilis_guard.policy.retracing import Retracing
 from ilis_guard.views import COLOURS, escape
 
 _STYLES: dict[Outcome, str] = {"decided": "bold", "passed over": "", "not reached": "dim"}
+_SHADOW = "[bold cyan]SHADOW MODE: what the rules say is recorded, and not done[/bold cyan]"
 
 
 def shown(explained: Explanation | Retracing) -> RenderableType:
     """An explanation, of facts or of a decision."""
-    return explanation(explained) if isinstance(explained, Explanation) else retracing(explained)
+    if not isinstance(explained, Explanation):
+        return retracing(explained)
+    shadow = [] if explained.mode == "enforce" else [_SHADOW]
+    return Group(explanation(explained), *shadow)
 
 
 def explanation(explained: Explanation) -> RenderableType:

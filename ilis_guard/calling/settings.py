@@ -1,5 +1,6 @@
 """What guard.yaml says of how a tier is called, and what that costs."""
 
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,6 +38,14 @@ class TierCost(_Section):
             cost += _millions(generation.prompt_tokens) * self.per_million_prompt_tokens
             cost += _millions(generation.tokens) * self.per_million_tokens
         return cost
+
+    def of_prompt(self, answer: Generation) -> float:
+        """The cost of an attempt as rules of stage `prompt` see it, where the model has read the prompt by then.
+
+        Args:
+            answer: what came, or would have come, of it.
+        """
+        return self.of(1, replace(answer, tokens=0))
 
 
 def _millions(tokens: int) -> float:

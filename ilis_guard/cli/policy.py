@@ -98,6 +98,11 @@ def explain(
             f"--stage {stage} doesn't go with --decision: each of its attempts is explained at the stages that it came "
             "to; leave --stage out"
         )
+    if decision is None and config is not None:
+        raise FactsError(
+            "--config goes with --decision only, whose tiers it tells; facts say themselves where they stand "
+            "({tier: small, last_tier: false}): leave --config out"
+        )
     asked = Policy.load(policy)
     given = {} if facts is None else given_facts(facts)
     explained: Explanation | Retracing

@@ -1,7 +1,9 @@
 """What a comparison's reader must know before trusting it, in sentences."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
+
+import numpy as np
 
 from ilis_guard.lab.comparison import Comparison
 from ilis_guard.lab.recording import Recording
@@ -39,7 +41,7 @@ def _caveats(recording: Recording, comparison: Comparison, old: Policy, new: Pol
             "and shares of them aren't shares of it."
         )
     for index, (policy, which) in enumerate(((old, "old"), (new, "new"))):
-        yield from _of_policy(comparison, policy, which, index)
+        yield from _of_policy(comparison, policy, which, index, _scored_by_untold(recording))
     if recording.manifest.origin == "decisions":
         yield (
             "These requests were decided before: what a larger tier would have said to those that never reached it "
@@ -51,7 +53,18 @@ def _caveats(recording: Recording, comparison: Comparison, old: Policy, new: Pol
         yield "The two policies are the same."
 
 
-def _of_policy(comparison: Comparison, policy: Policy, which: str, index: int) -> Iterator[str]:
+def _scored_by_untold(recording: Recording) -> list[str]:
+    """The tiers whose answers have scores of which nobody knows the bundle."""
+    tiers = zip(recording.manifest.tiers, recording.recorded.tiers, strict=True)
+    return [tier.name for tier, made in tiers if tier.bundle is None and not np.isnan(made.uncertainty).all()]
+
+
+def _of_policy(comparison: Comparison, policy: Policy, which: str, index: int, untold: Sequence[str]) -> Iterator[str]:
+    if policy.guarantee is not None and untold:
+        yield (
+            f"Which bundle scored the tiers {untold!r} isn't on record, or it was more than one: the thresholds of the "
+            f"{which} policy's guarantee are those of guard.yaml's bundles, and may not go with these scores."
+        )
     if policy.mode == "shadow":
         yield f"The {which} policy is in shadow mode, in which it only looks on; it is shown as if it decided."
     if undecided := sum(comparison.undecided[index].values()):

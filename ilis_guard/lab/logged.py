@@ -37,6 +37,9 @@ class _Attempt(_Logged):
     uncertainty: Share
     shift: Share
     prompt_score: _Score | None = None
+    prompt_seconds: float | None = None
+    """None where no rule of stage `prompt` was asked; so is `prompt_cost`."""
+    prompt_cost: float | None = None
     statistics: Mapping[str, float | None] | None
     seconds: float
     tokens: int
@@ -170,8 +173,8 @@ def _row(decision: _Decision, attempt: _Attempt, wrong: bool | None) -> dict[str
         "tokens": attempt.tokens,
         "seconds": attempt.seconds if ended else None,
         "cost": attempt.cost if ended else None,
-        "prompt_seconds": None if ended else attempt.seconds,
-        "prompt_cost": None if ended else attempt.cost,
+        "prompt_seconds": attempt.prompt_seconds if ended else attempt.seconds,
+        "prompt_cost": attempt.prompt_cost if ended else attempt.cost,
         "prompt_length": decision.prompt_length,
         "text_length": len(attempt.text),
         "finish_reason": attempt.finish_reason or "",

@@ -123,7 +123,10 @@ def _row(tier: Tier, harvested: HarvestedRow, prompt_length: int | None) -> dict
     answer = harvested.generation
     score = prompt_score = None
     error = ""
-    cost = None if tier.cost is None else tier.cost.of(1, answer)
+    cost = prompt_cost = None
+    if tier.cost is not None:
+        # A model that scores no prompts isn't called before rules of stage `prompt` are asked.
+        cost, prompt_cost = tier.cost.of(1, answer), 0.0 if tier.prompt_scorer is None else tier.cost.of_prompt(answer)
     if tier.prompt_scorer is not None:
         with suppress(ScoringError):  # only policies with rules of stage `prompt` would ask for it
             prompt_score = tier.score_prompt(answer)
@@ -141,6 +144,7 @@ def _row(tier: Tier, harvested: HarvestedRow, prompt_length: int | None) -> dict
         **{name: value for name, value in known.items() if math.isfinite(value)},
         "tokens": answer.tokens,
         "cost": cost,
+        "prompt_cost": prompt_cost,
         "prompt_length": prompt_length,
         "text_length": len(answer.text),
         "finish_reason": answer.finish_reason or "",

@@ -132,7 +132,9 @@ def _check_same_tiers(manifest: ScoredManifest, config: GuardConfig) -> None:
     if recorded != configured:
         raise SimulationError(f"the table has the tiers {recorded!r}, and guard.yaml {configured!r}; score it again")
     for tier, now in zip(manifest.tiers, config.tiers, strict=True):
-        for name, digest in ((now.bundle, tier.bundle), (now.prompt_bundle, tier.prompt_bundle)):
+        # Decisions don't say which bundle scored their prompts, and no threshold rests on it.
+        prompts = [(now.prompt_bundle, tier.prompt_bundle)] if manifest.origin == "harvest" else []
+        for name, digest in ((now.bundle, tier.bundle), *prompts):
             found = None if name is None else read_bundle(name).digest
             if digest is not None and found != digest:
                 raise SimulationError(

@@ -10,7 +10,7 @@ from ilis_guard.policy.facts import Facts, seen
 from ilis_guard.policy.parts import Finding, Part
 from ilis_guard.policy.schema import Rule
 from ilis_guard.sentences import GOES_ON, paragraph, passed_over, why_of
-from ilis_guard.types import Stage
+from ilis_guard.types import Mode, Stage
 
 Outcome = Literal["decided", "passed over", "not reached"]
 
@@ -41,6 +41,8 @@ class ExplainedRule:
 class Explanation:
     """Why a policy says what it says to some facts."""
 
+    mode: Mode
+    """`shadow` where what is ruled isn't done."""
     stage: Stage
     facts: Facts
     ruling: Ruling | None
@@ -68,6 +70,7 @@ class Explanation:
         """As JSON values, with the facts as conditions see them: a number that is missing is null."""
         ruling = self.ruling
         return {
+            "mode": self.mode,
             "stage": self.stage,
             "action": None if ruling is None else ruling.action.value,
             "rule": None if ruling is None else ruling.rule,
@@ -82,7 +85,7 @@ class Explanation:
         }
 
 
-def explain(engine: Engine, facts: Facts, stage: Stage = "answer") -> Explanation:
+def explain(engine: Engine, facts: Facts, stage: Stage = "answer", *, mode: Mode = "enforce") -> Explanation:
     """Let the engine rule on some facts, and tell what it did with each rule of that stage."""
     held_back = ""
     ruling: Ruling | None
@@ -96,6 +99,7 @@ def explain(engine: Engine, facts: Facts, stage: Stage = "answer") -> Explanatio
     decisive = next((index for index, one in enumerate(rules) if ruling and one.rule.id == ruling.rule), len(rules))
     situation = Situation(facts)
     return Explanation(
+        mode=mode,
         stage=stage,
         facts=facts,
         ruling=ruling,

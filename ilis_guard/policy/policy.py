@@ -87,7 +87,7 @@ class Policy:
 
         The ruling is the one that `evaluate`, or at stage `prompt` `evaluate_prompt`, gives.
         """
-        return explain(self._engine, facts, stage)
+        return explain(self._engine, facts, stage, mode=self.mode)
 
     def audits(self, lot: str) -> bool:
         """Whether the answered request of this lot is one of those that a person looks at all the same."""

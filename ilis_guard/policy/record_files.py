@@ -99,6 +99,8 @@ class _Attempt(_Written):
     uncertainty: float | None
     shift: float | None
     prompt_score: _Score | None = None
+    prompt_seconds: float | None = None
+    prompt_cost: float | None = None
     statistics: _Statistics | None
     seconds: float
     tokens: int

@@ -130,7 +130,7 @@ def _steps(policy: Policy, retold: Retold, larger_tiers: Sequence[str], given: M
         newest, held_back = AttemptFacts.of(attempt), ""
         stages = _stages(policy, attempt)
         for stage in stages:
-            told = newest if stage == attempt.stage else _at_prompt(attempt)
+            told = newest if stage == "answer" else AttemptFacts.at_prompt(attempt)
             explanation = policy.explain(replace(way.facts(told, held_back), **given), stage)
             held_back = explanation.held_back
             agrees = None if recorded is None else _agrees(explanation, recorded, is_last=stage == stages[-1])
@@ -143,14 +143,6 @@ def _stages(policy: Policy, attempt: Attempt) -> tuple[Stage, ...]:
     if attempt.stage == "prompt":
         return ("prompt",)
     return ("prompt", "answer") if policy.prompt_rules else ("answer",)
-
-
-def _at_prompt(attempt: Attempt) -> AttemptFacts:
-    # How many seconds it had taken by then, and what it had cost, isn't on record.
-    score = attempt.prompt_score
-    if score is None:
-        return AttemptFacts(tier=attempt.tier)
-    return AttemptFacts(tier=attempt.tier, uncertainty=score.uncertainty, shift=score.shift)
 
 
 def _agrees(explanation: Explanation, recorded: Said, *, is_last: bool) -> bool:

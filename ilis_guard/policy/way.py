@@ -4,6 +4,7 @@ No model runs here and no clock is asked. The live guard brings what its models 
 simulation what was recorded of them; both walk this way.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
@@ -32,7 +33,7 @@ class AttemptFacts:
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
-        """Those of an attempt that was made, or has come as far as the prompt."""
+        """Those of an attempt that was made, or has just come as far as the prompt."""
         return cls(
             tier=attempt.tier,
             uncertainty=attempt.uncertainty,
@@ -44,6 +45,18 @@ class AttemptFacts:
             text_length=len(attempt.text),
             finish_reason=attempt.finish_reason or "",
             error=attempt.error,
+        )
+
+    @classmethod
+    def at_prompt(cls, attempt: Attempt) -> Self:
+        """Those that an attempt on record had at the prompt; seconds and cost are told as 0 where nobody asked then."""
+        score = attempt.prompt_score
+        return cls(
+            tier=attempt.tier,
+            uncertainty=None if score is None else score.uncertainty,
+            shift=None if score is None or math.isnan(score.shift) else score.shift,
+            seconds=attempt.prompt_seconds or 0.0,
+            cost=attempt.prompt_cost or 0.0,
         )
 
 

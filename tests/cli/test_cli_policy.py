@@ -86,6 +86,7 @@ def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model
         "  - {name: large, model: nowhere, bundle: packaged:gemma-3-270m-full}\n"
     )
     result = run("policy", "check", str(path), "-c", str(config))
+    assert "note:" not in result.flat  # it doesn't retry, so no tier sees what another passed on
     certificates = resolve(
         Policy.load(path),
         {
@@ -163,7 +164,7 @@ def test_what_stands_beside_the_rules_is_told_in_words(run: Callable[..., Any], 
         "  - {id: some, sample: 0.25, do: escalate, to: trial, due: 4h}\n  - {id: last, do: abstain}\n"
     )
     for guarantee, words in (
-        ("{max_error: 0.05}", "of the answered requests, at most 5% are wrong, with 95% confidence; nothing else"),
+        ("{max_error: 0.05}", "of the certified requests, at most 5% are wrong, with 95% confidence; nothing else"),
         ("{min_coverage: 0.8, confidence: 0.9}", "at least 80% of the requests are certified, with 90% confidence"),
         (
             "{max_reviews_per_hour: 20, requests_per_hour: 400}",

@@ -251,6 +251,37 @@ def test_a_decision_is_explained_at_the_stages_that_it_came_to_and_at_no_other(
         assert f"--stage {stage} doesn't go with --decision" in result.err
 
 
+def test_guard_yaml_beside_facts_alone_is_refused_rather_than_ignored(
+    run: Callable[..., Any], policy: Path, config: Path
+) -> None:
+    result = run("policy", "explain", str(policy), "--facts", "{uncertainty: 0.4}", "-c", str(config))
+    assert (result.status, result.out) == (2, "")
+    assert "--config goes with --decision only" in result.err
+
+
+def test_what_facts_would_come_to_is_not_told_as_done_where_the_policy_only_looks_on(
+    run: Callable[..., Any], policy: Path
+) -> None:
+    asked = ("policy", "explain", str(policy), "--facts", "{uncertainty: 0.4}")
+    assert "shadow" not in run(*asked).out
+    assert run(*asked, "--json").json["mode"] == "enforce"
+    policy.write_text(POLICY.replace("name: mine", "name: mine\nmode: shadow"))
+    assert "SHADOW MODE: what the rules say is recorded, and not done" in run(*asked).flat
+    assert run(*asked, "--json").json["mode"] == "shadow"
+
+
+def test_what_an_attempt_had_cost_at_the_prompt_is_read_back(
+    run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
+) -> None:
+    made, _ = decision({}, 0.6, 0.1)
+    record = json.loads(made.read_text())
+    for attempt, prompt_cost, cost in zip(record["attempts"], (0.125, 0.25), (0.5, 1.0), strict=True):
+        attempt |= {"prompt_cost": prompt_cost, "cost": cost}
+    made.write_text(json.dumps(record))
+    told = run("policy", "explain", str(policy), "--decision", str(made), "--json").json
+    assert [step["facts"]["cost"] for step in told["steps"]] == [0.125, 0.5, 0.75, 1.5]
+
+
 def test_what_attempts_cost_is_read_back(run: Callable[..., Any], policy: Path, decision: Callable[..., Any]) -> None:
     made, _ = decision({}, 0.6, 0.1)
     record = json.loads(made.read_text())

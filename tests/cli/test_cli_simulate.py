@@ -313,6 +313,39 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     assert [row["wrong"] for row in read_scored(Path("verdicts.parquet"))[1].to_pylist()] == [False, True]
 
 
+def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_prompts_is_no_matter(
+    run: Callable[..., Any], bundled: Path
+) -> None:
+    (bundled / "p.yaml").write_text(
+        "version: 1\nname: p\nguarantee: {max_error: 0.4}\nrules:\n"
+        "  - {id: covered, when: certified, do: answer}\n  - {id: no, do: abstain}\n"
+    )
+    run("score", "h.parquet", "--tier", "small", "--to", "harvested.parquet")
+    manifest, table = read_scored(bundled / "harvested.parquet")
+    digest = manifest.tiers[0].bundle
+    for bundle, is_doubted in ((digest, False), (None, True)):
+        tier = ScoredTier(name="small", bundle=bundle, prompt_bundle="logged")
+        write_scored(bundled / "s.parquet", ScoredManifest(origin="decisions", tiers=(tier,)), table)
+        told = run("policy", "simulate", "p.yaml", "p.yaml", "--on", "s.parquet", "-c", "guard.yaml")
+        assert told.status == 0, told.err
+        assert ("Which bundle scored the tiers ['small'] isn't on record" in told.flat) is is_doubted
+
+
+def test_the_prompts_cost_is_scored_as_the_live_guard_tells_it(run: Callable[..., Any], bundled: Path) -> None:
+    prices = "{per_request: 1, per_million_prompt_tokens: 1000000, per_million_tokens: 1000000}"
+    guard = bundled / "guard.yaml"
+    guard.write_text(guard.read_text().replace("bundle: bundle", f"bundle: bundle, cost: {prices}"))
+    assert run("score", "h.parquet", "--tier", "small", "--to", "s.parquet").status == 0
+    # Without a prompt bundle, rules of stage `prompt` are asked before the model is called.
+    rows = {row["id"]: row for row in read_scored(bundled / "s.parquet")[1].to_pylist()}
+    assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (0.0, 5.0)
+    fit(read_harvest(bundled / "h.parquet"), bundled / "prompts", stage="prompt")
+    guard.write_text(guard.read_text().replace("bundle: bundle,", "bundle: bundle, prompt_bundle: prompts,"))
+    assert run("score", "h.parquet", "--tier", "small", "--to", "s.parquet").status == 0
+    rows = {row["id"]: row for row in read_scored(bundled / "s.parquet")[1].to_pylist()}
+    assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (4.0, 5.0)
+
+
 def test_a_wrong_line_is_named_without_what_stands_in_it(run: Callable[..., Any], config: Path) -> None:
     (config.parent / "decisions.jsonl").write_text(
         '\n{"id": "d1", "attempts": [{"tier": "small", "text": ["secret"]}]}\n'

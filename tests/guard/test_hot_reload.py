@@ -93,8 +93,19 @@ def test_a_changed_file_takes_effect(file: Path, write: Callable[[Path, str], No
         "log_level": "warning",
         "files": [str(file)],
         "policy": after,
+        "mode": "enforce",
         "shadow": None,
     }
+
+
+def test_that_the_new_policy_only_looks_on_is_said_when_it_takes_effect(file: Path) -> None:
+    guard = following(file)
+    with capture_logs() as entries:
+        in_place(file, saying("two").replace("rules:", "mode: shadow\nrules:"))
+        time.sleep(LATER)
+        assert guard.decide(QUESTION).mode == "shadow"
+    (reloaded,) = [entry for entry in entries if entry["event"] == events.POLICY_RELOADED]
+    assert reloaded["mode"] == "shadow"
 
 
 def test_a_file_that_changed_long_ago_takes_effect_for_the_next_request(file: Path) -> None:

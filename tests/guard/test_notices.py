@@ -79,3 +79,17 @@ def test_a_queue_that_nobody_hears_of_is_warned_of_once(folder: Path, review: st
     assert [notice.what.split("'")[1] for notice in found] == unheard
     places = {"audits": "p.yaml:3:31", "legal": "p.yaml:6:49", "default": "p.yaml:8:17"}
     assert [notice.place for notice in found] == [places[queue] for queue in unheard]
+
+
+def test_a_guarantee_on_what_smaller_tiers_pass_on_is_noted(folder: Path) -> None:
+    rules = ("id: covered, when: certified, do: answer", "id: up, do: retry, to: large", "id: no, do: abstain")
+    scored = "[{name: small, model: m, bundle: s}, {name: middle, model: m, bundle: m}, {name: large, model: m%s}]"
+    (notice,) = told(config(folder, scored % ", bundle: l"), *rules, keys="guarantee: {max_error: 0.1}")
+    assert (notice.level, notice.place) == ("note", "p.yaml:3:12")
+    assert notice.what.startswith("the tiers ['large'] see only what rules pass on to them, mostly harder requests")
+    unscored = config(folder, scored % "")
+    assert told(unscored, *rules, keys="guarantee: {max_error: 0.1}") == ()
+    assert told(config(folder, scored % ", bundle: l"), SURE, rules[1]) == ()
+    alone = config(folder, "[{name: small, model: m, bundle: s}]")
+    notices_alone = told(alone, rules[0], "id: up, do: retry", rules[2], keys="guarantee: {max_error: 0.1}")
+    assert [one.level for one in notices_alone] == ["warning"]

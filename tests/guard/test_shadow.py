@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,6 +195,19 @@ def test_a_prompt_that_the_policy_in_force_has_not_scored_stays_unscored_and_tha
     said = beside(hard, tier("small", 0.1, prompt=0.9))
     assert said.reasons[0] == "the prompt wasn't scored on the tier 'small': only the policy in force has that done"
     assert said.rule != "hard"
+
+
+def test_it_is_told_what_the_attempt_had_cost_at_the_prompt_and_no_more_where_it_would_have_stopped_there() -> None:
+    dear = TierCost(per_million_prompt_tokens=1e6, per_million_tokens=1e6)
+    small = replace(tier("small", 0.5, prompt=0.7), cost=dear)
+    rules = ("{id: hard, stage: prompt, when: uncertainty > 0.9, do: abstain}", SURE, "{id: larger, do: retry}")
+    other = policy(
+        "{id: told, stage: prompt, when: cost == 7.0 && tier == 'small', do: retry}",
+        "{id: both, when: cost == 8.0 && uncertainty < 0.2, do: answer}",
+        "{id: neither, do: abstain}",
+    )
+    said = beside(other, small, tier("large", 0.1, prompt=0.1), enforced=policy(*rules))
+    assert (said.action, said.rule) == (Action.ANSWER, "both")
 
 
 def test_it_keeps_its_own_budget_in_mind() -> None:

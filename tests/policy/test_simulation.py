@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from ilis_guard.calling.settings import TierCost
+from ilis_guard.calling import TierCost
 from ilis_guard.errors import ModelError, PolicyError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
@@ -23,6 +23,7 @@ from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Generation, Labels, Score, Statistics
 
 NAMES = ("small", "middle", "large")
+COST = TierCost(per_request=0.1, per_million_prompt_tokens=0.15e6, per_million_tokens=0.02e6)
 CONDITIONS = (
     "uncertainty < 0.25",
     "uncertainty <= 0.5 && shift >= 0.25",
@@ -53,6 +54,7 @@ AT_PROMPT = (
     "prompt_length > 10",
     "attempt == 2 && seconds < 0.3",
     "size(labels) == 0",
+    "cost > 0.2",
 )
 CERTIFIED = (
     "certified",
@@ -301,8 +303,7 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
             shift = math.nan if of_prompt[1] is None else of_prompt[1]
             prompt = FixedScorer(Score(uncertainty=of_prompt[0], shift=shift))
         model = FakeModel(ModelError("down") if one.error.startswith("ModelError") else said)
-        free = TierCost(per_request=0.0)
-        tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt, cost=free))
+        tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt, cost=COST))
     with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:
         made = guard.decide("q" * (asked.prompt_length or 1), labels=asked.labels)
     tokens = sum(attempt.tokens for attempt in made.attempts)
@@ -320,7 +321,7 @@ def test_a_simulation_decides_as_the_live_guard_does(data: st.DataObject) -> Non
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     decided = []
     for drawn in requests(random, 4, scores_prompts):
-        # What the live guard can say: an answer without a score is an error, and a run takes no time and costs nothing.
+        # What the live guard can say: an answer without a score is an error, and a run takes no time.
         tiers = tuple(as_live(one, scored) for one, scored in zip(drawn.tiers, scores_prompts, strict=True))
         asked = replace(drawn, tiers=tiers)
         decision, ended = live(policy, asked, scores_prompts)
@@ -331,15 +332,22 @@ def test_a_simulation_decides_as_the_live_guard_does(data: st.DataObject) -> Non
 
 
 def as_live(one: Tried, scored: bool) -> Tried:
-    free = replace(one, seconds=1e-6, cost=0.0, prompt_seconds=1e-6, prompt_cost=0.0)
-    if scored and free.prompt is None:
-        free = replace(free, prompt=(0.5, None))
+    said = Generation(text="", tokens=one.tokens, prompt_tokens=1, finish_reason=None, seconds=0.0)
+    priced = replace(
+        one,
+        seconds=1e-6,
+        cost=COST.of(1, None if one.error else said),
+        prompt_seconds=1e-6,
+        prompt_cost=COST.of_prompt(said) if scored else 0.0,
+    )
+    if scored and priced.prompt is None:
+        priced = replace(priced, prompt=(0.5, None))
     if one.error:
-        return replace(free, error="ModelError: down")
+        return replace(priced, error="ModelError: down")
     if one.uncertainty is None:
         what = "ScoringError: the tier 'x' has no bundle, so its answers have no score"
-        return replace(free, error=what, text_length=max(1, free.text_length or 0))
-    return free
+        return replace(priced, error=what, text_length=max(1, priced.text_length or 0))
+    return priced
 
 
 RETRYING = """
@@ -494,7 +502,7 @@ def test_shipped_policies_decide_thousands_of_requests_as_they_decide_each(name:
         nonlocal ended
         ended += more
 
-    thresholds: dict[str, float | None] = {} if policy.guarantee is None else dict.fromkeys(NAMES, 0.4)
+    thresholds: dict[str, float | None] = {} if policy.guarantee is None else {"small": 0.2, "middle": 0.3}
     outcomes = simulate(policy, recorded, thresholds=thresholds, progress=progress)
     assert all(told(outcomes, row) == alone(policy, recorded, row, thresholds) for row in range(3000))
     assert ended == 3000
