@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from ilis_guard import __version__, views
+from ilis_guard import __version__
 from ilis_guard.cli import asking, deliveries, lab, models, policy, queue, serve
 from ilis_guard.cli.terminal import configure_logs, err, out
 from ilis_guard.errors import IlisGuardError
+from ilis_guard.views.text import escape
 
 app = typer.Typer(
     name="ilis-guard",
@@ -36,7 +37,7 @@ def main() -> None:
         err.print(f"[red]error:[/red] this command needs {error.name!r}: pip install 'ilis-guard\\[hf,lab]'")
         sys.exit(EXIT_BAD_INPUT)
     except (IlisGuardError, OSError) as error:  # the latter where a path can't be written, for instance
-        err.print(f"[red]error:[/red] {views.escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_BAD_INPUT)
 
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from ilis_guard import views
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, out, steps
 from ilis_guard.errors import RequestError
 from ilis_guard.types import Label, Request
+from ilis_guard.views.decisions import decision_view, decisions_table, demo_next_steps
 
 commands = typer.Typer()
 LABEL_HELP = (
@@ -35,8 +35,8 @@ def demo(
         guard = Guard.from_config(config, progress)
     with guard, bar() as shown:
         decisions = [guard.decide(question) for question in shown.track(QUESTIONS, description="asking")]
-    out.print(views.decisions_table(QUESTIONS, decisions))
-    out.print(views.demo_next_steps(config, decisions), highlight=False, soft_wrap=True)
+    out.print(decisions_table(QUESTIONS, decisions))
+    out.print(demo_next_steps(config, decisions), highlight=False, soft_wrap=True)
 
 
 @commands.command()
@@ -58,7 +58,7 @@ def ask(
     if as_json:
         print(json.dumps(decision.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
-        out.print(views.decision(decision), soft_wrap=True)
+        out.print(decision_view(decision), soft_wrap=True)
 
 
 def _standard_input() -> str:

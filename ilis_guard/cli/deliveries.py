@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ilis_guard import views
 from ilis_guard.cli.queue import AsJson, opened, review_in
 from ilis_guard.cli.terminal import GUARD_YAML, Config, err, out
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import dead_letters as letters
+from ilis_guard.views.dead_letters import dead_letters_table
+from ilis_guard.views.text import SHORT_ID, moment
 
 if TYPE_CHECKING:
     from ilis_guard.review.deliveries import Outcome
@@ -50,9 +51,9 @@ def dead_letters(
     if as_json:
         print(json.dumps([letter.to_dict() for letter in found[:limit]]))  # noqa: T201 - rich would wrap the JSON
         return
-    out.print(views.dead_letters_table(found[:limit], more=len(found) > limit))
+    out.print(dead_letters_table(found[:limit], more=len(found) > limit))
     for name, since in disabled.items():
-        out.print(f"{name} is disabled since {views.moment(since)}: it answered 410 Gone", highlight=False)
+        out.print(f"{name} is disabled since {moment(since)}: it answered 410 Gone", highlight=False)
 
 
 @commands.command("replay")
@@ -69,7 +70,7 @@ def replay(
         raise ReviewError("give the id of one dead letter, or --since for many; see `ilis-guard queue dead-letters`")
     with opened(config) as tickets:
         if delivery is not None:
-            out.print(f"delivery {letters.replay(tickets, delivery)[: views.SHORT_ID]} is pending", highlight=False)
+            out.print(f"delivery {letters.replay(tickets, delivery)[:SHORT_ID]} is pending", highlight=False)
             return
         replayed = letters.replay_since(tickets, _time(str(since)))
     out.print(f"{replayed.pending} pending", highlight=False)

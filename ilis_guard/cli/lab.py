@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilis_guard import views
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, err, out, steps
 from ilis_guard.errors import SimulationError
 from ilis_guard.types import Site, Stage
+from ilis_guard.views.bundle import held_out_table
 
 if TYPE_CHECKING:  # with pyarrow, which only `score` needs of the commands here
     from ilis_guard.config import GuardConfig
@@ -64,7 +64,7 @@ def fit(
 
     with err.status("fitting"):
         metadata = run(read_harvest(rows), to, stage=stage, seed=seed)
-    out.print(views.held_out_table(metadata))
+    out.print(held_out_table(metadata))
     out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
 
 

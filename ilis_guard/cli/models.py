@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from ilis_guard import views
 from ilis_guard.cli.terminal import out, steps
 from ilis_guard.types import Precision, Site
 
@@ -20,9 +19,10 @@ def inspect(
     """Show where a model is tapped, and prove that each tap sits in the path to its answers."""
     from ilis_guard.models.checkpoint import Checkpoint
     from ilis_guard.signature import locate, prove
+    from ilis_guard.views.taps import taps_table
 
     with steps() as progress:
         checkpoint = Checkpoint.load(model, precision=precision, progress=progress)
     points = locate(checkpoint.model, checkpoint.layers, site)
     proofs = prove(checkpoint.model, points, hidden=checkpoint.hidden)
-    out.print(views.taps_table(f"{type(checkpoint.model).__name__}, {precision}, site {site}", proofs))
+    out.print(taps_table(f"{type(checkpoint.model).__name__}, {precision}, site {site}", proofs))

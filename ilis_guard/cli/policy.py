@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ilis_guard import views, views_check, views_explain
 from ilis_guard.cli.terminal import out, step_bars
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Stage
+from ilis_guard.views.explanation import explanation_view
+from ilis_guard.views.policy import certificates_table, notice_line, policy_view
+from ilis_guard.views.text import escape
 
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")]
 FACTS_HELP = (
@@ -44,15 +46,15 @@ def check(
         certified = check_config(checked, operated)
         found += notices.notices(checked, operated)
     warnings = sum(notice.level == "warning" for notice in found)
-    out.print(views_check.checked(checked))
+    out.print(policy_view(checked))
     if certified:
-        out.print(views_check.certificates_table(certified))
+        out.print(certificates_table(certified))
     for notice in found:
-        out.print(views_check.notice(notice), highlight=False, soft_wrap=True)
+        out.print(notice_line(notice), highlight=False, soft_wrap=True)
     is_ok = not (strict and warnings)
     verdict = "[green]ok[/green]" if is_ok else "[red]refused[/red]"
     counted = f" ({warnings} warning{'' if warnings == 1 else 's'})" if warnings else ""
-    line = f"{verdict}: {views.escape(policy)}, fingerprint {checked.fingerprint}{counted}"
+    line = f"{verdict}: {escape(policy)}, fingerprint {checked.fingerprint}{counted}"
     out.print(line, highlight=False, soft_wrap=True)
     if not is_ok:
         raise typer.Exit(EXIT_WARNINGS)
@@ -114,7 +116,7 @@ def explain(
     if as_json:
         print(json.dumps(explained.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
-        out.print(views_explain.shown(explained), highlight=False, soft_wrap=True)
+        out.print(explanation_view(explained), highlight=False, soft_wrap=True)
 
 
 @commands.command()
@@ -136,11 +138,11 @@ def simulate(  # noqa: PLR0917 - each is an option
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Say what would change from one policy to another, on recorded requests; nothing is asked again."""
-    from ilis_guard import views_simulation
     from ilis_guard.config import read_config
     from ilis_guard.lab.report import report
     from ilis_guard.lab.simulating import simulate_both, write_changes
     from ilis_guard.policy import Policy
+    from ilis_guard.views.simulation import simulation_view
 
     policies = Policy.load(old), Policy.load(new)
     with step_bars() as progress:
@@ -153,7 +155,7 @@ def simulate(  # noqa: PLR0917 - each is an option
             seed=seed,
             progress=progress,
         )
-    out.print(views_simulation.simulation(simulated), highlight=False)
+    out.print(simulation_view(simulated), highlight=False)
     if html is not None:
         html.write_text(report(simulated, old=policies[0], new=policies[1]), encoding="utf-8")
         out.print(f"page in {html}", highlight=False, soft_wrap=True)

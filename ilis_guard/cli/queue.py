@@ -7,12 +7,13 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from ilis_guard import views
 from ilis_guard.cli.terminal import GUARD_YAML, Config, out
 from ilis_guard.config import ReviewConfig
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Verdict
+from ilis_guard.views.text import SHORT_ID
+from ilis_guard.views.tickets import claim_line, counts_table, ticket_view, tickets_table
 
 commands = typer.Typer(
     name="queue", help="The human queue: list, show, claim and resolve tickets, and keep them.", no_args_is_help=True
@@ -65,7 +66,7 @@ def list_(
     if as_json:
         print(json.dumps([ticket.to_dict() for ticket in found[:limit]]))  # noqa: T201 - rich would wrap the JSON
     else:
-        out.print(views.tickets_table(found[:limit], more=len(found) > limit))
+        out.print(tickets_table(found[:limit], more=len(found) > limit))
 
 
 @commands.command("counts")
@@ -73,7 +74,7 @@ def counts(config: Config = GUARD_YAML) -> None:
     """Show how many tickets each queue has."""
     with opened(config) as tickets:
         counted = tickets.counts()
-    out.print(views.counts_table(counted))
+    out.print(counts_table(counted))
 
 
 @commands.command("show")
@@ -84,7 +85,7 @@ def show(ticket: TicketId, config: Config = GUARD_YAML, as_json: AsJson = False)
     if as_json:
         print(json.dumps(record.to_dict()))  # noqa: T201 - rich would wrap the JSON
     else:
-        out.print(views.ticket_record(record), soft_wrap=True)
+        out.print(ticket_view(record), soft_wrap=True)
 
 
 @commands.command("claim")
@@ -106,7 +107,7 @@ def claim(
             claimed = tickets.claim_next(reviewer=reviewer, queue=queue, lease=lease)
         else:
             claimed = tickets.claim(ticket, reviewer=reviewer, lease=lease)
-    out.print("no open tickets" if claimed is None else views.claim(claimed), highlight=False, soft_wrap=True)
+    out.print("no open tickets" if claimed is None else claim_line(claimed), highlight=False, soft_wrap=True)
 
 
 @commands.command("release")
@@ -119,7 +120,7 @@ def release(
     """Give a claim back, so that others get the ticket."""
     with opened(config) as tickets:
         released = tickets.release(ticket, reviewer=reviewer, force=force)
-    out.print(f"ticket {released.id[: views.SHORT_ID]} is {released.state}", highlight=False)
+    out.print(f"ticket {released.id[:SHORT_ID]} is {released.state}", highlight=False)
 
 
 @commands.command("resolve")
@@ -135,7 +136,7 @@ def resolve(
     """End a ticket with a verdict."""
     with opened(config) as tickets:
         resolved = tickets.resolve(ticket, verdict, text=text, reason=reason, reviewer=reviewer, version=version)
-    out.print(f"ticket {resolved.id[: views.SHORT_ID]} resolved: {resolved.verdict}", highlight=False)
+    out.print(f"ticket {resolved.id[:SHORT_ID]} resolved: {resolved.verdict}", highlight=False)
 
 
 @commands.command("sweep")

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ilis_guard.policy import Budget, Guarantee, Notice, Policy, Rule
-from ilis_guard.views import COLOURS, escape
+from ilis_guard.views.text import coloured, escape
 
 if TYPE_CHECKING:  # importing it imports scipy, and every command imports this module
     from ilis_guard.scoring.certify import Certificate
@@ -19,7 +19,7 @@ _MODES: Final = {
 }
 
 
-def checked(policy: Policy) -> RenderableType:
+def policy_view(policy: Policy) -> RenderableType:
     """A policy's rules in the order they are tried, and what holds for all of them."""
     frame = Table.grid(padding=(0, 2))
     for key, words in _frame(policy):
@@ -27,7 +27,7 @@ def checked(policy: Policy) -> RenderableType:
     return Group(_rules_table(policy), frame)
 
 
-def notice(found: Notice) -> str:
+def notice_line(found: Notice) -> str:
     """What a policy's author should know, and where."""
     return f"[{_STYLES[found.level]}]{found.level}:[/] {escape(f'{found.place}: {found.what}')}"
 
@@ -63,7 +63,7 @@ def _rules_table(policy: Policy) -> Table:
             escape(rule.id),
             rule.stage,
             escape(rule.when or "always"),
-            f"[{COLOURS[rule.do]}]{rule.do.value}[/]",
+            coloured(rule.do),
             escape(rule.to or ""),
             escape(rule.say or ""),
             *(_optional(rule, key) for key in optional),

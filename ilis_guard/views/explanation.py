@@ -9,21 +9,21 @@ from ilis_guard.policy import Explanation
 from ilis_guard.policy.explaining import Outcome
 from ilis_guard.policy.parts import Finding
 from ilis_guard.policy.retracing import Retracing
-from ilis_guard.views import COLOURS, escape
+from ilis_guard.views.text import coloured, escape
 
 _STYLES: dict[Outcome, str] = {"decided": "bold", "passed over": "", "not reached": "dim"}
 _SHADOW = "[bold cyan]SHADOW MODE: what the rules say is recorded, and not done[/bold cyan]"
 
 
-def shown(explained: Explanation | Retracing) -> RenderableType:
+def explanation_view(explained: Explanation | Retracing) -> RenderableType:
     """An explanation, of facts or of a decision."""
     if not isinstance(explained, Explanation):
-        return retracing(explained)
+        return _of_decision(explained)
     shadow = [] if explained.mode == "enforce" else [_SHADOW]
-    return Group(explanation(explained), *shadow)
+    return Group(_of_facts(explained), *shadow)
 
 
-def explanation(explained: Explanation) -> RenderableType:
+def _of_facts(explained: Explanation) -> RenderableType:
     """What became of each rule, what the deciding condition is made of, and the paragraph."""
     parts: list[RenderableType] = [_rules_table(explained)]
     if (finding := explained.decisive) is not None:
@@ -31,12 +31,12 @@ def explanation(explained: Explanation) -> RenderableType:
     return Group(*parts, escape(explained.paragraph))
 
 
-def retracing(retraced: Retracing) -> RenderableType:
+def _of_decision(retraced: Retracing) -> RenderableType:
     """A decision's way, step by step, and whether the policy still says what was decided."""
     parts: list[RenderableType] = [escape(retraced.retold.paragraph)]
     for step in retraced.steps:
         tier = escape(repr(step.explanation.facts.tier))
-        parts += [f"\n[bold]attempt {step.attempt}[/bold], tier {tier}", explanation(step.explanation)]
+        parts += [f"\n[bold]attempt {step.attempt}[/bold], tier {tier}", _of_facts(step.explanation)]
         if step.agrees is False:
             parts.append("[yellow]this isn't what was decided then[/yellow]")
     return Group(*parts, *(f"[yellow]note:[/yellow] {escape(note)}" for note in retraced.notes))
@@ -48,10 +48,9 @@ def _rules_table(explained: Explanation) -> Table:
     for heading in ("rule", "do", "outcome", "why"):
         table.add_column(heading, overflow="fold")
     for one in explained.rules:
-        action = one.rule.do
         table.add_row(
             escape(one.rule.id),
-            f"[{COLOURS[action]}]{action.value}[/]",
+            coloured(one.rule.do),
             one.outcome,
             escape(one.why),
             style=_STYLES[one.outcome],

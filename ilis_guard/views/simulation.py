@@ -11,7 +11,7 @@ from ilis_guard.lab.comparison import Change, Comparison
 from ilis_guard.lab.figures import difference, shown, wrong
 from ilis_guard.lab.simulating import Simulated
 from ilis_guard.types import Action
-from ilis_guard.views import COLOURS, escape
+from ilis_guard.views.text import coloured, escape
 
 WIDTH: Final = 60
 HEIGHT: Final = 15
@@ -20,7 +20,7 @@ _CURVES: Final = "·:+*"
 """The signs of the tiers' curves, from small to large."""
 
 
-def simulation(simulated: Simulated) -> RenderableType:
+def simulation_view(simulated: Simulated) -> RenderableType:
     """All of it, and last what the reader must know."""
     compared = simulated.compared
     return Group(
@@ -109,4 +109,4 @@ def picture(compared: Comparison) -> RenderableType:
 
 
 def _action(action: Action | None) -> str:
-    return "[dim]undecided[/]" if action is None else f"[{COLOURS[action]}]{action.value}[/]"
+    return "[dim]undecided[/]" if action is None else coloured(action)
