@@ -15,18 +15,18 @@ from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError
-from ilis_guard.following import Following
-from ilis_guard.in_force import InForce
 from ilis_guard.models.weights import Progress
-from ilis_guard.outcome import Outcome, as_before, as_ruled
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
-from ilis_guard.shadowing import looked_on
-from ilis_guard.tickets import Review, Tickets
 from ilis_guard.tiers import Tier, load_tier
 from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
-from ilis_guard.walk import Walk
-from ilis_guard.wiring import Ground
+from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
+from ilis_guard.walk.shadowing import looked_on
+from ilis_guard.walk.tickets import Review, Tickets
+from ilis_guard.walk.walk import Walk
+from ilis_guard.wiring.following import Following
+from ilis_guard.wiring.ground import Ground
+from ilis_guard.wiring.in_force import InForce
 
 
 class Guard:

@@ -54,9 +54,9 @@ from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
-from ilis_guard.tickets import Review
 from ilis_guard.tiers import Tier
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics, Step
+from ilis_guard.walk.tickets import Review
 
 __all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
 

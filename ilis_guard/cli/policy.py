@@ -34,10 +34,10 @@ def check(
     What can't be meant is an error, and no guard loads it: exit status 2. What may be meant is a warning. A note (the
     policy is in shadow mode) is neither.
     """
-    from ilis_guard import notices
     from ilis_guard.config import read_config
     from ilis_guard.policy import Policy
-    from ilis_guard.wiring import check_config
+    from ilis_guard.wiring import notices
+    from ilis_guard.wiring.ground import check_config
 
     checked = Policy.load(policy)
     found, certified = checked.notices(), None

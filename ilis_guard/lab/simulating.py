@@ -17,7 +17,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.policy.simulation import Outcomes, simulate
 from ilis_guard.review.export import write
 from ilis_guard.scoring import read_bundle
-from ilis_guard.wiring import Ground
+from ilis_guard.wiring.ground import Ground
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""

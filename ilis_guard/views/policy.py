@@ -34,7 +34,7 @@ def notice_line(found: Notice) -> str:
 
 def certificates_table(certificates: "Mapping[str, Certificate]") -> Table:
     """What a policy's guarantee comes to, one row a tier."""
-    from ilis_guard.guarantees import shortfall
+    from ilis_guard.wiring.guarantees import shortfall
 
     title = "what the guarantee comes to on the calibration rows of each tier"
     table = Table(title=title, title_justify="left")

@@ -12,13 +12,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard import events
-from ilis_guard.following import Following
 from ilis_guard.guard import Guard
-from ilis_guard.in_force import InForce, Wired
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action
+from ilis_guard.wiring.following import Following
+from ilis_guard.wiring.in_force import InForce, Wired
 
 QUESTION = "What is the boiling point of gallium?"
 LATER = 0.03
@@ -28,8 +28,8 @@ LATER = 0.03
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the files all the time and lets them stand still for a moment only."""
-    monkeypatch.setattr("ilis_guard.following.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("ilis_guard.following.STILL_SECONDS", 0.01)
+    monkeypatch.setattr("ilis_guard.wiring.following.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 0.01)
 
 
 def saying(text: str, *, rules: int = 1) -> str:
@@ -241,7 +241,7 @@ def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed
 def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ilis_guard.following.STILL_SECONDS", 3600.0)
+    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 3600.0)
     now = [0.0]
     follow = Following([file], lambda: _wired(Policy.load(file)), clock=lambda: now[0])
 
@@ -283,8 +283,8 @@ def _wired(policy: Policy) -> InForce:
 
 
 def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilis_guard.following.LOOK_SECONDS", 0.25)
-    monkeypatch.setattr("ilis_guard.following.STILL_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.wiring.following.LOOK_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 0.25)
     in_force, now, looked = following(file)._in_force, [0.0], []
     stat = os.stat
 
@@ -292,7 +292,7 @@ def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pyte
         looked.append(path)
         return stat(path)
 
-    monkeypatch.setattr("ilis_guard.following.os.stat", counted)
+    monkeypatch.setattr("ilis_guard.wiring.following.os.stat", counted)
     follow = Following([file], lambda: in_force, clock=lambda: now[0])
     looked.clear()
     for hundredth in range(100):

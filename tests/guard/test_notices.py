@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ilis_guard.config import GuardConfig, read_config
-from ilis_guard.notices import notices
 from ilis_guard.policy import Notice, Policy
+from ilis_guard.wiring.notices import notices
 
 SURE = "id: sure, when: uncertainty < 0.2, do: answer"
 TWO = "[{name: small, model: m}, {name: large, model: m}]"

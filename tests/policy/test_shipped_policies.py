@@ -9,12 +9,12 @@ import pytest
 
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.guard import Guard
-from ilis_guard.notices import notices
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Decision, Generation, Labels, Statistics
-from ilis_guard.wiring import check_config
+from ilis_guard.wiring.ground import check_config
+from ilis_guard.wiring.notices import notices
 
 FOLDER = Path(__file__).parents[2] / "policies"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))

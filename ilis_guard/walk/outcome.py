@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from ilis_guard.policy import Policy, Ruling
-from ilis_guard.tickets import Tickets
 from ilis_guard.types import Action, ShadowRuling, Ticket
-from ilis_guard.walk import Walk
+from ilis_guard.walk.tickets import Tickets
+from ilis_guard.walk.walk import Walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from ilis_guard.types import Action
 
 
 def notices(policy: Policy, config: GuardConfig) -> tuple[Notice, ...]:
-    """All there is to say of a policy and a guard.yaml that go with one another; see `wiring.check_config`."""
+    """All there is to say of a policy and a guard.yaml that go with one another; see `ground.check_config`."""
     return (
         *(found for rule in policy.rules for found in _of_rule(policy, rule, [tier.name for tier in config.tiers])),
         *_passed_on(policy, config),

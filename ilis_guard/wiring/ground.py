@@ -6,13 +6,13 @@ from typing import Self
 
 from ilis_guard.config import GuardConfig
 from ilis_guard.errors import ConfigError
-from ilis_guard.guarantees import resolve
-from ilis_guard.in_force import Wired
 from ilis_guard.policy import Policy
 from ilis_guard.scoring import Bundle, read_bundle
 from ilis_guard.scoring.certify import Certificate
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action
+from ilis_guard.wiring.guarantees import resolve
+from ilis_guard.wiring.in_force import Wired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

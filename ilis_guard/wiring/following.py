@@ -9,7 +9,7 @@ from typing import Final
 
 from ilis_guard import events
 from ilis_guard.errors import IlisGuardError
-from ilis_guard.in_force import InForce
+from ilis_guard.wiring.in_force import InForce
 
 LOOK_SECONDS: Final = 0.25
 """At most so often the files are looked at: a request in between costs nothing."""

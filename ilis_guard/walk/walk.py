@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ilis_guard import events
-from ilis_guard.asking import Asked, Asking
 from ilis_guard.calling import Caller, Deadline
-from ilis_guard.in_force import Wired
 from ilis_guard.policy import PromptRuling, Ruling
 from ilis_guard.policy.way import AttemptFacts
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Attempt, Request
+from ilis_guard.walk.asking import Asked, Asking
+from ilis_guard.wiring.in_force import Wired
 
 
 class Walk:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from ilis_guard import events
-from ilis_guard.in_force import Wired
 from ilis_guard.policy import Ruling
 from ilis_guard.policy.way import AttemptFacts, Way
 from ilis_guard.types import Action, Attempt, Request, ShadowRuling
+from ilis_guard.wiring.in_force import Wired
 
 
 def looked_on(
