@@ -74,7 +74,8 @@ def simulate_both(
         BundleError: a bundle that a guarantee rests on can't be read.
     """
     manifest, rows = read_scored(table)
-    thresholds = [_thresholds(policy, manifest, config) for policy in (old, new)]
+    ground = _ground(manifest, config)
+    thresholds = [_thresholds(policy, ground, has_bundles=config is not None) for policy in (old, new)]
     recording = recording_of(manifest, rows, all_rows=all_rows)
     requests = len(recording.recorded)
 
@@ -105,23 +106,26 @@ def simulate_both(
     )
 
 
-def _thresholds(policy: Policy, manifest: ScoredManifest, config: GuardConfig | None) -> Mapping[str, float | None]:
+def _ground(manifest: ScoredManifest, config: GuardConfig | None) -> Ground:
+    """The tiers as they were recorded, with the bundles of guard.yaml if there is one."""
+    if config is not None:
+        _check_same_tiers(manifest, config)
+        return Ground.of_config(config)
+    return Ground(
+        tiers=tuple(tier.name for tier in manifest.tiers),
+        bundles=dict,
+        prompts_scored_by=tuple(tier.name for tier in manifest.tiers if tier.prompt_bundle is not None),
+        without_cost=(),
+        has_queue=True,
+    )
+
+
+def _thresholds(policy: Policy, ground: Ground, *, has_bundles: bool) -> Mapping[str, float | None]:
     """What a policy's guarantee comes to, by tier; empty where it gives none."""
-    if config is None and policy.guarantee is not None:
+    if policy.guarantee is not None and not has_bundles:
         raise SimulationError(
             f"the policy {policy.name!r} gives a guarantee, which becomes thresholds only with the bundles of a "
             "guard.yaml; give one (--config), or a policy without `guarantee`"
-        )
-    if config is not None:
-        _check_same_tiers(manifest, config)
-        ground = Ground.of_config(config)
-    else:
-        ground = Ground(
-            tiers=tuple(tier.name for tier in manifest.tiers),
-            bundles=dict,
-            prompts_scored_by=tuple(tier.name for tier in manifest.tiers if tier.prompt_bundle is not None),
-            without_cost=(),
-            has_queue=True,
         )
     # Tickets aren't made here: no queue is needed.
     return ground.wire(policy, looks_on=True).thresholds
