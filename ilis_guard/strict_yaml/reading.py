@@ -1,27 +1,13 @@
-"""YAML read strictly: what a file says is what it means, and every complaint names file, line and column.
+"""YAML text -> plain values, each with its place."""
 
-Meant for files that decide something. Refused are duplicate keys (elsewhere the last one silently wins), anchors and
-aliases (15 lines can expand to gigabytes), tags, directives, tabs, several documents, infinities and NaN, and
-characters that make a line look like another. Plain scalars mean what the YAML 1.2 core schema says: ``no`` is a
-string, ``1e-3`` is a number.
-
-Values are built straight from the parser's events. So everything above is refused where it is met, before anything
-could be expanded, and every value keeps the place where it stands.
-"""
-
-import difflib
-import itertools
-import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar, get_args
+from typing import Any, Final, NoReturn
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
@@ -39,17 +25,15 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from ilis_guard.errors import IlisGuardError
+from ilis_guard.strict_yaml.wording import short
 
 MAX_BYTES: Final = 100_000
 """Far more than any policy needs; the most hostile text of this size takes about a second."""
 MAX_DEPTH: Final = 20
 """Mappings and lists inside one another."""
-MAX_PROBLEMS: Final = 20
-"""Lines of one complaint. Who reads 20 has enough to do."""
 
 Keys = tuple[str | int, ...]
 """Where a value stands: mapping keys and list indices from the top."""
-M = TypeVar("M", bound=BaseModel)
 
 _CONSTANTS: Final[Mapping[str, bool | None]] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -145,7 +129,7 @@ def read(path: Path | str, *, error: type[IlisGuardError], max_bytes: int = MAX_
         max_bytes: Larger files are refused unread.
 
     Raises:
-        IlisGuardError: as `error`: the file can't be read, or isn't strict YAML; see the module.
+        IlisGuardError: as `error`: the file can't be read, or isn't strict YAML; see the package.
     """
     try:
         with Path(path).open("rb") as file:
@@ -179,7 +163,7 @@ def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
         error: The class of what is raised.
 
     Raises:
-        IlisGuardError: as `error`: the text isn't strict YAML; see the module.
+        IlisGuardError: as `error`: the text isn't strict YAML; see the package.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\t" in text:
@@ -194,67 +178,6 @@ def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
     reader = _Reader(text=text, path=path, error=error)
     data = reader.document()
     return Document(path=path, data=data, text=text, _spots=reader.spots)
-
-
-def validated(document: Document, model: type[M], *, error: type[IlisGuardError]) -> M:
-    """Build `model` from a document, with pydantic's strict rules: a number in quotes is no number.
-
-    A key without a value, such as a `guarantee:` whose lines were all commented out, isn't taken for one that was left
-    out: who wrote it thinks otherwise.
-
-    Raises:
-        IlisGuardError: as `error`, with one line per problem, each with its place.
-    """
-    try:
-        # Through JSON: pydantic's strict mode for it still takes strings for enums, and lists for tuples.
-        built = model.model_validate_json(json.dumps(document.data), strict=True)
-    except ValidationError as problems:
-        items = problems.errors(include_url=False)
-        # A list whose items are all wrong is called too short as well; that only hides what is wrong.
-        named = [item for item in items if not _is_echo(item, items)]
-        lines = (_problem(document, model, item) for item in named)
-        raise error(listed(lines, len(named))) from None
-    empty = [*_without_value(built, ())]
-    if empty:
-        lines = (
-            f"{document.place(keys)}: {_key_path(keys)}has no value; give it one, or take it out" for keys in empty
-        )
-        raise error(listed(lines, len(empty)))
-    return built
-
-
-def _without_value(value: object, keys: Keys) -> Iterator[Keys]:
-    """Where models in a value have fields that are written and None."""
-    if isinstance(value, BaseModel):
-        for name, info in type(value).model_fields.items():
-            inside = (*keys, info.alias or name)
-            if name in value.model_fields_set and getattr(value, name) is None:
-                yield inside
-            yield from _without_value(getattr(value, name), inside)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _without_value(item, (*keys, key))
-    elif isinstance(value, tuple | list):
-        for index, item in enumerate(value):
-            yield from _without_value(item, (*keys, index))
-
-
-def _is_echo(item: ErrorDetails, items: list[ErrorDetails]) -> bool:
-    place = item["loc"]
-    return item["type"] == "too_short" and any(other["loc"][: len(place)] == place for other in items if other != item)
-
-
-def listed(problems: Iterable[str], count: int) -> str:
-    """A complaint of `count` problems: the first of them, a line for each, and how many are left."""
-    lines = [*itertools.islice(problems, MAX_PROBLEMS)]
-    left = count - len(lines)
-    return "\n".join([*lines, *([f"and {left} more problems like these"] if left > 0 else [])])
-
-
-def nearest(name: str, names: Iterator[str] | list[str]) -> str:
-    """``; did you mean 'right'?`` where one of `names` looks like `name`, otherwise nothing."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 class _Reader:
@@ -404,58 +327,3 @@ def _kind(event: Event) -> str:
     if isinstance(event, MappingStartEvent):
         return "a mapping"
     return short(event.value) if isinstance(event, ScalarEvent) else "an alias"
-
-
-def short(value: object) -> str:
-    """A value as messages show it, on one line and not too much of it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _problem(document: Document, model: type[BaseModel], item: ErrorDetails) -> str:
-    """One line for one of pydantic's complaints."""
-    keys = document.existing(item["loc"])
-    if item["type"] == "extra_forbidden":
-        where, unknown = _key_path(keys[:-1]), str(keys[-1])
-        names = [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)]
-        hint = nearest(unknown, names) or f"; take it out, or write one of {', '.join(names)}"
-        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint}"
-    if item["type"] == "missing":
-        return f"{document.place(keys)}: {_key_path(keys)}the key {str(item['loc'][-1])!r} is missing; add it"
-    what = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if item["type"] in ("tuple_type", "list_type"):
-        what = "should be a list, each item of which starts with `- `"
-    return f"{document.place(keys)}: {_key_path(keys)}{what}, got {short(item['input'])}"
-
-
-def _key_path(keys: Keys) -> str:
-    """``rules[0].when: ``; nothing at the top."""
-    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-    return f"{path}: " if path else ""
-
-
-def _key_names(model: type[BaseModel]) -> Iterator[str]:
-    for name, info in model.model_fields.items():
-        yield info.alias or name
-
-
-def _models_at(model: type[BaseModel], keys: Keys) -> list[type[BaseModel]]:
-    """The models that may stand at `keys`. List indices, dict keys and pydantic's union tags lead no deeper."""
-    models = [model]
-    for key in keys:
-        inner = [
-            found
-            for known in models
-            for name, info in known.model_fields.items()
-            if key in (name, info.alias)
-            for found in _models_in(info.annotation)
-        ]
-        models = inner or models
-    return models
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
