@@ -9,54 +9,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from ilis_guard.errors import SimulationError
 from ilis_guard.lab.scored import STATISTICS, ScoredManifest, ScoredTier
-from ilis_guard.types import FinishReason, Label, Stage
+from ilis_guard.policy.written import Written, WrittenAttempt
+from ilis_guard.types import FinishReason, Label
 
-T = TypeVar("T", bound="_Logged")
+T = TypeVar("T", bound="Written")
 Rows = list[dict[str, Any]]
 Share = float | None
 
 
-class _Logged(BaseModel):
-    # Of a later release's lines, what this one doesn't know is of no use to it.
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class _Score(_Logged):
-    uncertainty: Share
-    shift: Share
-
-
-class _Attempt(_Logged):
-    tier: str
-    stage: Stage = "answer"
-    text: str
-    uncertainty: Share
-    shift: Share
-    prompt_score: _Score | None = None
-    prompt_seconds: float | None = None
-    """None where no rule of stage `prompt` was asked; so is `prompt_cost`."""
-    prompt_cost: float | None = None
-    statistics: Mapping[str, float | None] | None
-    seconds: float
-    tokens: int
-    cost: float | None = None
-    finish_reason: FinishReason | None
-    error: str
-
-
-class _Ticket(_Logged):
+class _Ticket(Written):
     id: str
 
 
-class _Decision(_Logged):
+class _Decision(Written):
     """A line of `Decision.to_dict`."""
 
     id: str
-    attempts: tuple[_Attempt, ...] = Field(min_length=1)
+    attempts: tuple[WrittenAttempt, ...] = Field(min_length=1)
     ticket: _Ticket | None
     labels: Mapping[str, Label] | None = None
     """None in decisions of releases that didn't keep them; so is `prompt_length`."""
@@ -64,11 +37,11 @@ class _Decision(_Logged):
     bundles: Mapping[str, str | None] = Field(default_factory=dict)
 
 
-class _Message(_Logged):
+class _Message(Written):
     content: str
 
 
-class _Verdict(_Logged):
+class _Verdict(Written):
     """A line of `ilis-guard queue export`."""
 
     id: str
@@ -156,10 +129,10 @@ def score_verdicts(tiers: Sequence[str], verdicts: Path) -> tuple[ScoredManifest
     return ScoredManifest(origin="verdicts", tiers=known), rows
 
 
-def _row(decision: _Decision, attempt: _Attempt, wrong: bool | None) -> dict[str, Any]:
+def _row(decision: _Decision, attempt: WrittenAttempt, wrong: bool | None) -> dict[str, Any]:
     ended = attempt.stage == "answer"
-    prompt = attempt.prompt_score or _Score(uncertainty=None, shift=None)
-    known = attempt.statistics or {}
+    prompt = attempt.prompt_score
+    known = {} if attempt.statistics is None else attempt.statistics.model_dump()
     return {
         "id": decision.id,
         "tier": attempt.tier,
@@ -167,8 +140,8 @@ def _row(decision: _Decision, attempt: _Attempt, wrong: bool | None) -> dict[str
         "stage": attempt.stage,
         "uncertainty": attempt.uncertainty if ended else None,
         "shift": attempt.shift if ended else None,
-        "prompt_uncertainty": prompt.uncertainty,
-        "prompt_shift": prompt.shift,
+        "prompt_uncertainty": None if prompt is None else prompt.uncertainty,
+        "prompt_shift": None if prompt is None else prompt.shift,
         **{name: known.get(name) for name in STATISTICS},
         "tokens": attempt.tokens,
         "seconds": attempt.seconds if ended else None,

@@ -1,25 +1,15 @@
 """Decisions and tickets read back from the JSON that they were printed as."""
 
-import math
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ilis_guard.errors import FactsError
 from ilis_guard.policy.retracing import Retold
+from ilis_guard.policy.written import Written, WrittenAttempt
 from ilis_guard.sentences import action_behind
-from ilis_guard.types import (
-    Action,
-    Attempt,
-    FinishReason,
-    Label,
-    Mode,
-    Score,
-    ShadowRuling,
-    Stage,
-    Statistics,
-)
+from ilis_guard.types import Action, Label, Mode, ShadowRuling
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -54,85 +44,26 @@ def _validated(path: Path, text: bytes, model: type[M]) -> M:
         ) from None
 
 
-class _Written(BaseModel):
-    """Written by ilis_guard, perhaps by a later release: what isn't needed, or isn't known yet, is passed by."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class _Kind(_Written):
+class _Kind(Written):
     """A ticket has the request in it, a decision doesn't."""
 
     request: Any = None
 
 
-class _Score(_Written):
-    uncertainty: float
-    shift: float | None
-
-    @property
-    def made(self) -> Score:
-        """The score itself."""
-        return Score(uncertainty=self.uncertainty, shift=math.nan if self.shift is None else self.shift)
-
-
-class _Statistics(_Written):
-    """Null where they were no numbers."""
-
-    logprob_sum: float | None
-    logprob_mean: float | None
-    entropy_mean: float | None
-    margin_min: float | None
-
-    @property
-    def made(self) -> Statistics:
-        """The statistics themselves."""
-        return Statistics(**{name: math.nan if value is None else value for name, value in self.model_dump().items()})
-
-
-class _Attempt(_Written):
-    """As `Attempt.to_dict` has it, without signatures."""
-
-    tier: str
-    stage: Stage = "answer"
-    text: str
-    uncertainty: float | None
-    shift: float | None
-    prompt_score: _Score | None = None
-    prompt_seconds: float | None = None
-    prompt_cost: float | None = None
-    statistics: _Statistics | None
-    seconds: float
-    tokens: int
-    cost: float = 0.0
-    finish_reason: FinishReason | None
-    error: str
-
-    @property
-    def made(self) -> Attempt:
-        """The attempt itself."""
-        score = self.prompt_score
-        return Attempt(
-            **self.model_dump(exclude={"prompt_score", "statistics"}),
-            prompt_score=None if score is None else score.made,
-            statistics=None if self.statistics is None else self.statistics.made,
-        )
-
-
-class _Turn(_Written):
+class _Turn(Written):
     content: str
 
 
-class _Request(_Written):
+class _Request(Written):
     messages: tuple[_Turn, ...] = Field(min_length=1)
     labels: dict[str, Label]
 
 
-class _Ticket(_Written):
+class _Ticket(Written):
     queue: str
 
 
-class _ShadowRuling(_Written):
+class _ShadowRuling(Written):
     policy: str
     action: Action | None
     rule: str | None
@@ -145,7 +76,7 @@ class _ShadowRuling(_Written):
         return ShadowRuling(**self.model_dump())
 
 
-class _DecisionFile(_Written):
+class _DecisionFile(Written):
     """As `Decision.to_dict` has it."""
 
     id: str
@@ -153,10 +84,10 @@ class _DecisionFile(_Written):
     reasons: tuple[str, ...]
     policy: str
     ticket: _Ticket | None
-    attempts: tuple[_Attempt, ...] = Field(min_length=1)
+    attempts: tuple[WrittenAttempt, ...] = Field(min_length=1)
     labels: dict[str, Label] | None = None
     prompt_length: int = 0
-    thresholds: dict[str, float | None] = {}
+    thresholds: dict[str, float | None] = Field(default_factory=dict)
     mode: Mode = "enforce"
     shadow: _ShadowRuling | None = None
 
@@ -178,7 +109,7 @@ class _DecisionFile(_Written):
         )
 
 
-class _TicketFile(_Written):
+class _TicketFile(Written):
     """As `TicketRecord.to_dict` has it."""
 
     decision: str
@@ -186,7 +117,7 @@ class _TicketFile(_Written):
     reasons: tuple[str, ...]
     policy: str
     ticket: _Ticket
-    attempts: tuple[_Attempt, ...] = Field(min_length=1)
+    attempts: tuple[WrittenAttempt, ...] = Field(min_length=1)
 
     @property
     def retold(self) -> Retold:
