@@ -25,6 +25,8 @@ from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Positi
 
 STATISTICS: Final = Statistics.__slots__
 METADATA_KEY: Final = b"ilis_guard"
+TOKEN_IDS: Final = "token_ids"  # noqa: S105 - no password
+"""The column of what was generated, up to the end token: other methods read the very same answer again."""
 RECORDED_VERSIONS: Final = ("ilis-guard", "torch", "transformers", "bitsandbytes")
 
 T = TypeVar("T")
@@ -149,6 +151,8 @@ def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
             table = pq.read_table(file)
         manifest = Manifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
         schema = _schema(manifest.fingerprint.layers)
+        if TOKEN_IDS not in table.column_names:  # harvested before they were kept
+            table = table.append_column(schema.field(TOKEN_IDS), pa.nulls(table.num_rows, schema.field(TOKEN_IDS).type))
         return build(table.select(schema.names).cast(schema), manifest)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}") from error
@@ -156,7 +160,7 @@ def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
 
 def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
     layers = manifest.fingerprint.layers
-    scored = table.drop_null()
+    scored = table.drop_columns([TOKEN_IDS]).drop_null()
     return Harvest(
         manifest=manifest,
         ids=tuple(scored["id"].to_pylist()),
@@ -186,6 +190,7 @@ def _harvested(table: pa.Table, manifest: Manifest) -> Iterator[HarvestedRow]:
                 prompt_tokens=row["prompt_tokens"],
                 finish_reason=row["finish_reason"],
                 seconds=0.0,
+                token_ids=tuple(row[TOKEN_IDS] or ()),
                 signatures={
                     position: values.to_numpy().reshape(shape)
                     for position, values in flat.items()
@@ -216,6 +221,7 @@ def _row(asked: Question, answer: Generation) -> dict[str, Any]:
         "tokens": answer.tokens,
         "prompt_tokens": answer.prompt_tokens,
         "finish_reason": answer.finish_reason,
+        TOKEN_IDS: answer.token_ids,
         **statistics,
         **{position: _flat(answer, position) for position in POSITIONS},
     }
@@ -236,6 +242,7 @@ def _schema(layers: int) -> pa.Schema:
             pa.field("tokens", pa.int32(), nullable=False),
             pa.field("prompt_tokens", pa.int32(), nullable=False),
             pa.field("finish_reason", pa.string(), nullable=False),
+            pa.field(TOKEN_IDS, pa.list_(pa.int32())),
             *(pa.field(name, pa.float64()) for name in STATISTICS),
             *(pa.field(position, pa.list_(pa.float32(), layers * layers)) for position in POSITIONS),
         ]

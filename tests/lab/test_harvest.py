@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ilis_guard.errors import FitError, ModelError, QuestionError
-from ilis_guard.lab.harvest import Harvest, harvest, read_harvest
+from ilis_guard.lab.harvest import Harvest, harvest, read_harvest, read_rows
 from ilis_guard.lab.questions import Question
 from ilis_guard.types import Fingerprint, Generation, Message, Position, Signature, Statistics
 
@@ -78,6 +78,7 @@ class FakeTapped:
         return Generation(
             text="" if silent else "Yes." if is_right(prompt) else "No.",
             tokens=0 if silent else 2,
+            token_ids=() if silent else (7 if is_right(prompt) else 8, 1),
             prompt_tokens=len(prompt),
             finish_reason="stop",
             seconds=0.1,
@@ -161,7 +162,7 @@ def test_the_manifest_says_how_the_rows_were_made(path: Path) -> None:
     assert all(manifest.versions.values())
 
 
-def test_the_files_format_is_the_one_that_rows_already_harvested_have(path: Path) -> None:
+def test_the_files_format_is_stable(path: Path) -> None:
     harvest(FakeTapped(), QUESTIONS, path, name="fake")
     cells = pa.list_(pa.float32(), LAYERS * LAYERS)
     assert {field.name: field.type for field in pq.read_schema(path)} == {
@@ -172,6 +173,7 @@ def test_the_files_format_is_the_one_that_rows_already_harvested_have(path: Path
         "tokens": pa.int32(),
         "prompt_tokens": pa.int32(),
         "finish_reason": pa.string(),
+        "token_ids": pa.list_(pa.int32()),
         "logprob_sum": pa.float64(),
         "logprob_mean": pa.float64(),
         "entropy_mean": pa.float64(),
@@ -313,3 +315,18 @@ def test_columns_added_later_do_not_disturb(rows: Harvest, path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.append_column("note", pa.nulls(len(table), pa.string())), path)
     assert read_harvest(path).ids == rows.ids
+
+
+def test_what_was_generated_is_kept_token_by_token(tmp_path: Path) -> None:
+    harvest(FakeTapped(), QUESTIONS, tmp_path / "rows.parquet", name="fake")
+    _, rows = read_rows(tmp_path / "rows.parquet")
+    assert {row.generation.text: row.generation.token_ids for row in rows} == {"Yes.": (7, 1), "No.": (8, 1)}
+
+
+def test_rows_from_before_tokens_were_kept_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    harvest(FakeTapped(), QUESTIONS, path, name="fake")
+    pq.write_table(pq.read_table(path).drop_columns(["token_ids"]), path)
+    _, rows = read_rows(path)
+    assert [row.generation.token_ids for row in rows] == [()] * len(QUESTIONS)
+    assert len(read_harvest(path).ids) == len(QUESTIONS)
