@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, err, out, steps
+from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, err, out, steps
 from ilis_guard.errors import SimulationError
 from ilis_guard.types import Site, Stage
 from ilis_guard.views.bundle import held_out_table
@@ -25,26 +25,36 @@ def harvest(
     config: Config = GUARD_YAML,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a forward pass.")] = 32,
     site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="package.module:function of your own, told (question, text): whether the answer is right."),
+    ] = None,
 ) -> None:
-    """Run a tier over labelled questions; write signatures, statistics and correctness."""
+    """Run a tier over labelled questions; write signatures, statistics and correctness.
+
+    A run that was stopped or killed goes on where it was when the same command is given again.
+    """
     from ilis_guard.config import read_config
     from ilis_guard.lab.harvest import harvest as run
+    from ilis_guard.lab.judging import load_judge
     from ilis_guard.lab.questions import read_questions
     from ilis_guard.tiers import load_local_model
 
     chosen = read_config(config).tier(tier)
     asked = read_questions(questions)
+    judged_by, judging = load_judge(judge)
     with steps() as progress:
         model = load_local_model(chosen, site=site, progress=progress)
-    with bar() as shown:
-        task = shown.add_task(f"asking {tier}", total=len(asked))
+    with counted(f"asking {tier}") as progress:
         run(
             model,
             asked,
             to,
             name=str(chosen.model),
             batch_size=batch_size,
-            progress=lambda done, _all: shown.update(task, completed=done),
+            judge=judging,
+            judged_by=judged_by,
+            progress=progress,
         )
     out.print(f"{len(asked)} rows in {to}", highlight=False, soft_wrap=True)
 

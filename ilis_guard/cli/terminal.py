@@ -65,6 +65,24 @@ def bar() -> Progress:
 
 
 @contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for one piece of work; told how much is done and how much there is.
+
+    What was done before the first time that it's told doesn't count for the time that remains.
+    """
+    with bar() as shown:
+        task: TaskID | None = None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                task = shown.add_task(what, total=total, completed=done)
+            shown.update(task, completed=done)
+
+        yield tell
+
+
+@contextmanager
 def step_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each step of a piece of work; told the step, how much of it is done, and how much there is."""
     with bar() as shown:

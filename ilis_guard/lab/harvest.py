@@ -1,9 +1,7 @@
 """Harvest: run a model over labelled questions and keep what was seen inside it, with whether it was right."""
 
-import errno
-import os
+import hashlib
 import platform
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ from jaxtyping import Bool, Float32, Float64
 from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.errors import FitError, QuestionError
+from ilis_guard.lab.judging import RULES, Judge, judged
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.tables import write_table
+from ilis_guard.lab.unfinished import Unfinished
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Statistics
 
 STATISTICS: Final = Statistics.__slots__
@@ -55,6 +54,10 @@ class Manifest(BaseModel):
     prompt: str
     max_new_tokens: int
     versions: Mapping[str, str]
+    questions: str = ""
+    """Digest of the questions with their answers, hexadecimal; empty in files from before it was kept."""
+    judge: str = RULES
+    """Who said what is right: the rules of `lab.matching`, or the path of a user's own callable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,26 +92,33 @@ def harvest(
     *,
     name: str,
     batch_size: int = 32,
+    judge: Judge = is_correct,
+    judged_by: str = RULES,
     progress: Progress = lambda _done, _all: None,
 ) -> Manifest:
     """Ask a model all questions and write one Parquet row each; the file appears when it is complete.
 
+    Each batch is on disk before the next is asked. A run that was stopped, killed or failed is gone on with by calling
+    it again: what was harvested isn't asked again.
+
     Args:
-        model: asked greedily, in batches of questions of like length.
-        questions: labelled; an answer is judged by `is_correct`.
+        model: asked as its tier says, in batches of questions of like length.
+        questions: labelled.
         path: the Parquet file.
         name: what the model is called in the manifest.
         batch_size: questions a forward pass.
-        progress: told after each batch.
+        judge: says whether an answer is right.
+        judged_by: what the judge is called in the manifest.
+        progress: told at first, and after each batch.
 
     Raises:
-        QuestionError: two questions have the same id.
+        QuestionError: two questions have the same id, or the judge failed.
+        FitError: an unfinished harvest stands beside the file, and was made otherwise.
         OSError: the file can't be written; as far as can be told, that is said before anything is asked.
         ModelError: the model failed on a batch.
         SignatureError: an activation is missing or not finite.
     """
     _check_ids(questions)
-    _check_writable(path)
     versions = {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
     manifest = Manifest(
         model=name,
@@ -116,14 +126,23 @@ def harvest(
         prompt=model.prompt,
         max_new_tokens=model.max_new_tokens,
         versions=versions,
+        questions=_digest(questions),
+        judge=judged_by,
     )
-    rows: dict[str, dict[str, Any]] = {}
-    for batch in _batches(questions, batch_size):
-        answers = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
-        rows |= {asked.id: _row(asked, answer) for asked, answer in zip(batch, answers, strict=True)}
-        progress(len(rows), len(questions))
     schema = _schema(model.fingerprint.layers).with_metadata({METADATA_KEY: manifest.model_dump_json()})
-    write_table(pa.Table.from_pylist([rows[asked.id] for asked in questions], schema=schema), path)
+    unfinished = Unfinished(path, schema)
+    done = unfinished.begin()
+    left = [asked for asked in questions if asked.id not in done]
+    progress(len(done), len(questions))
+    try:
+        for batch in _batches(left, batch_size):
+            answers = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
+            unfinished.add([_row(asked, answer, judge=judge) for asked, answer in zip(batch, answers, strict=True)])
+            done = done.union(asked.id for asked in batch)
+            progress(len(done), len(questions))
+        unfinished.finish([asked.id for asked in questions])
+    finally:
+        unfinished.drop_if_empty()
     return manifest
 
 
@@ -211,13 +230,13 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question
         yield ordered[start : start + size]
 
 
-def _row(asked: Question, answer: Generation) -> dict[str, Any]:
+def _row(asked: Question, answer: Generation, *, judge: Judge) -> dict[str, Any]:
     statistics = dict.fromkeys(STATISTICS) if answer.statistics is None else answer.statistics.to_dict()
     return {
         "id": asked.id,
         "dataset": asked.dataset,
         "text": answer.text,
-        "correct": is_correct(asked, answer.text),
+        "correct": judged(judge, asked, answer.text),
         "tokens": answer.tokens,
         "prompt_tokens": answer.prompt_tokens,
         "finish_reason": answer.finish_reason,
@@ -256,13 +275,9 @@ def _check_ids(questions: Sequence[Question]) -> None:
         )
 
 
-def _check_writable(path: Path) -> None:
-    """Hours of asking come first; that the file can't be written must be known before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+def _digest(questions: Sequence[Question]) -> str:
+    lines = "\n".join(asked.model_dump_json() for asked in questions)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _version(package: str) -> str:

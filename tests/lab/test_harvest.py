@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +13,8 @@ import pytest
 
 from ilis_guard.errors import FitError, ModelError, QuestionError
 from ilis_guard.lab.harvest import Harvest, harvest, read_harvest, read_rows
+from ilis_guard.lab.judging import load_judge
+from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 from ilis_guard.types import Fingerprint, Generation, Message, Position, Signature, Statistics
 
@@ -149,7 +154,7 @@ def test_questions_are_asked_in_batches_the_longest_first(batch_size: int, sizes
 def test_progress_rises_to_the_total(path: Path) -> None:
     told: list[tuple[int, int]] = []
     harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4, progress=lambda *done: told.append(done))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    assert told == [(0, 10), (4, 10), (8, 10), (10, 10)]
 
 
 def test_the_manifest_says_how_the_rows_were_made(path: Path) -> None:
@@ -217,7 +222,7 @@ def test_questions_with_the_same_id_are_refused_before_anything_is_asked(path: P
 
 
 @pytest.mark.parametrize("error", [ModelError("gone"), KeyboardInterrupt()])
-def test_an_interrupted_run_leaves_the_old_file_and_no_litter(error: BaseException, path: Path) -> None:
+def test_an_interrupted_run_leaves_the_old_file_and_is_gone_on_with(error: BaseException, path: Path) -> None:
     harvest(FakeTapped(), QUESTIONS, path, name="old")
     before = path.read_bytes()
     model = FakeTapped(fail_at=1)
@@ -225,13 +230,129 @@ def test_an_interrupted_run_leaves_the_old_file_and_no_litter(error: BaseExcepti
     with pytest.raises(type(error)):
         harvest(model, QUESTIONS, path, name="new", batch_size=4)
     assert path.read_bytes() == before
+
+    told: list[tuple[int, int]] = []
+    again = FakeTapped()
+    harvest(again, QUESTIONS, path, name="new", batch_size=4, progress=lambda *done: told.append(done))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+    asked = [prompt for batch in (model.batches[0], *again.batches) for prompt in batch]
+    assert sorted(asked) == sorted(each.prompt() for each in QUESTIONS)
+    assert_rows_are(read_harvest(path), QUESTIONS)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_interrupted_first_run_leaves_no_file(path: Path) -> None:
+def test_a_run_that_got_nowhere_leaves_nothing(path: Path) -> None:
+    with pytest.raises(ModelError):
+        harvest(FakeTapped(fail_at=0), QUESTIONS, path, name="fake", batch_size=4)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_run_of_other_questions_does_not_go_on_with_it(path: Path) -> None:
     with pytest.raises(ModelError):
         harvest(FakeTapped(fail_at=1), QUESTIONS, path, name="fake", batch_size=4)
-    assert list(path.parent.iterdir()) == []
+    model = FakeTapped()
+    with pytest.raises(FitError, match="unfinished harvest that was made otherwise"):
+        harvest(model, QUESTIONS[1:], path, name="fake", batch_size=4)
+    with pytest.raises(FitError, match="unfinished harvest that was made otherwise"):
+        harvest(model, QUESTIONS, path, name="fake", batch_size=4, judged_by="other")
+    assert model.batches == []
+
+
+def test_what_was_half_written_when_a_run_was_killed_is_asked_again(path: Path) -> None:
+    with pytest.raises(ModelError):
+        harvest(FakeTapped(fail_at=2), QUESTIONS, path, name="fake", batch_size=4)
+    folder = path.with_name(".capitals.parquet.unfinished")
+    (folder / ".000002.parquet.0123").write_bytes(b"PAR1 and half a ro")
+    harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4)
+    assert_rows_are(read_harvest(path), QUESTIONS)
+
+
+def test_an_unfinished_part_that_is_damaged_is_named(path: Path) -> None:
+    with pytest.raises(ModelError):
+        harvest(FakeTapped(fail_at=2), QUESTIONS, path, name="fake", batch_size=4)
+    damaged = path.with_name(".capitals.parquet.unfinished") / "000001.parquet"
+    damaged.write_bytes(b"no")
+    with pytest.raises(FitError, match=re.escape(str(damaged))):
+        harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4)
+    damaged.unlink()
+    harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4)
+    assert_rows_are(read_harvest(path), QUESTIONS)
+
+
+def test_a_run_killed_at_any_instant_loses_nothing_and_asks_nothing_twice(path: Path) -> None:
+    """A real process, killed again and again."""
+    path.parent.mkdir(parents=True)
+    log = path.parent / "asked.log"
+    code = f"""
+import os, random, signal, sys, threading, time
+sys.path.insert(0, {str(Path.cwd())!r})
+from pathlib import Path
+from tests.lab.test_harvest import QUESTIONS, FakeTapped
+from ilis_guard.lab.harvest import harvest
+
+class Logged(FakeTapped):
+    def generate_batch(self, conversations):
+        answers = super().generate_batch(conversations)
+        time.sleep(0.01)
+        return answers
+
+def told(done, every):
+    with open({str(log)!r}, "a") as file:
+        file.write(f"{{done}}\\n")
+
+threading.Timer(random.uniform(0.005, 0.06), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+harvest(Logged(), QUESTIONS, Path({str(path)!r}), name="fake", batch_size=2, progress=told)
+os._exit(0)
+"""
+    for _ in range(40):
+        if subprocess.run([sys.executable, "-c", code], check=False).returncode == 0:
+            break
+    harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=2)
+    assert_rows_are(read_harvest(path), QUESTIONS)
+    done = [int(line) for line in log.read_text().split()]
+    assert done == sorted(done), "what was on disk stayed there"
+
+
+def test_a_judge_of_ones_own_says_what_is_right(path: Path) -> None:
+    def never(asked: Question, text: str) -> bool:
+        assert (asked in QUESTIONS, text in ("Yes.", "No.")) == (True, True)
+        return False
+
+    manifest = harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=never, judged_by="ours:never")
+    assert manifest.judge == "ours:never"
+    assert read_harvest(path).wrong.all()
+
+
+def test_a_judge_that_says_neither_is_refused(path: Path) -> None:
+    def unsure(_asked: Question, _text: str) -> Any:
+        return 0.5
+
+    def failing(_asked: Question, text: str) -> bool:
+        raise ValueError(text)
+
+    with pytest.raises(QuestionError, match="must say True or False, and said a float of the question 'q"):
+        harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=unsure)
+    with pytest.raises(QuestionError, match=r"the judge failed at the question 'q.': ValueError$"):
+        harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=failing)
+
+
+def test_a_judge_is_found_by_its_path() -> None:
+    assert load_judge(None) == ("rules", is_correct)
+    assert load_judge("ilis_guard.lab.matching:is_correct") == ("ilis_guard.lab.matching:is_correct", is_correct)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nowhere", "package.module:function"),
+        ("nowhere.at:all", "can't be imported"),
+        ("ilis_guard.lab.matching:nothing", "can't be imported"),
+        ("ilis_guard.lab.judging:RULES", "is a str, which can't be called"),
+    ],
+)
+def test_a_path_that_leads_to_no_judge_is_refused(path: str, said: str) -> None:
+    with pytest.raises(QuestionError, match=said):
+        load_judge(path)
 
 
 @pytest.mark.parametrize("failing", ["write_table", "replace"])

@@ -1,0 +1,88 @@
+"""A harvest that isn't done yet: a folder with one Parquet file a batch, each complete or not there."""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ilis_guard.errors import FitError
+from ilis_guard.lab.tables import write_table
+
+
+class Unfinished:
+    """What is known of a harvest while it is made; a run that was killed goes on from here.
+
+    Args:
+        path: the file that the harvest is to become. The folder stands beside it, its name hidden and ending in
+            ``.unfinished``.
+        schema: of the rows, with the manifest in its metadata: only what was made in the very same way is gone on with.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._folder = path.with_name(f".{path.name}.unfinished")
+        self._schema = schema
+        self._path = path
+
+    def begin(self) -> frozenset[str]:
+        """Make the folder, or find what an earlier run left in it: ids of rows that needn't be made again.
+
+        Raises:
+            FitError: what is there was made otherwise, or is no harvest.
+            OSError: nothing can be written beside the file.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path))
+        self._folder.mkdir(exist_ok=True)
+        for litter in self._folder.glob(".*"):  # what was being written when a run was killed
+            litter.unlink()
+        return frozenset(id_ for file in self._files() for id_ in self._read(file)["id"].to_pylist())
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Keep a batch; once this returns it is on disk.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        number = sum(1 for _ in self._folder.iterdir())
+        write_table(pa.Table.from_pylist(list(rows), schema=self._schema), self._folder / f"{number:06d}.parquet")
+
+    def finish(self, ids: Sequence[str]) -> None:
+        """Write the file, its rows in this order, and remove the folder.
+
+        Raises:
+            OSError: the file can't be written; the folder stays.
+        """
+        table = pa.concat_tables([self._schema.empty_table(), *(self._read(file) for file in self._files())])
+        place = {id_: index for index, id_ in enumerate(table["id"].to_pylist())}
+        write_table(table.take(pa.array([place[id_] for id_ in ids], pa.int64())), self._path)
+        shutil.rmtree(self._folder)
+
+    def drop_if_empty(self) -> None:
+        """Leave nothing behind where nothing was made."""
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.parquet"))
+
+    def _read(self, file: Path) -> pa.Table:
+        try:
+            with file.open("rb") as opened:
+                table = pq.read_table(opened)
+        except (OSError, pa.ArrowException) as error:
+            raise FitError(
+                f"{str(file)!r} is part of an unfinished harvest and can't be read ({type(error).__name__}: {error}); "
+                "remove it, and its rows are asked again"
+            ) from error
+        if (table.schema.metadata or {}) != self._schema.metadata:
+            raise FitError(
+                f"{str(self._folder)!r} holds an unfinished harvest that was made otherwise: of other questions, by "
+                "another model, prompt, judge or version; go on as it was begun, remove the folder, or write elsewhere"
+            )
+        return table
