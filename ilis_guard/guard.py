@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +18,9 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
+from ilis_guard.streaming import Piece, StreamEvent, StreamMode
 from ilis_guard.tiers import Tier, load_tier
-from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
+from ilis_guard.types import Action, Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
 from ilis_guard.walk.shadowing import looked_on
 from ilis_guard.walk.tickets import Review, Tickets
@@ -151,6 +152,46 @@ class Guard:
         """As `decide`, in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
 
+    def stream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        mode: StreamMode = "hold",
+    ) -> Generator[StreamEvent, None, None]:
+        """As `decide`, and show the answer on the way; the decision is always the last event.
+
+        Closing the iterator ends the generation at its next token. Then there is no decision, and no ticket.
+
+        Args:
+            prompt: as of `decide`.
+            labels: as of `decide`.
+            mode: what is shown when, and whether generations are cut.
+
+        Raises:
+            RequestError: the prompt or the labels can't be used, or there is no such mode.
+        """
+        return self._stream(Request.of(prompt, labels), mode)
+
+    def astream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        mode: StreamMode = "hold",
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
+        return self._astream(Request.of(prompt, labels), mode)
+
+    def _stream(self, request: Request, mode: StreamMode) -> Generator[StreamEvent, None, None]:
+        del mode
+        yield from _whole(self._decide(request, since=time.monotonic()))
+
+    async def _astream(self, request: Request, mode: StreamMode) -> AsyncGenerator[StreamEvent, None]:
+        del mode
+        for event in _whole(await asyncio.to_thread(self._decide, request, since=time.monotonic())):
+            yield event
+
     def close(self) -> None:
         """Let go of the queue's storage."""
         if self._review is not None:
@@ -236,6 +277,12 @@ class Guard:
             shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
+
+
+def _whole(decision: Decision) -> Iterator[StreamEvent]:
+    if decision.action is Action.ANSWER:
+        yield Piece(text=decision.text)
+    yield decision
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:
