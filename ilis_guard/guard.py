@@ -3,10 +3,10 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -14,10 +14,13 @@ from ilis_guard import events
 from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
-from ilis_guard.errors import ConfigError
+from ilis_guard.errors import ConfigError, LeftError, RequestError
 from ilis_guard.models.weights import Progress
-from ilis_guard.policy import Policy
+from ilis_guard.policy import Policy, Ruling
 from ilis_guard.policy.loading import locate
+from ilis_guard.streaming import StreamEvent, StreamMode
+from ilis_guard.streaming.audience import Audience
+from ilis_guard.streaming.feed import Feed, aread, read
 from ilis_guard.tiers import Tier, load_tier
 from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
@@ -151,6 +154,37 @@ class Guard:
         """As `decide`, in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
 
+    def stream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        mode: StreamMode = "hold",
+    ) -> Generator[StreamEvent, None, None]:
+        """As `decide`, and show the answer on the way; the decision is always the last event.
+
+        Closing the iterator ends the generation at its next token. Then there is no decision, and no ticket.
+
+        Args:
+            prompt: as of `decide`.
+            labels: as of `decide`.
+            mode: what is shown when, and whether generations are cut.
+
+        Raises:
+            RequestError: the prompt or the labels can't be used, or there is no such mode.
+        """
+        return read(self._streaming(prompt, labels, mode))
+
+    def astream(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        mode: StreamMode = "hold",
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
+        return aread(self._streaming(prompt, labels, mode))
+
     def close(self) -> None:
         """Let go of the queue's storage."""
         if self._review is not None:
@@ -167,12 +201,36 @@ class Guard:
     def _now_in_force(self) -> InForce:
         return self._in_force if self._following is None else self._following.current
 
-    def _decide(self, request: Request, *, since: float) -> Decision:
+    def _streaming(
+        self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, mode: StreamMode
+    ) -> Callable[[Feed[StreamEvent]], None]:
+        """What is done once the stream's reader asks for the first event."""
+        request = Request.of(prompt, labels)
+        if mode not in get_args(StreamMode):
+            raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
+
+        def work(feed: Feed[StreamEvent]) -> None:
+            audience = Audience(feed, mode)
+            audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
+
+        return work
+
+    def _decide(self, request: Request, *, since: float, audience: Audience | None = None) -> Decision:
         in_force = self._now_in_force()
         policy = in_force.enforced.policy
         decision = uuid.uuid4().hex
-        walk = Walk(request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since)
-        outcome = self._outcome(request, walk, in_force, decision)
+        walk = Walk(
+            request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since, audience=audience
+        )
+        try:
+            ruling = walk.run()
+            if audience is not None:
+                # Of what nobody waits for any more, there is no decision and no ticket.
+                audience.catch_up()
+        except LeftError:
+            events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
+            raise
+        outcome = self._outcome(request, walk, ruling, in_force, decision)
         made = Decision(
             id=decision,
             action=outcome.action,
@@ -193,8 +251,8 @@ class Guard:
         self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _outcome(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> Outcome:
-        ruling, policy = walk.run(), in_force.enforced.policy
+    def _outcome(self, request: Request, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
+        policy = in_force.enforced.policy
         if policy.mode == "shadow":
             return as_before(walk, ruling, policy)
         if self._review is None:

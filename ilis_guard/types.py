@@ -242,7 +242,9 @@ class Attempt:
     cost: float = 0.0
     """In the unit of guard.yaml's prices; 0 where the tier has none."""
     finish_reason: FinishReason | None = None
-    """`length` where the answer was cut off; None where there is none."""
+    """`length` where the answer was cut off at its limit; None where there is none, or it was cut before it ended."""
+    stopped_at: int | None = None
+    """Answer tokens there were when a stream cut it, because no rule would answer; None where it came to its end."""
     error: str = ""
 
     @property
@@ -269,6 +271,7 @@ class Attempt:
             "tokens": self.tokens,
             "cost": self.cost,
             "finish_reason": self.finish_reason,
+            "stopped_at": self.stopped_at,
             "error": self.error,
             "signatures": {position: signature.tolist() for position, signature in self.signatures.items()},
         }
@@ -402,7 +405,7 @@ class Decision:
 
     def explain(self) -> str:
         """What was done and why, in a few sentences for a reviewer, without prompts and answers."""
-        told = ("tier", "stage", "uncertainty", "error")
+        told = ("tier", "stage", "uncertainty", "stopped_at", "error")
         return paragraph(
             action=self.action.value,
             attempts=[{name: getattr(attempt, name) for name in told} for attempt in self.attempts],
