@@ -14,7 +14,8 @@ from ilis_guard import events
 from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
-from ilis_guard.errors import ConfigError
+from ilis_guard.errors import ConfigError, RequestError
+from ilis_guard.models import StoppableModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
@@ -136,7 +137,13 @@ class Guard:
         """From small to large."""
         return self._tiers
 
-    def decide(self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None) -> Decision:
+    def decide(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        stop: Sequence[str] = (),
+    ) -> Decision:
         """Ask, score, and decide.
 
         Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its
@@ -145,23 +152,30 @@ class Guard:
         Args:
             prompt: a question, or a conversation that ends with the user's turn.
             labels: what the policy's conditions see as ``labels.NAME``.
+            stop: an answer ends before the first of these, and is scored as it then is. Bundles are fitted to answers
+                that end by themselves: an answer that this cuts may be unlike those, which `shift` tells.
 
         Raises:
-            RequestError: the prompt or the labels can't be used.
+            RequestError: the prompt, the labels or the stop sequences can't be used.
         """
-        return self._decide(Request.of(prompt, labels), since=time.monotonic())
+        return self._decide(self._request(prompt, labels, stop), since=time.monotonic())
 
     async def adecide(
-        self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        stop: Sequence[str] = (),
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
+        return await asyncio.to_thread(self._decide, self._request(prompt, labels, stop), since=time.monotonic())
 
     def stream(
         self,
         prompt: str | Sequence[Message | Mapping[str, str]],
         *,
         labels: Labels | None = None,
+        stop: Sequence[str] = (),
         mode: StreamMode = "hold",
     ) -> Generator[StreamEvent, None, None]:
         """As `decide`, and show the answer on the way; the decision is always the last event.
@@ -171,22 +185,24 @@ class Guard:
         Args:
             prompt: as of `decide`.
             labels: as of `decide`.
+            stop: as of `decide`.
             mode: what is shown when, and whether generations are cut.
 
         Raises:
-            RequestError: the prompt or the labels can't be used, or there is no such mode.
+            RequestError: the prompt, the labels or the stop sequences can't be used, or there is no such mode.
         """
-        return self._stream(Request.of(prompt, labels), mode)
+        return self._stream(self._request(prompt, labels, stop), mode)
 
     def astream(
         self,
         prompt: str | Sequence[Message | Mapping[str, str]],
         *,
         labels: Labels | None = None,
+        stop: Sequence[str] = (),
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
-        return self._astream(Request.of(prompt, labels), mode)
+        return self._astream(self._request(prompt, labels, stop), mode)
 
     def _stream(self, request: Request, mode: StreamMode) -> Generator[StreamEvent, None, None]:
         del mode
@@ -209,6 +225,16 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _request(
+        self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, stop: Sequence[str]
+    ) -> Request:
+        request = Request.of(prompt, labels, stop)
+        if request.stop and (deaf := [tier.name for tier in self._tiers if not isinstance(tier.model, StoppableModel)]):
+            raise RequestError(
+                f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out"
+            )
+        return request
 
     def _now_in_force(self) -> InForce:
         return self._in_force if self._following is None else self._following.current

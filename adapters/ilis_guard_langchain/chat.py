@@ -119,10 +119,10 @@ class ChatIlisGuard(BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],  # noqa: ARG002 - LangChain's signature
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,  # noqa: ARG002 - as above
-        **kwargs: Any,  # noqa: ARG002 - as above
+        tool_choice: str | None = None,
+        **kwargs: Any,
     ) -> NoReturn:
         """Refuse.
 
@@ -133,10 +133,10 @@ class ChatIlisGuard(BaseChatModel):
 
     def with_structured_output(
         self,
-        schema: dict[str, Any] | type,  # noqa: ARG002 - LangChain's signature
+        schema: dict[str, Any] | type,
         *,
-        include_raw: bool = False,  # noqa: ARG002 - as above
-        **kwargs: Any,  # noqa: ARG002 - as above
+        include_raw: bool = False,
+        **kwargs: Any,
     ) -> NoReturn:
         """Refuse.
 

@@ -117,6 +117,8 @@ class Asking:
         model = self._tier.model
         if self._deadline is not None and isinstance(model, StepwiseModel):
             options["deadline"] = self._deadline
+        if self._request.stop:
+            options["stop"] = self._request.stop
 
         def work() -> Generation:
             self._calls += 1
