@@ -3,10 +3,10 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -14,14 +14,16 @@ from ilis_guard import events
 from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
-from ilis_guard.errors import ConfigError, RequestError
+from ilis_guard.errors import ConfigError, LeftError, RequestError
 from ilis_guard.models import StoppableModel
 from ilis_guard.models.weights import Progress
-from ilis_guard.policy import Policy
+from ilis_guard.policy import Policy, Ruling
 from ilis_guard.policy.loading import locate
-from ilis_guard.streaming import Piece, StreamEvent, StreamMode
+from ilis_guard.streaming import StreamEvent, StreamMode
+from ilis_guard.streaming.audience import Audience
+from ilis_guard.streaming.feed import Feed, aread, read
 from ilis_guard.tiers import Tier, load_tier
-from ilis_guard.types import Action, Decision, Labels, Message, Request, ShadowRuling
+from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
 from ilis_guard.walk.shadowing import looked_on
 from ilis_guard.walk.tickets import Review, Tickets
@@ -191,7 +193,7 @@ class Guard:
         Raises:
             RequestError: the prompt, the labels or the stop sequences can't be used, or there is no such mode.
         """
-        return self._stream(self._request(prompt, labels, stop), mode)
+        return read(self._streaming(self._request(prompt, labels, stop), mode))
 
     def astream(
         self,
@@ -202,16 +204,7 @@ class Guard:
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
-        return self._astream(self._request(prompt, labels, stop), mode)
-
-    def _stream(self, request: Request, mode: StreamMode) -> Generator[StreamEvent, None, None]:
-        del mode
-        yield from _whole(self._decide(request, since=time.monotonic()))
-
-    async def _astream(self, request: Request, mode: StreamMode) -> AsyncGenerator[StreamEvent, None]:
-        del mode
-        for event in _whole(await asyncio.to_thread(self._decide, request, since=time.monotonic())):
-            yield event
+        return aread(self._streaming(self._request(prompt, labels, stop), mode))
 
     def close(self) -> None:
         """Let go of the queue's storage."""
@@ -239,12 +232,33 @@ class Guard:
     def _now_in_force(self) -> InForce:
         return self._in_force if self._following is None else self._following.current
 
-    def _decide(self, request: Request, *, since: float) -> Decision:
+    def _streaming(self, request: Request, mode: StreamMode) -> Callable[[Feed[StreamEvent]], None]:
+        """What is done once the stream's reader asks for the first event."""
+        if mode not in get_args(StreamMode):
+            raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
+
+        def work(feed: Feed[StreamEvent]) -> None:
+            audience = Audience(feed, mode)
+            audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
+
+        return work
+
+    def _decide(self, request: Request, *, since: float, audience: Audience | None = None) -> Decision:
         in_force = self._now_in_force()
         policy = in_force.enforced.policy
         decision = uuid.uuid4().hex
-        walk = Walk(request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since)
-        outcome = self._outcome(request, walk, in_force, decision)
+        walk = Walk(
+            request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since, audience=audience
+        )
+        try:
+            ruling = walk.run()
+            if audience is not None:
+                # Of what nobody waits for any more, there is no decision and no ticket.
+                audience.catch_up()
+        except LeftError:
+            events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
+            raise
+        outcome = self._outcome(request, walk, ruling, in_force, decision)
         made = Decision(
             id=decision,
             action=outcome.action,
@@ -265,8 +279,8 @@ class Guard:
         self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _outcome(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> Outcome:
-        ruling, policy = walk.run(), in_force.enforced.policy
+    def _outcome(self, request: Request, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
+        policy = in_force.enforced.policy
         if policy.mode == "shadow":
             return as_before(walk, ruling, policy)
         if self._review is None:
@@ -308,12 +322,6 @@ class Guard:
             shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
-
-
-def _whole(decision: Decision) -> Iterator[StreamEvent]:
-    if decision.action is Action.ANSWER:
-        yield Piece(text=decision.text)
-    yield decision
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:

@@ -8,12 +8,17 @@ from typing import Any, NoReturn, Self
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
+
+# LangChain's own way from chunks to the events of its third version; it gives no other to a model that has chunks.
+from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool
+from langchain_protocol.protocol import MessagesData
 from pydantic import ConfigDict, Field
 
 from ilis_guard import Decision, Guard, Piece, StreamMode
+from ilis_guard.models import Tokenizing
 from ilis_guard.models.weights import Progress
 from ilis_guard.types import Label, Labels
 from ilis_guard_langchain.chunks import chunk, message_of
@@ -117,6 +122,22 @@ class ChatIlisGuard(BaseChatModel):
             structured_output=False,
         )
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """A text's tokens to the first tier's model, or by `custom_get_token_ids`: what trimming counts with.
+
+        Raises:
+            NotImplementedError: that model isn't local, and doesn't say how it cuts texts into tokens.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        first = self.guard.tiers[0]
+        if not isinstance(first.model, Tokenizing):
+            raise NotImplementedError(
+                f"the model of the tier {first.name!r} doesn't say how it cuts texts into tokens: give the chat model "
+                "`custom_get_token_ids`"
+            )
+        return first.model.text_tokens(text)
+
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
@@ -195,6 +216,18 @@ class ChatIlisGuard(BaseChatModel):
                 yield chunk(event, model_name=self.model_name, shown=shown)
                 shown = isinstance(event, Piece)
 
+    def _stream_chat_model_events(self, messages: list[BaseMessage], **asked: Any) -> Iterator[MessagesData]:
+        """LangChain's own events of a stream (``stream_events(version="v3")``), which can withdraw nothing."""
+        return chunks_to_events(self._held()._stream(messages, **asked))  # noqa: SLF001 - its own kind
+
+    def _astream_chat_model_events(self, messages: list[BaseMessage], **asked: Any) -> AsyncIterator[MessagesData]:
+        """As `_stream_chat_model_events`."""
+        return achunks_to_events(self._held()._astream(messages, **asked))  # noqa: SLF001 - its own kind
+
+    def _held(self) -> Self:
+        """The same, but that nothing is shown that might have to be withdrawn."""
+        return self.model_copy(update={"stream_mode": "hold"}) if self.stream_mode == "optimistic" else self
+
     def _result(self, decision: Decision) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=message_of(decision, model_name=self.model_name))])
 
@@ -203,8 +236,8 @@ class ChatIlisGuard(BaseChatModel):
 
     def _asked(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
         """What is asked beside the messages."""
-        labels: Labels | None = given.pop("labels", None)
-        given.pop("stream", None)  # LangChain's: whether the stream is taken
-        if given:
-            raise TypeError(f"a guard takes the keywords 'labels' and 'stop' and no other, got {sorted(given)!r}")
-        return {"labels": {**self.labels, **(labels or {})}, "stop": self._stop(stop) or ()}
+        # `stream` is LangChain's: whether the stream is taken.
+        if unknown := sorted(set(given) - {"labels", "stream"}):
+            raise TypeError(f"a guard takes the keywords 'labels' and 'stop' and no other, got {unknown!r}")
+        labels: Labels = given.get("labels") or {}
+        return {"labels": {**self.labels, **labels}, "stop": self._stop(stop) or ()}

@@ -14,6 +14,11 @@ ROLES: Final[dict[str, Role]] = {"human": "user", "ai": "assistant", "system": "
 
 
 def to_messages(given: LanguageModelInput) -> list[Message]:
+    """What a chat model takes, as a guard takes it.
+
+    Raises:
+        RequestError: a message isn't text by a user, an assistant or a system.
+    """
     if isinstance(given, str):
         return [Message(role="user", content=given)]
     turns = given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)

@@ -54,3 +54,11 @@ class StoppableModel(Model, Protocol):
 
     def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
         """As `Model.generate`; the answer ends before the first of these, and its score is of what is left."""
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """A model that says how it cuts texts into tokens; local ones do."""
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of any text by itself, without special ones."""
