@@ -14,6 +14,7 @@ from langchain_core.language_models._compat_bridge import achunks_to_events, chu
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool
+from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_protocol.protocol import MessagesData
 from pydantic import ConfigDict, Field
 
@@ -216,13 +217,19 @@ class ChatIlisGuard(BaseChatModel):
                 yield chunk(event, model_name=self.model_name, shown=shown)
                 shown = isinstance(event, Piece)
 
-    def _stream_chat_model_events(self, messages: list[BaseMessage], **asked: Any) -> Iterator[MessagesData]:
+    def _stream_chat_model_events(
+        self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **asked: Any
+    ) -> Iterator[MessagesData]:
         """LangChain's own events of a stream (``stream_events(version="v3")``), which can withdraw nothing."""
-        return chunks_to_events(self._held()._stream(messages, **asked))  # noqa: SLF001 - its own kind
+        chunks = self._held()._stream(messages, **asked)  # noqa: SLF001 - its own kind
+        return chunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
 
-    def _astream_chat_model_events(self, messages: list[BaseMessage], **asked: Any) -> AsyncIterator[MessagesData]:
+    def _astream_chat_model_events(
+        self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **asked: Any
+    ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
-        return achunks_to_events(self._held()._astream(messages, **asked))  # noqa: SLF001 - its own kind
+        chunks = self._held()._astream(messages, **asked)  # noqa: SLF001 - its own kind
+        return achunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
 
     def _held(self) -> Self:
         """The same, but that nothing is shown that might have to be withdrawn."""
