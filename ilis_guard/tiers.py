@@ -132,14 +132,22 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
     if not scorers:
-        return tier(model=load_local_model(config, progress=progress))
+        return tier(model=_batched(load_local_model(config, progress=progress), config.batch))
     fitted = scorers[0].bundle.metadata.fingerprint
     model = load_local_model(
         config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
     )
     for found in scorers:
         found.check_fits(model.fingerprint)
-    return tier(model=model, scorer=scorer, prompt_scorer=prompt_scorer)
+    return tier(model=_batched(model, config.batch), scorer=scorer, prompt_scorer=prompt_scorer)
+
+
+def _batched(model: "LocalModel", size: int) -> StepwiseModel:
+    if size == 1:
+        return model
+    from ilis_guard.models.batching import BatchedModel
+
+    return BatchedModel(model, size)
 
 
 def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:
