@@ -27,7 +27,7 @@ class WithdrawableChunk(AIMessageChunk):
         """To whoever loads one, it is a chunk like any other."""
         return AIMessageChunk.lc_id()
 
-    def __add__(self, other: Any) -> Any:  # type: ignore[override]  # LangChain's overloads say no more than this
+    def __add__(self, other: Any) -> Any:
         """Sum up, from the last retraction on."""
         return _sum([self, *other] if isinstance(other, list | tuple) else [self, other])
 
