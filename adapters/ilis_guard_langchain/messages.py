@@ -1,4 +1,4 @@
-"""Messages on their way between LangChain and a guard."""
+"""What LangChain's models are sent, as the guard's messages."""
 
 from typing import Final
 
@@ -14,7 +14,10 @@ ROLES: Final[dict[str, Role]] = {"human": "user", "ai": "assistant", "system": "
 
 
 def to_messages(given: LanguageModelInput) -> list[Message]:
-    """What a chat model takes, as a guard takes it.
+    """A conversation as a guard takes it.
+
+    Args:
+        given: whatever a chat model takes: text, a prompt's value, or messages in any of LangChain's ways.
 
     Raises:
         RequestError: a message isn't text by a user, an assistant or a system.
