@@ -91,13 +91,17 @@ def _usage(decision: Decision) -> UsageMetadata:
 def _sum(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
     since = max((place for place, each in enumerate(chunks) if _withdraws(each)), default=0)
     kept = [_emptied(each) if place < since else each for place, each in enumerate(chunks)]
-    # The sum is a chunk like any other: what withdraws is in it already.
-    first = AIMessageChunk(**{name: value for name, value in kept[0].__dict__.items() if name != "type"})
+    # With the last chunk the message is there: nothing of it is withdrawn any more, and LangChain makes a message of
+    # its own kind of chunk only.
+    is_whole = any(each.chunk_position == "last" for each in chunks)
+    kind = AIMessageChunk if is_whole else WithdrawableChunk
+    first = kind(**{name: value for name, value in kept[0].__dict__.items() if name != "type"})
     return add_ai_message_chunks(first, *kept[1:])
 
 
 def _withdraws(each: AIMessageChunk) -> bool:
-    return isinstance(each, WithdrawableChunk) and "retraction" in each.response_metadata.get(HOME, {})
+    """Also a sum that began later, and has what withdraws in it: what it holds besides came after that."""
+    return "retraction" in each.response_metadata.get(HOME, {})
 
 
 def _emptied(each: AIMessageChunk) -> AIMessageChunk:

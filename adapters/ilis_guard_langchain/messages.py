@@ -3,7 +3,7 @@
 from typing import Final
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 
 from ilis_guard import Message
@@ -31,6 +31,8 @@ def to_messages(given: LanguageModelInput) -> list[Message]:
 def _message(turn: BaseMessage) -> Message:
     if turn.type not in ROLES:
         raise RequestError(f"a guard takes messages of the types {sorted(ROLES)!r}, got {turn.type!r}")
-    if not isinstance(turn.content, str):
+    # LangChain's models of ``output_version="v1"`` write their own answers in parts, and are sent them again.
+    is_own_text = isinstance(turn, AIMessage) and all(part["type"] == "text" for part in turn.content_blocks)
+    if not isinstance(turn.content, str) and not is_own_text:
         raise RequestError(f"a guard takes messages of text, got a message with content of {len(turn.content)} parts")
-    return Message(role=ROLES[turn.type], content=turn.content)
+    return Message(role=ROLES[turn.type], content=turn.text)

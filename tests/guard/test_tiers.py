@@ -1,6 +1,6 @@
 """Tiers: bundles in their places, and an answer followed step by step with its score."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
