@@ -1,5 +1,9 @@
 """LangChain's own tests of chat models, on a guard with a real model and the bundle that was fitted to it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -134,3 +138,39 @@ class TestChatIlisGuardOnARealModel(_OfAGuard, ChatModelIntegrationTests):
 @pytest.mark.parametrize("ours", [TestChatIlisGuard, TestChatIlisGuardOnARealModel])
 def test_what_is_left_out_is_there(ours: type[Standard]) -> None:
     assert set(ours.NOT_FOR_US) <= {name for name in dir(ours) if name.startswith("test_")}
+
+
+UNREGISTERED = """
+import pytest
+
+from tests.adapters.standard import Standard
+
+
+class TestTheirs(Standard):
+    NOT_FOR_US = {"test_registered": "it isn't for us"}
+
+    def test_registered(self):
+        raise AssertionError("it must not run")
+
+    def test_skips_itself(self):
+        pytest.skip("something is missing")
+
+    def test_passes(self):
+        pass
+"""
+
+
+def test_a_test_that_skips_itself_without_being_registered_fails(tmp_path: Path) -> None:
+    (tmp_path / "test_theirs.py").write_text(UNREGISTERED)
+    options = ["-p", "tests.adapters.conftest", "-c", os.devnull, "--rootdir", str(tmp_path), "-ra"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test_theirs.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 failed, 1 passed, 1 skipped" in run.stdout
+    assert "it isn't for us" in run.stdout
+    assert "test_skips_itself skipped itself" in run.stdout
