@@ -111,10 +111,10 @@ async def test_batches_keep_their_order_and_their_bounds() -> None:
                     under_way -= 1
 
     guarded = chat(0.1, says=Counting(CAPITALS))
-    asked = list(CAPITALS) * 5
+    asked: list[Any] = list(CAPITALS) * 5
     for found in (
         guarded.batch(asked, {"max_concurrency": 2}),
-        await guarded.abatch(asked, {"max_concurrency": 2}),  # type: ignore[arg-type]  # LangChain's lists are invariant
+        await guarded.abatch(asked, {"max_concurrency": 2}),
     ):
         assert [message.content for message in found] == [CAPITALS[question] for question in asked]
     assert highest <= 2
@@ -130,10 +130,8 @@ def test_names_tags_and_parents_of_runs_are_honoured() -> None:
     seen: list[tuple[str, list[str], UUID | None]] = []
 
     class Spy(BaseCallbackHandler):
-        def on_chat_model_start(
-            self, serialized: Any, _: Any, *, parent_run_id: UUID | None = None, **told: Any
-        ) -> None:
-            seen.append((told["name"] or serialized["id"][-1], told["tags"], parent_run_id))
+        def on_chat_model_start(self, serialized: Any, messages: Any, **told: Any) -> None:  # noqa: ARG002 - theirs
+            seen.append((told["name"] or serialized["id"][-1], told["tags"], told["parent_run_id"]))
 
     chat(0.1).invoke(QUESTION, {"callbacks": [Spy()], "run_name": "capitals", "tags": ["test"]})
     (PROMPT | chat(0.1)).invoke({"country": "Norway"}, {"callbacks": [Spy()]})

@@ -165,7 +165,8 @@ async def test_a_run_that_is_followed_ends_with_the_message_that_stands() -> Non
 async def test_events_that_cannot_withdraw_anything_show_nothing_that_might_have_to_be(mode: StreamMode) -> None:
     # One score: nobody looks at the answer before its end, or the script would have ended.
     stream = chat([0.92], stream_mode=mode if mode != "early_stop" else "hold").stream_events(QUESTION, version="v3")
-    deltas = [event["delta"]["text"] for event in stream if event["event"] == "content-block-delta"]
+    shown: list[Any] = list(stream)
+    deltas = [event["delta"]["text"] for event in shown if event["event"] == "content-block-delta"]
     assert deltas == ["I would rather not say."]
     assert stream.output.response_metadata["ilis_guard"]["action"] == "abstain"
     assert stream.output.additional_kwargs["refusal"] == "I would rather not say."
@@ -182,10 +183,10 @@ def test_where_streaming_is_disabled_the_whole_message_comes() -> None:
 
 async def test_whoever_leaves_a_stream_leaves_the_guards() -> None:
     model = chat(0.1, stream_mode="optimistic")
-    stream = model.stream(QUESTION)
+    stream: Any = model.stream(QUESTION)
     assert next(stream).content == "It"
     stream.close()
-    later = model.astream(QUESTION)
+    later: Any = model.astream(QUESTION)
     assert (await anext(later)).content == "It"
     await later.aclose()
 
