@@ -210,6 +210,40 @@ def test_a_row_that_is_done_returns_while_others_go_on(
     assert forever.result(LONG_ENOUGH).tokens == 8
 
 
+@pytest.mark.parametrize(
+    ("decoding", "shapes"),
+    [
+        ({}, [(5, 3), (5, 1), (2, 1), (2, 1), (2, 1), (2, 1), (1, 1), (1, 1)]),
+        # Of a cache that doesn't hold each row for itself, none can be taken out.
+        ({"cache_implementation": "static"}, [(5, 3), *[(5, 1)] * 7]),
+        ({"use_cache": False}, [(5, length) for length in range(3, 11)]),
+    ],
+)
+def test_rows_that_are_done_arent_computed_along_for_long(
+    decoding: dict[str, Any],
+    shapes: list[tuple[int, int]],
+    tiny: LocalModel,
+    tiny_folder: "TinyFolder",
+    ask: Ask,
+    agree: Agree,
+) -> None:
+    local = tiny_folder.load(decoding=decoding)
+    gate, words = Gate(local), ["short", "forever", "short", "long", "stop"]
+    found = local.generate_batch([ask(word) for word in words])
+    assert gate.shapes == shapes
+    for word, generation in zip(words, found, strict=True):
+        agree(generation, tiny.generate(ask(word)))
+
+
+def test_a_least_length_counts_from_the_prompt_also_where_a_batch_was_narrowed(
+    tiny_folder: "TinyFolder", ask: Ask, agree: Agree
+) -> None:
+    local = tiny_folder.load(decoding={"min_new_tokens": 4})
+    prompts = [ask(f"{'word1 ' * place}{word}") for place, word in enumerate(["short", "long", "stop", "pause"])]
+    for found, prompt in zip(local.generate_batch(prompts), prompts, strict=True):
+        agree(found, local.generate(prompt))
+
+
 def test_a_row_refused_at_its_prompt_returns_while_others_go_on(
     tiny: LocalModel, batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
 ) -> None:
@@ -233,9 +267,9 @@ def test_a_row_refused_at_its_prompt_returns_while_others_go_on(
     )
     stopped = refused.result(LONG_ENOUGH)
     assert asked == [stopped]
-    agree(stopped, tiny.generate(ask("word1 long"), proceed=lambda _so_far: False))
     assert (stopped.text, stopped.tokens, stopped.finish_reason, set(stopped.signatures)) == ("", 0, None, {"prompt"})
     gate.open(4)
+    agree(stopped, tiny.generate(ask("word1 long"), proceed=lambda _so_far: False))
     agree(proceeding.result(LONG_ENOUGH), tiny.generate(ask("long")))
     agree(forever.result(LONG_ENOUGH), tiny.generate(ask("forever")))
 
