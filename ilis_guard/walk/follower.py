@@ -21,9 +21,11 @@ class Follower:
     Args:
         may_answer: None where the policy only looks on: then nothing is cut, and everything is shown.
         showing: where it is shown; None where it isn't.
+        patience: so many tokens in a row must rule the answer out before it is cut.
     """
 
-    def __init__(self, *, may_answer: MayAnswer | None, showing: Showing | None) -> None:
+    def __init__(self, *, may_answer: MayAnswer | None, showing: Showing | None, patience: int = PATIENCE) -> None:
+        self._patience = patience
         self._may_answer = may_answer
         self._showing = showing
         self._ruled_out = 0
@@ -54,7 +56,7 @@ class Follower:
                 return True
             if not self._may_answer(so_far, prompt):
                 self._ruled_out += 1
-                return self._ruled_out < PATIENCE
+                return self._ruled_out < self._patience
             self._ruled_out = 0
         if self._showing is not None:
             self._showing.so_far(so_far.text)
