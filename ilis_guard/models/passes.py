@@ -142,7 +142,7 @@ def narrowed(inputs: Mapping[str, Tensor], sequences: Tensor, rows: Sequence[int
     return {"input_ids": sequences[kept], "attention_mask": torch.cat([mask, mask.new_ones(len(rows), new)], dim=1)}
 
 
-class Following(StoppingCriteria):  # type: ignore[misc]  # transformers' has no types
+class Following(StoppingCriteria):
     """Follows ``generate`` for an audience; transformers asks it after each pass which rows are done.
 
     It changes no token of a row that goes on. A row is done as soon as its end token is drawn, which is before that

@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def together(
-    model: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, calls: list[Callable[[], Any]]
+    model: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, calls: Sequence[Callable[[], Any]]
 ) -> list[Future[Any]]:
     """Begin calls that gather while the model is busy with another answer, of one pass, in their order."""
     busy_with = len(gate.shapes) + 1
@@ -134,7 +135,7 @@ def test_who_asks_while_the_model_is_busy_shares_the_next_passes(
 ) -> None:
     model = BatchedModel(tiny, size)
     prompts = [ask(f"{'word5 ' * (place % 4)}{word}") for place, word in enumerate(WORDS)]
-    futures = together(model, gate, pool, ask, [lambda prompt=prompt: model.generate(prompt) for prompt in prompts])  # type: ignore[misc]
+    futures = together(model, gate, pool, ask, [partial(model.generate, prompt) for prompt in prompts])
     found = [future.result(LONG_ENOUGH) for future in futures]
     assert gate.batches == batches
     for prompt, generation in zip(prompts, found, strict=True):
@@ -189,7 +190,7 @@ def test_prompts_of_unlike_length_go_in_batches_of_their_own_and_the_first_is_ne
     local = make_tiny(context=512).load()
     gate, model = Gate(local), BatchedModel(local, 3)
     lengths = [300, 5, 290, 6, 7, 180, 8]
-    calls = [lambda length=length: model.generate(ask("word1 " * length + "short")) for length in lengths]  # type: ignore[misc]
+    calls = [partial(model.generate, ask("word1 " * length + "short")) for length in lengths]
     futures = together(model, gate, pool, ask, calls)
     assert {future.result(LONG_ENOUGH).text for future in futures} == {"Oslo"}
     # The template adds two words, "short" is the third.
