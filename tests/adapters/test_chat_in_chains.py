@@ -140,6 +140,36 @@ def test_names_tags_and_parents_of_runs_are_honoured() -> None:
     assert seen[1][2] is not None
 
 
+async def test_each_attempt_is_a_child_run_and_the_decision_an_event() -> None:
+    class Spy(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.model: UUID | None = None
+            self.attempts: list[tuple[str, UUID | None]] = []
+            self.found: list[Any] = []
+            self.events: list[tuple[str, Any, UUID | None]] = []
+
+        def on_chat_model_start(self, _serialized: Any, _messages: Any, *, run_id: UUID, **_: Any) -> None:
+            self.model = run_id
+
+        def on_chain_start(self, _serialized: Any, inputs: Any, **told: Any) -> None:
+            self.attempts.append((inputs["tier"], told["parent_run_id"]))
+
+        def on_chain_end(self, outputs: Any, **_: Any) -> None:
+            self.found.append(outputs["uncertainty"])
+
+        def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **_: Any) -> None:
+            self.events.append((name, data["action"], run_id))
+
+    guarded = chat_of({"small": ("It is Oslo", 0.8), "large": ("Oslo", 0.1)})
+    for how in ("invoke", "ainvoke"):
+        spy = Spy()
+        config: Any = {"callbacks": [spy]}
+        await guarded.ainvoke(QUESTION, config) if how == "ainvoke" else guarded.invoke(QUESTION, config)
+        assert spy.attempts == [("small", spy.model), ("large", spy.model)]
+        assert spy.found == [0.8, 0.1]
+        assert spy.events == [("ilis_guard.decision", "answer", spy.model)]
+
+
 async def test_the_event_loop_goes_on_meanwhile() -> None:
     released = threading.Event()
 
