@@ -15,6 +15,7 @@ from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError, LeftError, RequestError
+from ilis_guard.models import StoppableModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy, Ruling
 from ilis_guard.policy.loading import locate
@@ -133,7 +134,18 @@ class Guard:
         files = [locate(name) for name in (policy, shadow) if name is not None]
         self._following = Following(files, lambda: _wired(self._ground, *_policies(policy, shadow)))
 
-    def decide(self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None) -> Decision:
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """From small to large."""
+        return self._tiers
+
+    def decide(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        stop: Sequence[str] = (),
+    ) -> Decision:
         """Ask, score, and decide.
 
         Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its
@@ -142,23 +154,30 @@ class Guard:
         Args:
             prompt: a question, or a conversation that ends with the user's turn.
             labels: what the policy's conditions see as ``labels.NAME``.
+            stop: an answer ends before the first of these, and is scored as it then is. Bundles are fitted to answers
+                that end by themselves: an answer that this cuts may be unlike those, which `shift` tells.
 
         Raises:
-            RequestError: the prompt or the labels can't be used.
+            RequestError: the prompt, the labels or the stop sequences can't be used.
         """
-        return self._decide(Request.of(prompt, labels), since=time.monotonic())
+        return self._decide(self._request(prompt, labels, stop), since=time.monotonic())
 
     async def adecide(
-        self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        stop: Sequence[str] = (),
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
+        return await asyncio.to_thread(self._decide, self._request(prompt, labels, stop), since=time.monotonic())
 
     def stream(
         self,
         prompt: str | Sequence[Message | Mapping[str, str]],
         *,
         labels: Labels | None = None,
+        stop: Sequence[str] = (),
         mode: StreamMode = "hold",
     ) -> Generator[StreamEvent, None, None]:
         """As `decide`, and show the answer on the way; the decision is always the last event.
@@ -168,22 +187,24 @@ class Guard:
         Args:
             prompt: as of `decide`.
             labels: as of `decide`.
+            stop: as of `decide`.
             mode: what is shown when, and whether generations are cut.
 
         Raises:
-            RequestError: the prompt or the labels can't be used, or there is no such mode.
+            RequestError: the prompt, the labels or the stop sequences can't be used, or there is no such mode.
         """
-        return read(self._streaming(prompt, labels, mode))
+        return read(self._streaming(self._request(prompt, labels, stop), mode))
 
     def astream(
         self,
         prompt: str | Sequence[Message | Mapping[str, str]],
         *,
         labels: Labels | None = None,
+        stop: Sequence[str] = (),
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
-        return aread(self._streaming(prompt, labels, mode))
+        return aread(self._streaming(self._request(prompt, labels, stop), mode))
 
     def close(self) -> None:
         """Let go of the queue's storage."""
@@ -198,14 +219,21 @@ class Guard:
     ) -> None:
         self.close()
 
+    def _request(
+        self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, stop: Sequence[str]
+    ) -> Request:
+        request = Request.of(prompt, labels, stop)
+        if request.stop and (deaf := [tier.name for tier in self._tiers if not isinstance(tier.model, StoppableModel)]):
+            raise RequestError(
+                f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out"
+            )
+        return request
+
     def _now_in_force(self) -> InForce:
         return self._in_force if self._following is None else self._following.current
 
-    def _streaming(
-        self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, mode: StreamMode
-    ) -> Callable[[Feed[StreamEvent]], None]:
+    def _streaming(self, request: Request, mode: StreamMode) -> Callable[[Feed[StreamEvent]], None]:
         """What is done once the stream's reader asks for the first event."""
-        request = Request.of(prompt, labels)
         if mode not in get_args(StreamMode):
             raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
 

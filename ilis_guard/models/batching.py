@@ -46,6 +46,8 @@ class BatchedModel:
         ModelError: the size is below 1.
     """
 
+    takes_stop = True
+
     def __init__(self, model: "LocalModel", size: int) -> None:
         if size < 1:
             raise ModelError(f"a batch holds at least 1 request, got {size!r}")
@@ -63,8 +65,17 @@ class BatchedModel:
         """Of all moments since the last batch began."""
         self._is_working = False
 
+    def text_tokens(self, text: str) -> list[int]:
+        """As of the model."""
+        return self._model.text_tokens(text)
+
     def generate(
-        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        proceed: Proceed | None = None,
+        deadline: Deadline | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
         """Answer one conversation.
 
@@ -75,6 +86,7 @@ class BatchedModel:
             proceed: as for a `LocalModel`; asked in the caller's thread. While some row of the batch goes on, passes
                 don't wait for what is said, and what was computed meanwhile of a row that doesn't proceed is dropped.
             deadline: when it passes the call returns, and the row leaves its batch at the next token.
+            stop: as for a `LocalModel`. An answer that one ends waits for the batch, and is read anew after it.
 
         Raises:
             BudgetError: the deadline has passed.
@@ -82,7 +94,7 @@ class BatchedModel:
             ModelError: the conversation can't be put to this model.
             SignatureError: an activation of the batch is missing or not finite.
         """
-        row = _Row(self._model.asked(messages), is_asking=proceed is not None)
+        row = _Row(self._model.asked(messages, stop), is_asking=proceed is not None)
         with self._taking_part(row):
             if proceed is not None:
                 so_far = row.news(deadline)
@@ -91,7 +103,7 @@ class BatchedModel:
                 self._proceed(row)
             return row.news(deadline)
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
         """Answer one conversation step by step: after the prompt, after a token has passed, and at the end.
 
         The batch doesn't wait for a consumer: the tokens that passed while it was busy come as one step, with maps and
@@ -100,7 +112,7 @@ class BatchedModel:
         Raises:
             PromptTooLongError, ModelError, SignatureError: as `generate`, at the step where it happens.
         """
-        row, unfolding = _Row(self._model.asked(messages)), Unfolding()
+        row, unfolding = _Row(self._model.asked(messages, stop)), Unfolding()
         with self._taking_part(row):
             is_at_end = False
             while not is_at_end:

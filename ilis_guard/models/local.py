@@ -38,6 +38,8 @@ class LocalModel:
     Threads and tasks may share it and call it at once; their activations never mix.
     """
 
+    takes_stop = True
+
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -142,6 +144,7 @@ class LocalModel:
         span: Span | None = None,
         proceed: Proceed | None = None,
         deadline: Deadline | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
         """Answer one conversation.
 
@@ -152,6 +155,8 @@ class LocalModel:
                 prompt's signature and no text. Where it says no, that is what is returned; where it says yes, the
                 prompt isn't computed again.
             deadline: looked at after each pass, the prompt's and each token's.
+            stop: the answer ends before the first of these. What is left of it is then read anew, as `read` does: what
+                was seen on the way is also of the sequence that ended it.
 
         Raises:
             BudgetError: the deadline has passed.
@@ -160,7 +165,7 @@ class LocalModel:
             SignatureError: an activation is missing or not finite.
         """
         one = One(proceed, deadline)
-        self.run([self.asked(messages)], one, span=span)
+        self.run([self.asked(messages, stop)], one, span=span)
         return one.generation
 
     def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
@@ -173,7 +178,7 @@ class LocalModel:
         share = (time.perf_counter() - started) / len(conversations)
         return [replace(everybody.generations[row], seconds=share) for row in range(len(conversations))]
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
         """Answer one conversation step by step: after the prompt, after each token has passed, and at the end.
 
         A token is shown together with the maps and statistics that include it, so it comes one pass after it was
@@ -184,19 +189,20 @@ class LocalModel:
         """
 
         def work(report: Callable[[Step], None]) -> None:
-            self.run([self.asked(messages)], Reporting(report))
+            self.run([self.asked(messages, stop)], Reporting(report))
 
         return stepwise(work)
 
-    def asked(self, messages: Sequence[Message]) -> Asked:
-        """A conversation whose answer is wanted, as `run` takes it.
+    def asked(self, messages: Sequence[Message], stop: Sequence[str] = ()) -> Asked:
+        """A conversation whose answer is wanted, up to a stop sequence, as `run` takes it.
 
         Raises:
             PromptTooLongError: the prompt and the answer don't fit into the context.
             ModelError: the conversation can't be put to this model.
         """
         since = time.perf_counter()
-        return Asked(tokens=tuple(self.prompt_tokens(messages, new_tokens=self.max_new_tokens)), since=since)
+        prompt = self.prompt_tokens(messages, new_tokens=self.max_new_tokens)
+        return Asked(tokens=tuple(prompt), since=since, stop=tuple(stop))
 
     def run(self, conversations: Sequence[Asked], audience: Audience, *, span: Span | None = None) -> None:
         """Answer conversations in one padded batch, and tell an audience of each pass and each answer.
@@ -218,6 +224,10 @@ class LocalModel:
             finish_reason = self._finish_reason(answer) if is_at_end else None
             return self._generation(recording, answer, asked, finish_reason, span)
 
+        def is_stopped(row: int, answer: Sequence[int]) -> bool:
+            stop = conversations[row].stop
+            return bool(stop) and self._texts.before_stop(answer, stop) is not None
+
         with torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
@@ -234,6 +244,7 @@ class LocalModel:
                 width=width,
                 max_new_tokens=self.max_new_tokens,
                 end_tokens=self._end_tokens,
+                is_stopped=is_stopped,
                 narrows=cache is not None,
                 audience=audience,
                 tell=tell,
@@ -249,12 +260,15 @@ class LocalModel:
                 )
                 places = following.left(sequences)
                 if not places:
-                    return
+                    break
                 assert cache is not None, "without one, all rows come to their ends"
                 cache.batch_select_indices(torch.tensor(places, device=self._model.device))
                 recorder.keep(places)
                 inputs = narrowed(inputs, sequences, places)
                 decoding = after(self._decoding, sequences.shape[1] - width)
+        # Not before the tap is gone: it would take these passes for its own.
+        for row, answer in following.stopped.items():
+            audience.answered(row, self._stopped(conversations[row], answer, span))
 
     def read(
         self,
@@ -287,19 +301,12 @@ class LocalModel:
         if not tokens:
             raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
         self._check_length(len(prompt), len(tokens))
-        is_cut = finish_reason == "length" and tokens == given
-        recording = read(
-            self._model,
-            self._points,
-            prompt,
-            tokens,
-            special_tokens=self._special_tokens,
-            temperature=self.fingerprint.temperature,
-            cut=is_cut,
-            every_token=span is not None,
-        )
         asked = Asked(tokens=tuple(prompt), since=since)
-        return self._generation(recording, tokens, asked, "length" if is_cut else "stop", span)
+        return self._read(asked, tokens, "length" if finish_reason == "length" and tokens == given else "stop", span)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of any text by itself, without special ones: how long it is to this model."""
+        return self._texts.tokens(text)
 
     def prompt_tokens(self, messages: Sequence[Message], *, new_tokens: int = 0) -> list[int]:
         """The tokens that the model continues, with room for so many of an answer.
@@ -333,6 +340,28 @@ class LocalModel:
                 f"holds {self._context}: shorten the prompt or lower the tier's max_new_tokens"
             )
 
+    def _stopped(self, asked: Asked, answer: Sequence[int], span: Span | None) -> Generation:
+        """What is left of an answer that has come to a stop sequence."""
+        tokens = self._texts.before_stop(answer, asked.stop)
+        assert tokens is not None, "it has come to one"
+        if tokens:
+            return self._read(asked, tokens, "stop", span)
+        seconds = time.perf_counter() - asked.since
+        return Generation(text="", tokens=0, prompt_tokens=len(asked.tokens), finish_reason="stop", seconds=seconds)
+
+    def _read(self, asked: Asked, tokens: list[int], finish_reason: FinishReason, span: Span | None) -> Generation:
+        recording = read(
+            self._model,
+            self._points,
+            asked.tokens,
+            tokens,
+            special_tokens=self._special_tokens,
+            temperature=self.fingerprint.temperature,
+            cut=finish_reason == "length",
+            every_token=span is not None,
+        )
+        return self._generation(recording, tokens, asked, finish_reason, span)
+
     def _finish_reason(self, answer: Sequence[int]) -> FinishReason:
         return "stop" if len(self._texts.before_the_end(answer)) < len(answer) else "length"
 
@@ -345,7 +374,9 @@ class LocalModel:
         span: Span | None,
     ) -> Generation:
         token_ids = self._texts.before_the_end(answer)
-        text = self._texts.answer(token_ids)
+        # What has been read, or come to its end otherwise, holds no stop sequence; on the way one may have begun.
+        is_at_end = finish_reason is not None
+        text = self._texts.answer(token_ids) if is_at_end else self._texts.answer_so_far(token_ids, asked.stop)
         signatures: dict[Position, Any] = dict(recording.signatures)
         if span is not None and recording.token_maps is not None and (found := offsets(span, text)) is not None:
             places = tokens_in(found, token_ids, self._texts.answer)

@@ -25,6 +25,8 @@ class Asked:
     """What it continues."""
     since: float
     """When it was asked, on the clock of `time.perf_counter`: a generation's seconds count from then."""
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
 
 
 class Audience(Protocol):
@@ -42,7 +44,7 @@ class Audience(Protocol):
         """
 
     def answered(self, row: int, generation: Generation) -> None:
-        """Hear a row's answer, as soon as it has come to its end."""
+        """Hear a row's answer, as soon as it has come to its end; one that a stop sequence ended, after the batch."""
 
 
 class One:
@@ -112,6 +114,9 @@ class Reporting:
         self._report(self._unfolding.step(generation))
 
 
+IsStopped = Callable[[int, Sequence[int]], bool]
+"""Whether a row, by its place and its new tokens, has come to a stop sequence."""
+
 Tell = Callable[[Recording, int, list[int], bool], Generation]
 """Makes a generation of what was recorded of a row, its place, its new tokens, and whether it is at its end."""
 
@@ -141,7 +146,8 @@ class Following(StoppingCriteria):
     """Follows ``generate`` for an audience; transformers asks it after each pass which rows are done.
 
     It changes no token of a row that goes on. A row is done as soon as its end token is drawn, which is before that
-    token would be fed in, or when it doesn't go on. What is done is computed along until few enough are left.
+    token would be fed in, or when it has come to a stop sequence, or doesn't go on. What is done is computed along
+    until few enough are left.
 
     Args:
         recorder: of the same generation.
@@ -149,6 +155,7 @@ class Following(StoppingCriteria):
         width: of the padded prompts.
         max_new_tokens: the length limit.
         end_tokens: they end an answer.
+        is_stopped: asked of each row that has drawn no end token.
         narrows: whether ``generate`` may be stopped where at most half of its rows are left, and be called for those.
         audience: who is told.
         tell: how.
@@ -162,6 +169,7 @@ class Following(StoppingCriteria):
         width: int,
         max_new_tokens: int,
         end_tokens: Collection[int],
+        is_stopped: IsStopped,
         narrows: bool,
         audience: Audience,
         tell: Tell,
@@ -170,6 +178,7 @@ class Following(StoppingCriteria):
         self._width = width
         self._longest = width + max_new_tokens
         self._end_tokens = frozenset(end_tokens)
+        self._is_stopped = is_stopped
         self._narrows = narrows
         self._audience = audience
         self._tell = tell
@@ -178,6 +187,9 @@ class Following(StoppingCriteria):
         self._places = {row: row for row in self._rows}
         """Where they are in the batch that is computed."""
         self._computed = rows
+        self.stopped: dict[int, list[int]] = {}
+        """By row, the tokens of answers that have come to a stop sequence. They aren't told: what was recorded is also
+        of that sequence."""
 
     def __call__(
         self, input_ids: Int[Tensor, "batch sequence"], _scores: Float[Tensor, "batch vocabulary"], **_: Any
@@ -195,6 +207,9 @@ class Following(StoppingCriteria):
         for row in sorted(ended):
             self._answered(row, recorded(), input_ids)
         self._rows = [row for row in self._rows if row in going_on and row not in ended]
+        answers = {row: input_ids[self._places[row], self._width :].tolist() for row in self._rows}
+        self.stopped |= {row: answer for row, answer in answers.items() if self._is_stopped(row, answer)}
+        self._rows = [row for row in self._rows if row not in self.stopped]
         done = torch.ones(len(input_ids), dtype=torch.bool)
         if not self._narrows or 2 * len(self._rows) > self._computed:
             done[[self._places[row] for row in self._rows]] = False

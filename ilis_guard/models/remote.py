@@ -23,6 +23,7 @@ class RemoteModel:
     """A LangChain chat model as a tier. Its secrets come from the environment, as LangChain's integrations do it."""
 
     fingerprint = None
+    takes_stop = True
 
     def __init__(self, chat: BaseChatModel) -> None:
         self._chat = chat
@@ -57,8 +58,12 @@ class RemoteModel:
                 f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {_told(error)}"
             ) from error
 
-    def generate(self, messages: Sequence[Message]) -> Generation:
+    def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
         """Ask the model once.
+
+        Args:
+            messages: the last turn is the user's.
+            stop: given to the model as it is, which has its own bounds for them.
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
@@ -66,7 +71,7 @@ class RemoteModel:
         """
         started = time.perf_counter()
         try:
-            reply = self._chat.invoke([(turn.role, turn.content) for turn in messages])
+            reply = self._chat.invoke([(turn.role, turn.content) for turn in messages], stop=list(stop) or None)
         except Exception as error:
             kind = TransientModelError if _is_transient(error) else ModelError
             raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ilis_guard.models.prompts import PromptTemplate
+from ilis_guard.models.stops import before_stop, held_back
 from ilis_guard.types import Message
 
 
@@ -49,9 +50,34 @@ class Texts:
         end = next((place for place, token in enumerate(tokens) if token in self._end_tokens), len(tokens))
         return list(tokens[:end])
 
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text by itself."""
+        return self._tokens(text, special=False)
+
     def answer(self, tokens: Sequence[int]) -> str:
         """The text of an answer."""
-        return str(self._tokenizer.decode(self.before_the_end(tokens), skip_special_tokens=True)).strip()
+        return self._decoded(self.before_the_end(tokens)).strip()
+
+    def answer_so_far(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
+        """The text of an answer that goes on, without what may yet become a stop sequence."""
+        return held_back(self._decoded(tokens), stop).strip()
+
+    def before_stop(self, tokens: Sequence[int], stop: Sequence[str]) -> list[int] | None:
+        """An answer's tokens up to the first stop sequence; None where there is none.
+
+        A token in which a sequence begins is cut in two, and its first part said in tokens of its own.
+        """
+        text = before_stop(self._decoded(tokens), stop)
+        if text is None:
+            return None
+        whole = max(count for count in range(len(tokens) + 1) if text.startswith(self._decoded(tokens[:count])))
+        kept = list(tokens[:whole])
+        cut = [*kept, *self._tokens(text[len(self._decoded(kept)) :], special=False)]
+        # Some tokenizers begin every text with a space: then the answer ends before the token instead.
+        return cut if self._decoded(cut) == text else kept
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     @property
     def _is_chat(self) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import SupportsFloat, get_args
+from typing import Any, SupportsFloat, get_args
 
 import numpy as np
 
@@ -143,7 +143,7 @@ class Asking:
 
     def _generation(self, proceed: Proceed | None) -> Generation:
         """The whole answer, or what there is of it where `proceed` says no."""
-        options: dict[str, object] = {} if proceed is None else {"proceed": proceed}
+        options = self._stopping | ({} if proceed is None else {"proceed": proceed})
         model = self._tier.model
         if self._deadline is not None and isinstance(model, StepwiseModel):
             options["deadline"] = self._deadline
@@ -152,7 +152,7 @@ class Asking:
     def _follow(self, model: StepwiseModel, follower: Follower, proceed: Proceed | None) -> Generation:
         """As `_generation`, token by token; or the answer as far as it came until it was cut."""
         generation: Generation | None = None
-        with closing(model.stream(self._request.messages)) as steps, follower.following():
+        with closing(model.stream(self._request.messages, **self._stopping)) as steps, follower.following():
             for step in steps:
                 if self._deadline is not None:
                     self._deadline.check()
@@ -168,6 +168,11 @@ class Asking:
         if generation is None:
             raise ModelError(f"the model of the tier {self._tier.name!r} ended its stream without a step")
         return generation
+
+    @property
+    def _stopping(self) -> dict[str, Any]:
+        """Given only where there is something: a user's own model needn't know of stop sequences."""
+        return {"stop": self._request.stop} if self._request.stop else {}
 
     def _so_far(self, generation: Generation) -> Attempt:
         """The attempt as far as it has come; without an uncertainty where there is none, or it can't be told."""
@@ -226,6 +231,7 @@ class Asking:
             text=generation.text,
             signatures=generation.signatures,
             statistics=generation.statistics,
+            prompt_tokens=generation.prompt_tokens,
             tokens=generation.tokens,
             finish_reason=generation.finish_reason,
             stopped_at=generation.tokens if generation is self._cut else None,
