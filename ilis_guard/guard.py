@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError
+from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
@@ -130,7 +132,43 @@ class Guard:
         files = [locate(name) for name in (policy, shadow) if name is not None]
         self._following = Following(files, lambda: _wired(self._ground, *_policies(policy, shadow)))
 
-    def decide(self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None) -> Decision:
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """From small to large."""
+        return self._tiers
+
+    @property
+    def review(self) -> Review | None:
+        """Where escalated requests go; None where the guard has no queue."""
+        return self._review
+
+    def with_models(self, models: Mapping[str, Model]) -> Self:
+        """The same guard with other models in some tiers' places; everything else is shared, what is followed too.
+
+        A tier's bundle scores another model only where it was fitted to the very same; otherwise there is no score,
+        which is the policy's to rule on. Its prompt bundle goes: whoever stands in isn't stopped at the prompt.
+
+        Args:
+            models: by tier; the other tiers keep theirs.
+
+        Raises:
+            ConfigError: there is no such tier.
+        """
+        if unknown := sorted(set(models) - set(self._callers)):
+            raise ConfigError(f"there are no tiers {unknown!r}; the guard has {list(self._callers)!r}")
+        other = copy(self)
+        other._tiers = tuple(  # noqa: SLF001 - its own kind
+            tier.with_model(models[tier.name]) if tier.name in models else tier for tier in self._tiers
+        )
+        return other
+
+    def decide(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        id: str | None = None,  # noqa: A002 - the decision's word for it
+    ) -> Decision:
         """Ask, score, and decide.
 
         Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its
@@ -139,17 +177,24 @@ class Guard:
         Args:
             prompt: a question, or a conversation that ends with the user's turn.
             labels: what the policy's conditions see as ``labels.NAME``.
+            id: the decision's, where the caller has one that is the same when it asks again; None for a new one. A
+                decision has one ticket, so a request that is made again under its id is escalated once.
 
         Raises:
             RequestError: the prompt or the labels can't be used.
         """
-        return self._decide(Request.of(prompt, labels), since=time.monotonic())
+        return self._decide(Request.of(prompt, labels), id or uuid.uuid4().hex, since=time.monotonic())
 
     async def adecide(
-        self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None
+        self,
+        prompt: str | Sequence[Message | Mapping[str, str]],
+        *,
+        labels: Labels | None = None,
+        id: str | None = None,  # noqa: A002 - the decision's word for it
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
+        request = Request.of(prompt, labels)
+        return await asyncio.to_thread(self._decide, request, id or uuid.uuid4().hex, since=time.monotonic())
 
     def close(self) -> None:
         """Let go of the queue's storage."""
@@ -167,10 +212,9 @@ class Guard:
     def _now_in_force(self) -> InForce:
         return self._in_force if self._following is None else self._following.current
 
-    def _decide(self, request: Request, *, since: float) -> Decision:
+    def _decide(self, request: Request, decision: str, *, since: float) -> Decision:
         in_force = self._now_in_force()
         policy = in_force.enforced.policy
-        decision = uuid.uuid4().hex
         walk = Walk(request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since)
         outcome = self._outcome(request, walk, in_force, decision)
         made = Decision(

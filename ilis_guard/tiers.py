@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Self, SupportsFloat
 
 from ilis_guard.calling import BreakerSettings, TierCost
 from ilis_guard.config import TierConfig
@@ -40,6 +40,11 @@ class Tier:
     def bundle(self) -> Bundle | None:
         """What scores its answers; None where that is no bundle."""
         return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
+
+    def with_model(self, model: Model) -> Self:
+        """The tier with another model in its place; its bundle stays only where it was fitted to the very same."""
+        fits = self.bundle is None or self.bundle.metadata.fingerprint == model.fingerprint
+        return replace(self, model=model, scorer=self.scorer if fits else None, prompt_scorer=None)
 
     def score(self, generation: Generation) -> Score:
         """The score of an answer, in numbers from 0 to 1; a shift that the scorer can't tell is NaN.

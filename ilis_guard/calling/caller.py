@@ -13,7 +13,7 @@ from ilis_guard.calling.breaker import Breaker, Permit
 from ilis_guard.calling.deadline import Deadline, within
 from ilis_guard.calling.line import Line
 from ilis_guard.calling.settings import BreakerSettings
-from ilis_guard.errors import BudgetError, IlisGuardError
+from ilis_guard.errors import BudgetError, IlisGuardError, control_flow
 
 CALLS_PER_ATTEMPT: Final = 3
 """A tier whose model fails in passing is called so often before the attempt counts as failed."""
@@ -104,6 +104,8 @@ class Caller:
             try:
                 result = work()
                 failed = False
+            except control_flow():
+                raise
             except Exception as error:
                 failed = _is_the_tiers_fault(error)
                 raise

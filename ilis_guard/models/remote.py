@@ -9,7 +9,7 @@ from typing import Any, Self
 from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
-from ilis_guard.errors import ModelError, TransientModelError
+from ilis_guard.errors import ModelError, TransientModelError, control_flow
 from ilis_guard.types import Generation, Message
 
 BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -26,6 +26,11 @@ class RemoteModel:
 
     def __init__(self, chat: BaseChatModel) -> None:
         self._chat = chat
+
+    @property
+    def chat(self) -> BaseChatModel:
+        """As given."""
+        return self._chat
 
     @classmethod
     def load(cls, path: str, arguments: Mapping[str, Any]) -> Self:
@@ -67,6 +72,8 @@ class RemoteModel:
         started = time.perf_counter()
         try:
             reply = self._chat.invoke([(turn.role, turn.content) for turn in messages])
+        except control_flow():
+            raise
         except Exception as error:
             kind = TransientModelError if _is_transient(error) else ModelError
             raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error

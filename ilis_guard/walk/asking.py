@@ -10,7 +10,7 @@ from typing import SupportsFloat, get_args
 import numpy as np
 
 from ilis_guard.calling import Caller, Deadline
-from ilis_guard.errors import IlisGuardError, ModelError
+from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models import StepwiseModel
 from ilis_guard.policy import PromptRuling
 from ilis_guard.tiers import Tier
@@ -70,7 +70,10 @@ class Asking:
         self._calls = 0
 
     def ask(self) -> "Asked":
-        """Make the attempt. Nothing is raised but what stops the program: what went wrong is the attempt's error."""
+        """Make the attempt. What went wrong is the attempt's error.
+
+        Nothing is raised but what stops the program, or leaves the call for a while: see `control_flow`.
+        """
         error = logged = ""
         generation: Generation | None = None
         score: Score | None = None
@@ -82,6 +85,8 @@ class Asking:
                 score = self._tier.score(generation)
                 if self._deadline is not None:
                     self._deadline.check()
+        except control_flow():
+            raise
         except IlisGuardError as known:
             error = logged = f"{type(known).__name__}: {known}"
         except Exception as unknown:  # noqa: BLE001 - fail closed: whatever a model or scorer raises, no answer

@@ -1,0 +1,132 @@
+"""An agent's model call as an attempt of a guard: made by the agent's own handler, from the thread that decides."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, cast
+
+from langchain.agents.middleware import ModelRequest, ModelResponse
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.runnables.config import ensure_config, set_config_context
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.errors import GraphBubbleUp
+
+from ilis_guard import Generation, Message
+from ilis_guard.errors import ModelError
+from ilis_guard.models.remote import RemoteModel
+
+Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
+AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+
+
+class ToolsWantedError(GraphBubbleUp):
+    """The model asks for tools: that is no answer, so the request's way through the tiers ends unruled."""
+
+    def __init__(self, response: ModelResponse[Any]) -> None:
+        super().__init__("the model asks for tools")
+        self.response = response
+
+
+class GivenUpError(GraphBubbleUp):
+    """Nobody waits for the call any more."""
+
+
+class AgentModel:
+    """A chat model as a tier's, for one call of an agent: with the agent's tools and its other middleware.
+
+    Args:
+        handler: makes the call.
+        request: the agent's, with this model in it.
+    """
+
+    fingerprint = None
+
+    def __init__(self, handler: Handler, request: ModelRequest[Any]) -> None:
+        self.response: ModelResponse[Any] | None = None
+        """The last answer, as the agent has it."""
+        self._handler = handler
+        self._request = request
+
+    def generate(self, messages: Sequence[Message]) -> Generation:
+        """Ask the agent's model. It has the agent's own messages, of which the guard's are the transcript.
+
+        Raises:
+            ToolsWantedError: it asks for tools.
+            TransientModelError: it can't be reached, is overloaded, or timed out.
+            ModelError: it refused, or what came is no answer.
+        """
+        return RemoteModel(cast("BaseChatModel", self)).generate(messages)
+
+    def invoke(self, _: object) -> AIMessage:
+        """What stands for a chat model's `invoke`."""
+        config = ensure_config()
+        # Nobody sees a token of an answer before it is decided on.
+        config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
+        with set_config_context(config) as context:
+            response = context.run(self._handler, self._request)
+        said = _said(response)
+        if said.tool_calls and response.structured_response is None:
+            raise ToolsWantedError(response)
+        self.response = response
+        return said.model_copy(update={"content": answer_in(response)})
+
+
+class Bridge:
+    """An async handler for a thread. What is under way ends when whoever waits for it has gone.
+
+    Args:
+        handler: runs in the event loop that the bridge is made in.
+    """
+
+    def __init__(self, handler: AsyncHandler) -> None:
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._under_way: set[Future[ModelResponse[Any]]] = set()
+        self._is_given_up = False
+
+    def __call__(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
+        """Make the call in the event loop, and wait for it in this thread.
+
+        Raises:
+            GivenUpError: nobody waits for it any more.
+        """
+        with self._lock:
+            if self._is_given_up:
+                raise GivenUpError
+            call = asyncio.run_coroutine_threadsafe(self._call(request), self._loop)
+            self._under_way.add(call)
+        try:
+            return call.result()
+        except CancelledError:
+            if self._is_given_up:
+                raise GivenUpError from None
+            raise
+        finally:
+            self._under_way.discard(call)
+
+    async def _call(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
+        return await self._handler(request)
+
+    def give_up(self) -> None:
+        """End what is under way, and let nothing begin."""
+        with self._lock:
+            self._is_given_up = True
+        for call in tuple(self._under_way):
+            call.cancel()
+
+
+def answer_in(response: ModelResponse[Any]) -> str:
+    """The text of an answer; of a structured one that came as a tool's call, what the call holds."""
+    said = _said(response)
+    return json.dumps(said.tool_calls[0]["args"], ensure_ascii=False) if said.tool_calls else str(said.text).strip()
+
+
+def _said(response: ModelResponse[Any]) -> AIMessage:
+    for message in response.result:
+        if isinstance(message, AIMessage):
+            return message
+    raise ModelError(f"the model's answer holds no AIMessage, only {[turn.type for turn in response.result]!r}")
