@@ -2,11 +2,12 @@
 
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
 from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
@@ -69,23 +70,38 @@ class RemoteModel:
             TransientModelError: it can't be reached, is overloaded, or timed out.
             ModelError: it refused.
         """
-        started = time.perf_counter()
-        try:
-            reply = self._chat.invoke([(turn.role, turn.content) for turn in messages])
-        except control_flow():
-            raise
-        except Exception as error:
-            kind = TransientModelError if _is_transient(error) else ModelError
-            raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error
-        usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
-        cut = any(str(reply.response_metadata.get(key)).lower() in CUT for key in FINISH_KEYS)
-        return Generation(
-            text=reply.text.strip(),
-            tokens=usage["output_tokens"],
-            prompt_tokens=usage["input_tokens"],
-            finish_reason="length" if cut else "stop",
-            seconds=time.perf_counter() - started,
-        )
+        turns = [(turn.role, turn.content) for turn in messages]
+        return generated(type(self._chat).__name__, lambda: self._chat.invoke(turns))
+
+
+def generated(name: str, ask: Callable[[], AIMessage]) -> Generation:
+    """What comes of asking a chat model once.
+
+    Args:
+        name: the model's, for messages.
+        ask: asks it.
+
+    Raises:
+        TransientModelError: it can't be reached, is overloaded, or timed out.
+        ModelError: it refused.
+    """
+    started = time.perf_counter()
+    try:
+        reply = ask()
+    except control_flow():
+        raise
+    except Exception as error:
+        kind = TransientModelError if _is_transient(error) else ModelError
+        raise kind(f"{name} didn't answer: {type(error).__name__}{_status(error)}") from error
+    usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
+    cut = any(str(reply.response_metadata.get(key)).lower() in CUT for key in FINISH_KEYS)
+    return Generation(
+        text=reply.text.strip(),
+        tokens=usage["output_tokens"],
+        prompt_tokens=usage["input_tokens"],
+        finish_reason="length" if cut else "stop",
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _told(error: Exception) -> str:

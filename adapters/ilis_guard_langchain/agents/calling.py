@@ -5,10 +5,9 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, cast
+from typing import Any
 
 from langchain.agents.middleware import ModelRequest, ModelResponse
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.constants import TAG_NOSTREAM
@@ -16,7 +15,7 @@ from langgraph.errors import GraphBubbleUp
 
 from ilis_guard import Generation, Message
 from ilis_guard.errors import ModelError
-from ilis_guard.models.remote import RemoteModel
+from ilis_guard.models.remote import generated
 
 Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -50,18 +49,17 @@ class AgentModel:
         self._handler = handler
         self._request = request
 
-    def generate(self, messages: Sequence[Message]) -> Generation:
-        """Ask the agent's model. It has the agent's own messages, of which the guard's are the transcript.
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - they are the request's transcript
+        """Ask the agent's model, with the agent's own messages.
 
         Raises:
             ToolsWantedError: it asks for tools.
             TransientModelError: it can't be reached, is overloaded, or timed out.
             ModelError: it refused, or what came is no answer.
         """
-        return RemoteModel(cast("BaseChatModel", self)).generate(messages)
+        return generated(type(self._request.model).__name__, self._ask)
 
-    def invoke(self, _: object) -> AIMessage:
-        """What stands for a chat model's `invoke`."""
+    def _ask(self) -> AIMessage:
         config = ensure_config()
         # Nobody sees a token of an answer before it is decided on.
         config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
