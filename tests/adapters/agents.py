@@ -61,19 +61,13 @@ class ScriptedChat(BaseChatModel):
     def _llm_type(self) -> str:
         return "scripted"
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _generate(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=self._reply(messages, kwargs))])
 
     def _stream(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None = None,
+        stop: list[str] | None = None,  # noqa: ARG002 - LangChain's
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
@@ -83,10 +77,10 @@ class ScriptedChat(BaseChatModel):
             tool_call_chunk(name=call["name"], args=str(call["args"]).replace("'", '"'), id=call["id"], index=index)
             for index, call in enumerate(reply.tool_calls)
         ]
-        for message in [*(AIMessageChunk(word) for word in words), AIMessageChunk("", tool_call_chunks=calls)]:
-            chunk = ChatGenerationChunk(message=message)
+        chunks = [*(AIMessageChunk(content=word) for word in words), AIMessageChunk(content="", tool_call_chunks=calls)]
+        for chunk in (ChatGenerationChunk(message=message) for message in chunks):
             if run_manager is not None:
-                run_manager.on_llm_new_token(str(message.content), chunk=chunk)
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
     def _reply(self, messages: list[BaseMessage], kwargs: Mapping[str, Any]) -> AIMessage:
@@ -109,7 +103,9 @@ def guarding(
     models = {name: (_model(given), given_scores) for name, (given, given_scores) in (larger or {}).items()}
     tiers = {"small": (FakeModel("this is the tier's own and is never asked"), scores), **models}
     return Guard(
-        tiers=[Tier(name=name, model=model, scorer=FixedScorer(uncertain)) for name, (model, uncertain) in tiers.items()],
+        tiers=[
+            Tier(name=name, model=model, scorer=FixedScorer(uncertain)) for name, (model, uncertain) in tiers.items()
+        ],
         policy=Policy.parse(policy),
         review=InMemoryQueue() if queue is None else queue,
         backoff=tenacity.wait_none(),

@@ -158,7 +158,8 @@ rules:
     def topic(request: ModelRequest[Any]) -> dict[str, Any]:
         return {"topic": "weather" if "weather" in str(request.messages[-1].content) else "law"}
 
-    for labels, said in [({"topic": "law"}, "Not my topic."), (topic, "Mild.")]:
+    cases: list[tuple[Any, str]] = [({"topic": "law"}, "Not my topic."), (topic, "Mild.")]
+    for labels, said in cases:
         agent = create_agent(ScriptedChat(replies=["Mild."]), middleware=[IlisGuardMiddleware(guard, labels=labels)])
         assert agent.invoke(ASKED)["messages"][-1].content == said
 
@@ -175,7 +176,7 @@ def test_no_token_is_seen_before_the_decision(mode: Any) -> None:
 async def test_nor_where_the_agent_streams_asynchronously() -> None:
     chat = ScriptedChat(replies=[tool_call("weather", city="Oslo"), "Snow and ice and storms."])
     agent = create_agent(chat, [weather], middleware=[IlisGuardMiddleware(guarding(None, 0.9))])
-    seen = [message async for message, _ in agent.astream(ASKED, stream_mode="messages")]
+    seen: list[Any] = [message async for message, _ in agent.astream(ASKED, stream_mode="messages")]
     assert [(message.type, message.content) for message in seen] == [
         ("ai", ""),
         ("tool", "12 degrees in Oslo"),
@@ -185,7 +186,7 @@ async def test_nor_where_the_agent_streams_asynchronously() -> None:
 
 def test_an_answer_comes_in_the_stream_once_it_is_decided_on() -> None:
     agent = create_agent(ScriptedChat(replies=["It is mild."]), middleware=[IlisGuardMiddleware(guarding(None))])
-    seen = [message for message, _ in agent.stream(ASKED, stream_mode="messages")]
+    seen: list[Any] = [message for message, _ in agent.stream(ASKED, stream_mode="messages")]
     assert [message.content for message in seen] == ["It is mild."]
     assert about(seen[0])["rule"] == "sure"
 
@@ -223,7 +224,7 @@ async def test_a_run_that_is_cancelled_ends_the_models_call_and_asks_no_other() 
     began, ended = asyncio.Event(), asyncio.Event()
 
     class Slow(AgentMiddleware[Any, Any, Any]):
-        async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        async def awrap_model_call(self, *_: Any) -> Any:
             began.set()
             try:
                 await asyncio.Event().wait()
@@ -255,7 +256,9 @@ def test_a_users_turn_that_is_no_text_is_refused() -> None:
 def test_text_in_blocks_is_text() -> None:
     chat, large = ScriptedChat(replies=["Hm."]), FakeModel("Mild.")
     agent = create_agent(chat, middleware=[IlisGuardMiddleware(guarding(None, 0.5, larger={"large": (large, 0.1)}))])
-    agent.invoke({"messages": [HumanMessage([{"type": "text", "text": "How is it "}, {"type": "text", "text": "there?"}])]})
+    agent.invoke(
+        {"messages": [HumanMessage([{"type": "text", "text": "How is it "}, {"type": "text", "text": "there?"}])]}
+    )
     assert large.calls == [(Message(role="user", content="How is it there?"),)]
 
 
