@@ -18,7 +18,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, ValidationError
 
 from ilis_guard import ReviewQueue
-from ilis_guard.errors import QueueStorageError, ReviewError, TicketResolvedError
+from ilis_guard.errors import QueueStorageError, ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.review import QueueSettings
 from ilis_guard.testing import InMemoryQueue
 from ilis_guard.types import Verdict
@@ -407,3 +407,31 @@ def test_redacting_the_ticket_takes_a_correction_away_and_leaves_the_thread_its_
         assert queue.redact(older_than=50) == 2
         assert text(agent.invoke(None, thread("one"))) == "one's"
         assert text(agent.invoke(None, thread("two"))) == MEANWHILE
+
+
+def test_a_thread_whose_ticket_was_purged_says_so() -> None:
+    clock = Clock()
+    with InMemoryQueue(clock=clock) as queue:
+        agent, _ = agent_of(queue)
+        ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
+        queue.resolve(ticket, Verdict.ACCEPT)
+        clock.now += 100
+        assert queue.purge(older_than=50) == 1
+        with pytest.raises(TicketNotFoundError, match=ticket):
+            agent.invoke(None, ONE)
+
+
+def test_a_label_of_the_callers_does_not_lead_to_another_thread(queue: ReviewQueue) -> None:
+    middleware = [IlisGuardMiddleware(guarding(queue, 0.5), labels={"thread_id": "another's"})]
+    agent: Any = create_agent(ScriptedChat(replies=["Mild."]), middleware=middleware, checkpointer=InMemorySaver())
+    ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
+    assert thread_of(queue.get(ticket)) == ONE
+
+
+def test_the_document_names_what_an_interrupt_asks_and_what_a_message_tells(queue: ReviewQueue) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
+    agent, _ = agent_of(queue)
+    paused = agent.invoke(ASKED, ONE)
+    assert f"# {', '.join(asked(paused))}\n" in document
+    told = paused["messages"][-1].response_metadata["ilis_guard"]
+    assert f"{', '.join(told)}; and" in document.replace("\n", " ")
