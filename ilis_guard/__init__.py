@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ilis_guard.guard import Guard
     from ilis_guard.policy import Facts, Policy, Ruling
     from ilis_guard.review import ReviewQueue
+    from ilis_guard.streaming import Piece, Retraction, StreamEvent, StreamMode
     from ilis_guard.tiers import Tier
     from ilis_guard.types import (
         Action,
@@ -39,6 +40,7 @@ _HOMES = {
     "ilis_guard.guard": ("Guard",),
     "ilis_guard.policy": ("Facts", "Policy", "Ruling"),
     "ilis_guard.review": ("ReviewQueue",),
+    "ilis_guard.streaming": ("Piece", "Retraction", "StreamEvent", "StreamMode"),
     "ilis_guard.tiers": ("Tier",),
     "ilis_guard.types": (
         "Action",
@@ -64,12 +66,16 @@ __all__ = [
     "Guard",
     "IlisGuardError",
     "Message",
+    "Piece",
     "Policy",
     "Request",
+    "Retraction",
     "ReviewQueue",
     "Ruling",
     "Score",
     "Statistics",
+    "StreamEvent",
+    "StreamMode",
     "Ticket",
     "Tier",
     "Verdict",

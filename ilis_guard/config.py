@@ -57,6 +57,8 @@ class TierConfig(_Section):
     """Options of transformers' GenerationConfig, such as ``do_sample``; greedy without any."""
     device_map: str | None = Field(default=None, min_length=1)
     """A device, or ``auto`` to spread the layers over all; by default one device, CUDA where there is one."""
+    batch: int = Field(default=1, ge=1)
+    """So many requests that wait at the same time go through its model side by side; 1 for each by itself."""
     proof: bool = True
     """Whether each tap is disturbed once at the first start, to see that the logits move."""
     bundle: str | None = Field(default=None, min_length=1)
@@ -191,6 +193,12 @@ def _tier_problems(document: Document, config: GuardConfig) -> Iterator[str]:
             for key in sorted(tier.model_fields_set - FOR_ALL_TIERS):
                 what = f"`{key}` doesn't go with `remote`: only a local model can be tapped; take one of them out"
                 yield f"{document.key_place((*keys, key))}: {where}: {what}"
+        if tier.max_concurrent is not None and tier.max_concurrent < tier.batch:
+            what = (
+                f"{tier.max_concurrent} requests at once never fill a batch of {tier.batch}: raise it to the `batch` at "
+                "least, or lower that"
+            )
+            yield f"{document.place((*keys, 'max_concurrent'))}: {where}.max_concurrent: {what}"
         if (times := tier.prompt.count(QUESTION)) != 1:
             what = f"must hold {QUESTION!r} exactly once, got {times} times"
             yield f"{document.place((*keys, 'prompt'))}: {where}.prompt: {what}"

@@ -59,6 +59,10 @@ class BudgetError(IlisGuardError):
     """The request's time is over: what still comes is no answer to it."""
 
 
+class LeftError(IlisGuardError):
+    """Whoever asked has left: nobody waits for this any more. It never reaches a caller."""
+
+
 class WeightsError(ModelError):
     """Weights that a package carries are missing, incomplete or not the ones expected."""
 
@@ -131,19 +135,20 @@ class DeliveryNotFoundError(ReviewError):
     """No dead letter has this id."""
 
 
-_CONTROL_FLOW: Final = (("langgraph.errors", "GraphBubbleUp"),)
+_FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)
 """Module and class. A module that nobody imported raises nothing, so none is imported for this."""
 
 
 def control_flow() -> tuple[type[BaseException], ...]:
-    """Exceptions that are no failures: a framework leaves a call with them, to come back when it knows more.
+    """Exceptions that are no failures: whoever asked has left, or a framework leaves the call to come back later.
 
-    A model that asks its graph's person with LangGraph's `interrupt` raises one. Whoever catches everything lets them
-    pass first::
+    A model that asks its graph's person with LangGraph's `interrupt` does the latter. Whoever catches everything lets
+    them pass first::
 
         except control_flow():
             raise
         except Exception:
             ...
     """
-    return tuple(getattr(sys.modules[module], name) for module, name in _CONTROL_FLOW if module in sys.modules)
+    known = (getattr(sys.modules[module], name) for module, name in _FRAMEWORKS if module in sys.modules)
+    return (LeftError, *known)

@@ -52,6 +52,7 @@ from ilis_guard.calling import Deadline, TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
+from ilis_guard.models.stops import before_stop
 from ilis_guard.policy import Policy
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
 from ilis_guard.tiers import Tier
@@ -79,6 +80,8 @@ class FakeModel:
         fingerprint: None for a model that can't be tapped.
     """
 
+    takes_stop = True
+
     def __init__(
         self,
         replies: Scripted[Reply],
@@ -98,7 +101,12 @@ class FakeModel:
         return self._fingerprint
 
     def generate(
-        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        proceed: Proceed | None = None,
+        deadline: Deadline | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
         """The next reply, or the one to this prompt; a reply that `proceed` declines isn't used up."""
         self.calls.append(tuple(messages))
@@ -108,20 +116,26 @@ class FakeModel:
             so_far = replace(self._generation("", messages), finish_reason=None)
             if not proceed(so_far):
                 return so_far
-        reply = self._script(messages[-1].content)
-        return reply if isinstance(reply, Generation) else self._generation(reply, messages)
+        return self._reply(messages, stop)
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
         """The next reply, a word a step."""
         self.calls.append(tuple(messages))
         yield Step(token="", generation=replace(self._generation("", messages), finish_reason=None))
-        reply = self._script(messages[-1].content)
-        whole = reply if isinstance(reply, Generation) else self._generation(reply, messages)
+        whole = self._reply(messages, stop)
         text = ""
         for word in re.findall(r"\s*\S+", whole.text):
             text += word
             yield Step(token=word, generation=replace(self._generation(text, messages), finish_reason=None))
         yield Step(token="", generation=whole)
+
+    def _reply(self, messages: Sequence[Message], stop: Sequence[str]) -> Generation:
+        reply = self._script(messages[-1].content)
+        if isinstance(reply, Generation):
+            cut = before_stop(reply.text, stop)
+            return reply if cut is None else replace(reply, text=cut.strip(), finish_reason="stop")
+        cut = before_stop(reply, stop)
+        return self._generation(reply if cut is None else cut.strip(), messages)
 
     def _generation(self, text: str, messages: Sequence[Message]) -> Generation:
         tokens = len(text.split())

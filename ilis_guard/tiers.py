@@ -80,9 +80,14 @@ class Tier:
             raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
         with closing(self.model.stream(messages)) as steps:
             for step in steps:
-                yield replace(step, score=self._score_so_far(step.generation))
+                yield replace(step, score=self.score_so_far(step.generation))
 
-    def _score_so_far(self, generation: Generation) -> Score | None:
+    def score_so_far(self, generation: Generation) -> Score | None:
+        """The score of a generation that is under way; None where there is nothing to score, or nothing to score with.
+
+        Raises:
+            ScoringError: it can't be scored.
+        """
         # An answer that ended with the prompt's map alone is an answer all the same: the prompt's score isn't its own.
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
             return None if self.prompt_scorer is None else self.score_prompt(generation)
@@ -132,14 +137,22 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
     if not scorers:
-        return tier(model=load_local_model(config, progress=progress))
+        return tier(model=_batched(load_local_model(config, progress=progress), config.batch))
     fitted = scorers[0].bundle.metadata.fingerprint
     model = load_local_model(
         config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
     )
     for found in scorers:
         found.check_fits(model.fingerprint)
-    return tier(model=model, scorer=scorer, prompt_scorer=prompt_scorer)
+    return tier(model=_batched(model, config.batch), scorer=scorer, prompt_scorer=prompt_scorer)
+
+
+def _batched(model: "LocalModel", size: int) -> StepwiseModel:
+    if size == 1:
+        return model
+    from ilis_guard.models.batching import BatchedModel
+
+    return BatchedModel(model, size)
 
 
 def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:

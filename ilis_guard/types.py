@@ -79,14 +79,21 @@ class Request:
 
     messages: tuple[Message, ...]
     labels: Labels = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
 
     @classmethod
-    def of(cls, prompt: "str | Sequence[Message | Mapping[str, str]]", labels: Labels | None = None) -> Self:
+    def of(
+        cls,
+        prompt: "str | Sequence[Message | Mapping[str, str]]",
+        labels: Labels | None = None,
+        stop: Sequence[str] = (),
+    ) -> Self:
         """Build a request from a string, messages, or ``{"role": ..., "content": ...}`` mappings.
 
         Raises:
-            RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, or a label
-                isn't a short string, a number or a boolean; see `labels`.
+            RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, a label isn't a
+                short string, a number or a boolean (see `labels`), or a stop sequence isn't a string or is empty.
         """
         if not isinstance(prompt, Sequence):
             raise RequestError(f"a prompt is a string or a sequence of messages, got a {type(prompt).__name__}")
@@ -103,7 +110,9 @@ class Request:
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
         if what := label_problem(labels or {}):
             raise RequestError(what)
-        return cls(messages=messages, labels=dict(labels or {}))
+        if isinstance(stop, str) or not all(isinstance(sequence, str) and sequence for sequence in stop):
+            raise RequestError(f"`stop` is a list of strings that aren't empty, got a {type(stop).__name__} of others")
+        return cls(messages=messages, labels=dict(labels or {}), stop=tuple(stop))
 
     @property
     def prompt(self) -> str:
@@ -115,6 +124,7 @@ class Request:
         return {
             "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
             "labels": dict(self.labels),
+            "stop": list(self.stop),
         }
 
 
@@ -238,11 +248,15 @@ class Attempt:
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     statistics: Statistics | None = None
     seconds: float = 0.0
+    prompt_tokens: int = 0
+    """What the model read; 0 where it gave nothing back."""
     tokens: int = 0
     cost: float = 0.0
     """In the unit of guard.yaml's prices; 0 where the tier has none."""
     finish_reason: FinishReason | None = None
-    """`length` where the answer was cut off; None where there is none."""
+    """`length` where the answer was cut off at its limit; None where there is none, or it was cut before it ended."""
+    stopped_at: int | None = None
+    """Answer tokens there were when a stream cut it, because no rule would answer; None where it came to its end."""
     error: str = ""
 
     @property
@@ -266,9 +280,11 @@ class Attempt:
             "prompt_cost": self.prompt_cost,
             "statistics": statistics or None,
             "seconds": self.seconds,
+            "prompt_tokens": self.prompt_tokens,
             "tokens": self.tokens,
             "cost": self.cost,
             "finish_reason": self.finish_reason,
+            "stopped_at": self.stopped_at,
             "error": self.error,
             "signatures": {position: signature.tolist() for position, signature in self.signatures.items()},
         }
@@ -402,7 +418,7 @@ class Decision:
 
     def explain(self) -> str:
         """What was done and why, in a few sentences for a reviewer, without prompts and answers."""
-        told = ("tier", "stage", "uncertainty", "error")
+        told = ("tier", "stage", "uncertainty", "stopped_at", "error")
         return paragraph(
             action=self.action.value,
             attempts=[{name: getattr(attempt, name) for name in told} for attempt in self.attempts],

@@ -1,14 +1,15 @@
-"""ilis_guard in LangChain: a guard as a runnable, and in an agent."""
+"""ilis_guard in LangChain: a guard as a runnable, as a chat model, and in an agent."""
 
 from typing import TYPE_CHECKING, Any, Final
 
 from ilis_guard.errors import MissingDependencyError
+from ilis_guard_langchain.chat import ChatIlisGuard
 from ilis_guard_langchain.runnable import GuardRunnable
 
 if TYPE_CHECKING:
     from ilis_guard_langchain.agents import IlisGuardMiddleware, thread_of
 
-__all__ = ["GuardRunnable", "IlisGuardMiddleware", "thread_of"]
+__all__ = ["ChatIlisGuard", "GuardRunnable", "IlisGuardMiddleware", "thread_of"]
 
 _OF_AGENTS: Final = ("IlisGuardMiddleware", "thread_of")
 """They need LangChain's agents and LangGraph, which the rest runs without."""

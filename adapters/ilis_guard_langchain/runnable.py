@@ -1,18 +1,14 @@
 """A guard as the last step of a chain: what a chat model takes goes in, a decision comes out."""
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import BaseMessage, convert_to_messages
-from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from ilis_guard import Decision, Guard, Message
-from ilis_guard.errors import RequestError
-from ilis_guard.types import Labels, Role
-
-ROLES: Final[dict[str, Role]] = {"human": "user", "ai": "assistant", "system": "system"}
+from ilis_guard import Decision, Guard
+from ilis_guard.types import Labels
+from ilis_guard_langchain.messages import to_messages
 
 
 class GuardRunnable(Runnable[LanguageModelInput, Decision]):
@@ -59,10 +55,10 @@ class GuardRunnable(Runnable[LanguageModelInput, Decision]):
         return await self._acall_with_config(partial(self._adecide, labels=labels), input, config, run_type="chain")
 
     def _decide(self, given: LanguageModelInput, *, labels: Labels | None) -> Decision:
-        return self._guard.decide(_messages(given), labels=self._all(labels))
+        return self._guard.decide(to_messages(given), labels=self._all(labels))
 
     async def _adecide(self, given: LanguageModelInput, *, labels: Labels | None) -> Decision:
-        return await self._guard.adecide(_messages(given), labels=self._all(labels))
+        return await self._guard.adecide(to_messages(given), labels=self._all(labels))
 
     def _all(self, labels: Labels | None) -> Labels:
         return {**(self._labels or {}), **(labels or {})}
@@ -72,18 +68,3 @@ def _refuse(unknown: dict[str, Any]) -> None:
     """A misspelt `labels` that is swallowed would open a gate."""
     if unknown:
         raise TypeError(f"a guard takes the keyword 'labels' and no other, got {sorted(unknown)!r}")
-
-
-def _messages(given: LanguageModelInput) -> list[Message]:
-    if isinstance(given, str):
-        return [Message(role="user", content=given)]
-    turns = given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)
-    return [_message(turn) for turn in turns]
-
-
-def _message(turn: BaseMessage) -> Message:
-    if turn.type not in ROLES:
-        raise RequestError(f"a guard takes messages of the types {sorted(ROLES)!r}, got {turn.type!r}")
-    if not isinstance(turn.content, str):
-        raise RequestError(f"a guard takes messages of text, got a message with content of {len(turn.content)} parts")
-    return Message(role=ROLES[turn.type], content=turn.content)

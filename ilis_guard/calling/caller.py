@@ -59,6 +59,7 @@ class Caller:
         Raises:
             BudgetError: the deadline has passed: the model was given up, or never came to its turn.
             TierDownError: the breaker is open.
+            LeftError: whoever asked has left.
             Exception: what the model raised, at its last call.
         """
         stop: stop_base = tenacity.stop_after_attempt(CALLS_PER_ATTEMPT)
@@ -70,6 +71,7 @@ class Caller:
             retry=tenacity.retry_if_exception(_is_retryable),
             stop=stop,
             wait=self._backoff,
+            sleep=time.sleep if deadline is None else deadline.sleep,
             before_sleep=self._log_repeat,
             reraise=True,
         )

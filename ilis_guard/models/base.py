@@ -43,3 +43,22 @@ class StepwiseModel(Model, Protocol):
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer step by step: after the prompt, after each token, and at the end. Closing it ends the generation."""
+
+
+@runtime_checkable
+class StoppableModel(Model, Protocol):
+    """A model whose answers end where the caller says; local models and remote chat models do."""
+
+    takes_stop: bool
+    """True: its `generate` takes ``stop``. What has none is never given it."""
+
+    def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
+        """As `Model.generate`; the answer ends before the first of these, and its score is of what is left."""
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """A model that says how it cuts texts into tokens; local ones do."""
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of any text by itself, without special ones."""

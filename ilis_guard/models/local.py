@@ -1,8 +1,8 @@
 """Local models: any causal language model of transformers, full precision or NF4, tapped while it answers."""
 
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -13,20 +13,15 @@ from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
 from ilis_guard.models.decoding import end_tokens, generation_config, named, special_tokens, try_out
+from ilis_guard.models.passes import Asked, Audience, Everybody, Following, One, Reporting, padded
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
 from ilis_guard.models.proofs import prove_once
 from ilis_guard.models.spans import Span, offsets, tokens_in
 from ilis_guard.models.stepwise import stepwise
+from ilis_guard.models.texts import Texts
 from ilis_guard.models.weights import Progress
 from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, pattern, read
 from ilis_guard.types import Dtype, Fingerprint, FinishReason, Generation, Message, Position, Precision, Site, Step
-
-Watch = Callable[[Recorder, torch.Tensor], None]
-"""Called after each forward pass, once it is recorded, with the ids so far."""
-
-
-class _StopAtPromptError(Exception):
-    """The caller doesn't want an answer to this prompt."""
 
 
 class LocalModel:
@@ -34,6 +29,8 @@ class LocalModel:
 
     Threads and tasks may share it and call it at once; their activations never mix.
     """
+
+    takes_stop = True
 
     def __init__(
         self,
@@ -50,20 +47,16 @@ class LocalModel:
         self.max_new_tokens = max_new_tokens
         self._model = checkpoint.model
         self._tokenizer = checkpoint.tokenizer
-        self._template = template
         self._points = tuple(points)
         self._context = _context(checkpoint.model)
         self._end_tokens = end_tokens(checkpoint.model, self._tokenizer, chat=template.chat_template is not None)
         self._special_tokens = special_tokens(self._tokenizer)
-        if self._tokenizer.pad_token is None:  # Llama 3 and Mistral name none; any will do, attention never sees it
-            self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(self._end_tokens[0])
+        self._texts = Texts(self._tokenizer, template, self._end_tokens)
         self._decoding = generation_config(decoding, max_new_tokens=max_new_tokens, end_tokens=self._end_tokens)
         # What transformers fills in for options that ours leaves open must not be the checkpoint's.
         self._model.generation_config = self._decoding
         if decoding:
             try_out(checkpoint.model, self._decoding, decoding)
-        # A fast tokenizer's padding is a state of its own: two threads that set it at once make it raise.
-        self._tokenizing = threading.Lock()
 
     @classmethod
     def load(
@@ -143,6 +136,7 @@ class LocalModel:
         span: Span | None = None,
         proceed: Proceed | None = None,
         deadline: Deadline | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
         """Answer one conversation.
 
@@ -153,6 +147,8 @@ class LocalModel:
                 prompt's signature and no text. Where it says no, that is what is returned; where it says yes, the
                 prompt isn't computed again.
             deadline: looked at after each pass, the prompt's and each token's.
+            stop: the answer ends before the first of these. What is left of it is then read anew, as `read` does: what
+                was seen on the way is also of the sequence that ended it.
 
         Raises:
             BudgetError: the deadline has passed.
@@ -160,42 +156,21 @@ class LocalModel:
             ModelError: the conversation can't be put to this model, or the span doesn't lie in the answer.
             SignatureError: an activation is missing or not finite.
         """
-        stopped: list[Generation] = []
-
-        def watch(recorder: Recorder, ids: torch.Tensor) -> None:
-            if deadline is not None:
-                deadline.check()
-            if proceed is not None and ids.shape[1] == width:
-                so_far = self._generation(recorder.so_far()[0], [], width, at_end=False, started=started)
-                if not proceed(so_far):
-                    stopped.append(so_far)
-                    raise _StopAtPromptError
-
-        started = time.perf_counter()
-        inputs = self._inputs([messages])
-        width = inputs["input_ids"].shape[1]
-        try:
-            recording, answer = self._recorded(
-                inputs, watch=watch if proceed or deadline else None, every_token=span is not None
-            )
-        except _StopAtPromptError:
-            return stopped[0]
-        return self._generation(recording[0], answer[0], width, started=started, span=span)
+        one = One(proceed, deadline)
+        self.run([self.asked(messages, stop)], one, span=span)
+        return one.generation
 
     def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
         """Answer several conversations in one padded batch; as `generate`. `seconds` is each one's equal share."""
         if not conversations:
             return []
         started = time.perf_counter()
-        inputs = self._inputs(conversations)
-        recordings, answers = self._recorded(inputs)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        return [
-            self._generation(*row, started=started, share=len(recordings))
-            for row in zip(recordings, answers, prompt_tokens, strict=True)
-        ]
+        everybody = Everybody()
+        self.run([self.asked(messages) for messages in conversations], everybody)
+        share = (time.perf_counter() - started) / len(conversations)
+        return [replace(everybody.generations[row], seconds=share) for row in range(len(conversations))]
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
         """Answer one conversation step by step: after the prompt, after each token has passed, and at the end.
 
         A token is shown together with the maps and statistics that include it, so it comes one pass after it was
@@ -206,28 +181,71 @@ class LocalModel:
         """
 
         def work(report: Callable[[Step], None]) -> None:
-            started = time.perf_counter()
-            inputs = self._inputs([messages])
-            width = inputs["input_ids"].shape[1]
-            shown = ""
-
-            def step(generation: Generation) -> Step:
-                nonlocal shown
-                # Half a character decodes to a replacement sign: it is shown once its other half has come.
-                text = generation.text if generation.finish_reason else generation.text.rstrip("\ufffd")
-                token = text[len(shown) :] if text.startswith(shown) else ""
-                shown += token
-                return Step(token=token, generation=generation)
-
-            def watch(recorder: Recorder, ids: torch.Tensor) -> None:
-                answer = ids[0, width:].tolist()
-                so_far = self._generation(recorder.so_far()[0], answer, width, at_end=False, started=started)
-                report(step(so_far))
-
-            recordings, answers = self._recorded(inputs, watch=watch)
-            report(step(self._generation(recordings[0], answers[0], width, started=started)))
+            self.run([self.asked(messages, stop)], Reporting(report))
 
         return stepwise(work)
+
+    def asked(self, messages: Sequence[Message], stop: Sequence[str] = ()) -> Asked:
+        """A conversation whose answer is wanted, up to a stop sequence, as `run` takes it.
+
+        Raises:
+            PromptTooLongError: the prompt and the answer don't fit into the context.
+            ModelError: the conversation can't be put to this model.
+        """
+        since = time.perf_counter()
+        prompt = self.prompt_tokens(messages, new_tokens=self.max_new_tokens)
+        return Asked(tokens=tuple(prompt), since=since, stop=tuple(stop))
+
+    def run(self, conversations: Sequence[Asked], audience: Audience, *, span: Span | None = None) -> None:
+        """Answer conversations in one padded batch, and tell an audience of each pass and each answer.
+
+        Args:
+            conversations: from `asked`, at least one.
+            audience: whoever follows them; what it raises ends the generation and is raised here.
+            span: as for `generate`.
+
+        Raises:
+            ModelError: the span doesn't lie in an answer.
+            SignatureError: an activation is missing or not finite.
+        """
+        inputs = padded([asked.tokens for asked in conversations], self._model.device)
+
+        def tell(recording: Recording, row: int, answer: list[int], is_at_end: bool) -> Generation:
+            asked = conversations[row]
+            finish_reason = self._finish_reason(answer) if is_at_end else None
+            return self._generation(recording, answer, asked, finish_reason, span)
+
+        def is_stopped(row: int, answer: Sequence[int]) -> bool:
+            stop = conversations[row].stop
+            return bool(stop) and self._texts.before_stop(answer, stop) is not None
+
+        with torch.no_grad(), Tap(self._points) as tap:
+            recorder = Recorder(
+                tap,
+                end_tokens=self._end_tokens,
+                special_tokens=self._special_tokens,
+                temperature=self.fingerprint.temperature,
+                every_token=span is not None,
+            )
+            following = Following(
+                recorder,
+                rows=len(conversations),
+                width=inputs["input_ids"].shape[1],
+                end_tokens=self._end_tokens,
+                is_stopped=is_stopped,
+                audience=audience,
+                tell=tell,
+            )
+            sequences = self._model.generate(
+                **inputs,
+                generation_config=self._decoding,
+                logits_processor=[recorder],
+                stopping_criteria=[following],
+            )
+            following.finish(sequences)
+        # Not before the tap is gone: it would take these passes for its own.
+        for row, answer in following.stopped.items():
+            audience.answered(row, self._stopped(conversations[row], answer, span))
 
     def read(
         self,
@@ -253,24 +271,30 @@ class LocalModel:
             ModelError: the conversation can't be put to this model, the answer is empty, or the span doesn't lie in it.
             SignatureError: an activation is missing or not finite.
         """
-        started = time.perf_counter()
-        prompt = self._inputs([messages], new_tokens=0)["input_ids"][0].tolist()
-        given = self._answer_tokens(messages, prompt, answer) if isinstance(answer, str) else list(answer)
-        tokens = self._before_the_end(given)
+        since = time.perf_counter()
+        prompt = self.prompt_tokens(messages)
+        given = self._texts.answer_tokens(messages, prompt, answer) if isinstance(answer, str) else list(answer)
+        tokens = self._texts.before_the_end(given)
         if not tokens:
             raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
         self._check_length(len(prompt), len(tokens))
-        recording = read(
-            self._model,
-            self._points,
-            prompt,
-            tokens,
-            special_tokens=self._special_tokens,
-            temperature=self.fingerprint.temperature,
-            cut=finish_reason == "length" and tokens == given,
-            every_token=span is not None,
-        )
-        return self._generation(recording, tokens, len(prompt), started=started, span=span)
+        asked = Asked(tokens=tuple(prompt), since=since)
+        return self._read(asked, tokens, "length" if finish_reason == "length" and tokens == given else "stop", span)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of any text by itself, without special ones: how long it is to this model."""
+        return self._texts.tokens(text)
+
+    def prompt_tokens(self, messages: Sequence[Message], *, new_tokens: int = 0) -> list[int]:
+        """The tokens that the model continues, with room for so many of an answer.
+
+        Raises:
+            PromptTooLongError: they don't fit into the context.
+            ModelError: the conversation can't be put to this model.
+        """
+        prompt = self._texts.prompt(messages)
+        self._check_length(len(prompt), new_tokens)
+        return prompt
 
     def generate_bare(self, messages: Sequence[Message]) -> str:
         """The same answer without a tap or a recorder: what the guard's cost is measured against."""
@@ -281,17 +305,10 @@ class LocalModel:
         inputs = self._inputs(conversations)
         with torch.no_grad():
             sequences = self._model.generate(**inputs, generation_config=self._decoding)
-        return [self._text(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
+        return [self._texts.answer(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
 
-    def _inputs(self, conversations: Sequence[Sequence[Message]], new_tokens: int | None = None) -> Any:
-        texts = [self._template.render(messages, self._tokenizer) for messages in conversations]
-        with self._tokenizing:
-            # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
-            inputs = self._tokenizer(
-                texts, return_tensors="pt", padding=True, add_special_tokens=self._template.chat_template is None
-            )
-        self._check_length(inputs["input_ids"].shape[1], self.max_new_tokens if new_tokens is None else new_tokens)
-        return inputs.to(self._model.device)
+    def _inputs(self, conversations: Sequence[Sequence[Message]]) -> dict[str, torch.Tensor]:
+        return padded([self.asked(messages).tokens for messages in conversations], self._model.device)
 
     def _check_length(self, prompt: int, answer: int) -> None:
         if prompt + answer > self._context:
@@ -300,57 +317,46 @@ class LocalModel:
                 f"holds {self._context}: shorten the prompt or lower the tier's max_new_tokens"
             )
 
-    def _answer_tokens(self, messages: Sequence[Message], prompt: list[int], answer: str) -> list[int]:
-        """The tokens of an answer's text, where it stands: after the prompt."""
-        rendered = self._template.render(messages, self._tokenizer)
-        is_chat = self._template.chat_template is not None
-        # A base model's answer is set off by a space, which `Generation.text` leaves out.
-        gap = "" if is_chat or rendered[-1:].isspace() or answer[:1].isspace() else " "
-        with self._tokenizing:
-            whole = self._tokenizer(rendered + gap + answer, add_special_tokens=not is_chat)["input_ids"]
-            if whole[: len(prompt)] == prompt:
-                return list(whole[len(prompt) :])
-            # The prompt's end and the answer's beginning would be one token: generated, they never are.
-            return list(self._tokenizer(gap + answer, add_special_tokens=False)["input_ids"])
+    def _stopped(self, asked: Asked, answer: Sequence[int], span: Span | None) -> Generation:
+        """What is left of an answer that has come to a stop sequence."""
+        tokens = self._texts.before_stop(answer, asked.stop)
+        assert tokens is not None, "it has come to one"
+        if tokens:
+            return self._read(asked, tokens, "stop", span)
+        seconds = time.perf_counter() - asked.since
+        return Generation(text="", tokens=0, prompt_tokens=len(asked.tokens), finish_reason="stop", seconds=seconds)
 
-    def _recorded(
-        self, inputs: Any, *, watch: Watch | None = None, every_token: bool = False
-    ) -> tuple[list[Recording], list[list[int]]]:
-        """Generate; what was recorded of each row, and its new tokens."""
-        with torch.no_grad(), Tap(self._points) as tap:
-            recorder = Recorder(
-                tap,
-                end_tokens=self._end_tokens,
-                special_tokens=self._special_tokens,
-                temperature=self.fingerprint.temperature,
-                every_token=every_token,
-            )
+    def _read(self, asked: Asked, tokens: list[int], finish_reason: FinishReason, span: Span | None) -> Generation:
+        recording = read(
+            self._model,
+            self._points,
+            asked.tokens,
+            tokens,
+            special_tokens=self._special_tokens,
+            temperature=self.fingerprint.temperature,
+            cut=finish_reason == "length",
+            every_token=span is not None,
+        )
+        return self._generation(recording, tokens, asked, finish_reason, span)
 
-            def watched(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-                if watch is not None:
-                    watch(recorder, ids)
-                return scores
-
-            processors = [recorder] if watch is None else [recorder, watched]
-            sequences = self._model.generate(**inputs, generation_config=self._decoding, logits_processor=processors)
-            return recorder.finish(sequences), sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    def _finish_reason(self, answer: Sequence[int]) -> FinishReason:
+        return "stop" if len(self._texts.before_the_end(answer)) < len(answer) else "length"
 
     def _generation(
         self,
         recording: Recording,
         answer: list[int],
-        prompt_tokens: int,
-        *,
-        started: float,
-        share: int = 1,
-        at_end: bool = True,
-        span: Span | None = None,
+        asked: Asked,
+        finish_reason: FinishReason | None,
+        span: Span | None,
     ) -> Generation:
-        token_ids = self._before_the_end(answer)
-        text = self._text(token_ids)
+        token_ids = self._texts.before_the_end(answer)
+        # What has been read, or come to its end otherwise, holds no stop sequence; on the way one may have begun.
+        is_at_end = finish_reason is not None
+        text = self._texts.answer(token_ids) if is_at_end else self._texts.answer_so_far(token_ids, asked.stop)
         signatures: dict[Position, Any] = dict(recording.signatures)
         if span is not None and recording.token_maps is not None and (found := offsets(span, text)) is not None:
-            places = tokens_in(found, token_ids, self._text)
+            places = tokens_in(found, token_ids, self._texts.answer)
             mapped = [
                 place
                 for place in places
@@ -358,24 +364,16 @@ class LocalModel:
             ]
             if mapped:
                 signatures["answer"] = recording.token_maps[mapped].mean(axis=0, dtype="float64").astype("float32")
-        reason: FinishReason = "stop" if recording.ended else "length"
         return Generation(
             text=text,
             tokens=recording.tokens,
-            prompt_tokens=prompt_tokens,
-            finish_reason=reason if at_end else None,
-            seconds=(time.perf_counter() - started) / share,
+            prompt_tokens=len(asked.tokens),
+            finish_reason=finish_reason,
+            seconds=time.perf_counter() - asked.since,
             token_ids=tuple(token_ids),
             signatures=signatures,
             statistics=recording.statistics,
         )
-
-    def _before_the_end(self, answer: list[int]) -> list[int]:
-        end = next((place for place, token in enumerate(answer) if token in self._end_tokens), len(answer))
-        return answer[:end]
-
-    def _text(self, answer: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(self._before_the_end(list(answer)), skip_special_tokens=True)).strip()
 
 
 def _context(model: Any) -> int:

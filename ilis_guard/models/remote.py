@@ -24,6 +24,7 @@ class RemoteModel:
     """A LangChain chat model as a tier. Its secrets come from the environment, as LangChain's integrations do it."""
 
     fingerprint = None
+    takes_stop = True
 
     def __init__(self, chat: BaseChatModel) -> None:
         self._chat = chat
@@ -63,15 +64,19 @@ class RemoteModel:
                 f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {_told(error)}"
             ) from error
 
-    def generate(self, messages: Sequence[Message]) -> Generation:
+    def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
         """Ask the model once.
+
+        Args:
+            messages: the last turn is the user's.
+            stop: given to the model as it is, which has its own bounds for them.
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
             ModelError: it refused.
         """
         turns = [(turn.role, turn.content) for turn in messages]
-        return generated(type(self._chat).__name__, lambda: self._chat.invoke(turns))
+        return generated(type(self._chat).__name__, lambda: self._chat.invoke(turns, stop=list(stop) or None))
 
 
 def generated(name: str, ask: Callable[[], AIMessage]) -> Generation:

@@ -110,15 +110,17 @@ class Recorder:
         if self._before is None:
             raise SignatureError("generation ended without a forward pass that the recorder saw")
         self._fold()
+        rows = len(self._before)
+        counts, ended = self._answer.count.expand(rows), self._answer.ended.expand(rows)
         return [
             Recording(
                 signatures=self._maps.signatures(row),
                 statistics=self._statistics.statistics(row),
-                tokens=int(self._answer.count[row]),
-                ended=bool(self._answer.ended[row]),
+                tokens=int(counts[row]),
+                ended=bool(ended[row]),
                 token_maps=self._maps.of_tokens(row),
             )
-            for row in range(len(self._before))
+            for row in range(rows)
         ]
 
     def finish(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:

@@ -47,11 +47,16 @@ class Unruly(FakeModel):
         self._is_late = behaviour is LATE
 
     def generate(
-        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        proceed: Proceed | None = None,
+        deadline: Deadline | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
         if self._is_late and deadline is not None:
             raise deadline.passed()
-        return super().generate(messages, proceed=proceed)
+        return super().generate(messages, proceed=proceed, stop=stop)
 
 
 class Moody:

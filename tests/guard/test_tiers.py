@@ -1,6 +1,6 @@
 """Tiers: bundles in their places, and an answer followed step by step with its score."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,9 @@ def test_leaving_a_stream_leaves_the_models() -> None:
     left: list[bool] = []
 
     class Watched(FakeModel):
-        def stream(self, messages: Any) -> Generator[Step, None, None]:
+        def stream(self, messages: Any, *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
             try:
-                yield from super().stream(messages)
+                yield from super().stream(messages, stop=stop)
             finally:
                 left.append(True)
 

@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import Any, Final
 
 from langchain.agents.middleware import ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage
@@ -14,8 +14,10 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
 from ilis_guard import Generation, Message
-from ilis_guard.errors import ModelError
+from ilis_guard.errors import LeftError, ModelError
 from ilis_guard.models.remote import generated
+
+_NOBODY: Final = "the agent's run was cancelled"
 
 Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
 AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -27,10 +29,6 @@ class ToolsWantedError(GraphBubbleUp):
     def __init__(self, response: ModelResponse[Any]) -> None:
         super().__init__("the model asks for tools")
         self.response = response
-
-
-class GivenUpError(GraphBubbleUp):
-    """Nobody waits for the call any more."""
 
 
 class AgentModel:
@@ -90,18 +88,18 @@ class Bridge:
         """Make the call in the event loop, and wait for it in this thread.
 
         Raises:
-            GivenUpError: nobody waits for it any more.
+            LeftError: nobody waits for it any more.
         """
         with self._lock:
             if self._is_given_up:
-                raise GivenUpError
+                raise LeftError(_NOBODY)
             call = asyncio.run_coroutine_threadsafe(self._call(request), self._loop)
             self._under_way.add(call)
         try:
             return call.result()
         except CancelledError:
             if self._is_given_up:
-                raise GivenUpError from None
+                raise LeftError(_NOBODY) from None
             raise
         finally:
             self._under_way.discard(call)

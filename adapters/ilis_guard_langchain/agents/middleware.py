@@ -3,9 +3,10 @@
 import asyncio
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse, hook_config
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, RemoveMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
@@ -29,6 +30,7 @@ from ilis_guard_langchain.agents.reviewing import (
     reviewed,
 )
 from ilis_guard_langchain.agents.transcript import transcript
+from ilis_guard_langchain.chat import ChatIlisGuard
 from ilis_guard_langchain.telling import told
 
 KEY: Final = "ilis_guard"
@@ -128,11 +130,19 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         """By tier: the agent's model in the first one's place, and chat models that the agent can ask as its own."""
         first, *larger = self._guard.tiers
         chats = {tier.name: tier.model.chat for tier in larger if isinstance(tier.model, RemoteModel)}
-        requests = {first.name: request, **{name: request.override(model=chat) for name, chat in chats.items()}}
+        requests = {name: request.override(model=chat) for name, chat in chats.items()}
+        if not self._is_own(request.model):
+            requests[first.name] = request
         return {name: AgentModel(handler, asked) for name, asked in requests.items()}
+
+    def _is_own(self, model: BaseChatModel) -> TypeGuard[ChatIlisGuard]:
+        """Whether the agent's model is this very guard: then its own tiers answer, and it decides once."""
+        return isinstance(model, ChatIlisGuard) and model.guard is self._guard
 
     def _labels_of(self, request: ModelRequest[Any], config: RunnableConfig) -> Labels:
         labels = self._labels(request) if callable(self._labels) else self._labels
+        if self._is_own(request.model):
+            labels = {**request.model.labels, **labels}
         thread = config["configurable"].get("thread_id")
         return labels if thread is None else {**labels, THREAD_LABEL: str(thread)}
 

@@ -1,0 +1,250 @@
+"""A guard as a chat model: wherever LangChain takes a model, it takes one that may decline to answer."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from langchain_core.caches import BaseCache
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
+
+# LangChain's own way from chunks to the events of its third version; it gives no other to a model that has chunks.
+from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import BaseTool
+from langchain_core.utils.utils import LC_ID_PREFIX
+from langchain_protocol.protocol import MessagesData
+from pydantic import ConfigDict, Field
+
+from ilis_guard import Decision, Guard, Piece, StreamMode
+from ilis_guard.models import Tokenizing
+from ilis_guard.models.weights import Progress
+from ilis_guard.types import Label, Labels
+from ilis_guard_langchain.chunks import chunk, message_of
+from ilis_guard_langchain.messages import to_messages
+
+NO_TOOLS = (
+    "a guard decides on answers, and a tool call is none: it has no score. Guard an agent's answers with "
+    "IlisGuardMiddleware, and let its own model call the tools"
+)
+NO_STRUCTURE = (
+    "a guard has no structured output: its models are held to no schema, and it may decline. Ask for JSON in the "
+    "prompt, look at `additional_kwargs` for a `refusal`, and parse the rest: `prompt | chat | JsonOutputParser()`"
+)
+
+
+class ChatIlisGuard(BaseChatModel):
+    """A guard where a chat model stands: ``prompt | ChatIlisGuard.from_config("guard.yaml") | StrOutputParser()``.
+
+    What comes out is a message: the answer, or what the policy says instead, with a ``refusal`` in its
+    ``additional_kwargs``. The decision's summary stands in ``response_metadata["ilis_guard"]``. An abstention or an
+    escalation is a value, never an exception, so that ``with_fallbacks`` doesn't swallow it.
+
+    Labels come from three sides, the later over the earlier: the field, ``bind(labels={...})``, and a call's
+    ``labels={...}``. `configurable_fields` makes the field one of a run's ``config["configurable"]``.
+    """
+
+    guard: Guard = Field(exclude=True, repr=False)
+    """What decides. It is whoever made it that closes it."""
+    labels: dict[str, Label] = Field(default_factory=dict)
+    """What the policy's conditions see as ``labels.NAME``."""
+    stream_mode: StreamMode = "hold"
+    """What a stream shows before the decision; see `ilis_guard.StreamMode`. ``invoke`` and ``batch`` show nothing."""
+    stop: list[str] | None = None
+    """An answer ends before the first of these; a call's own take their place."""
+    streaming: bool = False
+    """LangChain's: whether ``invoke`` goes by the stream, for callbacks that want its pieces."""
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+    """LangChain's, and off even where there is a global cache: a decision isn't the same each time. A tier may be down,
+    a budget spent, an answer drawn for an audit; kept, a passing failure would be the answer from then on."""
+
+    # A misspelt `labels` that is passed over would open a gate.
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    @classmethod
+    def from_config(cls, path: str | Path, progress: Progress | None = None, **fields: Any) -> Self:
+        """Build it from ``guard.yaml``.
+
+        Args:
+            path: as of `Guard.from_config`, whose errors it raises.
+            progress: as well.
+            fields: the model's others.
+        """
+        return cls(guard=Guard.from_config(path, progress), **fields)
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """No: a guard is models, a queue and secrets; what can be written down is its guard.yaml."""
+        return False
+
+    @property
+    def model_name(self) -> str:
+        """The guard's tiers: whoever counts tokens by model counts those of all its attempts."""
+        return " > ".join(tier.name for tier in self.guard.tiers)
+
+    @property
+    def _llm_type(self) -> str:
+        return "ilis-guard"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        tiers = {tier.name: str(tier.model.fingerprint or type(tier.model).__name__) for tier in self.guard.tiers}
+        bundles = {tier.name: tier.bundle.digest for tier in self.guard.tiers if tier.bundle is not None}
+        return {
+            "model_name": self.model_name,
+            "policy": self.guard.policy.fingerprint,
+            "tiers": tiers,
+            "bundles": bundles,
+            "labels": self.labels,
+            "stop": self.stop,
+            "stream_mode": self.stream_mode,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=self._stop(stop), **kwargs)
+        return LangSmithParams(**{**params, "ls_provider": "ilis_guard"})
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return ModelProfile(
+            text_inputs=True,
+            image_inputs=False,
+            image_url_inputs=False,
+            pdf_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            text_outputs=True,
+            image_outputs=False,
+            audio_outputs=False,
+            video_outputs=False,
+            reasoning_output=False,
+            tool_calling=False,
+            structured_output=False,
+        )
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """A text's tokens to the first tier's model, or by `custom_get_token_ids`: what trimming counts with.
+
+        Raises:
+            NotImplementedError: that model isn't local, and doesn't say how it cuts texts into tokens.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        first = self.guard.tiers[0]
+        if not isinstance(first.model, Tokenizing):
+            raise NotImplementedError(
+                f"the model of the tier {first.name!r} doesn't say how it cuts texts into tokens: give the chat model "
+                "`custom_get_token_ids`"
+            )
+        return first.model.text_tokens(text)
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(NO_TOOLS)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        **kwargs: Any,
+    ) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(NO_STRUCTURE)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        del run_manager
+        return self._result(self.guard.decide(to_messages(messages), **self._asked(stop, kwargs)))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        del run_manager
+        return self._result(await self.guard.adecide(to_messages(messages), **self._asked(stop, kwargs)))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        del run_manager  # LangChain tells callbacks of each chunk itself
+        asked = self._asked(stop, kwargs)
+        shown = False
+        with closing(self.guard.stream(to_messages(messages), mode=self.stream_mode, **asked)) as events:
+            for event in events:
+                yield chunk(event, model_name=self.model_name, shown=shown)
+                shown = isinstance(event, Piece)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        del run_manager
+        asked = self._asked(stop, kwargs)
+        shown = False
+        async with aclosing(self.guard.astream(to_messages(messages), mode=self.stream_mode, **asked)) as events:
+            async for event in events:
+                yield chunk(event, model_name=self.model_name, shown=shown)
+                shown = isinstance(event, Piece)
+
+    def _stream_chat_model_events(
+        self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **asked: Any
+    ) -> Iterator[MessagesData]:
+        """LangChain's own events of a stream (``stream_events(version="v3")``), which can withdraw nothing."""
+        chunks = self._held()._stream(messages, **asked)  # noqa: SLF001 - its own kind
+        return chunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
+
+    def _astream_chat_model_events(
+        self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **asked: Any
+    ) -> AsyncIterator[MessagesData]:
+        """As `_stream_chat_model_events`."""
+        chunks = self._held()._astream(messages, **asked)  # noqa: SLF001 - its own kind
+        return achunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
+
+    def _held(self) -> Self:
+        """The same, but that nothing is shown that might have to be withdrawn."""
+        return self.model_copy(update={"stream_mode": "hold"}) if self.stream_mode == "optimistic" else self
+
+    def _result(self, decision: Decision) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=message_of(decision, model_name=self.model_name))])
+
+    def _stop(self, stop: list[str] | None) -> list[str] | None:
+        return self.stop if stop is None else stop
+
+    def _asked(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
+        """What is asked beside the messages."""
+        # `stream` is LangChain's: whether the stream is taken.
+        if unknown := sorted(set(given) - {"labels", "stream"}):
+            raise TypeError(f"a guard takes the keywords 'labels' and 'stop' and no other, got {unknown!r}")
+        labels: Labels = given.get("labels") or {}
+        return {"labels": {**self.labels, **labels}, "stop": self._stop(stop) or ()}
