@@ -82,3 +82,20 @@ def test_review_webhook_takes_a_signed_verdict_back(config: Path) -> None:
     with queue_beside(config) as queue:
         (ticket,) = queue.list()
         assert (ticket.state, ticket.text, queue.get(ticket.id).reviewer) == ("resolved", "Helium", "zoe")
+
+
+def test_langgraph_review_takes_a_verdict_on_either_side(config: Path) -> None:
+    meanwhile = "The answer to this question is uncertain. A person will look at it."
+    assert said("langgraph_review.py", config) == [
+        "The capital of Norway is Oslo.",
+        f"{meanwhile} (proposed: The chemical element with the symbol He is hydrogen.)",
+        f"{meanwhile} (proposed: In Italian, the capital of Italy is Rome.)",
+        "Helium.",
+        "In Italian, the capital of Italy is Rome.",
+    ]
+    with queue_beside(config) as queue:
+        records = [queue.get(ticket.id) for ticket in queue.list()]
+        verdicts = {
+            record.request["labels"]["thread_id"]: (record.ticket.verdict, record.reviewer) for record in records
+        }
+        assert verdicts == {"helium": ("correct", "ana"), "italy": ("accept", "ben")}
