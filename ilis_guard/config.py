@@ -194,10 +194,7 @@ def _tier_problems(document: Document, config: GuardConfig) -> Iterator[str]:
                 what = f"`{key}` doesn't go with `remote`: only a local model can be tapped; take one of them out"
                 yield f"{document.key_place((*keys, key))}: {where}: {what}"
         if tier.max_concurrent is not None and tier.max_concurrent < tier.batch:
-            what = (
-                f"{tier.max_concurrent} requests at once never fill a batch of {tier.batch}: raise it to the `batch` at "
-                "least, or lower that"
-            )
+            what = f"so few requests at once never fill a batch of {tier.batch}; raise it to that, or lower `batch`"
             yield f"{document.place((*keys, 'max_concurrent'))}: {where}.max_concurrent: {what}"
         if (times := tier.prompt.count(QUESTION)) != 1:
             what = f"must hold {QUESTION!r} exactly once, got {times} times"

@@ -29,6 +29,9 @@ def chat(scores: Scores = 0.1, *, says: Any = "It is Oslo", policy: str = POLICY
 
 
 def chat_of(tiers: dict[str, tuple[Any, Scores]], *, policy: str = POLICY, **fields: Any) -> ChatIlisGuard:
-    """With tiers by name: what their models say, and how uncertain that is."""
-    made = [Tier(name=name, model=FakeModel(says), scorer=FixedScorer(scores)) for name, (says, scores) in tiers.items()]
+    """With tiers by name: what their models say (or a model that says it), and how uncertain that is."""
+    made = [
+        Tier(name=name, model=says if isinstance(says, FakeModel) else FakeModel(says), scorer=FixedScorer(scores))
+        for name, (says, scores) in tiers.items()
+    ]
     return ChatIlisGuard(guard=Guard(tiers=made, policy=Policy.parse(policy), review=InMemoryQueue()), **fields)

@@ -77,7 +77,10 @@ def test_usage_is_of_all_attempts_under_the_name_of_the_whole_guard() -> None:
     tiers = [("small", "one two three", 0.8, 10), ("large", "four five", 0.1, 12)]
     model = chat_of(
         {
-            name: (Generation(text=says, tokens=len(says.split()), prompt_tokens=read, finish_reason="stop", seconds=0), u)
+            name: (
+                Generation(text=says, tokens=len(says.split()), prompt_tokens=read, finish_reason="stop", seconds=0),
+                u,
+            )
             for name, says, u, read in tiers
         }
     )

@@ -53,6 +53,13 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         (HEAD + REMOTE + "    model: m\n", "6:5", "tiers[0]: `model` doesn't go with `remote`"),
         (HEAD + REMOTE + "    precision: nf4\n", "6:5", "tiers[0]: `precision` doesn't go with `remote`"),
         (HEAD + REMOTE + "    bundle: b\n", "6:5", "tiers[0]: `bundle` doesn't go with `remote`"),
+        (HEAD + REMOTE + "    batch: 4\n", "6:5", "tiers[0]: `batch` doesn't go with `remote`"),
+        (HEAD + TIER + "    batch: 0\n", "6:12", "tiers[0].batch: should be greater than or equal to 1, got 0"),
+        (
+            HEAD + TIER + "    batch: 4\n    max_concurrent: 3\n",
+            "7:21",
+            "tiers[0].max_concurrent: so few requests at once never fill a batch of 4; raise it to that, or lower",
+        ),
         (HEAD + REMOTE.replace("x.y:Z", "Z"), "5:26", "tiers[0].remote.chat_model: "),
         (HEAD + TIER + "    precision: int8\n", "6:16", "tiers[0].precision: should be 'nf4' or 'full', got 'int8'"),
         (HEAD + TIER + "    max_new_tokens: '5'\n", "6:21", "tiers[0].max_new_tokens: should be a valid integer"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ilis_guard import Action, Decision, Guard, Message, Policy, ReviewQueue, Ti
 from ilis_guard.config import read_config
 from ilis_guard.errors import BundleMismatchError, PromptTooLongError
 from ilis_guard.lab.demo import QUESTIONS, prepare
+from ilis_guard.models.batching import BatchedModel
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import InMemoryQueue
 from ilis_guard.tiers import load_local_model, load_tier
@@ -80,6 +82,23 @@ async def test_concurrent_requests_on_real_models_do_not_mix(guard: Guard, decis
     assert [(made.text, made.uncertainty) for made in together] == [
         (made.text, made.uncertainty) for made in decisions[:4]
     ]
+
+
+def test_requests_that_share_passes_get_the_decisions_that_they_get_alone(small: Tier, demo_config: Path) -> None:
+    sharing = load_tier(read_config(demo_config).tier("small").model_copy(update={"batch": 4}))
+    assert isinstance(sharing.model, BatchedModel)
+    assert small.model.fingerprint == sharing.model.fingerprint
+    # Some are stopped at their prompts, and their neighbours go on.
+    alone, together = (
+        Guard(tiers=[tier], policy=Policy.parse(ROUTING.replace("LIMIT", "0.7"))) for tier in (small, sharing)
+    )
+    expected = [alone.decide(question) for question in QUESTIONS]
+    assert {made.rule for made in expected} > {"too-hard"}
+    with ThreadPoolExecutor(len(QUESTIONS)) as pool:
+        found = list(pool.map(together.decide, QUESTIONS))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.action, one.rule, one.text) == (other.action, other.rule, other.text)
+        assert one.uncertainty == pytest.approx(other.uncertainty, abs=1e-4)
 
 
 def test_a_decision_on_real_models_is_json(decisions: list[Decision]) -> None:

@@ -43,7 +43,8 @@ def test_what_may_become_a_sequence_is_held_back(text: str, stop: list[str], sho
 
 
 @pytest.mark.parametrize(
-    ("stop", "left"), [(["three"], "one two"), (["three four"], "one two"), (["ee f"], "one two"), (["two", "o t"], "one")]
+    ("stop", "left"),
+    [(["three"], "one two"), (["three four"], "one two"), (["ee f"], "one two"), (["two", "o t"], "one")],
 )
 def test_an_answer_that_a_sequence_ends_is_as_if_that_answer_were_read(
     stop: list[str], left: str, tiny: LocalModel, ask: Ask, agree: Callable[..., None]

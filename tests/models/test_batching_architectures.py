@@ -1,0 +1,103 @@
+"""Padded rows side by side, on models of many kinds: each row is what it is alone."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import (
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PhiConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from benchmarks.architectures.tiny import tiny
+from ilis_guard.models.checkpoint import Checkpoint
+from ilis_guard.models.local import LocalModel
+from ilis_guard.models.passes import Asked, Everybody
+from ilis_guard.models.prompts import PromptTemplate
+from ilis_guard.signature import locate, pattern
+from ilis_guard.types import Fingerprint, Generation
+from tests.signature.test_architectures import COMMON, EXPERTS, HEADED, HIDDEN, LAYERS, VOCABULARY, build
+
+END, NEW = 1, 6
+CONFIGS = [
+    LlamaConfig(**HEADED),
+    Qwen3Config(**HEADED),
+    # A window that both prompts and answers are longer than.
+    MistralConfig(**HEADED, sliding_window=4),
+    Gemma2Config(**HEADED, sliding_window=4),
+    Gemma3TextConfig(**HEADED, sliding_window=4),
+    PhiConfig(**COMMON),
+    GPT2Config(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=LAYERS, n_head=4),
+    GPTNeoXConfig(**COMMON),
+    FalconConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=4),
+    MixtralConfig(**HEADED, num_local_experts=4),
+    OlmoeConfig(**EXPERTS),
+]
+NAMES = "bamba cohere2 deepseek_v3 falcon_h1 gemma4_text gpt_oss jamba kimi_linear lfm2 llama4_text qwen3_next".split()  # noqa: SIM905 - names read best as words
+MODELS = [
+    *(pytest.param(partial(build, config), id=config.model_type) for config in CONFIGS),
+    *(pytest.param(partial(tiny, name, {}), id=name) for name in NAMES),
+]
+
+
+def local(network: Any) -> LocalModel:
+    network.generation_config.eos_token_id = END
+    config = network.config.get_text_config()
+    words = Tokenizer(tokenizer_models.WordLevel({f"w{number}": number for number in range(config.vocab_size)}))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=f"w{END}")  # type: ignore[no-untyped-call]  # transformers types it partly
+    points = locate(network, config.num_hidden_layers, "mlp")
+    fingerprint = Fingerprint(
+        weights="random",
+        precision="full",
+        dtype="float32",
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        site="mlp",
+        taps=pattern(points),
+        temperature=1.0,
+        decoding="greedy",
+        prompt="none",
+    )
+    checkpoint = Checkpoint(
+        model=network,
+        tokenizer=tokenizer,
+        precision="full",
+        dtype="float32",
+        weights="random",
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+    )
+    template = PromptTemplate(chat_template="{{ messages }}")
+    return LocalModel(checkpoint, points, fingerprint=fingerprint, template=template, max_new_tokens=NEW, decoding={})
+
+
+def answers(model: LocalModel, prompts: list[tuple[int, ...]]) -> list[Generation]:
+    everybody = Everybody()
+    model.run([Asked(tokens=prompt, since=0.0) for prompt in prompts], everybody)
+    return [everybody.generations[row] for row in range(len(prompts))]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+    model = local(make())
+    drawn = np.random.default_rng(0)
+    prompts = [tuple(drawn.integers(2, 90, size=length).tolist()) for length in (3, 11, 7, 5, 1)]
+    for found, prompt in zip(answers(model, prompts), prompts, strict=True):
+        (alone,) = answers(model, [prompt])
+        assert found.token_ids == alone.token_ids
+        agree(found, alone, rel=1e-3)
