@@ -4,9 +4,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tenacity.wait import wait_base
 
@@ -15,10 +17,11 @@ from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError
+from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
-from ilis_guard.tiers import Tier, load_tier
+from ilis_guard.tiers import Check, Tier, load_tier
 from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
 from ilis_guard.walk.shadowing import looked_on
@@ -27,6 +30,11 @@ from ilis_guard.walk.walk import Walk
 from ilis_guard.wiring.following import Following
 from ilis_guard.wiring.ground import Ground
 from ilis_guard.wiring.in_force import InForce
+
+if TYPE_CHECKING:  # importing it imports the adapter
+    from langchain_core.runnables import Runnable
+
+    from ilis_guard_langchain import GuardedRunnable
 
 
 class Guard:
@@ -68,10 +76,8 @@ class Guard:
             tier.name: Caller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
             for tier in tiers
         }
-        self._digests = {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
-        for tier in tiers:
-            if tier.scorer is None:
-                events.log().warning(events.TIER_UNSCORED, tier=tier.name)
+        self._digests = _digests(self._tiers)
+        _warn_of_unscored(self._tiers)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
@@ -151,6 +157,49 @@ class Guard:
         """As `decide`, in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(self._decide, Request.of(prompt, labels), since=time.monotonic())
 
+    def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
+        """This guard with another model in a tier's place; policies, queue, and the other tiers are shared.
+
+        Args:
+            tier: whose place it takes, with its cost, its limits and, where it can be tapped and fits, its bundle.
+            model: calls of it have a line and a breaker of their own.
+            check: what every tier's answer must pass before it is scored.
+
+        Raises:
+            ConfigError: there is no such tier, or it has a prompt bundle and the model can't stop at the prompt.
+            BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
+        """
+        if tier not in self._callers:
+            raise ConfigError(f"there is no tier {tier!r}; there are {list(self._callers)!r}")
+        tiers = tuple(
+            replace(each.with_model(model) if each.name == tier else each, check=check) for each in self._tiers
+        )
+        _warn_of_unscored([each for each in tiers if each.name == tier])
+        other = copy(self)
+        other._tiers = tiers  # noqa: SLF001 - it is another self, and so it is below
+        other._callers = {**self._callers, tier: self._callers[tier].anew()}  # noqa: SLF001
+        other._digests = _digests(tiers)  # noqa: SLF001
+        return other
+
+    def wrap(self, runnable: "Runnable[Any, Any]", **options: Any) -> "GuardedRunnable":
+        """A LangChain runnable under this guard, in the place of a tier's model.
+
+        Args:
+            runnable: a model, a chain, anything that can be invoked.
+            options: as of `ilis_guard_langchain.GuardedRunnable`.
+
+        Raises:
+            ConfigError, BundleMismatchError: as `GuardedRunnable`.
+        """
+        from ilis_guard_langchain import GuardedRunnable
+
+        return GuardedRunnable(self, runnable, **options)
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """From small to large."""
+        return self._tiers
+
     def close(self) -> None:
         """Let go of the queue's storage."""
         if self._review is not None:
@@ -172,7 +221,7 @@ class Guard:
         policy = in_force.enforced.policy
         decision = uuid.uuid4().hex
         walk = Walk(request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since)
-        outcome = self._outcome(request, walk, in_force, decision)
+        outcome = self._outcome(walk, in_force, decision)
         made = Decision(
             id=decision,
             action=outcome.action,
@@ -193,7 +242,7 @@ class Guard:
         self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _outcome(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> Outcome:
+    def _outcome(self, walk: Walk, in_force: InForce, decision: str) -> Outcome:
         ruling, policy = walk.run(), in_force.enforced.policy
         if policy.mode == "shadow":
             return as_before(walk, ruling, policy)
@@ -203,7 +252,7 @@ class Guard:
             self._review,
             policy,
             decision=decision,
-            request=request,
+            request=walk.request,
             attempts=walk.attempts,
             reasons=walk.reasons,
         )
@@ -236,6 +285,16 @@ class Guard:
             shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
+
+
+def _digests(tiers: Sequence[Tier]) -> dict[str, str]:
+    return {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
+
+
+def _warn_of_unscored(tiers: Sequence[Tier]) -> None:
+    for tier in tiers:
+        if tier.scorer is None:
+            events.log().warning(events.TIER_UNSCORED, tier=tier.name)
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:
