@@ -5,9 +5,10 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -23,7 +24,7 @@ from ilis_guard.policy.loading import locate
 from ilis_guard.streaming import StreamEvent, StreamMode
 from ilis_guard.streaming.audience import Audience
 from ilis_guard.streaming.feed import Feed, aread, read
-from ilis_guard.tiers import Tier, load_tier
+from ilis_guard.tiers import Check, Tier, load_tier
 from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
 from ilis_guard.walk.shadowing import looked_on
@@ -32,6 +33,11 @@ from ilis_guard.walk.walk import Walk
 from ilis_guard.wiring.following import Following
 from ilis_guard.wiring.ground import Ground
 from ilis_guard.wiring.in_force import InForce
+
+if TYPE_CHECKING:  # importing it imports the adapter
+    from langchain_core.runnables import Runnable
+
+    from ilis_guard_langchain import GuardedRunnable
 
 
 class Guard:
@@ -73,10 +79,8 @@ class Guard:
             tier.name: Caller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
             for tier in tiers
         }
-        self._digests = {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
-        for tier in tiers:
-            if tier.scorer is None:
-                events.log().warning(events.TIER_UNSCORED, tier=tier.name)
+        self._digests = _digests(self._tiers)
+        _warn_of_unscored(self._tiers)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
@@ -144,26 +148,6 @@ class Guard:
     def review(self) -> Review | None:
         """Where escalated requests go; None where the guard has no queue."""
         return self._review
-
-    def with_models(self, models: Mapping[str, Model]) -> Self:
-        """The same guard with other models in some tiers' places; everything else is shared, what is followed too.
-
-        A tier's bundle scores another model only where it was fitted to the very same; otherwise there is no score,
-        which is the policy's to rule on. Its prompt bundle goes: whoever stands in isn't stopped at the prompt.
-
-        Args:
-            models: by tier; the other tiers keep theirs.
-
-        Raises:
-            ConfigError: there is no such tier.
-        """
-        if unknown := sorted(set(models) - set(self._callers)):
-            raise ConfigError(f"there are no tiers {unknown!r}; the guard has {list(self._callers)!r}")
-        other = copy(self)
-        other._tiers = tuple(  # noqa: SLF001 - its own kind
-            tier.with_model(models[tier.name]) if tier.name in models else tier for tier in self._tiers
-        )
-        return other
 
     def decide(
         self,
@@ -237,6 +221,44 @@ class Guard:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
         return aread(self._streaming(self._request(prompt, labels, stop), mode))
 
+    def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
+        """This guard with another model in a tier's place; policies, queue, and the other tiers are shared.
+
+        Args:
+            tier: whose place it takes, with its cost, its limits and, where it can be tapped and fits, its bundle.
+            model: calls of it have a line and a breaker of their own.
+            check: what every tier's answer must pass before it is scored.
+
+        Raises:
+            ConfigError: there is no such tier, or it has a prompt bundle and the model can't stop at the prompt.
+            BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
+        """
+        if tier not in self._callers:
+            raise ConfigError(f"there is no tier {tier!r}; there are {list(self._callers)!r}")
+        tiers = tuple(
+            replace(each.with_model(model) if each.name == tier else each, check=check) for each in self._tiers
+        )
+        _warn_of_unscored([each for each in tiers if each.name == tier])
+        other = copy(self)
+        other._tiers = tiers  # noqa: SLF001 - it is another self, and so it is below
+        other._callers = {**self._callers, tier: self._callers[tier].anew()}  # noqa: SLF001
+        other._digests = _digests(tiers)  # noqa: SLF001
+        return other
+
+    def wrap(self, runnable: "Runnable[Any, Any]", **options: Any) -> "GuardedRunnable":
+        """A LangChain runnable under this guard, in the place of a tier's model.
+
+        Args:
+            runnable: a model, a chain, anything that can be invoked.
+            options: as of `ilis_guard_langchain.GuardedRunnable`.
+
+        Raises:
+            ConfigError, BundleMismatchError: as `GuardedRunnable`.
+        """
+        from ilis_guard_langchain import GuardedRunnable
+
+        return GuardedRunnable(self, runnable, **options)
+
     def close(self) -> None:
         """Let go of the queue's storage."""
         if self._review is not None:
@@ -288,7 +310,7 @@ class Guard:
         except LeftError:
             events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
             raise
-        outcome = self._outcome(request, walk, ruling, in_force, decision)
+        outcome = self._outcome(walk, ruling, in_force, decision)
         made = Decision(
             id=decision,
             action=outcome.action,
@@ -309,7 +331,7 @@ class Guard:
         self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _outcome(self, request: Request, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
+    def _outcome(self, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
         policy = in_force.enforced.policy
         if policy.mode == "shadow":
             return as_before(walk, ruling, policy)
@@ -319,7 +341,7 @@ class Guard:
             self._review,
             policy,
             decision=decision,
-            request=request,
+            request=walk.request,
             attempts=walk.attempts,
             reasons=walk.reasons,
         )
@@ -352,6 +374,16 @@ class Guard:
             shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
+
+
+def _digests(tiers: Sequence[Tier]) -> dict[str, str]:
+    return {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
+
+
+def _warn_of_unscored(tiers: Sequence[Tier]) -> None:
+    for tier in tiers:
+        if tier.scorer is None:
+            events.log().warning(events.TIER_UNSCORED, tier=tier.name)
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import tenacity
@@ -45,9 +46,16 @@ class Caller:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tier = tier
+        self._settings = partial(
+            Caller, tier, max_concurrent=max_concurrent, breaker=breaker, backoff=backoff, clock=clock
+        )
         self._line = Line(max_concurrent)
         self._breaker = None if breaker is None else Breaker(tier, breaker, clock=clock)
         self._backoff = backoff
+
+    def anew(self) -> "Caller":
+        """With the same settings, of another model: it has a line and a breaker of its own."""
+        return self._settings()
 
     def call(self, work: Callable[[], T], *, deadline: Deadline | None = None) -> T:
         """Let the model work.

@@ -3,19 +3,24 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 from langchain.agents.middleware import ModelRequest, ModelResponse
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
 from ilis_guard import Generation, Message
-from ilis_guard.errors import LeftError, ModelError
-from ilis_guard.models.remote import generated
+from ilis_guard.errors import LeftError, ModelError, control_flow
+from ilis_guard.models.remote import as_model_error
+from ilis_guard.models.replies import generation_of
 
 _NOBODY: Final = "the agent's run was cancelled"
 
@@ -31,43 +36,81 @@ class ToolsWantedError(GraphBubbleUp):
         self.response = response
 
 
-class AgentModel:
-    """A chat model as a tier's, for one call of an agent: with the agent's tools and its other middleware.
+class AgentCall:
+    """One model call of an agent, while a guard decides on it.
 
     Args:
-        handler: makes the call.
-        request: the agent's, with this model in it.
+        handler: makes it: with the agent's tools, and its other middleware.
+        request: what the agent asks.
     """
 
-    fingerprint = None
-
     def __init__(self, handler: Handler, request: ModelRequest[Any]) -> None:
-        self.response: ModelResponse[Any] | None = None
-        """The last answer, as the agent has it."""
+        self.answers: dict[str, ModelResponse[Any]] = {}
+        """By tier: its last answer, as the agent has it."""
         self._handler = handler
         self._request = request
 
-    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - they are the request's transcript
-        """Ask the agent's model, with the agent's own messages.
+    def ask(self, tier: str, chat: BaseChatModel | None) -> Generation:
+        """Ask a chat model in the agent's place, or the agent's own.
 
         Raises:
             ToolsWantedError: it asks for tools.
             TransientModelError: it can't be reached, is overloaded, or timed out.
             ModelError: it refused, or what came is no answer.
         """
-        return generated(type(self._request.model).__name__, self._ask)
-
-    def _ask(self) -> AIMessage:
-        config = ensure_config()
-        # Nobody sees a token of an answer before it is decided on.
-        config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
-        with set_config_context(config) as context:
-            response = context.run(self._handler, self._request)
+        request = self._request if chat is None else self._request.override(model=chat)
+        started = time.perf_counter()
+        try:
+            response = self._held(request)
+        except control_flow():
+            raise
+        except Exception as error:
+            raise as_model_error(error, type(request.model).__name__) from error
         said = _said(response)
         if said.tool_calls and response.structured_response is None:
             raise ToolsWantedError(response)
-        self.response = response
-        return said.model_copy(update={"content": answer_in(response)})
+        self.answers[tier] = response
+        reply = said.model_copy(update={"content": answer_in(response)})
+        return generation_of(reply, seconds=time.perf_counter() - started)
+
+    def _held(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
+        """Nobody sees a token of an answer before it is decided on."""
+        config = ensure_config()
+        config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
+        with set_config_context(config) as context:
+            return context.run(self._handler, request)
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """While this lasts, whoever stands in a tier's place answers this call."""
+        token = _GOING_ON.set(self)
+        try:
+            yield
+        finally:
+            _GOING_ON.reset(token)
+
+
+_GOING_ON: Final[ContextVar[AgentCall]] = ContextVar("going_on")
+"""A guard's calls keep the context of whoever asks it, in whichever thread they run."""
+
+
+class AgentModel:
+    """A chat model in a tier's place: asked through the agent that is at work, with the agent's own messages.
+
+    Args:
+        tier: whose place.
+        chat: asked in the agent's place; None for the agent's own model.
+    """
+
+    fingerprint = None
+
+    def __init__(self, tier: str, chat: BaseChatModel | None) -> None:
+        self._tier = tier
+        self._chat = chat
+
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - they are the call's transcript
+        """See `AgentCall.ask`."""
+        return _GOING_ON.get().ask(self._tier, self._chat)
 
 
 class Bridge:

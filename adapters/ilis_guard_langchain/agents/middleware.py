@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
 from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse, hook_config
@@ -18,8 +18,8 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.review import TicketRecord
 from ilis_guard.sentences import action_behind
-from ilis_guard.types import Labels
-from ilis_guard_langchain.agents.calling import AgentModel, AsyncHandler, Bridge, Handler, ToolsWantedError
+from ilis_guard.types import Attempt, Labels
+from ilis_guard_langchain.agents.calling import AgentCall, AgentModel, AsyncHandler, Bridge, Handler, ToolsWantedError
 from ilis_guard_langchain.agents.reviewing import (
     THREAD_LABEL,
     GuardedState,
@@ -65,6 +65,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         if not isinstance(guard.review, ReviewQueue | None):
             raise ConfigError(f"an agent waits for verdicts in a ReviewQueue, got a {type(guard.review).__name__}")
         self._guard = guard
+        self._with_agent: Guard | None = None
         self._queue = guard.review
         self._labels = labels or {}
 
@@ -106,37 +107,42 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         decision = _decision_id(config)
         if (record := self._escalated_before(decision)) is not None:
             return _left_waiting(_message(record.say, _told_on(record), config), held_as_on(record))
-        models = self._models(request, handler)
+        call = AgentCall(handler, request)
         system = [] if request.system_message is None else [request.system_message]
+        conversation = transcript([*system, *request.messages])
         try:
-            made = self._guard.with_models(models).decide(
-                transcript([*system, *request.messages]), labels=self._labels_of(request, config), id=decision
-            )
+            with call.going_on():
+                made = self._guard_of(request.model).decide(
+                    conversation, labels=self._labels_of(request, config), id=decision
+                )
         except ToolsWantedError as wanted:
             return _answered(wanted.response)
         if made.action is Action.ANSWER:
-            return _answered(_stamped(_response(models, made.attempts[-1].tier, made.text), told(made)))
+            return _answered(_stamped(_response(call, made.attempts[-1]), told(made)))
         message = _message(made.text, told(made), config)
         if made.action is Action.ABSTAIN:
             return _answered(ModelResponse(result=[message]))
-        return _left_waiting(message, _waiting(models, made))
+        return _left_waiting(message, _waiting(call, made))
 
     def _escalated_before(self, decision: str) -> TicketRecord | None:
         """The ticket of this very call, where the program ended before the agent's state knew of it."""
         record = None if self._queue is None else self._queue.of_decision(decision)
         return record if record is not None and action_behind(record.reasons) == "escalate" else None
 
-    def _models(self, request: ModelRequest[Any], handler: Handler) -> dict[str, AgentModel]:
-        """By tier: the agent's model in the first one's place, and chat models that the agent can ask as its own."""
-        first, *larger = self._guard.tiers
-        chats = {tier.name: tier.model.chat for tier in larger if isinstance(tier.model, RemoteModel)}
-        requests = {name: request.override(model=chat) for name, chat in chats.items()}
-        if not self._is_own(request.model):
-            requests[first.name] = request
-        return {name: AgentModel(handler, asked) for name, asked in requests.items()}
+    def _guard_of(self, model: BaseChatModel) -> Guard:
+        """The guard with the agent in its tiers' places; where the agent's model is the guard, the guard itself."""
+        if self._is_own(model):
+            return self._guard
+        if self._with_agent is None:
+            first, *larger = self._guard.tiers
+            stands_in = self._guard.with_model(first.name, AgentModel(first.name, None))
+            for tier in larger:
+                if isinstance(tier.model, RemoteModel):
+                    stands_in = stands_in.with_model(tier.name, AgentModel(tier.name, tier.model.chat))
+            self._with_agent = stands_in
+        return self._with_agent
 
     def _is_own(self, model: BaseChatModel) -> TypeGuard[ChatIlisGuard]:
-        """Whether the agent's model is this very guard: then its own tiers answer, and it decides once."""
         return isinstance(model, ChatIlisGuard) and model.guard is self._guard
 
     def _labels_of(self, request: ModelRequest[Any], config: RunnableConfig) -> Labels:
@@ -153,18 +159,17 @@ def _decision_id(config: RunnableConfig) -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"{place.get('thread_id')} {place['checkpoint_ns']}").hex
 
 
-def _response(models: Mapping[str, AgentModel], tier: str, text: str) -> ModelResponse[Any]:
-    """A tier's answer as the agent has it; of a tier that answered by itself, its text."""
-    made = models[tier].response if tier in models else None
-    return ModelResponse(result=[AIMessage(text)]) if made is None else made
+def _response(call: AgentCall, attempt: Attempt) -> ModelResponse[Any]:
+    """An attempt's answer as the agent has it; of a tier that answered by itself, its text."""
+    return call.answers.get(attempt.tier) or ModelResponse(result=[AIMessage(attempt.text)])
 
 
-def _waiting(models: Mapping[str, AgentModel], made: Decision) -> Waiting:
+def _waiting(call: AgentCall, made: Decision) -> Waiting:
     assert made.ticket is not None, "an escalation has a ticket"
     proposed = next((attempt for attempt in reversed(made.attempts) if attempt.text.strip()), None)
     if proposed is None:
         return held(made.ticket.id, "")
-    response = _response(models, proposed.tier, proposed.text)
+    response = _response(call, proposed)
     return Waiting(
         ticket=made.ticket.id,
         text=proposed.text,
