@@ -98,13 +98,22 @@ def guarding(
     *,
     larger: Mapping[str, tuple[BaseChatModel | Model, Scores]] | None = None,
     policy: str = POLICY,
+    **options: Any,
 ) -> Guard:
-    """A guard with a real policy and a real queue, whose first tier's model is whatever an agent puts in its place."""
+    """A guard with a real policy and a real queue, whose first tier's model is whatever an agent puts in its place.
+
+    Args:
+        queue: None for one of its own.
+        scores: of the first tier's answers.
+        larger: the other tiers.
+        policy: as text.
+        options: every tier's others.
+    """
     models = {name: (_model(given), given_scores) for name, (given, given_scores) in (larger or {}).items()}
     tiers = {"small": (FakeModel("this is the tier's own and is never asked"), scores), **models}
     return Guard(
         tiers=[
-            Tier(name=name, model=model, scorer=FixedScorer(uncertain)) for name, (model, uncertain) in tiers.items()
+            Tier(name=name, model=model, scorer=FixedScorer(score), **options) for name, (model, score) in tiers.items()
         ],
         policy=Policy.parse(policy),
         review=InMemoryQueue() if queue is None else queue,

@@ -1,6 +1,9 @@
 """An agent's answers are scored and ruled on; its calls for tools pass; nothing is seen before it is decided on."""
 
 import asyncio
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -14,11 +17,14 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
+from ilis_guard import Guard, Policy, Tier
+from ilis_guard.calling import BreakerSettings
+from ilis_guard.calling.caller import CALLS_PER_ATTEMPT
 from ilis_guard.errors import ConfigError, RequestError
-from ilis_guard.testing import FakeModel, InMemoryQueue
-from ilis_guard.types import Message
-from ilis_guard_langchain import IlisGuardMiddleware
-from tests.adapters.agents import ScriptedChat, guarding, tool_call
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from ilis_guard.types import Generation, Message, Score
+from ilis_guard_langchain import ChatIlisGuard, IlisGuardMiddleware
+from tests.adapters.agents import POLICY, ScriptedChat, guarding, tool_call
 
 ASKED: Any = {"messages": [("user", "How is the weather in Oslo?")]}
 THREAD: RunnableConfig = {"configurable": {"thread_id": "one"}}
@@ -272,3 +278,87 @@ def test_a_queue_that_takes_no_verdicts_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="an agent waits for verdicts in a ReviewQueue, got a Elsewhere"):
         IlisGuardMiddleware(guarding(Elsewhere()))
+
+
+def test_an_agent_whose_model_is_its_guard_decides_once_and_its_tiers_answer() -> None:
+    with InMemoryQueue() as queue:
+        tiers = [
+            Tier(name="small", model=(small := FakeModel("Hm.")), scorer=FixedScorer(0.5)),
+            Tier(name="large", model=(large := FakeModel("Mild.")), scorer=FixedScorer(0.5)),
+        ]
+        guard = Guard(tiers=tiers, policy=Policy.parse(POLICY), review=queue)
+        chat = ChatIlisGuard(guard=guard, labels={"topic": "weather"})
+        agent = create_agent(chat, middleware=[IlisGuardMiddleware(guard)], checkpointer=InMemorySaver())
+        told = about(agent.invoke(ASKED, THREAD)["messages"][-1])
+        (ticket,) = queue.list()
+        assert (told["ticket"], told["tier"]) == (ticket.id, "large")
+        assert queue.get(ticket.id).request["labels"] == {"topic": "weather", "thread_id": "one"}
+        assert len(small.calls) == len(large.calls) == 1
+
+
+def test_another_guard_is_a_model_like_any_other() -> None:
+    inner = Guard(
+        tiers=[Tier(name="inner", model=FakeModel("Mild."), scorer=FixedScorer(0.1))],
+        policy=Policy.parse(POLICY),
+        review=InMemoryQueue(),
+    )
+    agent = create_agent(ChatIlisGuard(guard=inner), middleware=[IlisGuardMiddleware(guarding(None))])
+    said = agent.invoke(ASKED)["messages"][-1]
+    assert (said.content, about(said)["tier"]) == ("Mild.", "small")
+
+
+def test_a_model_that_cannot_stop_at_the_prompt_takes_no_place_where_it_would_have_to() -> None:
+    guard = guarding(None, prompt_scorer=FixedScorer(0.1))
+    agent = create_agent(ScriptedChat(replies=["Mild."]), middleware=[IlisGuardMiddleware(guard)])
+    with pytest.raises(ConfigError, match="the tier 'small' has a prompt bundle"):
+        agent.invoke(ASKED)
+
+
+def test_a_tier_that_fails_again_and_again_is_down_for_the_whole_agent() -> None:
+    chat = ScriptedChat(replies=[ConnectionError()] * CALLS_PER_ATTEMPT + ["never asked"])
+    guard = guarding(None, breaker=BreakerSettings(failures=CALLS_PER_ATTEMPT, seconds=60))
+    agent = create_agent(chat, middleware=[IlisGuardMiddleware(guard)])
+    errors = [about(agent.invoke(ASKED)["messages"][-1])["reasons"][0] for _ in range(2)]
+    assert ["TierDownError" in error for error in errors] == [False, True]
+    assert len(chat.calls) == CALLS_PER_ATTEMPT
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_budget_of_time_leaves_the_agent_at_work(is_async: bool) -> None:
+    policy = POLICY.replace("rules:", "budget: {max_seconds: 60}\nrules:")
+    chat = ScriptedChat(replies=[tool_call("weather", city="Oslo"), "12 degrees."])
+    agent: Any = create_agent(chat, [weather], middleware=[IlisGuardMiddleware(guarding(None, policy=policy))])
+    done = await agent.ainvoke(ASKED) if is_async else agent.invoke(ASKED)
+    assert [turn.content for turn in done["messages"][2:]] == ["12 degrees in Oslo", "12 degrees."]
+
+
+def test_what_logprobs_tell_reaches_the_scorer() -> None:
+    class ByStatistics:
+        def score(self, generation: Generation) -> Score:
+            assert generation.statistics is not None
+            return Score(uncertainty=1 - math.exp(generation.statistics.logprob_mean), shift=1.0)
+
+    logprobs = {"content": [{"logprob": math.log(0.9)}, {"logprob": math.log(0.9)}]}
+    chat = ScriptedChat(replies=[AIMessage("Mild.", response_metadata={"logprobs": logprobs})])
+    tier = Tier(name="small", model=FakeModel("its own"), scorer=ByStatistics())
+    guard = Guard(tiers=[tier], policy=Policy.parse(POLICY), review=InMemoryQueue())
+    said = create_agent(chat, middleware=[IlisGuardMiddleware(guard)]).invoke(ASKED)["messages"][-1]
+    assert said.content == "Mild."
+    assert about(said)["uncertainty"] == pytest.approx(0.1)
+
+
+def test_two_agents_of_one_guard_answer_their_own_calls_at_once() -> None:
+    guard = guarding(None)
+    middleware = IlisGuardMiddleware(guard)
+    together = threading.Barrier(2, timeout=60)
+
+    class Meets(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            together.wait()
+            return handler(request)
+
+    names = ["left", "right"]
+    agents = [create_agent(ScriptedChat(replies=[name]), middleware=[middleware, Meets()]) for name in names]
+    with ThreadPoolExecutor() as pool:
+        done: list[Any] = list(pool.map(lambda agent: agent.invoke(ASKED), agents))
+    assert [state["messages"][-1].content for state in done] == names

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict, cast
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
@@ -435,3 +436,20 @@ def test_the_document_names_what_an_interrupt_asks_and_what_a_message_tells(queu
     assert f"# {', '.join(asked(paused))}\n" in document
     told = paused["messages"][-1].response_metadata["ilis_guard"]
     assert f"{', '.join(told)}; and" in document.replace("\n", " ")
+
+
+class Adds(AgentMiddleware[Any, Any, Any]):
+    """Has the last word in each turn, before the guard's own middleware looks."""
+
+    def after_model(self, state: Any, runtime: Any) -> dict[str, Any]:  # noqa: ARG002 - LangChain's
+        return {"messages": [AIMessage("(an advertisement)", id="added")]}
+
+
+def test_what_others_add_meanwhile_stays(queue: ReviewQueue) -> None:
+    chat = ScriptedChat(replies=["Mild."])
+    middleware = [IlisGuardMiddleware(guarding(queue, 0.5)), Adds()]
+    agent: Any = create_agent(chat, middleware=middleware, checkpointer=InMemorySaver())
+    agent.invoke(ASKED, ONE)
+    done = agent.invoke(Command(resume={"verdict": "accept", "reviewer": "ana"}), ONE)
+    said = [message.content for message in done["messages"]]
+    assert said == ["How is the weather in Oslo?", "(an advertisement)", "Mild."]

@@ -94,7 +94,8 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         """
         waiting = state.get("ilis_guard_waiting")
         if waiting is None:
-            return _END if "structured_response" in state and _is_abstention(state["messages"][-1]) else None
+            is_abstention = _about(state["messages"][-1]).get("action") == Action.ABSTAIN
+            return _END if is_abstention and "structured_response" in state else None
         assert self._queue is not None, "only a guard with a queue escalates"
         return _outcome(state, waiting, reviewed(self._queue, waiting["ticket"]))
 
@@ -224,20 +225,23 @@ def _told_on(record: TicketRecord) -> dict[str, Any]:
     }
 
 
-def _is_abstention(message: AnyMessage) -> bool:
+def _about(message: AnyMessage) -> dict[str, Any]:
+    """What a message tells of its decision; nothing where it has none."""
     about: dict[str, Any] = message.response_metadata.get(KEY, {})
-    return about.get("action") == Action.ABSTAIN
+    return about
 
 
 def _outcome(state: GuardedState, waiting: Waiting, review: Reviewed) -> dict[str, Any]:
     """The agent's state once a person has decided: what goes out takes the place of what was said meanwhile."""
-    meanwhile = state["messages"][-1]
-    about = {**meanwhile.response_metadata[KEY], "verdict": review.told()}
-    let_out = review.let_out(waiting) or held(waiting["ticket"], review.say)
+    record = review.record
+    about = {**_told_on(record), "verdict": review.told()}
+    let_out = review.let_out(waiting) or held(record.ticket.id, record.say)
+    meanwhile = [message for message in state["messages"] if _about(message).get("ticket") == record.ticket.id]
+    name = meanwhile[0].name if meanwhile else None
     # A new message, not the same one with another text: whoever streams messages is shown only those.
     messages = [
-        RemoveMessage(id=str(meanwhile.id)),
-        *(_told_of(_named(message, meanwhile.name), about) for message in let_out["messages"]),
+        *(RemoveMessage(id=str(message.id)) for message in meanwhile),
+        *(_told_of(_named(message, name), about) for message in let_out["messages"]),
     ]
     structured = let_out["structured_response"]
     update = {"messages": messages, "ilis_guard_waiting": None}

@@ -1,5 +1,6 @@
 """An escalated answer of an agent waits for a verdict: in the queue as a ticket, in its graph as an interrupt."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, NotRequired, TypedDict
 
 from langchain.agents import AgentState
@@ -52,21 +53,17 @@ class GivenVerdict(BaseModel):
     """The version of the ticket that they looked at; None for whatever it is now."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reviewed:
-    """A ticket that has ended, and what becomes of the answer.
+    """A ticket that has ended, and what becomes of the answer."""
 
-    Args:
-        record: the ticket's.
-        given: what the graph was resumed with; None where the verdict came from the queue.
-    """
-
-    def __init__(self, record: TicketRecord, given: GivenVerdict | None) -> None:
-        self._record = record
-        self._given = given
+    record: TicketRecord
+    given: GivenVerdict | None
+    """What the graph was resumed with; None where the verdict came from the queue."""
 
     def let_out(self, waiting: Waiting) -> Waiting | None:
         """What goes out as the answer; None where nothing does: it was rejected, or expired."""
-        record, ticket = self._record, self._record.ticket
+        record, ticket = self.record, self.record.ticket
         is_redacted = record.redacted_at is not None
         if ticket.verdict is Verdict.CORRECT and not is_redacted:
             return held(ticket.id, ticket.text)
@@ -75,19 +72,14 @@ class Reviewed:
             return waiting if is_redacted or waiting["text"] == record.proposed else held_as_on(record)
         return None
 
-    @property
-    def say(self) -> str:
-        """What the policy has said meanwhile."""
-        return self._record.say
-
     def told(self) -> dict[str, Any]:
         """The verdict as JSON values; with `overruled`, what the graph was resumed with too late to count."""
-        ticket, given = self._record.ticket, self._given
+        ticket, given = self.record.ticket, self.given
         told: dict[str, Any] = {
             "state": ticket.state,
             "verdict": None if ticket.verdict is None else ticket.verdict.value,
             "reason": ticket.reason,
-            "reviewer": self._record.reviewer,
+            "reviewer": self.record.reviewer,
         }
         if given is not None and (given.verdict, given.text) != (ticket.verdict, ticket.text):
             told["overruled"] = {"verdict": given.verdict.value, "reviewer": given.reviewer}
@@ -111,7 +103,7 @@ def reviewed(queue: ReviewQueue, ticket: str) -> Reviewed:
     if record.ticket.ended_at is None:
         interrupt(_question(record, refused), response_schema=GivenVerdict)
         raise AssertionError("all that the graph was resumed with has been looked at, so there was nothing to return")
-    return Reviewed(record, given)
+    return Reviewed(record=record, given=given)
 
 
 def held(ticket: str, text: str) -> Waiting:
