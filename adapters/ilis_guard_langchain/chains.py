@@ -1,7 +1,7 @@
 """Chains as a tier's model: run once an attempt, in the guard's hands from then on."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -25,7 +25,7 @@ class ModelOfChain:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def generate(self, messages: object) -> Generation:  # noqa: ARG002 - the chain words its own
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - the chain words its own
         """Ask it once.
 
         Raises:
@@ -45,7 +45,7 @@ class TappedModelOfChain:
         self._parts = parts
         self._tapped = tapped
 
-    def generate(self, messages: tuple[Message, ...]) -> Generation:
+    def generate(self, messages: Sequence[Message]) -> Generation:
         """Ask it once, and listen.
 
         Raises:
@@ -74,7 +74,7 @@ class WholeChain:
     def __init__(self, chain: Runnable[Any, Any]) -> None:
         self._chain = chain
 
-    def generate(self, messages: object) -> Generation:  # noqa: ARG002 - the chain has an input of its own
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - it has an input of its own
         """Run it once.
 
         Raises:

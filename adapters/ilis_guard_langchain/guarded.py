@@ -11,7 +11,7 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec
-from pydantic import BaseModel
+from langchain_core.utils.pydantic import TypeBaseModel
 
 from ilis_guard import Action, Decision, Generation, Guard, IlisGuardError, Request, Tier
 from ilis_guard.errors import ConfigError, ModelError, RequestError, ScoringError
@@ -160,11 +160,11 @@ class GuardedRunnable(Runnable[Any, Any]):
         """The runnable's."""
         return self._runnable.config_specs
 
-    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+    def get_input_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
         """The runnable's."""
         return self._runnable.get_input_schema(config)
 
-    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+    def get_output_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
         """The runnable's, where what comes out is always of its type."""
         if self._output == "answer" and self._kind != "other":
             return self._runnable.get_output_schema(config)

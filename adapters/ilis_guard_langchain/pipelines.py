@@ -2,23 +2,25 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding
 
 from ilis_guard import Message, Tier
-from ilis_guard.models.tapped import TappedModel
 from ilis_guard_langchain.parts import Parts
 
-KEY = "pipeline_kwargs"
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.tapped import TappedModel
+
+KEY: Final = "pipeline_kwargs"
 """What langchain-huggingface passes on to the pipeline, and that to ``generate``."""
 
 
 class TappedPipeline:
     """A pipeline of transformers inside a chain."""
 
-    def __init__(self, model: TappedModel, *, bound: Mapping[str, Any], is_chat: bool) -> None:
+    def __init__(self, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
         self.model = model
         self._bound = bound
         self._is_chat = is_chat
@@ -35,10 +37,13 @@ class TappedPipeline:
         huggingface = sys.modules.get("langchain_huggingface")
         if huggingface is None or tier.bundle is None or (bound := _bound(parts.model)) is None:
             return None
-        is_chat = isinstance(parts.core, huggingface.ChatHuggingFace)
-        llm = parts.core.llm if is_chat else parts.core
+        core: Any = parts.core
+        is_chat = isinstance(core, huggingface.ChatHuggingFace)
+        llm = core.llm if is_chat else core
         if not isinstance(llm, huggingface.HuggingFacePipeline):
             return None
+        from ilis_guard.models.tapped import TappedModel
+
         metadata, pipeline = tier.bundle.metadata, llm.pipeline
         model = TappedModel.of(
             pipeline.model,
