@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -245,19 +245,34 @@ class Guard:
         other._digests = _digests(tiers)  # noqa: SLF001
         return other
 
-    def wrap(self, runnable: "Runnable[Any, Any]", **options: Any) -> "GuardedRunnable":
+    def wrap(
+        self,
+        runnable: "Runnable[Any, Any]",
+        *,
+        tier: str | None = None,
+        labels: Labels | None = None,
+        output: Literal["answer", "decision"] = "answer",
+        prompt: Callable[[Any], Any] | None = None,
+        as_output: Callable[[str], Any] | None = None,
+    ) -> "GuardedRunnable":
         """A LangChain runnable under this guard, in the place of a tier's model.
 
         Args:
-            runnable: a model, a chain, anything that can be invoked.
-            options: as of `ilis_guard_langchain.GuardedRunnable`.
+            runnable: a model, a chain, an agent, a function.
+            tier: in whose place it stands; the first unless named.
+            labels: what the policy's conditions see as ``labels.NAME``.
+            output: `answer`, in the runnable's own type, or the whole `decision` instead.
+            prompt: as of `ilis_guard_langchain.GuardedRunnable`; so is `as_output`.
+            as_output: see `prompt`.
 
         Raises:
-            ConfigError, BundleMismatchError: as `GuardedRunnable`.
+            ConfigError, BundleMismatchError, ModelError, SignatureError: as `GuardedRunnable`.
         """
         from ilis_guard_langchain import GuardedRunnable
 
-        return GuardedRunnable(self, runnable, **options)
+        return GuardedRunnable(
+            self, runnable, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output
+        )
 
     def close(self) -> None:
         """Let go of the queue's storage."""

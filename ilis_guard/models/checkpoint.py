@@ -137,7 +137,7 @@ def _precision(model: Any, name: str) -> tuple[Precision, Dtype]:
     dtype = str(computed).removeprefix("torch.")
     if dtype not in get_args(Dtype):
         raise ModelError(f"the model {name!r} computes in {dtype!r}; signatures are known in {get_args(Dtype)!r}")
-    return precision, cast(Dtype, dtype)
+    return precision, cast("Dtype", dtype)
 
 
 def _is_nf4(quantisation: BitsAndBytesConfig) -> bool:

@@ -108,7 +108,7 @@ def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
     ignored = IGNORED if filled["do_sample"] else IGNORED | SAMPLING
     if "max_new_tokens" in filled:
         ignored |= {"max_length"}
-    return {name: value for name, value in filled.items() if name not in ignored}
+    return {name: value for name, value in filled.items() if name not in ignored and not name.startswith("_")}
 
 
 def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:

@@ -20,7 +20,6 @@ from ilis_guard.models.decoding import (
 )
 from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.models.proofs import prove_once
-from ilis_guard.scoring import Bundle
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern
 from ilis_guard.types import Fingerprint, Generation, Message
 
@@ -43,34 +42,44 @@ class TappedModel:
         self._special_tokens = special_tokens(checkpoint.tokenizer)
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, bundle: Bundle, options: Mapping[str, Any]) -> Self:
+    def of(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        options: Mapping[str, Any],
+        *,
+        fitted: Fingerprint,
+        prompt: str,
+        max_new_tokens: int,
+    ) -> Self:
         """Of a model in memory, which shall be scored by a bundle.
 
         Args:
             model: a causal language model of transformers.
             tokenizer: its own.
-            bundle: what it must fit; what it is tapped as.
             options: what ``generate`` is called with.
+            fitted: the bundle's fingerprint, which says where the model is tapped; the bundle itself sees that it fits.
+            prompt: the bundle's wording around the user's last turn.
+            max_new_tokens: the bundle's.
 
         Raises:
             ModelError: it isn't in evaluation mode, or its weights or its precision are unknown.
             SignatureError: its architecture can't be tapped, or a tap isn't in the path to the logits.
             BundleMismatchError: it answers otherwise than the bundle says: chosen otherwise, or of another length.
         """
-        fitted = bundle.metadata.fingerprint
         checkpoint = Checkpoint.of(model, tokenizer)
-        template = PromptTemplate(text=bundle.metadata.prompt, chat_template=tokenizer.chat_template)
+        template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
         points = locate(model, checkpoint.layers, fitted.site)
         decoding = of_fingerprint(fitted.decoding)
         ours = generation_config(
             decoding,
-            max_new_tokens=bundle.metadata.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(model, tokenizer, chat=template.chat_template is not None),
         )
         if different := differences(model, options, ours):
             wanted = {name: getattr(ours, name, None) for name in different}
             raise BundleMismatchError(
-                f"the chain's model generates otherwise than the one that the bundle {bundle.digest} was fitted to: "
+                f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
                 f"{', '.join(different)} differ. The bundle wants {wanted!r} (decoding {fitted.decoding}); give the "
                 "pipeline these, or harvest and fit a bundle for it"
             )

@@ -10,6 +10,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
 from langchain.agents.structured_output import ToolStrategy
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
@@ -362,3 +363,42 @@ def test_two_agents_of_one_guard_answer_their_own_calls_at_once() -> None:
     with ThreadPoolExecutor() as pool:
         done: list[Any] = list(pool.map(lambda agent: agent.invoke(ASKED), agents))
     assert [state["messages"][-1].content for state in done] == names
+
+
+async def test_more_agents_at_once_than_the_event_loop_has_threads() -> None:
+    pool = ThreadPoolExecutor(max_workers=2)
+    asyncio.get_running_loop().set_default_executor(pool)
+    agents = [
+        create_agent(ScriptedChat(replies=[str(number)]), middleware=[IlisGuardMiddleware(guarding(None))])
+        for number in range(8)
+    ]
+    # Whoever waits in the pool for a model that waits for the pool waits for ever.
+    done: list[Any] = await asyncio.wait_for(asyncio.gather(*(agent.ainvoke(ASKED) for agent in agents)), 60)
+    assert [state["messages"][-1].content for state in done] == [str(number) for number in range(8)]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_tracers_see_a_run_for_each_attempt_and_hear_of_the_decision(is_async: bool) -> None:
+    guard = guarding(None, 0.5, larger={"large": (ScriptedChat(replies=["Mild."]), 0.2)})
+    agent: Any = create_agent(ScriptedChat(replies=["Hm."]), middleware=[IlisGuardMiddleware(guard)])
+    heard = Heard()
+    config: Any = {"callbacks": [heard]}
+    said = (await agent.ainvoke(ASKED, config) if is_async else agent.invoke(ASKED, config))["messages"][-1]
+    assert [(run["tier"], run["attempt"]) for run in heard.attempts] == [("small", 1), ("large", 2)]
+    assert heard.decisions == [about(said)]
+
+
+class Heard(BaseCallbackHandler):
+    """Keeps what tracers are told of a guard."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Any] = []
+        self.decisions: list[Any] = []
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **about: Any) -> None:  # noqa: ARG002 - LangChain's
+        if about.get("name") == "ilis_guard.attempt":
+            self.attempts.append(inputs)
+
+    def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
+        if name == "ilis_guard.decision":
+            self.decisions.append(data)

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeGuard
 
 from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse, hook_config
@@ -30,8 +31,10 @@ from ilis_guard_langchain.agents.reviewing import (
     reviewed,
 )
 from ilis_guard_langchain.agents.transcript import transcript
+from ilis_guard_langchain.calls import in_a_thread
 from ilis_guard_langchain.chat import ChatIlisGuard
 from ilis_guard_langchain.telling import told
+from ilis_guard_langchain.tracing import trace_attempts
 
 KEY: Final = "ilis_guard"
 """Where a message's `response_metadata` tells of its decision."""
@@ -81,7 +84,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         """As `wrap_model_call`; the event loop goes on meanwhile, and a call that is cancelled ends the model's."""
         bridge = Bridge(handler)
         try:
-            return await asyncio.to_thread(self._guarded, request, bridge)
+            return await in_a_thread(partial(self._guarded, request, bridge))
         finally:
             bridge.give_up()
 
@@ -118,6 +121,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
                 )
         except ToolsWantedError as wanted:
             return _answered(wanted.response)
+        trace_attempts(made, config)
         if made.action is Action.ANSWER:
             return _answered(_stamped(_response(call, made.attempts[-1]), told(made)))
         message = _message(made.text, told(made), config)
