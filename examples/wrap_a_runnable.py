@@ -1,6 +1,6 @@
 """A guarded chain: a prompt template, then a guard where the chat model would stand.
 
-python examples/wrap_a_runnable.py guard.yaml "Norway"
+python examples/wrap_a_runnable.py ilis-guard-demo/guard.yaml Norway
 """
 
 import sys

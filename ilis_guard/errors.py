@@ -4,7 +4,8 @@ A message says what went wrong, what was got (with ``!r``) and what to do. Promp
 message: messages are logged. All errors carry plain strings, so they survive pickling between processes.
 """
 
-from typing import ClassVar
+import sys
+from typing import ClassVar, Final
 
 
 class IlisGuardError(Exception):
@@ -132,3 +133,22 @@ class WebhookSignatureError(ReviewError):
 
 class DeliveryNotFoundError(ReviewError):
     """No dead letter has this id."""
+
+
+_FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)
+"""Module and class. A module that nobody imported raises nothing, so none is imported for this."""
+
+
+def control_flow() -> tuple[type[BaseException], ...]:
+    """Exceptions that are no failures: whoever asked has left, or a framework leaves the call to come back later.
+
+    A model that asks its graph's person with LangGraph's `interrupt` does the latter. Whoever catches everything lets
+    them pass first::
+
+        except control_flow():
+            raise
+        except Exception:
+            ...
+    """
+    known = (getattr(sys.modules[module], name) for module, name in _FRAMEWORKS if module in sys.modules)
+    return (LeftError, *known)

@@ -4,9 +4,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -15,14 +17,14 @@ from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError, LeftError, RequestError
-from ilis_guard.models import StoppableModel
+from ilis_guard.models import Model, StoppableModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy, Ruling
 from ilis_guard.policy.loading import locate
 from ilis_guard.streaming import StreamEvent, StreamMode
 from ilis_guard.streaming.audience import Audience
 from ilis_guard.streaming.feed import Feed, aread, read
-from ilis_guard.tiers import Tier, load_tier
+from ilis_guard.tiers import Check, Tier, load_tier
 from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
 from ilis_guard.walk.shadowing import looked_on
@@ -31,6 +33,11 @@ from ilis_guard.walk.walk import Walk
 from ilis_guard.wiring.following import Following
 from ilis_guard.wiring.ground import Ground
 from ilis_guard.wiring.in_force import InForce
+
+if TYPE_CHECKING:  # importing it imports the adapter
+    from langchain_core.runnables import Runnable
+
+    from ilis_guard_langchain import GuardedRunnable
 
 
 class Guard:
@@ -72,10 +79,8 @@ class Guard:
             tier.name: Caller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
             for tier in tiers
         }
-        self._digests = {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
-        for tier in tiers:
-            if tier.scorer is None:
-                events.log().warning(events.TIER_UNSCORED, tier=tier.name)
+        self._digests = _digests(self._tiers)
+        _warn_of_unscored(self._tiers)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
@@ -139,12 +144,18 @@ class Guard:
         """From small to large."""
         return self._tiers
 
+    @property
+    def review(self) -> Review | None:
+        """Where escalated requests go; None where the guard has no queue."""
+        return self._review
+
     def decide(
         self,
         prompt: str | Sequence[Message | Mapping[str, str]],
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
+        id: str | None = None,  # noqa: A002 - the decision's word for it
     ) -> Decision:
         """Ask, score, and decide.
 
@@ -156,11 +167,13 @@ class Guard:
             labels: what the policy's conditions see as ``labels.NAME``.
             stop: an answer ends before the first of these, and is scored as it then is. Bundles are fitted to answers
                 that end by themselves: an answer that this cuts may be unlike those, which `shift` tells.
+            id: the decision's, where the caller has one that is the same when it asks again; None for a new one. A
+                decision has one ticket, so a request that is made again under its id is escalated once.
 
         Raises:
             RequestError: the prompt, the labels or the stop sequences can't be used.
         """
-        return self._decide(self._request(prompt, labels, stop), since=time.monotonic())
+        return self._decide(self._request(prompt, labels, stop), id or uuid.uuid4().hex, since=time.monotonic())
 
     async def adecide(
         self,
@@ -168,9 +181,11 @@ class Guard:
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
+        id: str | None = None,  # noqa: A002 - the decision's word for it
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
-        return await asyncio.to_thread(self._decide, self._request(prompt, labels, stop), since=time.monotonic())
+        request = self._request(prompt, labels, stop)
+        return await asyncio.to_thread(self._decide, request, id or uuid.uuid4().hex, since=time.monotonic())
 
     def stream(
         self,
@@ -206,6 +221,59 @@ class Guard:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
         return aread(self._streaming(self._request(prompt, labels, stop), mode))
 
+    def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
+        """This guard with another model in a tier's place; policies, queue, and the other tiers are shared.
+
+        Args:
+            tier: whose place it takes, with its cost, its limits and, where it can be tapped and fits, its bundle.
+            model: calls of it have a line and a breaker of their own.
+            check: what every tier's answer must pass before it is scored.
+
+        Raises:
+            ConfigError: there is no such tier, or it has a prompt bundle and the model can't stop at the prompt.
+            BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
+        """
+        if tier not in self._callers:
+            raise ConfigError(f"there is no tier {tier!r}; there are {list(self._callers)!r}")
+        tiers = tuple(
+            replace(each.with_model(model) if each.name == tier else each, check=check) for each in self._tiers
+        )
+        _warn_of_unscored([each for each in tiers if each.name == tier])
+        other = copy(self)
+        other._tiers = tiers  # noqa: SLF001 - it is another self, and so it is below
+        other._callers = {**self._callers, tier: self._callers[tier].anew()}  # noqa: SLF001
+        other._digests = _digests(tiers)  # noqa: SLF001
+        return other
+
+    def wrap(
+        self,
+        runnable: "Runnable[Any, Any]",
+        *,
+        tier: str | None = None,
+        labels: Labels | None = None,
+        output: Literal["answer", "decision"] = "answer",
+        prompt: Callable[[Any], Any] | None = None,
+        as_output: Callable[[str], Any] | None = None,
+    ) -> "GuardedRunnable":
+        """A LangChain runnable under this guard, in the place of a tier's model.
+
+        Args:
+            runnable: a model, a chain, an agent, a function.
+            tier: in whose place it stands; the first unless named.
+            labels: what the policy's conditions see as ``labels.NAME``.
+            output: `answer`, in the runnable's own type, or the whole `decision` instead.
+            prompt: as of `ilis_guard_langchain.GuardedRunnable`; so is `as_output`.
+            as_output: see `prompt`.
+
+        Raises:
+            ConfigError, BundleMismatchError, ModelError, SignatureError: as `GuardedRunnable`.
+        """
+        from ilis_guard_langchain import GuardedRunnable
+
+        return GuardedRunnable(
+            self, runnable, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output
+        )
+
     def close(self) -> None:
         """Let go of the queue's storage."""
         if self._review is not None:
@@ -239,14 +307,13 @@ class Guard:
 
         def work(feed: Feed[StreamEvent]) -> None:
             audience = Audience(feed, mode)
-            audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
+            audience.shown.conclude(self._decide(request, uuid.uuid4().hex, since=time.monotonic(), audience=audience))
 
         return work
 
-    def _decide(self, request: Request, *, since: float, audience: Audience | None = None) -> Decision:
+    def _decide(self, request: Request, decision: str, *, since: float, audience: Audience | None = None) -> Decision:
         in_force = self._now_in_force()
         policy = in_force.enforced.policy
-        decision = uuid.uuid4().hex
         walk = Walk(
             request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since, audience=audience
         )
@@ -258,7 +325,7 @@ class Guard:
         except LeftError:
             events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
             raise
-        outcome = self._outcome(request, walk, ruling, in_force, decision)
+        outcome = self._outcome(walk, ruling, in_force, decision)
         made = Decision(
             id=decision,
             action=outcome.action,
@@ -279,7 +346,7 @@ class Guard:
         self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _outcome(self, request: Request, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
+    def _outcome(self, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
         policy = in_force.enforced.policy
         if policy.mode == "shadow":
             return as_before(walk, ruling, policy)
@@ -289,7 +356,7 @@ class Guard:
             self._review,
             policy,
             decision=decision,
-            request=request,
+            request=walk.request,
             attempts=walk.attempts,
             reasons=walk.reasons,
         )
@@ -322,6 +389,16 @@ class Guard:
             shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
+
+
+def _digests(tiers: Sequence[Tier]) -> dict[str, str]:
+    return {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
+
+
+def _warn_of_unscored(tiers: Sequence[Tier]) -> None:
+    for tier in tiers:
+        if tier.scorer is None:
+            events.log().warning(events.TIER_UNSCORED, tier=tier.name)
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:

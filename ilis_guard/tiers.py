@@ -1,11 +1,11 @@
 """Tiers ready to answer: a model, and the scorers that its bundles make."""
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Self, SupportsFloat
 
 from ilis_guard.calling import BreakerSettings, TierCost
 from ilis_guard.config import TierConfig
@@ -17,6 +17,9 @@ from ilis_guard.types import Dtype, Generation, Message, Score, Site, Stage, Ste
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
+
+Check = Callable[[str, Generation], None]
+"""Given the tier's name and what its model generated; raises where that can't be used as an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,33 @@ class Tier:
     """So many calls of the model are under way at once; None for any number."""
     breaker: BreakerSettings | None = None
     """When it counts as down; None for never."""
+    check: Check | None = None
+    """What an answer must pass before it is scored, such as the parser of a chain; None lets any pass."""
 
     @property
     def bundle(self) -> Bundle | None:
         """What scores its answers; None where that is no bundle."""
         return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
+
+    def with_model(self, model: Model) -> Self:
+        """This tier with another model. Its bundles stay where that one is their own, and its other scorers always.
+
+        Raises:
+            BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to.
+            ConfigError: the tier has a prompt bundle, and the model can't stop at the prompt.
+        """
+        if self.prompt_scorer is not None and not isinstance(model, StepwiseModel):
+            raise ConfigError(
+                f"the tier {self.name!r} has a prompt bundle, and the model that takes its place can't stop at the "
+                "prompt; name another tier, or take `prompt_bundle` out"
+            )
+        scorer = self.scorer
+        if isinstance(scorer, LightGBMScorer):
+            if model.fingerprint is None:
+                scorer = None
+            else:
+                scorer.check_fits(model.fingerprint)
+        return replace(self, model=model, scorer=scorer)
 
     def score(self, generation: Generation) -> Score:
         """The score of an answer, in numbers from 0 to 1; a shift that the scorer can't tell is NaN.

@@ -195,6 +195,9 @@ class Generation:
     """Signatures by token position; empty where the model can't be tapped. `last` and `mean` are missing where no
     generated token passed through the model."""
     statistics: Statistics | None = None
+    sent: tuple[Message, ...] = ()
+    """The conversation that the model was really sent, where it words its own, as a chain does: larger tiers are asked
+    this one, and tickets show it. Empty where that is the request's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import tenacity
@@ -13,7 +14,7 @@ from ilis_guard.calling.breaker import Breaker, Permit
 from ilis_guard.calling.deadline import Deadline, within
 from ilis_guard.calling.line import Line
 from ilis_guard.calling.settings import BreakerSettings
-from ilis_guard.errors import BudgetError, IlisGuardError, LeftError
+from ilis_guard.errors import BudgetError, IlisGuardError, control_flow
 
 CALLS_PER_ATTEMPT: Final = 3
 """A tier whose model fails in passing is called so often before the attempt counts as failed."""
@@ -45,9 +46,16 @@ class Caller:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tier = tier
+        self._settings = partial(
+            Caller, tier, max_concurrent=max_concurrent, breaker=breaker, backoff=backoff, clock=clock
+        )
         self._line = Line(max_concurrent)
         self._breaker = None if breaker is None else Breaker(tier, breaker, clock=clock)
         self._backoff = backoff
+
+    def anew(self) -> "Caller":
+        """With the same settings, of another model: it has a line and a breaker of its own."""
+        return self._settings()
 
     def call(self, work: Callable[[], T], *, deadline: Deadline | None = None) -> T:
         """Let the model work.
@@ -106,6 +114,8 @@ class Caller:
             try:
                 result = work()
                 failed = False
+            except control_flow():
+                raise
             except Exception as error:
                 failed = _is_the_tiers_fault(error)
                 raise
@@ -126,11 +136,9 @@ def _is_retryable(error: BaseException) -> bool:
     return bool(getattr(error, "is_retryable", False))
 
 
-def _is_the_tiers_fault(error: Exception) -> bool | None:
+def _is_the_tiers_fault(error: Exception) -> bool:
     """Whether it tells of the tier and not of this request: a prompt that is too long, or refused, closes no tier.
 
-    Somebody who sends such prompts on purpose would otherwise close it for everybody. None where it tells nothing.
+    Somebody who sends such prompts on purpose would otherwise close it for everybody.
     """
-    if isinstance(error, LeftError):
-        return None
     return _is_retryable(error) or isinstance(error, BudgetError) or not isinstance(error, IlisGuardError)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from ilis_guard.errors import MissingDependencyError, ModelError
 
@@ -76,6 +76,32 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"the model {name!r} can't be loaded: {error}") from error
         model.eval()  # type: ignore[no-untyped-call]  # transformers types it partly
+        return cls._in_memory(model, tokenizer, name, folder, precision=precision, dtype=dtype)
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> "Checkpoint":
+        """Of a model of transformers that somebody else has loaded, as it is.
+
+        Raises:
+            ModelError: it isn't in evaluation mode, its files can't be found, or its precision is none that signatures
+                are known in.
+        """
+        name = str(getattr(model, "name_or_path", ""))
+        if getattr(model, "training", True):
+            raise ModelError(f"the model {name!r} is in training mode, in which its answers vary; call model.eval()")
+        try:
+            folder = Path(str(cached_file(name, "config.json", local_files_only=True))).parent
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"the files of the model {name!r} aren't on this machine, so it can't be told which weights it has"
+            ) from error
+        precision, dtype = _precision(model, name)
+        return cls._in_memory(model, tokenizer, name, folder, precision=precision, dtype=dtype)
+
+    @classmethod
+    def _in_memory(
+        cls, model: Any, tokenizer: Any, name: str, folder: Path, *, precision: Precision, dtype: Dtype
+    ) -> "Checkpoint":
         _compute_as_asked(model)
         config = model.config.get_text_config()
         if missing := [field for field in ("num_hidden_layers", "hidden_size") if not hasattr(config, field)]:
@@ -92,6 +118,34 @@ class Checkpoint:
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
         )
+
+
+def _precision(model: Any, name: str) -> tuple[Precision, Dtype]:
+    """How somebody else's model holds its weights, and what it computes in."""
+    quantisation = getattr(model.config, "quantization_config", None)
+    if quantisation is None:
+        precision: Precision = "full"
+        computed = model.dtype
+    elif isinstance(quantisation, BitsAndBytesConfig) and _is_nf4(quantisation):
+        precision = "nf4"
+        computed = quantisation.bnb_4bit_compute_dtype
+    else:
+        raise ModelError(
+            f"the model {name!r} is quantised otherwise than NF4 with double quantisation (bitsandbytes), the one kind "
+            "that signatures are known of"
+        )
+    dtype = str(computed).removeprefix("torch.")
+    if dtype not in get_args(Dtype):
+        raise ModelError(f"the model {name!r} computes in {dtype!r}; signatures are known in {get_args(Dtype)!r}")
+    return precision, cast("Dtype", dtype)
+
+
+def _is_nf4(quantisation: BitsAndBytesConfig) -> bool:
+    return bool(
+        quantisation.load_in_4bit
+        and quantisation.bnb_4bit_quant_type == "nf4"
+        and quantisation.bnb_4bit_use_double_quant
+    )
 
 
 def _compute_as_asked(model: Any) -> None:

@@ -28,6 +28,15 @@ ALLOWED: Final = frozenset(
 )
 """Options of transformers' GenerationConfig with which every token of an answer comes from a pass of its own."""
 SWITCHES: Final = ("do_sample", "use_cache")
+SAMPLING: Final = frozenset(
+    {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+)
+"""Options without a meaning where nothing is sampled."""
+IGNORED: Final = frozenset(
+    {"bos_token_id", "decoder_start_token_id", "disable_compile", "pad_token_id", "transformers_version"}
+    | {"output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate"}
+)
+"""Options that change no token of an answer that is generated alone."""
 BEAMS: Final = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha", "assistant_model")
 
 
@@ -67,6 +76,40 @@ def generation_config(
     except (TypeError, ValueError) as error:
         raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
     return config
+
+
+def of_fingerprint(decoding: str) -> dict[str, Any]:
+    """The options that `named` gave a name."""
+    return {} if decoding == GREEDY else dict(json.loads(decoding))
+
+
+def differences(model: Any, given: Mapping[str, Any], ours: GenerationConfig) -> list[str]:
+    """Options in which a call of somebody else's ``generate`` differs from ours, with all defaults filled in.
+
+    Args:
+        model: whose own generation configuration fills in what is open.
+        given: what is passed to ``generate``, a ``generation_config`` among it.
+        ours: as of `generation_config`.
+    """
+    theirs = model.generation_config.to_diff_dict()
+    if (config := given.get("generation_config")) is not None:
+        theirs |= config.to_diff_dict()
+    theirs = _effective(theirs | {name: value for name, value in given.items() if name in ours.to_dict()})
+    wanted = _effective(ours.to_diff_dict())
+    return sorted(name for name in theirs.keys() | wanted.keys() if theirs.get(name) != wanted.get(name))
+
+
+def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides of some options: defaults filled in, and without those that bend only what is sampled."""
+    defaults = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - transformers fills them in by this
+    # An option that is None is open.
+    filled = defaults | {name: value for name, value in options.items() if value is not None}
+    ends = filled.pop("eos_token_id", None)
+    filled["eos_token_id"] = sorted(ends) if isinstance(ends, list) else [ends]
+    ignored = IGNORED if filled["do_sample"] else IGNORED | SAMPLING
+    if "max_new_tokens" in filled:
+        ignored |= {"max_length"}
+    return {name: value for name, value in filled.items() if name not in ignored and not name.startswith("_")}
 
 
 def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:

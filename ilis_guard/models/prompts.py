@@ -10,6 +10,8 @@ from ilis_guard.types import Message
 
 QUESTION: Final = "{question}"
 """Where the user's words go in a prompt template."""
+MARK: Final = "\x00question\x00"
+"""Stands for the user's words where only what surrounds them is looked for; nobody writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,18 @@ class PromptTemplate:
     def digest(self) -> str:
         """Short hexadecimal digest: models that are asked in different words have different signatures."""
         return hashlib.sha256(f"{self.text}\0{self.chat_template}".encode()).hexdigest()[:16]
+
+    def question_in(self, turn: str) -> str | None:
+        """What stands in the place of the question in a user's turn; None where the turn is worded otherwise."""
+        before, after = self.text.split(QUESTION)
+        is_alike = turn.startswith(before) and turn.endswith(after) and len(turn) > len(before) + len(after)
+        return turn[len(before) : len(turn) - len(after)] if is_alike else None
+
+    def question_in_rendered(self, rendered: str, tokenizer: Any) -> str | None:
+        """As `question_in`, of a whole prompt that holds one turn, as `render` makes it."""
+        before, _, after = self.render([Message(role="user", content=MARK)], tokenizer).partition(MARK)
+        is_alike = rendered.startswith(before) and rendered.endswith(after)
+        return (rendered[len(before) : len(rendered) - len(after)] or None) if is_alike else None
 
     def render(self, messages: Sequence[Message], tokenizer: Any) -> str:
         """The text that the model continues.

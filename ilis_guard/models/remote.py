@@ -9,14 +9,11 @@ from typing import Any, Self
 from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
-from ilis_guard.errors import ModelError, TransientModelError
+from ilis_guard.errors import ModelError, TransientModelError, control_flow
+from ilis_guard.models.replies import generation_of
 from ilis_guard.types import Generation, Message
 
 BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-
-FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason")
-"""Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
-CUT = {"length", "max_tokens"}
 
 
 class RemoteModel:
@@ -27,6 +24,11 @@ class RemoteModel:
 
     def __init__(self, chat: BaseChatModel) -> None:
         self._chat = chat
+
+    @property
+    def chat(self) -> BaseChatModel:
+        """As given."""
+        return self._chat
 
     @classmethod
     def load(cls, path: str, arguments: Mapping[str, Any]) -> Self:
@@ -72,18 +74,22 @@ class RemoteModel:
         started = time.perf_counter()
         try:
             reply = self._chat.invoke([(turn.role, turn.content) for turn in messages], stop=list(stop) or None)
+        except control_flow():
+            raise
         except Exception as error:
-            kind = TransientModelError if _is_transient(error) else ModelError
-            raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error
-        usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
-        cut = any(str(reply.response_metadata.get(key)).lower() in CUT for key in FINISH_KEYS)
-        return Generation(
-            text=reply.text.strip(),
-            tokens=usage["output_tokens"],
-            prompt_tokens=usage["input_tokens"],
-            finish_reason="length" if cut else "stop",
-            seconds=time.perf_counter() - started,
-        )
+            raise as_model_error(error, type(self._chat).__name__) from error
+        return generation_of(reply, seconds=time.perf_counter() - started)
+
+
+def as_model_error(error: Exception, model: str) -> ModelError:
+    """What a chat model's integration raised, in the guard's words.
+
+    Args:
+        error: its own; its text may quote the prompt, so it isn't repeated.
+        model: who didn't answer.
+    """
+    kind = TransientModelError if _is_transient(error) else ModelError
+    return kind(f"{model} didn't answer: {type(error).__name__}{_status(error)}")
 
 
 def _told(error: Exception) -> str:

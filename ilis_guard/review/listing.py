@@ -89,6 +89,13 @@ def record(ledger: Ledger, id: str, *, now: float) -> TicketRecord:  # noqa: A00
         return record_of(row, history_of(connection, row.id), now=now)
 
 
+def record_of_decision(ledger: Ledger, decision: str, *, now: float) -> TicketRecord | None:
+    """See `ReviewQueue.of_decision`."""
+    with ledger.reading() as connection:
+        row = connection.execute(select(tickets).where(tickets.c.decision == decision)).one_or_none()
+        return None if row is None else record_of(row, history_of(connection, row.id), now=now)
+
+
 def history_of(connection: Connection, id: str) -> Sequence[Row[Any]]:  # noqa: A002 - a ticket's word
     """What happened to a ticket, the earliest first."""
     return connection.execute(select(history).where(history.c.ticket == id).order_by(history.c.number)).all()

@@ -214,6 +214,14 @@ class ReviewQueue:
         """
         return listing.record(self._ledger, id, now=self._ledger.clock())
 
+    def of_decision(self, decision: str) -> TicketRecord | None:
+        """Everything known about the ticket of a decision; None where it has none.
+
+        Raises:
+            ReviewError: the ticket can't be read.
+        """
+        return listing.record_of_decision(self._ledger, decision, now=self._ledger.clock())
+
     def claim(self, id: str, *, reviewer: str, lease: float | None = None) -> Ticket:  # noqa: A002 - the ticket's word for it
         """Take a ticket in hand: nobody else gets it or ends it while the claim lasts.
 

@@ -11,12 +11,12 @@ from typing import Any, SupportsFloat, get_args
 import numpy as np
 
 from ilis_guard.calling import Caller, Deadline
-from ilis_guard.errors import IlisGuardError, LeftError, ModelError
+from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models import StepwiseModel
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import PromptRuling
 from ilis_guard.tiers import Tier
-from ilis_guard.types import Attempt, FinishReason, Generation, Request, Score, Stage, Statistics
+from ilis_guard.types import Attempt, FinishReason, Generation, Message, Request, Score, Stage, Statistics
 from ilis_guard.walk.follower import Follower
 
 AtPrompt = Callable[[Attempt], PromptRuling]
@@ -79,8 +79,7 @@ class Asking:
     def ask(self) -> "Asked":
         """Make the attempt. What went wrong is the attempt's error.
 
-        Raises:
-            LeftError: whoever asked has left; otherwise nothing but what stops the program.
+        Nothing is raised but what stops the program, and what leaves the call: see `control_flow`.
         """
         error = logged = ""
         generation: Generation | None = None
@@ -90,10 +89,12 @@ class Asking:
             if not self._is_spared(self._prompt):
                 assert generation is not None, "only an early ruling spares the model"
                 self._check_prompt()
+                if self._tier.check is not None:
+                    self._tier.check(self._tier.name, generation)
                 score = self._tier.score(generation)
                 if self._deadline is not None:
                     self._deadline.check()
-        except LeftError:
+        except control_flow():
             raise
         except IlisGuardError as known:
             error = logged = f"{type(known).__name__}: {known}"
@@ -101,7 +102,12 @@ class Asking:
             # A stranger's message may quote the prompt: it stands in the decision and stays out of the log.
             error, logged = f"unexpected {type(unknown).__name__}: {unknown}", f"unexpected {type(unknown).__name__}"
         prompt = self._prompt
-        return Asked(attempt=self._attempt(prompt, generation, score, error), prompt=prompt.ruling, logged=logged)
+        return Asked(
+            attempt=self._attempt(prompt, generation, score, error),
+            prompt=prompt.ruling,
+            logged=logged,
+            sent=() if generation is None else generation.sent,
+        )
 
     def _is_spared(self, prompt: Prompt) -> bool:
         return self._is_binding and prompt.ruling.ruling is not None
@@ -262,6 +268,8 @@ class Asked:
     """What the policy said before a token was generated."""
     logged: str
     """The attempt's error as it may be logged: without a stranger's words."""
+    sent: tuple[Message, ...] = ()
+    """As `Generation.sent`."""
 
 
 def _checked(generation: object) -> Generation:

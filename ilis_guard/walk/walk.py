@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ilis_guard import events
 from ilis_guard.calling import Caller, Deadline
@@ -45,7 +46,8 @@ class Walk:
         self.rulings: list[Ruling] = []
         """One an attempt."""
         self.reasons: list[str] = []
-        self._request = request
+        self.request = request
+        """What is asked; from an attempt on whose model words its own prompt, that."""
         self._tiers = {tier.name: tier for tier in tiers}
         self._callers = callers
         self._policy = wired.policy
@@ -85,7 +87,7 @@ class Walk:
         asked = Asking(
             self._tiers[name],
             self._callers[name],
-            self._request,
+            self.request,
             at_prompt=self._at_prompt if self._policy.prompt_rules else None,
             is_binding=self._is_binding,
             deadline=self._deadline,
@@ -96,6 +98,8 @@ class Walk:
         if self._audience is not None:
             self._audience.shown.close()
         self._log(asked)
+        if asked.sent:
+            self.request = replace(self.request, messages=asked.sent)
         attempt, prompt = asked.attempt, asked.prompt
         self.attempts.append(attempt)
         if prompt.ruling is None:

@@ -1,0 +1,94 @@
+"""Local models in chains: LangChain's Hugging Face pipelines, tapped for the bundle of the tier they stand in."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableBinding
+
+from ilis_guard import Message, Tier
+from ilis_guard_langchain.parts import Parts
+
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.tapped import TappedModel
+
+KEY: Final = "pipeline_kwargs"
+"""What langchain-huggingface passes on to the pipeline, and that to ``generate``."""
+
+
+class TappedPipeline:
+    """A pipeline of transformers inside a chain."""
+
+    def __init__(self, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
+        self.model = model
+        self._bound = bound
+        self._is_chat = is_chat
+
+    @classmethod
+    def found(cls, parts: Parts, tier: Tier) -> Self | None:
+        """The pipeline in a chain; None where its model is another, or the tier has no bundle to read it with.
+
+        Raises:
+            BundleMismatchError: it generates otherwise than the bundle says.
+            ModelError, SignatureError: it can't be tapped.
+        """
+        # Who has such a model has imported it.
+        huggingface = sys.modules.get("langchain_huggingface")
+        if huggingface is None or tier.bundle is None or (bound := _bound(parts.model)) is None:
+            return None
+        core: Any = parts.core
+        is_chat = isinstance(core, huggingface.ChatHuggingFace)
+        llm = core.llm if is_chat else core
+        if not isinstance(llm, huggingface.HuggingFacePipeline):
+            return None
+        from ilis_guard.models.tapped import TappedModel
+
+        metadata, pipeline = tier.bundle.metadata, llm.pipeline
+        model = TappedModel.of(
+            pipeline.model,
+            pipeline.tokenizer,
+            _generate_options(pipeline, bound.get(KEY, {})),
+            fitted=metadata.fingerprint,
+            prompt=metadata.prompt,
+            max_new_tokens=metadata.max_new_tokens,
+        )
+        return cls(model, bound=bound, is_chat=is_chat)
+
+    def conversation(self, given: Any, turns: Sequence[Message]) -> tuple[Message, ...] | None:
+        """What the chain asks, without the bundle's own words; None where it words its prompt otherwise.
+
+        Args:
+            given: what the chain's model is given.
+            turns: the same as messages.
+        """
+        if self._is_chat:
+            return self.model.worded(turns)
+        return self.model.rendered(given.to_string() if isinstance(given, PromptValue) else turns[-1].content)
+
+    def options(self, listening: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the chain's model is called with, so that it is listened to.
+
+        Args:
+            listening: what ``generate`` needs for that.
+            given: what the caller passes on.
+        """
+        passed = {**self._bound.get(KEY, {}), **given.get(KEY, {}), **listening}
+        # Streaming, the pipeline would run in a thread of its own, which nobody listens to.
+        return {**given, KEY: passed} | ({"stream": False} if self._is_chat else {})
+
+
+def _bound(step: Runnable[Any, Any]) -> dict[str, Any] | None:
+    """What a model is bound to; None where there is more about it, such as fallbacks, than that."""
+    kwargs: dict[str, Any] = {}
+    while type(step) is RunnableBinding:
+        kwargs = {**step.kwargs, **kwargs}
+        step = step.bound
+    return None if hasattr(step, "bound") or hasattr(step, "fallbacks") or hasattr(step, "default") else kwargs
+
+
+def _generate_options(pipeline: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pipeline passes to ``generate``: its own options, a call's, and its defaults where both are silent."""
+    _, of_call, _ = pipeline._sanitize_parameters(**bound)  # noqa: SLF001 - it says nowhere else what it passes on
+    options: dict[str, Any] = pipeline._prepare_generate_kwargs({**pipeline._forward_params, **of_call})  # noqa: SLF001
+    return options
