@@ -18,6 +18,8 @@ from ilis_guard.types import Site
 
 METADATA_KEY: Final = b"ilis_guard_observations"
 SITES: Final[tuple[Site, ...]] = ("mlp", "residual")
+UNIT: Final[Mapping[Site, float]] = {"mlp": 1.0, "residual": 16.0}
+"""What activations are kept in: float16 ends at 65504, and Gemma 3's residual stream goes on."""
 SCORES: Final = ("neg_logprob_sum", "perplexity", "entropy_mean", "margin", "self_certainty", "rauq", "p_true")
 """Columns of unsupervised scores, higher for more uncertain; `unsupervised` and `p_true` say how they come about."""
 
@@ -45,6 +47,7 @@ class Observations:
     ids: tuple[str, ...]
     scores: Mapping[str, Float64[np.ndarray, " rows"]]
     activations: Mapping[Site, Float16[np.ndarray, "rows layers hidden"]]
+    """In their site's `UNIT`."""
 
 
 def observation_schema(manifest: ObservationManifest) -> pa.Schema:

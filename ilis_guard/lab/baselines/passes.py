@@ -13,6 +13,7 @@ from jaxtyping import Float16, Float32, Float64, Int
 from torch import Tensor, nn
 
 from ilis_guard.errors import SignatureError
+from ilis_guard.lab.baselines.observations import SITES, UNIT
 from ilis_guard.lab.baselines.unsupervised import AnswerNumbers, rauq_layers
 from ilis_guard.models.decoding import special_tokens
 from ilis_guard.models.local import LocalModel
@@ -24,7 +25,6 @@ ATTENTION_NAMES: Final = ("self_attn", "attn", "attention", "self_attention")
 """What decoder layers of transformers call the attention whose weights are looked at."""
 EAGER: Final = "eager"
 """The implementation of attention that gives its weights."""
-SITES: Final[tuple[Site, ...]] = ("mlp", "residual")
 LARGEST: Final = float(np.finfo(np.float16).max)
 
 
@@ -55,7 +55,8 @@ class Seen:
 
     numbers: AnswerNumbers
     activations: dict[Site, Float16[np.ndarray, "layers hidden"]]
-    """At the last answer token that passed through the model, as the signature's position `last`."""
+    """At the last answer token that passed through the model, as the signature's position `last`; in their site's
+    `UNIT`."""
 
 
 class Passes:
@@ -211,12 +212,13 @@ def _from_uniform(logits: Tensor) -> Float64[np.ndarray, " tokens"]:
 
 
 def _half(activations: Tensor, site: Site) -> Float16[np.ndarray, "layers hidden"]:
-    largest = activations.abs().amax(dim=-1).to(torch.float32)
+    scaled = activations.to(torch.float32) / UNIT[site]
+    largest = scaled.abs().amax(dim=-1)
     if not bool((largest <= LARGEST).all()):
         layer = int(torch.argmin((largest <= LARGEST).to(torch.int64)))
         raise SignatureError(
             f"the {site} activation of layer {layer} (counted from 0) isn't finite or doesn't fit into float16: its "
-            f"largest entry is {float(largest[layer])!r}, at most {LARGEST!r} can be kept"
+            f"largest entry is {float(largest[layer])!r} times {UNIT[site]!r}, at most {LARGEST!r} times can be kept"
         )
-    half: Float16[np.ndarray, "layers hidden"] = activations.to("cpu", torch.float16).numpy()
+    half: Float16[np.ndarray, "layers hidden"] = scaled.to("cpu", torch.float16).numpy()
     return half
