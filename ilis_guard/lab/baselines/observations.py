@@ -1,5 +1,6 @@
 """The observation file: beside a harvest, what one more pass over each of its answers showed."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Observations:
     scores: Mapping[str, Float64[np.ndarray, " rows"]]
     activations: Mapping[Site, Float16[np.ndarray, "rows layers hidden"]]
     """In their site's `UNIT`."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def observation_schema(manifest: ObservationManifest) -> pa.Schema:
