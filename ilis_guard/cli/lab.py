@@ -50,6 +50,41 @@ def harvest(
 
 
 @commands.command()
+def observe(
+    harvest: Annotated[Path, typer.Argument(help="A harvested Parquet file.")],
+    questions: Annotated[Path, typer.Option(help="The questions that were harvested, JSONL.")],
+    tier: Annotated[str, typer.Option(help="The tier of guard.yaml that was harvested.")],
+    to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    config: Config = GUARD_YAML,
+) -> None:
+    """Put harvested answers through their model once more, for the methods that a scorer is compared with.
+
+    Run again after it was cut off, it goes on where it stopped.
+    """
+    from ilis_guard.config import read_config
+    from ilis_guard.lab.baselines.observing import observe as run
+    from ilis_guard.lab.harvest import read_rows
+    from ilis_guard.lab.questions import read_questions
+    from ilis_guard.tiers import load_local_model
+
+    chosen = read_config(config).tier(tier)
+    asked = read_questions(questions)
+    harvested = read_rows(harvest)[0].fingerprint
+    with steps() as progress:
+        model = load_local_model(
+            chosen,
+            temperature=harvested.temperature,
+            dtype=harvested.dtype,
+            site=harvested.site,
+            progress=progress,
+        )
+    with bar() as shown:
+        task = shown.add_task(f"tokens through {tier}", total=None)
+        run(model, harvest, asked, to, progress=lambda done, total: shown.update(task, completed=done, total=total))
+    out.print(f"observations in {to}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
 def fit(
     rows: Annotated[Path, typer.Argument(help="A harvested Parquet file.")],
     to: Annotated[Path, typer.Option(help="The bundle's folder.")],

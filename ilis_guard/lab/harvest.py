@@ -109,13 +109,12 @@ def harvest(
     """
     _check_ids(questions)
     _check_writable(path)
-    versions = {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
     manifest = Manifest(
         model=name,
         fingerprint=model.fingerprint,
         prompt=model.prompt,
         max_new_tokens=model.max_new_tokens,
-        versions=versions,
+        versions=recorded_versions(),
     )
     rows: dict[str, dict[str, Any]] = {}
     for batch in _batches(questions, batch_size):
@@ -263,6 +262,11 @@ def _check_writable(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with tempfile.TemporaryFile(dir=path.parent):
         pass
+
+
+def recorded_versions() -> dict[str, str]:
+    """Of what runs here, by package."""
+    return {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
 
 
 def _version(package: str) -> str:

@@ -45,6 +45,7 @@ class LocalModel:
         max_new_tokens: int,
         decoding: Mapping[str, Any],
     ) -> None:
+        self.checkpoint = checkpoint
         self.fingerprint = fingerprint
         self.prompt = template.text
         self.max_new_tokens = max_new_tokens
@@ -272,6 +273,16 @@ class LocalModel:
         )
         return self._generation(recording, tokens, len(prompt), started=started, span=span)
 
+    def prompt_tokens(self, messages: Sequence[Message], *, template: PromptTemplate | None = None) -> list[int]:
+        """The tokens that the model continues, in the tier's words or in others.
+
+        Raises:
+            PromptTooLongError: they don't fit into the context.
+            ModelError: the conversation can't be put to this model.
+        """
+        tokens: list[int] = self._inputs([messages], new_tokens=0, template=template)["input_ids"][0].tolist()
+        return tokens
+
     def generate_bare(self, messages: Sequence[Message]) -> str:
         """The same answer without a tap or a recorder: what the guard's cost is measured against."""
         return self.generate_bare_batch([messages])[0]
@@ -283,12 +294,18 @@ class LocalModel:
             sequences = self._model.generate(**inputs, generation_config=self._decoding)
         return [self._text(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
 
-    def _inputs(self, conversations: Sequence[Sequence[Message]], new_tokens: int | None = None) -> Any:
-        texts = [self._template.render(messages, self._tokenizer) for messages in conversations]
+    def _inputs(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        new_tokens: int | None = None,
+        template: PromptTemplate | None = None,
+    ) -> Any:
+        template = template or self._template
+        texts = [template.render(messages, self._tokenizer) for messages in conversations]
         with self._tokenizing:
             # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
             inputs = self._tokenizer(
-                texts, return_tensors="pt", padding=True, add_special_tokens=self._template.chat_template is None
+                texts, return_tensors="pt", padding=True, add_special_tokens=template.chat_template is None
             )
         self._check_length(inputs["input_ids"].shape[1], self.max_new_tokens if new_tokens is None else new_tokens)
         return inputs.to(self._model.device)
