@@ -25,7 +25,7 @@ from ilis_guard.scoring.bundle import (
     write_bundle,
 )
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
-from ilis_guard.scoring.features import FeatureGroup, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
 from ilis_guard.types import Stage
 
@@ -78,7 +78,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     features = feature_matrix(FEATURES[stage], harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
 
-    booster = _trees(features, wrong, splits["train"], splits["validation"], seed)
+    booster = trees(features, wrong, splits["train"], splits["validation"], seed)
     raw = np.asarray(booster.predict(features), dtype=np.float64)
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
@@ -88,7 +88,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
-        shift=_shift_reference(harvest, stage, splits["train"], splits["calibration"]),
+        shift=shift_reference(harvest.signatures, stage, splits["train"], splits["calibration"]),
         typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" else None,
         splits={
             name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
@@ -172,9 +172,10 @@ def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, Datas
     }
 
 
-def _trees(
+def trees(
     features: Float64[np.ndarray, "rows features"], wrong: Rows, train: Rows, validation: Rows, seed: int
 ) -> lightgbm.Booster:
+    """Trees that say how probably an answer is wrong; training stops when the validation rows gain no more."""
     booster = lightgbm.train(
         {**PARAMETERS, "seed": seed},
         lightgbm.Dataset(features[train], label=wrong[train]),
@@ -229,9 +230,11 @@ def _typical_maps(harvest: Harvest, calibration: Rows) -> TypicalMaps:
     return TypicalMaps(right=typical(calibration & ~harvest.wrong), wrong=typical(calibration & harvest.wrong))
 
 
-def _shift_reference(harvest: Harvest, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:
+def shift_reference(maps: Maps, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:
+    """What training rows' maps look like, and how far from that the calibration rows lie."""
+
     def profiles(rows: Rows) -> Float64[np.ndarray, "rows profile"]:
-        return profile({position: maps[rows] for position, maps in harvest.signatures.items()}, stage)
+        return profile({position: of_rows[rows] for position, of_rows in maps.items()}, stage)
 
     spread = LedoitWolf().fit(profiles(train))
     distances = squared_distances(profiles(calibration), spread.location_, spread.precision_)

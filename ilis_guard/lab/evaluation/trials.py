@@ -1,0 +1,265 @@
+"""Trials: methods that are fitted to some rows and say how uncertain they are of others, by protocol."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from ilis_guard.errors import FitError
+from ilis_guard.lab.fit import calibrate, split
+from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.scoring.bundle import Split
+from ilis_guard.types import Fingerprint
+
+ProtocolName = Literal["in-distribution", "one-to-one", "leave-one-set-out", "refitted", "applied"]
+"""Trained and tested on one set; trained on one and tested on another; trained on all others; and at the other precision,
+on one set: trained there, or trained at the first precision."""
+OTHERS: Final = "all others"
+"""What is trained on where a set is left out."""
+
+Scores = Float64[np.ndarray, " rows"]
+Progress = Callable[[], None]
+"""Told of each fit."""
+
+
+class Fitted(Protocol):
+    """A method that has seen its rows."""
+
+    def predict(self, rows: Rows) -> Scores:
+        """Raw scores, higher for more uncertain."""
+
+
+class Method(Protocol):
+    """A way to tell wrong answers from right ones."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it learns from labels; its raw scores then are probabilities."""
+
+    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
+        """Learn from some rows; every choice is made on the validation rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What one fit of a method said of the test rows of one set."""
+
+    protocol: ProtocolName
+    method: str
+    trained_on: str
+    tested_on: str
+    seed: int
+    of: int
+    """Rows of the set that is tested on, with those that aren't tested."""
+    places: Int64[np.ndarray, " rows"]
+    """Of the test rows, among the rows of their set: the same question has the same place for all methods."""
+    wrong: Bool[np.ndarray, " rows"]
+    raw: Scores
+    probability: Scores
+    """Calibrated on rows of what was trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """Rows, the sets among them, and which rows serve what."""
+
+    rows: Rows
+    names: Sequence[str]
+    splits: Mapping[Split, Mask]
+    seed: int
+
+    def of(self, part: Split, names: Sequence[str]) -> Mask:
+        return self.splits[part] & np.isin(self.rows.datasets, names)
+
+
+def trials(
+    rows: Rows, methods: Sequence[Method], *, seeds: int, applied: Rows | None, progress: Progress
+) -> Iterator[Trial]:
+    """All trials of all protocols.
+
+    Each fit on one set is tested on all sets, for each seed. Leaving a set out costs as many rows as all others
+    together have and is done for the first seed only; its test rows are all of the set, of which nothing was seen.
+
+    Args:
+        rows: of the sets that count.
+        methods: all get the same rows, splits and seeds.
+        seeds: each deals the rows out anew, and is the methods' own.
+        applied: answers to the same questions at another precision, where there are any.
+        progress: told of each of `count_fits` fits.
+
+    Raises:
+        FitError: a method can't be fitted, or a score isn't a number.
+    """
+    names = sorted(set(rows.datasets.tolist()))
+    for seed in range(seeds):
+        ground = _Ground(rows=rows, names=names, splits=split(tuple(rows.datasets.tolist()), seed), seed=seed)
+        _check_classes(ground)
+        other = None if applied is None else _same_questions(ground, applied)
+        for name in names:
+            yield from _one_set(ground, other, name, methods, progress)
+            if other is not None:
+                yield from _refitted(other, name, methods, progress)
+        if seed == 0 and len(names) > 1:
+            for name in names:
+                yield from _left_out(ground, name, methods, progress)
+
+
+def count_fits(*, sets: int, methods: int, seeds: int, applied: bool) -> int:
+    """How many fits `trials` makes."""
+    return methods * sets * (seeds * (2 if applied else 1) + (1 if sets > 1 else 0))
+
+
+def check_pair(first: Fingerprint, other: Fingerprint) -> None:
+    """See that two models are one, at two precisions.
+
+    Raises:
+        FitError: they differ in something else, or in nothing.
+    """
+    differing = set(first.differences(other))
+    if "precision" not in differing or differing - {"precision", "weights", "dtype"}:
+        what = ", ".join(sorted(differing)) or "nothing"
+        raise FitError(
+            f"precision transfer needs harvests of one model at two precisions, and these differ in {what}; harvest both "
+            "with tiers that differ in `precision` only"
+        )
+
+
+def _one_set(
+    ground: _Ground, other: _Ground | None, name: str, methods: Sequence[Method], progress: Progress
+) -> Iterator[Trial]:
+    """Trained on one set; tested on each, and on itself at the other precision."""
+    held = np.flatnonzero(ground.of("calibration", [name]) | ground.splits["test"])
+    rows = ground.rows.take(held)
+    elsewhere = None if other is None else np.flatnonzero(other.of("test", [name]))
+    rows_elsewhere = None if other is None or elsewhere is None else other.rows.take(elsewhere)
+    for method in methods:
+        fitted = _fit(method, ground, [name])
+        raw = np.full(len(ground.rows), np.nan)
+        raw[held] = _scores(method, fitted, rows)
+        for tested in ground.names:
+            protocol: ProtocolName = "in-distribution" if tested == name else "one-to-one"
+            test = np.flatnonzero(ground.of("test", [tested]))
+            yield _trial(protocol, method, ground, [name], ground, tested, test, raw, raw[test])
+        if other is not None and elsewhere is not None and rows_elsewhere is not None:
+            there = _scores(method, fitted, rows_elsewhere)
+            yield _trial("applied", method, ground, [name], other, name, elsewhere, raw, there)
+        progress()
+
+
+def _refitted(other: _Ground, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
+    """Trained and tested on one set at the other precision."""
+    held = np.flatnonzero(other.of("calibration", [name]) | other.of("test", [name]))
+    rows = other.rows.take(held)
+    test = np.flatnonzero(other.of("test", [name]))
+    for method in methods:
+        raw = np.full(len(other.rows), np.nan)
+        raw[held] = _scores(method, _fit(method, other, [name]), rows)
+        yield _trial("refitted", method, other, [name], other, name, test, raw, raw[test])
+        progress()
+
+
+def _left_out(ground: _Ground, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
+    """Trained on all other sets, and tested on every row of this one."""
+    others = [one for one in ground.names if one != name]
+    test = np.flatnonzero(ground.rows.datasets == name)
+    held = np.flatnonzero(ground.of("calibration", others) | (ground.rows.datasets == name))
+    rows = ground.rows.take(held)
+    for method in methods:
+        raw = np.full(len(ground.rows), np.nan)
+        raw[held] = _scores(method, _fit(method, ground, others), rows)
+        yield _trial("leave-one-set-out", method, ground, others, ground, name, test, raw, raw[test])
+        progress()
+
+
+def _trial(
+    protocol: ProtocolName,
+    method: Method,
+    ground: _Ground,
+    trained: Sequence[str],
+    where: _Ground,
+    tested: str,
+    test: Int64[np.ndarray, " rows"],
+    raw: Scores,
+    tested_raw: Scores,
+) -> Trial:
+    calibration = ground.of("calibration", trained)
+    to_probability = _calibration(raw[calibration], ground.rows.wrong[calibration], supervised=method.supervised)
+    of_set = np.flatnonzero(where.rows.datasets == tested)
+    return Trial(
+        protocol=protocol,
+        method=method.name,
+        trained_on=trained[0] if len(trained) == 1 and protocol != "leave-one-set-out" else OTHERS,
+        tested_on=tested,
+        seed=ground.seed,
+        of=len(of_set),
+        places=np.searchsorted(of_set, test),
+        wrong=where.rows.wrong[test],
+        raw=tested_raw,
+        probability=to_probability(tested_raw),
+    )
+
+
+def _calibration(raw: Scores, wrong: Mask, *, supervised: bool) -> Callable[[Scores], Scores]:
+    """Beta calibration, the same for all methods.
+
+    It is made for scores from 0 to 1. Scores that can be any number first become such: how many standard deviations they
+    lie from the calibration rows' mean, through the logistic function, which keeps their order.
+
+    A score that ranks the calibration rows the wrong way round says nothing that calibration could keep: the base rate is
+    all that is left.
+    """
+    centre, spread = float(raw.mean()), float(raw.std()) or 1.0
+
+    def inside(scores: Scores) -> Scores:
+        return scores if supervised else 1 / (1 + np.exp(-np.clip((scores - centre) / spread, -30, 30)))
+
+    try:
+        return lambda scores, known=calibrate(inside(raw), wrong): known.apply(inside(scores))  # type: ignore[misc]
+    except FitError:
+        base_rate = float(wrong.mean())
+        return lambda scores: np.full(len(scores), base_rate)
+
+
+def _fit(method: Method, ground: _Ground, names: Sequence[str]) -> Fitted:
+    try:
+        return method.fit(ground.rows, ground.of("train", names), ground.of("validation", names), ground.seed)
+    except FitError as error:
+        raise FitError(f"{method.name!r} can't be fitted to {', '.join(names)!r:.80}: {error}") from error
+
+
+def _scores(method: Method, fitted: Fitted, rows: Rows) -> Scores:
+    scores = np.asarray(fitted.predict(rows), dtype=np.float64)
+    if scores.shape != (len(rows),) or not np.isfinite(scores).all():
+        raise FitError(
+            f"{method.name!r} must give {len(rows)} finite scores, got the shape {scores.shape!r}, "
+            f"{int((~np.isfinite(scores)).sum())} of them not finite"
+        )
+    return scores
+
+
+def _check_classes(ground: _Ground) -> None:
+    """With one class only nothing is learned, calibrated or told."""
+    for name in ground.names:
+        for part in ground.splits:
+            wrong = ground.rows.wrong[ground.of(part, [name])]
+            if wrong.all() or not wrong.any():
+                raise FitError(
+                    f"with the seed {ground.seed} the {part} rows of {name!r:.60} are all "
+                    f"{'wrong' if wrong.any() else 'right'} ({len(wrong)} rows): harvest more questions of it"
+                )
+
+
+def _same_questions(ground: _Ground, applied: Rows) -> _Ground:
+    """The other precision's answers to the same questions, each in the split that its question is in."""
+    place = {id_: row for row, id_ in enumerate(ground.rows.ids.tolist())}
+    known = np.array([place.get(id_, -1) for id_ in applied.ids.tolist()])
+    splits = {part: (known >= 0) & mask[known] for part, mask in ground.splits.items()}
+    other = _Ground(rows=applied, names=ground.names, splits=splits, seed=ground.seed)
+    _check_classes(other)
+    return other
