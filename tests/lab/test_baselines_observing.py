@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 from ilis_guard.cli.app import app
 from ilis_guard.errors import BundleMismatchError, FitError, IlisGuardError, ModelError, PromptTooLongError
 from ilis_guard.lab.baselines import observing, passes
-from ilis_guard.lab.baselines.observations import SCORES, UNIT, Observations, file_digest, read_observations
+from ilis_guard.lab.baselines.observations import SCORES, SITES, UNIT, Observations, file_digest, read_observations
 from ilis_guard.lab.baselines.observing import observe
 from ilis_guard.lab.baselines.p_true import verdict_tokens
 from ilis_guard.lab.harvest import harvest, read_harvest, read_rows
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
-from ilis_guard.types import Generation
+from ilis_guard.types import Generation, Site
 from tests.lab.tiny_models import LAYERS, SPECIALS, WORDS, make
 
 SEEDS = {"llama": 1, "qwen3": 1, "gemma3": 5}
@@ -108,7 +108,7 @@ def test_answers_of_every_kind_are_here(lab: Lab) -> None:
     assert len(answers) < len(QUESTIONS)
 
 
-def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, float], dict[Site, np.ndarray]]:
     """One answer's scores and activations, by loops over the pass of that answer alone."""
     kept: dict[tuple[str, int], torch.Tensor] = {}
     hooks = []
@@ -129,9 +129,8 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
         output = network(torch.tensor([[*prompt, *tokens]]), output_attentions=True, use_cache=False)
     for hook in hooks:
         hook.remove()
-    activations = {
-        site: np.stack([kept[site, index][0].numpy() for index in range(LAYERS)], axis=1)
-        for site in ("mlp", "residual")
+    activations: dict[Site, np.ndarray] = {
+        site: np.stack([kept[site, index][0].numpy() for index in range(LAYERS)], axis=1) for site in SITES
     }
     places = [place for place, token in enumerate(answer.token_ids) if token not in SPECIAL]
     last = len(prompt) + max(place for place in places if place < len(tokens))
@@ -180,7 +179,7 @@ def mean(values: list[float]) -> float:
 
 def test_scores_and_activations_are_those_of_a_plain_pass_over_each_answer(lab: Lab) -> None:
     observed, answered = lab.observations, lab.answered()
-    network = AutoModelForCausalLM.from_pretrained(lab.folder, dtype=torch.float32, attn_implementation="eager").eval()
+    network = AutoModelForCausalLM.from_pretrained(lab.folder, dtype=torch.float32, attn_implementation="eager")
     assert observed.ids == tuple(asked.id for asked, _ in answered)
     for row, (asked, answer) in enumerate(answered):
         scores, activations = naive(network, asked, answer)
@@ -259,7 +258,7 @@ def test_p_true_is_the_share_of_false_after_a_second_prompt(chat_template: str |
     manifest = observe(model, tmp_path / "harvest.parquet", QUESTIONS, tmp_path / "observed.parquet")
     observed = read_observations(tmp_path / "observed.parquet")
     generations = {row.id: row.generation for row in read_rows(tmp_path / "harvest.parquet")[1]}
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     spread = []
     for question in QUESTIONS:
         if question.id not in observed.ids:

@@ -56,7 +56,7 @@ def make(folder: Path, architecture: str, *, chat_template: str | None = CHAT_TE
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture])
+    model = AutoModelForCausalLM.from_config(CONFIGS[architecture])  # type: ignore[no-untyped-call]  # as above
     with torch.no_grad():  # so that answers end by themselves now and then, and hold special tokens
         model.lm_head.weight[SPECIALS.index("<eos>")] *= 1.7
         model.lm_head.weight[SPECIALS.index("<tool>")] *= 1.7
