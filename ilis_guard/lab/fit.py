@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
@@ -78,7 +78,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     features = feature_matrix(FEATURES[stage], harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
 
-    booster = trees(features, wrong, splits["train"], splits["validation"], seed)
+    booster = grow_trees(features, wrong, splits["train"], splits["validation"], seed)
     raw = np.asarray(booster.predict(features), dtype=np.float64)
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
@@ -172,10 +172,10 @@ def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, Datas
     }
 
 
-def trees(
+def grow_trees(
     features: Float64[np.ndarray, "rows features"], wrong: Rows, train: Rows, validation: Rows, seed: int
 ) -> lightgbm.Booster:
-    """Trees that say how probably an answer is wrong; training stops when the validation rows gain no more."""
+    """Trees that tell wrong answers from right ones by their features; the validation rows end their growth."""
     booster = lightgbm.train(
         {**PARAMETERS, "seed": seed},
         lightgbm.Dataset(features[train], label=wrong[train]),
@@ -211,11 +211,16 @@ def calibrate(
     raise FitError("the score ranks the calibration rows the wrong way round: nothing was learned from these rows")
 
 
+def fit_statistics(statistics: Float64[np.ndarray, "rows statistics"], wrong: Rows) -> Pipeline:
+    """What output statistics alone say: a logistic regression on them, standardised."""
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(statistics, wrong)
+
+
 def _baseline(
     statistics: Float64[np.ndarray, "rows statistics"], wrong: Rows, seen: Rows
 ) -> Float64[np.ndarray, " rows"]:
-    """What output statistics alone say: a logistic regression on every row but the test's."""
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(statistics[seen], wrong[seen])
+    """What output statistics alone say, learned from every row but the test's."""
+    model = fit_statistics(statistics[seen], wrong[seen])
     uncertainty: Float64[np.ndarray, " rows"] = model.predict_proba(statistics)[:, 1]
     return uncertainty
 

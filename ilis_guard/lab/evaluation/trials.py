@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ilis_guard.errors import FitError
+from ilis_guard.lab.baselines.methods import Fitted, Method
 from ilis_guard.lab.fit import calibrate, split
 from ilis_guard.lab.rows import Mask, Rows
 from ilis_guard.scoring.bundle import Split
@@ -22,28 +23,6 @@ OTHERS: Final = "all others"
 Scores = Float64[np.ndarray, " rows"]
 Progress = Callable[[], None]
 """Told of each fit."""
-
-
-class Fitted(Protocol):
-    """A method that has seen its rows."""
-
-    def predict(self, rows: Rows) -> Scores:
-        """Raw scores, higher for more uncertain."""
-
-
-class Method(Protocol):
-    """A way to tell wrong answers from right ones."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in tables."""
-
-    @property
-    def supervised(self) -> bool:
-        """Whether it learns from labels; its raw scores then are probabilities."""
-
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
-        """Learn from some rows; every choice is made on the validation rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
