@@ -144,6 +144,35 @@ def read_rows(path: Path) -> tuple[Manifest, tuple[HarvestedRow, ...]]:
     return _read(path, lambda table, manifest: (manifest, tuple(_harvested(table, manifest))))
 
 
+def read_manifest(path: Path) -> Manifest:
+    """How the rows of a harvested Parquet file came about.
+
+    Raises:
+        FitError: it isn't one.
+    """
+    try:
+        return Manifest.model_validate_json((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise _no_harvest(path, error) from error
+
+
+def read_texts(path: Path) -> Mapping[str, str]:
+    """What was answered, by row id.
+
+    Raises:
+        FitError: it isn't a file of harvested rows.
+    """
+    try:
+        table = pq.read_table(path, columns=["id", "text"])
+        return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _no_harvest(path, error) from error
+
+
+def _no_harvest(path: Path, error: Exception) -> FitError:
+    return FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}")
+
+
 def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
     try:
         with path.open("rb") as file:
@@ -154,7 +183,7 @@ def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
             table = table.append_column(schema.field(TOKEN_IDS), pa.nulls(table.num_rows, schema.field(TOKEN_IDS).type))
         return build(table.select(schema.names).cast(schema), manifest)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}") from error
+        raise _no_harvest(path, error) from error
 
 
 def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:

@@ -1,9 +1,9 @@
 """Trials -> figures: each with its bootstrap interval over questions and its spread over seeds, and paired differences."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,6 +19,9 @@ from ilis_guard.lab.evaluation.bootstrap import (
     measure,
 )
 from ilis_guard.lab.evaluation.trials import ProtocolName, Trial
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Any)
 
 MEAN: Final = "mean over sets"
 POOLED: Final = "all rows together"
@@ -226,6 +229,6 @@ def _figure(
     )
 
 
-def _grouped(items, key):  # type: ignore[no-untyped-def]
+def _grouped(items: Iterable[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]]:
     """Items by a key, in the order of the keys."""
     return [(value, list(group)) for value, group in groupby(sorted(items, key=key), key=key)]
