@@ -80,7 +80,7 @@ class Measured:
 class Draws:
     """How often each test row is drawn: questions of a set, with replacement, the same ones whoever asks.
 
-    So differences between methods are paired, and a question that is tested with several seeds is drawn for all of them.
+    So differences between methods are paired; a question that is tested with several seeds is drawn for all of them.
     """
 
     def __init__(self) -> None:

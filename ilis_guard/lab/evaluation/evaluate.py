@@ -1,6 +1,6 @@
 """An evaluation, from files to all that there is to tell."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -146,8 +146,8 @@ def _elsewhere(rows: Rows, applied: Source) -> Rows:
     same = elsewhere.take(np.isin(elsewhere.ids, rows.ids))
     if missing := sorted(set(rows.datasets.tolist()) - set(same.datasets.tolist())):
         raise FitError(
-            f"{len(missing)} sets have no answers at the other precision, such as {missing[0]!r:.60}: harvest the same "
-            "questions with both tiers"
+            f"{len(missing)} sets have no answers at the other precision, such as {missing[0]!r:.60}: harvest the "
+            "same questions with both tiers"
         )
     return same
 
@@ -167,8 +167,8 @@ def _notes(rows: Rows, names: Sequence[str], chosen: Sequence[Method], *, has_qu
         )
     if len(chosen) < len(methods()) and rows.unsupervised is None:
         notes.append(
-            "The answers weren't observed: scores without labels and probes are missing. `ilis-guard observe` makes what "
-            "they need."
+            "The answers weren't observed: scores without labels and probes are missing. `ilis-guard observe` makes "
+            "what they need."
         )
     if len(names) == 1:
         notes.append("One set counts: nothing can be said of sets that were never seen.")

@@ -1,4 +1,4 @@
-"""Trials -> figures: each with its bootstrap interval over questions and its spread over seeds, and paired differences."""
+"""Trials -> figures: with bootstrap intervals over questions and their spread over seeds; and paired differences."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,9 +194,7 @@ def _pooled(of_method: Sequence[Trial], draws: Draws) -> Iterator[Figure]:
     ]
     for name, measured in measure(together, OF_ALL_SEEDS).items():
         by_seed = np.array([of_seed[name].value for of_seed in seeds])
-        yield _figure(
-            of_method[0], POOLED, name, rows, value=measured.value, drawn=measured.drawn, by_seed=by_seed
-        )
+        yield _figure(of_method[0], POOLED, name, rows, value=measured.value, drawn=measured.drawn, by_seed=by_seed)
     yield _if_exact(of_method[0], POOLED, rows, together)
 
 

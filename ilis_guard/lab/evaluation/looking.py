@@ -80,6 +80,4 @@ def _folded(gain: Float64[np.ndarray, " features"], groups: Sequence[str], layer
             start += len(first)
     distances = np.abs(first - second)
     of_distance = np.bincount(distances, weights=pairs[first, second]) / np.maximum(np.bincount(distances), 1)
-    return Importance(
-        pairs=pairs, statistics=statistics, by_distance=of_distance[1:] / (pairs.sum() or 1.0)
-    )
+    return Importance(pairs=pairs, statistics=statistics, by_distance=of_distance[1:] / (pairs.sum() or 1.0))

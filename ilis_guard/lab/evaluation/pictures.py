@@ -61,9 +61,9 @@ def _matrix(evaluation: Evaluation, drawer: Drawer, method: str) -> Markup:
     trained = [*names, OTHERS] if len(names) > 1 else names
     table = np.full((len(trained), len(names)), np.nan)
     for figure in evaluation.figures:
-        if figure.method == method and figure.metric == "auroc" and figure.tested_on in names:
-            if figure.protocol in ("in-distribution", "one-to-one", "leave-one-set-out"):
-                table[trained.index(figure.trained_on), names.index(figure.tested_on)] = figure.value
+        is_here = figure.method == method and figure.metric == "auroc" and figure.tested_on in names
+        if is_here and figure.protocol in ("in-distribution", "one-to-one", "leave-one-set-out"):
+            table[trained.index(figure.trained_on), names.index(figure.tested_on)] = figure.value
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()

@@ -113,7 +113,9 @@ def _why_left_out(count: int, right: int, low: float, constant: float | None) ->
 def _asked_of(ids: Sequence[str], asked: Mapping[str, Question]) -> Iterator[Question]:
     for id_ in ids:
         if id_ not in asked:
-            raise FitError(f"the row {id_!r:.60} was harvested, and isn't among the questions: give all that were asked")
+            raise FitError(
+                f"the row {id_!r:.60} was harvested, and isn't among the questions: give all that were asked"
+            )
         yield asked[id_]
 
 

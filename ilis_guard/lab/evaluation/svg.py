@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 
 TEXT: Final = "#010203"
 """Drawn in this colour, shown in the page's own."""

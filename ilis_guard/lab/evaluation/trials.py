@@ -1,11 +1,12 @@
 """Trials: methods that are fitted to some rows and say how uncertain they are of others, by protocol."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+from scipy.special import expit
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.baselines.methods import Fitted, Method
@@ -15,12 +16,14 @@ from ilis_guard.scoring.bundle import Split
 from ilis_guard.types import Fingerprint
 
 ProtocolName = Literal["in-distribution", "one-to-one", "leave-one-set-out", "refitted", "applied"]
-"""Trained and tested on one set; trained on one and tested on another; trained on all others; and at the other precision,
-on one set: trained there, or trained at the first precision."""
+"""Trained and tested on one set; trained on one and tested on another; trained on all others; and tested at the other
+precision, on one set: trained there, or at the first precision."""
 OTHERS: Final = "all others"
 """What is trained on where a set is left out."""
 
 Scores = Float64[np.ndarray, " rows"]
+Numbers = Int64[np.ndarray, " taken"]
+"""Of rows."""
 Progress = Callable[[], None]
 """Told of each fit."""
 
@@ -104,8 +107,8 @@ def check_pair(first: Fingerprint, other: Fingerprint) -> None:
     if "precision" not in differing or differing - {"precision", "weights", "dtype"}:
         what = ", ".join(sorted(differing)) or "nothing"
         raise FitError(
-            f"precision transfer needs harvests of one model at two precisions, and these differ in {what}; harvest both "
-            "with tiers that differ in `precision` only"
+            f"precision transfer needs harvests of one model at two precisions, and these differ in {what}; harvest "
+            "both with tiers that differ in `precision` only"
         )
 
 
@@ -116,18 +119,18 @@ def _one_set(
     held = np.flatnonzero(ground.of("calibration", [name]) | ground.splits["test"])
     rows = ground.rows.take(held)
     elsewhere = None if other is None else np.flatnonzero(other.of("test", [name]))
-    rows_elsewhere = None if other is None or elsewhere is None else other.rows.take(elsewhere)
+    rows_elsewhere = None if other is None else other.rows.take(elsewhere)
     for method in methods:
         fitted = _fit(method, ground, [name])
-        raw = np.full(len(ground.rows), np.nan)
-        raw[held] = _scores(method, fitted, rows)
+        judge = _Judge.of(method, fitted, ground, [name], held, rows)
         for tested in ground.names:
-            protocol: ProtocolName = "in-distribution" if tested == name else "one-to-one"
             test = np.flatnonzero(ground.of("test", [tested]))
-            yield _trial(protocol, method, ground, [name], ground, tested, test, raw, raw[test])
-        if other is not None and elsewhere is not None and rows_elsewhere is not None:
-            there = _scores(method, fitted, rows_elsewhere)
-            yield _trial("applied", method, ground, [name], other, name, elsewhere, raw, there)
+            protocol: ProtocolName = "in-distribution" if tested == name else "one-to-one"
+            yield judge.trial(protocol, name, ground, tested, test)
+        if other is not None:
+            there = np.full(len(other.rows), np.nan)
+            there[elsewhere] = _scores(method, fitted, rows_elsewhere)
+            yield replace(judge, raw=there).trial("applied", name, other, name, elsewhere)
         progress()
 
 
@@ -137,72 +140,86 @@ def _refitted(other: _Ground, name: str, methods: Sequence[Method], progress: Pr
     rows = other.rows.take(held)
     test = np.flatnonzero(other.of("test", [name]))
     for method in methods:
-        raw = np.full(len(other.rows), np.nan)
-        raw[held] = _scores(method, _fit(method, other, [name]), rows)
-        yield _trial("refitted", method, other, [name], other, name, test, raw, raw[test])
+        judge = _Judge.of(method, _fit(method, other, [name]), other, [name], held, rows)
+        yield judge.trial("refitted", name, other, name, test)
         progress()
 
 
 def _left_out(ground: _Ground, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
     """Trained on all other sets, and tested on every row of this one."""
     others = [one for one in ground.names if one != name]
-    test = np.flatnonzero(ground.rows.datasets == name)
-    held = np.flatnonzero(ground.of("calibration", others) | (ground.rows.datasets == name))
+    of_set = ground.rows.datasets == name
+    held = np.flatnonzero(ground.of("calibration", others) | of_set)
     rows = ground.rows.take(held)
     for method in methods:
-        raw = np.full(len(ground.rows), np.nan)
-        raw[held] = _scores(method, _fit(method, ground, others), rows)
-        yield _trial("leave-one-set-out", method, ground, others, ground, name, test, raw, raw[test])
+        judge = _Judge.of(method, _fit(method, ground, others), ground, others, held, rows)
+        yield judge.trial("leave-one-set-out", OTHERS, ground, name, np.flatnonzero(of_set))
         progress()
 
 
-def _trial(
-    protocol: ProtocolName,
-    method: Method,
-    ground: _Ground,
-    trained: Sequence[str],
-    where: _Ground,
-    tested: str,
-    test: Int64[np.ndarray, " rows"],
-    raw: Scores,
-    tested_raw: Scores,
-) -> Trial:
-    calibration = ground.of("calibration", trained)
-    to_probability = _calibration(raw[calibration], ground.rows.wrong[calibration], supervised=method.supervised)
-    of_set = np.flatnonzero(where.rows.datasets == tested)
-    return Trial(
-        protocol=protocol,
-        method=method.name,
-        trained_on=trained[0] if len(trained) == 1 and protocol != "leave-one-set-out" else OTHERS,
-        tested_on=tested,
-        seed=ground.seed,
-        of=len(of_set),
-        places=np.searchsorted(of_set, test),
-        wrong=where.rows.wrong[test],
-        raw=tested_raw,
-        probability=to_probability(tested_raw),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judge:
+    """A fitted method that was calibrated, and what it said of rows; of rows it wasn't asked about, nothing."""
+
+    method: str
+    seed: int
+    raw: Scores
+    calibrated: Callable[[Scores], Scores]
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        fitted: Fitted,
+        ground: _Ground,
+        trained: Sequence[str],
+        held: Numbers,
+        rows: Rows,
+    ) -> "_Judge":
+        """Ask of the held rows, and calibrate on those of them that serve for that."""
+        raw = np.full(len(ground.rows), np.nan)
+        raw[held] = _scores(method, fitted, rows)
+        calibration = ground.of("calibration", trained)
+        calibrated = _calibration(raw[calibration], ground.rows.wrong[calibration], supervised=method.supervised)
+        return cls(method=method.name, seed=ground.seed, raw=raw, calibrated=calibrated)
+
+    def trial(self, protocol: ProtocolName, trained: str, where: _Ground, tested: str, test: Numbers) -> Trial:
+        """What it said of a set's test rows."""
+        of_set = np.flatnonzero(where.rows.datasets == tested)
+        return Trial(
+            protocol=protocol,
+            method=self.method,
+            trained_on=trained,
+            tested_on=tested,
+            seed=self.seed,
+            of=len(of_set),
+            places=np.searchsorted(of_set, test),
+            wrong=where.rows.wrong[test],
+            raw=self.raw[test],
+            probability=self.calibrated(self.raw[test]),
+        )
 
 
 def _calibration(raw: Scores, wrong: Mask, *, supervised: bool) -> Callable[[Scores], Scores]:
     """Beta calibration, the same for all methods.
 
-    It is made for scores from 0 to 1. Scores that can be any number first become such: how many standard deviations they
+    It is made for scores from 0 to 1. Those that can be any number first become such: how many standard deviations they
     lie from the calibration rows' mean, through the logistic function, which keeps their order.
 
-    A score that ranks the calibration rows the wrong way round says nothing that calibration could keep: the base rate is
-    all that is left.
+    A score that ranks the calibration rows the wrong way round says nothing that calibration could keep: the base rate
+    is all that is left.
     """
     centre, spread = float(raw.mean()), float(raw.std()) or 1.0
 
     def inside(scores: Scores) -> Scores:
-        return scores if supervised else 1 / (1 + np.exp(-np.clip((scores - centre) / spread, -30, 30)))
+        within: Scores = scores if supervised else expit((scores - centre) / spread)
+        return within
 
     try:
-        return lambda scores, known=calibrate(inside(raw), wrong): known.apply(inside(scores))  # type: ignore[misc]
+        known = calibrate(inside(raw), wrong)
     except FitError:
-        base_rate = float(wrong.mean())
-        return lambda scores: np.full(len(scores), base_rate)
+        return lambda scores: np.full(len(scores), wrong.mean())
+    return lambda scores: known.apply(inside(scores))
 
 
 def _fit(method: Method, ground: _Ground, names: Sequence[str]) -> Fitted:
