@@ -33,12 +33,14 @@ class Counted:
     @property
     def all(self) -> Float64[np.ndarray, "draws scores"]:
         """How many answers have this score."""
-        return self.wrong + self.right
+        total: Float64[np.ndarray, "draws scores"] = self.wrong + self.right
+        return total
 
     @property
     def error(self) -> Values:
         """Share of all answers that are wrong."""
-        return _sum(self.wrong) / _sum(self.all)
+        share: Values = _sum(self.wrong) / _sum(self.all)
+        return share
 
 
 def counted(
@@ -103,7 +105,8 @@ def least_aurc(of: Counted) -> Values:
 
 def excess_aurc(of: Counted) -> Values:
     """E-AURC: how far AURC lies above the least there can be (Geifman, Uziel and El-Yaniv, 2019)."""
-    return aurc(of) - least_aurc(of)
+    excess: Values = aurc(of) - least_aurc(of)
+    return excess
 
 
 def rejection_ratio(of: Counted) -> Values:
@@ -163,7 +166,8 @@ def _average_precision(
 
 def _harmonic(of: Counted) -> Float64[np.ndarray, " numbers"]:
     most = int(_sum(of.all).max())
-    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, most + 1))])
+    numbers: Float64[np.ndarray, " numbers"] = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, most + 1))])
+    return numbers
 
 
 def _sum(counts: Float64[np.ndarray, "draws scores"]) -> Values:
@@ -174,4 +178,5 @@ def _sum(counts: Float64[np.ndarray, "draws scores"]) -> Values:
 def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
     """A quotient; where there is nothing to divide by, something else: no figure, or nothing to add."""
     above, below = np.broadcast_arrays(above, below)
-    return np.divide(above, below, out=np.full(above.shape, otherwise), where=below > 0)
+    quotient: np.ndarray = np.divide(above, below, out=np.full(above.shape, otherwise), where=below > 0)
+    return quotient

@@ -156,7 +156,8 @@ def test_with_one_class_some_figures_do_not_exist(formula: Formula) -> None:
     draws = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 1, 0, 1, 1]])
     values = formula(counted(WRONG, SCORES, draws))
     assert np.isfinite(values[0])
-    one_class = {auprc_wrong: [2], auprc_correct: [1]}.get(formula, [1, 2])
+    without: dict[Formula, list[int]] = {auprc_wrong: [2], auprc_correct: [1]}
+    one_class = without.get(formula, [1, 2])
     assert np.isnan(values[one_class]).all()
 
 

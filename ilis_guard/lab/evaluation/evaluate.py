@@ -49,6 +49,8 @@ class Evaluation:
     manifests: tuple[Manifest, ...]
     """Of all harvests."""
     sets: tuple[QuestionSet, ...]
+    applied_sets: tuple[QuestionSet, ...]
+    """Those that count, as they are at the other precision; empty where there is none."""
     methods: tuple[str, ...]
     """In the order of tables."""
     seeds: int
@@ -107,10 +109,11 @@ def evaluate(
     names = counted_sets(sets)
     rows = everything.take(np.isin(everything.datasets, names))
     del everything
-    elsewhere = None if applied is None else _elsewhere(rows, applied)
+    elsewhere, applied_sets = (None, ()) if applied is None else _elsewhere(rows, applied, questions)
     chosen = _allowed(rows, elsewhere) if compared is None else tuple(compared)
 
-    total = count_fits(sets=len(names), methods=len(chosen), seeds=seeds, applied=elsewhere is not None)
+    there = sum(one.counts for one in applied_sets)
+    total = count_fits(sets=len(names), applied_sets=there, methods=len(chosen), seeds=seeds)
     made = trials(rows, chosen, seeds=seeds, applied=elsewhere, progress=_counted(progress, "fitting", total))
     tried = tuple(made)
     found = figures(tried, progress=_counted(progress, "resampling", count_groups(tried)))
@@ -121,6 +124,7 @@ def evaluate(
     return Evaluation(
         manifests=tuple(read_manifest(path) for path in (*source.harvests, *(applied.harvests if applied else ()))),
         sets=sets,
+        applied_sets=applied_sets,
         methods=tuple(method.name for method in chosen),
         seeds=seeds,
         trials=tried,
@@ -139,17 +143,17 @@ def _shown(chosen: Sequence[Method]) -> str:
     return REFERENCE if REFERENCE in names else names[-1]
 
 
-def _elsewhere(rows: Rows, applied: Source) -> Rows:
-    """The same questions' answers at the other precision."""
+def _elsewhere(
+    rows: Rows, applied: Source, questions: Sequence[Question] | None
+) -> tuple[Rows, tuple[QuestionSet, ...]]:
+    """The same questions' answers at the other precision, of the sets that count there too."""
     elsewhere = applied.read()
     check_pair(rows.fingerprint, elsewhere.fingerprint)
     same = elsewhere.take(np.isin(elsewhere.ids, rows.ids))
-    if missing := sorted(set(rows.datasets.tolist()) - set(same.datasets.tolist())):
-        raise FitError(
-            f"{len(missing)} sets have no answers at the other precision, such as {missing[0]!r:.60}: harvest the "
-            "same questions with both tiers"
-        )
-    return same
+    if not len(same):
+        raise FitError("the harvests at two precisions have no question in common: harvest the same with both tiers")
+    sets = question_sets(same, questions)
+    return same.take(np.isin(same.datasets, counted_sets(sets))), sets
 
 
 def _allowed(rows: Rows, elsewhere: Rows | None) -> tuple[Method, ...]:

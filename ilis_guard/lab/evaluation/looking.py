@@ -28,7 +28,8 @@ class TypicalAnswers:
     @property
     def difference(self) -> Map:
         """Wrong less right: of the same sets, so that it isn't which sets are hard that is seen."""
-        return self.wrong - self.right
+        away: Map = self.wrong - self.right
+        return away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ def trials(
         rows: of the sets that count.
         methods: all get the same rows, splits and seeds.
         seeds: each deals the rows out anew, and is the methods' own.
-        applied: answers to the same questions at another precision, where there are any.
+        applied: answers to the same questions at another precision, of the sets that count there too.
         progress: told of each of `count_fits` fits.
 
     Raises:
@@ -84,17 +84,19 @@ def trials(
         _check_classes(ground)
         other = None if applied is None else _same_questions(ground, applied)
         for name in names:
-            yield from _one_set(ground, other, name, methods, progress)
-            if other is not None:
-                yield from _refitted(other, name, methods, progress)
+            elsewhere = None if other is None or name not in other.names else _Elsewhere.of(other, name)
+            yield from _one_set(ground, elsewhere, name, methods, progress)
+            if elsewhere is not None:
+                yield from _refitted(elsewhere.ground, name, methods, progress)
         if seed == 0 and len(names) > 1:
             for name in names:
                 yield from _left_out(ground, name, methods, progress)
 
 
-def count_fits(*, sets: int, methods: int, seeds: int, applied: bool) -> int:
+def count_fits(*, sets: int, applied_sets: int, methods: int, seeds: int) -> int:
     """How many fits `trials` makes."""
-    return methods * sets * (seeds * (2 if applied else 1) + (1 if sets > 1 else 0))
+    left_out = sets if sets > 1 else 0
+    return methods * (seeds * (sets + applied_sets) + left_out)
 
 
 def check_pair(first: Fingerprint, other: Fingerprint) -> None:
@@ -113,13 +115,11 @@ def check_pair(first: Fingerprint, other: Fingerprint) -> None:
 
 
 def _one_set(
-    ground: _Ground, other: _Ground | None, name: str, methods: Sequence[Method], progress: Progress
+    ground: _Ground, elsewhere: "_Elsewhere | None", name: str, methods: Sequence[Method], progress: Progress
 ) -> Iterator[Trial]:
     """Trained on one set; tested on each, and on itself at the other precision."""
     held = np.flatnonzero(ground.of("calibration", [name]) | ground.splits["test"])
     rows = ground.rows.take(held)
-    elsewhere = None if other is None else np.flatnonzero(other.of("test", [name]))
-    rows_elsewhere = None if other is None else other.rows.take(elsewhere)
     for method in methods:
         fitted = _fit(method, ground, [name])
         judge = _Judge.of(method, fitted, ground, [name], held, rows)
@@ -127,11 +127,30 @@ def _one_set(
             test = np.flatnonzero(ground.of("test", [tested]))
             protocol: ProtocolName = "in-distribution" if tested == name else "one-to-one"
             yield judge.trial(protocol, name, ground, tested, test)
-        if other is not None:
-            there = np.full(len(other.rows), np.nan)
-            there[elsewhere] = _scores(method, fitted, rows_elsewhere)
-            yield replace(judge, raw=there).trial("applied", name, other, name, elsewhere)
+        if elsewhere is not None:
+            there = replace(judge, raw=elsewhere.asked(method, fitted))
+            yield there.trial("applied", name, elsewhere.ground, name, elsewhere.test)
         progress()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Elsewhere:
+    """One set's test rows at the other precision."""
+
+    ground: _Ground
+    test: Numbers
+    rows: Rows
+
+    @classmethod
+    def of(cls, other: _Ground, name: str) -> "_Elsewhere":
+        test = np.flatnonzero(other.of("test", [name]))
+        return cls(ground=other, test=test, rows=other.rows.take(test))
+
+    def asked(self, method: Method, fitted: Fitted) -> Scores:
+        """What a method says of them; of other rows, nothing."""
+        raw = np.full(len(self.ground.rows), np.nan)
+        raw[self.test] = _scores(method, fitted, self.rows)
+        return raw
 
 
 def _refitted(other: _Ground, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
@@ -256,6 +275,7 @@ def _same_questions(ground: _Ground, applied: Rows) -> _Ground:
     place = {id_: row for row, id_ in enumerate(ground.rows.ids.tolist())}
     known = np.array([place.get(id_, -1) for id_ in applied.ids.tolist()])
     splits = {part: (known >= 0) & mask[known] for part, mask in ground.splits.items()}
-    other = _Ground(rows=applied, names=ground.names, splits=splits, seed=ground.seed)
+    names = sorted(set(applied.datasets.tolist()))
+    other = _Ground(rows=applied, names=names, splits=splits, seed=ground.seed)
     _check_classes(other)
     return other
