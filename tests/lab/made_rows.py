@@ -32,7 +32,7 @@ def fingerprint(precision: Precision = "full") -> Fingerprint:
 
 
 def made_rows(
-    sizes: dict[str, int], *, seed: int = 0, share: float = 0.5, signal: float = 1.5, unlike: Sequence[str] = ()
+    sizes: dict[str, int], *, seed: int = 0, share: float = 0.5, signal: float = 0.35, unlike: Sequence[str] = ()
 ) -> Rows:
     """Rows of several sets, of which the maps tell whether they are wrong; those of `unlike` sets have larger maps."""
     random = np.random.default_rng(seed)
