@@ -14,10 +14,10 @@ from ilis_guard.lab.baselines.observations import (
     ObservationManifest,
     file_digest,
     observation_table,
-    write_observations,
 )
 from ilis_guard.lab.harvest import METADATA_KEY, harvest, read_harvest
 from ilis_guard.lab.rows import Rows, read_rows_of
+from ilis_guard.lab.tables import write_table
 from tests.lab.test_harvest import LAYERS, SILENT, FakeTapped, question
 
 HIDDEN = FakeTapped.fingerprint.hidden
@@ -48,7 +48,7 @@ def observed(path: Path, of: Path, *, order: int = 1, ids: list[str] | None = No
         }
         for id_ in (ids or list(known.ids))[::order]
     ]
-    write_observations(observation_table(rows, manifest), path)
+    write_table(observation_table(rows, manifest), path)
     return path
 
 
