@@ -108,6 +108,8 @@ def _observed(paths: Sequence[Path], read: Sequence[Harvest], observations: Sequ
 
 
 def _in_order(ids: Sequence[str], observed: Observations) -> Observations:
+    if observed.ids == tuple(ids):
+        return observed
     place = {id_: row for row, id_ in enumerate(observed.ids)}
     if place.keys() != set(ids) or len(observed.ids) != len(ids):
         raise FitError(

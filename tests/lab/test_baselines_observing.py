@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,19 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from ilis_guard.cli.app import app
-from ilis_guard.errors import BundleMismatchError, FitError, IlisGuardError, ModelError, PromptTooLongError
+from ilis_guard.errors import (
+    BundleMismatchError,
+    FitError,
+    IlisGuardError,
+    ModelError,
+    PromptTooLongError,
+    SignatureError,
+)
 from ilis_guard.lab.baselines import observing, passes
 from ilis_guard.lab.baselines.observations import SCORES, SITES, UNIT, Observations, file_digest, read_observations
 from ilis_guard.lab.baselines.observing import observe
 from ilis_guard.lab.baselines.p_true import verdict_tokens
+from ilis_guard.lab.baselines.unsupervised import rauq_layers
 from ilis_guard.lab.harvest import harvest, read_harvest, read_rows
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
@@ -304,6 +313,38 @@ def test_attention_is_as_it_was_afterwards_even_if_the_pass_fails(
     assert network.config._attn_implementation == "sdpa"
     assert [len(module._forward_hooks) for module in network.modules()] == hooks
     assert not (tmp_path / "observed.parquet").exists()
+
+
+def test_without_attention_weights_there_is_no_rauq(
+    llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SignatureError, match=r"layer 3 .* has 0 modules called one of"):
+        passes._attention(torch.nn.Linear(2, 2), 3)
+    monkeypatch.setattr(passes, "EAGER", "sdpa")
+    with pytest.raises(SignatureError, match="LlamaAttention gave no attention weights"):
+        observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
+
+
+def test_an_activation_that_does_not_fit_into_float16_is_an_error(
+    llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "LARGEST", 1e-3)
+    with pytest.raises(SignatureError, match=r"the mlp activation of layer 0 .* at most 0\.001"):
+        observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
+
+
+def test_tokens_that_cannot_be_said_have_no_part_in_self_certainty() -> None:
+    logits = torch.tensor([[1.0, -math.inf, 0.0, 2.0]])
+    shares = softmax([1.0, 0.0, 2.0])
+    expected = math.fsum(math.log(1 / 3 / share) / 3 for share in shares)
+    assert passes._from_uniform(logits).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("layers", range(1, 50))
+def test_rauq_looks_at_the_middle_third(layers: int) -> None:
+    third = Fraction(layers, 3)
+    inside = [layer for layer in range(layers) if math.floor(third) <= layer <= math.ceil(2 * third)]
+    assert list(rauq_layers(layers)) == inside
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.harvest import Manifest
-from ilis_guard.lab.tables import write_table
 from ilis_guard.types import Site
 
 METADATA_KEY: Final = b"ilis_guard_observations"
@@ -77,15 +76,6 @@ def observation_table(rows: Sequence[Mapping[str, Any]], manifest: ObservationMa
         flat = np.concatenate([row[site].ravel() for row in rows])
         columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field(site).type.list_size)
     return pa.table(columns, schema=schema)
-
-
-def write_observations(table: pa.Table, path: Path) -> None:
-    """Write a table of observations.
-
-    Raises:
-        OSError: the file can't be written.
-    """
-    write_table(table, path)
 
 
 def read_observations(path: Path) -> Observations:

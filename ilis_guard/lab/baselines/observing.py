@@ -16,13 +16,13 @@ from ilis_guard.lab.baselines.observations import (
     file_digest,
     observation_schema,
     observation_table,
-    write_observations,
 )
 from ilis_guard.lab.baselines.p_true import proposal, share_of_false, template, verdict_tokens
 from ilis_guard.lab.baselines.passes import Given, Passes
 from ilis_guard.lab.baselines.unsupervised import RAUQ_ALPHA, scores
 from ilis_guard.lab.harvest import HarvestedRow, read_rows, recorded_versions
 from ilis_guard.lab.questions import Question
+from ilis_guard.lab.tables import write_table
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import POSITIONS, Message
 
@@ -31,7 +31,7 @@ PASS_TOKENS: Final = 1024
 cache, and a pass of 4096 takes half as long again for each token."""
 PASS_LOGITS: Final = 2**27
 """Logits of a pass at most: half a gigabyte in float32."""
-PART_ROWS: Final = 256
+PART_ROWS: Final = 64
 """Rows that are kept on disk together while others are still observed."""
 
 Progress = Callable[[int, int], None]
@@ -106,7 +106,7 @@ def observe(
         parts.add(observed)
         passed += sum(row.tokens for row in batch)
         progress(passed, total)
-    write_observations(parts.whole([row.id for row in prepared]), path)
+    write_table(parts.whole([row.id for row in prepared]), path)
     parts.remove()
     return manifest
 
@@ -227,7 +227,7 @@ class _Parts:
     def _flush(self) -> None:
         if self._pending:
             file = self._folder / f"{len(self._files):05}.parquet"
-            write_observations(observation_table(self._pending, self._manifest), file)
+            write_table(observation_table(self._pending, self._manifest), file)
             self._files.append(file)
             self._pending = []
 
