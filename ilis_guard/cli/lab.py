@@ -1,11 +1,13 @@
-"""`harvest`, `fit`, `recalibrate`, `score`, `world-facts`: from questions to bundles, and to tables for simulations."""
+"""From questions to bundles, and to tables for simulations: `harvest`, `fit`, `evaluate`, `score` and more."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, err, out, steps
+from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, err, out, step_bars, steps
 from ilis_guard.errors import SimulationError
 from ilis_guard.types import Site, Stage
 from ilis_guard.views.bundle import held_out_table
@@ -57,6 +59,41 @@ def harvest(
             progress=progress,
         )
     out.print(f"{len(asked)} rows in {to}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def observe(
+    harvest: Annotated[Path, typer.Argument(help="A harvested Parquet file.")],
+    questions: Annotated[Path, typer.Option(help="The questions that were harvested, JSONL.")],
+    tier: Annotated[str, typer.Option(help="The tier of guard.yaml that was harvested.")],
+    to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    config: Config = GUARD_YAML,
+) -> None:
+    """Put harvested answers through their model once more, for the methods that a scorer is compared with.
+
+    Run again after it was cut off, it goes on where it stopped.
+    """
+    from ilis_guard.config import read_config
+    from ilis_guard.lab.baselines.observing import observe as run
+    from ilis_guard.lab.harvest import read_rows
+    from ilis_guard.lab.questions import read_questions
+    from ilis_guard.tiers import load_local_model
+
+    chosen = read_config(config).tier(tier)
+    asked = read_questions(questions)
+    harvested = read_rows(harvest)[0].fingerprint
+    with steps() as progress:
+        model = load_local_model(
+            chosen,
+            temperature=harvested.temperature,
+            dtype=harvested.dtype,
+            site=harvested.site,
+            progress=progress,
+        )
+    with bar() as shown:
+        task = shown.add_task(f"tokens through {tier}", total=None)
+        run(model, harvest, asked, to, progress=lambda done, total: shown.update(task, completed=done, total=total))
+    out.print(f"observations in {to}", highlight=False, soft_wrap=True)
 
 
 @commands.command()
@@ -160,6 +197,51 @@ def recalibrate(
     size = len(read_bundle(str(to)).calibration_set.wrong)
     out.print(f"calibrated on {len(labelled.wrong)} rows; {size} of them are a random sample, for thresholds")
     out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+
+
+@commands.command()
+def evaluate(
+    harvests: Annotated[list[Path], typer.Argument(metavar="HARVEST...", help="Harvested Parquet files of one model.")],
+    to: Annotated[Path, typer.Option(help="The folder to write tables and report.html into.")],
+    observations: Annotated[
+        list[Path] | None, typer.Option(help="What `observe` wrote, a file for each harvest.")
+    ] = None,
+    applied_to: Annotated[
+        list[Path] | None, typer.Option(help="Harvests of the same questions at another precision.")
+    ] = None,
+    applied_observations: Annotated[list[Path] | None, typer.Option(help="As --observations, of --applied-to.")] = None,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help="What was asked, JSONL: finds sets on which a constant answer does as well."),
+    ] = None,
+    show_texts: Annotated[bool, typer.Option(help="Put questions and answers of the worst cases in.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How often rows are dealt out anew.")] = 5,
+) -> None:
+    """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
+    from ilis_guard.lab.evaluation.evaluate import Source
+    from ilis_guard.lab.evaluation.evaluate import evaluate as run
+    from ilis_guard.lab.evaluation.page import page
+    from ilis_guard.lab.evaluation.tables import write_tables
+    from ilis_guard.lab.questions import read_questions
+    from ilis_guard.views.evaluation import evaluation_view
+
+    to.mkdir(parents=True, exist_ok=True)
+    with step_bars() as progress:
+        evaluation = run(
+            Source(harvests=harvests, observations=observations or ()),
+            applied=Source(harvests=applied_to, observations=applied_observations or ()) if applied_to else None,
+            questions=[asked for path in questions for asked in read_questions(path)] if questions else None,
+            show_texts=show_texts,
+            seeds=seeds,
+            progress=progress,
+        )
+    write_tables(evaluation, to)
+    # Where its files lie is nobody's business who reads the report.
+    words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
+    report = to / "report.html"
+    report.write_text(page(evaluation, command=shlex.join(["ilis-guard", *words])), encoding="utf-8")
+    out.print(evaluation_view(evaluation))
+    out.print(f"tables and report in {to}", highlight=False, soft_wrap=True)
 
 
 @commands.command("world-facts")

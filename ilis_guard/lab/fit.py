@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
@@ -25,7 +25,7 @@ from ilis_guard.scoring.bundle import (
     write_bundle,
 )
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
-from ilis_guard.scoring.features import FeatureGroup, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
 from ilis_guard.types import Stage
 
@@ -48,7 +48,9 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "lambda_l2": 5.0,
     "deterministic": True,
     "force_row_wise": True,
-    "num_threads": 2,
+    # Threads wait for one another at every split: for so few rows that costs more than it gains, and where another
+    # process holds one of the cores it takes fifty times as long.
+    "num_threads": 1,
     "verbosity": -1,
 }
 COUNTED: Final = (0.15, 0.85)
@@ -78,7 +80,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     features = feature_matrix(FEATURES[stage], harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
 
-    booster = _trees(features, wrong, splits["train"], splits["validation"], seed)
+    booster = grow_trees(features, wrong, splits["train"], splits["validation"], seed)
     raw = np.asarray(booster.predict(features), dtype=np.float64)
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
@@ -88,7 +90,7 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
-        shift=_shift_reference(harvest, stage, splits["train"], splits["calibration"]),
+        shift=shift_reference(harvest.signatures, stage, splits["train"], splits["calibration"]),
         typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" else None,
         splits={
             name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
@@ -172,9 +174,10 @@ def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, Datas
     }
 
 
-def _trees(
+def grow_trees(
     features: Float64[np.ndarray, "rows features"], wrong: Rows, train: Rows, validation: Rows, seed: int
 ) -> lightgbm.Booster:
+    """Trees that tell wrong answers from right ones by their features; the validation rows end their growth."""
     booster = lightgbm.train(
         {**PARAMETERS, "seed": seed},
         lightgbm.Dataset(features[train], label=wrong[train]),
@@ -210,11 +213,16 @@ def calibrate(
     raise FitError("the score ranks the calibration rows the wrong way round: nothing was learned from these rows")
 
 
+def fit_statistics(statistics: Float64[np.ndarray, "rows statistics"], wrong: Rows) -> Pipeline:
+    """What output statistics alone say: a logistic regression on them, standardised."""
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(statistics, wrong)
+
+
 def _baseline(
     statistics: Float64[np.ndarray, "rows statistics"], wrong: Rows, seen: Rows
 ) -> Float64[np.ndarray, " rows"]:
-    """What output statistics alone say: a logistic regression on every row but the test's."""
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(statistics[seen], wrong[seen])
+    """What output statistics alone say, learned from every row but the test's."""
+    model = fit_statistics(statistics[seen], wrong[seen])
     uncertainty: Float64[np.ndarray, " rows"] = model.predict_proba(statistics)[:, 1]
     return uncertainty
 
@@ -229,9 +237,11 @@ def _typical_maps(harvest: Harvest, calibration: Rows) -> TypicalMaps:
     return TypicalMaps(right=typical(calibration & ~harvest.wrong), wrong=typical(calibration & harvest.wrong))
 
 
-def _shift_reference(harvest: Harvest, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:
+def shift_reference(maps: Maps, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:
+    """What training rows' maps look like, and how far from that the calibration rows lie."""
+
     def profiles(rows: Rows) -> Float64[np.ndarray, "rows profile"]:
-        return profile({position: maps[rows] for position, maps in harvest.signatures.items()}, stage)
+        return profile({position: of_rows[rows] for position, of_rows in maps.items()}, stage)
 
     spread = LedoitWolf().fit(profiles(train))
     distances = squared_distances(profiles(calibration), spread.location_, spread.precision_)

@@ -119,13 +119,12 @@ def harvest(
         SignatureError: an activation is missing or not finite.
     """
     _check_ids(questions)
-    versions = {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
     manifest = Manifest(
         model=name,
         fingerprint=model.fingerprint,
         prompt=model.prompt,
         max_new_tokens=model.max_new_tokens,
-        versions=versions,
+        versions=recorded_versions(),
         questions=_digest(questions),
         judge=judged_by,
     )
@@ -164,6 +163,35 @@ def read_rows(path: Path) -> tuple[Manifest, tuple[HarvestedRow, ...]]:
     return _read(path, lambda table, manifest: (manifest, tuple(_harvested(table, manifest))))
 
 
+def read_manifest(path: Path) -> Manifest:
+    """How the rows of a harvested Parquet file came about.
+
+    Raises:
+        FitError: it isn't one.
+    """
+    try:
+        return Manifest.model_validate_json((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise _no_harvest(path, error) from error
+
+
+def read_texts(path: Path) -> Mapping[str, str]:
+    """What was answered, by row id.
+
+    Raises:
+        FitError: it isn't a file of harvested rows.
+    """
+    try:
+        table = pq.read_table(path, columns=["id", "text"])
+        return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _no_harvest(path, error) from error
+
+
+def _no_harvest(path: Path, error: Exception) -> FitError:
+    return FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}")
+
+
 def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
     try:
         with path.open("rb") as file:
@@ -174,7 +202,7 @@ def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
             table = table.append_column(schema.field(TOKEN_IDS), pa.nulls(table.num_rows, schema.field(TOKEN_IDS).type))
         return build(table.select(schema.names).cast(schema), manifest)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}") from error
+        raise _no_harvest(path, error) from error
 
 
 def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
@@ -278,6 +306,11 @@ def _check_ids(questions: Sequence[Question]) -> None:
 def _digest(questions: Sequence[Question]) -> str:
     lines = "\n".join(asked.model_dump_json() for asked in questions)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def recorded_versions() -> dict[str, str]:
+    """Of what runs here, by package."""
+    return {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
 
 
 def _version(package: str) -> str:

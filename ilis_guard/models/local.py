@@ -50,6 +50,7 @@ class LocalModel:
         max_new_tokens: int,
         decoding: Mapping[str, Any],
     ) -> None:
+        self.checkpoint = checkpoint
         self.fingerprint = fingerprint
         self.prompt = template.text
         self.max_new_tokens = max_new_tokens
@@ -308,14 +309,16 @@ class LocalModel:
         """The tokens of any text by itself, without special ones: how long it is to this model."""
         return self._texts.tokens(text)
 
-    def prompt_tokens(self, messages: Sequence[Message], *, new_tokens: int = 0) -> list[int]:
-        """The tokens that the model continues, with room for so many of an answer.
+    def prompt_tokens(
+        self, messages: Sequence[Message], *, new_tokens: int = 0, template: PromptTemplate | None = None
+    ) -> list[int]:
+        """The tokens that the model continues, in the tier's words or in others, with room for so many of an answer.
 
         Raises:
             PromptTooLongError: they don't fit into the context.
             ModelError: the conversation can't be put to this model.
         """
-        prompt = self._texts.prompt(messages)
+        prompt = self._texts.prompt(messages, template)
         self._check_length(len(prompt), new_tokens)
         return prompt
 

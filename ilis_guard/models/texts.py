@@ -25,14 +25,15 @@ class Texts:
         # How a fast tokenizer pads and cuts is a state of its own: two threads that set it at once make it raise.
         self._tokenizing = threading.Lock()
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens that the model continues.
+    def prompt(self, messages: Sequence[Message], template: PromptTemplate | None = None) -> list[int]:
+        """The tokens that the model continues, in the tier's words or in others.
 
         Raises:
             ModelError: the conversation can't be put to this model.
         """
+        wording = template or self._template
         # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
-        return self._tokens(self._template.render(messages, self._tokenizer), special=not self._is_chat)
+        return self._tokens(wording.render(messages, self._tokenizer), special=wording.chat_template is None)
 
     def answer_tokens(self, messages: Sequence[Message], prompt: Sequence[int], answer: str) -> list[int]:
         """The tokens of an answer's text, where it stands: after the prompt."""

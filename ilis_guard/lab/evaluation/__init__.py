@@ -1,0 +1,1 @@
+"""How good methods are at telling wrong answers from right ones: rows -> trials -> figures -> tables and a page."""

@@ -1,0 +1,150 @@
+"""The figures that tables show, in words: the same in the terminal and on the page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ilis_guard.lab.evaluation.bootstrap import EXACT
+from ilis_guard.lab.evaluation.evaluate import Evaluation
+from ilis_guard.lab.evaluation.figures import MEAN, POOLED, Difference, Figure
+
+PROTOCOL_NAMES: Final[Mapping[str, str]] = {
+    "in-distribution": "in-distribution",
+    "one-to-one": "trained on one, tested on another",
+    "leave-one-set-out": "leave-one-set-out",
+    "refitted": "refitted at the other precision",
+    "applied": "applied at the other precision",
+}
+METRIC_NAMES: Final[Mapping[str, str]] = {
+    "auroc": "AUROC",
+    "auprc_wrong": "AUPRC, wrong",
+    "auprc_correct": "AUPRC, right",
+    "aurc": "AURC",
+    "e_aurc": "E-AURC",
+    "prr": "PRR",
+    "accuracy_at_80": "accuracy at 80 %",
+    "brier": "Brier",
+    "brier_skill": "Brier skill",
+    "ece": "ECE, pooled",
+}
+COMPARED: Final = ("auroc", "auprc_wrong", "auprc_correct", "brier")
+"""Metrics that the reference is compared in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Methods by row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """Each begins with its name."""
+
+
+def protocols(evaluation: Evaluation) -> list[str]:
+    """Those that there are trials of, in the order of tables."""
+    known = {trial.protocol for trial in evaluation.trials}
+    return [name for name in PROTOCOL_NAMES if name in known]
+
+
+def by_protocol(evaluation: Evaluation) -> Table:
+    """Mean AUROC over sets, of every method under every protocol."""
+    names = protocols(evaluation)
+    return Table(
+        title="AUROC, mean over sets, with 95 % bootstrap intervals",
+        columns=("method", *(PROTOCOL_NAMES[name] for name in names)),
+        rows=tuple(
+            (method, *(shown(evaluation.figure(name, method, MEAN, "auroc")) for name in names))
+            for method in evaluation.methods
+        ),
+    )
+
+
+def by_metric(evaluation: Evaluation, protocol: str) -> Table:
+    """All metrics of every method under one protocol."""
+    return Table(
+        title=f"{PROTOCOL_NAMES[protocol]}: mean over sets; ECE of all test rows together",
+        columns=("method", *METRIC_NAMES.values(), "ECE if exact"),
+        rows=tuple(
+            (
+                method,
+                *(shown(_told(evaluation, protocol, method, metric)) for metric in METRIC_NAMES),
+                shown(evaluation.figure(protocol, method, POOLED, EXACT)),
+            )
+            for method in evaluation.methods
+        ),
+    )
+
+
+def by_set(evaluation: Evaluation, protocol: str) -> Table:
+    """AUROC of every method on every set."""
+    names = [one.name for one in evaluation.sets if one.counts]
+    return Table(
+        title=f"{PROTOCOL_NAMES[protocol]}: AUROC on each set",
+        columns=("set", *evaluation.methods),
+        rows=tuple(
+            (name, *(short(evaluation.figure(protocol, method, name, "auroc")) for method in evaluation.methods))
+            for name in names
+        ),
+    )
+
+
+def compared(evaluation: Evaluation, protocol: str) -> Table:
+    """The reference less every other method."""
+    found = {(one.method, one.metric): one for one in evaluation.differences if one.protocol == protocol}
+    methods = [name for name in evaluation.methods if (name, COMPARED[0]) in found]
+    return Table(
+        title=f"{PROTOCOL_NAMES[protocol]}: the difference, in hundredths",
+        columns=("fused less", *(METRIC_NAMES[metric] for metric in COMPARED), "AUROC ahead on"),
+        rows=tuple(
+            (
+                method,
+                *(difference(found[method, metric]) for metric in COMPARED),
+                f"{found[method, 'auroc'].ahead} of {len(found[method, 'auroc'].of_each)}",
+            )
+            for method in methods
+        ),
+    )
+
+
+def shown(figure: Figure | None) -> str:
+    """``.912 (.897 to .926)``; a dash where there is none."""
+    if figure is None:
+        return "-"
+    if not len(figure.drawn):
+        return _short(figure.value)
+    low, high = figure.interval
+    return f"{_short(figure.value)} ({_short(low)} to {_short(high)})"
+
+
+def short(figure: Figure | None) -> str:
+    """The value alone."""
+    return "-" if figure is None else _short(figure.value)
+
+
+def difference(one: Difference) -> str:
+    """``+3.1 (+1.2 to +4.9), worst -0.4``."""
+    value, low, high, worst = (100 * number for number in (one.value, *one.interval, one.worst))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f}), worst {worst:+.1f}"
+
+
+def tables(evaluation: Evaluation) -> Sequence[Table]:
+    """All that the page shows."""
+    found = []
+    for protocol in protocols(evaluation):
+        found.append(by_metric(evaluation, protocol))
+        if len(evaluation.methods) > 1 and evaluation.differences:
+            found.append(compared(evaluation, protocol))
+        if protocol != "one-to-one":
+            found.append(by_set(evaluation, protocol))
+    return found
+
+
+def _told(evaluation: Evaluation, protocol: str, method: str, metric: str) -> Figure | None:
+    """A pooled metric where there is one: one to one, rows aren't pooled."""
+    pooled = evaluation.figure(protocol, method, POOLED, metric) if metric == "ece" else None
+    return pooled or evaluation.figure(protocol, method, MEAN, metric)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1)

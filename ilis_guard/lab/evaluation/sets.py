@@ -1,0 +1,130 @@
+"""Which sets of questions count: the rule, and why a set is left out."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Final
+
+import numpy as np
+from scipy.stats import binomtest
+
+from ilis_guard.errors import FitError
+from ilis_guard.lab.fit import COUNTED, LEAST_OF_A_CLASS
+from ilis_guard.lab.questions import Question, numbers_in
+from ilis_guard.lab.rows import Rows
+
+CONFIDENCE: Final = 0.95
+"""Of the interval (Clopper and Pearson's) of how often the model is right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionSet:
+    """One set of questions, and how the model fares on it."""
+
+    name: str
+    rows: int
+    right: int
+    low: float
+    """Lower end of the interval of the share that is right."""
+    high: float
+    constant: float | None
+    """How often the best constant answer would be right; None where the questions weren't given."""
+    why_left_out: str
+    """Empty where the set counts."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether methods are trained and judged on it."""
+        return not self.why_left_out
+
+    @property
+    def share(self) -> float:
+        """How often the model is right."""
+        return self.right / self.rows
+
+
+def question_sets(rows: Rows, questions: Sequence[Question] | None) -> tuple[QuestionSet, ...]:
+    """Every set in the rows, by name.
+
+    A set counts where the model is right 15 to 85 % of the time, surely more often than the best constant answer would
+    be (which for yes/no and multiple choice is a good deal), and where there are enough rows of both classes.
+
+    Args:
+        rows: of all sets.
+        questions: what was asked; without them constant answers aren't looked at.
+
+    Raises:
+        FitError: a row's question isn't among them.
+    """
+    asked = None if questions is None else {question.id: question for question in questions}
+    return tuple(_question_set(str(name), rows, asked) for name in np.unique(rows.datasets))
+
+
+def counted_sets(sets: Sequence[QuestionSet]) -> list[str]:
+    """The names of the sets that count.
+
+    Raises:
+        FitError: there is none.
+    """
+    names = [one.name for one in sets if one.counts]
+    if not names:
+        reasons = "; ".join(f"{one.name!r:.60}: {one.why_left_out}" for one in sets)
+        raise FitError(f"no set counts, so that there is nothing to evaluate: {reasons}")
+    return names
+
+
+def best_constant(questions: Sequence[Question]) -> float:
+    """How often the constant answer that is right most often would be right."""
+    rights = Counter(answer for question in questions for answer in set(_constants(question)))
+    return max(rights.values()) / len(questions)
+
+
+def _question_set(name: str, rows: Rows, asked: Mapping[str, Question] | None) -> QuestionSet:
+    of_set = rows.datasets == name
+    count, right = int(of_set.sum()), int((~rows.wrong[of_set]).sum())
+    interval = binomtest(right, count).proportion_ci(CONFIDENCE)
+    constant = None if asked is None else best_constant(list(_asked_of(rows.ids[of_set].tolist(), asked)))
+    return QuestionSet(
+        name=name,
+        rows=count,
+        right=right,
+        low=float(interval.low),
+        high=float(interval.high),
+        constant=constant,
+        why_left_out=_why_left_out(count, right, float(interval.low), constant),
+    )
+
+
+def _why_left_out(count: int, right: int, low: float, constant: float | None) -> str:
+    least, most = COUNTED
+    if not least <= right / count <= most:
+        return f"right {right / count:.1%} of the time, outside of {least:.0%} to {most:.0%}"
+    if min(right, count - right) < LEAST_OF_A_CLASS:
+        return f"{right} right and {count - right} wrong answers: at least {LEAST_OF_A_CLASS} of each are needed"
+    if constant is not None and low <= constant:
+        return (
+            f"right {right / count:.1%} of the time, at least {low:.1%}: not surely better than always giving the same "
+            f"answer, right {constant:.1%} of the time"
+        )
+    return ""
+
+
+def _asked_of(ids: Sequence[str], asked: Mapping[str, Question]) -> Iterator[Question]:
+    for id_ in ids:
+        if id_ not in asked:
+            raise FitError(
+                f"the row {id_!r:.60} was harvested, and isn't among the questions: give all that were asked"
+            )
+        yield asked[id_]
+
+
+def _constants(question: Question) -> Iterator[str]:
+    """What could be said to all questions and would be right here."""
+    if question.choices is not None and question.right_choice is not None:
+        yield ascii_uppercase[question.right_choice]
+        yield question.choices[question.right_choice].casefold()
+    elif question.kind == "numeric":
+        yield from (repr(number) for answer in question.answers for number in numbers_in(answer))
+    else:
+        yield from (answer.strip().casefold() for answer in question.answers)

@@ -1,0 +1,96 @@
+"""How well shift tells that answers aren't of the kind that a scorer was calibrated on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from ilis_guard.lab import counted as formulas
+from ilis_guard.lab.counted import counted
+from ilis_guard.lab.evaluation.trials import OTHERS
+from ilis_guard.lab.fit import shift_reference, split
+from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.scoring.shift import ShiftDetector
+
+LEVELS: Final = (0.01, 0.05)
+"""Below which shift is looked at: of exchangeable answers, that share lies below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """The shift of one set's held-out rows, by what was seen before; means over seeds."""
+
+    trained_on: str
+    """Whose maps the reference was made from; its own calibration rows are the null distribution."""
+    tested_on: str
+    rows: int
+    auroc: float
+    """Probability that a row of the tested set is more unlike the reference than a held-out row of what it was made
+    from; one half of its own rows."""
+    below: tuple[float, ...]
+    """Shares of the rows with a shift below each of `LEVELS`."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rows are of what the reference was made from."""
+        return self.trained_on == self.tested_on
+
+
+def detections(rows: Rows, *, seeds: int) -> list[Detection]:
+    """Shift between all pairs of sets, and of each set against all others together.
+
+    Args:
+        rows: of the sets that count.
+        seeds: each deals the rows out anew.
+    """
+    names = sorted(set(rows.datasets.tolist()))
+    found = [one for seed in range(seeds) for one in _detections(rows, names, seed)]
+    pairs = sorted({(one.trained_on, one.tested_on) for one in found})
+    return [_mean([one for one in found if (one.trained_on, one.tested_on) == pair]) for pair in pairs]
+
+
+def _detections(rows: Rows, names: Sequence[str], seed: int) -> Iterator[Detection]:
+    splits = split(tuple(rows.datasets.tolist()), seed)
+    test = {name: splits["test"] & (rows.datasets == name) for name in names}
+    for name in names:
+        own = rows.datasets == name
+        shift = _shift(rows, splits["train"] & own, splits["calibration"] & own)
+        for tested in names:
+            yield _detection(name, tested, shift[test[name]], shift[test[tested]])
+    for name in names if len(names) > 1 else ():
+        others = rows.datasets != name
+        shift = _shift(rows, splits["train"] & others, splits["calibration"] & others)
+        yield _detection(OTHERS, name, shift[splits["test"] & others], shift[test[name]])
+        yield _detection(OTHERS, OTHERS, shift[splits["test"] & others], shift[splits["test"] & others])
+
+
+def _shift(rows: Rows, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
+    reference = shift_reference(rows.signatures, "answer", train, calibration)
+    return ShiftDetector(reference, "answer").shift(rows.signatures)
+
+
+def _detection(
+    trained: str, tested: str, own: Float64[np.ndarray, " own"], shift: Float64[np.ndarray, " rows"]
+) -> Detection:
+    foreign = np.repeat([False, True], [len(own), len(shift)])
+    auroc = formulas.auroc(counted(foreign, -np.concatenate([own, shift])))
+    return Detection(
+        trained_on=trained,
+        tested_on=tested,
+        rows=len(shift),
+        auroc=float(auroc[0]),
+        below=tuple(float((shift < level).mean()) for level in LEVELS),
+    )
+
+
+def _mean(of_seeds: Sequence[Detection]) -> Detection:
+    first = of_seeds[0]
+    return Detection(
+        trained_on=first.trained_on,
+        tested_on=first.tested_on,
+        rows=sum(one.rows for one in of_seeds),
+        auroc=float(np.mean([one.auroc for one in of_seeds])),
+        below=tuple(np.mean([one.below for one in of_seeds], axis=0).tolist()),
+    )

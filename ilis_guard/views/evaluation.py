@@ -1,0 +1,29 @@
+"""What the command line shows of an evaluation."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
+from ilis_guard.lab.evaluation.headlines import Table as Headline
+from ilis_guard.lab.evaluation.headlines import by_protocol, compared, protocols
+from ilis_guard.views.text import escape
+
+
+def evaluation_view(evaluation: Evaluation) -> RenderableType:
+    """The headline, how far ahead the reference is, and last what the reader must know."""
+    left_out = [one for one in evaluation.sets if not one.counts]
+    return Group(
+        _table(by_protocol(evaluation)),
+        *(_table(compared(evaluation, name)) for name in protocols(evaluation) if evaluation.differences),
+        *(f"[dim]left out:[/] {escape(one.name)}: {escape(one.why_left_out)}" for one in left_out),
+        *(f"[yellow]note:[/] {escape(note)}" for note in evaluation.notes),
+    )
+
+
+def _table(shown: Headline) -> Table:
+    table = Table(title=escape(shown.title), title_justify="left")
+    for name in shown.columns:
+        table.add_column(escape(name), justify="left" if name == shown.columns[0] else "right")
+    for row in shown.rows:
+        table.add_row(*map(escape, row), style="bold" if row[0] == REFERENCE else None)
+    return table

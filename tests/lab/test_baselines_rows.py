@@ -1,0 +1,142 @@
+"""Rows, read from harvests and observations that were made of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ilis_guard.errors import FitError
+from ilis_guard.lab.baselines.observations import (
+    SCORES,
+    SITES,
+    ObservationManifest,
+    file_digest,
+    observation_table,
+)
+from ilis_guard.lab.harvest import METADATA_KEY, harvest, read_harvest
+from ilis_guard.lab.rows import Rows, read_rows_of
+from ilis_guard.lab.tables import write_table
+from tests.lab.test_harvest import LAYERS, SILENT, FakeTapped, question
+
+HIDDEN = FakeTapped.fingerprint.hidden
+
+
+def harvested(path: Path, first: int, *, silent: bool = True) -> Path:
+    """A harvest of five questions, the second of which may have got no answer."""
+    asked = [question(first + number, SILENT if number == 1 and silent else "") for number in range(5)]
+    harvest(FakeTapped(), asked, path, name="fake")
+    return path
+
+
+def number_of(id_: str) -> int:
+    return int(id_.removeprefix("q"))
+
+
+def observed(path: Path, of: Path, *, order: int = 1, ids: list[str] | None = None) -> Path:
+    """Observations whose numbers are those in the rows' ids."""
+    known = read_harvest(of)
+    manifest = ObservationManifest(
+        harvest=known.manifest, harvest_sha256=file_digest(of), rauq_alpha=0.5, p_true_prompt="{question}", versions={}
+    )
+    rows = [
+        {
+            "id": id_,
+            **{score: number_of(id_) + place / 10 for place, score in enumerate(SCORES)},
+            **{site: np.full((LAYERS, HIDDEN), number_of(id_) + len(site), np.float16) for site in SITES},
+        }
+        for id_ in (ids or list(known.ids))[::order]
+    ]
+    write_table(observation_table(rows, manifest), path)
+    return path
+
+
+def check(rows: Rows, ids: list[str]) -> None:
+    assert rows.ids.tolist() == ids
+    assert rows.datasets.tolist() == [f"d{number_of(id_) % 3}" for id_ in ids]
+    assert rows.unsupervised is not None
+    assert rows.activations is not None
+    numbers = np.array([number_of(id_) for id_ in ids], dtype=np.float64)
+    for place, score in enumerate(SCORES):
+        np.testing.assert_allclose(rows.unsupervised[score], numbers + place / 10)
+    for site in SITES:
+        assert rows.activations[site].shape == (len(ids), LAYERS, HIDDEN)
+        assert rows.activations[site].dtype == np.float16
+        np.testing.assert_array_equal(rows.activations[site][:, 1, 2], (numbers + len(site)).astype(np.float16))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_of_several_harvests_stand_beside_what_was_observed_of_them(tmp_path: Path, order: int) -> None:
+    one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
+    of_one, of_two = observed(tmp_path / "a", one, order=order), observed(tmp_path / "b", two, order=order)
+    rows = read_rows_of([two, one], [of_one, of_two])
+    ids = ["q10", "q12", "q13", "q14", "q0", "q2", "q3", "q4"]
+    check(rows, ids)
+    expected = {id_: known for path in (one, two) for id_, known in zip(*named(path), strict=True)}
+    for row, id_ in enumerate(ids):
+        wrong, statistics, last = expected[id_]
+        assert rows.wrong[row] == wrong
+        np.testing.assert_array_equal(rows.statistics[row], statistics)
+        np.testing.assert_array_equal(rows.signatures["last"][row], last)
+
+
+def named(path: Path) -> tuple[tuple[str, ...], list[tuple[bool, np.ndarray, np.ndarray]]]:
+    known = read_harvest(path)
+    return known.ids, list(zip(known.wrong.tolist(), known.statistics, known.signatures["last"], strict=True))
+
+
+def test_some_of_them_are_taken_by_a_mask_or_by_numbers(tmp_path: Path) -> None:
+    path = harvested(tmp_path / "one.parquet", 0)
+    rows = read_rows_of([path], [observed(tmp_path / "a", path)])
+    check(rows.take(np.array([True, False, True, False])), ["q0", "q3"])
+    taken = rows.take(np.array([3, 0, 0]))
+    check(taken, ["q4", "q0", "q0"])
+    np.testing.assert_array_equal(taken.signatures["mean"], rows.signatures["mean"][[3, 0, 0]])
+    np.testing.assert_array_equal(taken.statistics, rows.statistics[[3, 0, 0]])
+    np.testing.assert_array_equal(taken.wrong, rows.wrong[[3, 0, 0]])
+    assert len(taken) == 3
+
+
+def test_a_harvest_may_be_read_without_observations(tmp_path: Path) -> None:
+    rows = read_rows_of([harvested(tmp_path / "one.parquet", 0)])
+    assert rows.unsupervised is None
+    assert rows.activations is None
+    assert rows.take(np.array([0])).ids.tolist() == ["q0"]
+
+
+def test_observations_of_another_harvest_are_refused(tmp_path: Path) -> None:
+    one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
+    of_one = observed(tmp_path / "a", one)
+    with pytest.raises(FitError, match=r"aren't the observations of .*two\.parquet.* have none; observe them"):
+        read_rows_of([one, two], [of_one])
+    with pytest.raises(FitError, match="some are of other harvests"):
+        read_rows_of([one], [of_one, observed(tmp_path / "b", two)])
+    harvested(one, 0, silent=False)  # the same name, another content
+    with pytest.raises(FitError, match="have none; observe them as they are now"):
+        read_rows_of([one], [of_one])
+
+
+def test_observations_of_other_rows_are_refused(tmp_path: Path) -> None:
+    path = harvested(tmp_path / "one.parquet", 0)
+    for ids in (["q0", "q2", "q3"], ["q0", "q2", "q3", "q7"], ["q0", "q0", "q2", "q3", "q4"]):
+        with pytest.raises(FitError, match="observe it anew"):
+            read_rows_of([path], [observed(tmp_path / "a", path, ids=ids)])
+
+
+def test_harvests_of_different_models_are_refused(tmp_path: Path) -> None:
+    one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
+    table = pq.read_table(two)
+    manifest = json.loads(table.schema.metadata[METADATA_KEY])
+    manifest["fingerprint"]["precision"] = "full"
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(manifest)}), two)
+    with pytest.raises(FitError, match="harvests of different models: they differ in precision"):
+        read_rows_of([one, two])
+
+
+def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 3)
+    with pytest.raises(FitError, match=r"1 ids come twice in .*, such as 'q3'"):
+        read_rows_of([one, two])
+    with pytest.raises(FitError, match="name at least one"):
+        read_rows_of([])
