@@ -148,10 +148,10 @@ async def test_each_attempt_is_a_child_run_and_the_decision_an_event() -> None:
             self.found: list[Any] = []
             self.events: list[tuple[str, Any, UUID | None]] = []
 
-        def on_chat_model_start(self, _serialized: Any, _messages: Any, *, run_id: UUID, **_: Any) -> None:
+        def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002 - theirs
             self.model = run_id
 
-        def on_chain_start(self, _serialized: Any, inputs: Any, **told: Any) -> None:
+        def on_chain_start(self, serialized: Any, inputs: Any, **told: Any) -> None:  # noqa: ARG002 - theirs
             self.attempts.append((inputs["tier"], told["parent_run_id"]))
 
         def on_chain_end(self, outputs: Any, **_: Any) -> None:
