@@ -163,7 +163,7 @@ def test_optimistic_takes_back_what_turns_out_unsure_and_the_larger_tier_answers
 
 
 def test_optimistic_cuts_an_answer_that_stays_ruled_out_and_takes_it_back() -> None:
-    unsure = by_words(0.1, 0.1, 0.7, 0.7, 0.7, 0.7, 0.7, 0.1)
+    unsure = by_words(0.1, 0.1, 0.97, 0.97, 0.97, 0.97, 0.97, 0.1)
     watched = guard(tier("small", FakeModel(WORDS), unsure), tier("large", FakeModel("right"), 0.1))
     text, reasons, made = split(list(watched.stream(QUESTION, mode="optimistic")))
     assert text == "one two"
@@ -171,14 +171,20 @@ def test_optimistic_cuts_an_answer_that_stays_ruled_out_and_takes_it_back() -> N
     assert (made.action, made.text) == (Action.ANSWER, "right")
     small, large = made.attempts
     assert (small.stopped_at, small.tokens, small.finish_reason) == (2 + PATIENCE, 2 + PATIENCE, None)
-    assert (small.text, small.uncertainty, small.error) == (SO_FAR[1 + PATIENCE], 0.7, "")
+    assert (small.text, small.uncertainty, small.error) == (SO_FAR[1 + PATIENCE], 0.97, "")
     assert large.stopped_at is None
     assert made.reasons[0].startswith(f"tier 'small' was cut after {2 + PATIENCE} tokens")
-    assert "The tier 'small' was cut after 6 tokens, with an uncertainty of 0.7 so far." in made.explain()
+    assert "The tier 'small' was cut after 6 tokens, with an uncertainty of 0.97 so far." in made.explain()
+
+
+def test_an_unfinished_answer_that_is_merely_unsure_is_not_cut() -> None:
+    unsure = by_words(0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1)
+    text, reasons, made = split(list(guard(tier("only", FakeModel(WORDS), unsure)).stream(QUESTION, mode="optimistic")))
+    assert (text, reasons, made.text) == (WORDS, [], WORDS)
 
 
 def test_one_noisy_word_cuts_nothing_and_is_shown_once_it_is_over() -> None:
-    noisy = by_words(0.9, 0.1, 0.9, 0.9, 0.1, 0.9, 0.9, 0.1)
+    noisy = by_words(0.97, 0.1, 0.97, 0.97, 0.1, 0.97, 0.97, 0.1)
     watched = guard(tier("only", FakeModel(WORDS), noisy))
     shown = list(watched.stream(QUESTION, mode="optimistic"))
     assert [event.text for event in shown if isinstance(event, Piece)] == [
@@ -192,7 +198,7 @@ def test_one_noisy_word_cuts_nothing_and_is_shown_once_it_is_over() -> None:
 
 
 def test_where_nothing_was_shown_yet_there_is_nothing_to_take_back_and_the_next_tier_is_shown() -> None:
-    watched = guard(tier("small", FakeModel(WORDS), 0.7), tier("large", FakeModel(WORDS), 0.1))
+    watched = guard(tier("small", FakeModel(WORDS), 0.97), tier("large", FakeModel(WORDS), 0.1))
     text, reasons, made = split(list(watched.stream(QUESTION, mode="optimistic")))
     assert (text, reasons, made.text) == (WORDS, [], WORDS)
     assert [attempt.stopped_at for attempt in made.attempts] == [PATIENCE, None]
@@ -230,19 +236,20 @@ def test_what_was_cut_is_never_an_answer_even_where_a_rule_would_give_it() -> No
 @pytest.mark.parametrize(
     "condition",
     [
-        'finish_reason == "stop" && uncertainty < 0.8',
-        'finish_reason != "" && uncertainty < 0.8',
-        "text_length > 30 && uncertainty < 0.8",
-        "tokens >= 8 && uncertainty < 0.8",
-        "tokens * 2 > 15 && uncertainty < 0.8",
-        "cost > 1.5 && uncertainty < 0.8",
-        "seconds > 0.00001 && uncertainty < 0.8",
+        'finish_reason == "stop" && uncertainty < 0.99',
+        "shift > 0.5 && statistics.logprob_mean < 0.0 && uncertainty < 0.99",
+        'finish_reason != "" && uncertainty < 0.99',
+        "text_length > 30 && uncertainty < 0.99",
+        "tokens >= 8 && uncertainty < 0.99",
+        "tokens * 2 > 15 && uncertainty < 0.99",
+        "cost > 1.5 && uncertainty < 0.99",
+        "seconds > 0.00001 && uncertainty < 0.99",
     ],
 )
 @pytest.mark.parametrize("mode", ["optimistic", "early_stop"])
 def test_what_only_the_end_tells_cuts_nothing(condition: str, mode: StreamMode) -> None:
     watched = guard(
-        tier("only", FakeModel(WORDS), 0.7, cost=TierCost(per_million_tokens=200_000.0)),
+        tier("only", FakeModel(WORDS), 0.97, cost=TierCost(per_million_tokens=200_000.0)),
         rules=f"\n  - {{id: whole, when: '{condition}', do: answer}}\n",
     )
     text, reasons, made = split(list(watched.stream(QUESTION, mode=mode)))
@@ -253,10 +260,10 @@ def test_what_only_the_end_tells_cuts_nothing(condition: str, mode: StreamMode) 
 def test_a_rule_that_short_answers_fall_under_cuts_no_long_one() -> None:
     rules = """
   - {id: short, when: text_length < 30, do: abstain}
-  - {id: long, when: uncertainty < 0.5, do: answer}
+  - {id: long, when: uncertainty < 0.99, do: answer}
 """
     text, _, made = split(
-        list(guard(tier("only", FakeModel(WORDS), 0.1), rules=rules).stream(QUESTION, mode="early_stop"))
+        list(guard(tier("only", FakeModel(WORDS), 0.97), rules=rules).stream(QUESTION, mode="early_stop"))
     )
     assert (text, made.rule) == (WORDS, "long")
 
@@ -266,10 +273,10 @@ def test_what_the_answer_may_cost_counts_as_open() -> None:
     rules = """
   - {id: sure, when: uncertainty < 0.2, do: answer}
   - {id: larger, do: retry}
-  - {id: good-enough, when: uncertainty < 0.8, do: answer}
+  - {id: good-enough, when: uncertainty < 0.99, do: answer}
 """
     price = TierCost(per_million_tokens=1_000_000.0)
-    tiers = tier("small", FakeModel(WORDS), 0.7, cost=price), tier("large", FakeModel(WORDS), 0.1, cost=price)
+    tiers = tier("small", FakeModel(WORDS), 0.97, cost=price), tier("large", FakeModel(WORDS), 0.1, cost=price)
     watched = guard(*tiers, rules=rules, head="budget: {max_cost: 8.0}")
     _, _, made = split(list(watched.stream(QUESTION, mode="early_stop")))
     assert (made.rule, made.text, len(made.attempts)) == ("good-enough", WORDS, 1)
@@ -398,7 +405,9 @@ def test_an_answer_that_is_drawn_for_an_audit_has_its_ticket() -> None:
 
 def test_a_reviewer_cant_accept_half_an_answer() -> None:
     with InMemoryQueue() as queue:
-        (made,) = guard(tier("only", FakeModel(WORDS), 0.7), review=queue).stream(QUESTION, mode="early_stop")
+        rules = "\n  - {id: sure, when: uncertainty < 0.2, do: answer}\n  - {id: person, do: escalate}\n"
+        only = tier("only", FakeModel(WORDS), 0.97)
+        (made,) = guard(only, rules=rules, review=queue).stream(QUESTION, mode="early_stop")
         assert isinstance(made, Decision)
         assert made.ticket is not None
         record = queue.get(made.ticket.id)
@@ -457,7 +466,7 @@ def test_pieces_joined_are_the_text_wherever_tokens_cut_it(text: str, data: Any,
     whole = text.encode()
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=12))) if len(whole) > 1 else []
     tokens = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-    scores = data.draw(st.lists(st.sampled_from([0.1, 0.9]), min_size=len(tokens), max_size=len(tokens)))
+    scores = data.draw(st.lists(st.sampled_from([0.1, 0.9, 0.97]), min_size=len(tokens), max_size=len(tokens)))
     told = iter(scores)
 
     class Scorer:
