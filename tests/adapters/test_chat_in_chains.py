@@ -148,10 +148,10 @@ async def test_each_attempt_is_a_child_run_and_the_decision_an_event() -> None:
             self.found: list[Any] = []
             self.events: list[tuple[str, Any, UUID | None]] = []
 
-        def on_chat_model_start(self, _serialized: Any, _messages: Any, *, run_id: UUID, **_: Any) -> None:
+        def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002 - theirs
             self.model = run_id
 
-        def on_chain_start(self, _serialized: Any, inputs: Any, **told: Any) -> None:
+        def on_chain_start(self, serialized: Any, inputs: Any, **told: Any) -> None:  # noqa: ARG002 - theirs
             self.attempts.append((inputs["tier"], told["parent_run_id"]))
 
         def on_chain_end(self, outputs: Any, **_: Any) -> None:
@@ -204,13 +204,13 @@ def test_an_agent_without_tools_holds_a_conversation(mode: Any) -> None:
 
 
 async def test_an_agents_stream_takes_back_what_was_withdrawn_and_its_history_has_none_of_it() -> None:
-    guarded = chat([0.1, 0.1, 0.92, 0.92], stream_mode="optimistic")
+    guarded = chat([0.1, 0.1, 0.1, 0.92], stream_mode="optimistic")
     agent: Any = create_agent(model=guarded, checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "a"}}
     shown, marked = "", False
     async for chunk, _ in agent.astream({"messages": [HumanMessage(QUESTION)]}, config, stream_mode="messages"):
         if "retraction" in chunk.response_metadata.get("ilis_guard", {}):
-            assert shown == "It is"
+            assert shown == "It is Oslo"
             shown, marked = "", True
         shown += chunk.content
     assert (shown, marked) == ("I would rather not say.", True)

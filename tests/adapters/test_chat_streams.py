@@ -12,13 +12,14 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import LLMResult
 
 from ilis_guard import StreamMode
+from ilis_guard.errors import RequestError
 from ilis_guard_langchain import ChatIlisGuard
 from tests.adapters.chatting import QUESTION, chat
 
 BETA = pytest.mark.filterwarnings("ignore:.* is in beta:langchain_core._api.beta_decorator.LangChainBetaWarning")
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
-WITHDRAWN = [0.1, 0.1, 0.92, 0.92]
-"""Of an answer that is shown for two words, and then isn't given."""
+WITHDRAWN = [0.1, 0.1, 0.1, 0.92]
+"""Of an answer that is shown word for word, and then isn't given."""
 
 
 def summed(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
@@ -66,10 +67,10 @@ def test_held_back_nothing_comes_before_the_decision() -> None:
 @pytest.mark.parametrize("how", ["stream", "astream"])
 async def test_a_retraction_marks_where_all_before_it_is_withdrawn(how: str) -> None:
     chunks = await streamed(chat(WITHDRAWN, stream_mode="optimistic"), how)
-    assert [each.content for each in chunks] == ["It", " is", "", "I would rather not say."]
+    assert [each.content for each in chunks] == ["It", " is", " Oslo", "", "I would rather not say."]
     (marked,) = [each for each in chunks if "retraction" in each.response_metadata.get("ilis_guard", {})]
-    assert marked is chunks[2]
-    assert chunks[3].additional_kwargs == {"refusal": "I would rather not say."}
+    assert marked is chunks[-2]
+    assert chunks[-1].additional_kwargs == {"refusal": "I would rather not say."}
 
 
 def two_halves(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
@@ -98,12 +99,8 @@ def test_however_chunks_are_summed_up_what_was_withdrawn_is_gone_and_its_trace_s
 
 def test_halfway_a_sum_holds_what_stands_at_that_point() -> None:
     chunks = list(chat(WITHDRAWN, stream_mode="optimistic").stream(QUESTION))
-    assert [summed(chunks[:count]).content for count in (1, 2, 3, 4)] == [
-        "It",
-        "It is",
-        "",
-        "I would rather not say.",
-    ]
+    halfway = [summed(chunks[:count]).content for count in range(1, 6)]
+    assert halfway == ["It", "It is", "It is Oslo", "", "I would rather not say."]
 
 
 @BETA
@@ -114,7 +111,7 @@ def test_chunks_survive_what_carries_them_elsewhere() -> None:
     # As JSON they are LangChain's own kind, and only the marker tells what to do.
     loaded = [load(json.loads(dumps(each)), allowed_objects="messages") for each in chunks]
     assert all(type(each) is AIMessageChunk for each in loaded)
-    assert loaded[2].response_metadata["ilis_guard"]["retraction"]
+    assert loaded[-2].response_metadata["ilis_guard"]["retraction"]
 
 
 class Ear(BaseCallbackHandler):
@@ -134,7 +131,7 @@ class Ear(BaseCallbackHandler):
 def test_callbacks_hear_of_pieces_that_are_shown_and_of_no_others() -> None:
     ear = Ear()
     list(chat(WITHDRAWN, stream_mode="optimistic").stream(QUESTION, {"callbacks": [ear]}))
-    assert ear.tokens == ["It", " is", "", "I would rather not say."]
+    assert ear.tokens == ["It", " is", " Oslo", "", "I would rather not say."]
     assert ear.end.text == "I would rather not say."
     held = Ear()
     chat([0.92]).invoke(QUESTION, {"callbacks": [held]})
@@ -189,6 +186,14 @@ async def test_whoever_leaves_a_stream_leaves_the_guards() -> None:
     later: Any = model.astream(QUESTION)
     assert (await anext(later)).content == "It"
     await later.aclose()
+
+
+async def test_a_request_that_cannot_be_used_raises_as_in_an_invoke() -> None:
+    model = chat(0.1, stream_mode="optimistic")
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        next(model.stream("  "))
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        await anext(model.astream("  "))
 
 
 def test_a_stop_sequence_ends_a_stream_and_nothing_of_it_is_shown() -> None:

@@ -113,9 +113,9 @@ class BreaksOff(FakeModel):
             raise self.error
         return super().generate(messages, **options)
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
         breaks = self._break()
-        for count, step in enumerate(super().stream(messages)):
+        for count, step in enumerate(super().stream(messages, stop=stop)):
             if breaks and count > self.after:
                 raise self.error
             yield step
@@ -308,8 +308,8 @@ def test_a_model_that_fails_for_good_hands_on_to_the_next_tier() -> None:
 
 def test_a_stranger_of_a_model_that_yields_nothing_is_a_failed_attempt() -> None:
     class Silent(FakeModel):
-        def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
-            del messages
+        def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
+            del messages, stop
             yield from ()
 
     _, _, made = split(list(guard(tier("only", Silent("x"), 0.1)).stream(QUESTION, mode="optimistic")))

@@ -75,8 +75,8 @@ class Stepping(FakeModel):
         finally:
             self.ended.set()
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
-        steps = super().stream(messages)
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
+        steps = super().stream(messages, stop=stop)
         try:
             yield next(steps)
             for step in steps:
@@ -327,8 +327,8 @@ async def test_asynchronous_events_are_the_same(guarded: Callable[..., Guard]) -
 
 def test_what_stops_the_program_reaches_the_reader(guarded: Callable[..., Guard]) -> None:
     class Stops(FakeModel):
-        def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
-            yield from list(super().stream(messages))[:3]
+        def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
+            yield from list(super().stream(messages, stop=stop))[:3]
             raise SystemExit(3)
 
     stream = guarded(Stops(WORDS)).stream(QUESTION, mode="optimistic")
