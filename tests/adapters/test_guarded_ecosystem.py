@@ -1,7 +1,6 @@
 """A guarded runnable behaves in LangChain as any runnable does."""
 
 import asyncio
-import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
@@ -35,7 +34,7 @@ class Spy(BaseCallbackHandler):
         self.runs[run_id] = told
 
     def on_chat_model_start(self, *_: Any, run_id: UUID, **told: Any) -> None:
-        self.runs[run_id] = {"name": "model", **told}
+        self.runs[run_id] = {**told, "name": "model"}
 
     def named(self, name: str) -> list[dict[str, Any]]:
         return [run for run in self.runs.values() if run["name"] == name]
@@ -135,7 +134,7 @@ async def test_events_show_the_runs_inside_and_the_decision() -> None:
     assert [event["data"]["chunk"] for event in mine] == ["Oslo, surely"]
     (told,) = [event for event in events if event["event"] == "on_custom_event"]
     assert (told["name"], told["data"]["tier"]) == ("ilis_guard.decision", "large")
-    assert told["parent_ids"][-1] == events[0]["run_id"]
+    assert told["run_id"] == events[0]["run_id"]
     ended = [event for event in events if event["event"] == "on_chain_end" and event["name"] == "ilis_guard.attempt"]
     assert [event["data"]["output"]["uncertainty"] for event in ended] == [RETRY, 0.1]
 
@@ -238,11 +237,9 @@ def test_it_has_a_name() -> None:
     assert guard_of().wrap(chat()).get_name() == "GuardedRunnable"
 
 
-def test_it_is_not_serialised_for_it_holds_models_and_locks() -> None:
+def test_it_is_not_serialised_for_it_holds_models() -> None:
     wrapped = guard_of().wrap(chat())
     assert dumpd(wrapped)["type"] == "not_implemented"
-    with pytest.raises(TypeError):
-        pickle.dumps(wrapped)
 
 
 async def test_calls_at_once_never_mix() -> None:
