@@ -16,7 +16,7 @@ from ilis_guard import Guard
 from ilis_guard.models.weights import converted_folder, packaged_weights
 
 CONFIG, *COUNTRIES = sys.argv[1:] or [str(Path(__file__).with_name("guard.yaml")), "Norway", "Kenya", "Italy"]
-NF4 = BitsAndBytesConfig(
+NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",
     bnb_4bit_use_double_quant=True,
