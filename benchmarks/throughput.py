@@ -1,6 +1,6 @@
 """Requests a second through the guard, with and without batching, for 1 to 16 concurrent callers.
 
-python -m benchmarks.throughput [--precision nf4] [--each 3] [--threads 1]
+python -m benchmarks.throughput [--precision nf4] [--callers 8] [--each 4] [--threads 1]
 
 The tier is the one that the shipped bundle was fitted to, so every answer is scored and ruled on. Beside it stands what
 transformers' own batched `generate` does with as many prompts at a time, without guard, threads or anybody who waits:
@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -31,11 +30,10 @@ from ilis_guard.tiers import load_tier
 from ilis_guard.types import Message, Precision
 
 RESULTS: Final = Path(__file__).parent / "results" / "throughput.csv"
+PRECISIONS: Final[tuple[Precision, ...]] = ("full", "nf4")
 CALLERS: Final = (1, 2, 4, 8, 16)
 TARGET: Final = 2.5
 """What 8 callers get done with batching, at least, for each request that one gets done without."""
-FEWEST: Final = 6
-"""Requests that one caller makes: a single answer's length is chance."""
 POLICY: Final = """
 version: 1
 name: throughput
@@ -51,6 +49,8 @@ class Driven:
 
     seconds: float
     """From the first request to the last answer."""
+    processor: float
+    """Seconds of processor time of this process: what a driven server uses isn't in it."""
     latencies: tuple[float, ...]
     """Seconds, of each request."""
 
@@ -58,6 +58,11 @@ class Driven:
     def per_second(self) -> float:
         """Requests."""
         return len(self.latencies) / self.seconds
+
+    @property
+    def per_processor_second(self) -> float:
+        """Requests. On a machine that others use too, the steadier number."""
+        return len(self.latencies) / self.processor
 
 
 def drive(ask: Callable[[str], object], prompts: Sequence[str], callers: int) -> Driven:
@@ -90,14 +95,14 @@ def drive(ask: Callable[[str], object], prompts: Sequence[str], callers: int) ->
     threads = [threading.Thread(target=call, daemon=True) for _ in range(callers)]
     for thread in threads:
         thread.start()
+    began, processor = time.perf_counter(), time.process_time()
     begin.wait()
-    began = time.perf_counter()
     for thread in threads:
         thread.join()
-    seconds = time.perf_counter() - began
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
     if errors:
         raise errors[0]
-    return Driven(seconds=seconds, latencies=tuple(latencies))
+    return Driven(seconds=seconds, processor=processor, latencies=tuple(latencies))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,7 @@ class Measured:
     driven: Driven
 
 
-def measure(precision: Precision, batch: int, each: int) -> Iterator[Measured]:
+def measure(precision: Precision, batch: int, each: int, all_callers: Sequence[int]) -> Iterator[Measured]:
     """Each number of callers in each way, one after the other on the same weights."""
     tier = load_tier(
         read_config("benchmarks/bundles.yaml")
@@ -124,8 +129,9 @@ def measure(precision: Precision, batch: int, each: int) -> Iterator[Measured]:
     tiers = {"alone": tier, "batched": replace(tier, model=BatchedModel(model, batch))}
     guards = {way: Guard(tiers=[tier], policy=Policy.parse(POLICY)) for way, tier in tiers.items()}
     model.generate_batch([_conversation(question) for question in QUESTIONS])  # the first pass of a shape is slower
-    for callers in CALLERS:
-        prompts = list(islice(cycle(QUESTIONS), max(FEWEST, each * callers)))
+    for callers in all_callers:
+        # Each question as often as any other: their answers differ in length.
+        prompts = QUESTIONS * max(1, round(each * callers / len(QUESTIONS)))
         for way, guard in guards.items():
             yield Measured(precision=precision, way=way, callers=callers, driven=drive(guard.decide, prompts, callers))
         yield Measured(precision=precision, way="bare", callers=callers, driven=_bare(model, prompts, callers))
@@ -133,17 +139,14 @@ def measure(precision: Precision, batch: int, each: int) -> Iterator[Measured]:
 
 def _bare(model: LocalModel, prompts: Sequence[str], size: int) -> Driven:
     latencies: list[float] = []
-    began = time.perf_counter()
-    for some in _batches(prompts, size):
-        asked = time.perf_counter()
-        model.generate_bare_batch([_conversation(prompt) for prompt in some])
-        latencies += [time.perf_counter() - asked] * len(some)
-    return Driven(seconds=time.perf_counter() - began, latencies=tuple(latencies))
-
-
-def _batches(prompts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    began, processor = time.perf_counter(), time.process_time()
     for start in range(0, len(prompts), size):
-        yield prompts[start : start + size]
+        asked = time.perf_counter()
+        some = [_conversation(prompt) for prompt in prompts[start : start + size]]
+        model.generate_bare_batch(some)
+        latencies += [time.perf_counter() - asked] * len(some)
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+    return Driven(seconds=seconds, processor=processor, latencies=tuple(latencies))
 
 
 def _conversation(question: str) -> tuple[Message, ...]:
@@ -153,52 +156,54 @@ def _conversation(question: str) -> tuple[Message, ...]:
 def main(
     precision: Annotated[list[str] | None, typer.Option(help="full, nf4; default both.")] = None,
     batch: Annotated[int, typer.Option(min=2, help="guard.yaml's `batch`.")] = 16,
-    each: Annotated[int, typer.Option(min=1, help="Requests a caller makes.")] = 3,
+    each: Annotated[int, typer.Option(min=1, help="About so many requests each caller makes.")] = 4,
+    callers: Annotated[list[int] | None, typer.Option(min=1, help="Default 1, 2, 4, 8, 16.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
-    to: Annotated[Path, typer.Option(help="The CSV file; lines of other precisions in it are kept.")] = RESULTS,
+    to: Annotated[Path, typer.Option(help="The CSV file; what else it holds is kept.")] = RESULTS,
 ) -> None:
     """Measure, print a table for each precision, and write the CSV."""
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types it partly
-    for chosen in precision or ("full", "nf4"):
-        if chosen not in ("full", "nf4"):
-            raise typer.BadParameter(f"full or nf4, got {chosen!r}")
-        measured = list(measure(chosen, batch, each))
+    for chosen in PRECISIONS:
+        if precision and chosen not in precision:
+            continue
+        measured = list(measure(chosen, batch, each, callers or CALLERS))
         _print(measured, threads, batch)
         _write(to, measured, threads, batch)
 
 
 def _print(measured: Sequence[Measured], threads: int, batch: int) -> None:
-    one = next(each for each in measured if (each.way, each.callers) == ("alone", 1)).driven.per_second
-    rows = [
-        [
-            str(each.callers),
-            each.way,
-            f"{each.driven.per_second:.2f}",
-            f"{each.driven.per_second / one:.2f}",
-            *(f"{value:.1f}" for value in np.percentile(each.driven.latencies, (50, 100))),
-        ]
-        for each in measured
-    ]
-    headings = ("callers", "way", "requests/s", "to one alone", "median, s", "longest, s")
-    title = f"SmolLM2 {measured[0].precision}, batch {batch}, {machine()}, {threads} torch thread(s)"
-    show(title, headings, rows)
-    eight = next(each for each in measured if (each.way, each.callers) == ("batched", 8)).driven.per_second / one
-    typer.echo(f"8 callers with batching: {eight:.2f} times one caller (target: {TARGET})")
+    found = {(each.way, each.callers): each.driven for each in measured}
+    one, eight = found.get(("alone", 1)), found.get(("batched", 8))
+    rows = []
+    for each in measured:
+        driven = each.driven
+        rates = [driven.per_second, driven.per_processor_second]
+        to_one = ["", ""] if one is None else [f"{driven.per_second / one.per_second:.2f}"]
+        if one is not None:
+            to_one.append(f"{driven.per_processor_second / one.per_processor_second:.2f}")
+        latencies = np.percentile(driven.latencies, (50, 100))
+        rows.append([str(each.callers), each.way, *(f"{value:.2f}" for value in (*rates, *latencies)), *to_one])
+    headings = ("callers", "way", "a second", "a processor s", "median, s", "longest, s", "to one", "by processor")
+    show(f"requests, SmolLM2 {measured[0].precision}, batch {batch}, {machine()}, {threads} thread", headings, rows)
+    if one is not None and eight is not None:
+        wall, processor = (getattr(eight, rate) / getattr(one, rate) for rate in ("per_second", "per_processor_second"))
+        typer.echo(f"8 callers to one: {wall:.2f} by the clock, {processor:.2f} by processor time (target: {TARGET})")
 
 
 COLUMNS: Final = (
     *("machine", "torch", "threads", "precision", "way", "batch", "callers"),
-    *("requests", "seconds", "requests_per_second", "median_seconds", "longest_seconds"),
+    *("requests", "seconds", "processor_seconds", "requests_per_second", "median_seconds", "longest_seconds"),
 )
 
 
 def _write(path: Path, measured: Sequence[Measured], threads: int, batch: int) -> None:
     precision = measured[0].precision
+    anew = {(precision, str(each.callers)) for each in measured}
     kept: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if row["precision"] != precision]
+            kept = [row for row in csv.DictReader(file) if (row["precision"], row["callers"]) not in anew]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -206,7 +211,7 @@ def _write(path: Path, measured: Sequence[Measured], threads: int, batch: int) -
         table.writerows(kept)
         for each in measured:
             driven, size = each.driven, {"alone": 1, "batched": batch, "bare": each.callers}[each.way]
-            spent = (driven.seconds, driven.per_second, *np.percentile(driven.latencies, (50, 100)))
+            spent = (driven.seconds, driven.processor, driven.per_second, *np.percentile(driven.latencies, (50, 100)))
             values = [machine(), torch.__version__, threads, precision, each.way, size, each.callers]
             values += [len(driven.latencies), *(f"{value:.3f}" for value in spent)]
             table.writerow(dict(zip(COLUMNS, values, strict=True)))

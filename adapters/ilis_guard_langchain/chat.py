@@ -24,6 +24,7 @@ from ilis_guard.models.weights import Progress
 from ilis_guard.types import Label, Labels
 from ilis_guard_langchain.chunks import chunk, message_of
 from ilis_guard_langchain.messages import to_messages
+from ilis_guard_langchain.tracing import atrace_attempts, trace_attempts
 
 NO_TOOLS = (
     "a guard decides on answers, and a tool call is none: it has no score. Guard an agent's answers with "
@@ -174,8 +175,10 @@ class ChatIlisGuard(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        del run_manager
-        return self._result(self.guard.decide(to_messages(messages), **self._asked(stop, kwargs)))
+        decision = self.guard.decide(to_messages(messages), **self._asked(stop, kwargs))
+        if run_manager is not None:
+            trace_attempts(decision, run_manager)
+        return self._result(decision)
 
     async def _agenerate(
         self,
@@ -184,8 +187,10 @@ class ChatIlisGuard(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        del run_manager
-        return self._result(await self.guard.adecide(to_messages(messages), **self._asked(stop, kwargs)))
+        decision = await self.guard.adecide(to_messages(messages), **self._asked(stop, kwargs))
+        if run_manager is not None:
+            await atrace_attempts(decision, run_manager)
+        return self._result(decision)
 
     def _stream(
         self,
@@ -194,7 +199,9 @@ class ChatIlisGuard(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        del run_manager  # LangChain tells callbacks of each chunk itself
+        del (
+            run_manager
+        )  # LangChain tells callbacks of each chunk itself, and gives a stream no run to trace attempts in
         asked = self._asked(stop, kwargs)
         shown = False
         with closing(self.guard.stream(to_messages(messages), mode=self.stream_mode, **asked)) as events:

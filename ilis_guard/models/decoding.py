@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ilis_guard.errors import ModelError
 
@@ -124,6 +125,28 @@ def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -
             model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=one)
     except Exception as error:  # a cache of another kind wants a package or a device, and each says so in its own way
         raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
+
+
+def after(config: GenerationConfig, tokens: int) -> GenerationConfig:
+    """The same way of choosing tokens for the rest of answers of which so many are there."""
+    left = {"max_new_tokens": config.max_new_tokens - tokens}
+    if config.min_new_tokens is not None:
+        left["min_new_tokens"] = max(0, config.min_new_tokens - tokens)
+    return GenerationConfig(**config.to_dict() | left)  # type: ignore[no-untyped-call]  # as above
+
+
+def cache_by_rows(model: Any, config: GenerationConfig) -> DynamicCache | None:
+    """The cache that transformers would make, where it holds each row for itself, so that rows can be taken out.
+
+    State spaces, linear attention and convolutions keep states of other shapes, and a static cache its size: None.
+    """
+    if config.use_cache is False or config.cache_implementation is not None:
+        return None
+    if not model._supports_default_dynamic_cache():  # noqa: SLF001 - as `generate` asks it
+        return None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    is_by_rows = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+    return cache if is_by_rows else None
 
 
 def special_tokens(tokenizer: Any) -> list[int]:

@@ -12,8 +12,16 @@ from ilis_guard.calling.deadline import Deadline
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
-from ilis_guard.models.decoding import end_tokens, generation_config, named, special_tokens, try_out
-from ilis_guard.models.passes import Asked, Audience, Everybody, Following, One, Reporting, padded
+from ilis_guard.models.decoding import (
+    after,
+    cache_by_rows,
+    end_tokens,
+    generation_config,
+    named,
+    special_tokens,
+    try_out,
+)
+from ilis_guard.models.passes import Asked, Audience, Everybody, Following, One, Reporting, narrowed, padded
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
 from ilis_guard.models.proofs import prove_once
 from ilis_guard.models.spans import Span, offsets, tokens_in
@@ -209,6 +217,7 @@ class LocalModel:
             SignatureError: an activation is missing or not finite.
         """
         inputs = padded([asked.tokens for asked in conversations], self._model.device)
+        width = inputs["input_ids"].shape[1]
 
         def tell(recording: Recording, row: int, answer: list[int], is_at_end: bool) -> Generation:
             asked = conversations[row]
@@ -227,22 +236,36 @@ class LocalModel:
                 temperature=self.fingerprint.temperature,
                 every_token=span is not None,
             )
+            # Rows that are done needn't be computed along for long; a single one has nothing to be taken out of.
+            cache = cache_by_rows(self._model, self._decoding) if len(conversations) > 1 else None
             following = Following(
                 recorder,
                 rows=len(conversations),
-                width=inputs["input_ids"].shape[1],
+                width=width,
+                max_new_tokens=self.max_new_tokens,
                 end_tokens=self._end_tokens,
                 is_stopped=is_stopped,
+                narrows=cache is not None,
                 audience=audience,
                 tell=tell,
             )
-            sequences = self._model.generate(
-                **inputs,
-                generation_config=self._decoding,
-                logits_processor=[recorder],
-                stopping_criteria=[following],
-            )
-            following.finish(sequences)
+            decoding = self._decoding
+            while True:
+                sequences = self._model.generate(
+                    **inputs,
+                    **({} if cache is None else {"past_key_values": cache}),
+                    generation_config=decoding,
+                    logits_processor=[recorder],
+                    stopping_criteria=[following],
+                )
+                places = following.left(sequences)
+                if not places:
+                    break
+                assert cache is not None, "without one, all rows come to their ends"
+                cache.batch_select_indices(torch.tensor(places, device=self._model.device))
+                recorder.keep(places)
+                inputs = narrowed(inputs, sequences, places)
+                decoding = after(self._decoding, sequences.shape[1] - width)
         # Not before the tap is gone: it would take these passes for its own.
         for row, answer in following.stopped.items():
             audience.answered(row, self._stopped(conversations[row], answer, span))

@@ -1,6 +1,6 @@
 """Passes: prompts that go through ``generate`` side by side, and an audience that follows each of them on its way."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -134,18 +134,29 @@ def padded(prompts: Sequence[Sequence[int]], device: Any) -> dict[str, Tensor]:
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-class Following(StoppingCriteria):  # type: ignore[misc]  # transformers' has no types
-    """Follows one call of ``generate`` for an audience; transformers asks it after each pass which rows are done.
+def narrowed(inputs: Mapping[str, Tensor], sequences: Tensor, rows: Sequence[int]) -> dict[str, Tensor]:
+    """What goes on with these rows of a batch, after some tokens."""
+    kept = torch.tensor(rows, device=sequences.device)
+    mask = inputs["attention_mask"][kept]
+    new = sequences.shape[1] - mask.shape[1]
+    return {"input_ids": sequences[kept], "attention_mask": torch.cat([mask, mask.new_ones(len(rows), new)], dim=1)}
+
+
+class Following(StoppingCriteria):
+    """Follows ``generate`` for an audience; transformers asks it after each pass which rows are done.
 
     It changes no token of a row that goes on. A row is done as soon as its end token is drawn, which is before that
-    token would be fed in, or when it has come to a stop sequence, or doesn't go on.
+    token would be fed in, or when it has come to a stop sequence, or doesn't go on. What is done is computed along
+    until few enough are left.
 
     Args:
-        recorder: of the same call.
+        recorder: of the same generation.
         rows: in the batch.
         width: of the padded prompts.
+        max_new_tokens: the length limit.
         end_tokens: they end an answer.
         is_stopped: asked of each row that has drawn no end token.
+        narrows: whether ``generate`` may be stopped where at most half of its rows are left, and be called for those.
         audience: who is told.
         tell: how.
     """
@@ -156,18 +167,26 @@ class Following(StoppingCriteria):  # type: ignore[misc]  # transformers' has no
         *,
         rows: int,
         width: int,
+        max_new_tokens: int,
         end_tokens: Collection[int],
         is_stopped: IsStopped,
+        narrows: bool,
         audience: Audience,
         tell: Tell,
     ) -> None:
         self._recorder = recorder
         self._width = width
+        self._longest = width + max_new_tokens
         self._end_tokens = frozenset(end_tokens)
         self._is_stopped = is_stopped
+        self._narrows = narrows
         self._audience = audience
         self._tell = tell
         self._rows = list(range(rows))
+        """Those that are still there."""
+        self._places = {row: row for row in self._rows}
+        """Where they are in the batch that is computed."""
+        self._computed = rows
         self.stopped: dict[int, list[int]] = {}
         """By row, the tokens of answers that have come to a stop sequence. They aren't told: what was recorded is also
         of that sequence."""
@@ -179,34 +198,43 @@ class Following(StoppingCriteria):  # type: ignore[misc]  # transformers' has no
         recorded = cache(self._recorder.so_far)
 
         def so_far(row: int) -> Generation:
-            return self._tell(recorded()[row], row, input_ids[row, self._width : -1].tolist(), False)
+            place = self._places[row]
+            return self._tell(recorded()[place], row, input_ids[place, self._width : -1].tolist(), False)
 
         going_on = set(self._audience.passed(self._rows, so_far)) if self._rows else set()
         drawn = input_ids[:, -1].tolist()
-        ended = [row for row in self._rows if row in going_on and drawn[row] in self._end_tokens]
-        for row in ended:
-            self._answered(row, recorded()[row], input_ids)
+        ended = {row for row in going_on if drawn[self._places[row]] in self._end_tokens}
+        for row in sorted(ended):
+            self._answered(row, recorded(), input_ids)
         self._rows = [row for row in self._rows if row in going_on and row not in ended]
-        answers = {row: input_ids[row, self._width :].tolist() for row in self._rows}
+        answers = {row: input_ids[self._places[row], self._width :].tolist() for row in self._rows}
         self.stopped |= {row: answer for row, answer in answers.items() if self._is_stopped(row, answer)}
         self._rows = [row for row in self._rows if row not in self.stopped]
         done = torch.ones(len(input_ids), dtype=torch.bool)
-        done[self._rows] = False
+        if not self._narrows or 2 * len(self._rows) > self._computed:
+            done[[self._places[row] for row in self._rows]] = False
         return done.to(input_ids.device)
 
-    def finish(self, sequences: Int[Tensor, "batch sequence"]) -> None:
-        """Tell the rest, of answers that were cut off at their length limit.
+    def left(self, sequences: Int[Tensor, "batch sequence"]) -> list[int]:
+        """Where the rows are that ``generate`` is to be called for once more; none where all are told of their end.
 
         Args:
-            sequences: what ``generate`` returned.
+            sequences: what it returned.
 
         Raises:
             SignatureError: the sequences aren't those that were recorded.
         """
-        if self._rows:
+        if self._rows and sequences.shape[1] == self._longest:
             recordings = self._recorder.finish(sequences)
             for row in self._rows:
-                self._answered(row, recordings[row], sequences)
+                self._answered(row, recordings, sequences)
+            self._rows = []
+        places = [self._places[row] for row in self._rows]
+        self._places = {row: place for place, row in enumerate(self._rows)}
+        self._computed = len(places)
+        return places
 
-    def _answered(self, row: int, recording: Recording, ids: Int[Tensor, "batch sequence"]) -> None:
-        self._audience.answered(row, self._tell(recording, row, ids[row, self._width :].tolist(), True))
+    def _answered(self, row: int, recordings: Sequence[Recording], ids: Int[Tensor, "batch sequence"]) -> None:
+        place = self._places[row]
+        generation = self._tell(recordings[place], row, ids[place, self._width :].tolist(), True)
+        self._audience.answered(row, generation)

@@ -1,6 +1,6 @@
 """The recorder: what one call of ``generate`` shows of itself, token by token, in constant memory."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +33,11 @@ class Recording:
 class AnswerTokens:
     """Which generated tokens are answer tokens: none from the first end token on, and no special one."""
 
-    def __init__(self, end_tokens: Collection[int], special_tokens: Collection[int]) -> None:
+    def __init__(self, end_tokens: Collection[int], special_tokens: Collection[int], rows: int = 1) -> None:
         self._end = torch.tensor(sorted(end_tokens), dtype=torch.int64)
         self._special = torch.tensor(sorted(special_tokens), dtype=torch.int64)
-        self.ended: Bool[Tensor, " batch"] = torch.zeros(1, dtype=torch.bool)
-        self.count: Int[Tensor, " batch"] = torch.zeros(1, dtype=torch.int64)
+        self.ended: Bool[Tensor, " batch"] = torch.zeros(rows, dtype=torch.bool)
+        self.count: Int[Tensor, " batch"] = torch.zeros(rows, dtype=torch.int64)
 
     def add(self, tokens: Int[Tensor, "tokens batch"]) -> Bool[Tensor, "tokens batch"]:
         """Take the next tokens; tells which of them count."""
@@ -47,6 +47,10 @@ class AnswerTokens:
         self.ended = ended[-1]
         self.count = self.count + counted.sum(dim=0)
         return counted
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows alone."""
+        self.ended, self.count = self.ended[rows], self.count[rows]
 
 
 class Recorder:
@@ -78,7 +82,7 @@ class Recorder:
         every_token: bool = False,
     ) -> None:
         self._tap = tap
-        self._answer = AnswerTokens(end_tokens, special_tokens)
+        self._tokens = (end_tokens, special_tokens)
         self._temperature = temperature
         self._every_token = every_token
         self._before: Int[Tensor, "batch sequence"] | None = None
@@ -110,18 +114,29 @@ class Recorder:
         if self._before is None:
             raise SignatureError("generation ended without a forward pass that the recorder saw")
         self._fold()
-        rows = len(self._before)
-        counts, ended = self._answer.count.expand(rows), self._answer.ended.expand(rows)
         return [
             Recording(
                 signatures=self._maps.signatures(row),
                 statistics=self._statistics.statistics(row),
-                tokens=int(counts[row]),
-                ended=bool(ended[row]),
+                tokens=int(self._answer.count[row]),
+                ended=bool(self._answer.ended[row]),
                 token_maps=self._maps.of_tokens(row),
             )
-            for row in range(rows)
+            for row in range(len(self._before))
         ]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch alone: what the model is given next holds them and no others.
+
+        Raises:
+            SignatureError: as `so_far`.
+        """
+        assert self._before is not None, "the prompt comes first"
+        self._fold()
+        kept = torch.tensor(rows)
+        self._before = self._before[kept.to(self._before.device)]
+        for sums in (self._answer, self._maps, self._statistics, self._next):
+            sums.keep(kept)
 
     def finish(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:
         """Take the last generated token, which is never fed back, and close the books.
@@ -147,6 +162,7 @@ class Recorder:
             raise SignatureError(f"{rows} prompts went in, and activations of {len(prompt)} rows came out")
         self._maps = RunningMaps(prompt.squeeze(1), self._temperature, every_token=self._every_token)
         self._statistics = RunningStatistics(rows)
+        self._answer = AnswerTokens(*self._tokens, rows)
         self._chunk = chunk_length(prompt.numel() + scores.numel())
         self._tap.make_room(self._chunk)
         self._next = NextTokens(scores, self._chunk)

@@ -65,6 +65,14 @@ class RunningMaps:
             signatures["mean"] = _numbers((self._sum[row] / count).to(torch.float32))
         return signatures
 
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows alone."""
+        rows = rows.to(self._prompt.device)
+        self._prompt, self._last = self._prompt[rows], self._last[rows]
+        self._sum, self._count = self._sum[rows], self._count[rows]
+        if self._tokens is not None:
+            self._tokens = [maps[:, rows.cpu()] for maps in self._tokens]
+
     def of_tokens(self, row: int) -> Float32[np.ndarray, "tokens layers layers"] | None:
         """The map of each of a row's generated tokens that passed through; None where they aren't kept."""
         if self._tokens is None:
@@ -89,6 +97,11 @@ class RunningStatistics:
         self._entropy += torch.where(here, entropies, 0).sum(dim=0)
         self._margin = torch.minimum(self._margin, torch.where(here, margins, torch.inf).amin(dim=0))
         self._count += here.sum(dim=0)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows alone."""
+        self._logprob, self._entropy = self._logprob[rows], self._entropy[rows]
+        self._margin, self._count = self._margin[rows], self._count[rows]
 
     def statistics(self, row: int) -> Statistics | None:
         """A row's statistics over its answer tokens; None where it has none."""
@@ -123,6 +136,10 @@ class NextTokens:
         """Keep the next."""
         self._kept[self._count].copy_(logits)
         self._count += 1
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Go on with these rows alone."""
+        self._kept = self._kept[:, rows.to(self._kept.device)]
 
     def drew(self, tokens: Int[Tensor, "tokens rows"]) -> Float32[Tensor, "tokens 3 rows"]:
         """Log-probability, entropy and margin of tokens that were drawn from the first ones kept, which are let go."""

@@ -1,7 +1,7 @@
 """LangChain's own tests of its integrations, and which of them aren't for ours.
 
-A class of theirs names in `NOT_FOR_US` each test that it leaves out, with the reason; `tests/adapters/conftest.py` skips
-those, and fails every other that skips itself.
+A class of theirs names in `NOT_FOR_US` each test that it leaves out, with the reason; `tests/adapters/conftest.py`
+skips those, and fails every other that skips itself.
 """
 
 from typing import ClassVar

@@ -111,10 +111,10 @@ async def test_batches_keep_their_order_and_their_bounds() -> None:
                     under_way -= 1
 
     guarded = chat(0.1, says=Counting(CAPITALS))
-    asked = list(CAPITALS) * 5
+    asked: list[Any] = list(CAPITALS) * 5
     for found in (
         guarded.batch(asked, {"max_concurrency": 2}),
-        await guarded.abatch(asked, {"max_concurrency": 2}),  # type: ignore[arg-type]  # LangChain's lists are invariant
+        await guarded.abatch(asked, {"max_concurrency": 2}),
     ):
         assert [message.content for message in found] == [CAPITALS[question] for question in asked]
     assert highest <= 2
@@ -130,16 +130,44 @@ def test_names_tags_and_parents_of_runs_are_honoured() -> None:
     seen: list[tuple[str, list[str], UUID | None]] = []
 
     class Spy(BaseCallbackHandler):
-        def on_chat_model_start(
-            self, serialized: Any, _: Any, *, parent_run_id: UUID | None = None, **told: Any
-        ) -> None:
-            seen.append((told["name"] or serialized["id"][-1], told["tags"], parent_run_id))
+        def on_chat_model_start(self, serialized: Any, messages: Any, **told: Any) -> None:  # noqa: ARG002 - theirs
+            seen.append((told["name"] or serialized["id"][-1], told["tags"], told["parent_run_id"]))
 
     chat(0.1).invoke(QUESTION, {"callbacks": [Spy()], "run_name": "capitals", "tags": ["test"]})
     (PROMPT | chat(0.1)).invoke({"country": "Norway"}, {"callbacks": [Spy()]})
     assert seen[0] == ("capitals", ["test"], None)
     assert seen[1][0] == "ChatIlisGuard"
     assert seen[1][2] is not None
+
+
+async def test_each_attempt_is_a_child_run_and_the_decision_an_event() -> None:
+    class Spy(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.model: UUID | None = None
+            self.attempts: list[tuple[str, UUID | None]] = []
+            self.found: list[Any] = []
+            self.events: list[tuple[str, Any, UUID | None]] = []
+
+        def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **_: Any) -> None:  # noqa: ARG002 - theirs
+            self.model = run_id
+
+        def on_chain_start(self, serialized: Any, inputs: Any, **told: Any) -> None:  # noqa: ARG002 - theirs
+            self.attempts.append((inputs["tier"], told["parent_run_id"]))
+
+        def on_chain_end(self, outputs: Any, **_: Any) -> None:
+            self.found.append(outputs["uncertainty"])
+
+        def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **_: Any) -> None:
+            self.events.append((name, data["action"], run_id))
+
+    guarded = chat_of({"small": ("It is Oslo", 0.8), "large": ("Oslo", 0.1)})
+    for how in ("invoke", "ainvoke"):
+        spy = Spy()
+        config: Any = {"callbacks": [spy]}
+        await guarded.ainvoke(QUESTION, config) if how == "ainvoke" else guarded.invoke(QUESTION, config)
+        assert spy.attempts == [("small", spy.model), ("large", spy.model)]
+        assert spy.found == [0.8, 0.1]
+        assert spy.events == [("ilis_guard.decision", "answer", spy.model)]
 
 
 async def test_the_event_loop_goes_on_meanwhile() -> None:
@@ -176,13 +204,13 @@ def test_an_agent_without_tools_holds_a_conversation(mode: Any) -> None:
 
 
 async def test_an_agents_stream_takes_back_what_was_withdrawn_and_its_history_has_none_of_it() -> None:
-    guarded = chat([0.1, 0.1, 0.92, 0.92], stream_mode="optimistic")
+    guarded = chat([0.1, 0.1, 0.1, 0.92], stream_mode="optimistic")
     agent: Any = create_agent(model=guarded, checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "a"}}
     shown, marked = "", False
     async for chunk, _ in agent.astream({"messages": [HumanMessage(QUESTION)]}, config, stream_mode="messages"):
         if "retraction" in chunk.response_metadata.get("ilis_guard", {}):
-            assert shown == "It is"
+            assert shown == "It is Oslo"
             shown, marked = "", True
         shown += chunk.content
     assert (shown, marked) == ("I would rather not say.", True)

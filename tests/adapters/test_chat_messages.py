@@ -74,16 +74,9 @@ def test_an_answer_that_was_cut_off_at_its_limit_says_so() -> None:
 
 
 def test_usage_is_of_all_attempts_under_the_name_of_the_whole_guard() -> None:
-    tiers = [("small", "one two three", 0.8, 10), ("large", "four five", 0.1, 12)]
-    model = chat_of(
-        {
-            name: (
-                Generation(text=says, tokens=len(says.split()), prompt_tokens=read, finish_reason="stop", seconds=0),
-                u,
-            )
-            for name, says, u, read in tiers
-        }
-    )
+    small = Generation(text="one two three", tokens=3, prompt_tokens=10, finish_reason="stop", seconds=0.0)
+    large = Generation(text="four five", tokens=2, prompt_tokens=12, finish_reason="stop", seconds=0.0)
+    model = chat_of({"small": (small, 0.8), "large": (large, 0.1)})
     counter = UsageMetadataCallbackHandler()
     message = model.invoke(QUESTION, {"callbacks": [counter]})
     assert message.content == "four five"

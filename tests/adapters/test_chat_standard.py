@@ -57,11 +57,11 @@ class _OfAGuard(Standard):
 
 
 class TestChatIlisGuard(_OfAGuard, ChatModelUnitTests):
-    NOT_FOR_US = {
+    NOT_FOR_US: ClassVar[dict[str, str]] = {
         "test_bind_tool_pydantic": TOOLS,
         "test_with_structured_output": STRUCTURE,
         "test_init_from_env": "a guard's secrets come from the environment as guard.yaml says, not by the class",
-        "test_serdes": "a guard can't be written down as LangChain does it: models, a queue and secrets; its guard.yaml can",
+        "test_serdes": "a guard is models, a queue and secrets: what can be written down is its guard.yaml",
     }
 
     @pytest.fixture(autouse=True, scope="class")
@@ -76,7 +76,7 @@ class TestChatIlisGuard(_OfAGuard, ChatModelUnitTests):
 
 @pytest.mark.filterwarnings("ignore:.* is in beta:langchain_core._api.beta_decorator.LangChainBetaWarning")
 class TestChatIlisGuardOnARealModel(_OfAGuard, ChatModelIntegrationTests):
-    NOT_FOR_US = {
+    NOT_FOR_US: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
             (
                 "test_tool_calling",

@@ -17,8 +17,8 @@ from tests.adapters.chatting import QUESTION, chat
 
 BETA = pytest.mark.filterwarnings("ignore:.* is in beta:langchain_core._api.beta_decorator.LangChainBetaWarning")
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
-WITHDRAWN = [0.1, 0.1, 0.92, 0.92]
-"""Of an answer that is shown for two words, and then isn't given."""
+WITHDRAWN = [0.1, 0.1, 0.1, 0.92]
+"""Of an answer that is shown word for word, and then isn't given."""
 
 
 def summed(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
@@ -66,10 +66,10 @@ def test_held_back_nothing_comes_before_the_decision() -> None:
 @pytest.mark.parametrize("how", ["stream", "astream"])
 async def test_a_retraction_marks_where_all_before_it_is_withdrawn(how: str) -> None:
     chunks = await streamed(chat(WITHDRAWN, stream_mode="optimistic"), how)
-    assert [each.content for each in chunks] == ["It", " is", "", "I would rather not say."]
+    assert [each.content for each in chunks] == ["It", " is", " Oslo", "", "I would rather not say."]
     (marked,) = [each for each in chunks if "retraction" in each.response_metadata.get("ilis_guard", {})]
-    assert marked is chunks[2]
-    assert chunks[3].additional_kwargs == {"refusal": "I would rather not say."}
+    assert marked is chunks[-2]
+    assert chunks[-1].additional_kwargs == {"refusal": "I would rather not say."}
 
 
 def two_halves(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
@@ -98,12 +98,8 @@ def test_however_chunks_are_summed_up_what_was_withdrawn_is_gone_and_its_trace_s
 
 def test_halfway_a_sum_holds_what_stands_at_that_point() -> None:
     chunks = list(chat(WITHDRAWN, stream_mode="optimistic").stream(QUESTION))
-    assert [summed(chunks[:count]).content for count in (1, 2, 3, 4)] == [
-        "It",
-        "It is",
-        "",
-        "I would rather not say.",
-    ]
+    halfway = [summed(chunks[:count]).content for count in range(1, 6)]
+    assert halfway == ["It", "It is", "It is Oslo", "", "I would rather not say."]
 
 
 @BETA
@@ -114,7 +110,7 @@ def test_chunks_survive_what_carries_them_elsewhere() -> None:
     # As JSON they are LangChain's own kind, and only the marker tells what to do.
     loaded = [load(json.loads(dumps(each)), allowed_objects="messages") for each in chunks]
     assert all(type(each) is AIMessageChunk for each in loaded)
-    assert loaded[2].response_metadata["ilis_guard"]["retraction"]
+    assert loaded[-2].response_metadata["ilis_guard"]["retraction"]
 
 
 class Ear(BaseCallbackHandler):
@@ -134,7 +130,7 @@ class Ear(BaseCallbackHandler):
 def test_callbacks_hear_of_pieces_that_are_shown_and_of_no_others() -> None:
     ear = Ear()
     list(chat(WITHDRAWN, stream_mode="optimistic").stream(QUESTION, {"callbacks": [ear]}))
-    assert ear.tokens == ["It", " is", "", "I would rather not say."]
+    assert ear.tokens == ["It", " is", " Oslo", "", "I would rather not say."]
     assert ear.end.text == "I would rather not say."
     held = Ear()
     chat([0.92]).invoke(QUESTION, {"callbacks": [held]})
@@ -165,7 +161,8 @@ async def test_a_run_that_is_followed_ends_with_the_message_that_stands() -> Non
 async def test_events_that_cannot_withdraw_anything_show_nothing_that_might_have_to_be(mode: StreamMode) -> None:
     # One score: nobody looks at the answer before its end, or the script would have ended.
     stream = chat([0.92], stream_mode=mode if mode != "early_stop" else "hold").stream_events(QUESTION, version="v3")
-    deltas = [event["delta"]["text"] for event in stream if event["event"] == "content-block-delta"]
+    shown: list[Any] = list(stream)
+    deltas = [event["delta"]["text"] for event in shown if event["event"] == "content-block-delta"]
     assert deltas == ["I would rather not say."]
     assert stream.output.response_metadata["ilis_guard"]["action"] == "abstain"
     assert stream.output.additional_kwargs["refusal"] == "I would rather not say."
@@ -182,10 +179,10 @@ def test_where_streaming_is_disabled_the_whole_message_comes() -> None:
 
 async def test_whoever_leaves_a_stream_leaves_the_guards() -> None:
     model = chat(0.1, stream_mode="optimistic")
-    stream = model.stream(QUESTION)
+    stream: Any = model.stream(QUESTION)
     assert next(stream).content == "It"
     stream.close()
-    later = model.astream(QUESTION)
+    later: Any = model.astream(QUESTION)
     assert (await anext(later)).content == "It"
     await later.aclose()
 

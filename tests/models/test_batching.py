@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def together(
-    model: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, calls: list[Callable[[], Any]]
+    model: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, calls: Sequence[Callable[[], Any]]
 ) -> list[Future[Any]]:
     """Begin calls that gather while the model is busy with another answer, of one pass, in their order."""
     busy_with = len(gate.shapes) + 1
@@ -134,7 +135,7 @@ def test_who_asks_while_the_model_is_busy_shares_the_next_passes(
 ) -> None:
     model = BatchedModel(tiny, size)
     prompts = [ask(f"{'word5 ' * (place % 4)}{word}") for place, word in enumerate(WORDS)]
-    futures = together(model, gate, pool, ask, [lambda prompt=prompt: model.generate(prompt) for prompt in prompts])  # type: ignore[misc]
+    futures = together(model, gate, pool, ask, [partial(model.generate, prompt) for prompt in prompts])
     found = [future.result(LONG_ENOUGH) for future in futures]
     assert gate.batches == batches
     for prompt, generation in zip(prompts, found, strict=True):
@@ -189,7 +190,7 @@ def test_prompts_of_unlike_length_go_in_batches_of_their_own_and_the_first_is_ne
     local = make_tiny(context=512).load()
     gate, model = Gate(local), BatchedModel(local, 3)
     lengths = [300, 5, 290, 6, 7, 180, 8]
-    calls = [lambda length=length: model.generate(ask("word1 " * length + "short")) for length in lengths]  # type: ignore[misc]
+    calls = [partial(model.generate, ask("word1 " * length + "short")) for length in lengths]
     futures = together(model, gate, pool, ask, calls)
     assert {future.result(LONG_ENOUGH).text for future in futures} == {"Oslo"}
     # The template adds two words, "short" is the third.
@@ -208,6 +209,40 @@ def test_a_row_that_is_done_returns_while_others_go_on(
     assert not forever.done()
     gate.open(5)
     assert forever.result(LONG_ENOUGH).tokens == 8
+
+
+@pytest.mark.parametrize(
+    ("decoding", "shapes"),
+    [
+        ({}, [(5, 3), (5, 1), (2, 1), (2, 1), (2, 1), (2, 1), (1, 1), (1, 1)]),
+        # Of a cache that doesn't hold each row for itself, none can be taken out.
+        ({"cache_implementation": "static"}, [(5, 3), *[(5, 1)] * 7]),
+        ({"use_cache": False}, [(5, length) for length in range(3, 11)]),
+    ],
+)
+def test_rows_that_are_done_arent_computed_along_for_long(
+    decoding: dict[str, Any],
+    shapes: list[tuple[int, int]],
+    tiny: LocalModel,
+    tiny_folder: "TinyFolder",
+    ask: Ask,
+    agree: Agree,
+) -> None:
+    local = tiny_folder.load(decoding=decoding)
+    gate, words = Gate(local), ["short", "forever", "short", "long", "stop"]
+    found = local.generate_batch([ask(word) for word in words])
+    assert gate.shapes == shapes
+    for word, generation in zip(words, found, strict=True):
+        agree(generation, tiny.generate(ask(word)))
+
+
+def test_a_least_length_counts_from_the_prompt_also_where_a_batch_was_narrowed(
+    tiny_folder: "TinyFolder", ask: Ask, agree: Agree
+) -> None:
+    local = tiny_folder.load(decoding={"min_new_tokens": 4})
+    prompts = [ask(f"{'word1 ' * place}{word}") for place, word in enumerate(["short", "long", "stop", "pause"])]
+    for found, prompt in zip(local.generate_batch(prompts), prompts, strict=True):
+        agree(found, local.generate(prompt))
 
 
 def test_a_row_refused_at_its_prompt_returns_while_others_go_on(
@@ -233,9 +268,9 @@ def test_a_row_refused_at_its_prompt_returns_while_others_go_on(
     )
     stopped = refused.result(LONG_ENOUGH)
     assert asked == [stopped]
-    agree(stopped, tiny.generate(ask("word1 long"), proceed=lambda _so_far: False))
     assert (stopped.text, stopped.tokens, stopped.finish_reason, set(stopped.signatures)) == ("", 0, None, {"prompt"})
     gate.open(4)
+    agree(stopped, tiny.generate(ask("word1 long"), proceed=lambda _so_far: False))
     agree(proceeding.result(LONG_ENOUGH), tiny.generate(ask("long")))
     agree(forever.result(LONG_ENOUGH), tiny.generate(ask("forever")))
 

@@ -1,6 +1,6 @@
 """Padded rows side by side, on models of many kinds: each row is what it is alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -86,18 +86,50 @@ def local(network: Any) -> LocalModel:
     return LocalModel(checkpoint, points, fingerprint=fingerprint, template=template, max_new_tokens=NEW, decoding={})
 
 
+def drawn_prompts() -> list[tuple[int, ...]]:
+    drawn = np.random.default_rng(0)
+    return [tuple(drawn.integers(2, 90, size=length).tolist()) for length in (3, 11, 7, 5, 1)]
+
+
 def answers(model: LocalModel, prompts: list[tuple[int, ...]]) -> list[Generation]:
     everybody = Everybody()
     model.run([Asked(tokens=prompt, since=0.0) for prompt in prompts], everybody)
     return [everybody.generations[row] for row in range(len(prompts))]
 
 
+class Leaving(Everybody):
+    """Of five rows, three leave after the second pass and one after the fourth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passes = 0
+
+    def passed(self, rows: Sequence[int], so_far: Callable[[int], Generation]) -> Collection[int]:
+        self._passes += 1
+        going_on = [1, 4] if self._passes >= 2 else list(rows)
+        if self._passes >= 4:
+            going_on = [4]
+        for row in set(rows) - set(going_on):
+            self.generations[row] = so_far(row)
+        return [row for row in rows if row in going_on]
+
+
 @pytest.mark.parametrize("make", MODELS)
 def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
     model = local(make())
-    drawn = np.random.default_rng(0)
-    prompts = [tuple(drawn.integers(2, 90, size=length).tolist()) for length in (3, 11, 7, 5, 1)]
+    prompts = drawn_prompts()
     for found, prompt in zip(answers(model, prompts), prompts, strict=True):
         (alone,) = answers(model, [prompt])
         assert found.token_ids == alone.token_ids
         agree(found, alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_row_whose_neighbours_left_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+    model, leaving, prompts = local(make()), Leaving(), drawn_prompts()
+    model.run([Asked(tokens=prompt, since=0.0) for prompt in prompts], leaving)
+    assert [len(leaving.generations[row].token_ids) for row in (0, 2, 3)] == [1, 1, 1]
+    alone = Everybody()
+    model.run([Asked(tokens=prompts[4], since=0.0)], alone)
+    assert leaving.generations[4].token_ids == alone.generations[0].token_ids
+    agree(leaving.generations[4], alone.generations[0], rel=1e-3)
