@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from langchain_core.language_models import BaseLanguageModel
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding
 
@@ -81,10 +82,10 @@ class TappedPipeline:
 def _bound(step: Runnable[Any, Any]) -> dict[str, Any] | None:
     """What a model is bound to; None where there is more about it, such as fallbacks, than that."""
     kwargs: dict[str, Any] = {}
-    while type(step) is RunnableBinding:
+    while isinstance(step, RunnableBinding):
         kwargs = {**step.kwargs, **kwargs}
         step = step.bound
-    return None if hasattr(step, "bound") or hasattr(step, "fallbacks") or hasattr(step, "default") else kwargs
+    return kwargs if isinstance(step, BaseLanguageModel) else None
 
 
 def _generate_options(pipeline: Any, bound: Mapping[str, Any]) -> dict[str, Any]:

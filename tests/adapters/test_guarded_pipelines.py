@@ -1,0 +1,237 @@
+"""A real local model inside a chain: what is seen inside comes from the chain's own pass."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from ilis_guard import Action, Decision, Guard, Message, Policy, Tier
+from ilis_guard.errors import BundleMismatchError
+from ilis_guard.models.local import LocalModel
+from ilis_guard.models.weights import converted_folder, packaged_weights
+from ilis_guard.scoring import LightGBMScorer, read_bundle
+from ilis_guard.testing import FakeModel, FixedScorer
+from ilis_guard.types import Generation
+
+BUNDLE = "packaged:smollm2-135m-instruct-full"
+QUESTIONS = ["What is the capital of France?", "What is 2 + 2?", "Who wrote Hamlet?", "Name the largest ocean."]
+POLICY = """
+version: 1
+name: scored
+rules:
+  - {id: failed, when: 'error != ""', do: abstain, say: No score.}
+  - {id: scored, when: 'uncertainty <= 1.0', do: answer}
+"""
+FEW_WORDS: ChatPromptTemplate = ChatPromptTemplate.from_messages([("human", "{question} Answer in a few words only.")])
+Pipe = Callable[..., HuggingFacePipeline]
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2_full: LocalModel) -> tuple[Any, Any]:  # noqa: ARG001 - it converts the weights, or skips
+    folder = converted_folder(packaged_weights("smollm2-135m-instruct"))
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def pipe(loaded: tuple[Any, Any]) -> Pipe:
+    """A pipeline that answers as the bundle wants it, but for what is named."""
+    model, tokenizer = loaded
+
+    def build(**options: Any) -> HuggingFacePipeline:
+        told = {"max_new_tokens": 16, "do_sample": False, "return_full_text": False, **options}
+        return HuggingFacePipeline(pipeline=pipeline("text-generation", model=model, tokenizer=tokenizer, **told))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def chain(pipe: Pipe) -> Runnable[Any, str]:
+    return FEW_WORDS | chat(pipe()) | StrOutputParser()
+
+
+def chat(llm: HuggingFacePipeline) -> ChatHuggingFace:
+    return ChatHuggingFace(llm=llm, tokenizer=llm.pipeline.tokenizer)
+
+
+def guard(large: FakeModel | None = None) -> Guard:
+    """Whose first tier has a bundle; its own model is never asked."""
+    tiers = [Tier(name="small", model=FakeModel([]), scorer=LightGBMScorer(read_bundle(BUNDLE)))]
+    if large is not None:
+        tiers.append(Tier(name="large", model=large, scorer=FixedScorer(0.1)))
+    policy = POLICY if large is None else POLICY.replace("do: abstain, say: No score.", "do: retry")
+    return Guard(tiers=tiers, policy=Policy.parse(policy))
+
+
+def check_same(decision: Decision, expected: Generation) -> None:
+    (attempt,) = decision.attempts
+    assert (attempt.error, attempt.text, attempt.tokens) == ("", expected.text, expected.tokens)
+    assert attempt.finish_reason == expected.finish_reason
+    assert set(attempt.signatures) == set(expected.signatures) == {"prompt", "last", "mean"}
+    for position, signature in expected.signatures.items():
+        np.testing.assert_allclose(attempt.signatures[position], signature, rtol=1e-4, atol=1e-5)
+    assert attempt.statistics is not None
+    assert expected.statistics is not None
+    assert attempt.statistics.to_dict() == pytest.approx(expected.statistics.to_dict(), rel=1e-5)
+    assert decision.uncertainty == pytest.approx(LightGBMScorer(read_bundle(BUNDLE)).score(expected).uncertainty)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_chains_own_pass_shows_what_a_local_model_shows(
+    question: str, chain: Runnable[Any, str], smollm2_full: LocalModel
+) -> None:
+    decision = guard().wrap(chain, output="decision").invoke({"question": question})
+    check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
+
+
+def test_a_system_turn_and_a_history_are_put_as_they_are(pipe: Pipe, smollm2_full: LocalModel) -> None:
+    turns = [("system", "You know geography."), ("human", "Hello."), ("ai", "Hello!"), *FEW_WORDS.messages]
+    wrapped = guard().wrap(ChatPromptTemplate.from_messages(turns) | chat(pipe()), output="decision")
+    conversation = [
+        Message(role="system", content="You know geography."),
+        Message(role="user", content="Hello."),
+        Message(role="assistant", content="Hello!"),
+        Message(role="user", content="What is the capital of Italy?"),
+    ]
+    check_same(wrapped.invoke({"question": conversation[-1].content}), smollm2_full.generate(conversation))
+
+
+def test_a_pipeline_without_a_chat_model_may_write_the_marks_itself(pipe: Pipe, smollm2_full: LocalModel) -> None:
+    tokenizer = pipe().pipeline.tokenizer
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "{question} Answer in a few words only."}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    wrapped = guard().wrap(PromptTemplate.from_template(rendered) | pipe(), output="decision")
+    check_same(
+        wrapped.invoke({"question": QUESTIONS[0]}),
+        smollm2_full.generate([Message(role="user", content=QUESTIONS[0])]),
+    )
+
+
+def test_batches_and_threads_never_mix(chain: Runnable[Any, str], smollm2_full: LocalModel) -> None:
+    wrapped = guard().wrap(chain, output="decision")
+    decisions = wrapped.batch([{"question": question} for question in QUESTIONS])
+    for question, decision in zip(QUESTIONS, decisions, strict=True):
+        check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
+
+
+async def test_async_calls_are_heard_too(chain: Runnable[Any, str], smollm2_full: LocalModel) -> None:
+    wrapped = guard().wrap(chain, output="decision")
+    decisions = await wrapped.abatch([{"question": question} for question in QUESTIONS[:2]])
+    for question, decision in zip(QUESTIONS, decisions, strict=False):
+        check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
+
+
+async def test_events_do_not_move_the_pass_out_of_hearing(chain: Runnable[Any, str]) -> None:
+    """Whoever listens for tokens makes LangChain stream, and the pipeline would run in a thread of its own."""
+    wrapped = guard().wrap(chain)
+    events = [event async for event in wrapped.astream_events({"question": QUESTIONS[0]}, version="v2")]
+    (told,) = [event["data"] for event in events if event["name"] == "ilis_guard.decision"]
+    assert (told["action"], told["rule"]) == ("answer", "scored")
+    assert "on_chat_model_stream" not in {event["event"] for event in events}
+
+
+def test_who_asks_the_same_model_beside_the_guard_is_not_heard(
+    chain: Runnable[Any, str], smollm2_full: LocalModel
+) -> None:
+    wrapped = guard().wrap(chain, output="decision")
+    with ThreadPoolExecutor() as others:
+        beside = [others.submit(chain.invoke, {"question": question}) for question in QUESTIONS[1:]]
+        decision = wrapped.invoke({"question": QUESTIONS[0]})
+    assert all(each.result() for each in beside)
+    check_same(decision, smollm2_full.generate([Message(role="user", content=QUESTIONS[0])]))
+
+
+def test_nothing_is_left_on_the_model(chain: Runnable[Any, str], loaded: tuple[Any, Any]) -> None:
+    guard().wrap(chain).invoke({"question": QUESTIONS[0]})
+    assert not any(module._forward_hooks for module in loaded[0].modules())
+
+
+def test_an_answer_cut_off_says_so(pipe: Pipe, smollm2_full: LocalModel) -> None:
+    question = "Tell me a very long story about a dragon."
+    decision = guard().wrap(FEW_WORDS | chat(pipe()), output="decision").invoke({"question": question})
+    check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
+    assert decision.attempts[0].finish_reason == "length"
+
+
+def test_other_words_than_the_bundles_have_no_score(pipe: Pipe) -> None:
+    prompt = ChatPromptTemplate.from_messages([("human", "{question} Answer in one sentence, my secret friend.")])
+    decision = guard().wrap(prompt | chat(pipe()), output="decision").invoke({"question": QUESTIONS[0]})
+    assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
+    assert "words its prompt otherwise than the tier's bundle" in decision.attempts[0].error
+    assert "secret" not in decision.attempts[0].error
+
+
+def test_a_prompt_of_other_tokens_has_no_score(pipe: Pipe) -> None:
+    """As where the tokenizer puts a beginning-of-text token before the one that the chat template wrote."""
+    doubled = pipe(tokenizer_encode_kwargs={"add_special_tokens": True}, prefix="<|im_start|>")
+    decision = guard().wrap(FEW_WORDS | chat(doubled), output="decision").invoke({"question": QUESTIONS[0]})
+    assert decision.action is Action.ABSTAIN
+    assert "puts its prompt to the model otherwise" in decision.attempts[0].error
+
+
+def test_larger_tiers_are_asked_without_the_bundles_words(pipe: Pipe) -> None:
+    large = FakeModel("Paris")
+    wrapped = guard(large).wrap(FEW_WORDS | chat(pipe(prefix="<|im_start|>")) | StrOutputParser())
+    assert wrapped.invoke({"question": QUESTIONS[0]}) == "Paris"
+    assert large.calls == [(Message(role="user", content=QUESTIONS[0]),)]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"do_sample": True, "temperature": 0.7}, "do_sample"),
+        ({"max_new_tokens": 17}, "max_new_tokens"),
+        ({"num_beams": 2}, "num_beams"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"eos_token_id": 5}, "eos_token_id"),
+    ],
+)
+def test_a_pipeline_that_generates_otherwise_is_refused(options: dict[str, Any], named: str, pipe: Pipe) -> None:
+    with pytest.raises(BundleMismatchError, match=named):
+        guard().wrap(FEW_WORDS | chat(pipe(**options)))
+
+
+def test_options_that_are_bound_count_too(pipe: Pipe) -> None:
+    sampling = chat(pipe(do_sample=True))
+    with pytest.raises(BundleMismatchError, match="do_sample"):
+        guard().wrap(FEW_WORDS | sampling)
+    bound = sampling.bind(pipeline_kwargs={"do_sample": False})
+    decision = guard().wrap(FEW_WORDS | bound, output="decision").invoke({"question": QUESTIONS[0]})
+    assert decision.rule == "scored"
+
+
+def test_another_precision_is_refused(loaded: tuple[Any, Any]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(loaded[0].name_or_path, dtype="bfloat16")
+    pipeline_kwargs: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False, "return_full_text": False}
+    other = HuggingFacePipeline(
+        pipeline=pipeline("text-generation", model=model, tokenizer=loaded[1], **pipeline_kwargs)
+    )
+    with pytest.raises(BundleMismatchError, match="dtype differ"):
+        guard().wrap(FEW_WORDS | chat(other))
+
+
+def test_a_cache_does_not_answer_in_the_models_place(pipe: Pipe) -> None:
+    cached = ChatHuggingFace(llm=pipe(), tokenizer=pipe().pipeline.tokenizer, cache=InMemoryCache())
+    wrapped = guard().wrap(FEW_WORDS | cached, output="decision")
+    assert [wrapped.invoke({"question": QUESTIONS[0]}).rule for _ in range(2)] == ["scored", "scored"]
+
+
+def test_a_model_in_a_function_is_not_heard_and_has_no_score(pipe: Pipe) -> None:
+    model = chat(pipe())
+
+    def ask(question: str) -> str:
+        return str(model.invoke(f"{question} Answer in a few words only.").content)
+
+    decision = guard().wrap(RunnableLambda(ask), output="decision").invoke(QUESTIONS[0])
+    assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
+    assert "no bundle" in decision.attempts[0].error

@@ -1,0 +1,404 @@
+"""What comes out of a runnable under a guard, and what the guard's larger tiers are asked."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.language_models import FakeListLLM
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
+from langchain_core.prompts import PromptTemplate
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langgraph.errors import GraphInterrupt
+from pydantic import BaseModel
+
+from ilis_guard import Action, Decision, Message
+from ilis_guard.errors import ConfigError, RequestError
+from ilis_guard.testing import FakeModel, InMemoryQueue
+from ilis_guard_langchain import GuardedRunnable, GuardRunnable, Refused
+from tests.adapters.wrapping import ABSTAIN, ANSWER, ESCALATE, POLICY, PROMPT, RETRY, chain_of, chat, guard_of
+
+NORWAY = {"country": "Norway"}
+SENT = (Message(role="system", content="Be brief."), Message(role="user", content="Capital of Norway?"))
+SHOWN = [{"role": turn.role, "content": turn.content} for turn in SENT]
+
+
+@pytest.fixture
+def queue() -> Iterator[InMemoryQueue]:
+    with InMemoryQueue() as opened:
+        yield opened
+
+
+class City(BaseModel):
+    name: str
+
+
+# What comes out
+
+
+def test_an_answer_is_what_the_chain_would_have_put_out() -> None:
+    model = chat("Oslo")
+    assert guard_of().wrap(chain_of(model)).invoke(NORWAY) == chain_of(chat("Oslo")).invoke(NORWAY) == "Oslo"
+    assert [turn.content for turn in model.asked[0]] == ["Be brief.", "Capital of Norway?"]
+
+
+def test_a_message_keeps_its_metadata_and_carries_the_decision() -> None:
+    usage: Any = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+    reply = AIMessage("Oslo", usage_metadata=usage, response_metadata={"model_name": "m"}, id="msg_1")
+    found = guard_of().wrap(chat(reply)).invoke("Capital of Norway?")
+    assert isinstance(found, AIMessage)
+    assert (found.content, found.usage_metadata, found.id) == ("Oslo", usage, "msg_1")
+    assert found.response_metadata["model_name"] == "m"
+    told = found.response_metadata["ilis_guard"]
+    assert (told["action"], told["rule"], told["uncertainty"], told["tier"]) == ("answer", "sure", ANSWER, "small")
+    assert "ilis_guard" not in reply.response_metadata, "the model's own message isn't changed"
+
+
+def test_a_refusal_is_the_policys_message_in_the_same_type() -> None:
+    guard = guard_of(ABSTAIN)
+    assert guard.wrap(chain_of(chat())).invoke(NORWAY) == "I don't know."
+    message = guard.wrap(chat()).invoke("Capital of Norway?")
+    assert isinstance(message, AIMessage)
+    assert message.content == "I don't know."
+    assert message.response_metadata["ilis_guard"]["action"] == "abstain"
+
+
+def test_a_refusal_of_another_type_is_a_value_of_its_own() -> None:
+    wrapped = guard_of(ABSTAIN).wrap(PROMPT | chat('{"name": "Oslo"}') | JsonOutputParser())
+    found = wrapped.invoke(NORWAY)
+    assert isinstance(found, Refused)
+    assert (found.text, found.decision.action) == ("I don't know.", Action.ABSTAIN)
+
+
+def test_an_escalation_returns_its_message_and_the_ticket_shows_what_the_model_was_sent(queue: InMemoryQueue) -> None:
+    guard = guard_of(ESCALATE, review=queue)
+    message = guard.wrap(PROMPT | chat("Bergen")).invoke(NORWAY)
+    assert message.content == "A colleague will answer."
+    record = queue.get(message.response_metadata["ilis_guard"]["ticket"])
+    assert record.proposed == "Bergen"
+    assert record.request["messages"] == SHOWN
+
+
+def test_the_decision_comes_out_instead_where_it_is_asked_for() -> None:
+    found = guard_of(RETRY).wrap(chain_of(chat()), output="decision").invoke(NORWAY)
+    assert isinstance(found, Decision)
+    assert (found.action, found.text, found.rules) == (Action.ANSWER, "Oslo, surely", ("unsure", "sure"))
+
+
+def test_an_output_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'decisions'"):
+        GuardedRunnable(guard_of(), chat(), output="decisions")  # type: ignore[arg-type]  # that is the point
+
+
+# Larger tiers
+
+
+def test_a_larger_tier_is_asked_what_the_chains_model_was_sent() -> None:
+    large = FakeModel("Oslo, surely")
+    wrapped = guard_of(RETRY, models={"large": large}).wrap(chain_of(chat("Bergen")))
+    assert wrapped.invoke(NORWAY) == "Oslo, surely"
+    assert large.calls == [SENT]
+
+
+def test_a_larger_tiers_answer_goes_through_the_chains_end() -> None:
+    large = FakeModel('```json\n{"name": "Oslo"}\n```')
+    parser = PydanticOutputParser(pydantic_object=City)
+    wrapped = guard_of(RETRY, models={"large": large}).wrap(PROMPT | chat('{"name": "Bergen"}') | parser)
+    assert wrapped.invoke(NORWAY) == City(name="Oslo")
+
+
+def test_a_larger_tiers_answer_is_a_message_with_its_usage_where_the_chain_ends_with_a_model() -> None:
+    found = guard_of(RETRY).wrap(chat("Bergen")).invoke("Capital of Norway?")
+    assert isinstance(found, AIMessage)
+    assert found.content == "Oslo, surely"
+    assert found.usage_metadata is not None
+    assert found.usage_metadata["output_tokens"] == 2
+    assert found.response_metadata["ilis_guard"]["tier"] == "large"
+
+
+def test_what_the_chain_cannot_use_is_no_answer_whichever_tier_gave_it() -> None:
+    parser = PydanticOutputParser(pydantic_object=City)
+    large = FakeModel("no JSON at all, secret")
+    wrapped = guard_of(models={"large": large}).wrap(PROMPT | chat("Oslo, a secret") | parser, output="decision")
+    decision = wrapped.invoke(NORWAY)
+    assert decision.action is Action.ABSTAIN
+    assert decision.rules == ("failed", "declined")
+    assert [attempt.text for attempt in decision.attempts] == ["Oslo, a secret", "no JSON at all, secret"]
+    for attempt in decision.attempts:
+        assert "what the chain does with the answer failed: OutputParserException" in attempt.error
+        assert "secret" not in attempt.error
+
+
+def test_a_model_of_texts_may_stand_in_the_chain() -> None:
+    chain = PromptTemplate.from_template("Capital of {country}?") | FakeListLLM(responses=["Bergen"])
+    large = FakeModel("Oslo")
+    assert guard_of(RETRY, models={"large": large}).wrap(chain).invoke(NORWAY) == "Oslo"
+    assert large.calls == [SENT[1:]]
+    assert guard_of().wrap(chain).invoke(NORWAY) == "Bergen"
+
+
+def test_a_runnable_may_stand_in_a_later_tiers_place() -> None:
+    guard = guard_of(RETRY, models={"small": FakeModel("Bergen")})
+    model = chat("Oslo")
+    assert guard.wrap(chain_of(model), tier="large").invoke(NORWAY) == "Oslo"
+    assert len(model.asked) == 1
+    with pytest.raises(ConfigError, match="'huge'"):
+        guard.wrap(chat(), tier="huge")
+
+
+def test_the_guard_itself_goes_on_with_its_own_model() -> None:
+    small = FakeModel("own")
+    guard = guard_of(models={"small": small})
+    guard.wrap(chat("Oslo")).invoke("q")
+    assert small.calls == []
+    assert guard.decide("q").text == "own"
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [
+        lambda model: model.bind(stop=["\n"]),
+        lambda model: model.with_retry(),
+        lambda model: model.with_config(tags=["inner"]),
+        lambda model: model.with_fallbacks([chat("fallback")]),
+    ],
+)
+def test_a_model_is_found_behind_what_is_bound_to_it(bent: Any) -> None:
+    model, large = chat("Bergen"), FakeModel("Oslo")
+    wrapped = guard_of(RETRY, models={"large": large}).wrap(PROMPT | bent(model) | StrOutputParser())
+    assert wrapped.invoke(NORWAY) == "Oslo"
+    assert (len(model.asked), large.calls) == (1, [SENT])
+
+
+def test_a_chain_is_taken_apart_behind_its_config_too() -> None:
+    large = FakeModel("Oslo")
+    chain = chain_of(chat("Bergen")).with_config(run_name="capitals", tags=["mine"])
+    assert guard_of(RETRY, models={"large": large}).wrap(chain).invoke(NORWAY) == "Oslo"
+    assert large.calls == [SENT]
+
+
+def test_the_last_model_is_the_one_that_answers() -> None:
+    rewrites = PROMPT | chat("What is Norway's capital?") | StrOutputParser()
+    large = FakeModel("Oslo")
+    wrapped = guard_of(RETRY, models={"large": large}).wrap(rewrites | chat("Bergen"))
+    assert wrapped.invoke(NORWAY).content == "Oslo"
+    assert large.calls == [(Message(role="user", content="What is Norway's capital?"),)]
+
+
+def test_what_is_retrieved_before_the_model_is_retrieved_once() -> None:
+    retrieved: list[str] = []
+
+    def retrieve(given: dict[str, str]) -> str:
+        retrieved.append(given["country"])
+        return "Norge"
+
+    chain = RunnablePassthrough.assign(country=retrieve) | chain_of(chat("Bergen"))
+    large = FakeModel("Oslo")
+    assert guard_of(RETRY, models={"large": large}).wrap(chain).invoke(NORWAY) == "Oslo"
+    assert retrieved == ["Norway"]
+    assert large.calls[0][-1].content == "Capital of Norge?"
+
+
+# Chains that show no model
+
+
+def hidden(model: Any) -> Any:
+    def ask(question: str) -> str:
+        return str(model.invoke([SystemMessage("Be brief."), HumanMessage(f"Capital of {question}?")]).content)
+
+    return RunnableLambda(ask)
+
+
+def test_a_function_is_run_once_and_larger_tiers_are_asked_what_its_model_was_sent(queue: InMemoryQueue) -> None:
+    model, large = chat("Bergen"), FakeModel("Oslo")
+    guard = guard_of(RETRY, ESCALATE, models={"large": large}, review=queue)
+    decision = guard.wrap(hidden(model), output="decision").invoke("Norway")
+    assert (len(model.asked), large.calls) == (1, [SENT])
+    assert decision.attempts[0].text == "Bergen"
+    assert queue.get(decision.ticket.id).request["messages"] == SHOWN
+
+
+def test_its_usage_is_that_of_all_its_models_and_its_statistics_that_of_none_but_the_only_one() -> None:
+    def reply() -> AIMessage:
+        logprobs = {"content": [{"logprob": -0.25}]}
+        usage: Any = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
+        return AIMessage("Oslo", usage_metadata=usage, response_metadata={"logprobs": logprobs})
+
+    def ask(times: int) -> Decision:
+        model = chat(reply())
+
+        def work(question: str) -> str:
+            return [str(model.invoke(question).content) for _ in range(times)][-1]
+
+        decision: Decision = guard_of().wrap(RunnableLambda(work), output="decision").invoke("Norway")
+        return decision
+
+    once, twice = ask(1).attempts[0], ask(2).attempts[0]
+    assert once.statistics is not None
+    assert (once.statistics.logprob_sum, once.tokens) == (-0.25, 1)
+    assert (twice.statistics, twice.tokens) == (None, 2)
+
+
+def test_an_agents_state_is_a_conversation_and_its_last_message_an_answer() -> None:
+    def agent(state: dict[str, list[BaseMessage]]) -> dict[str, list[BaseMessage]]:
+        return {"messages": [*state["messages"], AIMessage("Oslo")]}
+
+    found = guard_of(tiers=1).wrap(RunnableLambda(agent)).invoke({"messages": [HumanMessage("Capital of Norway?")]})
+    assert [turn.content for turn in found["messages"]] == ["Capital of Norway?", "Oslo"]
+
+
+def test_an_input_that_asks_nothing_by_itself_needs_a_prompt() -> None:
+    def ask(given: dict[str, str]) -> str:
+        return f"The capital of {given['country']} is Oslo."
+
+    with pytest.raises(RequestError, match="prompt="):
+        guard_of().wrap(RunnableLambda(ask)).invoke(NORWAY)
+    large = FakeModel("Oslo")
+    wrapped = guard_of(RETRY, models={"large": large}).wrap(
+        RunnableLambda(ask), prompt=lambda given: f"Capital of {given['country']}?"
+    )
+    assert wrapped.invoke(NORWAY) == "Oslo"
+    assert large.calls == [SENT[1:]]
+
+
+def test_a_larger_tiers_answer_in_an_unknown_type_needs_as_output() -> None:
+    def cities(question: str) -> list[str]:  # noqa: ARG001
+        return [str(chat("Bergen").invoke("Capital of Norway?").content)]
+
+    with pytest.raises(ConfigError, match="as_output="):
+        guard_of(RETRY).wrap(RunnableLambda(cities))
+    assert guard_of(RETRY).wrap(RunnableLambda(cities), as_output=lambda text: [text]).invoke("q") == ["Oslo, surely"]
+    assert guard_of(tiers=1).wrap(RunnableLambda(cities)).invoke("q") == ["Bergen"]
+
+
+def test_an_undeclared_type_may_be_declared() -> None:
+    untyped = RunnableLambda(lambda question: "Bergen")  # noqa: ARG005
+    with pytest.raises(ConfigError, match="with_types"):
+        guard_of(RETRY).wrap(untyped)
+    assert guard_of(RETRY).wrap(untyped.with_types(output_type=str)).invoke("q") == "Oslo, surely"
+    assert guard_of(ABSTAIN).wrap(untyped.with_types(output_type=str)).invoke("q") == "I don't know."
+
+
+def test_an_output_without_a_text_is_no_answer() -> None:
+    decision = guard_of(tiers=1).wrap(RunnableLambda(lambda _: 7), output="decision").invoke("q")
+    assert decision.action is Action.ABSTAIN
+    assert "has no text to judge" in decision.attempts[0].error
+
+
+# Failures
+
+
+def test_an_error_of_the_chains_model_is_the_attempts_and_does_not_quote_the_prompt() -> None:
+    wrapped = guard_of().wrap(chain_of(chat(ValueError("about Norway"))), output="decision")
+    decision = wrapped.invoke(NORWAY)
+    assert (decision.action, decision.text) == (Action.ANSWER, "Oslo, surely")
+    assert decision.attempts[0].error == "ModelError: Chat didn't answer: ValueError"
+
+
+def test_an_error_in_passing_is_tried_again() -> None:
+    model = chat(ConnectionError("down"), "Oslo")
+    assert guard_of().wrap(model).invoke("q").content == "Oslo"
+    assert len(model.asked) == 2
+
+
+def test_an_error_before_the_model_is_raised_for_there_is_nothing_to_ask() -> None:
+    with pytest.raises(KeyError, match="country"):
+        guard_of().wrap(chain_of(chat())).invoke({"city": "Oslo"})
+
+
+def test_a_missing_score_is_never_an_answer() -> None:
+    decision = guard_of(None, tiers=1).wrap(chat("Oslo"), output="decision").invoke("q")
+    assert (decision.action, decision.uncertainty, decision.text) == (Action.ABSTAIN, None, "I can't answer that.")
+    assert "no bundle" in decision.attempts[0].error
+
+
+def test_a_message_that_calls_a_tool_is_no_answer() -> None:
+    call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
+    assert guard_of(tiers=1).wrap(chat(call)).invoke("q").response_metadata["ilis_guard"]["action"] == "abstain"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_interrupt_of_langgraph_passes_through(is_async: bool) -> None:
+    def pause(question: str) -> str:  # noqa: ARG001
+        raise GraphInterrupt
+
+    for chain in (RunnableLambda(pause), chain_of(chat(GraphInterrupt()))):
+        wrapped = guard_of().wrap(chain)
+        given: Any = "q" if isinstance(chain, RunnableLambda) else NORWAY
+        with pytest.raises(GraphInterrupt):
+            await wrapped.ainvoke(given) if is_async else wrapped.invoke(given)
+
+
+def test_what_stops_the_program_stops_it() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        guard_of().wrap(chat(KeyboardInterrupt())).invoke("q")
+
+
+async def test_who_is_cancelled_asks_no_larger_tier_and_leaves_no_ticket(queue: InMemoryQueue) -> None:
+    begun, large = asyncio.Event(), FakeModel("Oslo")
+
+    async def hang(question: str) -> str:  # noqa: ARG001
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    guard = guard_of(RETRY, models={"large": large}, review=queue)
+    asking = asyncio.create_task(guard.wrap(RunnableLambda(hang)).ainvoke("q"))
+    await begun.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    for thread in threading.enumerate():
+        if thread.name == "ilis-guard-call":
+            thread.join(10)
+    assert large.calls == []
+    assert queue.list() == []
+
+
+# In shadow mode everything is as it was
+
+
+SHADOW = POLICY.replace("name: by-score", "name: by-score\nmode: shadow")
+
+
+def test_a_policy_that_only_looks_on_lets_everything_out() -> None:
+    guard = guard_of(ABSTAIN, policy=SHADOW)
+    assert guard.wrap(chain_of(chat("Oslo"))).invoke(NORWAY) == "Oslo"
+    call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
+    assert guard.wrap(chat(call)).invoke("q").tool_calls == call.tool_calls
+
+
+def test_a_policy_that_only_looks_on_lets_errors_out_too() -> None:
+    wrapped = guard_of(policy=SHADOW).wrap(chain_of(chat(ValueError("mine"))))
+    with pytest.raises(ValueError, match="mine"):
+        wrapped.invoke(NORWAY)
+
+
+# Labels, and guarding twice
+
+
+def test_labels_reach_the_policy_those_of_a_call_over_those_of_the_wrapped() -> None:
+    policy = POLICY.replace(
+        "rules:", "rules:\n  - {id: law, when: 'has(labels.topic) && labels.topic == \"law\"', do: abstain, say: Law.}"
+    )
+    wrapped = guard_of(policy=policy).wrap(chain_of(chat()), labels={"topic": "law"})
+    assert wrapped.invoke(NORWAY) == "Law."
+    assert wrapped.invoke(NORWAY, labels={"topic": "geography"}) == "Oslo"
+    assert wrapped.bind(labels={"topic": "geography"}).invoke(NORWAY) == "Oslo"
+
+
+@pytest.mark.parametrize("place", ["alone", "inside", "bound"])
+def test_what_is_guarded_already_is_refused(place: str) -> None:
+    guard = guard_of()
+    inner: Any = GuardRunnable(guard) if place == "alone" else guard.wrap(chat())
+    chain = {"alone": inner, "inside": PROMPT | inner | StrOutputParser(), "bound": inner.with_retry()}[place]
+    with pytest.raises(ConfigError, match="guarded already"):
+        guard.wrap(chain)
+
+
+def test_a_prompt_that_holds_no_conversation_is_refused() -> None:
+    with pytest.raises(RequestError, match=re.escape("the last turn must be the user's")):
+        guard_of().wrap(chat()).invoke([HumanMessage("q"), AIMessage("a")])
