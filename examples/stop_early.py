@@ -1,6 +1,6 @@
 """Follow an answer token by token, and stop paying for one that the policy would never answer with.
 
-python examples/stop_early.py ilis-guard-demo/guard.yaml small "What is 48 times 67?"
+python examples/stop_early.py
 """
 
 import sys
@@ -35,4 +35,4 @@ def follow(path: str, tier_name: str, question: str) -> str:
 
 
 if __name__ == "__main__":
-    print(follow(*sys.argv[1:4]))
+    print(follow(*sys.argv[1:] or ("ilis-guard-demo/guard.yaml", "small", "What is 48 times 67?")))

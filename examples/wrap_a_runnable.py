@@ -1,24 +1,38 @@
-"""A guarded chain: a prompt template, then a guard where the chat model would stand.
+"""Guard a chain in one line: its own model is tapped in the very pass that answers, and its own type comes out.
 
-python examples/wrap_a_runnable.py ilis-guard-demo/guard.yaml Norway
+python examples/wrap_a_runnable.py
 """
 
 import sys
+from pathlib import Path
 
+import torch
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
+from transformers import BitsAndBytesConfig
 
-from ilis_guard import Decision, Guard
-from ilis_guard_langchain import GuardRunnable
+from ilis_guard import Guard
+from ilis_guard.models.weights import converted_folder, packaged_weights
 
-
-def decide(config: str, country: str) -> Decision:
-    """Ask for a capital, and decide what to do with the answer."""
-    prompt = ChatPromptTemplate.from_messages([("human", "What is the capital of {country}?")])
-    with Guard.from_config(config) as guard:
-        chain = prompt | GuardRunnable(guard)
-        return chain.invoke({"country": country})
-
+CONFIG, *COUNTRIES = sys.argv[1:] or [str(Path(__file__).with_name("guard.yaml")), "Norway", "Kenya", "Italy"]
+NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float32,
+)
 
 if __name__ == "__main__":
-    decision = decide(*sys.argv[1:3])
-    print(decision.action, decision.text, decision.uncertainty)
+    # A chain as anybody has one, on the model that the guard's bundle was fitted to.
+    llm = HuggingFacePipeline.from_model_id(
+        str(converted_folder(packaged_weights("smollm2-135m-instruct"))),
+        task="text-generation",
+        model_kwargs={"quantization_config": NF4, "dtype": torch.float32},
+        pipeline_kwargs={"max_new_tokens": 16, "do_sample": False, "return_full_text": False},
+    )
+    prompt = ChatPromptTemplate.from_template("What is the capital of {country}? Answer in a few words only.")
+    chain = prompt | ChatHuggingFace(llm=llm) | StrOutputParser()
+    guarded = Guard.from_config(CONFIG).wrap(chain)
+    for country in COUNTRIES:
+        print(f"{country}: {guarded.invoke({'country': country})}")

@@ -43,8 +43,15 @@ def test_an_example_is_short(example: Path) -> None:
     assert len(example.read_text().splitlines()) < 40
 
 
-def test_wrap_a_runnable(tmp_path: Path) -> None:
-    assert "Oslo" in said("wrap_a_runnable.py", prepare(tmp_path), "Norway")[-1]
+def test_wrap_a_runnable_answers_declines_and_escalates_in_the_chains_own_type(config: Path) -> None:
+    assert said("wrap_a_runnable.py", config, "Norway", "Kenya", "Italy") == [
+        "Norway: The capital of Norway is Oslo.",
+        "Kenya: I can't answer this reliably.",
+        "Italy: The answer to this question is uncertain. A person will look at it.",
+    ]
+    with queue_beside(config) as queue:
+        (ticket,) = queue.list()
+        assert queue.get(ticket.id).request["messages"][-1]["content"] == "What is the capital of Italy?"
 
 
 def test_stop_early_stops_where_the_policy_would_abstain_and_answers_only_where_it_would(tmp_path: Path) -> None:
