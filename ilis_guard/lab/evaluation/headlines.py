@@ -7,8 +7,9 @@ from typing import Final
 from ilis_guard.lab.evaluation.bootstrap import EXACT
 from ilis_guard.lab.evaluation.evaluate import Evaluation
 from ilis_guard.lab.evaluation.figures import MEAN, POOLED, Difference, Figure
+from ilis_guard.lab.evaluation.trials import ProtocolName
 
-PROTOCOL_NAMES: Final[Mapping[str, str]] = {
+PROTOCOL_NAMES: Final[Mapping[ProtocolName, str]] = {
     "in-distribution": "in-distribution",
     "one-to-one": "trained on one, tested on another",
     "leave-one-set-out": "leave-one-set-out",
@@ -41,7 +42,7 @@ class Table:
     """Each begins with its name."""
 
 
-def protocols(evaluation: Evaluation) -> list[str]:
+def protocols(evaluation: Evaluation) -> list[ProtocolName]:
     """Those that there are trials of, in the order of tables."""
     known = {trial.protocol for trial in evaluation.trials}
     return [name for name in PROTOCOL_NAMES if name in known]
@@ -75,7 +76,7 @@ def ahead(evaluation: Evaluation) -> Table:
     )
 
 
-def by_metric(evaluation: Evaluation, protocol: str) -> Table:
+def by_metric(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """All metrics of every method under one protocol."""
     return Table(
         title=f"{PROTOCOL_NAMES[protocol]}: mean over sets; ECE of all test rows together",
@@ -91,7 +92,7 @@ def by_metric(evaluation: Evaluation, protocol: str) -> Table:
     )
 
 
-def by_set(evaluation: Evaluation, protocol: str) -> Table:
+def by_set(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """AUROC of every method on every set."""
     names = [one.name for one in evaluation.sets if one.counts]
     return Table(
@@ -104,7 +105,7 @@ def by_set(evaluation: Evaluation, protocol: str) -> Table:
     )
 
 
-def compared(evaluation: Evaluation, protocol: str) -> Table:
+def compared(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """The reference less every other method."""
     found = {(one.method, one.metric): one for one in evaluation.differences if one.protocol == protocol}
     methods = [name for name in evaluation.methods if (name, COMPARED[0]) in found]
