@@ -5,7 +5,7 @@ from rich.table import Table
 
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
 from ilis_guard.lab.evaluation.headlines import Table as Headline
-from ilis_guard.lab.evaluation.headlines import by_protocol, compared, protocols
+from ilis_guard.lab.evaluation.headlines import ahead, by_protocol
 from ilis_guard.views.text import escape
 
 
@@ -14,7 +14,7 @@ def evaluation_view(evaluation: Evaluation) -> RenderableType:
     left_out = [one for one in evaluation.sets if not one.counts]
     return Group(
         _table(by_protocol(evaluation)),
-        *(_table(compared(evaluation, name)) for name in protocols(evaluation) if evaluation.differences),
+        *([_table(ahead(evaluation))] if evaluation.differences else []),
         *(f"[dim]left out:[/] {escape(one.name)}: {escape(one.why_left_out)}" for one in left_out),
         *(f"[yellow]note:[/] {escape(note)}" for note in evaluation.notes),
     )

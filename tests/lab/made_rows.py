@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,20 +67,19 @@ def write_harvest(rows: Rows, path: Path, precision: Precision = "full") -> Path
     )
     flat = {position: list(maps.reshape(len(rows), -1)) for position, maps in rows.signatures.items()}
     cells = pa.list_(pa.float32(), LAYERS * LAYERS)
-    table = pa.table(
-        {
-            "id": rows.ids.tolist(),
-            "dataset": rows.datasets.tolist(),
-            "text": [f"<b>answer</b> {id_}" for id_ in rows.ids.tolist()],
-            "correct": (~rows.wrong).tolist(),
-            "tokens": pa.array([3] * len(rows), pa.int32()),
-            "prompt_tokens": pa.array([9] * len(rows), pa.int32()),
-            "finish_reason": ["stop"] * len(rows),
-            TOKEN_IDS: pa.array([[1, 2, 3]] * len(rows), pa.list_(pa.int32())),
-            **dict(zip(STATISTICS, rows.statistics.T, strict=True)),
-            **{position: pa.array(maps, cells) for position, maps in flat.items()},
-        }
-    )
+    columns: dict[str, Any] = {
+        "id": rows.ids.tolist(),
+        "dataset": rows.datasets.tolist(),
+        "text": [f"<b>answer</b> {id_}" for id_ in rows.ids.tolist()],
+        "correct": (~rows.wrong).tolist(),
+        "tokens": pa.array([3] * len(rows), pa.int32()),
+        "prompt_tokens": pa.array([9] * len(rows), pa.int32()),
+        "finish_reason": ["stop"] * len(rows),
+        TOKEN_IDS: pa.array([[1, 2, 3]] * len(rows), pa.list_(pa.int32())),
+        **dict(zip(STATISTICS, rows.statistics.T, strict=True)),
+        **{position: pa.array(maps, cells) for position, maps in flat.items()},
+    }
+    table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: manifest.model_dump_json()}), path)
     return path
 

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.baselines.methods import FUSED, OutputStatistics, Trees
+from ilis_guard.lab.counted import calibration_error, counted
 from ilis_guard.lab.evaluation import bootstrap
 from ilis_guard.lab.evaluation.bootstrap import EXACT, error_if_exact
 from ilis_guard.lab.evaluation.figures import MEAN, POOLED, Difference, Figure, count_groups, differences, figures
@@ -25,7 +26,8 @@ SEEDS = 2
 
 def telling(rows: Rows) -> np.ndarray:
     """Tells a good deal: noise, and a step where the answer is wrong."""
-    return noise(rows) + 2 * rows.wrong
+    told: np.ndarray = noise(rows) + 2 * rows.wrong
+    return told
 
 
 METHODS = (
@@ -258,10 +260,7 @@ def test_exact_probabilities_have_about_the_error_that_is_expected_of_them() -> 
     random = np.random.default_rng(0)
     said = random.random(400)
     expected = error_if_exact(said)
-    errors = [
-        float(bootstrap.formulas.calibration_error(bootstrap.counted(random.random(400) < said, said))[0])
-        for _ in range(100)
-    ]
+    errors = [float(calibration_error(counted(random.random(400) < said, said))[0]) for _ in range(100)]
     assert expected == pytest.approx(np.mean(errors), abs=0.005)
 
 

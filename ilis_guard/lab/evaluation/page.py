@@ -11,7 +11,7 @@ import jinja2
 
 from ilis_guard.lab.evaluation import pictures
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
-from ilis_guard.lab.evaluation.headlines import PROTOCOL_NAMES, Table, by_protocol, protocols, tables
+from ilis_guard.lab.evaluation.headlines import PROTOCOL_NAMES, Table, ahead, by_protocol, protocols, tables
 from ilis_guard.lab.evaluation.shifting import LEVELS
 from ilis_guard.lab.evaluation.svg import Drawer
 from ilis_guard.lab.fit import COUNTED, LEAST_OF_A_CLASS, SHARES
@@ -49,7 +49,7 @@ def page(evaluation: Evaluation, *, command: str) -> str:
     )
     return template.render(
         evaluation=evaluation,
-        headline=by_protocol(evaluation),
+        headlines=[by_protocol(evaluation), *([ahead(evaluation)] if evaluation.differences else [])],
         by_protocol=_by_protocol(evaluation),
         counted=COUNTED,
         least=LEAST_OF_A_CLASS,

@@ -25,6 +25,8 @@ LINES: Final = (
     ("#CC79A7", ":", "D"),
     ("#56B4E9", (0, (5, 1)), "v"),
 )
+MAP_SIZE: Final = (3.7, 3.2)
+"""Inches: three side by side on a wide screen, one on a phone."""
 COVERAGES: Final = np.linspace(0.05, 1, 39)
 AUROC_RANGE: Final = (0.3, 1.0)
 PROTOCOLS: Final[tuple[ProtocolName, ...]] = ("in-distribution", "leave-one-set-out")
@@ -114,12 +116,13 @@ def _reliability(by_method: dict[str, list[Trial]], drawer: Drawer, protocol: st
             away = np.abs(np.array([came - low, high - came]))
             axes.errorbar(said, came, yerr=away, fmt=mark, color=colour, ms=5, capsize=2, lw=1)
             axes.set(xlim=(0, 1), ylim=(0, 1), title=plain(method), aspect="equal")
+        figure.suptitle(protocol, fontsize=10, color=TEXT)
         figure.supxlabel("uncertainty, as it is said", fontsize=10, color=TEXT)
         figure.supylabel("share that is wrong", fontsize=10, color=TEXT)
 
     rows = -(-len(by_method) // 2)
     alternative = f"Reliability, {protocol}: on the diagonal, what is said comes true just so often"
-    return drawer.draw((6, 0.6 + 2.8 * rows), alternative, paint)
+    return drawer.draw((5.5, 0.8 + 2.5 * rows), alternative, paint)
 
 
 def _bins(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -159,7 +162,7 @@ def _risk_coverage(by_method: dict[str, list[Trial]], drawer: Drawer, protocol: 
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
 
-    return drawer.draw((6, 3.8), f"Error of answered by coverage, {protocol}, mean over sets", paint)
+    return drawer.draw((5.5, 3.8), f"Error of answered by coverage, {protocol}, mean over sets", paint)
 
 
 def _risk(trial: Trial) -> np.ndarray:
@@ -198,7 +201,7 @@ def importance_maps(evaluation: Evaluation, drawer: Drawer) -> list[Markup]:
 
     return [
         _map(drawer, importance.pairs, "gain by pair of layers", "share of all gain", (0.0, most), "cividis"),
-        drawer.draw((4.2, 3.4), "Mean gain of a pair of layers by their distance", paint),
+        drawer.draw(MAP_SIZE, "Mean gain of a pair of layers by their distance", paint),
     ]
 
 
@@ -211,7 +214,7 @@ def _map(drawer: Drawer, cells: Map, title: str, what: str, scale: tuple[float, 
         axes.invert_yaxis()
         figure.colorbar(mesh, ax=axes, label=what, shrink=0.8)
 
-    return drawer.draw((4.2, 3.4), f"{title}: {what}", paint)
+    return drawer.draw(MAP_SIZE, f"{title}: {what}", paint)
 
 
 def _heat(

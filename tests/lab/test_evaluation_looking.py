@@ -1,0 +1,78 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ilis_guard.errors import FitError
+from ilis_guard.lab.evaluation.looking import importance, typical_answers
+from ilis_guard.lab.harvest import read_manifest, read_texts
+from ilis_guard.lab.rows import Rows
+from tests.lab.made_rows import LAYERS, made_rows, write_harvest
+
+PAIR = (3, 1)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """Only one pair of layers tells, in the `mean` and `last` maps; statistics tell a little."""
+    silent = made_rows({"capital": 400, "city": 400}, signal=0.0)
+    told = np.ones((len(silent), LAYERS, LAYERS), dtype=np.float32)
+    told[:, *PAIR] = np.exp(3.0 * silent.wrong)
+    away = {position: maps * told for position, maps in silent.signatures.items() if position != "prompt"}
+    return replace(silent, signatures={**silent.signatures, **away})
+
+
+def test_the_maps_of_right_and_wrong_answers_differ_where_something_tells(rows: Rows) -> None:
+    typical = typical_answers(rows)
+    away = np.abs(typical.difference)
+    assert np.unravel_index(int(away.argmax()), away.shape) == PAIR
+    assert away[PAIR] > 5 * np.sort(away.ravel())[-2]
+    logs = np.log1p(rows.signatures["mean"][rows.wrong & (rows.datasets == "city")]).mean(axis=0)
+    other = np.log1p(rows.signatures["mean"][rows.wrong & (rows.datasets == "capital")]).mean(axis=0)
+    np.testing.assert_allclose(typical.wrong, (logs + other) / 2, rtol=1e-5)
+
+
+def test_the_difference_is_not_that_of_hard_and_easy_sets() -> None:
+    """Maps differ between the sets and not within them, and one of the sets is nearly always wrong."""
+    rows = made_rows({"easy": 400, "hard": 400}, signal=0.0, unlike=["hard"])
+    hard = rows.datasets == "hard"
+    wrong = np.where(hard, np.arange(len(rows)) % 10 > 0, np.arange(len(rows)) % 10 == 0)
+    difference = typical_answers(replace(rows, wrong=wrong)).difference
+    assert np.abs(difference).max() < 0.5
+    logs = np.log1p(rows.signatures["mean"])
+    assert (logs[wrong].mean(axis=0) - logs[~wrong].mean(axis=0)).max() > 1.5
+
+
+def test_importance_lies_on_the_pair_that_tells_and_all_of_it_is_told(rows: Rows) -> None:
+    found = importance(rows)
+    assert np.unravel_index(int(found.pairs.argmax()), found.pairs.shape) == PAIR
+    assert found.pairs[PAIR] > 0.5
+    assert found.pairs.sum() + sum(found.statistics.values()) == pytest.approx(1)
+    assert np.diag(found.pairs).tolist() == [0.0] * LAYERS
+    assert list(found.statistics) == ["logprob_sum", "logprob_mean", "entropy_mean", "margin_min"]
+    # Shares of the maps' gain by distance, each of the mean of its pairs: of 2 (L - d) pairs that lie d apart.
+    assert len(found.by_distance) == LAYERS - 1
+    pairs = 2 * (LAYERS - np.arange(1, LAYERS))
+    assert float((found.by_distance * pairs).sum()) == pytest.approx(1)
+    assert int(found.by_distance.argmax()) == abs(PAIR[0] - PAIR[1]) - 1
+
+
+def test_texts_and_manifests_are_read_without_the_maps(rows: Rows, tmp_path: Path) -> None:
+    path = write_harvest(rows, tmp_path / "rows.parquet")
+    texts = read_texts(path)
+    assert len(texts) == len(rows)
+    assert texts["capital-0"] == "<b>answer</b> capital-0"
+    assert read_manifest(path).model == "packaged:fake"
+
+
+def test_what_is_no_harvest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), path)
+    for read in (read_texts, read_manifest):
+        with pytest.raises(FitError, match="isn't a file of harvested rows"):
+            read(path)
+        with pytest.raises(FitError, match="isn't a file of harvested rows"):
+            read(tmp_path / "missing.parquet")
