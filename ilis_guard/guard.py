@@ -131,6 +131,11 @@ class Guard:
         files = [locate(name) for name in (policy, shadow) if name is not None]
         self._following = Following(files, lambda: _wired(self._ground, *_policies(policy, shadow)))
 
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """From small to large."""
+        return self._tiers
+
     def decide(self, prompt: str | Sequence[Message | Mapping[str, str]], *, labels: Labels | None = None) -> Decision:
         """Ask, score, and decide.
 

@@ -238,6 +238,8 @@ class Attempt:
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     statistics: Statistics | None = None
     seconds: float = 0.0
+    prompt_tokens: int = 0
+    """What the model read; 0 where it gave nothing back."""
     tokens: int = 0
     cost: float = 0.0
     """In the unit of guard.yaml's prices; 0 where the tier has none."""
@@ -268,6 +270,7 @@ class Attempt:
             "prompt_cost": self.prompt_cost,
             "statistics": statistics or None,
             "seconds": self.seconds,
+            "prompt_tokens": self.prompt_tokens,
             "tokens": self.tokens,
             "cost": self.cost,
             "finish_reason": self.finish_reason,

@@ -175,6 +175,7 @@ class Asking:
             text=generation.text,
             signatures=generation.signatures,
             statistics=generation.statistics,
+            prompt_tokens=generation.prompt_tokens,
             tokens=generation.tokens,
             finish_reason=generation.finish_reason,
         )
