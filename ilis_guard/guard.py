@@ -4,6 +4,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +17,7 @@ from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError
+from ilis_guard.models.absent import AbsentModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
@@ -196,6 +199,23 @@ class Guard:
         del mode
         for event in _whole(await asyncio.to_thread(self._decide, request, since=time.monotonic())):
             yield event
+
+    def without_models(self, why: str) -> Self:
+        """The same guard, whose models aren't asked any more: each tier fails, and the policy says what comes of that.
+
+        It is for requests whose time is over, such as those under way when a server stops: what the policy escalates
+        is put before people, and nothing is answered.
+
+        Args:
+            why: stands in each attempt's error; a sentence without prompts and answers.
+        """
+        other = copy(self)
+        other._tiers = tuple(  # noqa: SLF001 - its own kind
+            replace(tier, model=AbsentModel(why), prompt_scorer=None) for tier in self._tiers
+        )
+        # Nobody waits in line for a model that isn't asked.
+        other._callers = {tier.name: Caller(tier.name) for tier in self._tiers}  # noqa: SLF001 - its own kind
+        return other
 
     def close(self) -> None:
         """Let go of the queue's storage."""
