@@ -58,6 +58,10 @@ class BudgetError(IlisGuardError):
     """The request's time is over: what still comes is no answer to it."""
 
 
+class LeftError(IlisGuardError):
+    """Whoever asked has left: nobody waits for this any more. It never reaches a caller."""
+
+
 class WeightsError(ModelError):
     """Weights that a package carries are missing, incomplete or not the ones expected."""
 

@@ -23,7 +23,7 @@ TIER_UNSCORED: Final = "ilis_guard.tier.unscored"
 """A warning: the tier is remote or has no bundle, so nothing it says can be answered by a policy. Fields: tier."""
 ATTEMPT_FINISHED: Final = "ilis_guard.attempt.finished"
 """A tier answered and was scored, or was spared the answer by a rule of stage `prompt`.
-Fields: decision, tier, attempt, stage, uncertainty, shift, tokens, seconds."""
+Fields: decision, tier, attempt, stage, uncertainty, shift, tokens, stopped_at, seconds."""
 ATTEMPT_FAILED: Final = "ilis_guard.attempt.failed"
 """A tier gave no scored answer. Fields: decision, tier, attempt, error, seconds."""
 ATTEMPT_REPEATED: Final = "ilis_guard.attempt.repeated"
@@ -36,6 +36,8 @@ DECISION_MADE: Final = "ilis_guard.decision.made"
 """Thresholds and bundles are given by tier; shadow is what the policy that looks on said.
 Fields: decision, action, rule, tier, uncertainty, attempts, ticket, seconds, cost, mode, policy, thresholds, bundles,
 shadow."""
+STREAM_LEFT: Final = "ilis_guard.stream.left"
+"""The reader of a stream left before the decision: there is none. Fields: decision, seconds."""
 ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"
 """A ticket could not be stored; the decision became an abstention. Fields: decision, queue, error."""
 AUDIT_FAILED: Final = "ilis_guard.audit.failed"

@@ -3,12 +3,12 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -16,14 +16,16 @@ from ilis_guard import events
 from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
-from ilis_guard.errors import ConfigError
+from ilis_guard.errors import ConfigError, LeftError, RequestError
 from ilis_guard.models.absent import AbsentModel
 from ilis_guard.models.weights import Progress
-from ilis_guard.policy import Policy
+from ilis_guard.policy import Policy, Ruling
 from ilis_guard.policy.loading import locate
-from ilis_guard.streaming import Piece, StreamEvent, StreamMode
+from ilis_guard.streaming import StreamEvent, StreamMode
+from ilis_guard.streaming.audience import Audience
+from ilis_guard.streaming.feed import Feed, aread, read
 from ilis_guard.tiers import Tier, load_tier
-from ilis_guard.types import Action, Decision, Labels, Message, Request, ShadowRuling
+from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
 from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
 from ilis_guard.walk.shadowing import looked_on
 from ilis_guard.walk.tickets import Review, Tickets
@@ -179,7 +181,7 @@ class Guard:
         Raises:
             RequestError: the prompt or the labels can't be used, or there is no such mode.
         """
-        return self._stream(Request.of(prompt, labels), mode)
+        return read(self._streaming(prompt, labels, mode))
 
     def astream(
         self,
@@ -189,16 +191,7 @@ class Guard:
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
-        return self._astream(Request.of(prompt, labels), mode)
-
-    def _stream(self, request: Request, mode: StreamMode) -> Generator[StreamEvent, None, None]:
-        del mode
-        yield from _whole(self._decide(request, since=time.monotonic()))
-
-    async def _astream(self, request: Request, mode: StreamMode) -> AsyncGenerator[StreamEvent, None]:
-        del mode
-        for event in _whole(await asyncio.to_thread(self._decide, request, since=time.monotonic())):
-            yield event
+        return aread(self._streaming(prompt, labels, mode))
 
     def without_models(self, why: str) -> Self:
         """The same guard, whose models aren't asked any more: each tier fails, and the policy says what comes of that.
@@ -233,12 +226,36 @@ class Guard:
     def _now_in_force(self) -> InForce:
         return self._in_force if self._following is None else self._following.current
 
-    def _decide(self, request: Request, *, since: float) -> Decision:
+    def _streaming(
+        self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, mode: StreamMode
+    ) -> Callable[[Feed[StreamEvent]], None]:
+        """What is done once the stream's reader asks for the first event."""
+        request = Request.of(prompt, labels)
+        if mode not in get_args(StreamMode):
+            raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
+
+        def work(feed: Feed[StreamEvent]) -> None:
+            audience = Audience(feed, mode)
+            audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
+
+        return work
+
+    def _decide(self, request: Request, *, since: float, audience: Audience | None = None) -> Decision:
         in_force = self._now_in_force()
         policy = in_force.enforced.policy
         decision = uuid.uuid4().hex
-        walk = Walk(request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since)
-        outcome = self._outcome(request, walk, in_force, decision)
+        walk = Walk(
+            request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since, audience=audience
+        )
+        try:
+            ruling = walk.run()
+            if audience is not None:
+                # Of what nobody waits for any more, there is no decision and no ticket.
+                audience.catch_up()
+        except LeftError:
+            events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
+            raise
+        outcome = self._outcome(request, walk, ruling, in_force, decision)
         made = Decision(
             id=decision,
             action=outcome.action,
@@ -259,8 +276,8 @@ class Guard:
         self._log_decision(request, made, time.monotonic() - since)
         return made
 
-    def _outcome(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> Outcome:
-        ruling, policy = walk.run(), in_force.enforced.policy
+    def _outcome(self, request: Request, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
+        policy = in_force.enforced.policy
         if policy.mode == "shadow":
             return as_before(walk, ruling, policy)
         if self._review is None:
@@ -302,12 +319,6 @@ class Guard:
             shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
             **texts,
         )
-
-
-def _whole(decision: Decision) -> Iterator[StreamEvent]:
-    if decision.action is Action.ANSWER:
-        yield Piece(text=decision.text)
-    yield decision
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:

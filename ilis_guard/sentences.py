@@ -67,6 +67,11 @@ def passed_over(rule: str, why: str) -> str:
     return f"rule '{rule}' passed over: {why}"
 
 
+def cut_after(tokens: int) -> str:
+    """Where a stream gave up an answer."""
+    return f"cut after {tokens} token{'' if tokens == 1 else 's'}"
+
+
 def why_of(reason: str) -> str:
     """What a sentence of `decided` or `passed_over` gives as the reason."""
     match = _HAS_DECIDED.fullmatch(reason) or _WAS_PASSED_OVER.fullmatch(reason)
@@ -115,7 +120,7 @@ def paragraph(
 
     Args:
         action: what was done in the end.
-        attempts: `tier`, `stage`, `uncertainty` and `error` of each, named as in `Attempt.to_dict`.
+        attempts: `tier`, `stage`, `uncertainty`, `stopped_at` and `error` of each, named as in `Attempt.to_dict`.
         reasons: why, in the order it came about.
         queue: where it waits for a person; empty where it doesn't.
         mode: of the policy in force.
@@ -187,6 +192,10 @@ def _tried(attempt: Mapping[str, Any]) -> str:
         return f"{tier} hadn't answered yet{scored}."
     if attempt["error"]:
         return f"{tier} failed ({kind_of(attempt['error'])})."
+    # Nor have they, or those of a decision that wasn't streamed, been cut.
+    if attempt.get("stopped_at") is not None:
+        scored = "" if uncertainty is None else f", with an uncertainty of {uncertainty:.3g} so far"
+        return f"{tier} was {cut_after(attempt['stopped_at'])}{scored}."
     scored = "; its answer has no uncertainty" if uncertainty is None else f" with an uncertainty of {uncertainty:.3g}"
     return f"{tier} answered{scored}."
 

@@ -75,9 +75,14 @@ class Tier:
             raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
         with closing(self.model.stream(messages)) as steps:
             for step in steps:
-                yield replace(step, score=self._score_so_far(step.generation))
+                yield replace(step, score=self.score_so_far(step.generation))
 
-    def _score_so_far(self, generation: Generation) -> Score | None:
+    def score_so_far(self, generation: Generation) -> Score | None:
+        """The score of a generation that is under way; None where there is nothing to score, or nothing to score with.
+
+        Raises:
+            ScoringError: it can't be scored.
+        """
         # An answer that ended with the prompt's map alone is an answer all the same: the prompt's score isn't its own.
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
             return None if self.prompt_scorer is None else self.score_prompt(generation)

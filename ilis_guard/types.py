@@ -411,7 +411,7 @@ class Decision:
 
     def explain(self) -> str:
         """What was done and why, in a few sentences for a reviewer, without prompts and answers."""
-        told = ("tier", "stage", "uncertainty", "error")
+        told = ("tier", "stage", "uncertainty", "stopped_at", "error")
         return paragraph(
             action=self.action.value,
             attempts=[{name: getattr(attempt, name) for name in told} for attempt in self.attempts],

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ilis_guard.policy import Policy
 from ilis_guard.review import TicketRecord
+from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard.types import POSITIONS, Position
 from ilis_guard_server.heat_map import HeatMap, Map, heat_map, marks, top_of
@@ -40,6 +41,7 @@ class ShownAttempt:
     stopped_at_prompt: bool
     """Whether a rule acted before a token was generated: there is no text because none was wanted."""
     is_cut_off: bool
+    """At its longest length, or by a stream, because no rule would have answered."""
     error: str
     uncertainty: float | None
     shift: float | None
@@ -55,9 +57,9 @@ class ShownAttempt:
 
 def attempts_of(record: TicketRecord, typical: Mapping[str, TypicalMaps]) -> list[ShownAttempt]:
     """All attempts, in order, beside what is typical of their tiers."""
-    proposed = max((index for index, one in enumerate(record.attempts) if one["text"].strip()), default=None)
+    proposed = judged_in(record.attempts)
     return [
-        _shown(one, index, typical.get(one["tier"]), is_proposed=index == proposed)
+        _shown(one, index, typical.get(one["tier"]), is_proposed=one is proposed)
         for index, one in enumerate(record.attempts)
     ]
 
@@ -76,7 +78,7 @@ def _shown(attempt: Mapping[str, Any], index: int, typical: TypicalMaps | None, 
         tier=attempt["tier"],
         text=attempt["text"],
         stopped_at_prompt=attempt.get("stage") == "prompt",
-        is_cut_off=attempt["finish_reason"] == "length",
+        is_cut_off=attempt["finish_reason"] == "length" or attempt.get("stopped_at") is not None,
         error=attempt["error"],
         uncertainty=attempt["uncertainty"],
         shift=attempt["shift"],

@@ -13,7 +13,7 @@ from ilis_guard.calling.breaker import Breaker, Permit
 from ilis_guard.calling.deadline import Deadline, within
 from ilis_guard.calling.line import Line
 from ilis_guard.calling.settings import BreakerSettings
-from ilis_guard.errors import BudgetError, IlisGuardError
+from ilis_guard.errors import BudgetError, IlisGuardError, LeftError
 
 CALLS_PER_ATTEMPT: Final = 3
 """A tier whose model fails in passing is called so often before the attempt counts as failed."""
@@ -59,6 +59,7 @@ class Caller:
         Raises:
             BudgetError: the deadline has passed: the model was given up, or never came to its turn.
             TierDownError: the breaker is open.
+            LeftError: whoever asked has left.
             Exception: what the model raised, at its last call.
         """
         stop: stop_base = tenacity.stop_after_attempt(CALLS_PER_ATTEMPT)
@@ -70,6 +71,7 @@ class Caller:
             retry=tenacity.retry_if_exception(_is_retryable),
             stop=stop,
             wait=self._backoff,
+            sleep=time.sleep if deadline is None else deadline.sleep,
             before_sleep=self._log_repeat,
             reraise=True,
         )
@@ -124,9 +126,11 @@ def _is_retryable(error: BaseException) -> bool:
     return bool(getattr(error, "is_retryable", False))
 
 
-def _is_the_tiers_fault(error: Exception) -> bool:
+def _is_the_tiers_fault(error: Exception) -> bool | None:
     """Whether it tells of the tier and not of this request: a prompt that is too long, or refused, closes no tier.
 
-    Somebody who sends such prompts on purpose would otherwise close it for everybody.
+    Somebody who sends such prompts on purpose would otherwise close it for everybody. None where it tells nothing.
     """
+    if isinstance(error, LeftError):
+        return None
     return _is_retryable(error) or isinstance(error, BudgetError) or not isinstance(error, IlisGuardError)

@@ -1,5 +1,6 @@
 """The deadline of a request, and work that is given up when it has passed."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+from ilis_guard.calling.presence import Presence
 from ilis_guard.errors import BudgetError
 
 T = TypeVar("T")
@@ -15,31 +17,53 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """The time at which a request's ``max_seconds`` are over."""
+    """The end of a request: its ``max_seconds`` are over, or whoever asked has left before."""
 
     max_seconds: float
-    """What the policy's budget allows."""
+    """What the policy's budget allows; infinity for any time."""
     at: float
     """On the clock of `time.monotonic`."""
+    presence: Presence | None = None
+    """Of whoever asked; None where they can't leave."""
 
     @classmethod
-    def after(cls, max_seconds: float, *, since: float) -> Self:
-        """So many seconds after a time on that clock."""
-        return cls(max_seconds=max_seconds, at=since + max_seconds)
+    def after(cls, max_seconds: float | None, *, since: float, presence: Presence | None = None) -> Self:
+        """So many seconds after a time on that clock, None for any number, as long as somebody is there."""
+        seconds = math.inf if max_seconds is None else max_seconds
+        return cls(max_seconds=seconds, at=since + seconds, presence=presence)
 
     @property
     def left(self) -> float:
         """Seconds until then, at least 0."""
         return max(0.0, self.at - time.monotonic())
 
+    @property
+    def timeout(self) -> float | None:
+        """As `left`, for what waits; None where there is any time."""
+        return None if math.isinf(self.at) else self.left
+
     def check(self) -> None:
         """See that it hasn't passed.
 
         Raises:
             BudgetError: it has.
+            LeftError: whoever asked has left.
         """
+        if self.presence is not None:
+            self.presence.check()
         if not self.left:
             raise self.passed()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass.
+
+        Raises:
+            LeftError: whoever asked has left meanwhile.
+        """
+        if self.presence is None:
+            time.sleep(seconds)
+        else:
+            self.presence.sleep(seconds)
 
     def passed(self, what: str = "") -> BudgetError:
         """The error of whoever came too late.
@@ -57,7 +81,7 @@ def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[
     that hangs keeps neither its caller nor the program from ending.
 
     Args:
-        deadline: None waits for as long as it takes.
+        deadline: without one, or with any time, the work isn't given up and needs no thread.
         work: what to do.
         ended: called once the work has ended, however late that is, or couldn't be begun.
 
@@ -65,7 +89,7 @@ def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[
         BudgetError: the deadline has passed.
         BaseException: whatever the work raises.
     """
-    if deadline is None:
+    if deadline is None or deadline.timeout is None:
         try:
             return work()
         finally:
@@ -87,7 +111,7 @@ def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[
     except BaseException:
         ended()
         raise
-    wait([outcome], timeout=deadline.left)
+    wait([outcome], timeout=deadline.timeout)
     if not outcome.done():
         raise deadline.passed("; the model was given up")
     return outcome.result()

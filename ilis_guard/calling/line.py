@@ -1,6 +1,7 @@
 """The line in front of a tier: at most so many calls at once, the others wait."""
 
 import threading
+from contextlib import nullcontext
 
 from ilis_guard.calling.deadline import Deadline
 
@@ -13,21 +14,39 @@ class Line:
     """
 
     def __init__(self, max_concurrent: int | None) -> None:
-        self._places = None if max_concurrent is None else threading.BoundedSemaphore(max_concurrent)
+        self._free = max_concurrent
+        """Places; None for any number."""
+        self._changed = threading.Condition()
 
     def enter(self, deadline: Deadline | None) -> None:
         """Wait for a place; whoever has it calls `leave`, once.
 
         Raises:
             BudgetError: there was none until the deadline.
+            LeftError: whoever asked has left.
         """
-        if self._places is None:
+        if self._free is None:
             return
-        if not self._places.acquire(timeout=None if deadline is None else deadline.left):
-            assert deadline is not None, "without a deadline, acquire waits"
-            raise deadline.passed("; it waited in line for the tier (max_concurrent)")
+        presence = None if deadline is None else deadline.presence
+        with nullcontext() if presence is None else presence.waking(self._changed), self._changed:
+
+            def may_stop() -> bool:
+                return self._free != 0 or (presence is not None and presence.has_left)
+
+            self._changed.wait_for(may_stop, timeout=None if deadline is None else deadline.timeout)
+            if presence is not None and presence.has_left:
+                # It may have been woken for a place, which another one wants.
+                self._changed.notify()
+                presence.check()
+            if self._free == 0:
+                assert deadline is not None, "without a deadline, the wait ends with a place"
+                raise deadline.passed("; it waited in line for the tier (max_concurrent)")
+            self._free -= 1
 
     def leave(self) -> None:
         """Give the place back."""
-        if self._places is not None:
-            self._places.release()
+        if self._free is None:
+            return
+        with self._changed:
+            self._free += 1
+            self._changed.notify()

@@ -130,14 +130,15 @@ def score_verdicts(tiers: Sequence[str], verdicts: Path) -> tuple[ScoredManifest
 
 
 def _row(decision: _Decision, attempt: WrittenAttempt, wrong: bool | None) -> dict[str, Any]:
-    ended = attempt.stage == "answer"
+    # What a stream cut is as good as never answered: how sure it would have been at its end isn't known.
+    ended = attempt.stage == "answer" and attempt.stopped_at is None
     prompt = attempt.prompt_score
     known = {} if attempt.statistics is None else attempt.statistics.model_dump()
     return {
         "id": decision.id,
         "tier": attempt.tier,
         "split": "unseen",
-        "stage": attempt.stage,
+        "stage": "answer" if ended else "prompt",
         "uncertainty": attempt.uncertainty if ended else None,
         "shift": attempt.shift if ended else None,
         "prompt_uncertainty": None if prompt is None else prompt.uncertainty,
@@ -146,8 +147,8 @@ def _row(decision: _Decision, attempt: WrittenAttempt, wrong: bool | None) -> di
         "tokens": attempt.tokens,
         "seconds": attempt.seconds if ended else None,
         "cost": attempt.cost if ended else None,
-        "prompt_seconds": attempt.prompt_seconds if ended else attempt.seconds,
-        "prompt_cost": attempt.prompt_cost if ended else attempt.cost,
+        "prompt_seconds": attempt.seconds if attempt.stage == "prompt" else attempt.prompt_seconds,
+        "prompt_cost": attempt.cost if attempt.stage == "prompt" else attempt.prompt_cost,
         "prompt_length": decision.prompt_length,
         "text_length": len(attempt.text),
         "finish_reason": attempt.finish_reason or "",

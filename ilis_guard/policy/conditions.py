@@ -120,6 +120,14 @@ class Condition:
         """
         return self._evaluate(situation.known) is not False
 
+    def outlook(self, situation: "Situation") -> bool | None:
+        """Whether the condition is true whatever becomes of what isn't known; None where it hangs on that.
+
+        One that fails on what is known is taken to hang on it too.
+        """
+        value = self._evaluate(situation.known)
+        return value if isinstance(value, bool) else None
+
     def _evaluate(self, activation: Any) -> bool | str:
         try:
             found = self._compiled.eval(activation)
@@ -189,11 +197,19 @@ class Situation:
     Args:
         facts: what the conditions look at.
         names: all that they look at, as `looked_at` has it: the less there is, the sooner it is handed over to CEL.
+        still_open: those of them that may come out otherwise, and so aren't known yet.
     """
 
-    __slots__ = ("_known", "_missing", "_values", "_words", "activation")
+    __slots__ = ("_known", "_missing", "_still_open", "_values", "_words", "activation")
 
-    def __init__(self, facts: Facts, names: Sequence[str] = tuple(_VARIABLES)) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        names: Sequence[str] = tuple(_VARIABLES),
+        *,
+        still_open: frozenset[str] = frozenset(),
+    ) -> None:
+        self._still_open = still_open
         self._values = seen(facts, names)
         # Only NaN differs from itself.
         self._missing = frozenset([name for name, value in self._values.items() if value != value])  # noqa: PLR0124
@@ -214,9 +230,10 @@ class Situation:
 
     @property
     def known(self) -> Any:
-        """As `activation`, without the numbers that are missing."""
+        """As `activation`, without the numbers that are missing, and without what is still open."""
         if self._known is None:
-            known = {name: value for name, value in self._values.items() if name not in self._missing}
+            unknown = self._missing | self._still_open
+            known = {name: value for name, value in self._values.items() if name not in unknown}
             self._known = _ENVIRONMENT.Activation(known)
         return self._known
 

@@ -11,6 +11,7 @@ from ilis_guard.policy.explaining import Explanation, explain
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.loading import SCORE, bind, locate
 from ilis_guard.policy.notices import Notice, notices
+from ilis_guard.policy.outlook import may_answer
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
@@ -81,6 +82,14 @@ class Policy:
         The uncertainty in `facts` is the prompt's: the probability that the answer will be wrong. Nothing is raised.
         """
         return self._engine.evaluate_prompt(facts)
+
+    def may_answer(self, facts: Facts) -> bool:
+        """Whether an answer that is under way may still be given, if its score and statistics stay as in `facts`.
+
+        What an answer has only at its end (`outlook.OPEN`) rules nothing out. Nothing is raised.
+        """
+        tiers_may_go = self.budget is not None and self.budget.max_cost is not None
+        return may_answer(self._engine.at("answer"), facts, tiers_may_go=tiers_may_go)
 
     def explain(self, facts: Facts, stage: Stage = "answer") -> Explanation:
         """What is to be done, given `facts`, and why: what became of each rule, and what its condition's parts are.

@@ -12,6 +12,7 @@ from typing import Literal, Self
 from ilis_guard.policy.engine import PromptRuling, Ruling
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.policy import Policy
+from ilis_guard.sentences import cut_after
 from ilis_guard.types import Attempt, FinishReason, Labels, Statistics
 
 
@@ -29,6 +30,8 @@ class AttemptFacts:
     cost: float = 0.0
     text_length: int = 0
     finish_reason: FinishReason | Literal[""] = ""
+    stopped_at: int | None = None
+    """As `Attempt.stopped_at`: what was cut is no answer."""
     error: str = ""
 
     @classmethod
@@ -44,6 +47,7 @@ class AttemptFacts:
             cost=attempt.cost,
             text_length=len(attempt.text),
             finish_reason=attempt.finish_reason or "",
+            stopped_at=attempt.stopped_at,
             error=attempt.error,
         )
 
@@ -90,6 +94,10 @@ class Way:
         """
         return self.policy.evaluate(self.facts(newest, held_back))
 
+    def may_answer(self, so_far: AttemptFacts, *, held_back: str = "") -> bool:
+        """Whether the policy may still answer with an attempt that is under way; as `Policy.may_answer`."""
+        return self.policy.may_answer(self.facts(so_far, held_back))
+
     def after_retry(self, newest: AttemptFacts, to: str | None) -> Self:
         """Where a retry leads.
 
@@ -132,7 +140,7 @@ class Way:
             labels=self.labels,
             error=newest.error or self._out_of_time(newest),
             statistics=newest.statistics,
-            held_back=held_back,
+            held_back=held_back or _cut(newest),
             lot=self.lot,
         )
 
@@ -146,6 +154,12 @@ class Way:
 
     def _cost(self, newest: AttemptFacts) -> float:
         return newest.cost + _added_up([attempt.cost for attempt in self.before])
+
+
+def _cut(newest: AttemptFacts) -> str:
+    if newest.stopped_at is None:
+        return ""
+    return f"the answer was {cut_after(newest.stopped_at)}, so nothing is answered"
 
 
 def out_of_time(max_seconds: float) -> str:

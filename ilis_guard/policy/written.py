@@ -57,6 +57,7 @@ class WrittenAttempt(Written):
     cost: float | None = None
     """None in those of releases that didn't keep it."""
     finish_reason: FinishReason | None
+    stopped_at: int | None = None
     error: str
 
     @property

@@ -105,8 +105,13 @@ def proposed_in(attempts: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def judged_in(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The attempt whose answer is proposed, and which a verdict is about."""
-    return next((tried for tried in reversed(attempts) if tried["text"].strip()), None)
+    """The attempt whose answer is proposed, and which a verdict is about; half an answer is none."""
+    return next((tried for tried in reversed(attempts) if _is_answer(tried)), None)
+
+
+def _is_answer(attempt: Mapping[str, Any]) -> bool:
+    # Tickets of older releases don't say whether a stream cut it: there were none.
+    return bool(attempt["text"].strip()) and attempt.get("stopped_at") is None
 
 
 def ticket_of(row: Row[Any], *, now: float, wait: TicketWait | None = None) -> Ticket:

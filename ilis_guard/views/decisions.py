@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from ilis_guard.sentences import cut_after
 from ilis_guard.types import Action, Decision, ShadowRuling, Stage
 from ilis_guard.views.text import SHORT_ID, coloured, escape
 
@@ -23,7 +24,7 @@ def decisions_table(questions: Sequence[str], decisions: Sequence[Decision]) -> 
             is_last = number == len(made.attempts)
             table.add_row(
                 escape(question) if number == 1 else "",
-                _said(attempt.stage, attempt.text),
+                _said(attempt.stage, attempt.text, attempt.stopped_at),
                 _number(attempt.uncertainty),
                 coloured(made.action if is_last else Action.RETRY),
                 escape(rule or "none held"),
@@ -74,8 +75,8 @@ def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
     for attempt in attempts:
         table.add_row(
             escape(attempt["tier"]),
-            # Tickets of older releases have no stage.
-            _said(attempt.get("stage", "answer"), attempt["text"]),
+            # Tickets of older releases have no stage, and nothing that a stream cut.
+            _said(attempt.get("stage", "answer"), attempt["text"], attempt.get("stopped_at")),
             _number(attempt["uncertainty"]),
             _number(attempt["shift"]),
             str(attempt["tokens"]),
@@ -93,8 +94,10 @@ def _would(said: ShadowRuling) -> str:
     return f"{coloured(said.action)} by {escape(said.rule or 'no rule')}"
 
 
-def _said(stage: Stage, text: str) -> str:
-    return escape(text) if stage == "answer" else "[dim]stopped at the prompt[/]"
+def _said(stage: Stage, text: str, stopped_at: int | None) -> str:
+    if stage == "prompt":
+        return "[dim]stopped at the prompt[/]"
+    return escape(text) if stopped_at is None else f"{escape(text)} [dim]({cut_after(stopped_at)})[/]"
 
 
 def _number(value: float | None) -> str:

@@ -4,17 +4,20 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import SupportsFloat, get_args
 
 import numpy as np
 
 from ilis_guard.calling import Caller, Deadline
-from ilis_guard.errors import IlisGuardError, ModelError
+from ilis_guard.errors import IlisGuardError, LeftError, ModelError
 from ilis_guard.models import StepwiseModel
+from ilis_guard.models.base import Proceed
 from ilis_guard.policy import PromptRuling
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Attempt, FinishReason, Generation, Request, Score, Stage, Statistics
+from ilis_guard.walk.follower import Follower
 
 AtPrompt = Callable[[Attempt], PromptRuling]
 """What a policy says before a token is generated, to the attempt as far as it has come."""
@@ -44,6 +47,7 @@ class Asking:
         is_binding: whether the model is spared the answer where such a rule decided; in shadow mode it answers.
         deadline: when it is given up; None for never.
         since: from when on the attempt's seconds count, on the clock of `time.monotonic`.
+        follower: of the answer; None where it comes whole. Follows only a model that can be.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Asking:
         is_binding: bool,
         deadline: Deadline | None,
         since: float,
+        follower: Follower | None = None,
     ) -> None:
         self._tier = tier
         self._caller = caller
@@ -64,13 +69,19 @@ class Asking:
         self._is_binding = is_binding
         self._deadline = deadline
         self._since = since
+        self._follower = follower
         # Written by the thread that the model runs in, at once and whole, for it may go on after it was given up.
         self._prompt = Prompt()
         self._prompt_failure: Exception | None = None
         self._calls = 0
+        self._cut: Generation | None = None
 
     def ask(self) -> "Asked":
-        """Make the attempt. Nothing is raised but what stops the program: what went wrong is the attempt's error."""
+        """Make the attempt. What went wrong is the attempt's error.
+
+        Raises:
+            LeftError: whoever asked has left; otherwise nothing but what stops the program.
+        """
         error = logged = ""
         generation: Generation | None = None
         score: Score | None = None
@@ -82,6 +93,8 @@ class Asking:
                 score = self._tier.score(generation)
                 if self._deadline is not None:
                     self._deadline.check()
+        except LeftError:
+            raise
         except IlisGuardError as known:
             error = logged = f"{type(known).__name__}: {known}"
         except Exception as unknown:  # noqa: BLE001 - fail closed: whatever a model or scorer raises, no answer
@@ -113,20 +126,58 @@ class Asking:
 
         return self._call(proceed=proceed)
 
-    def _call(self, **options: object) -> Generation:
-        model = self._tier.model
-        if self._deadline is not None and isinstance(model, StepwiseModel):
-            options["deadline"] = self._deadline
+    def _call(self, proceed: Proceed | None = None) -> Generation:
+        model, follower = self._tier.model, self._follower
 
         def work() -> Generation:
             self._calls += 1
             try:
-                return _checked(model.generate(self._request.messages, **options))
+                if follower is not None and isinstance(model, StepwiseModel):
+                    return self._follow(model, follower, proceed)
+                return self._generation(proceed)
             except asyncio.CancelledError as cancelled:
                 # It stops whoever meets it, and here nobody was asked to stop but the model, by itself.
                 raise ModelError(f"the model of the tier {self._tier.name!r} cancelled its own call") from cancelled
 
         return self._caller.call(work, deadline=self._deadline)
+
+    def _generation(self, proceed: Proceed | None) -> Generation:
+        """The whole answer, or what there is of it where `proceed` says no."""
+        options: dict[str, object] = {} if proceed is None else {"proceed": proceed}
+        model = self._tier.model
+        if self._deadline is not None and isinstance(model, StepwiseModel):
+            options["deadline"] = self._deadline
+        return _checked(model.generate(self._request.messages, **options))
+
+    def _follow(self, model: StepwiseModel, follower: Follower, proceed: Proceed | None) -> Generation:
+        """As `_generation`, token by token; or the answer as far as it came until it was cut."""
+        generation: Generation | None = None
+        with closing(model.stream(self._request.messages)) as steps, follower.following():
+            for step in steps:
+                if self._deadline is not None:
+                    self._deadline.check()
+                is_first, generation = generation is None, _checked(step.generation)
+                if generation.finish_reason is not None:
+                    continue
+                if is_first:
+                    if proceed is not None and not proceed(generation):
+                        break
+                elif not follower.goes_on(self._so_far(generation), self._prompt.ruling):
+                    self._cut = generation
+                    break
+        if generation is None:
+            raise ModelError(f"the model of the tier {self._tier.name!r} ended its stream without a step")
+        return generation
+
+    def _so_far(self, generation: Generation) -> Attempt:
+        """The attempt as far as it has come; without an uncertainty where there is none, or it can't be told."""
+        assert self._follower is not None
+        score: Score | None = None
+        if self._follower.wants_scores:
+            # What can't be scored on its way may be scored at its end; until then it is neither shown nor cut.
+            with suppress(Exception):
+                score = self._tier.score_so_far(generation)
+        return self._attempt(self._prompt, generation, score, "")
 
     def _rule_on(self, so_far: Generation, at_prompt: AtPrompt) -> None:
         try:
@@ -178,6 +229,7 @@ class Asking:
             prompt_tokens=generation.prompt_tokens,
             tokens=generation.tokens,
             finish_reason=generation.finish_reason,
+            stopped_at=generation.tokens if generation is self._cut else None,
         )
 
     def _attempt_at(self, stage: Stage, score: Score | None, *, prompt_score: Score | None) -> Attempt:

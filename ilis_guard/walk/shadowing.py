@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ilis_guard import events
 from ilis_guard.policy import Ruling
 from ilis_guard.policy.way import AttemptFacts, Way
+from ilis_guard.sentences import cut_after
 from ilis_guard.types import Action, Attempt, Request, ShadowRuling
 from ilis_guard.wiring.in_force import Wired
 
@@ -50,7 +51,8 @@ def _last_ruling(way: Way, made: dict[str, Attempt], reasons: list[str]) -> Ruli
         attempt = made[way.left[0]]
         ruling, facts = _ruling(way, attempt, reasons)
         if ruling is None:
-            reasons.append(f"the tier {attempt.tier!r} was spared its answer, so what there was to say isn't known")
+            kept = "spared its answer" if attempt.stopped_at is None else cut_after(attempt.stopped_at)
+            reasons.append(f"the tier {attempt.tier!r} was {kept}, so what there was to say isn't known")
             return None
         if ruling.action is not Action.RETRY:
             return ruling
@@ -63,7 +65,7 @@ def _last_ruling(way: Way, made: dict[str, Attempt], reasons: list[str]) -> Ruli
 def _ruling(way: Way, attempt: Attempt, reasons: list[str]) -> tuple[Ruling | None, AttemptFacts]:
     """What it says to one attempt, and that attempt as far as it would have come under it.
 
-    It says nothing, None, where it would have let the model answer, which never did.
+    It says nothing, None, where it would have let the model answer, which never did, or was cut on its way.
     """
     facts, held_back = AttemptFacts.of(attempt), ""
     if way.policy.prompt_rules:
@@ -78,6 +80,8 @@ def _ruling(way: Way, attempt: Attempt, reasons: list[str]) -> tuple[Ruling | No
             return early.ruling, facts if attempt.stage == "prompt" else at_prompt
         held_back = early.held_back
     if attempt.stage == "prompt":
+        return None, facts
+    if attempt.stopped_at is not None:
         return None, facts
     ruling = way.at_answer(facts, held_back=held_back)
     reasons.extend(ruling.reasons)

@@ -5,11 +5,15 @@ from collections.abc import Mapping, Sequence
 
 from ilis_guard import events
 from ilis_guard.calling import Caller, Deadline
+from ilis_guard.models import StepwiseModel
 from ilis_guard.policy import PromptRuling, Ruling
 from ilis_guard.policy.way import AttemptFacts
+from ilis_guard.sentences import cut_after
+from ilis_guard.streaming.audience import Audience
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Attempt, Request
 from ilis_guard.walk.asking import Asked, Asking
+from ilis_guard.walk.follower import PATIENCE, Follower
 from ilis_guard.wiring.in_force import Wired
 
 
@@ -23,6 +27,7 @@ class Walk:
         wired: the policy that decides, or in shadow mode only looks on.
         decision: its id.
         since: when the request came, on the clock of `time.monotonic`.
+        audience: of the stream that it is; None where nobody looks on.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Walk:
         *,
         decision: str,
         since: float,
+        audience: Audience | None = None,
     ) -> None:
         self.attempts: list[Attempt] = []
         self.rulings: list[Ruling] = []
@@ -45,26 +51,34 @@ class Walk:
         self._policy = wired.policy
         self._is_binding = wired.policy.mode == "enforce"
         self._way = wired.way(request, tuple(self._tiers), lot=decision)
+        self._audience = audience
         self._deadline = self._deadline_after(since)
         self._decision = decision
         self._since = since
 
     def run(self) -> Ruling:
-        """Go from tier to tier; the last ruling, which is no retry. In shadow mode, the first tier's ruling."""
+        """Go from tier to tier; the last ruling, which is no retry. In shadow mode, the first tier's ruling.
+
+        Raises:
+            LeftError: the audience has left.
+        """
         while True:
             ruling = self._try(self._way.left[0])
             self.rulings.append(ruling)
             self.reasons.extend(ruling.reasons)
+            if self._audience is not None and self._is_binding and ruling.action is not Action.ANSWER:
+                self._audience.shown.withdraw(_withdrawn(self.attempts[-1], ruling))
             if ruling.action is not Action.RETRY or not self._is_binding:
                 return ruling
             self._way = self._way.after_retry(AttemptFacts.of(self.attempts[-1]), ruling.to)
 
     def _deadline_after(self, since: float) -> Deadline | None:
-        budget = self._policy.budget
+        budget, presence = self._policy.budget, None if self._audience is None else self._audience.presence
         # In shadow mode everything is as it was before the guard: the slowest answer too.
-        if budget is None or budget.max_seconds is None or not self._is_binding:
+        max_seconds = None if budget is None or not self._is_binding else budget.max_seconds
+        if max_seconds is None and presence is None:
             return None
-        return Deadline.after(budget.max_seconds, since=since)
+        return Deadline.after(max_seconds, since=since, presence=presence)
 
     def _try(self, name: str) -> Ruling:
         """One tier's attempt, and what the policy says to it."""
@@ -76,8 +90,11 @@ class Walk:
             is_binding=self._is_binding,
             deadline=self._deadline,
             since=self._since,
+            follower=self._follower(self._tiers[name]),
         ).ask()
         self._since = time.monotonic()
+        if self._audience is not None:
+            self._audience.shown.close()
         self._log(asked)
         attempt, prompt = asked.attempt, asked.prompt
         self.attempts.append(attempt)
@@ -85,12 +102,33 @@ class Walk:
             self.reasons.extend(prompt.reasons)
         if attempt.error:
             self.reasons.append(f"tier {name!r} failed: {attempt.error}")
+        if attempt.stopped_at is not None:
+            why = f"for {PATIENCE} tokens in a row, no rule could have answered"
+            self.reasons.append(f"tier {name!r} was {cut_after(attempt.stopped_at)}: {why}")
         facts = AttemptFacts.of(attempt)
         goes_on = prompt.ruling is not None and prompt.ruling.action is Action.RETRY
         if len(self._way.left) > 1 and not goes_on and (spent := self._way.spent(facts)):
             self.reasons.append(f"no larger tier is left: {spent}")
         # What a rule said at the prompt stands, even where the model that it spared fails afterwards.
         return prompt.ruling or self._way.at_answer(facts, held_back=prompt.held_back)
+
+    def _follower(self, tier: Tier) -> Follower | None:
+        """Who follows the tier's answer; None where it comes whole."""
+        audience = self._audience
+        if audience is None or audience.mode == "hold" or not isinstance(tier.model, StepwiseModel):
+            return None
+        shows = audience.mode == "optimistic"
+        if shows and audience.shown.is_withdrawn:
+            return None
+        if not self._is_binding:
+            return Follower(may_answer=None, showing=audience.shown.begin()) if shows else None
+        # Of a tier without a bundle nothing is ever answered: there is nothing to show, and nothing to go by.
+        if tier.scorer is None:
+            return None
+        return Follower(may_answer=self._may_answer, showing=audience.shown.begin() if shows else None)
+
+    def _may_answer(self, so_far: Attempt, prompt: PromptRuling) -> bool:
+        return self._way.may_answer(AttemptFacts.of(so_far), held_back=prompt.held_back)
 
     def _at_prompt(self, attempt: Attempt) -> PromptRuling:
         return self._way.at_prompt(AttemptFacts.of(attempt))
@@ -112,5 +150,14 @@ class Walk:
                 uncertainty=attempt.uncertainty,
                 shift=attempt.shift,
                 tokens=attempt.tokens,
+                stopped_at=attempt.stopped_at,
                 **told,
             )
+
+
+def _withdrawn(attempt: Attempt, ruling: Ruling) -> str:
+    if attempt.stopped_at is not None:
+        return f"the answer was {cut_after(attempt.stopped_at)}: no rule could have given it any more"
+    if attempt.error:
+        return "the attempt failed"
+    return f"the policy doesn't give this answer: {ruling.action.value}"

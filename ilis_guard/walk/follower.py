@@ -1,0 +1,61 @@
+"""An answer followed while it comes: shown as far as the policy would give it, and cut where it wouldn't."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from ilis_guard.policy import PromptRuling
+from ilis_guard.streaming.audience import Showing
+from ilis_guard.types import Attempt
+
+PATIENCE: Final = 4
+"""So many tokens in a row the policy must rule the answer out before it is cut: early scores are noisy."""
+
+MayAnswer = Callable[[Attempt, PromptRuling], bool]
+"""Whether the policy may still answer with the attempt, as far as it has come, after what it said at the prompt."""
+
+
+class Follower:
+    """Follows one attempt.
+
+    Args:
+        may_answer: None where the policy only looks on: then nothing is cut, and everything is shown.
+        showing: where it is shown; None where it isn't.
+    """
+
+    def __init__(self, *, may_answer: MayAnswer | None, showing: Showing | None) -> None:
+        self._may_answer = may_answer
+        self._showing = showing
+        self._ruled_out = 0
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether it goes by the score so far."""
+        return self._may_answer is not None
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Around a call of the model: what was shown of one that fails is taken back."""
+        self._ruled_out = 0
+        try:
+            yield
+        except Exception:
+            if self._showing is not None:
+                self._showing.failed()
+            raise
+
+    def goes_on(self, so_far: Attempt, prompt: PromptRuling) -> bool:
+        """Take note of a token; whether the answer is worth going on with.
+
+        Where there is no score so far, nothing is shown and nothing is cut.
+        """
+        if self._may_answer is not None:
+            if so_far.uncertainty is None:
+                return True
+            if not self._may_answer(so_far, prompt):
+                self._ruled_out += 1
+                return self._ruled_out < PATIENCE
+            self._ruled_out = 0
+        if self._showing is not None:
+            self._showing.so_far(so_far.text)
+        return True
