@@ -95,7 +95,7 @@ class _Telling:
                     yield self._chunk(ChatDelta(content=event.text))
                 elif isinstance(event, Retraction):
                     retracted = True
-                    yield self._chunk(ChatDelta(), ilis_guard=Withdrawal(reason=event.reason))
+                    yield self._chunk(ChatDelta(), ilis_guard=Withdrawal(retracted=True, reason=event.reason))
                 else:
                     for text in self._end(event, retracted=retracted):
                         yield text
@@ -106,13 +106,13 @@ class _Telling:
         told = [] if said is None else [self._chunk(ChatDelta(refusal=said))]
         told.append(self._chunk(ChatDelta(), reason, ilis_guard=summary(decision, retracted=retracted)))
         if self._with_usage:
-            told.append(_json(ChatChunk(**self._of, choices=[], usage=usage(decision))))
+            told.append(self._said([], usage=usage(decision)))
         return told
 
     def _chunk(self, delta: ChatDelta, reason: EndReason | None = None, **more: Any) -> str:
-        return _json(ChatChunk(**self._of, choices=[ChatChunkChoice(delta=delta, finish_reason=reason)], **more))
+        return self._said([ChatChunkChoice(index=0, delta=delta, finish_reason=reason)], **more)
 
-
-def _json(chunk: ChatChunk) -> str:
-    """Without what doesn't stand in this chunk: clients add up what does."""
-    return chunk.model_dump_json(exclude_unset=True)
+    def _said(self, choices: list[ChatChunkChoice], **more: Any) -> str:
+        chunk = ChatChunk(**self._of, object="chat.completion.chunk", choices=choices, **more)
+        # Without what doesn't stand in this chunk: clients add up what does.
+        return chunk.model_dump_json(exclude_unset=True)

@@ -58,7 +58,7 @@ class _Telling:
     """
 
     def __init__(self, *, id: str, model: str, with_usage: bool) -> None:  # noqa: A002 - OpenAI's name
-        self._of: dict[str, Any] = {"id": id, "model": model, "created": int(time.time())}
+        self._of: dict[str, Any] = {"id": id, "object": "text_completion", "model": model, "created": int(time.time())}
         self._with_usage = with_usage
 
     def whole(self, decision: Decision) -> Completion:
@@ -81,7 +81,7 @@ class _Telling:
                     yield _json(self._completion(event.text))
                 elif isinstance(event, Retraction):
                     retracted = True
-                    yield _json(self._completion("", ilis_guard=Withdrawal(reason=event.reason)))
+                    yield _json(self._completion("", ilis_guard=Withdrawal(retracted=True, reason=event.reason)))
                 else:
                     for text in self._end(event, retracted=retracted):
                         yield text
@@ -98,7 +98,7 @@ class _Telling:
     def _completion(
         self, text: str, *, refused: str | None = None, reason: EndReason | None = None, **more: Any
     ) -> Completion:
-        choice = CompletionChoice(text=text, refusal=refused, finish_reason=reason)
+        choice = CompletionChoice(index=0, text=text, refusal=refused, logprobs=None, finish_reason=reason)
         return Completion(**self._of, choices=[choice], **more)
 
 

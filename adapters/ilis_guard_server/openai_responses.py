@@ -12,7 +12,7 @@ Outcome = Literal["answer", "abstain", "escalate"]
 
 
 class Told(BaseModel):
-    """What stands in a response."""
+    """What stands in a response. In chunks, which leave out what wasn't set, what is always there has no default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,16 +42,16 @@ class Summary(Told):
     policy: str
     mode: Mode
     """`shadow` where the policy only looked on."""
-    retracted: bool = False
+    retracted: bool
     """Whether pieces were shown and withdrawn: then nothing in `content` counts."""
-    text: str | None = None
+    text: str | None
     """The answer that stands instead of what was withdrawn; none where there is none."""
 
 
 class Withdrawal(Told):
     """All that a stream has shown so far is withdrawn."""
 
-    retracted: Literal[True] = True
+    retracted: Literal[True]
     reason: str
 
 
@@ -103,9 +103,9 @@ class ChatDelta(Told):
 class ChatChunkChoice(Told):
     """The only one."""
 
-    index: Literal[0] = 0
+    index: Literal[0]
     delta: ChatDelta
-    finish_reason: EndReason | None = None
+    finish_reason: EndReason | None
     """In the last chunk that has a choice."""
 
 
@@ -113,7 +113,7 @@ class ChatChunk(Told):
     """A piece of a streamed chat completion."""
 
     id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[ChatChunkChoice]
@@ -127,12 +127,12 @@ class ChatChunk(Told):
 class CompletionChoice(Told):
     """The only one."""
 
-    index: Literal[0] = 0
+    index: Literal[0]
     text: str
     """Empty where there is no answer."""
     refusal: str | None
     """Why there is none."""
-    logprobs: None = None
+    logprobs: None
     finish_reason: EndReason | None
 
 
@@ -140,7 +140,7 @@ class Completion(Told):
     """A decision as a legacy completion, or a piece of one that is streamed."""
 
     id: str
-    object: Literal["text_completion"] = "text_completion"
+    object: Literal["text_completion"]
     created: int
     model: str
     choices: list[CompletionChoice]
