@@ -33,6 +33,7 @@ class Readiness(BaseModel):
 async def readyz(response: Response, service: TheService) -> Readiness:
     """It answers 503 where one of the checks fails; the log says why."""
     queue = await run_in_threadpool(_reaches_queue, service)
+    _ = service.guard.policy  # looks at its files, which an idle guard doesn't
     policy, serving = not service.guard.policy_problem, not service.ending.is_near
     is_ready = queue and policy and serving
     if not is_ready:

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, Self
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
 from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError
@@ -17,6 +18,8 @@ BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, H
 FINISH_KEYS = ("finish_reason", "stop_reason", "done_reason")
 """Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
 CUT = {"length", "max_tokens"}
+FILTERED = "content_filter"
+"""OpenAI's word, and ours, for an answer that mustn't be used."""
 
 
 class RemoteModel:
@@ -62,7 +65,7 @@ class RemoteModel:
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
-            ModelError: it refused.
+            ModelError: it refused, whether by an error or in its reply.
         """
         started = time.perf_counter()
         try:
@@ -70,6 +73,7 @@ class RemoteModel:
         except Exception as error:
             kind = TransientModelError if _is_transient(error) else ModelError
             raise kind(f"{type(self._chat).__name__} didn't answer: {type(error).__name__}{_status(error)}") from error
+        check_not_refused(reply, type(self._chat).__name__)
         usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
         cut = any(str(reply.response_metadata.get(key)).lower() in CUT for key in FINISH_KEYS)
         return Generation(
@@ -79,6 +83,24 @@ class RemoteModel:
             finish_reason="length" if cut else "stop",
             seconds=time.perf_counter() - started,
         )
+
+
+def check_not_refused(reply: AIMessage, model: str) -> None:
+    """See that a reply is an answer: a refusal, or what a content filter left of one, must not be taken for one.
+
+    Args:
+        reply: of a chat model.
+        model: who replied.
+
+    Raises:
+        ModelError: it isn't.
+    """
+    blocks = reply.content if isinstance(reply.content, list) else ()
+    refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    if refuses or reply.additional_kwargs.get("refusal"):
+        raise ModelError(f"{model} refused to answer")
+    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
+        raise ModelError(f"{model} didn't answer: its content filter stopped or withdrew the answer")
 
 
 def _told(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -133,11 +134,14 @@ def _by_words(text: str, scores: list[float]) -> dict[str, float]:
 class Endless(FakeModel):
     """Says words until it is stopped, and knows that it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.005) -> None:
         super().__init__("")
+        self.seconds = seconds
         self.began = threading.Event()
         self.stopped = threading.Event()
         self.words = 0
+        self.is_tired = False
+        """Set at a test's end, so that no thread outlives one that failed."""
 
     @property
     def fingerprint(self) -> Fingerprint | None:
@@ -147,28 +151,26 @@ class Endless(FakeModel):
         self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
     ) -> Generation:
         del proceed
+        del messages
         try:
-            while True:
+            while not self.is_tired:
                 self._say_one()
                 if deadline is not None:
                     deadline.check()
+            raise RuntimeError("the test is over")
         finally:
             self.stopped.set()
-        return self._generation("", messages)
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         try:
-            while True:
+            while not self.is_tired:
                 self._say_one()
-                text = " ".join(["word"] * self.words)
-                yield Step(token=" word", generation=self._generation_so_far(text, messages))
+                so_far = self._generation(" ".join(["word"] * self.words), messages)
+                yield Step(token=" word", generation=replace(so_far, finish_reason=None))
         finally:
             self.stopped.set()
-
-    def _generation_so_far(self, text: str, messages: Sequence[Message]) -> Generation:
-        return replace(self._generation(text, messages), finish_reason=None)
 
     def _say_one(self) -> None:
         self.words += 1
         self.began.set()
-        self.stopped.wait(0.005)
+        time.sleep(self.seconds)
