@@ -41,7 +41,8 @@ class ShownAttempt:
     stopped_at_prompt: bool
     """Whether a rule acted before a token was generated: there is no text because none was wanted."""
     is_cut_off: bool
-    """At its longest length, or by a stream, because no rule would have answered."""
+    stopped_at: int | None
+    """Its tokens where a stream cut it, because no rule would have answered: its uncertainty isn't calibrated."""
     error: str
     uncertainty: float | None
     shift: float | None
@@ -78,7 +79,9 @@ def _shown(attempt: Mapping[str, Any], index: int, typical: TypicalMaps | None, 
         tier=attempt["tier"],
         text=attempt["text"],
         stopped_at_prompt=attempt.get("stage") == "prompt",
-        is_cut_off=attempt["finish_reason"] == "length" or attempt.get("stopped_at") is not None,
+        is_cut_off=attempt["finish_reason"] == "length",
+        # Tickets of older releases hold nothing that a stream cut.
+        stopped_at=attempt.get("stopped_at"),
         error=attempt["error"],
         uncertainty=attempt["uncertainty"],
         shift=attempt["shift"],

@@ -8,12 +8,16 @@ from ilis_guard.policy.engine import BoundRule, blind_spot, in_sample, mislabell
 from ilis_guard.policy.facts import Facts
 from ilis_guard.types import Action
 
-OPEN: Final = frozenset({"cost", "finish_reason", "seconds", "text_length", "tokens"})
-"""Facts that an answer has only at its end: until then they are unknown, however they stand."""
+OPEN: Final = frozenset(
+    {"cost", "finish_reason", "seconds", "shift", "text_length", "tokens"}
+    | {"statistics.entropy_mean", "statistics.logprob_mean"}
+)
+"""Facts that an answer has only at its end: until then they are unknown, however they stand. The other statistics only
+fall on the way, so that a rule against low ones holds on."""
 
 
 def may_answer(rules: Iterable[BoundRule], facts: Facts, *, tiers_may_go: bool) -> bool:
-    """Whether some rule may still answer, if the score and the statistics stay as they are.
+    """Whether some rule may still answer, if the uncertainty stays as it is.
 
     Conditions are looked at without the facts in `OPEN`: a rule that hangs on one of them may hold or not, and counts
     in favour of the answer both times. So nothing is ruled out that a full answer with this score might come to.

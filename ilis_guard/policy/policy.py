@@ -84,7 +84,7 @@ class Policy:
         return self._engine.evaluate_prompt(facts)
 
     def may_answer(self, facts: Facts) -> bool:
-        """Whether an answer that is under way may still be given, if its score and statistics stay as in `facts`.
+        """Whether an answer that is under way may still be given, if its uncertainty stays as in `facts`.
 
         What an answer has only at its end (`outlook.OPEN`) rules nothing out. Nothing is raised.
         """

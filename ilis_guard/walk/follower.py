@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from ilis_guard.policy import PromptRuling
 from ilis_guard.streaming.audience import Showing
 from ilis_guard.types import Attempt
 
+CONVINCING: Final = 0.95
+"""An unfinished answer's uncertainty below this says nothing against it: it isn't calibrated, and noisy. How often
+answers are cut that hold would have given, `benchmarks.streaming` measures."""
 PATIENCE: Final = 4
-"""So many tokens in a row the policy must rule the answer out before it is cut: early scores are noisy."""
+"""So many tokens in a row the policy must rule the answer out before it is cut."""
 
 MayAnswer = Callable[[Attempt, PromptRuling], bool]
 """Whether the policy may still answer with the attempt, as far as it has come, after what it said at the prompt."""
@@ -21,9 +25,20 @@ class Follower:
     Args:
         may_answer: None where the policy only looks on: then nothing is cut, and everything is shown.
         showing: where it is shown; None where it isn't.
+        convincing: the least uncertainty of an unfinished answer that counts.
+        patience: so many tokens in a row must rule the answer out before it is cut.
     """
 
-    def __init__(self, *, may_answer: MayAnswer | None, showing: Showing | None) -> None:
+    def __init__(
+        self,
+        *,
+        may_answer: MayAnswer | None,
+        showing: Showing | None,
+        convincing: float = CONVINCING,
+        patience: int = PATIENCE,
+    ) -> None:
+        self._convincing = convincing
+        self._patience = patience
         self._may_answer = may_answer
         self._showing = showing
         self._ruled_out = 0
@@ -52,9 +67,10 @@ class Follower:
         if self._may_answer is not None:
             if so_far.uncertainty is None:
                 return True
-            if not self._may_answer(so_far, prompt):
+            read = so_far if so_far.uncertainty >= self._convincing else replace(so_far, uncertainty=0.0)
+            if not self._may_answer(read, prompt):
                 self._ruled_out += 1
-                return self._ruled_out < PATIENCE
+                return self._ruled_out < self._patience
             self._ruled_out = 0
         if self._showing is not None:
             self._showing.so_far(so_far.text)

@@ -116,6 +116,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "uncertainty": 0.6,
         "shift": 0.3,
         "tokens": 3,
+        "stopped_at": None,
         "seconds": small.seconds,
     }
     assert failed == {
