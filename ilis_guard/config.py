@@ -16,6 +16,7 @@ from ilis_guard.models.weights import PREFIX as PACKAGED
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
 from ilis_guard.review.page import PageSettings, are_token_hashes
 from ilis_guard.review.settings import EXPIRE, TEMPLATES, moves_in_a_circle
+from ilis_guard.server import ServerSettings
 from ilis_guard.strict_yaml import Document
 from ilis_guard.types import Precision
 
@@ -134,6 +135,8 @@ class GuardConfig(_Section):
     tiers: tuple[TierConfig, ...]
     """From small to large, at least one."""
     review: ReviewConfig | None = None
+    server: ServerSettings | None = None
+    """The guard over HTTP; None where it is asked in its own process only."""
     log_texts: bool = False
     """Whether log events may carry prompts and answers."""
 
@@ -159,7 +162,12 @@ def read_config(path: str | Path) -> GuardConfig:
     document = strict_yaml.read(path, error=ConfigError)
     _check_version(document)
     config = strict_yaml.validated(document, GuardConfig, error=ConfigError)
-    if problems := [*_tier_problems(document, config), *_review_problems(document, config.review)]:
+    problems = [
+        *_tier_problems(document, config),
+        *_review_problems(document, config.review),
+        *_server_problems(document, config.server),
+    ]
+    if problems:
         raise ConfigError(strict_yaml.listed(problems, len(problems)))
     return _with_absolute_paths(config, path.resolve().parent)
 
@@ -262,6 +270,17 @@ def _page_problems(document: Document, page: PageSettings) -> Iterator[str]:
         yield f"{place}: review.page.verdict_secret: {what}"
 
 
+def _server_problems(document: Document, server: ServerSettings | None) -> Iterator[str]:
+    if server is None:
+        return
+    yield from _repeated(document, ("server", "api_keys"), [one.name for one in server.api_keys])
+    for index, one in enumerate(server.api_keys):
+        if not _is_token(one.key):
+            place, where = document.place(("server", "api_keys", index, "key")), f"server.api_keys[{index}].key"
+            what = "not a key's hash (sha256:...), nor where one stands; make one with `ilis-guard api-key`"
+            yield f"{place}: {where}: {what}"
+
+
 def _is_token(text: str) -> bool:
     return secrets.is_reference(text) or are_token_hashes(text)
 
@@ -301,7 +320,9 @@ def _with_absolute_paths(config: GuardConfig, folder: Path) -> GuardConfig:
         places = {"storage": _storage(review.storage, folder), "receivers": receivers, "page": page}
         review = review.model_copy(update=places)
     shadow = None if config.shadow is None else _policy(config.shadow, folder)
-    changes = {"tiers": tiers, "review": review, "policy": _policy(config.policy, folder), "shadow": shadow}
+    server = None if config.server is None else _server(config.server, folder)
+    changes = {"tiers": tiers, "review": review, "server": server, "shadow": shadow}
+    changes["policy"] = _policy(config.policy, folder)
     return config.model_copy(update=changes)
 
 
@@ -339,6 +360,11 @@ def _page(page: PageSettings, folder: Path) -> PageSettings:
     )
     secret = _reference(page.verdict_secret, folder)
     return page.model_copy(update={"reviewers": reviewers, "verdict_secret": secret})
+
+
+def _server(server: ServerSettings, folder: Path) -> ServerSettings:
+    keys = tuple(one.model_copy(update={"key": secrets.with_absolute_path(one.key, folder)}) for one in server.api_keys)
+    return server.model_copy(update={"api_keys": keys})
 
 
 def _reference(text: str | None, folder: Path) -> str | None:

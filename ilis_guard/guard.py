@@ -18,6 +18,7 @@ from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError, LeftError, RequestError
 from ilis_guard.models import Model, StoppableModel
+from ilis_guard.models.absent import AbsentModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy, Ruling
 from ilis_guard.policy.loading import locate
@@ -273,6 +274,23 @@ class Guard:
         return GuardedRunnable(
             self, runnable, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output
         )
+
+    def without_models(self, why: str) -> Self:
+        """The same guard, whose models aren't asked any more: each tier fails, and the policy says what comes of that.
+
+        It is for requests whose time is over, such as those under way when a server stops: what the policy escalates
+        is put before people, and nothing is answered.
+
+        Args:
+            why: stands in each attempt's error; a sentence without prompts and answers.
+        """
+        other = copy(self)
+        other._tiers = tuple(  # noqa: SLF001 - its own kind
+            replace(tier, model=AbsentModel(why), prompt_scorer=None) for tier in self._tiers
+        )
+        # Nobody waits in line for a model that isn't asked.
+        other._callers = {tier.name: Caller(tier.name) for tier in self._tiers}  # noqa: SLF001 - its own kind
+        return other
 
     def close(self) -> None:
         """Let go of the queue's storage."""

@@ -34,6 +34,9 @@ Site = Literal["mlp", "residual"]
 the layer's output, the stream itself."""
 Mode = Literal["enforce", "shadow"]
 """Whether a policy decides, or only says what it would have decided."""
+StreamMode = Literal["hold", "optimistic", "early_stop"]
+"""`hold` shows nothing before the decision; `optimistic` shows tokens as they come, and may have to withdraw them;
+`early_stop` shows nothing either, and generates no more of an answer that the policy wouldn't give."""
 Precision = Literal["nf4", "full"]
 """How weights are held: bitsandbytes NF4 (4 bits, double quantisation), or as floating-point numbers."""
 FinishReason = Literal["stop", "length"]

@@ -2,6 +2,7 @@
 
 import traceback
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +45,21 @@ class Gate:
     Args:
         app: what it stands before.
         is_secure: whether reviewers come by https, so that browsers may be told never to come otherwise.
+        body_bytes: by path: how large its bodies may be, where that isn't `BODY_BYTES`.
+        responded: told the path and the status of each response.
     """
 
-    def __init__(self, app: ASGIApp, *, is_secure: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        is_secure: bool,
+        body_bytes: Mapping[str, int],
+        responded: Callable[[str, int], None] = lambda _path, _status: None,
+    ) -> None:
         self._app = app
+        self._body_bytes = body_bytes
+        self._responded = responded
         self._headers = HEADERS | ({"strict-transport-security": f"max-age={YEAR}"} if is_secure else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +75,7 @@ class Gate:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._responded(scope["path"], message["status"])
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers.setdefault("cache-control", "no-store")
@@ -71,7 +84,8 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, _limited(receive, scope), send_with_headers)
+            limit = self._body_bytes.get(scope["path"], BODY_BYTES)
+            await self._app(scope, _limited(receive, scope, limit), send_with_headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends here: a traceback's message may quote a prompt
             events.log().error(
                 events.REQUEST_FAILED,
@@ -86,14 +100,14 @@ class Gate:
                 await problem(500, request_id)(scope, receive, send_with_headers)
 
 
-def _limited(receive: Receive, scope: Scope) -> Receive:
+def _limited(receive: Receive, scope: Scope, limit: int) -> Receive:
     """The body as it comes, until it is too large."""
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    left = BODY_BYTES
+    left = limit
 
     async def receive_some() -> Message:
         nonlocal left
-        if not announced.isdigit() or int(announced) > BODY_BYTES:
+        if not announced.isdigit() or int(announced) > limit:
             raise HTTPException(413)
         message = await receive()
         left -= len(message.get("body", b""))

@@ -16,6 +16,7 @@ from ilis_guard.errors import (
     ConfigError,
     IlisGuardError,
     QueueStorageError,
+    RequestError,
     ReviewError,
     TicketConflictError,
     TicketNotFoundError,
@@ -30,9 +31,42 @@ _STATUS: Final[tuple[tuple[type[IlisGuardError], int], ...]] = (
     (QueueStorageError, 503),
     (WebhookSignatureError, 401),
     (ReviewError, 400),
+    (RequestError, 400),
     (ConfigError, 503),
     (IlisGuardError, 500),
 )
+_TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 429: "rate_limit_error"}
+"""OpenAI's words for statuses; those without one are `invalid_request_error` or `server_error`."""
+
+
+class RefusedError(HTTPException):
+    """A request is refused, for a reason that its sender may hear.
+
+    Args:
+        status: HTTP's.
+        detail: a sentence: what, and what to do.
+        param: the parameter at fault, as OpenAI's clients show it; empty for none.
+        code: the reason in a word, as OpenAI's clients show it.
+        headers: of the response.
+    """
+
+    def __init__(
+        self, status: int, detail: str, *, param: str = "", code: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.param = param
+        self.code = code
+
+
+class ErrorMember(BaseModel):
+    """The same as OpenAI's clients look for it: what their exceptions show."""
+
+    message: str
+    type: str
+    """`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`."""
+    param: str | None
+    """The parameter at fault."""
+    code: str | None
 
 
 class Problem(BaseModel):
@@ -45,6 +79,7 @@ class Problem(BaseModel):
     detail: str
     request_id: str
     """As in the log, and in the header `x-request-id`."""
+    error: ErrorMember
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -52,7 +87,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }
@@ -63,18 +98,31 @@ def problem(
     request_id: str,
     *,
     detail: str = "",
-    of: IlisGuardError | None = None,
+    of: IlisGuardError | RefusedError | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A problem as a response."""
+    detail = detail or HTTPStatus(status).description or HTTPStatus(status).phrase
+    kind = type(of).__name__ if isinstance(of, IlisGuardError) else ""
     told = Problem(
-        type="about:blank" if of is None else f"urn:ilis-guard:error:{type(of).__name__}",
+        type=f"urn:ilis-guard:error:{kind}" if kind else "about:blank",
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail or HTTPStatus(status).description or HTTPStatus(status).phrase,
+        detail=detail,
         request_id=request_id,
+        error=ErrorMember(
+            message=f"{detail} (request {request_id})",
+            type=_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+            param=(of.param or None) if isinstance(of, RefusedError) else None,
+            code=of.code if isinstance(of, RefusedError) else kind or None,
+        ),
     )
     return JSONResponse(told.model_dump(), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def failed(request_id: str) -> str:
+    """What is said in the middle of a stream that failed: the problem, as JSON."""
+    return bytes(problem(500, request_id).body).decode()
 
 
 def status_of(error: IlisGuardError) -> int:
@@ -98,6 +146,8 @@ async def on_our_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Tell what the framework or a router refused."""
     assert isinstance(error, HTTPException)
+    if isinstance(error, RefusedError):
+        return _told(request, error.status_code, detail=str(error.detail), of=error, headers=error.headers)
     return _told(request, error.status_code, headers=error.headers)
 
 
@@ -126,7 +176,7 @@ def _told(
     status: int,
     *,
     detail: str = "",
-    of: IlisGuardError | None = None,
+    of: IlisGuardError | RefusedError | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """As a page where a person looks, as problem details for all else."""

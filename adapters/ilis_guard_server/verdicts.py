@@ -80,7 +80,7 @@ _BY_HAND: Final[dict[str, Any]] = {
     ],
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": VerdictMessage.model_json_schema()}},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/VerdictMessage"}}},
     },
 }
 

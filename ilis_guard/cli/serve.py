@@ -1,4 +1,4 @@
-"""`serve`: the reviewers' page, and `reviewer-token`, with which somebody signs in there."""
+"""`serve`: the guard over HTTP and the reviewers' page; `api-key` and `reviewer-token`, with which people get in."""
 
 import secrets
 from typing import Annotated
@@ -17,23 +17,32 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8000,
 ) -> None:
-    """Serve the reviewers' page, deliver webhooks, and take verdicts from other tools."""
+    """Serve the guard as an OpenAI-compatible model, the reviewers' page, or both; deliver webhooks on the side."""
     try:
         from ilis_guard_server import serve as run
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "multipart", "python_multipart", "starlette", "uvicorn"):
+        if error.name not in ("fastapi", "multipart", "prometheus_client", "python_multipart", "starlette", "uvicorn"):
             raise
         raise MissingDependencyError(
             f"the server needs {error.name!r}, which isn't installed: pip install 'ilis-guard[server]'"
         ) from None
-    run(config, host=host, port=port, started=lambda url: err.print(f"the page is at {url}", highlight=False))
+    run(config, host=host, port=port, started=lambda told: err.print(told, highlight=False, soft_wrap=True))
 
 
 @commands.command("reviewer-token")
 def reviewer_token() -> None:
     """Make a token with which somebody signs in, and its hash for guard.yaml."""
+    _print_with_hash("token, for the reviewer", secrets.token_urlsafe(32))
+
+
+@commands.command("api-key")
+def api_key() -> None:
+    """Make a key with which a program asks the server, and its hash for guard.yaml."""
+    _print_with_hash("API key, for the client", f"ilis-{secrets.token_urlsafe(32)}")
+
+
+def _print_with_hash(what: str, secret: str) -> None:
     from ilis_guard.review.page import token_hash
 
-    token = secrets.token_urlsafe(32)
-    out.print(f"token, for the reviewer, shown only now:  {token}", highlight=False, soft_wrap=True)
-    out.print(f"its hash, for guard.yaml:                 {token_hash(token)}", highlight=False, soft_wrap=True)
+    out.print(f"{what}, shown only now:  {secret}", highlight=False, soft_wrap=True)
+    out.print(f"its hash, for guard.yaml:                 {token_hash(secret)}", highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ class RemoteModel:
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
-            ModelError: it refused.
+            ModelError: it refused, whether by an error or in its reply.
         """
         started = time.perf_counter()
         try:

@@ -6,11 +6,14 @@ from typing import Any, Final
 
 from langchain_core.messages import AIMessage
 
+from ilis_guard.errors import ModelError
 from ilis_guard.types import FinishReason, Generation, Statistics
 
 FINISH_KEYS: Final = ("finish_reason", "stop_reason", "done_reason")
 """Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
 CUT: Final = {"length", "max_tokens"}
+FILTERED: Final = "content_filter"
+"""OpenAI's word, and ours, for an answer that mustn't be used."""
 UNKNOWN: Final = -9999.0
 """What OpenAI writes for the log-probability of a token that is too unlikely to tell."""
 
@@ -21,7 +24,11 @@ def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
     Args:
         reply: the model's whole message.
         seconds: that it took.
+
+    Raises:
+        ModelError: it is a refusal, or what a content filter left of an answer: neither must be taken for one.
     """
+    _check_not_refused(reply)
     usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
     return Generation(
         text=reply.text.strip(),
@@ -54,6 +61,15 @@ def statistics_of(logprobs: object) -> Statistics | None:
         # A minimum with NaN in it may be any number to Python.
         margin_min=math.nan if any(map(math.isnan, margins := [_margin(token) for token in tokens])) else min(margins),
     )
+
+
+def _check_not_refused(reply: AIMessage) -> None:
+    blocks = reply.content if isinstance(reply.content, list) else ()
+    refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    if refuses or reply.additional_kwargs.get("refusal"):
+        raise ModelError("the model refused to answer")
+    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
+        raise ModelError("the model didn't answer: its content filter stopped or withdrew the answer")
 
 
 def _finish_reason(metadata: Mapping[str, Any]) -> FinishReason:

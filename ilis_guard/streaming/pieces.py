@@ -1,13 +1,10 @@
 """What a stream is made of: pieces of an answer, their withdrawal, and the decision, which is always the last."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from ilis_guard.types import Decision
+from ilis_guard.types import Decision, StreamMode
 
-StreamMode = Literal["hold", "optimistic", "early_stop"]
-"""`hold` shows nothing before the decision; `optimistic` shows tokens as they come, and may have to withdraw them;
-`early_stop` shows nothing either, and generates no more of an answer that the policy wouldn't give."""
+__all__ = ["Piece", "Retraction", "StreamEvent", "StreamMode"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,10 +100,10 @@ def test_it_delivers_webhooks_that_lead_to_the_page(
     assert f"https://review.example.org/tickets/{ticket.id}" in heard.body.decode()
 
 
-def test_without_a_page_there_is_nothing_to_serve(run: Run, config: Path) -> None:
+def test_without_a_guard_and_a_page_there_is_nothing_to_serve(run: Run, config: Path) -> None:
     result = run("serve", "--config", str(config))
     assert result.status == 2
-    assert "there is no `review.page`, so there is nothing to serve" in result.err
+    assert "there is neither a `server` nor a `review.page`, so there is nothing to serve" in result.err
 
 
 def test_without_the_extra_it_says_how_to_get_it(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,26 @@ def test_each_providers_word_for_a_cut_answer_is_known(metadata: dict[str, Any],
     assert ask(AIMessage(content="Oslo", response_metadata=metadata)).finish_reason == expected
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        AIMessage(content="", additional_kwargs={"refusal": SECRET}),
+        AIMessage(content="Oslo", additional_kwargs={"refusal": SECRET}),
+        AIMessage(content=[{"type": "text", "text": "Oslo"}, {"type": "refusal", "refusal": SECRET}]),
+        AIMessage(content="Oslo, which", response_metadata={"finish_reason": "content_filter"}),
+    ],
+)
+def test_a_refusal_is_no_answer_and_its_words_are_not_repeated(reply: AIMessage) -> None:
+    with pytest.raises(ModelError, match=r"^the model (refused to answer|didn't answer: its content filter)") as caught:
+        ask(reply)
+    assert not caught.value.is_retryable
+    assert SECRET not in str(caught.value)
+
+
+def test_an_empty_refusal_is_none() -> None:
+    assert ask(AIMessage(content="Oslo", additional_kwargs={"refusal": None})).text == "Oslo"
+
+
 def test_the_whole_conversation_is_sent_with_its_roles() -> None:
     chat = Recorder(reply=AIMessage(content="x"))
     turns = [("system", "be brief"), ("user", "one"), ("assistant", "two"), ("user", "three")]

@@ -1,0 +1,28 @@
+"""A model that isn't asked any more."""
+
+from collections.abc import Sequence
+
+from ilis_guard.errors import BudgetError
+from ilis_guard.types import Generation, Message
+
+
+class AbsentModel:
+    """Stands where a tier's model stood, and fails at once: what becomes of the request is the policy's to say.
+
+    Args:
+        why: a sentence without prompts and answers.
+    """
+
+    fingerprint = None
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def generate(self, messages: Sequence[Message]) -> Generation:
+        """Fail.
+
+        Raises:
+            BudgetError: always.
+        """
+        del messages
+        raise BudgetError(self._why)

@@ -1,0 +1,176 @@
+"""A guard behind a real server on a free port, for tests of what its clients see."""
+
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import httpx
+import openai
+import tenacity
+import uvicorn
+from fastapi import FastAPI
+
+from ilis_guard import Guard, Policy, Tier
+from ilis_guard.calling import Deadline
+from ilis_guard.models import Model
+from ilis_guard.models.base import Proceed
+from ilis_guard.review import ReviewQueue
+from ilis_guard.review.page import token_hash
+from ilis_guard.scoring import Scorer
+from ilis_guard.server import KeySettings, ServerSettings
+from ilis_guard.testing import FakeModel, FixedScorer
+from ilis_guard.types import Fingerprint, Generation, Message, Step
+from ilis_guard_server import create_app
+from ilis_guard_server.serving import server_settings
+
+KEY: Final = "ilis-the-key-of-the-shop"
+CLIENT: Final = "shop"
+RULES: Final = """
+version: 1
+name: shop
+rules:
+  - {id: silent, when: has(labels.topic) && labels.topic == "silent", do: abstain}
+  - {id: broken, when: error != "", do: escalate, to: support, say: A person will look at it.}
+  - {id: sure, when: uncertainty < 0.25, do: answer}
+  - {id: larger, when: uncertainty < 0.5, do: retry}
+  - {id: person, when: uncertainty < 0.75, do: escalate, to: support, say: A person will look at it.}
+  - {id: hopeless, do: abstain, say: I can't answer this reliably.}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """A running server."""
+
+    url: str
+    app: FastAPI
+    server: uvicorn.Server
+
+    def client(self, **changes: Any) -> openai.OpenAI:
+        """A client that doesn't ask again by itself."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60, **changes)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+    def http(self, *, key: str | None = KEY, **changes: Any) -> httpx.Client:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60, **changes)
+
+
+def settings_with(**changes: Any) -> ServerSettings:
+    """Those of a server with one client, of which a test changes what it is about."""
+    keys = (KeySettings(name=CLIENT, key=token_hash(KEY)),)
+    return ServerSettings(**{"api_keys": keys, "labels": ("topic",)} | changes)
+
+
+def guard_of(
+    tiers: dict[str, tuple[Model, Scorer | None]], review: ReviewQueue, policy: str = RULES, **changes: Any
+) -> Guard:
+    """A guard that doesn't wait between calls."""
+    return Guard(
+        tiers=[Tier(name=name, model=model, scorer=scorer) for name, (model, scorer) in tiers.items()],
+        policy=Policy.parse(policy),
+        review=review,
+        backoff=tenacity.wait_none(),
+        **changes,
+    )
+
+
+@contextmanager
+def asking(guard: Guard, *, review: ReviewQueue | None = None, **settings: Any) -> Iterator[Asking]:
+    """Serve a guard."""
+    app = create_app(policy=guard.policy, guard=guard, review=review, server=settings_with(**settings))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()  # who comes before the server takes requests waits
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(server_settings(app, host="127.0.0.1", port=port))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Asking(url=f"http://127.0.0.1:{port}", app=app, server=server)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+WORDS: Final = "The capital of Norway is certainly Bergen my friend"
+OTHER_WORDS: Final = "In Norway it is surely Bergen again"
+
+
+def shop(review: ReviewQueue) -> Guard:
+    """A guard of two tiers, with an outcome for each question."""
+    small = FakeModel(
+        {
+            "sure?": "Oslo it is.",
+            "larger?": "Bergen perhaps.",
+            "person?": "Trondheim perhaps.",
+            "hopeless?": "Tromsø perhaps.",
+            "withdrawn?": WORDS,
+            "replaced?": OTHER_WORDS,
+            "broken?": RuntimeError("the prompt was broken?"),
+        }
+    )
+    unsure = _by_words(WORDS, [0.1, 0.1, 0.1, *[0.9] * 6])
+    replaced = _by_words(OTHER_WORDS, [0.1, 0.1, *[0.3] * 5])
+    # Sure of the first words, then less and less; at its end, another tier's turn.
+    scores = {"Oslo it is.": 0.1, "Oslo": 0.1, "Oslo it": 0.1, "Bergen perhaps.": 0.4, "Bergen": 0.4}
+    scores |= {"Trondheim perhaps.": 0.6, "Trondheim": 0.6, "Tromsø perhaps.": 0.9, "Tromsø": 0.9} | unsure | replaced
+    large = FakeModel({"larger?": "Oslo, says the larger.", "replaced?": "Oslo, after all."})
+    return guard_of({"small": (small, FixedScorer(scores)), "large": (large, FixedScorer(0.05))}, review)
+
+
+def _by_words(text: str, scores: list[float]) -> dict[str, float]:
+    """A score for each length that a text has on its way."""
+    words = text.split()
+    return dict(zip([" ".join(words[:count]) for count in range(1, len(words) + 1)], scores, strict=True))
+
+
+class Endless(FakeModel):
+    """Says words until it is stopped, and knows that it was."""
+
+    def __init__(self, seconds: float = 0.005) -> None:
+        super().__init__("")
+        self.seconds = seconds
+        self.began = threading.Event()
+        self.stopped = threading.Event()
+        self.words = 0
+        self.is_tired = False
+        """Set at a test's end, so that no thread outlives one that failed."""
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        return None
+
+    def generate(
+        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+    ) -> Generation:
+        del proceed
+        del messages
+        try:
+            while not self.is_tired:
+                self._say_one()
+                if deadline is not None:
+                    deadline.check()
+            raise RuntimeError("the test is over")
+        finally:
+            self.stopped.set()
+
+    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+        try:
+            while not self.is_tired:
+                self._say_one()
+                so_far = self._generation(" ".join(["word"] * self.words), messages)
+                yield Step(token=" word", generation=replace(so_far, finish_reason=None))
+        finally:
+            self.stopped.set()
+
+    def _say_one(self) -> None:
+        self.words += 1
+        self.began.set()
+        time.sleep(self.seconds)

@@ -1,0 +1,360 @@
+"""What stands before the guard: keys, limits, and what ends a request early. Real sockets, on a real server."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ilis_guard import events
+from ilis_guard.errors import ConfigError
+from ilis_guard.review import ReviewQueue
+from ilis_guard.review.page import token_hash
+from ilis_guard.server import KeySettings
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from tests.server.asking import CLIENT, KEY, Asking, Endless, asking, guard_of, shop
+
+ASKED: Any = {"model": "ilis-guard", "messages": [{"role": "user", "content": "sure?"}]}
+
+
+@pytest.fixture
+def queue() -> Iterator[ReviewQueue]:
+    with InMemoryQueue() as one:
+        yield one
+
+
+@pytest.fixture
+def endless() -> Iterator[Endless]:
+    model = Endless()
+    yield model
+    model.is_tired = True
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that must happen."""
+    for _ in range(2000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
+
+
+def counted(served: Asking) -> dict[tuple[str, ...], float]:
+    """All samples by name and labels' values."""
+    with served.http() as client:
+        text = client.get("/metrics").text
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+# Keys.
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer ä"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/decisions", "/v1/models", "/metrics"])
+def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header: str | None, path: str) -> None:
+    with asking(shop(queue)) as served, served.http(key=None) as client:
+        headers = {} if header is None else {"authorization": header.encode()}
+        response = client.request("POST" if "comp" in path or "dec" in path else "GET", path, headers=headers)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["error"]["type"] == "authentication_error"
+
+
+def test_the_client_raises_what_it_raises_for_a_wrong_key(queue: ReviewQueue, logged: list[Any]) -> None:
+    with asking(shop(queue)) as served, served.client() as client:
+        with pytest.raises(openai.AuthenticationError, match="API key") as caught:
+            client.with_options(api_key="ilis-wrong").models.list()
+        assert caught.value.code == "invalid_api_key"
+    (refused,) = [one for one in logged if one["event"] == events.API_KEY_REFUSED]
+    assert refused["request"] == caught.value.request_id
+    assert "ilis-wrong" not in str(logged)
+
+
+def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
+    queue: ReviewQueue, tmp_path: Path, logged: list[Any]
+) -> None:
+    file = tmp_path / "hash"
+    file.write_text(token_hash("old"))
+    keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=token_hash(KEY)))
+    with asking(shop(queue), api_keys=keys) as served:
+
+        def status(key: str) -> int:
+            with served.http(key=key) as client:
+                return client.get("/v1/models").status_code
+
+        assert (status("old"), status("new")) == (200, 401)
+        file.write_text(f"{token_hash('old')} {token_hash('new')}")
+        assert (status("old"), status("new")) == (200, 200)
+        file.unlink()
+        assert (status("old"), status(KEY)) == (401, 200)
+    assert [one["name"] for one in logged if one["event"] == events.API_KEY_SHUT_OUT] == ["files"] * 2
+
+
+def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQueue) -> None:
+    with (
+        pytest.raises(ConfigError, match="NO_SUCH_HASH"),
+        asking(shop(queue), api_keys=(KeySettings(name="a", key="${NO_SUCH_HASH}"),)),
+    ):
+        raise AssertionError("it started")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:1"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"origin": "http://127.0.0.1"}, 403),
+    ],
+)
+def test_without_keys_only_programs_on_this_machine_may_ask(
+    queue: ReviewQueue, headers: dict[str, str], status: int
+) -> None:
+    with asking(shop(queue), api_keys=()) as served, served.http(key=None) as client:
+        response = client.post("/v1/chat/completions", json=ASKED, headers=headers)
+        assert response.status_code == status
+        assert "access-control-allow-origin" not in response.headers
+
+
+# Bodies.
+
+
+def test_a_body_may_be_as_large_as_the_operator_says(queue: ReviewQueue) -> None:
+    with asking(shop(queue), max_body_bytes=2000) as served, served.http() as client:
+        fits = json.dumps(ASKED).ljust(2000)
+        json_type = {"content-type": "application/json"}
+        assert client.post("/v1/chat/completions", content=fits, headers=json_type).status_code == 200
+        announced = client.post("/v1/chat/completions", content=fits + " ", headers=json_type)
+        streamed = client.post("/v1/chat/completions", content=iter([fits.encode(), b" "]), headers=json_type)
+        assert (announced.status_code, streamed.status_code) == (413, 413)
+
+
+# Limits.
+
+
+def test_who_finds_the_line_full_is_told_when_to_come_again(queue: ReviewQueue, endless: Endless) -> None:
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, max_concurrent=1, max_waiting=1) as served, sent(served), sent(served):
+        until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
+        with served.client() as client, pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(**ASKED)
+        assert caught.value.code == "too_many_requests"
+        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+
+
+def test_whoever_waited_as_long_as_requests_may_take_is_told_to_come_again(queue: ReviewQueue) -> None:
+    asleep = threading.Event()
+
+    class Hanging(FakeModel):
+        """Can't be stopped."""
+
+        def generate(self, *_: Any, **__: Any) -> Any:
+            asleep.wait(60)
+            raise TimeoutError
+
+        stream = None  # type: ignore[assignment]  # so it can't be followed either
+
+    guard = guard_of({"small": (Hanging(""), FixedScorer(0.1))}, queue)
+    with asking(guard, max_concurrent=1, timeout_seconds=1.0) as served, sent(served), served.http() as client:
+        until(lambda: counted(served)["ilis_guard_requests_in_flight",] == 1)
+        # It waits a second for a place, and the other's second ends no later: either way it hears at once.
+        assert client.post("/v1/chat/completions", json=ASKED).status_code in (200, 429)
+    asleep.set()
+
+
+def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
+    queue: ReviewQueue, endless: Endless
+) -> None:
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, timeout_seconds=0.3) as served, served.client() as client:
+        completion: Any = client.chat.completions.create(**ASKED)
+        assert endless.stopped.wait(20)
+        assert completion.choices[0].message.refusal == "A person will look at it."
+        told = completion.ilis_guard
+        assert (told["action"], told["rule"]) == ("escalate", "broken")
+        assert any("took longer than the server's time-out" in reason for reason in told["reasons"])
+        assert queue.get(told["ticket"]["id"]).ticket.queue == "support"
+        numbers = counted(served)
+    assert numbers["ilis_guard_attempt_errors_total", "BudgetError", "small"] == 1
+    assert numbers["ilis_guard_tickets_total", "support"] == 1
+
+
+def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue, endless: Endless) -> None:
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, timeout_seconds=0.5, stream_mode="optimistic") as served, served.client() as client:
+        chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
+    assert chunks[1].choices[0].delta.content.startswith("word")
+    assert chunks[-1].choices[0].finish_reason == "content_filter"
+    assert (chunks[-1].ilis_guard["retracted"], chunks[-1].ilis_guard["action"]) == (True, "escalate")
+
+
+# Clients that leave.
+
+
+def sent(served: Asking, **more: Any) -> socket.socket:
+    """A request on a socket of its own."""
+    body = json.dumps(ASKED | more).encode()
+    port = int(served.url.rpartition(":")[2])
+    connection = socket.create_connection(("127.0.0.1", port))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {KEY}\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"stream": True}, {"stream": True, "ilis_guard": {"mode": "optimistic"}}],
+    ids=["whole", "held stream", "optimistic stream"],
+)
+def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
+    queue: ReviewQueue, endless: Endless, logged: list[Any], more: dict[str, Any]
+) -> None:
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, max_concurrent=1, max_waiting=0, modes=("optimistic",)) as served:
+        connection = sent(served, **more)
+        assert endless.began.wait(20)
+        if more:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert not endless.stopped.is_set()
+        connection.close()
+        assert endless.stopped.wait(20)
+        until(lambda: counted(served)["ilis_guard_requests_in_flight",] == 0)
+        words = endless.words
+        assert counted(served)["ilis_guard_clients_gone_total",] == 1
+    assert endless.words == words
+    (gone,) = [one for one in logged if one["event"] == events.CLIENT_GONE]
+    assert gone["client"] == CLIENT
+    assert not any(one["event"] in (events.REQUEST_DECIDED, events.REQUEST_FAILED) for one in logged)
+    assert list(queue.list()) == []
+
+
+def test_a_client_that_leaves_the_line_makes_room_in_it(queue: ReviewQueue, endless: Endless) -> None:
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, max_concurrent=1, max_waiting=1) as served, sent(served):
+        assert endless.began.wait(20)
+        with sent(served):
+            until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
+        until(lambda: counted(served)["ilis_guard_requests_waiting",] == 0)
+
+
+def test_a_long_stream_is_kept_open_by_comments(
+    queue: ReviewQueue, endless: Endless, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ilis_guard_server.event_stream.KEEP_ALIVE_SECONDS", 0.05)
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, timeout_seconds=1.0) as served, served.client() as client:
+        chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
+        assert chunks[-1].ilis_guard["action"] == "escalate"  # OpenAI's client passes over comments
+        with served.http() as http:
+            text = http.post("/v1/chat/completions", json=ASKED | {"stream": True}).text
+        assert text.count(": keep-alive\n\n") > 2
+
+
+def test_a_client_that_takes_nothing_is_as_good_as_gone(
+    queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, endless: Endless
+) -> None:
+    monkeypatch.setattr("ilis_guard_server.event_stream.SEND_SECONDS", 0.2)
+    endless.seconds = 0.0
+    guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
+    with asking(guard, stream_mode="optimistic", model="m" * 100) as served, sent(served, model="m" * 100, stream=True):
+        until(lambda: counted(served)["ilis_guard_clients_gone_total",] == 1)
+        assert endless.stopped.wait(20)
+
+
+# A defect in the middle of a stream.
+
+
+def test_a_stream_that_fails_says_so_and_tells_nothing_else(
+    queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the prompt was: sure?")
+
+    monkeypatch.setattr("ilis_guard_server.chat.summary", fails)
+    with asking(shop(queue)) as served, served.client() as client:
+        coming: Any = client.chat.completions.create(**ASKED, stream=True)
+        with pytest.raises(openai.APIError, match=r"request [0-9a-f]{32}") as caught:
+            list(coming)
+        assert "prompt" not in str(caught.value)
+        with pytest.raises(openai.InternalServerError):
+            client.chat.completions.create(**ASKED)
+    assert [one["error"] for one in logged if one["event"] == events.REQUEST_FAILED] == ["RuntimeError"] * 2
+
+
+# Counters and readiness.
+
+
+def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
+    with asking(shop(queue)) as served:
+        with served.http() as client:
+            for question in ("sure?", "larger?", "broken?"):
+                asked = ASKED | {"messages": [{"role": "user", "content": question}]}
+                assert client.post("/v1/chat/completions", json=asked).status_code == 200
+            client.post("/v1/chat/completions", json=ASKED | {"n": 2})
+            client.get("/anything")
+            text = client.get("/metrics").text
+        numbers = counted(served)
+    assert numbers["ilis_guard_decisions_total", "answer", "sure", "small"] == 1
+    assert numbers["ilis_guard_decisions_total", "answer", "sure", "large"] == 1
+    assert numbers["ilis_guard_decisions_total", "escalate", "broken", "small"] == 1
+    assert numbers["ilis_guard_attempts_total", "answer", "small"] == 3
+    assert numbers["ilis_guard_attempt_errors_total", "RuntimeError", "small"] == 1
+    assert numbers["ilis_guard_tokens_total", "answer", "large"] == 4
+    assert numbers["ilis_guard_uncertainty_count", "small"] == 2
+    assert numbers["ilis_guard_responses_total", "/v1/chat/completions", "200"] == 3
+    assert numbers["ilis_guard_responses_total", "/v1/chat/completions", "400"] == 1
+    for words in ("anything", "Oslo", "sure?", "broken?", CLIENT):
+        assert words not in text
+
+
+def test_two_applications_count_for_themselves(queue: ReviewQueue) -> None:
+    with asking(shop(queue)) as one, asking(shop(queue)) as other:
+        with one.http() as client:
+            client.post("/v1/chat/completions", json=ASKED)
+        name = ("ilis_guard_decisions_total", "answer", "sure", "small")
+        assert (counted(one).get(name), counted(other).get(name)) == (1, None)
+
+
+def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: list[Any]) -> None:
+    database, policy = tmp_path / "tickets.db", tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nname: p\nrules: [{id: a, do: abstain}]\n")
+    with ReviewQueue(f"sqlite:///{database}") as queue:
+        guard = guard_of({"small": (FakeModel("x"), FixedScorer(0.1))}, queue)
+        guard.follow(policy)
+        with asking(guard, review=queue) as served, served.http(key=None) as client:
+
+            def ready() -> tuple[int, dict[str, Any]]:
+                response: httpx.Response = client.get("/readyz")
+                return response.status_code, response.json()
+
+            assert ready() == (200, {"status": "ready", "queue": True, "policy": True, "serving": True})
+            not_in_force = {"status": "not ready", "queue": True, "policy": False, "serving": True}
+            policy.write_text("version: 1\nname: p\nrules: [{id: a, do: nothing}]\n")
+            until(lambda: ready() == (503, not_in_force))
+            policy.write_text("version: 1\nname: p\nrules: [{id: a, do: abstain}]\n")
+            until(lambda: ready()[0] == 200)
+            database.write_bytes(b"no database at all" * 1000)
+            assert ready() == (503, {"status": "not ready", "queue": False, "policy": True, "serving": True})
+            assert client.get("/healthz").status_code == 200
+    assert any(one["event"] == events.QUEUE_UNREACHABLE for one in logged)
+
+
+def test_the_log_leads_from_request_to_decision_to_client(queue: ReviewQueue, logged: list[Any]) -> None:
+    with asking(shop(queue)) as served, served.client() as client:
+        completion: Any = client.chat.completions.create(**ASKED)
+    (told,) = [one for one in logged if one["event"] == events.REQUEST_DECIDED]
+    assert (told["decision"], told["client"]) == (completion.ilis_guard["id"], CLIENT)
+    assert completion.id == f"chatcmpl-{told['request']}"
+    assert told["mode"] == "hold"
