@@ -90,9 +90,8 @@ def observe(
             site=harvested.site,
             progress=progress,
         )
-    with bar() as shown:
-        task = shown.add_task(f"tokens through {tier}", total=None)
-        run(model, harvest, asked, to, progress=lambda done, total: shown.update(task, completed=done, total=total))
+    with counted(f"tokens through {tier}") as progress:
+        run(model, harvest, asked, to, progress=progress)
     out.print(f"observations in {to}", highlight=False, soft_wrap=True)
 
 

@@ -136,7 +136,8 @@ def harvest(
     try:
         for batch in _batches(left, batch_size):
             answers = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
-            unfinished.add([_row(asked, answer, judge=judge) for asked, answer in zip(batch, answers, strict=True)])
+            rows = [_row(asked, answer, judge=judge) for asked, answer in zip(batch, answers, strict=True)]
+            unfinished.add(pa.Table.from_pylist(rows, schema=schema))
             done = done.union(asked.id for asked in batch)
             progress(len(done), len(questions))
         unfinished.finish([asked.id for asked in questions])

@@ -1,11 +1,10 @@
-"""A harvest that isn't done yet: a folder with one Parquet file a batch, each complete or not there."""
+"""A table that takes long to make: until it is done, a folder of Parquet files, each complete or not there."""
 
 import errno
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +14,13 @@ from ilis_guard.lab.tables import write_table
 
 
 class Unfinished:
-    """What is known of a harvest while it is made; a run that was killed goes on from here.
+    """What there is of a table while it is made; a run that was killed goes on from here.
 
     Args:
-        path: the file that the harvest is to become. The folder stands beside it, its name hidden and ending in
+        path: the file that it is to become. The folder stands beside it, its name hidden and ending in
             ``.unfinished``.
-        schema: of the rows, with the manifest in its metadata: only what was made in the very same way is gone on with.
+        schema: of the rows, which have an ``id``, with a manifest in its metadata: only what was made in the very same
+            way is gone on with.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -32,7 +32,7 @@ class Unfinished:
         """Make the folder, or find what an earlier run left in it: ids of rows that needn't be made again.
 
         Raises:
-            FitError: what is there was made otherwise, or is no harvest.
+            FitError: what is there was made otherwise, or can't be read.
             OSError: nothing can be written beside the file.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,14 +43,14 @@ class Unfinished:
             litter.unlink()
         return frozenset(id_ for file in self._files() for id_ in self._read(file)["id"].to_pylist())
 
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Keep a batch; once this returns it is on disk.
+    def add(self, rows: pa.Table) -> None:
+        """Keep some rows; once this returns they are on disk.
 
         Raises:
             OSError: it can't be written.
         """
         number = sum(1 for _ in self._folder.iterdir())
-        write_table(pa.Table.from_pylist(list(rows), schema=self._schema), self._folder / f"{number:06d}.parquet")
+        write_table(rows, self._folder / f"{number:06d}.parquet")
 
     def finish(self, ids: Sequence[str]) -> None:
         """Write the file, its rows in this order, and remove the folder.
@@ -77,12 +77,12 @@ class Unfinished:
                 table = pq.read_table(opened)
         except (OSError, pa.ArrowException) as error:
             raise FitError(
-                f"{str(file)!r} is part of an unfinished harvest and can't be read ({type(error).__name__}: {error}); "
-                "remove it, and its rows are asked again"
+                f"{str(file)!r} is part of an unfinished table and can't be read ({type(error).__name__}: {error}); "
+                "remove it, and its rows are made again"
             ) from error
         if (table.schema.metadata or {}) != self._schema.metadata:
             raise FitError(
-                f"{str(self._folder)!r} holds an unfinished harvest that was made otherwise: of other questions, by "
-                "another model, prompt, judge or version; go on as it was begun, remove the folder, or write elsewhere"
+                f"{str(self._folder)!r} holds an unfinished table that was made otherwise: of other questions or "
+                "answers, by another model, prompt, judge or version; go on as it was begun, remove it, or write elsewhere"
             )
         return table

@@ -369,7 +369,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
     assert not (tmp_path / "observed.parquet").exists()
-    kept = sum(pq.read_metadata(part).num_rows for part in (tmp_path / ".observed.parquet.parts").iterdir())
+    kept = sum(pq.read_metadata(part).num_rows for part in (tmp_path / ".observed.parquet.unfinished").iterdir())
     assert 4 <= kept <= sum(read)
 
     read.clear()
@@ -392,12 +392,12 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
 
 
 def test_parts_of_another_run_are_refused(llama: Lab, tmp_path: Path) -> None:
-    folder = tmp_path / ".observed.parquet.parts"
+    folder = tmp_path / ".observed.parquet.unfinished"
     folder.mkdir()
     table = pq.read_table(llama.observed)
     told = table.schema.metadata[b"ilis_guard_observations"].replace(file_digest(llama.harvest).encode(), b"0" * 64)
     pq.write_table(table.replace_schema_metadata({b"ilis_guard_observations": told}), folder / "00000.parquet")
-    with pytest.raises(FitError, match="remove it to begin anew"):
+    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
 
 

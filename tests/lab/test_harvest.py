@@ -251,9 +251,9 @@ def test_a_run_of_other_questions_does_not_go_on_with_it(path: Path) -> None:
     with pytest.raises(ModelError):
         harvest(FakeTapped(fail_at=1), QUESTIONS, path, name="fake", batch_size=4)
     model = FakeTapped()
-    with pytest.raises(FitError, match="unfinished harvest that was made otherwise"):
+    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
         harvest(model, QUESTIONS[1:], path, name="fake", batch_size=4)
-    with pytest.raises(FitError, match="unfinished harvest that was made otherwise"):
+    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
         harvest(model, QUESTIONS, path, name="fake", batch_size=4, judged_by="other")
     assert model.batches == []
 

@@ -1,17 +1,12 @@
 """Observing: each harvested answer goes through its model once more, for the methods that signatures compete with."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.baselines.observations import (
-    METADATA_KEY,
     ObservationManifest,
     file_digest,
     observation_schema,
@@ -22,7 +17,7 @@ from ilis_guard.lab.baselines.passes import Given, Passes
 from ilis_guard.lab.baselines.unsupervised import RAUQ_ALPHA, scores
 from ilis_guard.lab.harvest import HarvestedRow, read_rows, recorded_versions
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.tables import write_table
+from ilis_guard.lab.unfinished import Unfinished
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import POSITIONS, Message
 
@@ -52,6 +47,10 @@ class _Row:
         return self.given.length + len(self.judged)
 
 
+_Seen = tuple[list[_Row], list[dict[str, Any]]]
+"""A batch, and what was seen of it."""
+
+
 def observe(
     model: LocalModel,
     harvest: Path,
@@ -64,8 +63,7 @@ def observe(
 
     Rows without an answer are left out.
 
-    What is observed is kept in a folder beside the file until all is, so that a run that was cut off goes on where it
-    stopped.
+    What is observed is on disk every so many rows: a run that was stopped or killed is gone on with by calling again.
 
     Args:
         model: the one that was harvested.
@@ -75,7 +73,8 @@ def observe(
         progress: told after each pass.
 
     Raises:
-        FitError: the harvest holds no token ids, no answers, or answers to other questions.
+        FitError: the harvest holds no token ids, no answers, or answers to other questions; or unfinished observations
+            of something else stand beside the file.
         BundleMismatchError: the model isn't the one that was harvested.
         PromptTooLongError: question and answer together don't fit into the context.
         SignatureError: an activation is missing, not finite or too large, or there are no attention weights.
@@ -96,19 +95,34 @@ def observe(
         versions=recorded_versions(),
     )
     prepared = _prepared(model, harvest, rows, questions)
-    parts = _Parts(path, manifest)
+    unfinished = Unfinished(path, observation_schema(manifest))
+    done = unfinished.begin()
     total = sum(row.tokens for row in prepared)
-    waiting = [row for row in prepared if row.id not in parts.ids]
+    waiting = [row for row in prepared if row.id not in done]
     passed = total - sum(row.tokens for row in waiting)
     progress(passed, total)
     vocabulary = model.checkpoint.model.get_output_embeddings().weight.shape[0]
-    for batch, observed in _observed(model, waiting, vocabulary, is_chat=is_chat):
-        parts.add(observed)
-        passed += sum(row.tokens for row in batch)
-        progress(passed, total)
-    write_table(parts.whole([row.id for row in prepared]), path)
-    parts.remove()
+    try:
+        for batches in _in_parts(_observed(model, waiting, vocabulary, is_chat=is_chat)):
+            unfinished.add(observation_table([row for _, observed in batches for row in observed], manifest))
+            passed += sum(row.tokens for batch, _ in batches for row in batch)
+            progress(passed, total)
+        unfinished.finish([row.id for row in prepared])
+    finally:
+        unfinished.drop_if_empty()
     return manifest
+
+
+def _in_parts(observed: Iterator[_Seen]) -> Iterator[list[_Seen]]:
+    """Batches that are kept together."""
+    part: list[_Seen] = []
+    for batch in observed:
+        part.append(batch)
+        if sum(len(rows) for rows, _ in part) >= PART_ROWS:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def _prepared(
@@ -150,9 +164,7 @@ def _is_answered(row: HarvestedRow) -> bool:
     return row.generation.statistics is not None and set(POSITIONS) <= set(row.generation.signatures)
 
 
-def _observed(
-    model: LocalModel, rows: Sequence[_Row], vocabulary: int, *, is_chat: bool
-) -> Iterator[tuple[list[_Row], list[dict[str, Any]]]]:
+def _observed(model: LocalModel, rows: Sequence[_Row], vocabulary: int, *, is_chat: bool) -> Iterator[_Seen]:
     passes = Passes(model)
     of_pass = scores(is_chat=is_chat)
     true, false = verdict_tokens(model.checkpoint.tokenizer)
@@ -191,50 +203,3 @@ def _batches(rows: Sequence[_Row], vocabulary: int) -> Iterator[list[_Row]]:
             batch = grown
     if batch:
         yield batch
-
-
-class _Parts:
-    """What was observed so far, in a folder beside the file that all of it becomes."""
-
-    def __init__(self, path: Path, manifest: ObservationManifest) -> None:
-        self._folder = path.with_name(f".{path.name}.parts")
-        self._manifest = manifest
-        self._pending: list[dict[str, Any]] = []
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._files = sorted(self._folder.glob("*.parquet"))
-        self.ids: set[str] = set()
-        for file in self._files:
-            self._check(file)
-            self.ids.update(pq.read_table(file, columns=["id"])["id"].to_pylist())
-
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Keep rows; they are on disk once there are enough of them."""
-        self._pending += rows
-        if len(self._pending) >= PART_ROWS:
-            self._flush()
-
-    def whole(self, order: Sequence[str]) -> pa.Table:
-        """All rows, in this order."""
-        self._flush()
-        table = pa.concat_tables([pq.read_table(file) for file in self._files])
-        place = {id_: index for index, id_ in enumerate(table["id"].to_pylist())}
-        return table.take([place[id_] for id_ in order]).cast(observation_schema(self._manifest))
-
-    def remove(self) -> None:
-        """They are in the file now."""
-        shutil.rmtree(self._folder)
-
-    def _flush(self) -> None:
-        if self._pending:
-            file = self._folder / f"{len(self._files):05}.parquet"
-            write_table(observation_table(self._pending, self._manifest), file)
-            self._files.append(file)
-            self._pending = []
-
-    def _check(self, file: Path) -> None:
-        told = (pq.read_schema(file).metadata or {}).get(METADATA_KEY)
-        if told is None or ObservationManifest.model_validate_json(told) != self._manifest:
-            raise FitError(
-                f"{str(self._folder)!r} holds what was observed of another harvest, or by other versions: remove it to "
-                "begin anew"
-            )
