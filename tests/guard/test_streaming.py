@@ -86,8 +86,7 @@ class Letters:
         self.texts = texts
 
     def generate(self, messages: Sequence[Message], **_: Any) -> Generation:
-        *_, last = self.stream(messages)
-        return last.generation
+        return list(self.stream(messages))[-1].generation
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         whole = FakeModel("x").generate(messages)

@@ -188,8 +188,9 @@ def test_a_real_model_that_breaks_off_is_asked_again_and_nothing_is_shown_twice(
     tier: Tier, queue: InMemoryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = guard(tier, queue, 0.99).decide(KNOWN).text
-    model, broken = tier.model, []
-    stream = model.stream  # type: ignore[attr-defined]
+    model: Any = tier.model
+    broken: list[int] = []
+    stream = model.stream
 
     def breaks_off_once(messages: Any) -> Any:
         for count, step in enumerate(stream(messages)):
