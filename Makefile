@@ -76,6 +76,7 @@ benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.deliveries
 	.venv/bin/python -m benchmarks.certify
 	.venv/bin/python -m benchmarks.simulation
+	.venv/bin/python -m benchmarks.throughput
 
 # Beside other libraries. The first run makes an environment for each of them under build/neighbours.
 neighbours: .venv/.ready
