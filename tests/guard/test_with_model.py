@@ -1,5 +1,6 @@
 """A guard with another model in a tier's place, as wrapped runnables have it."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,14 +46,20 @@ def test_a_tier_that_does_not_exist_is_refused() -> None:
         guard().with_model("huge", FakeModel("placed"))
 
 
-def test_the_policys_file_is_followed_by_both(tmp_path: Path) -> None:
+def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ilis_guard.wiring.following.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 0.01)
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
     first = guard()
     first.follow(file)
     other = first.with_model("small", FakeModel("placed"))
     file.write_text(POLICY.replace("name: by-score", "name: changed"))
-    assert first.policy.name == other.policy.name == "changed"
+    for _ in range(500):
+        if other.policy.name == "changed":
+            break
+        time.sleep(0.01)
+    assert other.policy.name == first.policy.name == "changed"
 
 
 def test_its_breaker_is_its_own() -> None:
@@ -86,7 +93,7 @@ def test_a_model_that_cannot_stop_at_the_prompt_takes_no_place_where_one_must() 
     class Plain:
         fingerprint = None
 
-        def generate(self, messages: object) -> Generation:
+        def generate(self, messages: object) -> Generation:  # noqa: ARG002
             raise AssertionError
 
     with pytest.raises(ConfigError, match="prompt bundle"):
