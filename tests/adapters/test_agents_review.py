@@ -12,9 +12,10 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from pydantic import BaseModel, ValidationError
 
@@ -36,6 +37,7 @@ def thread(name: str) -> RunnableConfig:
 
 
 ONE = thread("one")
+NUL = {"verdict": "correct", "text": "12\0"}
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_a_verdict_on_another_version_of_the_ticket_is_refused(queue: ReviewQueu
     assert text(agent.invoke(Command(resume=seen | {"version": asked(paused)["version"]}), ONE)) == "Mild."
 
 
-@pytest.mark.parametrize("given", [{"verdict": "fine"}, {"verdict": "accept", "by": "ana"}, "accept"])
+@pytest.mark.parametrize("given", [{"verdict": "fine"}, {"verdict": "accept", "by": "ana"}, NUL, "accept"])
 def test_what_is_no_verdict_is_refused_before_it_is_stored(queue: ReviewQueue, given: Any) -> None:
     agent, _ = agent_of(queue)
     agent.invoke(ASKED, ONE)
@@ -453,3 +455,34 @@ def test_what_others_add_meanwhile_stays(queue: ReviewQueue) -> None:
     done = agent.invoke(Command(resume={"verdict": "accept", "reviewer": "ana"}), ONE)
     said = [message.content for message in done["messages"]]
     assert said == ["How is the weather in Oslo?", "(an advertisement)", "Mild."]
+
+
+def test_an_agent_that_is_a_node_of_a_graph_waits_in_that_graph(queue: ReviewQueue) -> None:
+    chat = ScriptedChat(replies=["Mild."])
+    graph = StateGraph(MessagesState)
+    graph.add_node("forecaster", create_agent(chat, middleware=[IlisGuardMiddleware(guarding(queue, 0.5))]))
+    graph.add_edge(START, "forecaster")
+    whole: Any = graph.compile(checkpointer=InMemorySaver())
+    ticket = asked(whole.invoke(ASKED, ONE))["ticket"]
+    queue.resolve(ticket, Verdict.ACCEPT, reviewer="ben")
+    done = whole.invoke(None, thread_of(queue.get(ticket)))
+    assert [message.content for message in done["messages"]] == ["How is the weather in Oslo?", "Mild."]
+    assert len(chat.calls) == 1
+
+
+def test_an_agent_that_is_a_tool_of_another_waits_in_the_others_thread(queue: ReviewQueue) -> None:
+    chat = ScriptedChat(replies=["Mild."])
+    forecaster: Any = create_agent(chat, middleware=[IlisGuardMiddleware(guarding(queue, 0.5))])
+
+    @tool
+    def forecast(question: str) -> str:
+        """Asks the forecaster."""
+        return text(forecaster.invoke({"messages": [("user", question)]}))
+
+    chat = ScriptedChat(replies=[tool_call("forecast", question="How is it?"), "12 degrees, then."])
+    middleware = [IlisGuardMiddleware(guarding(queue, 0.1))]
+    agent: Any = create_agent(chat, [forecast], middleware=middleware, checkpointer=InMemorySaver())
+    ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
+    queue.resolve(ticket, Verdict.CORRECT, text="12 degrees.")
+    done = agent.invoke(None, thread_of(queue.get(ticket)))
+    assert [message.content for message in done["messages"]][2:] == ["12 degrees.", "12 degrees, then."]

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ilis_guard import ReviewQueue, Verdict
 from ilis_guard.errors import QueueStorageError, ReviewError
@@ -17,6 +17,9 @@ from ilis_guard.review import TicketRecord
 
 THREAD_LABEL: Final = "thread_id"
 """The label in which a ticket keeps the graph's thread that waits for it."""
+
+# As for verdicts by webhook: PostgreSQL takes no NUL in a text.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 
 
 class Waiting(TypedDict):
@@ -43,11 +46,11 @@ class GivenVerdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     verdict: Annotated[Verdict, Field(strict=False)]
-    text: str = ""
+    text: Text = ""
     """The right answer, with the verdict `correct` and only with it."""
-    reason: str = ""
+    reason: Text = ""
     """Why."""
-    reviewer: str = ""
+    reviewer: Text = Field(default="", max_length=100)
     """Who decided so. Where somebody has the ticket claimed, only they may end it."""
     version: int | None = Field(default=None, ge=1)
     """The version of the ticket that they looked at; None for whatever it is now."""
