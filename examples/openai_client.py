@@ -12,7 +12,7 @@ def ask(question: str) -> str:
     """Ask, and say what became of it."""
     client = OpenAI()
     completion = client.chat.completions.create(model="ilis-guard", messages=[{"role": "user", "content": question}])
-    message, decision = completion.choices[0].message, completion.model_extra["ilis_guard"]
+    message, decision = completion.choices[0].message, (completion.model_extra or {})["ilis_guard"]
     if message.refusal is None:
         return f"{message.content} (uncertainty {decision['uncertainty']:.2f})"
     ticket = decision["ticket"]

@@ -278,3 +278,50 @@ def test_the_code_in_the_documentation_runs(document: str, said: str, capsys: py
     (block,) = blocks(document, "python")
     exec(block, {})
     assert said in capsys.readouterr().out
+
+
+def test_the_servers_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
+    block, tier = blocks("docs/openai-server.md", "yaml")
+    (tmp_path / "guard.yaml").write_text(block)
+    server = read_config(tmp_path / "guard.yaml").server
+    assert server is not None
+    assert [one.name for one in server.api_keys] == ["shop", "prometheus"]
+    assert server.api_keys[1].key == f"file:{tmp_path}/secrets/prometheus.hash"
+    (tmp_path / "upstream.yaml").write_text("version: 1\npolicy: default\n" + tier)
+    remote = read_config(tmp_path / "upstream.yaml").tiers[0].remote
+    assert remote is not None
+    assert remote.chat_model == "langchain_openai:ChatOpenAI"
+
+
+def first_column(document: str, heading: str) -> list[str]:
+    """What is named in the first column of the table with this heading."""
+    table = (ROOT / document).read_text().partition(f"| {heading} |")[2].partition("|\n\n")[0]
+    return [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+
+
+def test_every_parameter_that_the_server_refuses_is_documented() -> None:
+    from ilis_guard_server.openai_requests import ChatRequest
+    from ilis_guard_server.refusing import REASONS
+
+    documented = set(first_column("docs/openai-server.md", "parameter"))
+    assert set(REASONS) <= documented
+    assert documented - set(REASONS) <= set(ChatRequest.model_fields)
+
+
+def test_every_metric_and_its_labels_are_documented() -> None:
+    from ilis_guard_server.meter import Meter
+
+    meter = Meter(under_way=lambda: 0, waiting=lambda: 0)
+    known = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", meter.text().decode(), flags=re.MULTILINE))
+    # When a counter was made is the library's own.
+    known = {name for name in known if not name.endswith("_created")}
+    assert set(first_column("docs/openai-server.md", "metric")) == known
+
+
+def test_every_key_of_the_server_is_in_guard_yamls_documentation() -> None:
+    from ilis_guard.server import KeySettings, ServerSettings
+
+    (block,) = blocks("docs/guard-yaml.md", "yaml")
+    shown = block.partition("server:")[2]
+    for section in (ServerSettings, KeySettings):
+        assert [key for key in section.model_fields if not re.search(rf"\b{key}:", shown)] == []

@@ -105,8 +105,14 @@ class Line:
         if self._free.locked() and self.waiting >= self._most_waiting:
             raise self._busy("Too many requests wait already.")
         self.waiting += 1
+        entering = asyncio.ensure_future(self._free.acquire())
         try:
-            await unless_over(over, self._free.acquire())
+            await unless_over(over, entering)
+        except asyncio.CancelledError:
+            if not entering.cancelled():
+                # Whoever leaves just when their turn has come leaves it to the next.
+                self._free.release()
+            raise
         except TimeOver as why:
             if str(why) == STOPPING:
                 # It hasn't begun, so it may safely be asked elsewhere.

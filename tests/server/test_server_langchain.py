@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import tenacity
 from langchain_openai import ChatOpenAI
 
 from ilis_guard import Decision, Guard, Policy, Tier
@@ -81,7 +82,7 @@ def guarded(upstream: RemoteModel, queue: ReviewQueue, **tier: Any) -> Guard:
         ],
         policy=Policy.parse(UPSTREAM),
         review=queue,
-        backoff=lambda _: 0.0,
+        backoff=tenacity.wait_none(),
     )
 
 
