@@ -82,7 +82,7 @@ class Unfinished:
             ) from error
         if (table.schema.metadata or {}) != self._schema.metadata:
             raise FitError(
-                f"{str(self._folder)!r} holds an unfinished table that was made otherwise: of other questions or "
-                "answers, by another model, prompt, judge or version; go on as it was begun, remove it, or write elsewhere"
+                f"{str(self._folder)!r} holds an unfinished table that was made otherwise (other questions or answers, "
+                "another model, prompt, judge or version); go on as it was begun, remove it, or write elsewhere"
             )
         return table
