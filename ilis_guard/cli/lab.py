@@ -234,11 +234,11 @@ def evaluate(
             seeds=seeds,
             progress=progress,
         )
-    write_tables(evaluation, to)
     # Where its files lie is nobody's business who reads the report.
     words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
-    report = to / "report.html"
-    report.write_text(page(evaluation, command=shlex.join(["ilis-guard", *words])), encoding="utf-8")
+    report = page(evaluation, command=shlex.join(["ilis-guard", *words]))
+    write_tables(evaluation, to)
+    (to / "report.html").write_text(report, encoding="utf-8")
     out.print(evaluation_view(evaluation))
     out.print(f"tables and report in {to}", highlight=False, soft_wrap=True)
 

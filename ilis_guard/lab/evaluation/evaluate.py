@@ -1,6 +1,6 @@
 """An evaluation, from files to all that there is to tell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -65,17 +65,15 @@ class Evaluation:
     notes: tuple[str, ...]
     """What the reader must know."""
 
+    _by_name: Mapping[tuple[str, str, str, str], Figure] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        by_name = {(one.protocol, one.method, one.tested_on, one.metric): one for one in self.figures}
+        object.__setattr__(self, "_by_name", by_name)
+
     def figure(self, protocol: str, method: str, tested_on: str, metric: str) -> Figure | None:
-        """One figure; None where there is none."""
-        return next(
-            (
-                figure
-                for figure in self.figures
-                if (figure.protocol, figure.method, figure.tested_on, figure.metric)
-                == (protocol, method, tested_on, metric)
-            ),
-            None,
-        )
+        """One figure; None where there is none. One to one, of means only: there a set is tested after many others."""
+        return self._by_name.get((protocol, method, tested_on, metric))
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """The figures that tables show, in words: the same in the terminal and on the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,7 +79,7 @@ def ahead(evaluation: Evaluation) -> Table:
 def by_metric(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """All metrics of every method under one protocol."""
     return Table(
-        title=f"{PROTOCOL_NAMES[protocol]}: mean over sets; ECE of all test rows together",
+        title="mean over sets, with 95 % bootstrap intervals; ECE of all test rows together",
         columns=("method", *METRIC_NAMES.values(), "ECE if exact"),
         rows=tuple(
             (
@@ -96,7 +96,7 @@ def by_set(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """AUROC of every method on every set."""
     names = [one.name for one in evaluation.sets if one.counts]
     return Table(
-        title=f"{PROTOCOL_NAMES[protocol]}: AUROC on each set",
+        title="AUROC on each set",
         columns=("set", *evaluation.methods),
         rows=tuple(
             (name, *(short(evaluation.figure(protocol, method, name, "auroc")) for method in evaluation.methods))
@@ -110,7 +110,7 @@ def compared(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     found = {(one.method, one.metric): one for one in evaluation.differences if one.protocol == protocol}
     methods = [name for name in evaluation.methods if (name, COMPARED[0]) in found]
     return Table(
-        title=f"{PROTOCOL_NAMES[protocol]}: the difference, in hundredths",
+        title="the difference, in hundredths, with paired 95 % intervals",
         columns=("fused less", *(METRIC_NAMES[metric] for metric in COMPARED), "AUROC ahead on"),
         rows=tuple(
             (
@@ -143,15 +143,13 @@ def difference(one: Difference) -> str:
     return f"{_apart(one)}, worst {100 * one.worst:+.1f}"
 
 
-def tables(evaluation: Evaluation) -> Sequence[Table]:
-    """All that the page shows."""
-    found = []
-    for protocol in protocols(evaluation):
-        found.append(by_metric(evaluation, protocol))
-        if len(evaluation.methods) > 1 and evaluation.differences:
-            found.append(compared(evaluation, protocol))
-        if protocol != "one-to-one":
-            found.append(by_set(evaluation, protocol))
+def of_protocol(evaluation: Evaluation, protocol: ProtocolName) -> list[Table]:
+    """All that the page shows of one protocol."""
+    found = [by_metric(evaluation, protocol)]
+    if evaluation.differences:
+        found.append(compared(evaluation, protocol))
+    if protocol != "one-to-one":
+        found.append(by_set(evaluation, protocol))
     return found
 
 

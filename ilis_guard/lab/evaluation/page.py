@@ -1,7 +1,6 @@
 """An evaluation as one HTML file that fetches nothing and runs nothing."""
 
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata, resources
@@ -11,7 +10,7 @@ import jinja2
 
 from ilis_guard.lab.evaluation import pictures
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
-from ilis_guard.lab.evaluation.headlines import PROTOCOL_NAMES, Table, ahead, by_protocol, protocols, tables
+from ilis_guard.lab.evaluation.headlines import PROTOCOL_NAMES, ahead, by_protocol, of_protocol, protocols
 from ilis_guard.lab.evaluation.shifting import LEVELS
 from ilis_guard.lab.evaluation.svg import Drawer
 from ilis_guard.lab.fit import COUNTED, LEAST_OF_A_CLASS, SHARES
@@ -50,7 +49,7 @@ def page(evaluation: Evaluation, *, command: str) -> str:
     return template.render(
         evaluation=evaluation,
         headlines=[by_protocol(evaluation), *([ahead(evaluation)] if evaluation.differences else [])],
-        by_protocol=_by_protocol(evaluation),
+        by_protocol={PROTOCOL_NAMES[name]: of_protocol(evaluation, name) for name in protocols(evaluation)},
         counted=COUNTED,
         least=LEAST_OF_A_CLASS,
         shares=SHARES,
@@ -71,14 +70,6 @@ def page(evaluation: Evaluation, *, command: str) -> str:
         versions={package: metadata.version(package) for package in PACKAGES} | {"python": platform.python_version()},
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-
-
-def _by_protocol(evaluation: Evaluation) -> Mapping[str, list[Table]]:
-    found = tables(evaluation)
-    return {
-        PROTOCOL_NAMES[name]: [table for table in found if table.title.startswith(f"{PROTOCOL_NAMES[name]}: ")]
-        for name in protocols(evaluation)
-    }
 
 
 def _shifted(evaluation: Evaluation) -> list[Shifted]:
