@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from ilis_guard.calling.deadline import Deadline
-from ilis_guard.errors import ModelError
+from ilis_guard.errors import ModelError, SignatureError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.stepwise import Unfolding
 from ilis_guard.types import Generation, Message, Step
@@ -92,7 +92,7 @@ class BatchedModel:
             BudgetError: the deadline has passed.
             PromptTooLongError: the prompt and the answer don't fit into the context.
             ModelError: the conversation can't be put to this model.
-            SignatureError: an activation of the batch is missing or not finite.
+            SignatureError: an activation of this row is missing or not finite.
         """
         row = _Row(self._model.asked(messages, stop), is_asking=proceed is not None)
         with self._taking_part(row):
@@ -150,12 +150,23 @@ class BatchedModel:
         patience = 0.0
         while rows := self._next(patience):
             began = time.monotonic()
-            try:
-                self._model.run([row.asked for row in rows], _Batch(rows, self._changed))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, everybody in the batch must hear of it
-                for row in rows:
-                    row.fail(error)
+            self._run(rows)
             patience = PATIENCE * (time.monotonic() - began)
+
+    def _run(self, rows: "Sequence[_Row]") -> None:
+        try:
+            self._model.run([row.asked for row in rows], _Batch(rows, self._changed))
+        except SignatureError as error:
+            if len(rows) == 1:
+                rows[0].fail(error)
+                return
+            # It doesn't say in whose row: each has a pass of its own, so that one prompt doesn't take others along.
+            for row in rows:
+                if not row.has_left:
+                    self._run([row])
+        except BaseException as error:  # noqa: BLE001 - whatever it is, everybody in the batch must hear of it
+            for row in rows:
+                row.fail(error)
 
     def _next(self, patience: float) -> "list[_Row]":
         """The rows of the next batch; none where nobody waits, and then the thread ends."""

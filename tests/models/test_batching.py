@@ -489,7 +489,6 @@ class OddError(Exception):
     ("error", "kind", "says"),
     [
         (RuntimeError("no memory"), RuntimeError, "^no memory$"),
-        (SignatureError("not finite"), SignatureError, "^not finite$"),
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
         (OddError(1, 2), RuntimeError, "^OddError: 1 and 2$"),
     ],
@@ -525,6 +524,29 @@ def test_an_error_of_the_pass_reaches_everybody_in_it_and_nobody_after(
     assert len({id(found) for found in errors}) == 3
     assert all(found is not error and found.__cause__ is error for found in errors if found is not None)
     agree(waiting.result(LONG_ENOUGH), tiny.generate(ask("long")))
+
+
+def test_a_prompt_whose_activations_arent_finite_takes_nobody_along(
+    tiny: LocalModel, batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
+) -> None:
+    bad = tiny.text_tokens("tool")[0]
+
+    def spoil(_module: object, inputs: Any, output: Any) -> Any:
+        return output.masked_fill((inputs[0] == bad)[..., None], float("nan"))
+
+    prompts = [ask("long"), ask("tool"), ask("word1 forever")]
+    spoilt = tiny._model.get_input_embeddings().register_forward_hook(spoil)
+    try:
+        calls = [partial(batched.generate, prompt) for prompt in prompts]
+        streamed = lambda: list(batched.stream(ask("forever")))[-1].generation  # noqa: E731 - it stands in a list of calls
+        good, failed, other, stream = together(batched, gate, pool, ask, [*calls, streamed])
+        assert isinstance(failed.exception(LONG_ENOUGH), SignatureError)
+        found = [future.result(LONG_ENOUGH) for future in (good, other, stream)]
+    finally:
+        spoilt.remove()
+    assert gate.batches == [1, 4, 1, 1, 1, 1]
+    for prompt, generation in zip([prompts[0], prompts[2], ask("forever")], found, strict=True):
+        agree(generation, tiny.generate(prompt))
 
 
 def test_nothing_is_left_of_a_model_that_was_dropped(tiny: LocalModel, pool: ThreadPoolExecutor, ask: Ask) -> None:
