@@ -30,7 +30,7 @@ class Spy(BaseCallbackHandler):
         self.failed: list[BaseException] = []
         self.events: list[tuple[str, Any, UUID]] = []
 
-    def on_chain_start(self, _: Any, inputs: Any, **told: Any) -> None:
+    def on_chain_start(self, serialized: Any, inputs: Any, **told: Any) -> None:  # noqa: ARG002 - LangChain's signature
         self.begun.append({"inputs": inputs, **told})
 
     def on_chain_end(self, outputs: Any, **_: Any) -> None:
