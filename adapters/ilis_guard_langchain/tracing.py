@@ -55,15 +55,18 @@ async def atrace_attempts(decision: Decision, given: RunnableConfig | BaseRunMan
         await adispatch_custom_event(DECISION, told(decision), config={"callbacks": manager})
 
 
-def feedback(decision: Decision, run_id: UUID | str) -> dict[str, Any]:
+def feedback(decision: Decision, run_id: UUID | str, session_id: UUID | str | None = None) -> dict[str, Any]:
     """What LangSmith is told of a decision: ``client.create_feedback(**feedback(decision, run_id))``.
 
     Args:
         decision: whose score and action it carries, without prompts and answers.
         run_id: of the traced run that made it.
+        session_id: of the project that the run is in, ``client.read_project(project_name=...).id``; newer deployments
+            of LangSmith find no run without it.
     """
     return {
         "run_id": run_id,
+        "session_id": session_id,
         "key": FEEDBACK,
         "score": decision.uncertainty,
         "value": decision.action.value,

@@ -157,7 +157,7 @@ class Listening:
             ModelError: several rows were generated at once.
         """
         if self._sequences is None:
-            raise ModelError("the chain's model returned without generating a token that was heard: did a cache answer?")
+            raise ModelError("the chain's model returned and no token was heard: did a cache answer?")
         if len(self._sequences) != 1:
             raise ModelError(f"the chain's model generated {len(self._sequences)} rows for one request")
         (recording,) = self._recorder.finish(self._sequences)

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from langchain_core.caches import InMemoryCache
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, pipeline
 
 from ilis_guard import Action, Decision, Guard, Message, Policy, Tier
-from ilis_guard.errors import BundleMismatchError
+from ilis_guard.errors import BundleMismatchError, ModelError
 from ilis_guard.models.local import LocalModel
 from ilis_guard.models.weights import converted_folder, packaged_weights
 from ilis_guard.scoring import LightGBMScorer, read_bundle
@@ -135,7 +136,7 @@ async def test_events_do_not_move_the_pass_out_of_hearing(chain: Runnable[Any, s
     """Whoever listens for tokens makes LangChain stream, and the pipeline would run in a thread of its own."""
     wrapped = guard().wrap(chain)
     events = [event async for event in wrapped.astream_events({"question": QUESTIONS[0]}, version="v2")]
-    (told,) = [event["data"] for event in events if event["name"] == "ilis_guard.decision"]
+    (told,) = [dict(event["data"]) for event in events if event["name"] == "ilis_guard.decision"]
     assert (told["action"], told["rule"]) == ("answer", "scored")
     assert "on_chat_model_stream" not in {event["event"] for event in events}
 
@@ -218,6 +219,38 @@ def test_another_precision_is_refused(loaded: tuple[Any, Any]) -> None:
     )
     with pytest.raises(BundleMismatchError, match="dtype differ"):
         guard().wrap(FEW_WORDS | chat(other))
+
+
+def test_weights_in_four_bits_are_known_too(loaded: tuple[Any, Any], smollm2_nf4: LocalModel) -> None:
+    four_bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        loaded[0].name_or_path, dtype="float32", quantization_config=four_bits, device_map="cpu"
+    )
+    options: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False, "return_full_text": False}
+    llm = HuggingFacePipeline(pipeline=pipeline("text-generation", model=model, tokenizer=loaded[1], **options))
+    scorer = LightGBMScorer(read_bundle("packaged:smollm2-135m-instruct-nf4"))
+    tiers = [Tier(name="small", model=FakeModel([]), scorer=scorer)]
+    wrapped = Guard(tiers=tiers, policy=Policy.parse(POLICY)).wrap(FEW_WORDS | chat(llm), output="decision")
+    decision = wrapped.invoke({"question": QUESTIONS[0]})
+    expected = smollm2_nf4.generate([Message(role="user", content=QUESTIONS[0])])
+    assert decision.text == expected.text
+    for position, signature in expected.signatures.items():
+        np.testing.assert_allclose(decision.attempts[0].signatures[position], signature, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_in_training_mode_is_refused(pipe: Pipe) -> None:
+    llm = pipe()
+    llm.pipeline.model.train()
+    try:
+        with pytest.raises(ModelError, match=r"call model\.eval\(\)"):
+            guard().wrap(FEW_WORDS | chat(llm))
+    finally:
+        llm.pipeline.model.eval()
 
 
 def test_a_cache_does_not_answer_in_the_models_place(pipe: Pipe) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
@@ -105,7 +106,7 @@ def test_a_larger_tier_is_asked_what_the_chains_model_was_sent() -> None:
 
 def test_a_larger_tiers_answer_goes_through_the_chains_end() -> None:
     large = FakeModel('```json\n{"name": "Oslo"}\n```')
-    parser = PydanticOutputParser(pydantic_object=City)
+    parser: PydanticOutputParser[City] = PydanticOutputParser(pydantic_object=City)
     wrapped = guard_of(RETRY, models={"large": large}).wrap(PROMPT | chat('{"name": "Bergen"}') | parser)
     assert wrapped.invoke(NORWAY) == City(name="Oslo")
 
@@ -120,7 +121,7 @@ def test_a_larger_tiers_answer_is_a_message_with_its_usage_where_the_chain_ends_
 
 
 def test_what_the_chain_cannot_use_is_no_answer_whichever_tier_gave_it() -> None:
-    parser = PydanticOutputParser(pydantic_object=City)
+    parser: PydanticOutputParser[City] = PydanticOutputParser(pydantic_object=City)
     large = FakeModel("no JSON at all, secret")
     wrapped = guard_of(models={"large": large}).wrap(PROMPT | chat("Oslo, a secret") | parser, output="decision")
     decision = wrapped.invoke(NORWAY)
@@ -250,6 +251,16 @@ def test_an_agents_state_is_a_conversation_and_its_last_message_an_answer() -> N
     assert [turn.content for turn in found["messages"]] == ["Capital of Norway?", "Oslo"]
 
 
+def test_an_agent_is_wrapped_whole() -> None:
+    agent = create_agent(chat("Oslo"), tools=[])
+    question = {"messages": [HumanMessage("Capital of Norway?")]}
+    assert guard_of(tiers=1).wrap(agent).invoke(question)["messages"][-1].content == "Oslo"
+    refusal = guard_of(ABSTAIN, tiers=1).wrap(agent).invoke(question)
+    assert isinstance(refusal, Refused)
+    wrapped = guard_of(RETRY).wrap(agent, as_output=lambda text: {"messages": [AIMessage(text)]})
+    assert wrapped.invoke(question)["messages"][-1].content == "Oslo, surely"
+
+
 def test_an_input_that_asks_nothing_by_itself_needs_a_prompt() -> None:
     def ask(given: dict[str, str]) -> str:
         return f"The capital of {given['country']} is Oslo."
@@ -275,7 +286,7 @@ def test_a_larger_tiers_answer_in_an_unknown_type_needs_as_output() -> None:
 
 
 def test_an_undeclared_type_may_be_declared() -> None:
-    untyped = RunnableLambda(lambda question: "Bergen")  # noqa: ARG005
+    untyped: RunnableLambda[str, Any] = RunnableLambda(lambda question: "Bergen")  # noqa: ARG005
     with pytest.raises(ConfigError, match="with_types"):
         guard_of(RETRY).wrap(untyped)
     assert guard_of(RETRY).wrap(untyped.with_types(output_type=str)).invoke("q") == "Oslo, surely"

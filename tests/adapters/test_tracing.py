@@ -30,7 +30,7 @@ class Spy(BaseCallbackHandler):
         self.failed: list[BaseException] = []
         self.events: list[tuple[str, Any, UUID]] = []
 
-    def on_chain_start(self, _: Any, inputs: Any, **told: Any) -> None:
+    def on_chain_start(self, serialized: Any, inputs: Any, **told: Any) -> None:  # noqa: ARG002 - LangChain's signature
         self.begun.append({"inputs": inputs, **told})
 
     def on_chain_end(self, outputs: Any, **_: Any) -> None:
@@ -153,12 +153,13 @@ def test_langsmith_takes_the_feedback(
 ) -> None:
     client, heard = langsmith
     decision = guard_of(uncertainty, models={"small": FakeModel(SECRET)}, tiers=1).decide(SECRET)
-    run = uuid4()
-    client.create_feedback(**feedback(decision, run))
+    run, project = uuid4(), uuid4()
+    client.create_feedback(**feedback(decision, run, project))
     ((path, body),) = heard
     assert path.endswith("/feedback")
-    assert (body["run_id"], body["key"]) == (str(run), "ilis_guard.uncertainty")
-    assert (body["score"], body["value"]) == (uncertainty, action)
+    assert (body["run_id"], body["session_id"]) == (str(run), str(project))
+    assert body["key"] == "ilis_guard.uncertainty"
+    assert (body.get("score"), body["value"]) == (uncertainty, action)
     assert body["comment"] == decision.explain()
     assert body["feedback_source"]["metadata"]["decision"] == decision.id
     assert SECRET not in json.dumps(body)
