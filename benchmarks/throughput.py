@@ -2,7 +2,9 @@
 
 python -m benchmarks.throughput [--precision nf4] [--callers 8] [--each 4] [--threads 1]
 
-The tier is the one that the shipped bundle was fitted to, so every answer is scored and ruled on. Beside it stands what
+The tier is the one that the shipped bundle was fitted to, so every answer is scored and ruled on; they are a few words
+long. With `--tokens`, answers have a length of their own and no score: the longer they are, the less it weighs that
+prompts are computed no faster in a batch. Beside it stands what
 transformers' own batched `generate` does with as many prompts at a time, without guard, threads or anybody who waits:
 the ceiling. Every line is written to `benchmarks/results/throughput.csv`.
 """
@@ -105,11 +107,13 @@ def drive(ask: Callable[[str], object], prompts: Sequence[str], callers: int) ->
     return Driven(seconds=seconds, processor=processor, latencies=tuple(latencies))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One line of the table."""
 
     precision: Precision
+    tokens: int | None
+    """Of each answer; None for as many as it takes."""
     way: str
     """`alone` (each request by itself), `batched` (guard.yaml's `batch`) or `bare` (transformers, in batches)."""
     callers: int
@@ -117,13 +121,17 @@ class Measured:
     driven: Driven
 
 
-def measure(precision: Precision, batch: int, each: int, all_callers: Sequence[int]) -> Iterator[Measured]:
+def measure(
+    precision: Precision, tokens: int | None, *, batch: int, each: int, all_callers: Sequence[int]
+) -> Iterator[Measured]:
     """Each number of callers in each way, one after the other on the same weights."""
-    tier = load_tier(
-        read_config("benchmarks/bundles.yaml")
-        .tier(f"smollm2-135m-instruct-{precision}")
-        .model_copy(update={"bundle": f"packaged:smollm2-135m-instruct-{precision}"})
-    )
+    name = f"smollm2-135m-instruct-{precision}"
+    config = read_config("benchmarks/bundles.yaml").tier(name)
+    if tokens is None:
+        changes: dict[str, object] = {"bundle": f"packaged:{name}"}
+    else:
+        changes = {"max_new_tokens": tokens, "decoding": {"min_new_tokens": tokens}}
+    tier = load_tier(config.model_copy(update=changes))
     model = tier.model
     assert isinstance(model, LocalModel), "it isn't batched"
     tiers = {"alone": tier, "batched": replace(tier, model=BatchedModel(model, batch))}
@@ -133,8 +141,8 @@ def measure(precision: Precision, batch: int, each: int, all_callers: Sequence[i
         # Each question as often as any other: their answers differ in length.
         prompts = QUESTIONS * max(1, round(each * callers / len(QUESTIONS)))
         for way, guard in guards.items():
-            yield Measured(precision=precision, way=way, callers=callers, driven=drive(guard.decide, prompts, callers))
-        yield Measured(precision=precision, way="bare", callers=callers, driven=_bare(model, prompts, callers))
+            yield Measured(precision, tokens, way, callers, drive(guard.decide, prompts, callers))
+        yield Measured(precision, tokens, "bare", callers, _bare(model, prompts, callers))
 
 
 def _bare(model: LocalModel, prompts: Sequence[str], size: int) -> Driven:
@@ -158,6 +166,9 @@ def main(
     batch: Annotated[int, typer.Option(min=2, help="guard.yaml's `batch`.")] = 16,
     each: Annotated[int, typer.Option(min=1, help="About so many requests each caller makes.")] = 4,
     callers: Annotated[list[int] | None, typer.Option(min=1, help="Default 1, 2, 4, 8, 16.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Unscored answers of so many tokens; default the scored ones.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
     to: Annotated[Path, typer.Option(help="The CSV file; what else it holds is kept.")] = RESULTS,
 ) -> None:
@@ -167,7 +178,7 @@ def main(
     for chosen in PRECISIONS:
         if precision and chosen not in precision:
             continue
-        measured = list(measure(chosen, batch, each, callers or CALLERS))
+        measured = list(measure(chosen, tokens, batch=batch, each=each, all_callers=callers or CALLERS))
         _print(measured, threads, batch)
         _write(to, measured, threads, batch)
 
@@ -192,18 +203,20 @@ def _print(measured: Sequence[Measured], threads: int, batch: int) -> None:
 
 
 COLUMNS: Final = (
-    *("machine", "torch", "threads", "precision", "way", "batch", "callers"),
+    *("machine", "torch", "threads", "precision", "tokens", "way", "batch", "callers"),
     *("requests", "seconds", "processor_seconds", "requests_per_second", "median_seconds", "longest_seconds"),
 )
 
 
 def _write(path: Path, measured: Sequence[Measured], threads: int, batch: int) -> None:
     precision = measured[0].precision
-    anew = {(precision, str(each.callers)) for each in measured}
+    anew = {(precision, str(each.tokens or ""), str(each.callers)) for each in measured}
     kept: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if (row["precision"], row["callers"]) not in anew]
+            kept = [
+                row for row in csv.DictReader(file) if (row["precision"], row["tokens"], row["callers"]) not in anew
+            ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -212,7 +225,7 @@ def _write(path: Path, measured: Sequence[Measured], threads: int, batch: int) -
         for each in measured:
             driven, size = each.driven, {"alone": 1, "batched": batch, "bare": each.callers}[each.way]
             spent = (driven.seconds, driven.processor, driven.per_second, *np.percentile(driven.latencies, (50, 100)))
-            values = [machine(), torch.__version__, threads, precision, each.way, size, each.callers]
+            values = [machine(), torch.__version__, threads, precision, each.tokens, each.way, size, each.callers]
             values += [len(driven.latencies), *(f"{value:.3f}" for value in spent)]
             table.writerow(dict(zip(COLUMNS, values, strict=True)))
 

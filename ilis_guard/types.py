@@ -120,12 +120,12 @@ class Request:
         return self.messages[-1].content
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
+        """As JSON values; `stop` only where there is any, so that others look as their tickets always did."""
+        told = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
             "labels": dict(self.labels),
-            "stop": list(self.stop),
         }
+        return told | ({"stop": list(self.stop)} if self.stop else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

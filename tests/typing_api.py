@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import assert_type
 
 import numpy as np
+from langchain_core.messages import AIMessage
 from numpy.typing import NDArray
 
 from ilis_guard import (
@@ -17,12 +18,16 @@ from ilis_guard import (
     Guard,
     IlisGuardError,
     Message,
+    Piece,
     Policy,
     Request,
+    Retraction,
     ReviewQueue,
     Ruling,
     Score,
     Statistics,
+    StreamEvent,
+    StreamMode,
     Ticket,
     Tier,
     Verdict,
@@ -30,6 +35,7 @@ from ilis_guard import (
 )
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Fingerprint
+from ilis_guard_langchain import ChatIlisGuard
 
 
 class OwnModel:
@@ -54,6 +60,7 @@ def answers(path: Path) -> str:
         assert_type(guard, Guard)
         decision = guard.decide("What is the capital of Norway?", labels={"topic": "geography", "vip": True, "n": 1})
     assert_type(decision, Decision)
+    assert_type(guard.decide("What is the capital of Norway?", stop=["\n"]), Decision)
     assert_type(decision.action, Action)
     assert_type(decision.uncertainty, float | None)
     assert_type(decision.attempts, tuple[Attempt, ...])
@@ -75,6 +82,24 @@ def conversations(guard: Guard) -> None:
 
 async def awaits(guard: Guard) -> tuple[Decision, Decision]:
     return await asyncio.gather(guard.adecide("?"), guard.adecide("!"))
+
+
+def shows(guard: Guard, mode: StreamMode) -> str:
+    text = ""
+    for event in guard.stream("?", mode=mode):
+        assert_type(event, StreamEvent)
+        if isinstance(event, Piece):
+            text += event.text
+        elif isinstance(event, Retraction):
+            text = event.reason
+        else:
+            assert_type(event, Decision)
+    guard.stream("?", mode="fast")  # type: ignore[arg-type]
+    return text
+
+
+async def shows_on(guard: Guard) -> list[StreamEvent]:
+    return [event async for event in guard.astream("?", labels={"topic": "x"})]
 
 
 async def waits(guard: Guard, queue: ReviewQueue) -> Verdict | None:
@@ -132,3 +157,12 @@ def errors() -> str:
     except IlisGuardError as error:
         assert_type(error.is_retryable, bool)
         return str(error)
+
+
+def chats(path: Path) -> str:
+    chat = ChatIlisGuard.from_config(path, labels={"topic": "geography"}, stream_mode="optimistic")
+    assert_type(chat, ChatIlisGuard)
+    assert_type(chat.guard, Guard)
+    message = chat.invoke("What is the capital of Norway?", stop=["\n"])
+    assert_type(message, AIMessage)
+    return message.text

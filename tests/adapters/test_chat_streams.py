@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import LLMResult
 
 from ilis_guard import StreamMode
+from ilis_guard.errors import RequestError
 from ilis_guard_langchain import ChatIlisGuard
 from tests.adapters.chatting import QUESTION, chat
 
@@ -185,6 +186,14 @@ async def test_whoever_leaves_a_stream_leaves_the_guards() -> None:
     later: Any = model.astream(QUESTION)
     assert (await anext(later)).content == "It"
     await later.aclose()
+
+
+async def test_a_request_that_cannot_be_used_raises_as_in_an_invoke() -> None:
+    model = chat(0.1, stream_mode="optimistic")
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        next(model.stream("  "))
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        await anext(model.astream("  "))
 
 
 def test_a_stop_sequence_ends_a_stream_and_nothing_of_it_is_shown() -> None:
