@@ -148,9 +148,14 @@ class Endless(FakeModel):
         return None
 
     def generate(
-        self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        proceed: Proceed | None = None,
+        deadline: Deadline | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
-        del proceed
+        del proceed, stop
         del messages
         try:
             while not self.is_tired:
@@ -161,7 +166,8 @@ class Endless(FakeModel):
         finally:
             self.stopped.set()
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
+        del stop
         try:
             while not self.is_tired:
                 self._say_one()
