@@ -76,6 +76,8 @@ benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.deliveries
 	.venv/bin/python -m benchmarks.certify
 	.venv/bin/python -m benchmarks.simulation
+	.venv/bin/python -m benchmarks.streaming record --model smollm2-135m-instruct-full
+	.venv/bin/python -m benchmarks.streaming report
 
 # Beside other libraries. The first run makes an environment for each of them under build/neighbours.
 neighbours: .venv/.ready

@@ -15,7 +15,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -248,7 +248,7 @@ def _counted(row: Row, way: Way, answers: Sequence[tuple[list[Moment], bool]]) -
             pieces=pieces,
             retracted_pieces=0 if goes_out else pieces,
         )
-    return replace(row, **counts)
+    return Row(**{**asdict(row), **counts})
 
 
 def _stopped_at(row: Row, way: Way, running: Sequence[Moment], events: list[StreamEvent]) -> int | None:

@@ -26,6 +26,12 @@ Rules of stage ``prompt`` see what `prompts` says of a tier before it answers:
     >>> guard.decide("Prove Fermat's last theorem.").rules
     ('too-hard-for-this-tier', 'sure-enough')
 
+Streams show a fake model's reply word by word:
+
+    >>> events = fake_guard("default", {"small": 0.1}).stream("What is 7 times 8?", mode="optimistic")
+    >>> [event.text for event in events]
+    ['answer', ' of', ' small', 'answer of small']
+
 A policy's guarantee holds up to what `thresholds` says of a tier; without a threshold nothing is certified there:
 
     >>> guard = fake_guard("customer-support", {"small": 0.2, "large": 0.2}, thresholds={"small": 0.1, "large": 0.3})
@@ -148,8 +154,9 @@ class FixedScorer:
     """A scorer that says what it is told to say.
 
     Args:
-        scores: one for all generations, a sequence with one a generation, or a mapping by the generation's text. A
-            number is an uncertainty; a `Score` brings its own shift; an exception is raised. A generation without a
+        scores: one for all generations, a sequence with one a generation, or a mapping by the generation's text (a
+            stream that cuts or shows asks after each word: then a mapping, by the texts so far). A number is an
+            uncertainty; a `Score` brings its own shift; an exception is raised. A generation without a
             score raises LookupError.
         shift: the shift beside an uncertainty; 1 is familiar ground.
     """

@@ -1,5 +1,6 @@
 """What the documents show must work as it stands there."""
 
+import csv
 import re
 import shlex
 from collections.abc import Iterator
@@ -245,8 +246,33 @@ def test_the_scored_tables_columns_in_the_documentation_are_all_there_are() -> N
     assert documented == SCHEMA.names
 
 
+def test_the_figures_of_streams_in_the_documentation_are_the_benchmarks() -> None:
+    from ilis_guard.walk.follower import CONVINCING, PATIENCE
+
+    text = (ROOT / "docs/streaming.md").read_text()
+    assert f"no for {PATIENCE} tokens in a row" in text
+    assert f"from {CONVINCING:g} on" in text
+    with (ROOT / "benchmarks/results/streaming.csv").open() as file:
+        measured = [row for row in csv.DictReader(file) if row["half"] == "report"]
+    ours = [row for row in measured if (float(row["convincing"]), int(row["patience"])) == (CONVINCING, PATIENCE)]
+    assert len(ours) == 4
+    for row in ours:
+        saved = int(row["saved"]) / int(row["tokens"])
+        answered = f"{row['answered']} of {row['questions']} | {row['falsely_cut']}"
+        shown = f"{row['retracted']} of {row['shown']}"
+        assert f"| {row['limit']} | {answered} | {100 * saved:.1f} % | {shown} |" in text
+    (naive,) = [row for row in measured if (row["convincing"], row["patience"], row["limit"]) == ("0.0", "4", "0.25")]
+    assert f"cut {naive['falsely_cut']} of the {naive['answered']} answers" in text
+    assert f"save {100 * int(naive['saved']) / int(naive['tokens']):.0f} % of the tokens" in text
+
+
 @pytest.mark.parametrize(
-    ("document", "said"), [("docs/risk-control.md", "answer where uncertainty <= 0.40"), ("docs/scoring.md", "None 1 ")]
+    ("document", "said"),
+    [
+        ("docs/risk-control.md", "answer where uncertainty <= 0.40"),
+        ("docs/scoring.md", "None 1 "),
+        ("docs/streaming.md", "answer| of| small|\ndecided: answer"),
+    ],
 )
 def test_the_code_in_the_documentation_runs(document: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = blocks(document, "python")

@@ -17,12 +17,16 @@ from ilis_guard import (
     Guard,
     IlisGuardError,
     Message,
+    Piece,
     Policy,
     Request,
+    Retraction,
     ReviewQueue,
     Ruling,
     Score,
     Statistics,
+    StreamEvent,
+    StreamMode,
     Ticket,
     Tier,
     Verdict,
@@ -75,6 +79,24 @@ def conversations(guard: Guard) -> None:
 
 async def awaits(guard: Guard) -> tuple[Decision, Decision]:
     return await asyncio.gather(guard.adecide("?"), guard.adecide("!"))
+
+
+def shows(guard: Guard, mode: StreamMode) -> str:
+    text = ""
+    for event in guard.stream("?", mode=mode):
+        assert_type(event, StreamEvent)
+        if isinstance(event, Piece):
+            text += event.text
+        elif isinstance(event, Retraction):
+            text = event.reason
+        else:
+            assert_type(event, Decision)
+    guard.stream("?", mode="fast")  # type: ignore[arg-type]
+    return text
+
+
+async def shows_on(guard: Guard) -> list[StreamEvent]:
+    return [event async for event in guard.astream("?", labels={"topic": "x"})]
 
 
 async def waits(guard: Guard, queue: ReviewQueue) -> Verdict | None:

@@ -34,13 +34,8 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds until then, at least 0."""
-        return max(0.0, self.at - time.monotonic())
-
-    @property
-    def timeout(self) -> float | None:
-        """As `left`, for what waits; None where there is any time."""
-        return None if math.isinf(self.at) else self.left
+        """Seconds until then, at least 0, and at most as many as anything can wait."""
+        return min(max(0.0, self.at - time.monotonic()), threading.TIMEOUT_MAX)
 
     def check(self) -> None:
         """See that it hasn't passed.
@@ -89,7 +84,7 @@ def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[
         BudgetError: the deadline has passed.
         BaseException: whatever the work raises.
     """
-    if deadline is None or deadline.timeout is None:
+    if deadline is None or math.isinf(deadline.at):
         try:
             return work()
         finally:
@@ -111,7 +106,7 @@ def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[
     except BaseException:
         ended()
         raise
-    wait([outcome], timeout=deadline.timeout)
+    wait([outcome], timeout=deadline.left)
     if not outcome.done():
         raise deadline.passed("; the model was given up")
     return outcome.result()

@@ -33,7 +33,7 @@ class Line:
             def may_stop() -> bool:
                 return self._free != 0 or (presence is not None and presence.has_left)
 
-            self._changed.wait_for(may_stop, timeout=None if deadline is None else deadline.timeout)
+            self._changed.wait_for(may_stop, timeout=None if deadline is None else deadline.left)
             if presence is not None and presence.has_left:
                 # It may have been woken for a place, which another one wants.
                 self._changed.notify()

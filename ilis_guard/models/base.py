@@ -39,7 +39,12 @@ class StepwiseModel(Model, Protocol):
         Raises:
             BudgetError: the deadline has passed. The guard gave the call up by then; so does the model, at its next
                 token, and leaves the processor to others.
+            LeftError: whoever asked has left, as the deadline says whenever it is checked.
         """
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
-        """Answer step by step: after the prompt, after each token, and at the end. Closing it ends the generation."""
+        """Answer step by step: after the prompt, after each token, and at the end. Closing it ends the generation.
+
+        The text so far only grows, but for half characters and spaces at its end; only the last step, which is the
+        whole answer, has a finish reason.
+        """

@@ -327,3 +327,17 @@ def test_what_goes_on_beside_is_told_to_stop(settings: PageSettings, start: Star
         assert client.get("/healthz").json() == {"status": "ok"}
         assert heard == ["started"]
     assert heard == ["started", "stopped"]
+
+
+def test_an_answer_that_a_stream_cut_is_said_to_be_one_and_its_uncertainty_isnt_explained(
+    site: Site, review: ReviewQueue
+) -> None:
+    half = Attempt(tier="small", text="24", uncertainty=0.97, shift=0.2, tokens=1, stopped_at=1)
+    whole, cut = put(review, "a"), put(review, "b", attempts=[half])
+    ana = site.signed_in("ana").client
+    shown = ana.get(f"/tickets/{cut}").text
+    assert "Cut after 1 token: no rule would have answered any more." in shown
+    assert "in 100 are wrong" not in shown
+    assert 'value="accept"' not in shown
+    assert "in 100 are wrong" in ana.get(f"/tickets/{whole}").text
+    assert 'value="accept"' in ana.get(f"/tickets/{whole}").text

@@ -1,0 +1,95 @@
+"""What was cut by a stream is on record as that, wherever decisions and tickets are read again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tenacity
+from rich.console import Console
+
+from ilis_guard import Attempt, Decision, Guard, Policy
+from ilis_guard.lab.logged import score_decisions
+from ilis_guard.policy.retracing import Retold, retrace
+from ilis_guard.policy.written import WrittenAttempt
+from ilis_guard.review.record import judged_in, proposed_in
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from ilis_guard.tiers import Tier
+from ilis_guard.types import Action
+from ilis_guard.views.decisions import attempts_table
+from ilis_guard.walk.follower import PATIENCE
+
+POLICY = Policy.parse("""
+version: 1
+name: p
+rules:
+  - {id: sure, when: uncertainty < 0.2, do: answer}
+  - {id: larger, do: retry}
+  - {id: person, do: escalate}
+""")
+
+
+@pytest.fixture(scope="module")
+def cut() -> Decision:
+    """Of two attempts, one was cut and the other answers."""
+    words = "one two three four five six seven eight"
+    tiers = [
+        Tier(name="small", model=FakeModel(words), scorer=FixedScorer(0.97)),
+        Tier(name="large", model=FakeModel("right"), scorer=FixedScorer(0.1)),
+    ]
+    with InMemoryQueue() as queue:
+        *_, made = Guard(tiers=tiers, policy=POLICY, review=queue, backoff=tenacity.wait_none()).stream(
+            "?", mode="early_stop"
+        )
+    assert isinstance(made, Decision)
+    assert [attempt.stopped_at for attempt in made.attempts] == [PATIENCE, None]
+    return made
+
+
+def test_an_attempt_that_was_printed_is_read_again_with_and_without_where_it_was_cut(cut: Decision) -> None:
+    printed = cut.attempts[0].to_dict()
+    assert WrittenAttempt.model_validate_json(json.dumps(printed)).made.stopped_at == PATIENCE
+    del printed["stopped_at"]
+    assert WrittenAttempt.model_validate_json(json.dumps(printed)).made.stopped_at is None
+
+
+def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
+    retold = Retold(
+        id=cut.id,
+        policy=cut.policy,
+        action=cut.action.value,
+        queue="",
+        reasons=cut.reasons,
+        attempts=cut.attempts,
+        labels=cut.labels,
+        prompt_length=cut.prompt_length,
+        thresholds={},
+    )
+    steps = retrace(POLICY, retold, larger_tiers=(), given={}).steps
+    assert [step.agrees for step in steps] == [True, True]
+    assert steps[0].explanation.ruling is not None
+    assert steps[0].explanation.ruling.action is Action.RETRY
+    assert retold.paragraph == cut.explain()
+
+
+def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    path.write_text(json.dumps(cut.to_dict()) + "\n")
+    _, (small, large) = score_decisions(["small", "large"], path)
+    assert (small["stage"], small["uncertainty"], small["seconds"]) == ("prompt", None, None)
+    assert (large["stage"], large["uncertainty"]) == ("answer", 0.1)
+
+
+def test_a_table_of_attempts_says_it(cut: Decision) -> None:
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(attempts_table([attempt.to_dict() for attempt in cut.attempts]))
+    told = printed.get()
+    assert f"one two three four (cut after {PATIENCE} tokens)" in told
+    assert "right" in told
+
+
+def test_half_an_answer_is_no_example_though_an_earlier_attempt_is_one() -> None:
+    whole, half = Attempt(tier="small", text="whole"), Attempt(tier="large", text="hal", stopped_at=1)
+    attempts = [whole.to_dict(), half.to_dict()]
+    assert proposed_in(attempts) == "whole"
+    assert judged_in([half.to_dict()]) is None
