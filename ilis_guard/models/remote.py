@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError
-from ilis_guard.models.replies import generation_of
+from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard.types import Generation, Message
 
 BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -59,13 +59,14 @@ class RemoteModel:
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
-            ModelError: it refused.
+            ModelError: it refused, whether by an error or in its reply.
         """
         started = time.perf_counter()
         try:
             reply = self._chat.invoke([(turn.role, turn.content) for turn in messages])
         except Exception as error:
             raise as_model_error(error, type(self._chat).__name__) from error
+        check_not_refused(reply, type(self._chat).__name__)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
 

@@ -6,11 +6,14 @@ from typing import Any, Final
 
 from langchain_core.messages import AIMessage
 
+from ilis_guard.errors import ModelError
 from ilis_guard.types import FinishReason, Generation, Statistics
 
 FINISH_KEYS: Final = ("finish_reason", "stop_reason", "done_reason")
 """Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
 CUT: Final = {"length", "max_tokens"}
+FILTERED: Final = "content_filter"
+"""OpenAI's word, and ours, for an answer that mustn't be used."""
 UNKNOWN: Final = -9999.0
 """What OpenAI writes for the log-probability of a token that is too unlikely to tell."""
 
@@ -31,6 +34,24 @@ def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
         seconds=seconds,
         statistics=statistics_of(reply.response_metadata.get("logprobs")),
     )
+
+
+def check_not_refused(reply: AIMessage, model: str) -> None:
+    """See that a reply is an answer: a refusal, or what a content filter left of one, must not be taken for one.
+
+    Args:
+        reply: of a chat model.
+        model: who replied.
+
+    Raises:
+        ModelError: it isn't.
+    """
+    blocks = reply.content if isinstance(reply.content, list) else ()
+    refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    if refuses or reply.additional_kwargs.get("refusal"):
+        raise ModelError(f"{model} refused to answer")
+    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
+        raise ModelError(f"{model} didn't answer: its content filter stopped or withdrew the answer")
 
 
 def statistics_of(logprobs: object) -> Statistics | None:
