@@ -10,7 +10,7 @@ from langchain_core.runnables import Runnable
 from ilis_guard import Generation, IlisGuardError, Message
 from ilis_guard.errors import ModelError
 from ilis_guard.models.remote import as_model_error
-from ilis_guard.models.replies import generation_of
+from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard_langchain.calls import CURRENT, Call
 from ilis_guard_langchain.overhearing import Overhearing
 from ilis_guard_langchain.parts import Parts
@@ -34,6 +34,7 @@ class ModelOfChain:
         """
         call, started = CURRENT.get(), time.perf_counter()
         call.reply = _asked(call, self._parts.model, self._parts.core)
+        check_not_refused(as_message(call.reply), type(self._parts.core).__name__)
         return generation_of(as_message(call.reply), seconds=time.perf_counter() - started)
 
 
@@ -88,6 +89,8 @@ class WholeChain:
             raise
         except Exception as error:
             raise as_model_error(error, f"the chain ({type(self._chain).__name__})") from error
+        for reply in heard.replies[-1:]:
+            check_not_refused(reply, "the chain's model")
         told = [generation_of(reply, seconds=0.0) for reply in heard.replies]
         text = _text(call.reply)
         if text is None and len(told) == 1:

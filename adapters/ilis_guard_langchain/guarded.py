@@ -201,7 +201,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         head = None if self._parts is None else self._parts.head
         sent = given if head is None else head.invoke(given, config, **kwargs)
         call = Call(given=sent, config=silent(config), kwargs={} if head is not None else kwargs)
-        decision, output = self._decided(call, self._conversation(call, given), self._all(labels))
+        decision, output = self._decided(call, self._request(call, given), self._all(labels))
         trace_attempts(decision, config)
         return output
 
@@ -216,9 +216,9 @@ class GuardedRunnable(Runnable[Any, Any]):
             kwargs={} if head is not None else kwargs,
             loop=asyncio.get_running_loop(),
         )
-        conversation = self._conversation(call, given)
+        request = self._request(call, given)
         try:
-            decision, output = await in_a_thread(partial(self._decided, call, conversation, self._all(labels)))
+            decision, output = await in_a_thread(partial(self._decided, call, request, self._all(labels)))
         finally:
             call.end()
         await atrace_attempts(decision, config)
@@ -232,7 +232,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         async for one in given:
             yield _chunk(await self._adecide(one, config, **options))
 
-    def _conversation(self, call: Call, given: Any) -> Request:
+    def _request(self, call: Call, given: Any) -> Request:
         """What the request asks: what the runnable's model is about to be sent, or the input itself.
 
         Raises:

@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
-from ilis_guard.models.replies import generation_of
+from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard.types import Generation, Message
 
 BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -78,6 +78,7 @@ class RemoteModel:
             raise
         except Exception as error:
             raise as_model_error(error, type(self._chat).__name__) from error
+        check_not_refused(reply, type(self._chat).__name__)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
 

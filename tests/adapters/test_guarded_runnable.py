@@ -326,6 +326,21 @@ def test_a_missing_score_is_never_an_answer() -> None:
     assert "no bundle" in decision.attempts[0].error
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        AIMessage("Oslo", additional_kwargs={"refusal": "I won't."}),
+        AIMessage([{"type": "refusal", "refusal": "I won't."}]),
+        AIMessage("Os", response_metadata={"finish_reason": "content_filter"}),
+    ],
+)
+def test_a_providers_refusal_is_no_answer(reply: AIMessage) -> None:
+    for chain in (chat(reply), hidden(chat(reply))):
+        decision = guard_of(tiers=1).wrap(chain, output="decision").invoke("Norway")
+        assert decision.action is Action.ABSTAIN
+        assert re.search("refused to answer|content filter", decision.attempts[0].error)
+
+
 def test_a_message_that_calls_a_tool_is_no_answer() -> None:
     call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
     assert guard_of(tiers=1).wrap(chat(call)).invoke("q").response_metadata["ilis_guard"]["action"] == "abstain"

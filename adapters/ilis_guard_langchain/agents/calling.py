@@ -20,7 +20,7 @@ from langgraph.errors import GraphBubbleUp
 from ilis_guard import Generation, Message
 from ilis_guard.errors import LeftError, ModelError, control_flow
 from ilis_guard.models.remote import as_model_error
-from ilis_guard.models.replies import generation_of
+from ilis_guard.models.replies import check_not_refused, generation_of
 
 _NOBODY: Final = "the agent's run was cancelled"
 
@@ -71,6 +71,7 @@ class AgentCall:
             raise ToolsWantedError(response)
         self.answers[tier] = response
         reply = said.model_copy(update={"content": answer_in(response)})
+        check_not_refused(reply, "the agent's model")
         return generation_of(reply, seconds=time.perf_counter() - started)
 
     def _held(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
