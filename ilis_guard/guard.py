@@ -5,32 +5,26 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from tenacity.wait import wait_base
 
-from ilis_guard import events
-from ilis_guard.calling import Caller
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
-from ilis_guard.errors import ConfigError, LeftError, RequestError
+from ilis_guard.errors import ConfigError, RequestError
 from ilis_guard.models import Model, StoppableModel
-from ilis_guard.models.absent import AbsentModel
 from ilis_guard.models.weights import Progress
-from ilis_guard.policy import Policy, Ruling
+from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
 from ilis_guard.streaming import StreamEvent, StreamMode
 from ilis_guard.streaming.audience import Audience
 from ilis_guard.streaming.feed import Feed, aread, read
 from ilis_guard.tiers import Check, Tier, load_tier
-from ilis_guard.types import Decision, Labels, Message, Request, ShadowRuling
-from ilis_guard.walk.outcome import Outcome, as_before, as_ruled
-from ilis_guard.walk.shadowing import looked_on
-from ilis_guard.walk.tickets import Review, Tickets
-from ilis_guard.walk.walk import Walk
+from ilis_guard.types import Decision, Labels, Message, Request
+from ilis_guard.walk.deciding import Decider
+from ilis_guard.walk.tickets import Review
 from ilis_guard.wiring.following import Following
 from ilis_guard.wiring.ground import Ground
 from ilis_guard.wiring.in_force import InForce
@@ -70,18 +64,10 @@ class Guard:
         log_texts: bool = False,
         backoff: wait_base = BACKOFF,
     ) -> None:
-        self._tiers = tuple(tiers)
         self._ground = Ground.of(tiers, has_queue=review is not None)
         self._in_force = _wired(self._ground, policy, shadow)
         self._following: Following | None = None
-        self._review = review
-        self._log_texts = log_texts
-        self._callers = {
-            tier.name: Caller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
-            for tier in tiers
-        }
-        self._digests = _digests(self._tiers)
-        _warn_of_unscored(self._tiers)
+        self._decider = Decider.of(tiers, review=review, log_texts=log_texts, backoff=backoff)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
@@ -143,12 +129,12 @@ class Guard:
     @property
     def tiers(self) -> tuple[Tier, ...]:
         """From small to large."""
-        return self._tiers
+        return self._decider.tiers
 
     @property
     def review(self) -> Review | None:
         """Where escalated requests go; None where the guard has no queue."""
-        return self._review
+        return self._decider.review
 
     def decide(
         self,
@@ -174,7 +160,7 @@ class Guard:
         Raises:
             RequestError: the prompt, the labels or the stop sequences can't be used.
         """
-        return self._decide(self._request(prompt, labels, stop), id or uuid.uuid4().hex, since=time.monotonic())
+        return self._decide(self._request(prompt, labels, stop), decision=id, since=time.monotonic())
 
     async def adecide(
         self,
@@ -186,7 +172,7 @@ class Guard:
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
         request = self._request(prompt, labels, stop)
-        return await asyncio.to_thread(self._decide, request, id or uuid.uuid4().hex, since=time.monotonic())
+        return await asyncio.to_thread(self._decide, request, decision=id, since=time.monotonic())
 
     def stream(
         self,
@@ -234,17 +220,7 @@ class Guard:
             ConfigError: there is no such tier, or it has a prompt bundle and the model can't stop at the prompt.
             BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
         """
-        if tier not in self._callers:
-            raise ConfigError(f"there is no tier {tier!r}; there are {list(self._callers)!r}")
-        tiers = tuple(
-            replace(each.with_model(model) if each.name == tier else each, check=check) for each in self._tiers
-        )
-        _warn_of_unscored([each for each in tiers if each.name == tier])
-        other = copy(self)
-        other._tiers = tiers  # noqa: SLF001 - it is another self, and so it is below
-        other._callers = {**self._callers, tier: self._callers[tier].anew()}  # noqa: SLF001
-        other._digests = _digests(tiers)  # noqa: SLF001
-        return other
+        return self._with(self._decider.with_model(tier, model, check))
 
     def wrap(
         self,
@@ -284,18 +260,12 @@ class Guard:
         Args:
             why: stands in each attempt's error; a sentence without prompts and answers.
         """
-        other = copy(self)
-        other._tiers = tuple(  # noqa: SLF001 - its own kind
-            replace(tier, model=AbsentModel(why), prompt_scorer=None) for tier in self._tiers
-        )
-        # Nobody waits in line for a model that isn't asked.
-        other._callers = {tier.name: Caller(tier.name) for tier in self._tiers}  # noqa: SLF001 - its own kind
-        return other
+        return self._with(self._decider.without_models(why))
 
     def close(self) -> None:
         """Let go of the queue's storage."""
-        if self._review is not None:
-            self._review.close()
+        if self.review is not None:
+            self.review.close()
 
     def __enter__(self) -> Self:
         return self
@@ -305,11 +275,16 @@ class Guard:
     ) -> None:
         self.close()
 
+    def _with(self, decider: Decider) -> Self:
+        other = copy(self)
+        other._decider = decider  # noqa: SLF001 - it is another self
+        return other
+
     def _request(
         self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, stop: Sequence[str]
     ) -> Request:
         request = Request.of(prompt, labels, stop)
-        if request.stop and (deaf := [tier.name for tier in self._tiers if not isinstance(tier.model, StoppableModel)]):
+        if request.stop and (deaf := [tier.name for tier in self.tiers if not isinstance(tier.model, StoppableModel)]):
             raise RequestError(
                 f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out"
             )
@@ -325,98 +300,16 @@ class Guard:
 
         def work(feed: Feed[StreamEvent]) -> None:
             audience = Audience(feed, mode)
-            audience.shown.conclude(self._decide(request, uuid.uuid4().hex, since=time.monotonic(), audience=audience))
+            audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
 
         return work
 
-    def _decide(self, request: Request, decision: str, *, since: float, audience: Audience | None = None) -> Decision:
-        in_force = self._now_in_force()
-        policy = in_force.enforced.policy
-        walk = Walk(
-            request, self._tiers, self._callers, in_force.enforced, decision=decision, since=since, audience=audience
+    def _decide(
+        self, request: Request, *, since: float, decision: str | None = None, audience: Audience | None = None
+    ) -> Decision:
+        return self._decider.decide(
+            request, self._now_in_force(), decision=decision or uuid.uuid4().hex, since=since, audience=audience
         )
-        try:
-            ruling = walk.run()
-            if audience is not None:
-                # Of what nobody waits for any more, there is no decision and no ticket.
-                audience.catch_up()
-        except LeftError:
-            events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
-            raise
-        outcome = self._outcome(walk, ruling, in_force, decision)
-        made = Decision(
-            id=decision,
-            action=outcome.action,
-            text=outcome.text,
-            uncertainty=walk.attempts[-1].uncertainty,
-            rules=outcome.rules,
-            reasons=outcome.reasons,
-            attempts=tuple(walk.attempts),
-            policy=policy.fingerprint,
-            labels=request.labels,
-            prompt_length=len(request.prompt),
-            mode=policy.mode,
-            thresholds=in_force.enforced.thresholds,
-            bundles=self._digests,
-            shadow=outcome.shadow or self._looked_on(request, walk, in_force, decision),
-            ticket=outcome.ticket,
-        )
-        self._log_decision(request, made, time.monotonic() - since)
-        return made
-
-    def _outcome(self, walk: Walk, ruling: Ruling, in_force: InForce, decision: str) -> Outcome:
-        policy = in_force.enforced.policy
-        if policy.mode == "shadow":
-            return as_before(walk, ruling, policy)
-        if self._review is None:
-            return as_ruled(walk, ruling, None)
-        tickets = Tickets(
-            self._review,
-            policy,
-            decision=decision,
-            request=walk.request,
-            attempts=walk.attempts,
-            reasons=walk.reasons,
-        )
-        return as_ruled(walk, ruling, tickets)
-
-    def _looked_on(self, request: Request, walk: Walk, in_force: InForce, decision: str) -> ShadowRuling | None:
-        """What guard.yaml's `shadow` says, once everything is done."""
-        if in_force.shadow is None:
-            return None
-        return looked_on(in_force.shadow, request, self._ground.tiers, walk.attempts, decision=decision)
-
-    def _log_decision(self, request: Request, decision: Decision, seconds: float) -> None:
-        texts = {"prompt": request.prompt, "text": decision.text} if self._log_texts else {}
-        shadow = decision.shadow
-        events.log().info(
-            events.DECISION_MADE,
-            decision=decision.id,
-            action=decision.action.value,
-            rule=decision.rule,
-            tier=decision.attempts[-1].tier,
-            uncertainty=decision.uncertainty,
-            attempts=len(decision.attempts),
-            ticket=None if decision.ticket is None else decision.ticket.id,
-            seconds=seconds,
-            cost=decision.cost,
-            mode=decision.mode,
-            policy=decision.policy,
-            thresholds=dict(decision.thresholds),
-            bundles=dict(decision.bundles),
-            shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
-            **texts,
-        )
-
-
-def _digests(tiers: Sequence[Tier]) -> dict[str, str]:
-    return {tier.name: tier.bundle.digest for tier in tiers if tier.bundle is not None}
-
-
-def _warn_of_unscored(tiers: Sequence[Tier]) -> None:
-    for tier in tiers:
-        if tier.scorer is None:
-            events.log().warning(events.TIER_UNSCORED, tier=tier.name)
 
 
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:

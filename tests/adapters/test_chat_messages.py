@@ -52,7 +52,7 @@ def test_an_escalation_is_one_too_and_names_its_ticket() -> None:
     assert message.content == message.additional_kwargs["refusal"] == "Somebody will write to you."
     told = message.response_metadata["ilis_guard"]
     assert told["action"] == "escalate"
-    queue = model.guard._review
+    queue = model.guard.review
     assert queue is not None
     assert queue.get(told["ticket"]).request["messages"][-1]["content"] == QUESTION  # type: ignore[attr-defined]  # it is an InMemoryQueue
 

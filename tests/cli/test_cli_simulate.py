@@ -292,7 +292,7 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     )
     with fake_guard("default", {"small": 0.6, "large": 0.4}) as guard:
         made = [guard.decide(f"question {number}") for number in range(3)]
-        review = guard._review
+        review = guard.review
         assert made[0].ticket is not None
         review.resolve(made[0].ticket.id, "accept")  # type: ignore[union-attr]
         review.resolve(made[1].ticket.id, "reject")  # type: ignore[union-attr]

@@ -50,7 +50,7 @@ def test_what_a_tier_bears_comes_from_the_file(write: Callable[..., Path]) -> No
     assert config.breaker == BreakerSettings(failures=2, seconds=30.0)
     assert config.max_concurrent == 3
     with Guard.from_config(write(tier=LIMITS)) as guard:
-        (tier,) = guard._tiers
+        (tier,) = guard.tiers
         made = guard.decide(QUESTION)
     assert (tier.cost, tier.max_concurrent, tier.breaker) == (config.cost, 3, config.breaker)
     assert (made.attempts[0].text, made.cost) == ("2403 °C", 0.002)

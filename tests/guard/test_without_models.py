@@ -40,7 +40,7 @@ def test_nobody_waits_in_line_for_a_model_that_isnt_asked() -> None:
     tier = Tier(name="small", model=FakeModel("yes"), scorer=FixedScorer(0.1), max_concurrent=1)
     policy = Policy.parse("version: 1\nname: p\nrules: [{id: all, do: abstain}]\n")
     guard = Guard(tiers=[tier], policy=policy)
-    line = guard._callers["small"]._line
+    line = guard._decider.callers["small"]._line
     line.enter(None)
     assert guard.without_models(WHY).decide("Is it safe?").action is Action.ABSTAIN
     line.leave()
