@@ -11,10 +11,10 @@ from ilis_guard.lab.evaluation.trials import ProtocolName
 
 PROTOCOL_NAMES: Final[Mapping[ProtocolName, str]] = {
     "in-distribution": "in-distribution",
-    "one-to-one": "trained on one, tested on another",
+    "one-to-one": "one to another",
     "leave-one-set-out": "leave-one-set-out",
-    "refitted": "refitted at the other precision",
-    "applied": "applied at the other precision",
+    "refitted": "refitted, other precision",
+    "applied": "applied, other precision",
 }
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "auroc": "AUROC",
