@@ -94,7 +94,8 @@ def by_metric(evaluation: Evaluation, protocol: ProtocolName) -> Table:
 
 def by_set(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """AUROC of every method on every set."""
-    names = [one.name for one in evaluation.sets if one.counts]
+    tested = {trial.tested_on for trial in evaluation.trials if trial.protocol == protocol}
+    names = [one.name for one in evaluation.sets if one.name in tested]
     return Table(
         title="AUROC on each set",
         columns=("set", *evaluation.methods),
