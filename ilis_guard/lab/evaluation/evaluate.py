@@ -171,8 +171,8 @@ def _notes(
     notes = []
     if there := [one.name for one in applied_sets if not one.counts]:
         notes.append(
-            f"{len(there)} of {len(names)} sets don't count at the other precision: what is said of it is of the others, "
-            "so hold refitted and applied against each other, and not against in-distribution."
+            f"{len(there)} of {len(names)} sets don't count at the other precision: what is said of it is of the "
+            "others, so hold refitted and applied against each other, and not against in-distribution."
         )
     if not has_questions:
         notes.append(
