@@ -11,11 +11,12 @@ from ilis_guard.views.text import escape
 
 def evaluation_view(evaluation: Evaluation) -> RenderableType:
     """The headline, how far ahead the reference is, and last what the reader must know."""
-    left_out = [one for one in evaluation.sets if not one.counts]
+    left_out = [(one, "left out") for one in evaluation.sets if not one.counts]
+    left_out += [(one, "left out at the other precision") for one in evaluation.applied_sets if not one.counts]
     return Group(
         _table(by_protocol(evaluation)),
         *([_table(ahead(evaluation))] if evaluation.differences else []),
-        *(f"[dim]left out:[/] {escape(one.name)}: {escape(one.why_left_out)}" for one in left_out),
+        *(f"[dim]{where}:[/] {escape(one.name)}: {escape(one.why_left_out)}" for one, where in left_out),
         *(f"[yellow]note:[/] {escape(note)}" for note in evaluation.notes),
     )
 

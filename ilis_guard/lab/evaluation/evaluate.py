@@ -132,7 +132,7 @@ def evaluate(
         typical=typical_answers(rows),
         importance=importance(rows),
         worst=worst,
-        notes=tuple(_notes(rows, names, chosen, has_questions=questions is not None)),
+        notes=tuple(_notes(rows, names, applied_sets, chosen, has_questions=questions is not None)),
     )
 
 
@@ -160,8 +160,20 @@ def _allowed(rows: Rows, elsewhere: Rows | None) -> tuple[Method, ...]:
     return tuple(one for one in methods() if is_observed or isinstance(one, OutputStatistics | Trees))
 
 
-def _notes(rows: Rows, names: Sequence[str], chosen: Sequence[Method], *, has_questions: bool) -> list[str]:
+def _notes(
+    rows: Rows,
+    names: Sequence[str],
+    applied_sets: Sequence[QuestionSet],
+    chosen: Sequence[Method],
+    *,
+    has_questions: bool,
+) -> list[str]:
     notes = []
+    if there := [one.name for one in applied_sets if not one.counts]:
+        notes.append(
+            f"{len(there)} of {len(names)} sets don't count at the other precision: what is said of it is of the "
+            "others, so hold refitted and applied against each other, and not against in-distribution."
+        )
     if not has_questions:
         notes.append(
             "The questions weren't given, so sets on which always giving the same answer does as well as the model "

@@ -11,10 +11,10 @@ from ilis_guard.lab.evaluation.trials import ProtocolName
 
 PROTOCOL_NAMES: Final[Mapping[ProtocolName, str]] = {
     "in-distribution": "in-distribution",
-    "one-to-one": "trained on one, tested on another",
+    "one-to-one": "one to another",
     "leave-one-set-out": "leave-one-set-out",
-    "refitted": "refitted at the other precision",
-    "applied": "applied at the other precision",
+    "refitted": "refitted, other precision",
+    "applied": "applied, other precision",
 }
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "auroc": "AUROC",
@@ -94,7 +94,8 @@ def by_metric(evaluation: Evaluation, protocol: ProtocolName) -> Table:
 
 def by_set(evaluation: Evaluation, protocol: ProtocolName) -> Table:
     """AUROC of every method on every set."""
-    names = [one.name for one in evaluation.sets if one.counts]
+    tested = {trial.tested_on for trial in evaluation.trials if trial.protocol == protocol}
+    names = [one.name for one in evaluation.sets if one.name in tested]
     return Table(
         title="AUROC on each set",
         columns=("set", *evaluation.methods),

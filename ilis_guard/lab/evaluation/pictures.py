@@ -177,7 +177,7 @@ def typical_maps(evaluation: Evaluation, drawer: Drawer) -> list[Markup]:
     typical = evaluation.typical
     most = float(max(typical.right.max(), typical.wrong.max()))
     away = float(np.abs(typical.difference).max()) or 1.0
-    what = f"mean of log(1 + nats), position {SHOWN_POSITION}"
+    what = f"log(1 + nats), {SHOWN_POSITION} map"
     return [
         _map(drawer, typical.right, "right answers", what, (0.0, most), "viridis"),
         _map(drawer, typical.wrong, "wrong answers", what, (0.0, most), "viridis"),
