@@ -33,8 +33,10 @@ def json_response(name: str) -> dict[str, Any]:
 def decision_response(whole: str, chunk: str) -> dict[str, Any]:
     """A response that may come in one piece or streamed, by the names of its models."""
     response = json_response(whole)
-    stream = {"schema": {"type": "string", "description": f"Events, each the JSON of a {chunk}; the last is [DONE]"}}
-    response["content"]["text/event-stream"] = stream
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(chunk)}
+    event: dict[str, Any] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    event["description"] = f"An event; its data are the JSON of a {chunk}, and the last one's are [DONE]"
+    response["content"]["text/event-stream"] = {"schema": event}
     # A stream begins before there is a decision.
     response["headers"]["x-ilis-guard-decision"]["description"] += "; not of a stream"
     return response
