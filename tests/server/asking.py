@@ -116,9 +116,9 @@ def shop(review: ReviewQueue) -> Guard:
             "broken?": RuntimeError("the prompt was broken?"),
         }
     )
-    unsure = _by_words(WORDS, [0.1, 0.1, 0.1, *[0.9] * 6])
+    unsure = _by_words(WORDS, [0.1, 0.1, 0.1, *[0.97] * 6])
     replaced = _by_words(OTHER_WORDS, [0.1, 0.1, *[0.3] * 5])
-    # Sure of the first words, then less and less; at its end, another tier's turn.
+    # On its way one is as good as certainly wrong, and is cut; at its end, the other is another tier's turn.
     scores = {"Oslo it is.": 0.1, "Oslo": 0.1, "Oslo it": 0.1, "Bergen perhaps.": 0.4, "Bergen": 0.4}
     scores |= {"Trondheim perhaps.": 0.6, "Trondheim": 0.6, "Tromsø perhaps.": 0.9, "Tromsø": 0.9} | unsure | replaced
     large = FakeModel({"larger?": "Oslo, says the larger.", "replaced?": "Oslo, after all."})
@@ -134,9 +134,9 @@ def _by_words(text: str, scores: list[float]) -> dict[str, float]:
 class Endless(FakeModel):
     """Says words until it is stopped, and knows that it was."""
 
-    def __init__(self, seconds: float = 0.005) -> None:
+    def __init__(self) -> None:
         super().__init__("")
-        self.seconds = seconds
+        self.seconds, self.word = 0.005, "word"
         self.began = threading.Event()
         self.stopped = threading.Event()
         self.words = 0
@@ -171,7 +171,7 @@ class Endless(FakeModel):
         try:
             while not self.is_tired:
                 self._say_one()
-                so_far = self._generation(" ".join(["word"] * self.words), messages)
+                so_far = self._generation(" ".join([self.word] * self.words), messages)
                 yield Step(token=" word", generation=replace(so_far, finish_reason=None))
         finally:
             self.stopped.set()
