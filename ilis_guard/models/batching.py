@@ -3,10 +3,10 @@
 import copy
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from ilis_guard.calling.deadline import Deadline
@@ -191,7 +191,8 @@ class _Row:
         self.wants_news = is_asking
         """Whether its caller waits for the generation as far as it has come."""
         self.has_left = False
-        self._news: SimpleQueue[Generation | BaseException] = SimpleQueue()
+        self._news: deque[Generation | BaseException] = deque()
+        self._came = threading.Condition()
 
     @property
     def goes_on(self) -> bool:
@@ -202,15 +203,23 @@ class _Row:
 
         Raises:
             BudgetError: the deadline has passed.
+            LeftError: whoever asked has left.
             BaseException: what ended the batch, as an object of this row's own.
         """
         if deadline is not None:
             deadline.check()
-        try:
-            news = self._news.get(timeout=None if deadline is None else deadline.left)
-        except Empty:
-            assert deadline is not None, "without a deadline, get waits"
-            raise deadline.passed("; it left its batch") from None
+        presence = None if deadline is None else deadline.presence
+        with nullcontext() if presence is None else presence.waking(self._came), self._came:
+            self._came.wait_for(
+                lambda: self._news or (presence is not None and presence.has_left),
+                timeout=None if deadline is None else deadline.left,
+            )
+            news = self._news.popleft() if self._news else None
+        if presence is not None:
+            presence.check()
+        if news is None:
+            assert deadline is not None, "without a deadline, news is waited for"
+            raise deadline.passed("; it left its batch")
         if isinstance(news, BaseException):
             raise _own(news) from news
         return news
@@ -220,13 +229,18 @@ class _Row:
             news = so_far()
             # First this: whoever has the news may want more at once.
             self.wants_news = False
-            self._news.put(news)
+            self._tell(news)
 
     def end(self, generation: Generation) -> None:
-        self._news.put(generation)
+        self._tell(generation)
 
     def fail(self, error: BaseException) -> None:
-        self._news.put(error)
+        self._tell(error)
+
+    def _tell(self, news: Generation | BaseException) -> None:
+        with self._came:
+            self._news.append(news)
+            self._came.notify_all()
 
 
 class _Batch:

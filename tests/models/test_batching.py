@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ilis_guard.calling import Deadline
-from ilis_guard.errors import BudgetError, ModelError, PromptTooLongError, SignatureError
+from ilis_guard.calling.presence import Presence
+from ilis_guard.errors import BudgetError, LeftError, ModelError, PromptTooLongError, SignatureError
 from ilis_guard.models import StepwiseModel, batching
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
@@ -342,6 +343,31 @@ def test_a_row_whose_time_is_over_leaves_the_others_alone(
         late.result(LONG_ENOUGH)
     gate.open(3)
     agree(other.result(LONG_ENOUGH), tiny.generate(ask("word1 forever")))
+
+
+def test_a_row_whose_caller_has_left_leaves_the_others_alone(
+    tiny: LocalModel, batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
+) -> None:
+    presence = Presence()
+    deadline = Deadline.after(None, since=time.monotonic(), presence=presence)
+    gate.close(3)
+    gone, other = together(
+        batched,
+        gate,
+        pool,
+        ask,
+        [
+            lambda: batched.generate(ask("forever"), deadline=deadline),
+            lambda: batched.generate(ask("long")),
+        ],
+    )
+    gate.wait_for(3)
+    presence.leave()
+    # The third pass is held up: who left it has returned all the same.
+    with pytest.raises(LeftError):
+        gone.result(LONG_ENOUGH)
+    gate.open(3)
+    agree(other.result(LONG_ENOUGH), tiny.generate(ask("long")))
 
 
 def test_who_gives_up_in_the_queue_is_never_computed(
