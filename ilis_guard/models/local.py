@@ -21,6 +21,7 @@ from ilis_guard.models.decoding import (
     special_tokens,
     try_out,
 )
+from ilis_guard.models.ending import generation
 from ilis_guard.models.passes import Asked, Audience, Everybody, Following, One, Reporting, narrowed, padded
 from ilis_guard.models.prompts import QUESTION, PromptTemplate
 from ilis_guard.models.proofs import prove_once
@@ -229,7 +230,7 @@ class LocalModel:
             stop = conversations[row].stop
             return bool(stop) and self._texts.before_stop(answer, stop) is not None
 
-        with torch.no_grad(), Tap(self._points) as tap:
+        with generation(), torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
                 end_tokens=self._end_tokens,

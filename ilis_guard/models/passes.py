@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from ilis_guard.calling.deadline import Deadline
+from ilis_guard.models import ending
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.stepwise import Unfolding
 from ilis_guard.signature import Recorder, Recording
@@ -195,6 +196,7 @@ class Following(StoppingCriteria):
         self, input_ids: Int[Tensor, "batch sequence"], _scores: Float[Tensor, "batch vocabulary"], **_: Any
     ) -> Bool[Tensor, " batch"]:
         """Tell of the pass that has just ended, whose tokens were drawn but not fed in; which rows are done."""
+        ending.pause()
         recorded = cache(self._recorder.so_far)
 
         def so_far(row: int) -> Generation:
