@@ -188,6 +188,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
                 "tokens": 3,
                 "cost": 0.0,
                 "finish_reason": "stop",
+                "stopped_at": None,
                 "error": "",
                 "signatures": signatures,
             }
