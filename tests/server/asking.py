@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.calling import Deadline
 from ilis_guard.models import Model
-from ilis_guard.models.base import Proceed
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.page import token_hash
 from ilis_guard.scoring import Scorer
@@ -147,15 +146,7 @@ class Endless(FakeModel):
     def fingerprint(self) -> Fingerprint | None:
         return None
 
-    def generate(
-        self,
-        messages: Sequence[Message],
-        *,
-        proceed: Proceed | None = None,
-        deadline: Deadline | None = None,
-        stop: Sequence[str] = (),
-    ) -> Generation:
-        del proceed, stop
+    def generate(self, messages: Sequence[Message], *, deadline: Deadline | None = None, **_: Any) -> Generation:
         del messages
         try:
             while not self.is_tired:
@@ -166,8 +157,7 @@ class Endless(FakeModel):
         finally:
             self.stopped.set()
 
-    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
-        del stop
+    def stream(self, messages: Sequence[Message], **_: Any) -> Generator[Step, None, None]:
         try:
             while not self.is_tired:
                 self._say_one()
