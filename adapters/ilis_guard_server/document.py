@@ -33,8 +33,12 @@ def json_response(name: str) -> dict[str, Any]:
 def decision_response(whole: str, chunk: str) -> dict[str, Any]:
     """A response that may come in one piece or streamed, by the names of its models."""
     response = json_response(whole)
-    stream = {"schema": {"type": "string", "description": f"Events, each the JSON of a {chunk}; the last is [DONE]"}}
-    response["content"]["text/event-stream"] = stream
+    told = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(chunk)}
+    failed = told | {"contentSchema": _ref("Problem")}
+    data = {"anyOf": [{"const": "[DONE]"}, told, failed]}
+    event: dict[str, Any] = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    event["description"] = f"The JSON of a {chunk}, or of a Problem where the stream failed; at the end [DONE]"
+    response["content"]["text/event-stream"] = {"schema": event}
     # A stream begins before there is a decision.
     response["headers"]["x-ilis-guard-decision"]["description"] += "; not of a stream"
     return response

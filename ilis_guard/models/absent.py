@@ -18,11 +18,11 @@ class AbsentModel:
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def generate(self, messages: Sequence[Message]) -> Generation:
-        """Fail.
+    def generate(self, messages: Sequence[Message], **options: object) -> Generation:
+        """Fail, whatever is asked and how.
 
         Raises:
             BudgetError: always.
         """
-        del messages
+        del messages, options
         raise BudgetError(self._why)

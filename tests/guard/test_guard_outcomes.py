@@ -184,7 +184,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
                 "prompt_cost": None,
                 "statistics": {"logprob_sum": -0.1 * 3, "logprob_mean": -0.1, "entropy_mean": 0.2, "margin_min": 0.5},
                 "seconds": made.attempts[0].seconds,
-                "prompt_tokens": made.attempts[0].prompt_tokens,
+                "prompt_tokens": 7,
                 "tokens": 3,
                 "cost": 0.0,
                 "finish_reason": "stop",

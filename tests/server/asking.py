@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.calling import Deadline
 from ilis_guard.models import Model
-from ilis_guard.models.base import Proceed
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.page import token_hash
 from ilis_guard.scoring import Scorer
@@ -125,9 +124,9 @@ def shop(review: ReviewQueue) -> Guard:
             "broken?": RuntimeError("the prompt was broken?"),
         }
     )
-    unsure = _by_words(WORDS, [0.1, 0.1, 0.1, *[0.9] * 6])
+    unsure = _by_words(WORDS, [0.1, 0.1, 0.1, *[0.97] * 6])
     replaced = _by_words(OTHER_WORDS, [0.1, 0.1, *[0.3] * 5])
-    # Sure of the first words, then less and less; at its end, another tier's turn.
+    # On its way one is as good as certainly wrong, and is cut; at its end, the other is another tier's turn.
     scores = {"Oslo it is.": 0.1, "Oslo": 0.1, "Oslo it": 0.1, "Bergen perhaps.": 0.4, "Bergen": 0.4}
     scores |= {"Trondheim perhaps.": 0.6, "Trondheim": 0.6, "Tromsø perhaps.": 0.9, "Tromsø": 0.9} | unsure | replaced
     large = FakeModel({"larger?": "Oslo, says the larger.", "replaced?": "Oslo, after all."})
@@ -143,9 +142,9 @@ def _by_words(text: str, scores: list[float]) -> dict[str, float]:
 class Endless(FakeModel):
     """Says words until it is stopped, and knows that it was."""
 
-    def __init__(self, seconds: float = 0.005) -> None:
+    def __init__(self) -> None:
         super().__init__("")
-        self.seconds = seconds
+        self.seconds, self.word = 0.005, "word"
         self.began = threading.Event()
         self.stopped = threading.Event()
         self.words = 0
@@ -156,15 +155,7 @@ class Endless(FakeModel):
     def fingerprint(self) -> Fingerprint | None:
         return None
 
-    def generate(
-        self,
-        messages: Sequence[Message],
-        *,
-        proceed: Proceed | None = None,
-        deadline: Deadline | None = None,
-        stop: Sequence[str] = (),
-    ) -> Generation:
-        del proceed, stop
+    def generate(self, messages: Sequence[Message], *, deadline: Deadline | None = None, **_: Any) -> Generation:
         del messages
         try:
             while not self.is_tired:
@@ -175,12 +166,11 @@ class Endless(FakeModel):
         finally:
             self.stopped.set()
 
-    def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
-        del stop
+    def stream(self, messages: Sequence[Message], **_: Any) -> Generator[Step, None, None]:
         try:
             while not self.is_tired:
                 self._say_one()
-                so_far = self._generation(" ".join(["word"] * self.words), messages)
+                so_far = self._generation(" ".join([self.word] * self.words), messages)
                 yield Step(token=" word", generation=replace(so_far, finish_reason=None))
         finally:
             self.stopped.set()

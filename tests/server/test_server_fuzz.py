@@ -28,7 +28,7 @@ CHECKS = [
     negative_data_rejection,
     unsupported_method,
 ]
-EACH = 40
+EACH = 100
 """Requests of each kind."""
 
 

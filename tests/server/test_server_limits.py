@@ -265,7 +265,7 @@ def test_a_client_that_takes_nothing_is_as_good_as_gone(
     queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, endless: Endless
 ) -> None:
     monkeypatch.setattr("ilis_guard_server.event_stream.SEND_SECONDS", 0.2)
-    endless.seconds = 0.0
+    endless.word = "word" * 10_000  # what a socket takes is soon full
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with asking(guard, stream_mode="optimistic", model="m" * 100) as served, sent(served, model="m" * 100, stream=True):
         until(lambda: counted(served)["ilis_guard_clients_gone_total",] == 1)

@@ -171,7 +171,7 @@ def test_pieces_that_are_withdrawn_end_in_a_refusal_and_nothing_is_added_to_them
 
 def test_a_larger_tiers_answer_stands_instead_of_what_was_withdrawn(client: openai.OpenAI) -> None:
     chunks = stream(client, "replaced?", **mode("optimistic"))
-    assert joined(chunks, "content") == "In Norway"
+    assert joined(chunks, "content") == "In Norway it is surely Bergen again"
     assert joined(chunks, "refusal") == "The text so far was withdrawn. Instead: Oslo, after all."
     last = chunks[-1]
     assert (last.choices[0].finish_reason, last.ilis_guard["action"]) == ("content_filter", "answer")

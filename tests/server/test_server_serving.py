@@ -3,11 +3,15 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
-from ilis_guard.review.page import token_hash
+from ilis_guard.errors import ConfigError
+from ilis_guard.review import ReviewQueue
+from ilis_guard.review.page import PageSettings, token_hash
 from ilis_guard.review.worker import Deliverer
-from ilis_guard_server import serve
+from ilis_guard_server import create_app, serve
+from tests.server.asking import KEY, settings_with, shop
 
 
 def test_a_worker_that_fails_ends_the_server_instead_of_leaving_webhooks_to_nobody(
@@ -26,3 +30,26 @@ def test_a_worker_that_fails_ends_the_server_instead_of_leaving_webhooks_to_nobo
     monkeypatch.setattr(Deliverer, "run", fails)
     with pytest.raises(BrokenPipeError, match="standard error is gone"):
         serve(config, host="127.0.0.1", port=0)
+
+
+async def test_guard_and_page_share_an_address_and_each_keeps_its_own_locks(
+    review: ReviewQueue, settings: PageSettings
+) -> None:
+    guard = shop(review)
+    app = create_app(settings, review=review, policy=guard.policy, guard=guard, server=settings_with())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        asked = {"model": "ilis-guard", "messages": [{"role": "user", "content": "person?"}]}
+        key = {"authorization": f"Bearer {KEY}"}
+        answered = await client.post("/v1/chat/completions", json=asked, headers=key)
+        assert answered.json()["ilis_guard"]["ticket"]["queue"] == "support"
+        # A key opens no page, and the page's cookie-less visitor gets no decision.
+        assert (await client.get("/tickets", headers=key)).headers["location"].startswith("/sign-in")
+        assert (await client.post("/v1/chat/completions", json=asked)).status_code == 401
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        assert {"/v1/chat/completions", "/v1/tickets/{ticket}/verdict", "/healthz", "/readyz"} <= set(paths)
+
+
+def test_a_page_needs_a_queue(settings: PageSettings, review: ReviewQueue) -> None:
+    with pytest.raises(ConfigError, match="there is no queue"):
+        create_app(settings, policy=shop(review).policy)
