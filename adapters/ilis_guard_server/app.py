@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 from ilis_guard import Guard, __version__, secrets
@@ -56,7 +57,7 @@ def create_app(
 
     Args:
         settings: of the page; None for none, and then verdicts aren't taken either.
-        policy: the one in use.
+        policy: the one in use; a guard's own, where there is a guard, may be another one by and by.
         review: the queue, which the page needs; whoever opened it closes it.
         typical: by tier, what right and wrong answers look like inside.
         guard: asked over HTTP; whoever built it closes it.
@@ -82,13 +83,16 @@ def create_app(
             RequestValidationError: on_bad_input,
             SignInNeededError: on_sign_in_needed,
             ClientGoneError: on_client_gone,
+            ClientDisconnect: on_client_gone,  # in the middle of a body
         },
     )
     app.include_router(health.router)
     if settings is not None:
         if review is None:
             raise ConfigError("the reviewers' page shows a queue's tickets, and there is no queue; give it one")
-        _add_page(app, settings, review=review, policy=policy, typical=typical or {}, clock=clock)
+        # A guard's policy may change under way.
+        in_force = (lambda: policy) if guard is None else (lambda: guard.policy)
+        _add_page(app, settings, review=review, in_force=in_force, typical=typical or {}, clock=clock)
     if service is not None:
         add_guard(app, service)
     needs_key = service is not None and bool(service.keys)
@@ -109,7 +113,7 @@ def _add_page(
     settings: PageSettings,
     *,
     review: ReviewQueue,
-    policy: Policy,
+    in_force: Callable[[], Policy],
     typical: Mapping[str, TypicalMaps],
     clock: Callable[[], float],
 ) -> None:
@@ -118,7 +122,7 @@ def _add_page(
     app.state.house = House(
         review=review,
         page=settings,
-        policy=policy,
+        in_force=in_force,
         typical=typical,
         clock=clock,
         people=People(settings),

@@ -36,7 +36,9 @@ Client = Annotated[str, Depends(client_of)]
 
 def _check_on_this_machine(request: Request) -> None:
     """Without keys, not even a web page that a browser on this machine shows may ask, by whatever name it found us."""
-    if not is_loopback(request.url.hostname or "") or "origin" in request.headers:
+    # Where the header is no host's name, the URL has the server's own address instead.
+    is_as_said = request.url.netloc == request.headers.get("host")
+    if not is_as_said or not is_loopback(request.url.hostname or "") or "origin" in request.headers:
         _log_refused(request)
         raise RefusedError(
             403, "Without API keys, only programs on this machine may ask, at a loopback address.", code="no_api_keys"

@@ -20,8 +20,8 @@ class House:
 
     review: ReviewQueue
     page: PageSettings
-    policy: Policy
-    """The one in use: its thresholds are shown on tickets that it escalated."""
+    in_force: Callable[[], Policy]
+    """The policy in use now: its thresholds are shown on tickets that it escalated."""
     typical: Mapping[str, TypicalMaps]
     """What right and wrong answers look like inside, by tier; tiers without are left out."""
     clock: Callable[[], float]

@@ -17,7 +17,7 @@ async def models(service: TheService, client: Client) -> ModelList:
     return ModelList(data=[_card(service)])
 
 
-@router.get("/models/{model}", summary="One of them", responses=responses(401, 403, 404, 500))
+@router.get("/models/{model:path}", summary="One of them", responses=responses(401, 403, 404, 500))
 async def model(request: Request, service: TheService, client: Client) -> ModelCard:
     """The guard, if it goes by this name."""
     del client

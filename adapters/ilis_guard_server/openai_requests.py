@@ -20,7 +20,7 @@ class TextPart(Body):
     text: str
 
 
-Content = str | list[TextPart]
+Content = str | Annotated[list[TextPart], Field(fail_fast=True)]
 
 
 class SystemTurn(Body):
@@ -46,6 +46,9 @@ class AssistantTurn(Body):
 
 
 Turn = Annotated[SystemTurn | UserTurn | AssistantTurn, Field(discriminator="role")]
+Turns = Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
+"""Its first problem is the only one that is told. To gather half a million of them, which fit into a megabyte, would
+keep everybody waiting for seconds."""
 
 
 class Wishes(Body):
@@ -105,7 +108,7 @@ class TextFormat(Body):
 class ChatRequest(GuardedRequest):
     """A conversation that ends with the user's turn."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Turns
     response_format: TextFormat | None = None
     store: Literal[False] | None = None
     safety_identifier: str | None = None
@@ -121,7 +124,7 @@ class ChatRequest(GuardedRequest):
 class CompletionRequest(GuardedRequest):
     """A prompt."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1, fail_fast=True)]
 
     def conversation(self) -> list[Message]:
         """As the guard takes it: the user's only turn."""
@@ -132,7 +135,7 @@ class CompletionRequest(GuardedRequest):
 class DecisionRequest(Body):
     """Our own: what the whole decision is wanted of."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Turns
     labels: dict[str, Label] = Field(default_factory=dict)
     """What the policy sees as `labels.NAME`; only those that the operator allows."""
     mode: Literal["hold", "early_stop"] | None = None

@@ -103,7 +103,7 @@ def _page(
         visit=visit,
         record=record,
         attempts=attempts_of(record, house.typical),
-        thresholds=thresholds_for(record, house.policy),
+        thresholds=thresholds_for(record, house.in_force()),
         now=house.clock(),
         seen=record.ticket.version,
         said=said,

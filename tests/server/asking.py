@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -59,6 +59,15 @@ class Asking:
     def http(self, *, key: str | None = KEY, **changes: Any) -> httpx.Client:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60, **changes)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that must happen."""
+    for _ in range(2000):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never happened")
 
 
 def settings_with(**changes: Any) -> ServerSettings:

@@ -2,8 +2,7 @@
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import httpx
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from ilis_guard import events
 from ilis_guard.errors import ConfigError
@@ -18,7 +18,8 @@ from ilis_guard.review import ReviewQueue
 from ilis_guard.review.page import token_hash
 from ilis_guard.server import KeySettings
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from tests.server.asking import CLIENT, KEY, Asking, Endless, asking, guard_of, shop
+from ilis_guard_server.openai_requests import ChatRequest, CompletionRequest, DecisionRequest
+from tests.server.asking import CLIENT, KEY, Asking, Endless, asking, guard_of, shop, until
 
 ASKED: Any = {"model": "ilis-guard", "messages": [{"role": "user", "content": "sure?"}]}
 
@@ -34,15 +35,6 @@ def endless() -> Iterator[Endless]:
     model = Endless()
     yield model
     model.is_tired = True
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Wait for something that must happen."""
-    for _ in range(2000):
-        if happened():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never happened")
 
 
 def counted(served: Asking) -> dict[tuple[str, ...], float]:
@@ -114,6 +106,7 @@ def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQ
         ({}, 200),
         ({"host": "localhost:1"}, 200),
         ({"host": "evil.example"}, 403),
+        ({"host": "evil.example:80000"}, 403),  # Starlette takes the server's own address instead
         ({"origin": "http://127.0.0.1"}, 403),
     ],
 )
@@ -137,6 +130,26 @@ def test_a_body_may_be_as_large_as_the_operator_says(queue: ReviewQueue) -> None
         announced = client.post("/v1/chat/completions", content=fits + " ", headers=json_type)
         streamed = client.post("/v1/chat/completions", content=iter([fits.encode(), b" "]), headers=json_type)
         assert (announced.status_code, streamed.status_code) == (413, 413)
+
+
+def test_of_a_body_full_of_problems_only_the_first_is_gathered() -> None:
+    """A megabyte holds half a million; while they are gathered, nobody else is answered."""
+    full: dict[str, Any] = {"model": "ilis-guard", "prompt": [0] * 1000, "messages": [0] * 1000}
+    parts = {"model": "ilis-guard", "messages": [{"role": "user", "content": [0] * 1000}]}
+    for kind, body in ((ChatRequest, full), (ChatRequest, parts), (CompletionRequest, full), (DecisionRequest, full)):
+        with pytest.raises(ValidationError) as caught:
+            kind.model_validate(body)
+        assert caught.value.error_count() < 5
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: ReviewQueue, logged: list[Any]) -> None:
+    with asking(shop(queue)) as served:
+        with begun(served, length=100) as connection:
+            connection.sendall(b'{"mod')
+        responses = ("ilis_guard_responses_total", "/v1/chat/completions")
+        until(lambda: (*responses, "499") in counted(served))
+        assert (*responses, "500") not in counted(served)
+    assert not any(one["event"] == events.REQUEST_FAILED for one in logged)
 
 
 # Limits.
@@ -184,11 +197,18 @@ def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue,
 def sent(served: Asking, **more: Any) -> socket.socket:
     """A request on a socket of its own."""
     body = json.dumps(ASKED | more).encode()
+    connection = begun(served, length=len(body))
+    connection.sendall(body)
+    return connection
+
+
+def begun(served: Asking, *, length: int) -> socket.socket:
+    """The head of a request on a socket of its own."""
     port = int(served.url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {KEY}\r\n"
-    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    connection.sendall(head.encode() + body)
+    head += f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    connection.sendall(head.encode())
     return connection
 
 

@@ -224,6 +224,11 @@ def test_the_guard_is_the_only_model(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
+def test_the_guards_name_may_look_like_a_path(queue: ReviewQueue) -> None:
+    with asking(shop(queue), model="shop/guard") as served, served.client() as client:
+        assert client.models.retrieve("shop/guard").id == "shop/guard"
+
+
 def test_legacy_completions_answer_and_refuse(client: openai.OpenAI) -> None:
     answered: Any = client.completions.create(model="ilis-guard", prompt="sure?")
     assert (answered.choices[0].text, answered.choices[0].finish_reason) == ("Oslo it is.", "stop")

@@ -3,16 +3,19 @@
 import asyncio
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ilis_guard import Policy
+from ilis_guard import Guard, Policy, Tier
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.page import PageSettings
+from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Attempt, Request, Verdict
 from ilis_guard_server.queue_page import Filters
 from ilis_guard_server.thresholds import thresholds_of
+from tests.server.asking import until
 from tests.server.conftest import Ask, Start
 from tests.website import Clock, Site, lifelike
 
@@ -198,6 +201,28 @@ def test_thresholds_are_those_of_the_policy_that_escalated(
         in ana.get(f"/tickets/{ask('q?').id}").text
     )
     assert "looks at" not in ana.get(f"/tickets/{put(review, 'older', policy='another')}").text
+
+
+def test_thresholds_are_those_of_a_policy_that_changed_under_way(
+    start: Start, settings: PageSettings, review: ReviewQueue, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    rules = "version: 1\nname: p\nrules: [{id: unsure, when: uncertainty > %s, do: escalate}, {id: a, do: abstain}]\n"
+    file.write_text(rules % 0.31)
+    guard = Guard(
+        tiers=[Tier(name="small", model=FakeModel("Oslo"), scorer=FixedScorer(0.5))],
+        policy=Policy.load(file),
+        review=review,
+    )
+    guard.follow(file)
+    with start(settings, guard=guard) as site:
+        ana = site.signed_in("ana")
+        for at in ("0.31", "0.42"):
+            file.write_text(rules % at)
+            until(lambda: guard.policy.fingerprint == Policy.load(file).fingerprint)
+            ticket = guard.decide("q?").ticket
+            assert ticket is not None
+            assert f"the rule unsure looks at {at}." in ana.get(f"/tickets/{ticket.id}").text
 
 
 def test_maps_stand_beside_what_is_typical_of_their_tier(site: Site, ask: Ask, review: ReviewQueue) -> None:
