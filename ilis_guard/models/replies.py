@@ -28,7 +28,7 @@ def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
     Raises:
         ModelError: it is a refusal, or what a content filter left of an answer: neither must be taken for one.
     """
-    _check_not_refused(reply)
+    check_not_refused(reply)
     usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
     return Generation(
         text=reply.text.strip(),
@@ -63,7 +63,12 @@ def statistics_of(logprobs: object) -> Statistics | None:
     )
 
 
-def _check_not_refused(reply: AIMessage) -> None:
+def check_not_refused(reply: AIMessage) -> None:
+    """See that a reply is no refusal.
+
+    Raises:
+        ModelError: it is one, or what a content filter left of an answer: neither must be taken for one.
+    """
     blocks = reply.content if isinstance(reply.content, list) else ()
     refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     if refuses or reply.additional_kwargs.get("refusal"):
