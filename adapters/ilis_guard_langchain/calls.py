@@ -13,7 +13,7 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
-from ilis_guard_langchain.passing import PassingError, is_control_flow
+from ilis_guard.errors import LeftError, control_flow
 
 T = TypeVar("T")
 
@@ -49,8 +49,8 @@ class Call:
         """Run a part of the chain, in this thread or on the caller's event loop, as the caller was called.
 
         Raises:
-            PassingError: it raised control flow.
-            Exception: whatever else it raised.
+            LeftError: nobody waits for it any more.
+            Exception: whatever else it raised, LangGraph's control flow too.
         """
         return self._kept(lambda: self._invoke(part, given, self.config, kwargs))
 
@@ -79,10 +79,12 @@ class Call:
     def _kept(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
+        except control_flow():
+            raise
         except Exception as error:
-            # Where nobody waits any more, no larger tier is asked and no ticket is made.
-            if is_control_flow(error) or self._ended:
-                raise PassingError(error) from None
+            if self._ended:
+                # No larger tier is asked, and no ticket is made.
+                raise LeftError("whoever called the chain has been cancelled") from None
             self.error = error
             raise
 

@@ -2,19 +2,22 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
 from ilis_guard import Generation, IlisGuardError, Message
-from ilis_guard.errors import ModelError
+from ilis_guard.errors import ModelError, control_flow
 from ilis_guard.models.remote import as_model_error
 from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard_langchain.calls import CURRENT, Call
 from ilis_guard_langchain.overhearing import Overhearing
 from ilis_guard_langchain.parts import Parts
 from ilis_guard_langchain.pipelines import TappedPipeline
+
+INTERRUPT: Final = "__interrupt__"
+"""Where LangGraph puts what a graph waits for, in the state that it returns meanwhile."""
 
 
 class ModelOfChain:
@@ -30,12 +33,13 @@ class ModelOfChain:
 
         Raises:
             ModelError: it didn't answer; `TransientModelError` where it may if it is asked again.
-            PassingError: LangGraph's control flow, which is no answer and no failure.
+            GraphBubbleUp: LangGraph's control flow, which is no answer and no failure.
         """
         call, started = CURRENT.get(), time.perf_counter()
         call.reply = _asked(call, self._parts.model, self._parts.core)
-        check_not_refused(as_message(call.reply), type(self._parts.core).__name__)
-        return generation_of(as_message(call.reply), seconds=time.perf_counter() - started)
+        said = as_message(call.reply)
+        check_not_refused(said)
+        return generation_of(said, seconds=time.perf_counter() - started)
 
 
 class TappedModelOfChain:
@@ -50,11 +54,12 @@ class TappedModelOfChain:
         """Ask it once, and listen.
 
         Raises:
-            ModelError, PassingError: as `ModelOfChain.generate`.
+            ModelError, GraphBubbleUp: as `ModelOfChain.generate`.
             SignatureError: an activation is missing or not finite.
         """
         call, model = CURRENT.get(), self._tapped.model
         with model.listening() as listening:
+            call.problem = call.problem or self._tapped.problem(call.kwargs)
             options = self._tapped.options(listening.options, call.kwargs)
             call.reply = _asked(call, self._parts.model, self._parts.core, here=options)
             generation = listening.generation(as_message(call.reply).text.strip())
@@ -80,17 +85,19 @@ class WholeChain:
 
         Raises:
             ModelError: it failed, or what comes out has no text; `TransientModelError` where it may if run again.
-            PassingError: LangGraph's control flow, which is no answer and no failure.
+            GraphBubbleUp: LangGraph's control flow, which is no answer and no failure.
         """
         call, heard, started = CURRENT.get(), Overhearing(), time.perf_counter()
         try:
             call.reply = call.run_heard(self._chain, call.given, heard, **call.kwargs)
+        except control_flow():
+            raise
         except IlisGuardError:
             raise
         except Exception as error:
             raise as_model_error(error, f"the chain ({type(self._chain).__name__})") from error
         for reply in heard.replies[-1:]:
-            check_not_refused(reply, "the chain's model")
+            check_not_refused(reply)
         told = [generation_of(reply, seconds=0.0) for reply in heard.replies]
         text = _text(call.reply)
         if text is None and len(told) == 1:
@@ -114,12 +121,18 @@ class WholeChain:
 
 
 def as_message(reply: Any) -> AIMessage:
-    """A model's reply as a message: a model of texts has no more to say."""
-    if isinstance(reply, AIMessage):
-        return reply
+    """A model's reply as a message: a model of texts has no more to say.
+
+    Raises:
+        ModelError: it is none, or it calls tools: what it says besides is no answer.
+    """
     if isinstance(reply, str):
         return AIMessage(reply)
-    raise ModelError(f"the chain's model must reply with text or a message, got a {type(reply).__name__}")
+    if not isinstance(reply, AIMessage):
+        raise ModelError(f"a chain's answer is text or a model's message, got a {type(reply).__name__}")
+    if reply.tool_calls or reply.invalid_tool_calls:
+        raise ModelError("the model asks for tools, which is no answer: wrap the agent that calls them, not its model")
+    return reply
 
 
 def larger(generation: Generation) -> AIMessage:
@@ -137,6 +150,8 @@ def _asked(call: Call, step: Runnable[Any, Any], core: object, *, here: Mapping[
         if here is None:
             return call.run(step, call.given, **call.kwargs)
         return call.run_here(step, call.given, **here)
+    except control_flow():
+        raise
     except IlisGuardError:
         raise
     except Exception as error:
@@ -144,9 +159,17 @@ def _asked(call: Call, step: Runnable[Any, Any], core: object, *, here: Mapping[
 
 
 def _text(output: Any) -> str | None:
-    """What there is to read in what a chain put out: text, a message, or the last message of an agent's state."""
+    """What there is to read in what a chain put out: text, a message, or the last message of an agent's state.
+
+    Raises:
+        ModelError: that message is no answer, or a graph waits for somebody.
+    """
+    if isinstance(output, Mapping) and output.get(INTERRUPT):
+        raise ModelError("the graph in the chain waits at an interrupt, so that there is no answer yet")
     if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
         output = turns[-1]
     if isinstance(output, BaseMessage):
-        return str(output.text).strip()
+        said = as_message(output)
+        check_not_refused(said)
+        return str(said.text).strip()
     return output.strip() if isinstance(output, str) else None

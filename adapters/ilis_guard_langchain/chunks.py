@@ -1,17 +1,14 @@
 """A stream's events as message chunks, which sum up to the message that a reader should be left with."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
 from langchain_core.outputs import ChatGenerationChunk
 
 from ilis_guard import Action, Decision, Piece, Retraction, StreamEvent
-from ilis_guard_langchain.telling import told
-
-HOME: Final = "ilis_guard"
-"""Where a decision stands in `response_metadata`, and in a stream before it the `retraction`, if there is one."""
+from ilis_guard_langchain.telling import KEY, refusal, told
 
 
 class WithdrawableChunk(AIMessageChunk):
@@ -47,7 +44,7 @@ def chunk(event: StreamEvent, *, model_name: str, shown: bool) -> ChatGeneration
     if isinstance(event, Piece):
         message: AIMessageChunk = WithdrawableChunk(content=event.text)
     elif isinstance(event, Retraction):
-        message = WithdrawableChunk(content="", response_metadata={HOME: {"retraction": event.reason}})
+        message = WithdrawableChunk(content="", response_metadata={KEY: {"retraction": event.reason}})
     else:
         # The decision comes once, in the last chunk: sums of chunks add numbers and join strings.
         whole = message_of(event, model_name=model_name)
@@ -70,10 +67,9 @@ def message_of(decision: Decision, *, model_name: str) -> AIMessage:
     is_answer = decision.action is Action.ANSWER
     return AIMessage(
         content=decision.text,
-        # Whoever asks whether this is a refusal mustn't be told no because the policy says nothing to the user.
-        additional_kwargs={} if is_answer else {"refusal": decision.text or decision.action.value},
+        additional_kwargs={} if is_answer else refusal(decision),
         response_metadata={
-            HOME: told(decision),
+            KEY: told(decision),
             "model_name": model_name,
             "finish_reason": (is_answer and decision.attempts[-1].finish_reason) or "stop",
         },
@@ -101,7 +97,7 @@ def _sum(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
 
 def _withdraws(each: AIMessageChunk) -> bool:
     """Also a sum that began later, and has what withdraws in it: what it holds besides came after that."""
-    return "retraction" in each.response_metadata.get(HOME, {})
+    return "retraction" in each.response_metadata.get(KEY, {})
 
 
 def _emptied(each: AIMessageChunk) -> AIMessageChunk:

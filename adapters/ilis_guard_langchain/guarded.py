@@ -14,14 +14,13 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from langchain_core.utils.pydantic import TypeBaseModel
 
 from ilis_guard import Action, Decision, Generation, Guard, IlisGuardError, Request, Tier
-from ilis_guard.errors import ConfigError, ModelError, RequestError, ScoringError
+from ilis_guard.errors import ConfigError, ModelError, RequestError, ScoringError, control_flow
 from ilis_guard.types import Labels
 from ilis_guard_langchain.calls import CURRENT, Call, in_a_thread, silent
 from ilis_guard_langchain.chains import ModelOfChain, TappedModelOfChain, WholeChain, larger
 from ilis_guard_langchain.messages import to_messages
 from ilis_guard_langchain.outputs import Refused, answered, kind_of, refused
 from ilis_guard_langchain.parts import check_unguarded, parts_of
-from ilis_guard_langchain.passing import PassingError
 from ilis_guard_langchain.pipelines import TappedPipeline
 from ilis_guard_langchain.tracing import atrace_attempts, trace_attempts
 
@@ -199,7 +198,7 @@ class GuardedRunnable(Runnable[Any, Any]):
 
     def _decide(self, given: Any, config: RunnableConfig, *, labels: Labels | None, kwargs: dict[str, Any]) -> Any:
         head = None if self._parts is None else self._parts.head
-        sent = given if head is None else head.invoke(given, config, **kwargs)
+        sent = given if head is None else head.invoke(given, silent(config), **kwargs)
         call = Call(given=sent, config=silent(config), kwargs={} if head is not None else kwargs)
         decision, output = self._decided(call, self._request(call, given), self._all(labels))
         trace_attempts(decision, config)
@@ -209,7 +208,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         self, given: Any, config: RunnableConfig, *, labels: Labels | None, kwargs: dict[str, Any]
     ) -> Any:
         head = None if self._parts is None else self._parts.head
-        sent = given if head is None else await head.ainvoke(given, config, **kwargs)
+        sent = given if head is None else await head.ainvoke(given, silent(config), **kwargs)
         call = Call(
             given=sent,
             config=silent(config),
@@ -263,8 +262,6 @@ class GuardedRunnable(Runnable[Any, Any]):
         try:
             decision = self._guard.decide(request.messages, labels=labels)
             return decision, self._put_out(call, decision)
-        except PassingError as passing:
-            raise passing.what from None
         finally:
             CURRENT.reset(token)
 
@@ -281,7 +278,7 @@ class GuardedRunnable(Runnable[Any, Any]):
             if call.problem:
                 raise ScoringError(call.problem)
         elif self._as_output is not None:
-            call.outputs[tier] = self._as_output(generation.text)
+            call.outputs[tier] = _made_of_answer(self._as_output, generation.text)
         else:
             is_message = self._kind == "message" if self._parts is None else isinstance(self._parts.core, BaseChatModel)
             call.outputs[tier] = self._finished(call, larger(generation) if is_message else generation.text)
@@ -290,13 +287,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         """What the chain makes of its model's reply."""
         if self._parts is None or self._parts.tail is None:
             return reply
-        try:
-            return call.run(self._parts.tail, reply)
-        except IlisGuardError:
-            raise
-        except Exception as error:
-            # Its own words may quote the answer.
-            raise ModelError(f"what the chain does with the answer failed: {type(error).__name__}") from error
+        return _made_of_answer(partial(call.run, self._parts.tail), reply)
 
     def _put_out(self, call: Call, decision: Decision) -> Any:
         if self._output == "decision":
@@ -327,6 +318,23 @@ def _tier(guard: Guard, name: str | None) -> Tier:
     if name is not None and name not in tiers:
         raise ConfigError(f"there is no tier {name!r} to wrap a runnable in the place of; there are {list(tiers)!r}")
     return guard.tiers[0] if name is None else tiers[name]
+
+
+def _made_of_answer(make: Callable[[Any], Any], reply: Any) -> Any:
+    """What comes out, made of an answer.
+
+    Raises:
+        ModelError: it can't be made of this one.
+    """
+    try:
+        return make(reply)
+    except control_flow():
+        raise
+    except IlisGuardError:
+        raise
+    except Exception as error:
+        # Its own words may quote the answer.
+        raise ModelError(f"what the chain does with the answer failed: {type(error).__name__}") from error
 
 
 def _asked_by(given: Any) -> LanguageModelInput:

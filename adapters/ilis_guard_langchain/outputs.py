@@ -1,18 +1,16 @@
 """What comes out of a guarded runnable: the answer or the refusal, in the type of what was wrapped."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
 from ilis_guard import Decision
-from ilis_guard_langchain.telling import told
+from ilis_guard_langchain.telling import KEY, refusal, told
 
 Kind = Literal["text", "message", "other"]
 """What a chain puts out, as far as a refusal can be put the same way."""
-KEY: Final = "ilis_guard"
-"""Where a message's metadata carry the decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,5 +44,6 @@ def answered(output: Any, decision: Decision) -> Any:
 def refused(kind: Kind, decision: Decision) -> Any:
     """The policy's message, in the type of the answer that doesn't come."""
     if kind == "message":
-        return AIMessage(decision.text, response_metadata={KEY: told(decision)})
+        metadata = {KEY: told(decision)}
+        return AIMessage(decision.text, additional_kwargs=refusal(decision), response_metadata=metadata)
     return decision.text if kind == "text" else Refused(text=decision.text, decision=decision)

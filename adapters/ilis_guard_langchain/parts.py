@@ -1,12 +1,20 @@
 """The parts of a chain: what stands before its model, the model, and what stands after."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence, RunnableWithFallbacks
-from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables import (
+    RouterRunnable,
+    Runnable,
+    RunnableBinding,
+    RunnableBranch,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import RunnableBindingBase, RunnableEachBase
+from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
 from ilis_guard.errors import ConfigError
 
@@ -30,7 +38,11 @@ def parts_of(chain: Runnable[Any, Any]) -> Parts | None:
     if isinstance(chain, RunnableSequence):
         steps = chain.steps
         for place in reversed(range(len(steps))):
-            if (core := model_in(steps[place])) is not None:
+            if (core := model_in(steps[place])) is None:
+                # Asked by a step that does more than that, a later model answers unheard.
+                if any(isinstance(each, BaseLanguageModel) for each in inside(steps[place])):
+                    return None
+            else:
                 return Parts(
                     head=_sequence(steps[:place]), model=steps[place], core=core, tail=_sequence(steps[place + 1 :])
                 )
@@ -54,16 +66,44 @@ def model_in(step: Runnable[Any, Any]) -> BaseLanguageModel[Any] | None:
     return step
 
 
+def inside(chain: Runnable[Any, Any]) -> Iterator[Runnable[Any, Any]]:
+    """A runnable and all that it shows to be inside it, at any depth. Functions show what they refer to by name."""
+    seen: dict[int, Runnable[Any, Any]] = {}
+    left = [chain]
+    while left:
+        each = left.pop()
+        if id(each) not in seen:
+            seen[id(each)] = each
+            left.extend(part for part in _shown(each) if isinstance(part, Runnable))
+    yield from seen.values()
+
+
+def _shown(chain: Runnable[Any, Any]) -> Iterable[Any]:
+    """What is directly inside: by its kind where LangChain's own picture of it shows nothing."""
+    for kind, parts in _HOLDERS:
+        if isinstance(chain, kind):
+            return parts(chain)
+    return [node.data for node in chain.get_graph().nodes.values()]
+
+
+_HOLDERS: Final[tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...]] = (
+    ((RunnableBindingBase, RunnableEachBase), lambda chain: [chain.bound]),
+    (RunnableWithFallbacks, lambda chain: chain.runnables),
+    (RunnableBranch, lambda chain: [chain.default, *(part for branch in chain.branches for part in branch)]),
+    (RouterRunnable, lambda chain: chain.runnables.values()),
+    (RunnableConfigurableAlternatives, lambda chain: [chain.default, *chain.alternatives.values()]),
+    (DynamicRunnable, lambda chain: [chain.default]),
+)
+"""Kinds of runnables that hold others, and how to get at these."""
+
+
 def check_unguarded(chain: Runnable[Any, Any]) -> None:
     """See that there is no guard inside.
 
     Raises:
         ConfigError: there is one: its answers would be judged twice, and its refusals taken for answers.
     """
-    for each in (chain, *(node.data for node in chain.get_graph().nodes.values())):
-        inner = each
-        while isinstance(inner, RunnableBindingBase):
-            inner = inner.bound
+    for inner in inside(chain):
         if type(inner).__module__.partition(".")[0] == __name__.partition(".")[0]:
             raise ConfigError(
                 f"the chain holds a {type(inner).__name__}, which is guarded already: its refusals would be taken for "

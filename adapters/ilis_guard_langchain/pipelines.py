@@ -67,6 +67,15 @@ class TappedPipeline:
             return self.model.worded(turns)
         return self.model.rendered(given.to_string() if isinstance(given, PromptValue) else turns[-1].content)
 
+    def problem(self, given: Mapping[str, Any]) -> str:
+        """Why an answer to a call with these options has no score; empty where they change nothing about it."""
+        if not given.get(KEY):
+            return ""
+        return (
+            f"the call passes {sorted(given[KEY])!r} on to the chain's pipeline, which was compared with the tier's "
+            "bundle without them: how uncertain its answers are isn't known; bind them before it is wrapped"
+        )
+
     def options(self, listening: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """What the chain's model is called with, so that it is listened to.
 

@@ -1,8 +1,19 @@
 """A decision in a message's metadata: small enough to travel, complete enough to trace."""
 
-from typing import Any
+from typing import Any, Final
 
 from ilis_guard import Decision
+
+KEY: Final = "ilis_guard"
+"""Where a message's `response_metadata` tells of its decision; in a stream before it, of the `retraction`."""
+
+
+def refusal(decision: Decision) -> dict[str, str]:
+    """What stands in the `additional_kwargs` of a message that is no answer, as with LangChain's OpenAI models.
+
+    Whoever asks whether it is a refusal mustn't be told no because the policy says nothing to the user.
+    """
+    return {"refusal": decision.text or decision.action.value}
 
 
 def told(decision: Decision) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class RemoteModel:
             raise
         except Exception as error:
             raise as_model_error(error, type(self._chat).__name__) from error
-        check_not_refused(reply, type(self._chat).__name__)
+        check_not_refused(reply)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
 

@@ -36,24 +36,6 @@ def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
     )
 
 
-def check_not_refused(reply: AIMessage, model: str) -> None:
-    """See that a reply is an answer: a refusal, or what a content filter left of one, must not be taken for one.
-
-    Args:
-        reply: of a chat model.
-        model: who replied.
-
-    Raises:
-        ModelError: it isn't.
-    """
-    blocks = reply.content if isinstance(reply.content, list) else ()
-    refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
-    if refuses or reply.additional_kwargs.get("refusal"):
-        raise ModelError(f"{model} refused to answer")
-    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
-        raise ModelError(f"{model} didn't answer: its content filter stopped or withdrew the answer")
-
-
 def statistics_of(logprobs: object) -> Statistics | None:
     """Output statistics from logprobs as OpenAI's chat completions give them, and whoever speaks as they do.
 
@@ -75,6 +57,20 @@ def statistics_of(logprobs: object) -> Statistics | None:
         # A minimum with NaN in it may be any number to Python.
         margin_min=math.nan if any(map(math.isnan, margins := [_margin(token) for token in tokens])) else min(margins),
     )
+
+
+def check_not_refused(reply: AIMessage) -> None:
+    """See that a reply is no refusal.
+
+    Raises:
+        ModelError: it is one, or what a content filter left of an answer: neither must be taken for one.
+    """
+    blocks = reply.content if isinstance(reply.content, list) else ()
+    refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    if refuses or reply.additional_kwargs.get("refusal"):
+        raise ModelError("the model refused to answer")
+    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
+        raise ModelError("the model didn't answer: its content filter stopped or withdrew the answer")
 
 
 def _finish_reason(metadata: Mapping[str, Any]) -> FinishReason:

@@ -137,6 +137,18 @@ def test_a_structured_answer_that_is_not_trusted_ends_the_turn_without_one(tools
     assert len(chat.calls) == 1
 
 
+def test_a_structured_answer_is_what_is_judged_beside_calls_of_tools() -> None:
+    both = AIMessage(
+        "", tool_calls=[*tool_call("weather", city="Oslo").tool_calls, *tool_call("Forecast", degrees=12).tool_calls]
+    )
+    chat = ScriptedChat(replies=[both])
+    guard = guarding(None, {'{"degrees": 12}': 0.1})
+    agent = create_agent(
+        chat, [weather], response_format=ToolStrategy(Forecast), middleware=[IlisGuardMiddleware(guard)]
+    )
+    assert agent.invoke(ASKED)["structured_response"] == Forecast(degrees=12)
+
+
 def test_a_model_that_fails_is_the_policys_to_rule_on() -> None:
     small, large = ScriptedChat(replies=[ValueError("secret prompt")]), ScriptedChat(replies=["Mild."])
     guard = guarding(None, larger={"large": (large, 0.2)})
@@ -306,6 +318,36 @@ def test_another_guard_is_a_model_like_any_other() -> None:
     agent = create_agent(ChatIlisGuard(guard=inner), middleware=[IlisGuardMiddleware(guarding(None))])
     said = agent.invoke(ASKED)["messages"][-1]
     assert (said.content, about(said)["tier"]) == ("Mild.", "small")
+
+
+def test_a_guards_own_stop_sequences_hold_in_an_agent_too() -> None:
+    guard = Guard(
+        tiers=[Tier(name="small", model=FakeModel("Mild. And windy."), scorer=FixedScorer(0.1))],
+        policy=Policy.parse(POLICY),
+        review=InMemoryQueue(),
+    )
+    agent = create_agent(ChatIlisGuard(guard=guard, stop=[" And"]), middleware=[IlisGuardMiddleware(guard)])
+    assert agent.invoke(ASKED)["messages"][-1].content == "Mild."
+
+
+SHADOW = POLICY.replace("name: agents", "name: agents\nmode: shadow")
+
+
+def test_a_policy_that_only_looks_on_lets_the_models_errors_out() -> None:
+    agent = create_agent(
+        ScriptedChat(replies=[ValueError("as it came")]),
+        middleware=[IlisGuardMiddleware(guarding(None, policy=SHADOW))],
+    )
+    with pytest.raises(ValueError, match="as it came"):
+        agent.invoke(ASKED)
+
+
+def test_a_policy_that_only_looks_on_lets_the_models_refusals_out() -> None:
+    refusal = AIMessage("I won't.", additional_kwargs={"refusal": "I won't."})
+    agent = create_agent(
+        ScriptedChat(replies=[refusal]), middleware=[IlisGuardMiddleware(guarding(None, policy=SHADOW))]
+    )
+    assert agent.invoke(ASKED)["messages"][-1].content == "I won't."
 
 
 def test_a_model_that_cannot_stop_at_the_prompt_takes_no_place_where_it_would_have_to() -> None:

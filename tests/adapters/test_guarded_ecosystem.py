@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.output_parsers import JsonOutputParser
+from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
 from langgraph.graph import END, START, StateGraph, add_messages
 from typing_extensions import TypedDict
@@ -143,7 +143,8 @@ def test_langgraph_streams_no_token_before_the_decision() -> None:
     class State(TypedDict):
         messages: Annotated[list[Any], add_messages]
 
-    wrapped = guard_of(RETRY).wrap(FakeListChatModel(responses=["Bergen"]))
+    before = FakeListChatModel(responses=["a question made by a model"]) | StrOutputParser()
+    wrapped = guard_of(RETRY).wrap(before | FakeListChatModel(responses=["Bergen"]))
 
     def node(state: State, config: RunnableConfig) -> dict[str, Any]:
         return {"messages": [wrapped.invoke(state["messages"], config)]}

@@ -211,6 +211,14 @@ def test_options_that_are_bound_count_too(pipe: Pipe) -> None:
     assert decision.rule == "scored"
 
 
+def test_an_answer_to_a_call_with_options_of_its_own_has_no_score(pipe: Pipe) -> None:
+    wrapped = guard().wrap(chat(pipe()), output="decision")
+    asked = f"{QUESTIONS[0]} Answer in a few words only."
+    decision = wrapped.invoke(asked, pipeline_kwargs={"max_new_tokens": 2})
+    assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
+    assert "passes ['max_new_tokens'] on" in decision.attempts[0].error
+
+
 def test_another_precision_is_refused(loaded: tuple[Any, Any]) -> None:
     model = AutoModelForCausalLM.from_pretrained(loaded[0].name_or_path, dtype="bfloat16")
     pipeline_kwargs: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False, "return_full_text": False}

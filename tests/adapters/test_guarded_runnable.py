@@ -12,13 +12,13 @@ from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from langchain_core.prompts import PromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import RunnableBranch, RunnableLambda, RunnablePassthrough
 from langgraph.errors import GraphInterrupt
 from pydantic import BaseModel
 
 from ilis_guard import Action, Decision, Message
 from ilis_guard.errors import ConfigError, RequestError
-from ilis_guard.testing import FakeModel, InMemoryQueue
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard_langchain import GuardedRunnable, GuardRunnable, Refused
 from tests.adapters.wrapping import ABSTAIN, ANSWER, ESCALATE, POLICY, PROMPT, RETRY, chain_of, chat, guard_of
 
@@ -65,6 +65,7 @@ def test_a_refusal_is_the_policys_message_in_the_same_type() -> None:
     assert isinstance(message, AIMessage)
     assert message.content == "I don't know."
     assert message.response_metadata["ilis_guard"]["action"] == "abstain"
+    assert message.additional_kwargs == {"refusal": "I don't know."}
 
 
 def test_a_refusal_of_another_type_is_a_value_of_its_own() -> None:
@@ -187,6 +188,15 @@ def test_the_last_model_is_the_one_that_answers() -> None:
     wrapped = guard_of(RETRY, models={"large": large}).wrap(rewrites | chat("Bergen"))
     assert wrapped.invoke(NORWAY).content == "Oslo"
     assert large.calls == [(Message(role="user", content="What is Norway's capital?"),)]
+
+
+def test_a_later_model_in_a_step_that_does_more_is_what_answers() -> None:
+    later = (PROMPT | chat("second")).with_config(run_name="later")
+    branch: Any = RunnableBranch((lambda _: True, PROMPT | chat("second") | StrOutputParser()), lambda _: "never")
+    for step in (later, branch):
+        chain = (PROMPT | chat("first") | (lambda said: {"country": said.text}) | step).with_types(output_type=str)
+        wrapped = guard_of(FixedScorer({"second": ANSWER})).wrap(chain, prompt=str, output="decision")
+        assert wrapped.invoke(NORWAY).text == "second"
 
 
 def test_what_is_retrieved_before_the_model_is_retrieved_once() -> None:
@@ -341,9 +351,49 @@ def test_a_providers_refusal_is_no_answer(reply: AIMessage) -> None:
         assert re.search("refused to answer|content filter", decision.attempts[0].error)
 
 
-def test_a_message_that_calls_a_tool_is_no_answer() -> None:
-    call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
+CALL = AIMessage("Let me see.", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
+
+
+@pytest.mark.parametrize("said", ["", "Let me see."])
+def test_a_message_that_calls_a_tool_is_no_answer(said: str) -> None:
+    call = CALL.model_copy(update={"content": said})
     assert guard_of(tiers=1).wrap(chat(call)).invoke("q").response_metadata["ilis_guard"]["action"] == "abstain"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        CALL,
+        {"messages": [HumanMessage("q"), CALL]},
+        {"messages": [HumanMessage("q")]},
+        {"messages": [HumanMessage("q"), AIMessage("half")], "__interrupt__": [object()]},
+        AIMessage("I won't.", additional_kwargs={"refusal": "I won't."}),
+    ],
+    ids=["calls", "state-calls", "state-of-user", "interrupted", "refusal"],
+)
+def test_what_is_no_answer_of_a_model_does_not_come_out_of_a_function_as_one(output: Any) -> None:
+    wrapped = guard_of(tiers=1).wrap(RunnableLambda(lambda _: output), output="decision")
+    decision = wrapped.invoke("q")
+    assert (decision.action, decision.text) == (Action.ABSTAIN, "I can't answer that.")
+
+
+def test_a_refusal_of_a_guard_in_a_function_is_no_answer() -> None:
+    hidden = {"guarded": guard_of(ABSTAIN).wrap(chat())}
+    outer = guard_of(tiers=1).wrap(RunnableLambda(lambda question: {"messages": [hidden["guarded"].invoke(question)]}))
+    refused = outer.invoke("q")
+    assert isinstance(refused, Refused)
+    assert "refused" in refused.decision.attempts[0].error
+
+
+def test_as_output_that_fails_does_not_quote_the_answer() -> None:
+    def parse(text: str) -> City:
+        raise ValueError(f"can't parse {text}")
+
+    wrapped = guard_of(RETRY).wrap(RunnableLambda(lambda _: {"text": "x"}), as_output=parse)
+    refused = wrapped.invoke("q")
+    assert isinstance(refused, Refused)
+    assert "ValueError" in str(refused.decision.reasons)
+    assert "surely" not in str(refused.decision.reasons)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -416,11 +466,19 @@ def test_labels_reach_the_policy_those_of_a_call_over_those_of_the_wrapped() -> 
     assert wrapped.bind(labels={"topic": "geography"}).invoke(NORWAY) == "Oslo"
 
 
-@pytest.mark.parametrize("place", ["alone", "inside", "bound"])
+@pytest.mark.parametrize("place", ["alone", "inside", "bound", "fallback", "branch", "deep"])
 def test_what_is_guarded_already_is_refused(place: str) -> None:
     guard = guard_of()
     inner: Any = GuardRunnable(guard) if place == "alone" else guard.wrap(chat())
-    chain = {"alone": inner, "inside": PROMPT | inner | StrOutputParser(), "bound": inner.with_retry()}[place]
+    branch: Any = RunnableBranch((lambda _: True, inner), lambda _: "never")
+    chain = {
+        "alone": inner,
+        "inside": PROMPT | inner | StrOutputParser(),
+        "bound": inner.with_retry(),
+        "fallback": chat().with_fallbacks([inner]),
+        "branch": branch,
+        "deep": PROMPT | {"said": branch.with_config(run_name="deep")},
+    }[place]
     with pytest.raises(ConfigError, match="guarded already"):
         guard.wrap(chain)
 

@@ -103,7 +103,7 @@ def test_each_providers_word_for_a_cut_answer_is_known(metadata: dict[str, Any],
     ],
 )
 def test_a_refusal_is_no_answer_and_its_words_are_not_repeated(reply: AIMessage) -> None:
-    with pytest.raises(ModelError, match=r"^Recorder (refused to answer|didn't answer: its content filter)") as caught:
+    with pytest.raises(ModelError, match=r"^the model (refused to answer|didn't answer: its content filter)") as caught:
         ask(reply)
     assert not caught.value.is_retryable
     assert SECRET not in str(caught.value)

@@ -108,7 +108,7 @@ def test_an_upstreams_answer_waits_for_a_person_who_sees_it(served: Asking, queu
 def test_an_upstreams_refusal_is_no_answer(served: Asking, queue: ReviewQueue, question: str) -> None:
     decision = asked_upstream(served.url, queue, question)
     assert (decision.action.value, decision.rule) == ("abstain", "failed")
-    assert decision.attempts[-1].error == "ModelError: ChatOpenAI refused to answer"
+    assert decision.attempts[-1].error == "ModelError: the model refused to answer"
     assert decision.attempts[-1].text == ""
 
 

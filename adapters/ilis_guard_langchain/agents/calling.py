@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from langchain.agents.middleware import ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
@@ -47,6 +47,8 @@ class AgentCall:
     def __init__(self, handler: Handler, request: ModelRequest[Any]) -> None:
         self.answers: dict[str, ModelResponse[Any]] = {}
         """By tier: its last answer, as the agent has it."""
+        self.error: Exception | None = None
+        """What a model raised last."""
         self._handler = handler
         self._request = request
 
@@ -65,13 +67,14 @@ class AgentCall:
         except control_flow():
             raise
         except Exception as error:
+            self.error = error
             raise as_model_error(error, type(request.model).__name__) from error
         said = _said(response)
         if said.tool_calls and response.structured_response is None:
             raise ToolsWantedError(response)
         self.answers[tier] = response
         reply = said.model_copy(update={"content": answer_in(response)})
-        check_not_refused(reply, "the agent's model")
+        check_not_refused(reply)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
     def _held(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
@@ -162,7 +165,10 @@ class Bridge:
 def answer_in(response: ModelResponse[Any]) -> str:
     """The text of an answer; of a structured one that came as a tool's call, what the call holds."""
     said = _said(response)
-    return json.dumps(said.tool_calls[0]["args"], ensure_ascii=False) if said.tool_calls else str(said.text).strip()
+    # Beside it there may be calls of real tools, which nobody has answered yet.
+    given = {turn.tool_call_id for turn in response.result if isinstance(turn, ToolMessage)}
+    structured = next((call["args"] for call in said.tool_calls if call["id"] in given), None)
+    return str(said.text).strip() if structured is None else json.dumps(structured, ensure_ascii=False)
 
 
 def _said(response: ModelResponse[Any]) -> AIMessage:

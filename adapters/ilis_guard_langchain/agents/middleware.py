@@ -33,11 +33,8 @@ from ilis_guard_langchain.agents.reviewing import (
 from ilis_guard_langchain.agents.transcript import transcript
 from ilis_guard_langchain.calls import in_a_thread
 from ilis_guard_langchain.chat import ChatIlisGuard
-from ilis_guard_langchain.telling import told
+from ilis_guard_langchain.telling import KEY, told
 from ilis_guard_langchain.tracing import trace_attempts
-
-KEY: Final = "ilis_guard"
-"""Where a message's `response_metadata` tells of its decision."""
 
 _END: Final = {"jump_to": "end"}
 """For an agent that would ask its model again for want of a structured answer."""
@@ -117,11 +114,16 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         try:
             with call.going_on():
                 made = self._guard_of(request.model).decide(
-                    conversation, labels=self._labels_of(request, config), id=decision
+                    conversation,
+                    labels=self._labels_of(request, config),
+                    stop=(self._is_own(request.model) and request.model.stop) or (),
+                    id=decision,
                 )
         except ToolsWantedError as wanted:
             return _answered(wanted.response)
         trace_attempts(made, config)
+        if made.mode == "shadow" and (before := _as_before(call, made)) is not None:
+            return _answered(_stamped(before, told(made)))
         if made.action is Action.ANSWER:
             return _answered(_stamped(_response(call, made.attempts[-1]), told(made)))
         message = _message(made.text, told(made), config)
@@ -167,6 +169,18 @@ def _decision_id(config: RunnableConfig) -> str:
 def _response(call: AgentCall, attempt: Attempt) -> ModelResponse[Any]:
     """An attempt's answer as the agent has it; of a tier that answered by itself, its text."""
     return call.answers.get(attempt.tier) or ModelResponse(result=[AIMessage(attempt.text)])
+
+
+def _as_before(call: AgentCall, made: Decision) -> ModelResponse[Any] | None:
+    """What the agent's model said, a refusal too; None where the agent made no call.
+
+    Raises:
+        Exception: the model's own, as without a guard.
+    """
+    response = call.answers.get(made.attempts[-1].tier)
+    if response is None and call.error is not None:
+        raise call.error
+    return response
 
 
 def _waiting(call: AgentCall, made: Decision) -> Waiting:
