@@ -3,25 +3,22 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ilis_guard import Piece, Retraction, StreamEvent
 from ilis_guard.types import Decision
 from ilis_guard_server.asked import asked_of, read
-from ilis_guard_server.chat import ASKED_STATUSES
 from ilis_guard_server.clients import Client
-from ilis_guard_server.deciding import decide, enter, noting_if_gone, stream, unless_gone
+from ilis_guard_server.completing import ASKED_STATUSES, completed
 from ilis_guard_server.document import body_of, decision_response
-from ilis_guard_server.event_stream import EventStream
 from ilis_guard_server.openai_requests import CompletionRequest
 from ilis_guard_server.openai_responses import Completion, CompletionChoice, EndReason, Summary, Withdrawal
-from ilis_guard_server.problems import failed, responses
+from ilis_guard_server.problems import responses
 from ilis_guard_server.service import TheService
-from ilis_guard_server.telling import finish_reason, header, instead, refusal, summary, usage
+from ilis_guard_server.telling import finish_reason, instead, refusal, summary, usage
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -37,15 +34,7 @@ async def completions(request: Request, service: TheService, client: Client) -> 
     body = await read(request, CompletionRequest)
     asked = asked_of(body, service, client=client, request=request)
     telling = _Telling(id=f"cmpl-{asked.id}", model=service.settings.model, with_usage=body.includes_usage)
-    if not body.stream:
-        decision = await decide(service, asked, request.receive)
-        return JSONResponse(telling.whole(decision).model_dump(), headers=header(decision))
-    return EventStream(
-        telling.chunks(stream(service, asked)),
-        place=await unless_gone(enter(service), request.receive),
-        failed=partial(failed, asked.id),
-        noting=partial(noting_if_gone, service, asked),
-    )
+    return await completed(request, service, asked, telling, streams=body.stream is True)
 
 
 class _Telling:
