@@ -14,7 +14,7 @@ from benchmarks.common import show
 from ilis_guard.config import read_config
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.scoring.shift import ShiftDetector
+from ilis_guard.scoring.shift import ShiftDetector, profile
 from ilis_guard.tiers import load_local_model
 from ilis_guard.types import Message
 
@@ -61,11 +61,11 @@ def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
         score = scorer.score(generation)
         return policy.evaluate(Facts(uncertainty=score.uncertainty, shift=score.shift, tier="small", last_tier=False))
 
-    detector = ShiftDetector(scorer.bundle.calibration_set.shift, scorer.bundle.metadata.stage)
+    detector = ShiftDetector(scorer.bundle.calibration_set.shift)
     maps = {position: signature[None] for position, signature in generation.signatures.items()}
     measured = {
         "score": lambda: scorer.score(generation),
-        "of which shift": lambda: detector.shift(maps),
+        "of which shift": lambda: detector.shift(profile(maps, scorer.bundle.metadata.stage)),
         "policy": rule,
         "policy with 20 rules": lambda: twenty.evaluate(Facts(uncertainty=0.4, shift=0.5, tier="small")),
         "policy with 20 rules, shift missing": lambda: twenty.evaluate(Facts(uncertainty=0.4, tier="small")),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 """Of guard.yaml, apart from the package's."""
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]*$"
-FOR_ALL_TIERS: Final = frozenset({"name", "remote", "cost", "max_concurrent", "breaker"})
+FOR_ALL_TIERS: Final = frozenset({"name", "remote", "bundle", "cost", "max_concurrent", "breaker"})
 """A tier's keys that don't ask for a local model."""
 
 

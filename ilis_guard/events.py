@@ -20,7 +20,10 @@ TAPS_PROVEN: Final = "ilis_guard.taps.proven"
 PROOF_NOT_KEPT: Final = "ilis_guard.proof.not_kept"
 """A warning: the proof can't be written to the cache and is given again at the next start. Fields: error."""
 TIER_UNSCORED: Final = "ilis_guard.tier.unscored"
-"""A warning: the tier is remote or has no bundle, so nothing it says can be answered by a policy. Fields: tier."""
+"""A warning: the tier has no bundle, so nothing it says can be answered by a policy. Fields: tier."""
+TIER_UNFIT: Final = "ilis_guard.tier.unfit"
+"""A warning: the chat model that took a remote tier's place isn't the one that its bundle was fitted to, so its answers
+have no score. Fields: tier, differing."""
 ATTEMPT_FINISHED: Final = "ilis_guard.attempt.finished"
 """A tier answered and was scored, or was spared the answer by a rule of stage `prompt`.
 Fields: decision, tier, attempt, stage, uncertainty, shift, tokens, stopped_at, seconds."""

@@ -62,7 +62,18 @@ from ilis_guard.models.stops import before_stop
 from ilis_guard.policy import Policy
 from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
 from ilis_guard.tiers import Tier
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Score, Signature, Statistics, Step
+from ilis_guard.types import (
+    POSITIONS,
+    Fingerprint,
+    Generation,
+    Message,
+    Position,
+    RemoteFingerprint,
+    Score,
+    Signature,
+    Statistics,
+    Step,
+)
 from ilis_guard.walk.tickets import Review
 
 __all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
@@ -83,7 +94,7 @@ class FakeModel:
         replies: one for all calls, a sequence with one a call, or a mapping by prompt (the user's last turn). An
             exception among them is raised. A call without a reply raises LookupError.
         layers: of the signatures. They depend on nothing but the text; an empty one has only that of the prompt.
-        fingerprint: None for a model that can't be tapped.
+        fingerprint: None for a model of which nothing is comparable.
     """
 
     takes_stop = True
@@ -93,7 +104,7 @@ class FakeModel:
         replies: Scripted[Reply],
         *,
         layers: int = 4,
-        fingerprint: Fingerprint | None = None,
+        fingerprint: Fingerprint | RemoteFingerprint | None = None,
     ) -> None:
         self.calls: list[tuple[Message, ...]] = []
         """The conversations it was given, in order."""
@@ -102,7 +113,7 @@ class FakeModel:
         self._script: Callable[[str], Reply] = _script(replies)
 
     @property
-    def fingerprint(self) -> Fingerprint | None:
+    def fingerprint(self) -> Fingerprint | RemoteFingerprint | None:
         """As given."""
         return self._fingerprint
 

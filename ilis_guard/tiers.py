@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, SupportsFloat
 
+from ilis_guard import events
 from ilis_guard.calling import BreakerSettings, TierCost
-from ilis_guard.config import TierConfig
+from ilis_guard.config import RemoteConfig, TierConfig
 from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
 from ilis_guard.models import Model, StepwiseModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
-from ilis_guard.types import Dtype, Generation, Message, Score, Site, Stage, Step
+from ilis_guard.types import Dtype, Fingerprint, Generation, Message, RemoteFingerprint, Score, Site, Stage, Step
 
-if TYPE_CHECKING:  # importing it imports torch
+if TYPE_CHECKING:  # importing them imports torch, and LangChain
     from ilis_guard.models.local import LocalModel
+    from ilis_guard.models.remote import RemoteModel
 
 Check = Callable[[str, Generation], None]
 """Given the tier's name and what its model generated; raises where that can't be used as an answer."""
@@ -29,7 +31,7 @@ class Tier:
     name: str
     model: Model
     scorer: Scorer | None = None
-    """None where the model can't be tapped or no bundle was fitted yet: its answers have no score."""
+    """None where no bundle was fitted yet, or it holds for another model: its answers have no score."""
     prompt_scorer: Scorer | None = None
     """Says before a token is generated how likely the answer will be wrong; needs a `StepwiseModel`."""
     cost: TierCost | None = None
@@ -49,6 +51,8 @@ class Tier:
     def with_model(self, model: Model) -> Self:
         """This tier with another model. Its bundles stay where that one is their own, and its other scorers always.
 
+        A model that can't be tapped, and isn't a bundle's own, has answers without a score.
+
         Raises:
             BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to.
             ConfigError: the tier has a prompt bundle, and the model can't stop at the prompt.
@@ -60,10 +64,13 @@ class Tier:
             )
         scorer = self.scorer
         if isinstance(scorer, LightGBMScorer):
-            if model.fingerprint is None:
-                scorer = None
-            else:
+            if isinstance(model.fingerprint, Fingerprint):
                 scorer.check_fits(model.fingerprint)
+            elif model.fingerprint != (fitted := scorer.bundle.metadata.fingerprint):
+                scorer = None
+                if isinstance(model.fingerprint, RemoteFingerprint) and isinstance(fitted, RemoteFingerprint):
+                    different = fitted.differences(model.fingerprint)
+                    events.log().warning(events.TIER_UNFIT, tier=self.name, differing=list(different))
         return replace(self, model=model, scorer=scorer)
 
     def score(self, generation: Generation) -> Score:
@@ -143,22 +150,25 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     Raises:
         ModelError: the model can't be loaded.
         BundleError: a bundle can't be read.
-        BundleMismatchError: a bundle was fitted to another model, precision, prompt, length of answers, or stage.
+        BundleMismatchError: a bundle was fitted to another model, precision, prompt, length of answers, arguments or
+            stage.
     """
     tier = partial(
         Tier, name=config.name, cost=config.cost, max_concurrent=config.max_concurrent, breaker=config.breaker
     )
-    if config.remote is not None:
-        from ilis_guard.models.remote import RemoteModel
-
-        return tier(model=RemoteModel.load(config.remote.chat_model, config.remote.arguments))
     # The bundles first: reading them takes milliseconds, loading a model may take minutes.
     scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
+    if config.remote is not None:
+        remote = load_remote_model(config.remote)
+        if scorer is not None:
+            scorer.check_fits(remote.fingerprint)
+        return tier(model=remote, scorer=scorer)
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
     if not scorers:
         return tier(model=_batched(load_local_model(config, progress=progress), config.batch))
     fitted = scorers[0].bundle.metadata.fingerprint
+    assert isinstance(fitted, Fingerprint), "a local tier is given no other bundle"
     model = load_local_model(
         config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
     )
@@ -176,11 +186,12 @@ def _batched(model: "LocalModel", size: int) -> StepwiseModel:
 
 
 def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:
-    """Load one of a tier's bundles, and see that it was fitted to this stage and to answers of this length.
+    """Load one of a tier's bundles, and see that it was fitted to this stage, such a model, and answers of this length.
 
     Raises:
         BundleError: it can't be read.
-        BundleMismatchError: it was fitted to another stage or to answers of another length.
+        BundleMismatchError: it was fitted to another stage, to a local model where the tier is remote or the other way
+            round, or to answers of another length.
     """
     scorer = LightGBMScorer(read_bundle(bundle))
     fitted = scorer.bundle.metadata
@@ -189,7 +200,13 @@ def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer
             f"the bundle {bundle!r} of the tier {config.name!r} was fitted to the stage {fitted.stage!r} and stands "
             f"where one for {stage!r} belongs: `bundle` scores answers, `prompt_bundle` prompts"
         )
-    if config.max_new_tokens != fitted.max_new_tokens:
+    is_remote = isinstance(fitted.fingerprint, RemoteFingerprint)
+    if is_remote != (config.remote is not None):
+        raise BundleMismatchError(
+            f"the bundle {bundle!r} was fitted to {'a remote' if is_remote else 'a local'} model, {fitted.model!r}, "
+            f"and the tier {config.name!r} is {'local' if is_remote else 'remote'}: harvest that tier, and fit to it"
+        )
+    if not is_remote and config.max_new_tokens != fitted.max_new_tokens:
         raise BundleMismatchError(
             f"the bundle {bundle!r} of the tier {config.name!r} was fitted to answers of at most "
             f"{fitted.max_new_tokens} tokens, and its max_new_tokens is {config.max_new_tokens}: how often they are "
@@ -197,6 +214,17 @@ def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer
             "longer answers"
         )
     return scorer
+
+
+def load_remote_model(config: RemoteConfig) -> "RemoteModel":
+    """Load a remote tier's chat model.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    from ilis_guard.models.remote import RemoteModel
+
+    return RemoteModel.load(config.chat_model, config.arguments)
 
 
 def load_local_model(

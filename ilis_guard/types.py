@@ -42,6 +42,9 @@ Precision = Literal["nf4", "full"]
 FinishReason = Literal["stop", "length"]
 """The model ended its answer itself, or it was cut off at its length limit."""
 Dtype = Literal["float32", "bfloat16", "float16"]
+Statistic = Literal["logprob_sum", "logprob_mean", "entropy_mean", "margin_min"]
+"""The name of one of the output `Statistics`."""
+STATISTICS: Final[tuple[Statistic, ...]] = ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
 
 TicketState = Literal["open", "claimed", "resolved", "expired"]
 TicketWait = Callable[[str, float | None], "Awaitable[Ticket]"]
@@ -131,8 +134,26 @@ class Request:
         return told | ({"stop": list(self.stop)} if self.stop else {})
 
 
+class _Fingerprint:
+    """What fingerprints of both kinds can."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def differences(self, other: "_Fingerprint") -> tuple[str, ...]:
+        """Names of what the two differ in; of two kinds, all of both."""
+        mine, others = self.to_dict(), other.to_dict()
+        return tuple(name for name in mine | others if mine.get(name) != others.get(name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, flat."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.to_dict().items())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
+class Fingerprint(_Fingerprint):
     """What makes a model's signatures comparable. A bundle holds only for models whose fingerprint equals its own."""
 
     weights: str
@@ -151,16 +172,27 @@ class Fingerprint:
     prompt: str
     """Digest of how a question becomes a prompt, hexadecimal."""
 
-    def differences(self, other: "Fingerprint") -> tuple[str, ...]:
-        """Names of the fields in which the two differ."""
-        return tuple(name for name in self.__slots__ if getattr(self, name) != getattr(other, name))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFingerprint(_Fingerprint):
+    """As `Fingerprint`, of a model that can't be tapped: what makes the output statistics of its answers comparable.
+
+    It is asked a conversation as it is, so there is no wording to tell of. What stands behind its name is its
+    provider's secret, and may change under it.
+    """
+
+    chat_model: str
+    """Import path of the class that asks it, ``package.module:Class``."""
+    model: str
+    """Its provider's name for it; empty where the class doesn't say."""
+    arguments: Mapping[str, bool | int | float | str]
+    """What else it is asked with, by name: truth values and numbers as they are, all else as a digest. Secrets,
+    time-outs and the like aren't among them; its address is, for another server may hold another model of that name."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.to_dict().items())
+        """As JSON values, flat: each argument as ``arguments.NAME``."""
+        arguments = {f"arguments.{name}": value for name, value in self.arguments.items()}
+        return {"chat_model": self.chat_model, "model": self.model, **arguments}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,16 +4,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 
 from ilis_guard import Generation, IlisGuardError, Message
 from ilis_guard.errors import ModelError, control_flow
+from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.remote import as_model_error
 from ilis_guard.models.replies import check_not_refused, generation_of
+from ilis_guard.types import RemoteFingerprint
 from ilis_guard_langchain.calls import CURRENT, Call
 from ilis_guard_langchain.overhearing import Overhearing
-from ilis_guard_langchain.parts import Parts
+from ilis_guard_langchain.parts import Parts, bound_to
 from ilis_guard_langchain.pipelines import TappedPipeline
 
 INTERRUPT: Final = "__interrupt__"
@@ -23,10 +26,14 @@ INTERRUPT: Final = "__interrupt__"
 class ModelOfChain:
     """The model that a chain shows, asked with what the chain's head made of the input."""
 
-    fingerprint = None
-
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+
+    @property
+    def fingerprint(self) -> RemoteFingerprint | None:
+        """The chat model's, with what it is bound to; None where it is none, or not always this one (fallbacks)."""
+        core, bound = self._parts.core, bound_to(self._parts.model)
+        return fingerprint_of(core, bound) if isinstance(core, BaseChatModel) and bound is not None else None
 
     def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - the chain words its own
         """Ask it once.

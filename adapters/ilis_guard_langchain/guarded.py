@@ -75,6 +75,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         self._tapped = None if self._parts is None else TappedPipeline.found(self._parts, self._tier)
         self._check_output(guard)
         self._guard = guard.with_model(self._tier.name, self._model(), check=self._check)
+        self._tier = _tier(self._guard, self._tier.name)
 
     def invoke(
         self,
@@ -245,6 +246,11 @@ class GuardedRunnable(Runnable[Any, Any]):
             asked = _asked_by(given)
         request = Request.of(to_messages(asked))
         if self._tapped is None:
+            if self._tier.bundle is not None and (options := sorted(call.kwargs.keys() - {"stop"})):
+                call.problem = (
+                    f"the call passes {options!r} on to the chain's model, which was compared with the tier's bundle "
+                    "without them: how uncertain its answers are isn't known; bind them before it is wrapped"
+                )
             return request
         turns = Request.of(to_messages(call.given)).messages
         worded = self._tapped.conversation(call.given, turns)

@@ -66,6 +66,15 @@ def model_in(step: Runnable[Any, Any]) -> BaseLanguageModel[Any] | None:
     return step
 
 
+def bound_to(step: Runnable[Any, Any]) -> dict[str, Any] | None:
+    """What a step's model is bound to; None where there is more about it, such as fallbacks, than that."""
+    kwargs: dict[str, Any] = {}
+    while isinstance(step, RunnableBinding):
+        kwargs = {**step.kwargs, **kwargs}
+        step = step.bound
+    return kwargs if isinstance(step, BaseLanguageModel) else None
+
+
 def inside(chain: Runnable[Any, Any]) -> Iterator[Runnable[Any, Any]]:
     """A runnable and all that it shows to be inside it, at any depth. Functions show what they refer to by name."""
     seen: dict[int, Runnable[Any, Any]] = {}

@@ -4,12 +4,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from langchain_core.language_models import BaseLanguageModel
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableBinding
 
 from ilis_guard import Message, Tier
-from ilis_guard_langchain.parts import Parts
+from ilis_guard.types import Fingerprint
+from ilis_guard_langchain.parts import Parts, bound_to
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.tapped import TappedModel
@@ -36,21 +35,24 @@ class TappedPipeline:
         """
         # Who has such a model has imported it.
         huggingface = sys.modules.get("langchain_huggingface")
-        if huggingface is None or tier.bundle is None or (bound := _bound(parts.model)) is None:
+        if huggingface is None or tier.bundle is None or (bound := bound_to(parts.model)) is None:
             return None
         core: Any = parts.core
         is_chat = isinstance(core, huggingface.ChatHuggingFace)
         llm = core.llm if is_chat else core
-        if not isinstance(llm, huggingface.HuggingFacePipeline):
+        metadata = tier.bundle.metadata
+        fitted = metadata.fingerprint
+        if not (isinstance(llm, huggingface.HuggingFacePipeline) and isinstance(fitted, Fingerprint)):
             return None
         from ilis_guard.models.tapped import TappedModel
 
-        metadata, pipeline = tier.bundle.metadata, llm.pipeline
+        assert metadata.max_new_tokens is not None, "a bundle of a tapped model says"
+        pipeline = llm.pipeline
         model = TappedModel.of(
             pipeline.model,
             pipeline.tokenizer,
             _generate_options(pipeline, bound.get(KEY, {})),
-            fitted=metadata.fingerprint,
+            fitted=fitted,
             prompt=metadata.prompt,
             max_new_tokens=metadata.max_new_tokens,
         )
@@ -86,15 +88,6 @@ class TappedPipeline:
         passed = {**self._bound.get(KEY, {}), **given.get(KEY, {}), **listening}
         # Streaming, the pipeline would run in a thread of its own, which nobody listens to.
         return {**given, KEY: passed} | ({"stream": False} if self._is_chat else {})
-
-
-def _bound(step: Runnable[Any, Any]) -> dict[str, Any] | None:
-    """What a model is bound to; None where there is more about it, such as fallbacks, than that."""
-    kwargs: dict[str, Any] = {}
-    while isinstance(step, RunnableBinding):
-        kwargs = {**step.kwargs, **kwargs}
-        step = step.bound
-    return kwargs if isinstance(step, BaseLanguageModel) else None
 
 
 def _generate_options(pipeline: Any, bound: Mapping[str, Any]) -> dict[str, Any]:

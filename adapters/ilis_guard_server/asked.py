@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ilis_guard.errors import RequestError
 from ilis_guard.labels import problem as label_problem
 from ilis_guard.tiers import Tier
-from ilis_guard.types import Request, StreamMode
+from ilis_guard.types import Fingerprint, Request, StreamMode
 from ilis_guard_server.openai_requests import (
     Body,
     ChatRequest,
@@ -98,7 +98,7 @@ def _check_temperature(body: GuardedRequest, service: Service) -> None:
 def _temperature(tier: Tier) -> float | None:
     """What a tier's tokens are chosen with; None where that isn't known."""
     fingerprint = tier.model.fingerprint
-    if fingerprint is None:
+    if not isinstance(fingerprint, Fingerprint):
         return None
     options: dict[str, Any] = {} if fingerprint.decoding == "greedy" else json.loads(fingerprint.decoding)
     return float(options.get("temperature", 1.0)) if options.get("do_sample") else 0.0

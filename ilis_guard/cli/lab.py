@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, err, out, step_bars, steps
-from ilis_guard.errors import SimulationError
+from ilis_guard.errors import ConfigError, SimulationError
 from ilis_guard.types import Site, Stage
 from ilis_guard.views.bundle import held_out_table
 
-if TYPE_CHECKING:  # with pyarrow, which only `score` needs of the commands here
-    from ilis_guard.config import GuardConfig
+if TYPE_CHECKING:  # with pyarrow, which not every command here needs
+    from ilis_guard.config import GuardConfig, TierConfig
+    from ilis_guard.lab.harvest import HarvestedModel
     from ilis_guard.lab.scored import ScoredManifest
 
 commands = typer.Typer()
@@ -22,17 +23,22 @@ commands = typer.Typer()
 @commands.command()
 def harvest(
     questions: Annotated[Path, typer.Argument(help="Labelled questions, JSONL.")],
-    tier: Annotated[str, typer.Option(help="A local tier of guard.yaml.")],
+    tier: Annotated[str, typer.Option(help="A tier of guard.yaml.")],
     to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     config: Config = GUARD_YAML,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions a forward pass.")] = 32,
-    site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions a forward pass; of a remote tier, at once, as far as it allows.")
+    ] = 32,
+    site: Annotated[
+        Site | None,
+        typer.Option(help="What is tapped of a local tier's layers: the MLP's output (the default), or their own."),
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(help="package.module:function of your own, told (question, text): whether the answer is right."),
     ] = None,
 ) -> None:
-    """Run a tier over labelled questions; write signatures, statistics and correctness.
+    """Run a tier over labelled questions; write correctness, statistics and, of a local tier, signatures.
 
     A run that was stopped or killed goes on where it was when the same command is given again.
     """
@@ -40,25 +46,40 @@ def harvest(
     from ilis_guard.lab.harvest import harvest as run
     from ilis_guard.lab.judging import load_judge
     from ilis_guard.lab.questions import read_questions
-    from ilis_guard.tiers import load_local_model
 
     chosen = read_config(config).tier(tier)
     asked = read_questions(questions)
     judged_by, judging = load_judge(judge)
-    with steps() as progress:
-        model = load_local_model(chosen, site=site, progress=progress)
+    name, model = _harvested_model(chosen, site)
     with counted(f"asking {tier}") as progress:
         run(
             model,
             asked,
             to,
-            name=str(chosen.model),
+            name=name,
             batch_size=batch_size,
             judge=judging,
             judged_by=judged_by,
             progress=progress,
         )
     out.print(f"{len(asked)} rows in {to}", highlight=False, soft_wrap=True)
+
+
+def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
+    """What the manifest calls it, and the model."""
+    from ilis_guard.tiers import load_local_model, load_remote_model
+
+    if config.remote is None:
+        with steps() as progress:
+            return str(config.model), load_local_model(config, site=site or "mlp", progress=progress)
+    if site is not None:
+        raise ConfigError(f"the tier {config.name!r} is remote and has no layers to tap: leave --site out")
+    from ilis_guard.calling import Caller
+    from ilis_guard.lab.side_by_side import SideBySide
+
+    remote = load_remote_model(config.remote)
+    caller = Caller(config.name, max_concurrent=config.max_concurrent)
+    return remote.fingerprint.model or config.remote.chat_model, SideBySide(remote, caller)
 
 
 @commands.command()
@@ -75,13 +96,13 @@ def observe(
     """
     from ilis_guard.config import read_config
     from ilis_guard.lab.baselines.observing import observe as run
-    from ilis_guard.lab.harvest import read_rows
+    from ilis_guard.lab.harvest import read_manifest
     from ilis_guard.lab.questions import read_questions
     from ilis_guard.tiers import load_local_model
 
     chosen = read_config(config).tier(tier)
     asked = read_questions(questions)
-    harvested = read_rows(harvest)[0].fingerprint
+    harvested = read_manifest(harvest).tapped()
     with steps() as progress:
         model = load_local_model(
             chosen,

@@ -25,8 +25,8 @@ from ilis_guard.scoring.bundle import (
     write_bundle,
 )
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
-from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
-from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
+from ilis_guard.scoring.features import FeatureGroup, feature_matrix
+from ilis_guard.scoring.shift import ShiftReference, squared_distances
 from ilis_guard.types import Stage
 
 FEATURES: Final[Mapping[Stage, tuple[FeatureGroup, ...]]] = {
@@ -70,14 +70,16 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     nearly always right or nearly always wrong are trained on, and left out of the figures.
 
     Raises:
-        FitError: there are too few right or too few wrong answers, a value isn't finite, or nothing was learned.
+        FitError: there are too few right or too few wrong answers, a value isn't finite, nothing was learned, or the
+            stage is `prompt` and the model couldn't be tapped.
         BundleError: something other than a bundle stands in the folder.
     """
     _check_classes(harvest)
     _check_finite(harvest)
     splits = split(harvest.datasets, seed)
     _check_splits(harvest.wrong, splits)
-    features = feature_matrix(FEATURES[stage], harvest.signatures, harvest.statistics)
+    groups = _features(harvest, stage)
+    features = feature_matrix(groups, harvest.signatures, harvest.statistics)
     wrong = harvest.wrong
 
     booster = grow_trees(features, wrong, splits["train"], splits["validation"], seed)
@@ -90,8 +92,8 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
-        shift=shift_reference(harvest.signatures, stage, splits["train"], splits["calibration"]),
-        typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" else None,
+        shift=shift_reference(harvest.profiles(stage), splits["train"], splits["calibration"]),
+        typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" and harvest.signatures else None,
         splits={
             name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
         },
@@ -106,7 +108,8 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
         prompt=manifest.prompt,
         max_new_tokens=manifest.max_new_tokens,
         stage=stage,
-        features=FEATURES[stage],
+        features=groups,
+        statistics=harvest.known,
         calibration=calibration,
         rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": harvest.unanswered},
         datasets=datasets,
@@ -116,6 +119,18 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     )
     write_bundle(metadata, booster.model_to_string(), calibration_set, folder)
     return metadata
+
+
+def _features(harvest: Harvest, stage: Stage) -> tuple[FeatureGroup, ...]:
+    """What there is to look at: of a model that can't be tapped, the statistics of its answers."""
+    if harvest.signatures:
+        return FEATURES[stage]
+    if stage == "prompt":
+        raise FitError(
+            f"{harvest.manifest.model!r} can't be tapped, so nothing is known of it before it has answered: fit to the "
+            "stage 'answer'"
+        )
+    return ("statistics",)
 
 
 def _check_classes(harvest: Harvest) -> None:
@@ -237,14 +252,10 @@ def _typical_maps(harvest: Harvest, calibration: Rows) -> TypicalMaps:
     return TypicalMaps(right=typical(calibration & ~harvest.wrong), wrong=typical(calibration & harvest.wrong))
 
 
-def shift_reference(maps: Maps, stage: Stage, train: Rows, calibration: Rows) -> ShiftReference:
-    """What training rows' maps look like, and how far from that the calibration rows lie."""
-
-    def profiles(rows: Rows) -> Float64[np.ndarray, "rows profile"]:
-        return profile({position: of_rows[rows] for position, of_rows in maps.items()}, stage)
-
-    spread = LedoitWolf().fit(profiles(train))
-    distances = squared_distances(profiles(calibration), spread.location_, spread.precision_)
+def shift_reference(profiles: Float64[np.ndarray, "rows profile"], train: Rows, calibration: Rows) -> ShiftReference:
+    """What training rows' profiles look like, and how far from that the calibration rows lie."""
+    spread = LedoitWolf().fit(profiles[train])
+    distances = squared_distances(profiles[calibration], spread.location_, spread.precision_)
     return ShiftReference(
         mean=tuple(spread.location_.tolist()),
         precision=tuple(map(tuple, spread.precision_.tolist())),

@@ -1,9 +1,10 @@
 """Harvest: run a model over labelled questions and keep what was seen inside it, with whether it was right."""
 
 import hashlib
+import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,14 +16,25 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
 from pydantic import BaseModel, ConfigDict
 
-from ilis_guard.errors import FitError, QuestionError
+from ilis_guard.errors import FitError, ModelError, QuestionError
 from ilis_guard.lab.judging import RULES, Judge, judged
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.unfinished import Unfinished
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Message, Position, Statistics
+from ilis_guard.scoring.shift import profile, statistics_profile
+from ilis_guard.types import (
+    POSITIONS,
+    STATISTICS,
+    Fingerprint,
+    Generation,
+    Message,
+    Position,
+    RemoteFingerprint,
+    Stage,
+    Statistic,
+    Statistics,
+)
 
-STATISTICS: Final = Statistics.__slots__
 METADATA_KEY: Final = b"ilis_guard"
 TOKEN_IDS: Final = "token_ids"  # noqa: S105 - no password
 """The column of what was generated, up to the end token: other methods read the very same answer again."""
@@ -33,15 +45,23 @@ Progress = Callable[[int, int], None]
 """Told (questions done, questions in all)."""
 
 
-class TappedModel(Protocol):
-    """A local model: it answers in batches and shows its signatures."""
+class HarvestedModel(Protocol):
+    """A model that answers in batches: a local one, which shows its signatures, or `side_by_side.SideBySide`."""
 
-    fingerprint: Fingerprint
-    prompt: str
-    max_new_tokens: int
+    @property
+    def fingerprint(self) -> Fingerprint | RemoteFingerprint:
+        """What its signatures, or the statistics of its answers, are comparable with."""
 
-    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
-        """Answer several conversations."""
+    @property
+    def prompt(self) -> str:
+        """The wording around a question."""
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """None where its own arguments bound its answers."""
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> Sequence[Generation | ModelError]:
+        """Answer several conversations; in place of an answer that can't be had stands why."""
 
 
 class Manifest(BaseModel):
@@ -50,14 +70,28 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | RemoteFingerprint
     prompt: str
-    max_new_tokens: int
+    max_new_tokens: int | None
+    """None where the model's own arguments bound its answers."""
     versions: Mapping[str, str]
     questions: str = ""
     """Digest of the questions with their answers, hexadecimal; empty in files from before it was kept."""
     judge: str = RULES
     """Who said what is right: the rules of `lab.matching`, or the path of a user's own callable."""
+
+    def tapped(self) -> Fingerprint:
+        """The fingerprint of a model that was tapped.
+
+        Raises:
+            FitError: this one wasn't.
+        """
+        if isinstance(self.fingerprint, RemoteFingerprint):
+            raise FitError(
+                f"the rows of {self.model!r} hold no maps, and there are no weights to run again: a model behind a "
+                "network can't be tapped. `fit`, `score` and `recalibrate` work with such rows, this doesn't"
+            )
+        return self.fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +103,17 @@ class Harvest:
     datasets: tuple[str, ...]
     wrong: Bool[np.ndarray, " rows"]
     signatures: Mapping[Position, Float32[np.ndarray, "rows layers layers"]]
+    """Empty where the model can't be tapped."""
     statistics: Float64[np.ndarray, "rows statistics"]
-    """Columns in the order of `Statistics`."""
+    """Columns in the order of `known`."""
     unanswered: int
     """Rows left out because the model generated nothing that could be scored."""
+    known: tuple[Statistic, ...] = STATISTICS
+    """The output statistics that there are; of a model that can't be tapped, those that its logprobs told."""
+
+    def profiles(self, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
+        """What shift compares of each row: its maps, or, where there are none, its output statistics."""
+        return profile(self.signatures, stage) if self.signatures else statistics_profile(self.statistics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +127,7 @@ class HarvestedRow:
 
 
 def harvest(
-    model: TappedModel,
+    model: HarvestedModel,
     questions: Sequence[Question],
     path: Path,
     *,
@@ -99,23 +140,25 @@ def harvest(
     """Ask a model all questions and write one Parquet row each; the file appears when it is complete.
 
     Each batch is on disk before the next is asked. A run that was stopped, killed or failed is gone on with by calling
-    it again: what was harvested isn't asked again.
+    it again: what was harvested isn't asked again. Where some answers can't be had, the others are asked for before
+    that is said.
 
     Args:
         model: asked as its tier says, in batches of questions of like length.
         questions: labelled.
         path: the Parquet file.
         name: what the model is called in the manifest.
-        batch_size: questions a forward pass.
+        batch_size: questions asked together.
         judge: says whether an answer is right.
         judged_by: what the judge is called in the manifest.
         progress: told at first, and after each batch.
 
     Raises:
         QuestionError: two questions have the same id, or the judge failed.
-        FitError: an unfinished harvest stands beside the file, and was made otherwise.
+        FitError: an unfinished harvest stands beside the file, and was made otherwise; or the model can't be tapped,
+            and its replies hold no logprobs.
         OSError: the file can't be written; as far as can be told, that is said before anything is asked.
-        ModelError: the model failed on a batch.
+        ModelError: the model failed on a batch, or some of its answers couldn't be had.
         SignatureError: an activation is missing or not finite.
     """
     _check_ids(questions)
@@ -128,18 +171,30 @@ def harvest(
         questions=_digest(questions),
         judge=judged_by,
     )
-    schema = _schema(model.fingerprint.layers).with_metadata({METADATA_KEY: manifest.model_dump_json()})
+    schema = _schema(model.fingerprint).with_metadata({METADATA_KEY: manifest.model_dump_json()})
     unfinished = Unfinished(path, schema)
     done = unfinished.begin()
     left = [asked for asked in questions if asked.id not in done]
+    missing: dict[str, ModelError] = {}
     progress(len(done), len(questions))
     try:
         for batch in _batches(left, batch_size):
             answers = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
-            rows = [_row(asked, answer, judge=judge) for asked, answer in zip(batch, answers, strict=True)]
+            said = {asked.id: answer for asked, answer in zip(batch, answers, strict=True)}
+            failed = {id_: answer for id_, answer in said.items() if isinstance(answer, ModelError)}
+            missing |= failed
+            if len(failed) == len(batch):
+                break  # nothing comes any more: the rest needn't be tried
+            _check_told(model.fingerprint, said.values())
+            rows = [
+                _row(asked, answer, judge=judge)
+                for asked in batch
+                if not isinstance(answer := said[asked.id], ModelError)
+            ]
             unfinished.add(pa.Table.from_pylist(rows, schema=schema))
-            done = done.union(asked.id for asked in batch)
+            done = done.union(said.keys() - failed.keys())
             progress(len(done), len(questions))
+        _check_whole(missing)
         unfinished.finish([asked.id for asked in questions])
     finally:
         unfinished.drop_if_empty()
@@ -198,7 +253,7 @@ def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
         with path.open("rb") as file:
             table = pq.read_table(file)
         manifest = Manifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
-        schema = _schema(manifest.fingerprint.layers)
+        schema = _schema(manifest.fingerprint)
         if TOKEN_IDS not in table.column_names:  # harvested before they were kept
             table = table.append_column(schema.field(TOKEN_IDS), pa.nulls(table.num_rows, schema.field(TOKEN_IDS).type))
         return build(table.select(schema.names).cast(schema), manifest)
@@ -207,28 +262,36 @@ def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
 
 
 def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
-    layers = manifest.fingerprint.layers
-    scored = table.drop_columns([TOKEN_IDS]).drop_null()
+    layers = _layers(manifest.fingerprint)
+    positions, known = (POSITIONS, STATISTICS) if layers else ((), _known(table))
+    scored = table.select(["id", "dataset", "correct", *known, *positions]).drop_null()
     return Harvest(
         manifest=manifest,
         ids=tuple(scored["id"].to_pylist()),
         datasets=tuple(scored["dataset"].to_pylist()),
         wrong=~scored["correct"].to_numpy(zero_copy_only=False),
-        signatures={
-            position: scored[position].combine_chunks().flatten().to_numpy().reshape(-1, layers, layers)
-            for position in POSITIONS
-        },
-        statistics=np.column_stack([scored[name].to_numpy() for name in STATISTICS]),
+        signatures={position: _maps(scored[position], layers) for position in positions},
+        statistics=np.column_stack([scored[name].to_numpy() for name in known]),
         unanswered=table.num_rows - scored.num_rows,
+        known=known,
     )
 
 
+def _known(table: pa.Table) -> tuple[Statistic, ...]:
+    """The output statistics that any row has; where none has any, there are no rows that it could matter to."""
+    return tuple(name for name in STATISTICS if table[name].null_count < table.num_rows) or STATISTICS
+
+
+def _maps(column: pa.ChunkedArray, layers: int) -> Float32[np.ndarray, "rows layers layers"]:
+    maps: Float32[np.ndarray, "rows layers layers"] = column.combine_chunks().flatten().to_numpy()
+    return maps.reshape(-1, layers, layers)
+
+
 def _harvested(table: pa.Table, manifest: Manifest) -> Iterator[HarvestedRow]:
-    shape = (manifest.fingerprint.layers, manifest.fingerprint.layers)
-    maps = {position: table[position].combine_chunks() for position in POSITIONS}
+    layers = _layers(manifest.fingerprint)
+    maps = {position: table[position].combine_chunks() for position in POSITIONS} if layers else {}
     for index, row in enumerate(table.drop_columns(list(POSITIONS)).to_pylist()):
         flat = {position: column[index].values for position, column in maps.items()}
-        statistics = {name: row[name] for name in STATISTICS}
         yield HarvestedRow(
             id=row["id"],
             correct=row["correct"],
@@ -240,13 +303,20 @@ def _harvested(table: pa.Table, manifest: Manifest) -> Iterator[HarvestedRow]:
                 seconds=0.0,
                 token_ids=tuple(row[TOKEN_IDS] or ()),
                 signatures={
-                    position: values.to_numpy().reshape(shape)
+                    position: values.to_numpy().reshape(layers, layers)
                     for position, values in flat.items()
                     if values is not None
                 },
-                statistics=None if None in statistics.values() else Statistics(**statistics),
+                statistics=_statistics([row[name] for name in STATISTICS]),
             ),
         )
+
+
+def _statistics(told: Sequence[float | None]) -> Statistics | None:
+    if all(value is None for value in told):
+        return None
+    values = (math.nan if value is None else value for value in told)
+    return Statistics(**dict(zip(STATISTICS, values, strict=True)))
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
@@ -260,7 +330,9 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question
 
 
 def _row(asked: Question, answer: Generation, *, judge: Judge) -> dict[str, Any]:
-    statistics = dict.fromkeys(STATISTICS) if answer.statistics is None else answer.statistics.to_dict()
+    statistics = {} if answer.statistics is None else answer.statistics.to_dict()
+    if not answer.signatures:  # what logprobs don't tell; of a tapped model, it is an overflow, which `fit` refuses
+        statistics = {name: value for name, value in statistics.items() if not math.isnan(value)}
     return {
         "id": asked.id,
         "dataset": asked.dataset,
@@ -280,7 +352,14 @@ def _flat(answer: Generation, position: Position) -> Float32[np.ndarray, " cells
     return None if signature is None else signature.ravel()
 
 
-def _schema(layers: int) -> pa.Schema:
+def _layers(fingerprint: Fingerprint | RemoteFingerprint) -> int:
+    """0 where the model can't be tapped."""
+    return fingerprint.layers if isinstance(fingerprint, Fingerprint) else 0
+
+
+def _schema(fingerprint: Fingerprint | RemoteFingerprint) -> pa.Schema:
+    layers = _layers(fingerprint)
+    cells = pa.list_(pa.float32(), layers * layers) if layers else pa.null()
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -292,9 +371,29 @@ def _schema(layers: int) -> pa.Schema:
             pa.field("finish_reason", pa.string(), nullable=False),
             pa.field(TOKEN_IDS, pa.list_(pa.int32())),
             *(pa.field(name, pa.float64()) for name in STATISTICS),
-            *(pa.field(position, pa.list_(pa.float32(), layers * layers)) for position in POSITIONS),
+            *(pa.field(position, cells) for position in POSITIONS),
         ]
     )
+
+
+def _check_told(fingerprint: Fingerprint | RemoteFingerprint, said: Iterable[Generation | ModelError]) -> None:
+    """See that a model that can't be tapped tells what is left to score its answers by."""
+    answers = [answer for answer in said if not isinstance(answer, ModelError) and answer.text]
+    if isinstance(fingerprint, Fingerprint) or not answers:
+        return
+    if all(answer.statistics is None or math.isnan(answer.statistics.logprob_sum) for answer in answers):
+        raise FitError(
+            "the model's replies hold no logprobs, and nothing else could score them: set `logprobs: true` among the "
+            "tier's `remote.arguments`, or what else the chat model calls it, and `top_logprobs: 2` for the margin"
+        )
+
+
+def _check_whole(missing: Mapping[str, ModelError]) -> None:
+    for first, error in missing.items():
+        raise ModelError(
+            f"{len(missing)} answers couldn't be had, such as that to {first!r:.60} ({type(error).__name__}: {error}). "
+            "What was harvested is kept: run it again, and only what is missing is asked for"
+        ) from error
 
 
 def _check_ids(questions: Sequence[Question]) -> None:

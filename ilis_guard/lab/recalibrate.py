@@ -21,7 +21,7 @@ from ilis_guard.lab.fit import calibrate
 from ilis_guard.lab.harvest import Harvest, read_harvest
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, write_bundle
 from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.shift import ShiftReference, profile, squared_distances
+from ilis_guard.scoring.shift import ShiftReference, squared_distances
 from ilis_guard.scoring.trees import load_booster
 
 LEAST_OF_A_CLASS: Final = 20
@@ -52,7 +52,7 @@ class Labelled:
     probability: Float64[np.ndarray, " rows"]
     """How probable it was that the row's request was labelled."""
     distances: Float64[np.ndarray, " rows"] | None
-    """From the shift reference's middle, squared; None where signatures aren't known."""
+    """From the shift reference's middle, squared; None in an export, which doesn't hold what it is made of."""
 
 
 def recalibrate(bundle: Bundle, labelled: Labelled, folder: Path) -> BundleMetadata:
@@ -161,6 +161,11 @@ def _scored(bundle: Bundle, harvest: Harvest) -> Labelled:
             f"the rows were harvested from another model than the bundle's: {', '.join(different)} differ; harvest "
             f"with {metadata.model!r} as the bundle was fitted to it, or fit a new bundle to these rows"
         )
+    if harvest.known != metadata.statistics:
+        raise FitError(
+            f"the bundle looks at the output statistics {metadata.statistics!r}, and of the rows {harvest.known!r} are "
+            "known: harvest with the model as it was when the bundle was fitted"
+        )
     features = feature_matrix(metadata.features, harvest.signatures, harvest.statistics)
     booster = load_booster(bundle.trees, features=features.shape[1])
     shift = bundle.calibration_set.shift
@@ -168,9 +173,7 @@ def _scored(bundle: Bundle, harvest: Harvest) -> Labelled:
         raw=np.asarray(booster.predict(features), dtype=np.float64),
         wrong=harvest.wrong,
         probability=np.ones(len(harvest.wrong)),
-        distances=squared_distances(
-            profile(harvest.signatures, metadata.stage), np.array(shift.mean), np.array(shift.precision)
-        ),
+        distances=squared_distances(harvest.profiles(metadata.stage), np.array(shift.mean), np.array(shift.precision)),
     )
 
 

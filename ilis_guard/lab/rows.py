@@ -73,7 +73,7 @@ def read_rows_of(harvests: Sequence[Path], observations: Sequence[Path] = ()) ->
         raise FitError(f"{len(repeated)} ids come twice in {_named(harvests)}, such as {repeated[0]!r:.60}")
     observed = _observed(harvests, read, observations) if observations else None
     return Rows(
-        fingerprint=read[0].manifest.fingerprint,
+        fingerprint=read[0].manifest.tapped(),
         ids=np.array(ids),
         datasets=np.array([dataset for harvest in read for dataset in harvest.datasets]),
         wrong=np.concatenate([harvest.wrong for harvest in read]),

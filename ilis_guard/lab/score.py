@@ -15,7 +15,7 @@ from ilis_guard.lab.questions import Question
 from ilis_guard.lab.scored import ScoredManifest, ScoredTier
 from ilis_guard.scoring import LightGBMScorer
 from ilis_guard.tiers import Tier, load_scorer
-from ilis_guard.types import Fingerprint, Generation, Message, Score
+from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Score
 
 Progress = Callable[[int, int], None]
 """Told (rows scored, rows in all)."""
@@ -72,7 +72,7 @@ def score(
 class _Recording:
     """In a model's place: what it said was harvested."""
 
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | RemoteFingerprint
 
     def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - a model's signature
         raise ModelError("this model isn't run: what it said was harvested")

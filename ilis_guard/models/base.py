@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, runtime_checkable
 
 from ilis_guard.calling.deadline import Deadline
-from ilis_guard.types import Fingerprint, Generation, Message, Step
+from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Step
 
 Proceed = Callable[[Generation], bool]
 """Asked once, after the prompt and before a token is generated, with a generation that has the prompt's signature and
@@ -15,8 +15,8 @@ class Model(Protocol):
     """Anything that answers a conversation."""
 
     @property
-    def fingerprint(self) -> Fingerprint | None:
-        """What the model's signatures are comparable with; None where it can't be tapped."""
+    def fingerprint(self) -> Fingerprint | RemoteFingerprint | None:
+        """What its signatures or, where it can't be tapped, its statistics are comparable with; None for nothing."""
 
     def generate(self, messages: Sequence[Message]) -> Generation:
         """Answer a conversation whose last turn is the user's.

@@ -1,8 +1,9 @@
-"""Remote models: any LangChain chat model. They can't be tapped, so what they say has no signature."""
+"""Remote models: any LangChain chat model. They can't be tapped: what they say has statistics at most, no signature."""
 
 import importlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -10,8 +11,9 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
+from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.replies import check_not_refused, generation_of
-from ilis_guard.types import Generation, Message
+from ilis_guard.types import Generation, Message, RemoteFingerprint
 
 BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
@@ -19,7 +21,6 @@ BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, H
 class RemoteModel:
     """A LangChain chat model as a tier. Its secrets come from the environment, as LangChain's integrations do it."""
 
-    fingerprint = None
     takes_stop = True
 
     def __init__(self, chat: BaseChatModel) -> None:
@@ -29,6 +30,11 @@ class RemoteModel:
     def chat(self) -> BaseChatModel:
         """As given."""
         return self._chat
+
+    @cached_property
+    def fingerprint(self) -> RemoteFingerprint:
+        """What its output statistics are comparable with."""
+        return fingerprint_of(self._chat)
 
     @classmethod
     def load(cls, path: str, arguments: Mapping[str, Any]) -> Self:

@@ -22,7 +22,7 @@ from ilis_guard.errors import BundleError
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.shift import ShiftReference
-from ilis_guard.types import Fingerprint, Stage
+from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
 PREFIX: Final = "packaged:"
 """A bundle named ``packaged:NAME`` came with ilis_guard."""
@@ -132,12 +132,15 @@ class BundleMetadata(_Part):
     version: Literal[1] = 1
     model: str
     """The model as it was named in the harvest; for people, `fingerprint` is what must match."""
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | RemoteFingerprint
     prompt: str
-    max_new_tokens: int
+    max_new_tokens: int | None
+    """None where the model can't be tapped: its own arguments bound its answers."""
     stage: Stage = "answer"
     """`prompt`: scores what is known before a token is generated."""
     features: tuple[FeatureGroup, ...] = Field(min_length=1)
+    statistics: tuple[Statistic, ...] = Field(default=STATISTICS, min_length=1)
+    """The output statistics that were known of the answers: the columns of the feature `statistics`, in this order."""
     calibration: BetaCalibration
     rows: Mapping[str, int]
     """Rows in each split, and those left out because nothing was generated."""
@@ -154,6 +157,15 @@ class BundleMetadata(_Part):
     def _sees_what_there_is(self) -> "BundleMetadata":
         if self.stage == "prompt" and set(self.features) != {"prompt"}:
             raise ValueError(f"at stage 'prompt' there is the feature 'prompt' and no other, got {self.features!r}")
+        is_tapped = isinstance(self.fingerprint, Fingerprint)
+        if not is_tapped and self.features != ("statistics",):
+            raise ValueError(
+                f"of a model that can't be tapped there is the feature 'statistics' and no other, got {self.features!r}"
+            )
+        if is_tapped != (self.max_new_tokens is not None):
+            raise ValueError("max_new_tokens is told of a model that can be tapped, and of no other")
+        if len(set(self.statistics)) < len(self.statistics):
+            raise ValueError(f"an output statistic stands twice among {self.statistics!r}")
         return self
 
 

@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
-from ilis_guard.scoring.bundle import Bundle
-from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
-from ilis_guard.scoring.shift import PROFILED, ShiftDetector
+from ilis_guard.scoring.bundle import Bundle, BundleMetadata
+from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.scoring.shift import PROFILED, ShiftDetector, profile, statistics_profile
 from ilis_guard.scoring.trees import load_booster
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Score, Stage, Statistics
+from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, RemoteFingerprint, Score
 
 
 class Scorer(Protocol):
@@ -35,22 +35,24 @@ class LightGBMScorer:
         """
         self.bundle = bundle
         metadata = bundle.metadata
-        layers = metadata.fingerprint.layers
-        features = sum(
-            len(Statistics.__slots__) if group == "statistics" else layers * (layers - 1) for group in metadata.features
-        )
+        self._layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else None
+        pairs = 0 if self._layers is None else self._layers * (self._layers - 1)
+        features = sum(len(metadata.statistics) if group == "statistics" else pairs for group in metadata.features)
         self._booster = load_booster(bundle.trees, features=features)
-        width, wanted = len(bundle.calibration_set.shift.mean), len(PROFILED[metadata.stage]) * (layers - 1)
-        if width != wanted:
+        if self._layers is None:
+            wanted, what = len(metadata.statistics), "its output statistics"
+        else:
+            wanted, what = len(PROFILED[metadata.stage]) * (self._layers - 1), f"maps of {self._layers} layers"
+        if (width := len(bundle.calibration_set.shift.mean)) != wanted:
             raise BundleError(
-                f"the shift reference of the bundle {bundle.digest} has {width} columns, maps of {layers} layers give "
-                f"{wanted}; copy the bundle again or fit it anew"
+                f"the shift reference of the bundle {bundle.digest} has {width} columns, {what} give {wanted}; copy "
+                "the bundle again or fit it anew"
             )
-        self._detector = ShiftDetector(bundle.calibration_set.shift, metadata.stage)
-        self._needed = _positions(metadata.features, metadata.stage)
-        self._needs_statistics = "statistics" in metadata.features
+        self._detector = ShiftDetector(bundle.calibration_set.shift)
+        self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
+        self._statistics = metadata.statistics if "statistics" in metadata.features else ()
 
-    def check_fits(self, fingerprint: Fingerprint) -> None:
+    def check_fits(self, fingerprint: Fingerprint | RemoteFingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
 
         Raises:
@@ -72,22 +74,29 @@ class LightGBMScorer:
                 result isn't a probability.
         """
         absent = [f"signature {position!r}" for position in sorted(self._needed - set(generation.signatures))]
-        if self._needs_statistics and generation.statistics is None:
+        if self._statistics and generation.statistics is None:
             absent.append("output statistics")
         if absent:
+            why = (
+                "the model's reply came without logprobs"
+                if self._layers is None
+                else "the model generated no answer token that passed through it again"
+            )
             raise ScoringError(
                 f"the generation has no {', no '.join(absent)} ({generation.tokens} answer tokens, finish reason "
-                f"{generation.finish_reason!r}): the model generated no answer token that passed through it again"
+                f"{generation.finish_reason!r}): {why}"
             )
         maps: Maps = {position: generation.signatures[position][None] for position in self._needed}
-        known = generation.statistics.to_dict() if self._needs_statistics and generation.statistics else {}
-        statistics = np.array([list(known.values())], dtype=np.float64)
+        told = [getattr(generation.statistics, name) for name in self._statistics]
+        statistics = np.array([told], dtype=np.float64)
         self._check_numbers(maps, statistics)
-        features = feature_matrix(self.bundle.metadata.features, maps, statistics)
+        metadata = self.bundle.metadata
+        features = feature_matrix(metadata.features, maps, statistics)
+        profiles = profile(maps, metadata.stage) if maps else statistics_profile(statistics)
         # One thread: for a single row, starting more takes longer than the trees do.
         raw = np.asarray(self._booster.predict(features, num_threads=1), dtype=np.float64)
-        uncertainty = float(self.bundle.metadata.calibration.apply(raw)[0])
-        shift = float(self._detector.shift(maps)[0])
+        uncertainty = float(metadata.calibration.apply(raw)[0])
+        shift = float(self._detector.shift(profiles)[0])
         if not (math.isfinite(uncertainty) and math.isfinite(shift)):
             raise ScoringError(f"the score isn't a number: uncertainty {uncertainty!r}, shift {shift!r}")
         return Score(uncertainty=uncertainty, shift=shift)
@@ -98,7 +107,7 @@ class LightGBMScorer:
         Raises:
             ScoringError: a map has another shape, or something isn't a finite number.
         """
-        layers = self.bundle.metadata.fingerprint.layers
+        layers = self._layers
         for position, signature in maps.items():
             if signature.shape != (1, layers, layers):
                 raise ScoringError(
@@ -108,10 +117,11 @@ class LightGBMScorer:
             if not (np.isfinite(signature).all() and signature.min() >= 0):
                 raise ScoringError(f"the signature {position!r} holds a value that isn't a finite divergence")
         if not np.isfinite(statistics).all():
-            raise ScoringError(f"the output statistics aren't all finite: {statistics[0].tolist()!r}")
+            told = dict(zip(self._statistics, statistics[0].tolist(), strict=True))
+            raise ScoringError(f"the output statistics aren't all finite: {told!r}")
 
 
-def _positions(features: tuple[FeatureGroup, ...], stage: Stage) -> frozenset[Position]:
+def _positions(metadata: BundleMetadata) -> frozenset[Position]:
     """The positions whose maps the features and the shift reference look at."""
-    named = {part for group in features if group != "statistics" for part in group.split("-")}
-    return frozenset(position for position in POSITIONS if position in named or position in PROFILED[stage])
+    named = {part for group in metadata.features if group != "statistics" for part in group.split("-")}
+    return frozenset(position for position in POSITIONS if position in named or position in PROFILED[metadata.stage])

@@ -1,4 +1,4 @@
-"""Shift: how unlike the calibration signatures a signature is, as a conformal p-value."""
+"""Shift: how unlike the calibration rows a generation is, as a conformal p-value."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -17,7 +17,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ShiftReference(BaseModel):
-    """What signatures of the training rows look like, and how far calibration rows lie from them.
+    """What profiles of the training rows look like, and how far calibration rows lie from them.
 
     A generation's profile is compared with the training rows' by its Mahalanobis distance; shift is the share of
     calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
@@ -43,17 +43,20 @@ class ShiftReference(BaseModel):
 
 
 class ShiftDetector:
-    """A `ShiftReference` ready for use: 0 means unlike the calibration signatures, 1 like them."""
+    """A `ShiftReference` ready for use: 0 means unlike the calibration rows, 1 like them."""
 
-    def __init__(self, reference: ShiftReference, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, reference: ShiftReference) -> None:
         self._mean = np.array(reference.mean)
         self._precision = np.array(reference.precision)
         self._distances = np.array(reference.distances)
 
-    def shift(self, maps: Maps) -> Float64[np.ndarray, " rows"]:
-        """Shift of each row, above 0, at most 1; not a number where a map holds what isn't a divergence."""
-        distances = squared_distances(profile(maps, self._stage), self._mean, self._precision)
+    def shift(self, profiles: Float64[np.ndarray, "rows profile"]) -> Float64[np.ndarray, " rows"]:
+        """Shift of each row, above 0, at most 1; not a number where a profile holds what is none.
+
+        Args:
+            profiles: from `profile` or `statistics_profile`, as the reference's were.
+        """
+        distances = squared_distances(profiles, self._mean, self._precision)
         as_far = len(self._distances) - np.searchsorted(self._distances, distances, side="left")
         return np.where(np.isnan(distances), np.nan, (1 + as_far) / (len(self._distances) + 1))
 
@@ -61,6 +64,14 @@ class ShiftDetector:
 def profile(maps: Maps, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
     """What is compared of a row: the distance profiles of its maps at the profiled positions."""
     return np.concatenate([distance_profile(maps[position]) for position in PROFILED[stage]], axis=1)
+
+
+def statistics_profile(
+    statistics: Float64[np.ndarray, "rows statistics"],
+) -> Float64[np.ndarray, "rows statistics"]:
+    """What is compared of a row without maps: its output statistics, as logarithms, so that none drowns the others."""
+    profiles: Float64[np.ndarray, "rows statistics"] = np.log1p(np.abs(statistics))
+    return profiles
 
 
 def squared_distances(

@@ -52,7 +52,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         (HEAD + "tiers:\n  - name: a\n", "4:5", "tiers[0]: a tier needs a `model` (local) or a `remote`"),
         (HEAD + REMOTE + "    model: m\n", "6:5", "tiers[0]: `model` doesn't go with `remote`"),
         (HEAD + REMOTE + "    precision: nf4\n", "6:5", "tiers[0]: `precision` doesn't go with `remote`"),
-        (HEAD + REMOTE + "    bundle: b\n", "6:5", "tiers[0]: `bundle` doesn't go with `remote`"),
+        (HEAD + REMOTE + "    prompt_bundle: b\n", "6:5", "tiers[0]: `prompt_bundle` doesn't go with `remote`"),
         (HEAD + REMOTE + "    batch: 4\n", "6:5", "tiers[0]: `batch` doesn't go with `remote`"),
         (HEAD + TIER + "    batch: 0\n", "6:12", "tiers[0].batch: should be greater than or equal to 1, got 0"),
         (

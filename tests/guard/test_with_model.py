@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,8 @@ def test_a_bundle_that_cannot_score_the_other_model_goes_with_the_tiers_own() ->
 def test_a_model_that_a_bundle_was_not_fitted_to_is_refused() -> None:
     bundle = read_bundle(PACKAGED)
     tiers = [Tier(name="small", model=FakeModel("own"), scorer=LightGBMScorer(bundle))]
-    stranger = FakeModel("placed", fingerprint=replace(bundle.metadata.fingerprint, weights="0" * 16))
+    fitted: Any = bundle.metadata.fingerprint
+    stranger = FakeModel("placed", fingerprint=replace(fitted, weights="0" * 16))
     with pytest.raises(BundleMismatchError, match="weights differ"):
         Guard(tiers=tiers, policy=Policy.parse(POLICY)).with_model("small", stranger)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ilis_guard.lab.harvest import METADATA_KEY, STATISTICS, TOKEN_IDS, Manifest
+from ilis_guard.lab.harvest import METADATA_KEY, TOKEN_IDS, Manifest
 from ilis_guard.lab.rows import Mask, Rows
-from ilis_guard.types import Fingerprint, Precision
+from ilis_guard.types import STATISTICS, Fingerprint, Precision
 
 LAYERS = 5
 

@@ -21,7 +21,7 @@ from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.shift import ShiftDetector
+from ilis_guard.scoring.shift import ShiftDetector, profile
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 
 LAYERS = 6
@@ -160,14 +160,15 @@ def test_the_shift_reference_does_not_look_at_test_or_validation_rows_nor_at_any
     splits = module.split(ROWS.datasets, 0)
     reference = read_bundle(str(fitted[1])).calibration_set.shift
     other = altered(ROWS, splits["test"] | splits["validation"])
-    assert module.shift_reference(other.signatures, "answer", splits["train"], splits["calibration"]) == reference
+    profiles = profile(other.signatures, "answer")
+    assert module.shift_reference(profiles, splits["train"], splits["calibration"]) == reference
     assert len(reference.distances) == splits["calibration"].sum()
 
 
 def test_what_maps_look_like_is_learned_from_train_rows_alone_and_compared_with_calibration_rows() -> None:
     train, calibration = (module.split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
-    before = module.shift_reference(ROWS.signatures, "answer", train, calibration)
-    after = module.shift_reference(altered(ROWS, calibration).signatures, "answer", train, calibration)
+    before = module.shift_reference(profile(ROWS.signatures, "answer"), train, calibration)
+    after = module.shift_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
     assert (after.mean, after.precision) == (before.mean, before.precision)
     assert after.distances != before.distances
 
@@ -369,8 +370,8 @@ def test_shift_is_uniform_where_rows_are_exchangeable() -> None:
     """With few training rows, their own distances would be far too small to compare with."""
     rows = made(4000)
     train, calibration, test = parts(rows, 40, 2500)
-    detector = ShiftDetector(module.shift_reference(rows.signatures, "answer", train, calibration), "answer")
-    shift = detector.shift({position: maps[test] for position, maps in rows.signatures.items()})
+    detector = ShiftDetector(module.shift_reference(profile(rows.signatures, "answer"), train, calibration))
+    shift = detector.shift(profile(rows.signatures, "answer")[test])
     assert stats.kstest(shift, "uniform").pvalue > 0.05
     assert (shift < 0.05).mean() == pytest.approx(0.05, abs=0.02)
 
@@ -380,11 +381,11 @@ def test_shift_is_uniform_where_rows_are_exchangeable() -> None:
 def test_shift_is_small_where_maps_are_clearly_others(position: Position, factor: float) -> None:
     rows = made(1000)
     train, calibration, test = parts(rows, 500, 900)
-    detector = ShiftDetector(module.shift_reference(rows.signatures, "answer", train, calibration), "answer")
+    detector = ShiftDetector(module.shift_reference(profile(rows.signatures, "answer"), train, calibration))
     maps: dict[Position, np.ndarray] = {name: each[test] for name, each in rows.signatures.items()}
-    assert np.median(detector.shift(maps)) > 0.3
+    assert np.median(detector.shift(profile(maps, "answer"))) > 0.3
     maps[position] = maps[position] * np.float32(factor)
-    assert np.median(detector.shift(maps)) < 0.02
+    assert np.median(detector.shift(profile(maps, "answer"))) < 0.02
 
 
 def test_datasets_that_are_nearly_always_right_or_wrong_are_trained_on_and_left_out_of_the_figures(

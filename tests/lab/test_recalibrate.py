@@ -172,7 +172,7 @@ def test_a_harvest_is_scored_by_the_bundle_and_gives_it_distances_too(
 
 def test_a_harvest_of_another_model_is_refused(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made(200)
-    other = rows.manifest.model_copy(update={"fingerprint": replace(rows.manifest.fingerprint, precision="full")})
+    other = rows.manifest.model_copy(update={"fingerprint": replace(rows.manifest.tapped(), precision="full")})
     monkeypatch.setattr(module, "read_harvest", lambda _path: replace(rows, manifest=other))
     with pytest.raises(BundleMismatchError, match="precision"):
         read_labelled(bundle, tmp_path / "rows.parquet")

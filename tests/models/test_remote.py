@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.exceptions import ModelAuthenticationError, ModelRateLimitError
-from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from ilis_guard.errors import ModelError, TransientModelError
+from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.types import Message
 
@@ -121,8 +122,10 @@ def test_the_whole_conversation_is_sent_with_its_roles() -> None:
     assert sent == [("system", "be brief"), ("human", "one"), ("ai", "two"), ("human", "three")]
 
 
-def test_a_remote_model_has_no_fingerprint() -> None:
-    assert RemoteModel(Recorder()).fingerprint is None
+def test_a_remote_models_fingerprint_is_its_chat_models() -> None:
+    chat = FakeListChatModel(responses=["Rome"])
+    assert RemoteModel(chat).fingerprint == fingerprint_of(chat)
+    assert RemoteModel.load(PATH, {"responses": ["Rome"]}).fingerprint == fingerprint_of(chat)
 
 
 def test_a_path_and_arguments_make_a_model() -> None:

@@ -135,7 +135,8 @@ def test_another_model_is_refused_with_both_fingerprints_and_the_field_that_diff
 
 
 def test_all_fields_that_differ_are_listed(scorer: LightGBMScorer, bundle: Bundle) -> None:
-    running = dataclasses.replace(bundle.metadata.fingerprint, layers=5, hidden=65)
+    fitted: Any = bundle.metadata.fingerprint
+    running = dataclasses.replace(fitted, layers=5, hidden=65)
     with pytest.raises(BundleMismatchError, match="running model: layers, hidden differ"):
         scorer.check_fits(running)
 

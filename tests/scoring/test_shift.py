@@ -24,14 +24,14 @@ def maps_at(*away: float) -> Maps:
 
 
 def test_shift_is_the_share_of_rows_at_least_as_far_away_counting_itself() -> None:
-    detector = ShiftDetector(ShiftReference.model_validate(reference()), "answer")
-    shift = detector.shift(maps_at(0.0, 0.99, 1.5, 2.5, 3.5))
+    detector = ShiftDetector(ShiftReference.model_validate(reference()))
+    shift = detector.shift(profile(maps_at(0.0, 0.99, 1.5, 2.5, 3.5), "answer"))
     np.testing.assert_allclose(shift, [1, 1, 4 / 5, 2 / 5, 1 / 5])
 
 
 def test_a_tie_counts_as_at_least_as_far() -> None:
-    detector = ShiftDetector(ShiftReference.model_validate(reference(distances=[0.0, 0.0, 5.0])), "answer")
-    assert detector.shift(maps_at(0.0)).tolist() == [1.0]
+    detector = ShiftDetector(ShiftReference.model_validate(reference(distances=[0.0, 0.0, 5.0])))
+    assert detector.shift(profile(maps_at(0.0), "answer")).tolist() == [1.0]
 
 
 def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
@@ -54,7 +54,7 @@ def test_what_is_no_divergence_has_no_shift_rather_than_a_small_one(bad: float) 
     maps = maps_at(0.0, 0.0)
     maps["mean"][1, 0, 1] = bad
     with np.errstate(invalid="ignore"):
-        shift = ShiftDetector(ShiftReference.model_validate(reference()), "answer").shift(maps)
+        shift = ShiftDetector(ShiftReference.model_validate(reference())).shift(profile(maps, "answer"))
     assert shift[0] == 1
     assert np.isnan(shift[1])
 
@@ -101,6 +101,6 @@ def test_shift_is_uniform_on_rows_exchangeable_with_the_calibration_rows() -> No
             precision=tuple(map(tuple, precision.tolist())),
             distances=tuple(sorted(distances.tolist())),
         )
-        shift = float(ShiftDetector(known, "answer").shift(maps(1))[0])
+        shift = float(ShiftDetector(known).shift(profile(maps(1), "answer"))[0])
         places[round(shift * (rows + 1)) - 1] += 1
     assert chisquare(places).pvalue > 1e-3

@@ -58,7 +58,7 @@ def file_digest(path: Path) -> str:
 
 def observation_schema(manifest: ObservationManifest) -> pa.Schema:
     """The columns, and the manifest with them."""
-    fingerprint = manifest.harvest.fingerprint
+    fingerprint = manifest.harvest.tapped()
     cells = fingerprint.layers * fingerprint.hidden
     fields = [
         pa.field("id", pa.string(), nullable=False),
@@ -91,7 +91,7 @@ def read_observations(path: Path) -> Observations:
         table = table.select(observation_schema(manifest).names).cast(observation_schema(manifest))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise FitError(f"{str(path)!r} isn't a file of observations: {type(error).__name__}: {error}") from error
-    fingerprint = manifest.harvest.fingerprint
+    fingerprint = manifest.harvest.tapped()
     shape = (table.num_rows, fingerprint.layers, fingerprint.hidden)
     return Observations(
         manifest=manifest,

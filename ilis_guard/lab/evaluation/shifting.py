@@ -12,7 +12,7 @@ from ilis_guard.lab.counted import counted
 from ilis_guard.lab.evaluation.trials import OTHERS
 from ilis_guard.lab.fit import shift_reference, split
 from ilis_guard.lab.rows import Mask, Rows
-from ilis_guard.scoring.shift import ShiftDetector
+from ilis_guard.scoring.shift import ShiftDetector, profile
 
 LEVELS: Final = (0.01, 0.05)
 """Below which shift is looked at: of exchangeable answers, that share lies below."""
@@ -67,8 +67,8 @@ def _detections(rows: Rows, names: Sequence[str], seed: int) -> Iterator[Detecti
 
 
 def _shift(rows: Rows, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
-    reference = shift_reference(rows.signatures, "answer", train, calibration)
-    return ShiftDetector(reference, "answer").shift(rows.signatures)
+    profiles = profile(rows.signatures, "answer")
+    return ShiftDetector(shift_reference(profiles, train, calibration)).shift(profiles)
 
 
 def _detection(

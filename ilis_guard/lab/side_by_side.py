@@ -1,0 +1,43 @@
+"""Harvesting a model behind a network: several questions at once, each as a guard would ask it."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from ilis_guard.calling import Caller
+from ilis_guard.errors import ModelError
+from ilis_guard.models.prompts import QUESTION
+from ilis_guard.models.remote import RemoteModel
+from ilis_guard.types import Generation, Message, RemoteFingerprint
+
+
+class SideBySide:
+    """A remote model that is asked a batch of questions at once.
+
+    Args:
+        model: asked each question as it is.
+        caller: of its tier: lets so many calls be under way as the tier allows, and repeats what failed in passing.
+    """
+
+    prompt = QUESTION
+    max_new_tokens = None
+
+    def __init__(self, model: RemoteModel, caller: Caller) -> None:
+        self._model = model
+        self._caller = caller
+
+    @property
+    def fingerprint(self) -> RemoteFingerprint:
+        """The model's."""
+        return self._model.fingerprint
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation | ModelError]:
+        """Ask them all; what one fails with keeps none of the others from being asked."""
+        with ThreadPoolExecutor(max_workers=len(conversations)) as pool:
+            return list(pool.map(self._answer, conversations))
+
+    def _answer(self, turns: Sequence[Message]) -> Generation | ModelError:
+        try:
+            return self._caller.call(partial(self._model.generate, turns))
+        except ModelError as error:
+            return error
