@@ -14,7 +14,7 @@ from ilis_guard.views.bundle import held_out_table
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config import GuardConfig, TierConfig
-    from ilis_guard.lab.harvest import HarvestedModel
+    from ilis_guard.lab.answering import HarvestedModel
     from ilis_guard.lab.scored import ScoredManifest
 
 commands = typer.Typer()

@@ -4,11 +4,11 @@ import hashlib
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Float64
 from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.errors import FitError, ModelError, QuestionError
+from ilis_guard.lab.answering import HarvestedModel, check_told, check_whole
 from ilis_guard.lab.judging import RULES, Judge, judged
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
@@ -38,30 +39,13 @@ from ilis_guard.types import (
 METADATA_KEY: Final = b"ilis_guard"
 TOKEN_IDS: Final = "token_ids"  # noqa: S105 - no password
 """The column of what was generated, up to the end token: other methods read the very same answer again."""
+GIVEN_UP_AFTER: Final = 20
+"""So many answers in a row that can't be had: nothing comes any more, and the rest isn't asked for."""
 RECORDED_VERSIONS: Final = ("ilis-guard", "torch", "transformers", "bitsandbytes")
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Told (questions done, questions in all)."""
-
-
-class HarvestedModel(Protocol):
-    """A model that answers in batches: a local one, which shows its signatures, or `side_by_side.SideBySide`."""
-
-    @property
-    def fingerprint(self) -> Fingerprint | RemoteFingerprint:
-        """What its signatures, or the statistics of its answers, are comparable with."""
-
-    @property
-    def prompt(self) -> str:
-        """The wording around a question."""
-
-    @property
-    def max_new_tokens(self) -> int | None:
-        """None where its own arguments bound its answers."""
-
-    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> Sequence[Generation | ModelError]:
-        """Answer several conversations; in place of an answer that can't be had stands why."""
 
 
 class Manifest(BaseModel):
@@ -176,6 +160,7 @@ def harvest(
     done = unfinished.begin()
     left = [asked for asked in questions if asked.id not in done]
     missing: dict[str, ModelError] = {}
+    in_a_row = 0
     progress(len(done), len(questions))
     try:
         for batch in _batches(left, batch_size):
@@ -184,8 +169,12 @@ def harvest(
             failed = {id_: answer for id_, answer in said.items() if isinstance(answer, ModelError)}
             missing |= failed
             if len(failed) == len(batch):
-                break  # nothing comes any more: the rest needn't be tried
-            _check_told(model.fingerprint, said.values())
+                in_a_row += len(failed)
+                if in_a_row >= GIVEN_UP_AFTER:
+                    break
+                continue
+            in_a_row = 0
+            check_told(model.fingerprint, said.values())
             rows = [
                 _row(asked, answer, judge=judge)
                 for asked in batch
@@ -194,7 +183,7 @@ def harvest(
             unfinished.add(pa.Table.from_pylist(rows, schema=schema))
             done = done.union(said.keys() - failed.keys())
             progress(len(done), len(questions))
-        _check_whole(missing)
+        check_whole(missing)
         unfinished.finish([asked.id for asked in questions])
     finally:
         unfinished.drop_if_empty()
@@ -374,26 +363,6 @@ def _schema(fingerprint: Fingerprint | RemoteFingerprint) -> pa.Schema:
             *(pa.field(position, cells) for position in POSITIONS),
         ]
     )
-
-
-def _check_told(fingerprint: Fingerprint | RemoteFingerprint, said: Iterable[Generation | ModelError]) -> None:
-    """See that a model that can't be tapped tells what is left to score its answers by."""
-    answers = [answer for answer in said if not isinstance(answer, ModelError) and answer.text]
-    if isinstance(fingerprint, Fingerprint) or not answers:
-        return
-    if all(answer.statistics is None or math.isnan(answer.statistics.logprob_sum) for answer in answers):
-        raise FitError(
-            "the model's replies hold no logprobs, and nothing else could score them: set `logprobs: true` among the "
-            "tier's `remote.arguments`, or what else the chat model calls it, and `top_logprobs: 2` for the margin"
-        )
-
-
-def _check_whole(missing: Mapping[str, ModelError]) -> None:
-    for first, error in missing.items():
-        raise ModelError(
-            f"{len(missing)} answers couldn't be had, such as that to {first!r:.60} ({type(error).__name__}: {error}). "
-            "What was harvested is kept: run it again, and only what is missing is asked for"
-        ) from error
 
 
 def _check_ids(questions: Sequence[Question]) -> None:

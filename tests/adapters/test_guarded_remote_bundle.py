@@ -1,0 +1,137 @@
+"""A wrapped chat model in a remote tier's place: the tier's bundle holds where it is asked as the bundle's own was."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+from ilis_guard import Action, Decision, Guard, Policy, Tier, events
+from ilis_guard.lab.fit import fit
+from ilis_guard.models.chat_fingerprint import fingerprint_of
+from ilis_guard.models.remote import RemoteModel
+from ilis_guard.scoring import LightGBMScorer, read_bundle
+from ilis_guard.testing import FakeModel, FixedScorer
+from tests.provider import Provider, provider, sure_and_unsure, town, towns_harvest
+
+SURE, UNSURE = sure_and_unsure()
+POLICY = """
+version: 1
+name: sure-or-nothing
+rules:
+  - {id: sure, when: 'uncertainty < 0.3', do: answer}
+  - {id: unsure, do: abstain, say: I don't know.}
+"""
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Provider]:
+    with provider() as one:
+        yield one
+
+
+def chat(serving: Provider, **changes: Any) -> ChatOpenAI:
+    return ChatOpenAI(**serving.arguments(api_key=SecretStr("sk-test"), **changes))
+
+
+@pytest.fixture(scope="module")
+def guard(serving: Provider, tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    """Of one remote tier, whose bundle was fitted to it."""
+    model = RemoteModel(chat(serving))
+    folder: Path = tmp_path_factory.mktemp("bundles") / "towns"
+    fit(towns_harvest(model.fingerprint), folder)
+    tier = Tier(name="clerk", model=model, scorer=LightGBMScorer(read_bundle(str(folder))))
+    return Guard(tiers=[tier], policy=Policy.parse(POLICY))
+
+
+def decided(guard: Guard, wrapped: Runnable[Any, Any], number: int, **options: Any) -> Decision:
+    found: Decision = guard.wrap(wrapped, output="decision").invoke(town(number).prompt(), **options)
+    return found
+
+
+ALIKE: dict[str, Callable[[Provider], Runnable[Any, Any]]] = {
+    "as it is": chat,
+    "with another time-out": lambda serving: chat(serving, timeout=20, max_retries=1),
+    "bound": lambda serving: chat(serving, logprobs=None, top_logprobs=None).bind(logprobs=True, top_logprobs=2),
+    "in a chain": lambda serving: ChatPromptTemplate.from_template("{question}") | chat(serving) | StrOutputParser(),
+    "with a config": lambda serving: chat(serving).with_config(tags=["shop"]),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_the_bundle_scores_a_model_that_is_asked_alike(name: str, guard: Guard, serving: Provider) -> None:
+    wrapped = ALIKE[name](serving)
+    decision = decided(guard, wrapped, SURE)
+    assert (decision.action, decision.text) == (Action.ANSWER, f"T{SURE}")
+    assert decision.uncertainty == guard.decide(town(SURE).prompt()).uncertainty
+    assert decided(guard, wrapped, UNSURE).action is Action.ABSTAIN
+
+
+async def test_it_does_so_when_it_is_awaited(guard: Guard, serving: Provider) -> None:
+    wrapped = guard.wrap(chat(serving))
+    assert (await wrapped.ainvoke(town(SURE).prompt())).content == f"T{SURE}"
+    assert (await wrapped.ainvoke(town(UNSURE).prompt())).content == "I don't know."
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({"temperature": 0.7}, ["arguments.temperature"]),
+        ({"logprobs": None, "top_logprobs": None}, ["arguments.logprobs", "arguments.top_logprobs"]),
+        ({"model": "mayor"}, ["model"]),
+    ],
+    ids=str,
+)
+def test_one_that_is_asked_otherwise_has_no_score_and_it_is_told_which_argument(
+    changes: dict[str, Any], differing: list[str], guard: Guard, serving: Provider
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        decision = decided(guard, chat(serving, **changes), SURE)
+    assert (decision.action, decision.uncertainty, decision.bundles) == (Action.ABSTAIN, None, {})
+    assert "no bundle" in decision.attempts[0].error
+    (told,) = (log for log in logs if log["event"] == events.TIER_UNFIT)
+    assert (told["tier"], told["differing"]) == ("clerk", differing)
+
+
+def test_neither_has_one_with_tools_or_fallbacks(guard: Guard, serving: Provider) -> None:
+    def weather(place: str) -> str:
+        """Tell the weather."""
+        return place
+
+    other = chat(serving, model="mayor")
+    for wrapped in (chat(serving).bind_tools([weather]), chat(serving).with_fallbacks([other])):
+        assert decided(guard, wrapped, SURE).uncertainty is None
+
+
+def test_what_a_call_passes_on_takes_the_score_but_not_where_it_ends_the_answer(
+    guard: Guard, serving: Provider
+) -> None:
+    decision = decided(guard, chat(serving), SURE, temperature=1.5)
+    assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
+    assert "the call passes ['temperature'] on to the chain's model" in decision.attempts[0].error
+    assert decided(guard, chat(serving), SURE, stop=["\n"]).action is Action.ANSWER
+    assert serving.asked[-1]["stop"] == ["\n"]
+
+
+def test_a_scorer_of_ones_own_minds_none_of_that(serving: Provider) -> None:
+    tier = Tier(name="clerk", model=FakeModel("never asked"), scorer=FixedScorer(0.1))
+    guard = Guard(tiers=[tier], policy=Policy.parse(POLICY))
+    assert decided(guard, chat(serving, temperature=0.7), SURE, temperature=1.5).action is Action.ANSWER
+
+
+def test_a_wrapped_model_in_a_local_tiers_place_has_no_score_and_that_is_no_news(serving: Provider) -> None:
+    scorer = LightGBMScorer(read_bundle("packaged:smollm2-135m-instruct-full"))
+    guard = Guard(tiers=[Tier(name="small", model=FakeModel("x"), scorer=scorer)], policy=Policy.parse(POLICY))
+    with structlog.testing.capture_logs() as logs:
+        assert decided(guard, chat(serving), SURE).uncertainty is None
+    assert events.TIER_UNFIT not in [log["event"] for log in logs]
+
+
+def test_the_fingerprint_of_a_tiers_model_is_its_chat_models(guard: Guard, serving: Provider) -> None:
+    assert guard.tiers[0].model.fingerprint == fingerprint_of(chat(serving))
