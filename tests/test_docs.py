@@ -184,6 +184,15 @@ def test_the_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
     assert read_config(tmp_path / "no-breaker.yaml").tiers[1].breaker == config.tiers[1].breaker
 
 
+def test_the_remote_tier_in_the_documentation_is_one(tmp_path: Path) -> None:
+    (block,) = blocks("docs/remote-tiers.md", "yaml")
+    (tmp_path / "guard.yaml").write_text(block)
+    tier = read_config(tmp_path / "guard.yaml").tier("large")
+    assert (tier.bundle, tier.max_concurrent) == (f"{tmp_path}/bundles/large", 8)
+    assert tier.remote is not None
+    assert {"logprobs", "top_logprobs"} <= set(tier.remote.arguments)
+
+
 def test_the_policy_that_is_rolled_out_in_the_documentation_is_one() -> None:
     (block,) = blocks("docs/rollout.md", "yaml")
     policy = Policy.parse(block)
