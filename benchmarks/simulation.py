@@ -18,7 +18,8 @@ import pyarrow as pa
 import typer
 
 from benchmarks.common import machine, show
-from ilis_guard.lab.scored import SCHEMA, STATISTICS, ScoredManifest, ScoredTier, write_scored
+from ilis_guard.lab.scored import SCHEMA, ScoredManifest, ScoredTier, write_scored
+from ilis_guard.types import STATISTICS
 
 TIERS = ("small", "large")
 MANIFEST = ScoredManifest(

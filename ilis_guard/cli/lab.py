@@ -78,8 +78,8 @@ def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, Har
     from ilis_guard.lab.side_by_side import SideBySide
 
     remote = load_remote_model(config.remote)
-    caller = Caller(config.name, max_concurrent=config.max_concurrent)
-    return remote.fingerprint.model or config.remote.chat_model, SideBySide(remote, caller)
+    model = SideBySide(remote, Caller(config.name), max_concurrent=config.max_concurrent)
+    return remote.fingerprint.model or config.remote.chat_model, model
 
 
 @commands.command()

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError
 
 from ilis_guard.errors import SimulationError
-from ilis_guard.lab.scored import STATISTICS, ScoredManifest, ScoredTier
+from ilis_guard.lab.scored import ScoredManifest, ScoredTier
 from ilis_guard.policy.written import Written, WrittenAttempt
-from ilis_guard.types import FinishReason, Label
+from ilis_guard.types import STATISTICS, FinishReason, Label
 
 T = TypeVar("T", bound="Written")
 Rows = list[dict[str, Any]]

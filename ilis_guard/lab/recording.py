@@ -10,8 +10,9 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from ilis_guard.errors import SimulationError
-from ilis_guard.lab.scored import HELD_OUT, STATISTICS, ScoredManifest, ScoredTier, Split, labels_of
+from ilis_guard.lab.scored import HELD_OUT, ScoredManifest, ScoredTier, Split, labels_of
 from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded, RecordedTier
+from ilis_guard.types import STATISTICS
 
 _FROM_MOST_FLATTERING: Final = get_args(Split)
 

@@ -17,11 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ilis_guard.errors import RequestError, SimulationError
 from ilis_guard.lab.tables import write_table
-from ilis_guard.types import STAGES, FinishReason, Labels, Request, Statistics
+from ilis_guard.types import STAGES, STATISTICS, FinishReason, Labels, Request
 
 VERSION: Final = 1
 METADATA_KEY: Final = b"ilis_guard_scored"
-STATISTICS: Final = Statistics.__slots__
 SHARES: Final = ("uncertainty", "shift", "prompt_uncertainty", "prompt_shift")
 """Columns of numbers from 0 to 1."""
 AMOUNTS: Final = ("tokens", "seconds", "cost", "prompt_seconds", "prompt_cost", "prompt_length", "text_length")

@@ -16,15 +16,17 @@ class SideBySide:
 
     Args:
         model: asked each question as it is.
-        caller: of its tier: lets so many calls be under way as the tier allows, and repeats what failed in passing.
+        caller: of its tier: repeats what failed in passing.
+        max_concurrent: so many calls are under way at once, and no other is begun; None for a whole batch.
     """
 
     prompt = QUESTION
     max_new_tokens = None
 
-    def __init__(self, model: RemoteModel, caller: Caller) -> None:
+    def __init__(self, model: RemoteModel, caller: Caller, *, max_concurrent: int | None) -> None:
         self._model = model
         self._caller = caller
+        self._max_concurrent = max_concurrent
 
     @property
     def fingerprint(self) -> RemoteFingerprint:
@@ -33,7 +35,9 @@ class SideBySide:
 
     def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation | ModelError]:
         """Ask them all; what one fails with keeps none of the others from being asked."""
-        with ThreadPoolExecutor(max_workers=len(conversations)) as pool:
+        most = min(len(conversations), self._max_concurrent or len(conversations))
+        # Whoever interrupts this waits for what is under way, and pays for no more than that.
+        with ThreadPoolExecutor(max_workers=most) as pool:
             return list(pool.map(self._answer, conversations))
 
     def _answer(self, turns: Sequence[Message]) -> Generation | ModelError:

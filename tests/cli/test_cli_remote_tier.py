@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from ilis_guard import Action, Decision, Guard
+from ilis_guard import Action, Decision, Guard, Policy, Tier
 from ilis_guard.cli import main
+from ilis_guard.config import read_config
 from ilis_guard.errors import BundleMismatchError
 from ilis_guard.lab.questions import write_questions
 from ilis_guard.scoring import read_bundle
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from ilis_guard.tiers import load_tier
 from tests.provider import Provider, provider, sure_and_unsure, town
 
 POLICY = """
@@ -22,6 +25,14 @@ rules:
   - {id: failed, when: 'error != ""', do: abstain, say: Down.}
   - {id: sure, when: 'uncertainty < 0.3 && shift >= 0.005', do: answer}
   - {id: unsure, do: abstain, say: I don't know.}
+"""
+GUARANTEE = """
+version: 1
+name: at-most-a-third-wrong
+guarantee: {max_error: 0.33, confidence: 0.8}
+rules:
+  - {id: covered, when: certified, do: answer}
+  - {id: rest, do: abstain}
 """
 TOWNS = [town(number) for number in range(400)]
 Run = Callable[..., Any]
@@ -102,6 +113,30 @@ def test_a_reply_without_logprobs_fails_closed_with_the_reason(config: Path, ser
     assert (decision.action, decision.rule, decision.uncertainty) == (Action.ABSTAIN, "failed", None)
     assert decision.attempts[0].error.startswith("ScoringError: the generation has no output statistics")
     assert "without logprobs" in decision.attempts[0].error
+
+
+def test_a_retry_on_a_larger_remote_tier_ends_in_its_answer(config: Path) -> None:
+    small = Tier(name="small", model=FakeModel("Bergen?"), scorer=FixedScorer(0.6))
+    sure, unsure = sure_and_unsure()
+    with InMemoryQueue() as queue:
+        tiers = [small, load_tier(read_config(config).tiers[0])]
+        guard = Guard(tiers=tiers, policy=Policy.load("default"), review=queue)
+        decision = guard.decide(town(sure).prompt())
+        assert (decision.action, decision.text) == (Action.ANSWER, f"T{sure}")
+        assert decision.rules == ("unsure-so-try-larger", "sure")
+        assert guard.decide(town(unsure).prompt()).action is not Action.ANSWER
+
+
+def test_a_guarantee_holds_of_its_answers(config: Path) -> None:
+    (config.parent / "sure.yaml").write_text(GUARANTEE)
+    sure, unsure = sure_and_unsure()
+    decision = decided(config, sure)
+    assert decision.action is Action.ANSWER
+    threshold = decision.thresholds["clerk"]
+    assert threshold is not None
+    assert decision.uncertainty is not None
+    assert decision.uncertainty <= threshold
+    assert decided(config, unsure).action is Action.ABSTAIN
 
 
 @pytest.mark.parametrize(

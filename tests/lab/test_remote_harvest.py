@@ -40,7 +40,8 @@ def path(tmp_path: Path) -> Path:
 
 def asked_at(serving: Provider, max_concurrent: int | None = None, **changes: Any) -> SideBySide:
     model = RemoteModel(ChatOpenAI(**serving.arguments(**changes)))
-    return SideBySide(model, Caller("remote", max_concurrent=max_concurrent, backoff=tenacity.wait_none()))
+    caller = Caller("remote", backoff=tenacity.wait_none())
+    return SideBySide(model, caller, max_concurrent=max_concurrent)
 
 
 def harvested(serving: Provider, path: Path, *, batch_size: int = 4, **changes: Any) -> Manifest:

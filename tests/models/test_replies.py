@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.models.replies import generation_of, statistics_of
 from ilis_guard.policy.facts import Facts, seen
-from ilis_guard.types import Message
+from ilis_guard.types import STATISTICS, Message, Statistics
 
 
 def token(*probabilities: float, drawn: int = 0) -> dict[str, Any]:
@@ -80,3 +80,7 @@ def test_a_remote_tier_has_the_statistics_of_its_reply() -> None:
 )
 def test_why_an_answer_ended_is_told_in_the_guards_words(metadata: dict[str, Any], reason: str) -> None:
     assert generation_of(AIMessage("Oslo", response_metadata=metadata), seconds=0.1).finish_reason == reason
+
+
+def test_the_statistics_have_one_order() -> None:
+    assert Statistics.__slots__ == STATISTICS
