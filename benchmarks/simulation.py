@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,7 @@ def _tier(random: np.random.Generator, tier: str, hardness: np.ndarray, labels: 
         """An uncertainty that knows more or less."""
         return np.asarray(1 / (1 + np.exp(-2 * (hardness + noise * random.normal(size=requests)))))
 
-    columns = {
+    columns: dict[str, Any] = {
         "id": [f"request-{number}" for number in range(requests)],
         "tier": [tier] * requests,
         "split": ["unseen"] * requests,
