@@ -12,24 +12,11 @@ from ilis_guard.types import RemoteFingerprint
 
 NAMES: Final = ("model_name", "model")
 """Where LangChain's integrations keep the model's name."""
-ASIDE: Final = (
-    "timeout",
-    "retries",
-    "retry",
-    "client",
-    "socket",
-    "proxy",
-    "headers",
-    "stream",
-    "key",
-    "secret",
-    "password",
-    "credentials",
-    "access_token",
-    "auth",
-    "organization",
+ASIDE: Final = frozenset(
+    {"timeout", "retries", "retry", "client", "socket", "proxy", "headers", "stream", "streaming", "organization"}
+    | {"key", "token", "secret", "password", "credentials", "auth"}
 )
-"""Arguments with one of these in their name are secrets, or say how a model is reached and not what it says."""
+"""An argument with one of these words in its name says how a model is reached and not what it says, or is a secret."""
 
 
 def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) -> RemoteFingerprint:
@@ -58,10 +45,10 @@ def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) 
 
 
 def _counts(name: str, value: object) -> bool:
-    if isinstance(value, SecretStr | SecretBytes) or any(word in name.lower() for word in ASIDE):
+    if isinstance(value, SecretStr | SecretBytes) or not ASIDE.isdisjoint(name.lower().split("_")):
         return False
     # An argument that a later release of the integration knows changes nothing for whoever doesn't use it.
-    return value is not None and value not in ((), [], {})
+    return value is not None and not (isinstance(value, list | tuple | Mapping) and not value)
 
 
 def _told(value: object) -> bool | int | float | str:

@@ -109,6 +109,18 @@ def test_an_integration_of_ones_own_is_told_by_its_fields_whatever_they_hold() -
     assert own(lambda: 1) == own(lambda: 2)
 
 
+def test_a_token_is_a_secret_and_a_number_of_tokens_is_none() -> None:
+    class Own(GenericFakeChatModel):
+        api_token: str = ""
+        num_tokens: int = 8
+
+    def own(**given: Any) -> RemoteFingerprint:
+        return fingerprint_of(Own(messages=iter([]), **given))
+
+    assert own(api_token="first") == own(api_token="second")
+    assert own(num_tokens=9).differences(own()) == ("arguments.num_tokens",)
+
+
 def test_it_comes_back_from_json_as_what_it_was() -> None:
     kinds: TypeAdapter[Fingerprint | RemoteFingerprint] = TypeAdapter(Fingerprint | RemoteFingerprint)
     assert kinds.validate_json(kinds.dump_json(of())) == of()
