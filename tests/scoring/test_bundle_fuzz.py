@@ -19,6 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+# What fails is a text of 50 kB; it lies in a folder that the failure names.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 MANY = int(os.environ.get("ILIS_GUARD_FUZZ", "0"))
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
@@ -105,7 +108,8 @@ class Loading:
         if not line:
             code = process.poll() if answered else "no end"
             self.close()
-            pytest.fail(f"it came to {code}: {(self._folder / 'stderr').read_text()[-1500:]}")
+            complaints = (self._folder / "stderr").read_text()[-1500:]
+            pytest.fail(f"a bundle such as {self._folder} brings the process down ({code}): {complaints}")
         told: dict[str, Any] = json.loads(line)
         return told
 
@@ -165,11 +169,9 @@ PIECES = st.one_of(
     st.text(max_size=3),
 )
 NUMBERS = st.one_of(
-    st.sampled_from(
-        ["0", "1", "-1", "-2", "-0", "7", "00", "12", "14", "255", "1.5", "1e", "0x10", "nan", "inf", "null"]
-        + ["999999999", "2147483647", "2147483648", "-2147483648", "4294967296", "99999999999999999999"]
-        + ["1e308", "-1e308", "1e309", "1e-400"]
-    ),
+    st.sampled_from(["0", "1", "-1", "-2", "-0", "7", "00", "12", "14", "255", "1.5", "1e", "0x10", "nan", "inf"]),
+    st.sampled_from(["999999999", "2147483647", "2147483648", "-2147483648", "4294967296", "99999999999999999999"]),
+    st.sampled_from(["1e308", "-1e308", "1e309", "1e-400", "null"]),
     st.integers(-70, 700).map(str),
 )
 PLACES = st.integers(0, 2**16 - 1).map(lambda drawn: drawn * 40503 % 2**16 / 2**16)
@@ -202,10 +204,10 @@ def edits_of_text(draw: st.DrawFn) -> Edit:
 @st.composite
 def edits_of_lines(draw: st.DrawFn) -> Edit:
     """A line left out, said twice, put elsewhere, one of its numbers changed, or another line hidden in it."""
-    kind = draw(st.sampled_from(["number"] * 3 + ["hidden"] * 2 + ["all numbers", "key", "delete", "repeat", "move"]))
+    kind = draw(st.sampled_from(["number"] * 3 + ["hidden"] * 3 + ["all numbers", "key", "delete", "repeat", "move"]))
     place, other, new = draw(PLACES), draw(PLACES), draw(NUMBERS)
     where = draw(st.sampled_from(["anywhere"] * 4 + ["header"] + ["last tree"] * 2))
-    named, separator = draw(st.sampled_from(OBEYED)), draw(st.sampled_from("\r\r\0\v\x85 "))
+    named, separator = draw(st.sampled_from(OBEYED)), draw(st.sampled_from("\r\r\r\0\v "))
 
     def edit(text: str) -> str:
         lines = text[: text.index("end of trees")].split("\n")
@@ -238,7 +240,7 @@ def edits_of_lines(draw: st.DrawFn) -> Edit:
 @st.composite
 def hostile_trees(draw: st.DrawFn) -> str:
     text, one_edit = FEW_TREES, st.one_of([edits_of_lines()] * 4 + [edits_of_text()])
-    for edit in draw(st.lists(one_edit, min_size=1, max_size=3)):
+    for edit in draw(st.lists(one_edit, min_size=1, max_size=2)):
         if "end of trees" in text:
             text = edit(text)
     return resized(text) if draw(st.integers(0, 9)) else text
