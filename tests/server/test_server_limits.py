@@ -170,7 +170,7 @@ def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
 ) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with asking(guard, timeout_seconds=0.3) as served, served.client() as client:
-        completion: Any = client.chat.completions.create(**ASKED)
+        completion: Any = client.chat.completions.create(**ASKED, stop="never said")
         assert endless.stopped.wait(20)
         assert completion.choices[0].message.refusal == "A person will look at it."
         told = completion.ilis_guard
