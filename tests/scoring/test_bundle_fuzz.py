@@ -108,8 +108,8 @@ class Loading:
         if not line:
             code = process.poll() if answered else "no end"
             self.close()
-            complaints = (self._folder / "stderr").read_text()[-1500:]
-            pytest.fail(f"a bundle such as {self._folder} brings the process down ({code}): {complaints}")
+            end = (self._folder / "stderr").read_text()[-1500:]
+            pytest.fail(f"a bundle such as {self._folder} brings the process down ({code}): {end}")
         told: dict[str, Any] = json.loads(line)
         return told
 
