@@ -18,6 +18,8 @@ from ilis_guard.types import POSITIONS, Generation, Statistics
 
 LAYERS = 18
 """Of the model that the fuzzed bundle was fitted to."""
+SECONDS = 30
+"""Of a processor, not of the clock: a bundle that takes as many hangs. They take a twentieth of one."""
 MEMORY = 3 * 2**30
 """Bytes of address space. Importing NumPy and LightGBM takes a third of it; a bundle mustn't take the rest."""
 
@@ -59,4 +61,7 @@ if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # where LightGBM complains
     for line in sys.stdin:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit = int(used.ru_utime + used.ru_stime) + SECONDS
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         print(json.dumps(outcome(line.removesuffix("\n"))), file=answers, flush=True)
