@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
@@ -146,7 +146,7 @@ class BundleMetadata(_Part):
     max_new_tokens: Count
     stage: Stage = "answer"
     """`prompt`: scores what is known before a token is generated."""
-    features: tuple[FeatureGroup, ...] = Field(min_length=1, max_length=len(get_args(FeatureGroup)))
+    features: Annotated[tuple[FeatureGroup, ...], FailFast()] = Field(min_length=1)
     calibration: BetaCalibration
     rows: Mapping[str, Count]
     """Rows in each split, and those left out because nothing was generated."""
@@ -161,8 +161,8 @@ class BundleMetadata(_Part):
 
     @model_validator(mode="after")
     def _sees_what_there_is(self) -> "BundleMetadata":
-        if len(set(self.features)) < len(self.features):
-            raise ValueError(f"a feature is named twice, got {self.features!r}")
+        if (different := len(set(self.features))) < len(self.features):
+            raise ValueError(f"each feature is named once, got {len(self.features)} of {different} kinds")
         if self.stage == "prompt" and set(self.features) != {"prompt"}:
             raise ValueError(f"at stage 'prompt' there is the feature 'prompt' and no other, got {self.features!r}")
         return self

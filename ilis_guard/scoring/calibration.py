@@ -10,8 +10,8 @@ EDGE: Final = 1e-6
 """Raw scores are kept this far from 0 and 1, where their logarithms end."""
 HALVINGS: Final = 60
 """Of the interval from 0 to 1, until it holds no other number."""
-STEEPEST: Final = 1e9
-"""No coefficient that a fit finds comes near; beyond it, the map's terms could cancel out as two infinities."""
+STEEPEST: Final = 1e300
+"""Beyond it, the map's terms could be two infinities of which one is taken from the other."""
 
 
 class BetaCalibration(BaseModel):

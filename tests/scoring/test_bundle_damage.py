@@ -19,7 +19,9 @@ FILES = ["bundle.json", "trees.txt", "calibration.json"]
 def refusal(folder: Path) -> str:
     with pytest.raises(BundleError) as caught:
         LightGBMScorer(read_bundle(str(folder)))
-    return str(caught.value)
+    message = str(caught.value)
+    assert len(message) < 5_000
+    return message
 
 
 def put(folder: Path, file: str, text: str) -> None:
@@ -184,8 +186,8 @@ WRONG_METADATA: dict[str, Change] = {
     "fewer than no rows": setting("held_out", "rows", to=-1),
     "fewer than no tokens": setting("max_new_tokens", to=-1),
     "a number as long as a line": setting("fingerprint", "layers", to=10**18),
-    "a calibration steeper than any": setting("calibration", "b", to=1e300),
-    "a calibration beyond any": setting("calibration", "c", to=-1e300),
+    "a calibration steeper than any": setting("calibration", "b", to=1e301),
+    "a calibration beyond any": setting("calibration", "c", to=-1e301),
     "more keys than anybody reads": setting("versions", to={str(key): "1" for key in range(20_000)}),
 }
 
@@ -241,6 +243,13 @@ def test_a_complaint_has_few_lines_and_repeats_nothing_but_keys(folder: Path) ->
     assert len(message) < 3_000
     assert "'prompt': Input should be a valid string" in message
     assert "the author's own" not in message
+
+
+def test_of_many_unknown_features_one_is_complained_of(folder: Path) -> None:
+    metadata = json.loads((folder / "bundle.json").read_text())
+    metadata["features"] = ["mean-last"] * 50_000
+    (folder / "bundle.json").write_text(json.dumps(metadata))
+    assert refusal(folder).count("Input should be") == 1
 
 
 def test_of_a_million_wrong_numbers_one_is_complained_of(folder: Path) -> None:
