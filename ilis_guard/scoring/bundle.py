@@ -31,8 +31,7 @@ METADATA: Final = "bundle.json"
 TREES: Final = "trees.txt"
 CALIBRATION: Final = "calibration.json"
 MOST_BYTES: Final = {METADATA: 2**20, TREES: 16 * 2**20, CALIBRATION: 8 * 2**20}
-"""Larger files aren't read, nor written. A bundle of 3,000 rows has a thirtieth of that; its trees' text takes about
-ten times as much memory, and each of the numbers in the JSON up to 75 bytes."""
+"""Larger files aren't read, nor written. A bundle that was fitted to 3,000 rows has a thirtieth of that."""
 
 
 class _Part(BaseModel):
@@ -232,9 +231,7 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
     texts = {TREES: trees, CALIBRATION: calibration_set.model_dump_json() + "\n"}
     envelope = metadata.model_dump(mode="json") | {"sha256": {file: _sha256(text) for file, text in texts.items()}}
     texts[METADATA] = json.dumps(envelope, indent=1) + "\n"
-    for file, text in texts.items():
-        if (size := len(text.encode())) > MOST_BYTES[file]:
-            raise BundleError(f"{file!r} would have {size} bytes, more than the {MOST_BYTES[file]} that are read again")
+    _check_readable(texts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         unfinished = Path(temporary) / "bundle"
@@ -253,6 +250,18 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
             if replaced.exists():
                 replaced.rename(folder)
             raise
+
+
+def _check_readable(texts: Mapping[str, str]) -> None:
+    """What would be refused for its size when it is read isn't written: an older bundle would be gone by then."""
+    for file, text in texts.items():
+        if (size := len(text.encode())) > MOST_BYTES[file]:
+            raise BundleError(f"{file!r} would have {size} bytes, more than the {MOST_BYTES[file]} that are read again")
+        if file != TREES:
+            try:
+                parsed(text)
+            except ValueError as error:
+                raise BundleError(f"{file!r} couldn't be read again: {error}") from None
 
 
 def _check_replaceable(folder: Path) -> None:

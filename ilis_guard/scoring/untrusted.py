@@ -13,6 +13,8 @@ from ilis_guard.strict_yaml import listed, short
 
 MOST_PARTS: Final = 20_000
 """Lists, objects and keys in one file of JSON: three characters make one, which takes a parser hundreds of bytes."""
+MOST_VALUES: Final = 500_000
+"""In one file of JSON: as many as a calibration set of the largest size has, and short ones take no less memory."""
 MOST_DIGITS: Final = 18
 """Of a whole number: nothing here is counted so far, and longer ones cost time that grows with their square."""
 
@@ -56,6 +58,8 @@ def parsed(text: str) -> Any:
     """
     if (parts := sum(map(text.count, "[{:"))) > MOST_PARTS:
         raise ValueError(f"it has {parts} lists, objects and keys; a bundle's file has at most {MOST_PARTS}")
+    if (values := text.count(",")) > MOST_VALUES:
+        raise ValueError(f"it has some {values} values; a bundle's file has at most {MOST_VALUES}")
     return json.loads(text, object_pairs_hook=_each_once, parse_int=_whole)
 
 
