@@ -82,10 +82,11 @@ def _at_once(path: str, flags: int) -> int:
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; parsers don't agree which of two values of one key holds, so there is one."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {short(next(key for key in keys if keys.count(key) > 1))} stands there twice")
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {short(key)} stands there twice")
+        made[key] = value
     return made
 
 
