@@ -14,7 +14,7 @@ from tenacity.wait import wait_base
 from ilis_guard.calling.caller import BACKOFF
 from ilis_guard.config import GuardConfig, read_config
 from ilis_guard.errors import ConfigError, RequestError
-from ilis_guard.models import Model, StoppableModel
+from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.loading import locate
@@ -284,7 +284,7 @@ class Guard:
         self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, stop: Sequence[str]
     ) -> Request:
         request = Request.of(prompt, labels, stop)
-        if request.stop and (deaf := [tier.name for tier in self.tiers if not isinstance(tier.model, StoppableModel)]):
+        if request.stop and (deaf := [tier.name for tier in self.tiers if not tier.takes_stop]):
             raise RequestError(
                 f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out"
             )

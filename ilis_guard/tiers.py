@@ -11,7 +11,7 @@ from ilis_guard import events
 from ilis_guard.calling import BreakerSettings, TierCost
 from ilis_guard.config import RemoteConfig, TierConfig
 from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
-from ilis_guard.models import Model, StepwiseModel
+from ilis_guard.models import Model, StepwiseModel, StoppableModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
 from ilis_guard.types import Dtype, Fingerprint, Generation, Message, RemoteFingerprint, Score, Site, Stage, Step
@@ -47,6 +47,11 @@ class Tier:
     def bundle(self) -> Bundle | None:
         """What scores its answers; None where that is no bundle."""
         return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
+
+    @property
+    def takes_stop(self) -> bool:
+        """Whether its answers can be had to end at stop sequences."""
+        return isinstance(self.model, StoppableModel)
 
     def with_model(self, model: Model) -> Self:
         """This tier with another model. Its bundles stay where that one is their own, and its other scorers always.

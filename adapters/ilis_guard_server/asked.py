@@ -105,7 +105,7 @@ def _temperature(tier: Tier) -> float | None:
 
 
 def _request(body: ChatRequest | CompletionRequest | DecisionRequest, service: Service, *, client: str) -> Request:
-    settings = service.settings
+    settings, stop = service.settings, body.stops
     labels = dict(body.wishes.labels)
     where = "labels" if isinstance(body, DecisionRequest) else "ilis_guard.labels"
     if unknown := sorted(set(labels) - set(settings.labels)):
@@ -114,8 +114,10 @@ def _request(body: ChatRequest | CompletionRequest | DecisionRequest, service: S
         raise unusable(where, what)
     if settings.client_label is not None:
         labels[settings.client_label] = client
+    if stop and (deaf := [tier.name for tier in service.guard.tiers if not tier.takes_stop]):
+        raise unusable("stop", f"the models of the tiers {deaf!r} can't end an answer at one; leave it out")
     try:
-        return Request.of(body.conversation(), labels)
+        return Request.of(body.conversation(), labels, stop)
     except RequestError as error:
         raise unusable("prompt" if isinstance(body, CompletionRequest) else "messages", str(error)) from None
 

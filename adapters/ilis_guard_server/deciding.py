@@ -56,7 +56,8 @@ async def stream(service: Service, asked: Asked) -> AsyncGenerator[StreamEvent, 
     """
     since, is_shown = time.monotonic(), False
     with service.ending.within(service.settings.timeout_seconds) as over:
-        guarded = service.guard.astream(asked.request.messages, labels=asked.request.labels, mode=asked.mode)
+        asking = asked.request
+        guarded = service.guard.astream(asking.messages, labels=asking.labels, stop=asking.stop, mode=asked.mode)
         try:
             async with aclosing(guarded):
                 while True:
@@ -73,7 +74,7 @@ async def stream(service: Service, asked: Asked) -> AsyncGenerator[StreamEvent, 
                 service.meter.retracted()
                 yield Retraction(reason=str(why))
             given_up = service.guard.without_models(str(why))
-            event = await asyncio.to_thread(given_up.decide, asked.request.messages, labels=asked.request.labels)
+            event = await asyncio.to_thread(given_up.decide, asking.messages, labels=asking.labels, stop=asking.stop)
     _tell(service, asked, event, time.monotonic() - since)
     yield event
 

@@ -3,6 +3,7 @@
 import time
 from typing import Final
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -49,6 +50,7 @@ def service_with(guard: Guard, settings: ServerSettings, review: ReviewQueue | N
         line=line,
         ending=Ending(),
         meter=Meter(under_way=lambda: line.under_way, waiting=lambda: line.waiting),
+        probes=CapacityLimiter(1),
         started_at=int(time.time()),
     )
 

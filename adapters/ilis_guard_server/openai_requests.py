@@ -51,6 +51,9 @@ Turns = Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
 keep everybody waiting for seconds."""
 
 
+Stop = Annotated[str, Field(min_length=1)]
+
+
 class Wishes(Body):
     """`ilis_guard`, in a client's `extra_body`: what the guard itself is told."""
 
@@ -58,6 +61,18 @@ class Wishes(Body):
     """What the policy sees as `labels.NAME`; only those that the operator allows."""
     mode: StreamMode | None = None
     """When what is shown, and whether generations are cut; only modes that the operator allows."""
+
+
+class EndedRequest(Body):
+    """What may say where an answer ends."""
+
+    stop: Stop | Annotated[list[Stop], Field(min_length=1, max_length=4, fail_fast=True)] | None = None
+    """The answer ends before the first of these, and is scored as it then is."""
+
+    @property
+    def stops(self) -> list[str]:
+        """As the guard takes them."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 class StreamOptions(Body):
@@ -68,7 +83,7 @@ class StreamOptions(Body):
     include_obfuscation: Literal[False] | None = None
 
 
-class GuardedRequest(Body):
+class GuardedRequest(EndedRequest):
     """What all of OpenAI's requests share."""
 
     model: str
@@ -132,7 +147,7 @@ class CompletionRequest(GuardedRequest):
         return [Message(role="user", content=prompt)]
 
 
-class DecisionRequest(Body):
+class DecisionRequest(EndedRequest):
     """Our own: what the whole decision is wanted of."""
 
     messages: Turns

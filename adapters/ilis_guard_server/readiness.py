@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
 from ilis_guard import events
 from ilis_guard.errors import QueueStorageError
@@ -32,7 +32,7 @@ class Readiness(BaseModel):
 )
 async def readyz(response: Response, service: TheService) -> Readiness:
     """It answers 503 where one of the checks fails; the log says why."""
-    queue = await run_in_threadpool(_reaches_queue, service)
+    queue = await to_thread.run_sync(_reaches_queue, service, limiter=service.probes)
     _ = service.guard.policy  # looks at its files, which an idle guard doesn't
     policy, serving = not service.guard.policy_problem, not service.ending.is_near
     is_ready = queue and policy and serving
@@ -45,7 +45,7 @@ def _reaches_queue(service: Service) -> bool:
     if service.review is None:
         return True
     try:
-        service.review.counts()
+        service.review.probe()
     except QueueStorageError as error:
         events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error}")
         return False

@@ -29,7 +29,7 @@ REASONS: Final[Mapping[str, str]] = {
     "reasoning_effort": _OWN_DECODING,
     "response_format": "answers are plain text, as the tiers' models give them",
     "seed": _OWN_DECODING,
-    "stop": "where answers end is the model's own, which scores are fitted to",
+    "stop": "it is a string, or a list of one to four, and none of them empty",
     "store": "nothing is stored, but tickets",
     "suffix": "a guard answers prompts and fills no gaps",
     "temperature": _OWN_DECODING,
@@ -74,4 +74,6 @@ def _is_a_choice(part: int | str) -> bool:
     return isinstance(part, str) and (part in _CHOICES or "[" in part)
 
 
-_CHOICES: Final = frozenset({"str", "bool", "int", "float", "system", "developer", "user", "assistant"})
+_CHOICES: Final = frozenset(
+    {"str", "constrained-str", "bool", "int", "float", "system", "developer", "user", "assistant"}
+)

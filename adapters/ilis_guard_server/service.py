@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from ilis_guard import Guard
@@ -25,12 +26,14 @@ class Service:
     line: Line
     ending: Ending
     meter: Meter
+    probes: CapacityLimiter
+    """The thread that looks whether the queue can be reached; requests, which have the others, can't take it."""
     started_at: int
     """Seconds since the epoch."""
 
 
-def service_of(request: Request) -> Service:
-    """The application's service."""
+async def service_of(request: Request) -> Service:
+    """The application's service; at once, where FastAPI has a function that isn't async wait for a thread."""
     service: Service = request.app.state.service
     return service
 

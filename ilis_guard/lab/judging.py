@@ -1,10 +1,10 @@
 """Who says whether an answer is right: the rules of `matching`, or a callable of the user's own."""
 
-import importlib
 from collections.abc import Callable
 from typing import Final
 
 from ilis_guard.errors import QuestionError
+from ilis_guard.importing import imported
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 
@@ -25,15 +25,7 @@ def load_judge(path: str | None) -> tuple[str, Judge]:
     """
     if path is None:
         return RULES, is_correct
-    module, separator, name = path.partition(":")
-    if not separator:
-        raise QuestionError(f"a judge's path reads 'package.module:function', got {path!r}")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise QuestionError(
-            f"the judge {path!r} can't be imported ({error}); is its module on the PYTHONPATH?"
-        ) from error
+    found = imported(path, what="judge", kind="function", error=QuestionError)
     if not callable(found):
         raise QuestionError(f"the judge {path!r} is a {type(found).__name__}, which can't be called")
     return path, found

@@ -14,6 +14,7 @@ class AbsentModel:
     """
 
     fingerprint = None
+    takes_stop = True
 
     def __init__(self, why: str) -> None:
         self._why = why

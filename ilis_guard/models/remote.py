@@ -1,6 +1,5 @@
 """Remote models: any LangChain chat model. They can't be tapped: what they say has statistics at most, no signature."""
 
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -11,6 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
+from ilis_guard.importing import imported
 from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard.types import Generation, Message, RemoteFingerprint
@@ -47,15 +47,7 @@ class RemoteModel:
         Raises:
             ModelError: the path leads to no chat model, or the class refuses the arguments.
         """
-        module, separator, name = path.partition(":")
-        if not separator:
-            raise ModelError(f"a chat model's path reads 'package.module:Class', got {path!r}")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ModelError(
-                f"the chat model {path!r} can't be imported ({error}); is its package installed?"
-            ) from error
+        found = imported(path, what="chat model", kind="Class", error=ModelError)
         if not (isinstance(found, type) and issubclass(found, BaseChatModel)):
             raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
         try:

@@ -11,5 +11,10 @@ def before_stop(text: str, stop: Sequence[str]) -> str | None:
 
 def held_back(text: str, stop: Sequence[str]) -> str:
     """A text as far as it may be shown: without an end with which a stop sequence begins."""
-    begun = [length for sequence in stop for length in range(1, len(sequence)) if text.endswith(sequence[:length])]
+    begun = [
+        length
+        for sequence in stop
+        for length in range(1, min(len(sequence), len(text) + 1))
+        if text.endswith(sequence[:length])
+    ]
     return text[: len(text) - max(begun, default=0)]

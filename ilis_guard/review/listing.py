@@ -82,6 +82,12 @@ def counts(ledger: Ledger, *, now: float) -> list[QueueCounts]:
         return [QueueCounts(**row) for row in rows]
 
 
+def probe(ledger: Ledger) -> None:
+    """See `ReviewQueue.probe`."""
+    with ledger.reading() as connection:
+        connection.execute(select(tickets.c.id).limit(1)).all()
+
+
 def record(ledger: Ledger, id: str, *, now: float) -> TicketRecord:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.get`."""
     with ledger.reading() as connection:

@@ -202,6 +202,14 @@ class ReviewQueue:
         """
         return listing.counts(self._ledger, now=self._ledger.clock())
 
+    def probe(self) -> None:
+        """See whether tickets can be read, at the cost of one, however many there are.
+
+        Raises:
+            ReviewError: they can't.
+        """
+        listing.probe(self._ledger)
+
     def get(self, id: str) -> TicketRecord:  # noqa: A002 - the ticket's word for it
         """Everything known about one ticket.
 

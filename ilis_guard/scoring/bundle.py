@@ -16,12 +16,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.shift import ShiftReference
+from ilis_guard.scoring.untrusted import parsed, read_text, unusable
 from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
 PREFIX: Final = "packaged:"
@@ -29,12 +30,15 @@ PREFIX: Final = "packaged:"
 METADATA: Final = "bundle.json"
 TREES: Final = "trees.txt"
 CALIBRATION: Final = "calibration.json"
-MAX_BYTES: Final = 64 * 2**20
-"""Larger files aren't read: a real bundle has a few megabytes."""
+MOST_BYTES: Final = {METADATA: 2**20, TREES: 16 * 2**20, CALIBRATION: 8 * 2**20}
+"""Larger files aren't read, nor written. A bundle that was fitted to 3,000 rows has a thirtieth of that."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=0)]
 
 
 class Figure(_Part):
@@ -48,8 +52,8 @@ class Figure(_Part):
 class HeldOut(_Part):
     """Figures on rows that nothing was fitted or chosen on."""
 
-    rows: int
-    wrong: int
+    rows: Count
+    wrong: Count
     auroc: Figure
     """Over all rows; part of it is to know which datasets are hard."""
     auroc_within: Figure
@@ -66,8 +70,8 @@ class HeldOut(_Part):
 class DatasetRows(_Part):
     """How the model fared on one dataset."""
 
-    rows: int
-    right: int
+    rows: Count
+    right: Count
     counted: bool
     """Whether its held-out rows count in the figures: not where the model is nearly always right or nearly always
     wrong, which flatters any score that knows the dataset."""
@@ -76,7 +80,11 @@ class DatasetRows(_Part):
 Split = Literal["train", "validation", "calibration", "test"]
 """What a fit did with a row: trained the trees, stopped their training, calibrated their score, or looked at it for
 nothing but figures."""
-Divergences = tuple[tuple[Annotated[float, Field(ge=0)], ...], ...]
+# Of a million numbers that are all wrong, a list that doesn't stop at the first makes a million complaints.
+Divergences = Annotated[
+    tuple[Annotated[tuple[Annotated[float, Field(ge=0)], ...], FailFast()], ...],
+    FailFast(),
+]
 """A map in JSON: rows of divergences, nats."""
 
 
@@ -99,12 +107,12 @@ class TypicalMaps(_Part):
 class CalibrationSet(_Part):
     """Rows kept for thresholds, recalibration and shift."""
 
-    uncertainty: tuple[Annotated[float, Field(ge=0, le=1)], ...]
-    wrong: tuple[bool, ...]
+    uncertainty: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast()]
+    wrong: Annotated[tuple[bool, ...], FailFast()]
     shift: ShiftReference
     typical: TypicalMaps | None = None
     """None in bundles that were fitted before there were any."""
-    splits: Mapping[Split, tuple[str, ...]] | None = None
+    splits: Mapping[Split, Annotated[tuple[str, ...], FailFast()]] | None = None
     """By split: `row_digest` of the ids of its rows, by which these rows are known when the bundle is tested. None in
     bundles that were fitted before that was kept."""
 
@@ -120,7 +128,7 @@ class Recalibration(_Part):
 
     bundle: str
     """Digest of the bundle that was recalibrated; the trees, the shift reference and all figures are its own."""
-    rows: int
+    rows: Count
     """Labelled rows that the calibration map was fitted to, each counting for 1 / probability."""
     least_probability: float = Field(gt=0, le=1)
     """The smallest probability that a request had of being labelled; the calibration set is such a share of them."""
@@ -134,15 +142,15 @@ class BundleMetadata(_Part):
     """The model as it was named in the harvest; for people, `fingerprint` is what must match."""
     fingerprint: Fingerprint | RemoteFingerprint
     prompt: str
-    max_new_tokens: int | None
+    max_new_tokens: Count | None
     """None where the model can't be tapped: its own arguments bound its answers."""
     stage: Stage = "answer"
     """`prompt`: scores what is known before a token is generated."""
-    features: tuple[FeatureGroup, ...] = Field(min_length=1)
-    statistics: tuple[Statistic, ...] = Field(default=STATISTICS, min_length=1)
+    features: Annotated[tuple[FeatureGroup, ...], FailFast()] = Field(min_length=1)
+    statistics: Annotated[tuple[Statistic, ...], FailFast()] = Field(default=STATISTICS, min_length=1)
     """The output statistics that were known of the answers: the columns of the feature `statistics`, in this order."""
     calibration: BetaCalibration
-    rows: Mapping[str, int]
+    rows: Mapping[str, Count]
     """Rows in each split, and those left out because nothing was generated."""
     datasets: Mapping[str, DatasetRows]
     held_out: HeldOut
@@ -155,6 +163,8 @@ class BundleMetadata(_Part):
 
     @model_validator(mode="after")
     def _sees_what_there_is(self) -> "BundleMetadata":
+        if (different := len(set(self.features))) < len(self.features):
+            raise ValueError(f"each feature is named once, got {len(self.features)} of {different} kinds")
         if self.stage == "prompt" and set(self.features) != {"prompt"}:
             raise ValueError(f"at stage 'prompt' there is the feature 'prompt' and no other, got {self.features!r}")
         is_tapped = isinstance(self.fingerprint, Fingerprint)
@@ -165,7 +175,7 @@ class BundleMetadata(_Part):
         if is_tapped != (self.max_new_tokens is not None):
             raise ValueError("max_new_tokens is told of a model that can be tapped, and of no other")
         if len(set(self.statistics)) < len(self.statistics):
-            raise ValueError(f"an output statistic stands twice among {self.statistics!r}")
+            raise ValueError("an output statistic stands twice")
         return self
 
 
@@ -190,33 +200,34 @@ def read_bundle(name: str) -> Bundle:
     """Read a bundle from a folder, or from ilis_guard itself (``packaged:NAME``).
 
     Raises:
-        BundleError: a file is missing, too large, damaged, or not what the metadata says.
+        BundleError: a file is missing, too large, damaged, or not what the metadata says. No other error comes of
+            whatever the folder holds.
     """
     folder = _folder(name)
-    metadata_text = _read(folder / METADATA)
+    texts = {file: read_text(folder / file, most=most) for file, most in MOST_BYTES.items()}
     try:
-        envelope = json.loads(metadata_text)
-        listed = envelope.pop("sha256")
-        digests = {file: str(listed[file]) for file in (TREES, CALIBRATION)}
+        envelope = parsed(texts[METADATA])
+        said = envelope.pop("sha256")
+        digests = {file: str(said[file]) for file in (TREES, CALIBRATION)}
         metadata = BundleMetadata.model_validate_json(json.dumps(envelope), strict=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(_damaged(folder / METADATA, error)) from error
-    texts = {file: _read(folder / file) for file in (TREES, CALIBRATION)}
-    for file, text in texts.items():
-        if (found := _sha256(text)) != digests[file]:
+        raise BundleError(unusable(folder / METADATA, error)) from None
+    for file, digest in digests.items():
+        if (found := _sha256(texts[file])) != digest:
             raise BundleError(
                 f"{str(folder / file)!r} is damaged or from another bundle: its sha256 is {found!r}, "
-                f"{METADATA} says {digests[file]!r}; copy the bundle again or fit it anew"
+                f"{METADATA} says {digest[:64]!r}; copy the bundle again or fit it anew"
             )
     try:
+        parsed(texts[CALIBRATION])
         calibration_set = CalibrationSet.model_validate_json(texts[CALIBRATION], strict=True)
-    except ValidationError as error:
-        raise BundleError(_damaged(folder / CALIBRATION, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(unusable(folder / CALIBRATION, error)) from None
     return Bundle(
         metadata=metadata,
         trees=texts[TREES],
         calibration_set=calibration_set,
-        digest=_sha256(metadata_text)[:16],
+        digest=_sha256(texts[METADATA])[:16],
     )
 
 
@@ -224,7 +235,7 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
     """Write a bundle; an older one in its place is replaced only when the new one is complete.
 
     Raises:
-        BundleError: something other than a bundle stands in its place.
+        BundleError: something other than a bundle stands in its place, or a file would be too large to be read again.
         OSError: it can't be written; an older one stays as it was.
     """
     folder = folder.resolve()
@@ -232,12 +243,13 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
     texts = {TREES: trees, CALIBRATION: calibration_set.model_dump_json() + "\n"}
     envelope = metadata.model_dump(mode="json") | {"sha256": {file: _sha256(text) for file, text in texts.items()}}
     texts[METADATA] = json.dumps(envelope, indent=1) + "\n"
+    _check_readable(texts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         unfinished = Path(temporary) / "bundle"
         unfinished.mkdir()
         for file, text in texts.items():
-            with (unfinished / file).open("w", encoding="utf-8") as written:
+            with (unfinished / file).open("w", encoding="utf-8", newline="\n") as written:
                 written.write(text)
                 written.flush()
                 os.fsync(written.fileno())
@@ -250,6 +262,18 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
             if replaced.exists():
                 replaced.rename(folder)
             raise
+
+
+def _check_readable(texts: Mapping[str, str]) -> None:
+    """What would be refused for its size when it is read isn't written: an older bundle would be gone by then."""
+    for file, text in texts.items():
+        if (size := len(text.encode())) > MOST_BYTES[file]:
+            raise BundleError(f"{file!r} would have {size} bytes, more than the {MOST_BYTES[file]} that are read again")
+        if file != TREES:
+            try:
+                parsed(text)
+            except ValueError as error:
+                raise BundleError(f"{file!r} couldn't be read again: {error}") from None
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -274,20 +298,6 @@ def _folder(name: str) -> Path:
     if not Path(name).is_dir():
         raise BundleError(f"there is no bundle folder {name!r}; fit one with `ilis-guard fit`")
     return Path(name)
-
-
-def _read(file: Path) -> str:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise BundleError(f"{str(file)!r} has {file.stat().st_size} bytes; a bundle's file has at most {MAX_BYTES}")
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(_damaged(file, error)) from error
-
-
-def _damaged(file: Path, error: Exception) -> str:
-    detail = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-    return f"the bundle's file {str(file)!r} can't be used: {detail}"
 
 
 def _sha256(text: str) -> str:

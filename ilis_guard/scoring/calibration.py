@@ -10,6 +10,8 @@ EDGE: Final = 1e-6
 """Raw scores are kept this far from 0 and 1, where their logarithms end."""
 HALVINGS: Final = 60
 """Of the interval from 0 to 1, until it holds no other number."""
+STEEPEST: Final = 1e300
+"""Beyond it, the map's terms could be two infinities of which one is taken from the other."""
 
 
 class BetaCalibration(BaseModel):
@@ -20,9 +22,9 @@ class BetaCalibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    a: float = Field(ge=0)
-    b: float = Field(ge=0)
-    c: float
+    a: float = Field(ge=0, le=STEEPEST)
+    b: float = Field(ge=0, le=STEEPEST)
+    c: float = Field(ge=-STEEPEST, le=STEEPEST)
 
     def apply(self, raw: Float64[np.ndarray, " rows"]) -> Float64[np.ndarray, " rows"]:
         """Calibrated probabilities, 0 to 1, of raw scores, 0 to 1."""

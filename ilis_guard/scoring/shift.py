@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.scoring.features import Maps, distance_profile
 from ilis_guard.types import Position, Stage
@@ -14,6 +14,7 @@ PROFILED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), 
 """Positions whose maps are compared, by the stage that is scored."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Row = Annotated[tuple[Finite, ...], FailFast()]
 
 
 class ShiftReference(BaseModel):
@@ -26,10 +27,10 @@ class ShiftReference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: tuple[Finite, ...]
-    precision: tuple[tuple[Finite, ...], ...]
+    mean: Row
+    precision: Annotated[tuple[Row, ...], FailFast()]
     """Inverse of the (shrunk) covariance of the training rows' profiles."""
-    distances: tuple[Finite, ...] = Field(min_length=1)
+    distances: Row = Field(min_length=1)
     """Squared distances of the calibration rows, ascending."""
 
     @model_validator(mode="after")
@@ -81,5 +82,6 @@ def squared_distances(
 ) -> Float64[np.ndarray, " rows"]:
     """Squared Mahalanobis distance of each row from the mean."""
     away = profiles - mean
-    distances: Float64[np.ndarray, " rows"] = np.einsum("ri,ij,rj->r", away, precision, away)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a damaged reference: it isn't a number then, and no score
+        distances: Float64[np.ndarray, " rows"] = np.einsum("ri,ij,rj->r", away, precision, away)
     return distances

@@ -30,6 +30,8 @@ _TREE: Final = re.compile(
     r"internal_value=(?P<internal_value>[^\n]*)\ninternal_weight=(?P<internal_weight>[^\n]*)\n"
     r"internal_count=(?P<internal_count>[^\n]*)\nis_linear=0\nshrinkage=(?P<shrinkage>[^\n]*)\n\n\n"
 )
+_FOREIGN: Final = re.compile(r"[^\n -~]")
+"""Not looked for by the patterns above, but a line ends at a carriage return for LightGBM, and its text at a null."""
 _WHOLE: Final = re.compile(r"-?\d{1,9}", re.ASCII)
 _DECIMAL: Final = re.compile(r"-?\d{1,25}(?:\.\d{1,25})?(?:e[+-]?\d{1,3})?", re.ASCII)
 _DECISIONS: Final = frozenset({0, 2, 4, 6, 8, 10})
@@ -56,43 +58,47 @@ def load_booster(text: str, *, features: int) -> lightgbm.Booster:
 def _checked(text: str, features: int) -> str:
     """The text up to the end of its trees."""
     header = _HEADER.match(text)
-    if header is None or not text.isascii():
+    if header is None or _FOREIGN.search(text):
         raise ValueError("they don't start as a LightGBM (version v4) binary classifier does")
     expected = int(header["last_feature"]) + 1
     if expected != features:
         raise ValueError(f"they expect {expected} features, the bundle's metadata names {features}")
-    start = header.end()
+    start, largest = header.end(), 0.0
     for index, size in enumerate(map(int, header["sizes"].split())):
         tree = _TREE.fullmatch(text, start, start + size)
         if tree is None or int(tree["index"]) != index:
             raise ValueError(f"tree {index} is incomplete or not where it should be")
         try:
-            _check_tree(tree, features)
+            largest += _check_tree(tree, features)
         except ValueError as error:
             raise ValueError(f"tree {index}: {error}") from error
         start += size
     if not text.startswith(_END, start):
         raise ValueError("they don't end where they should")
+    if not math.isfinite(largest):
+        raise ValueError("their leaves add up to more than a number holds")
     return text[: start + len(_END)]
 
 
-def _check_tree(tree: re.Match[str], features: int) -> None:
+def _check_tree(tree: re.Match[str], features: int) -> float:
+    """The size of its largest leaf."""
     leaves = int(tree["leaves"])
     nodes = leaves - 1
     _decimals(tree, "shrinkage", 1)
-    _decimals(tree, "leaf_value", leaves)
+    largest = max(map(abs, _decimals(tree, "leaf_value", leaves)))
     if nodes == 0:
-        return  # LightGBM reads no further
+        return largest  # LightGBM reads no further
     for name in ("split_gain", "threshold", "internal_value", "internal_weight"):
         _decimals(tree, name, nodes)
     _decimals(tree, "leaf_weight", leaves)
-    _wholes(tree, "leaf_count", leaves)
-    _wholes(tree, "internal_count", nodes)
+    if min(*_wholes(tree, "leaf_count", leaves), *_wholes(tree, "internal_count", nodes)) < 0:
+        raise ValueError("it counts fewer than no rows")
     if not all(0 <= feature < features for feature in _wholes(tree, "split_feature", nodes)):
         raise ValueError(f"split_feature names a feature outside 0 to {features - 1}")
     if not _DECISIONS.issuperset(_wholes(tree, "decision_type", nodes)):
         raise ValueError("decision_type isn't that of a comparison with a number")
     _check_children(_wholes(tree, "left_child", nodes), _wholes(tree, "right_child", nodes))
+    return largest
 
 
 def _check_children(left: Sequence[int], right: Sequence[int]) -> None:
@@ -108,9 +114,11 @@ def _wholes(tree: re.Match[str], name: str, count: int) -> list[int]:
     return [int(token) for token in _tokens(tree, name, count, _WHOLE)]
 
 
-def _decimals(tree: re.Match[str], name: str, count: int) -> None:
-    if not all(math.isfinite(float(token)) for token in _tokens(tree, name, count, _DECIMAL)):
+def _decimals(tree: re.Match[str], name: str, count: int) -> list[float]:
+    decimals = [float(token) for token in _tokens(tree, name, count, _DECIMAL)]
+    if not all(map(math.isfinite, decimals)):
         raise ValueError(f"{name} holds a number that isn't finite")
+    return decimals
 
 
 def _tokens(tree: re.Match[str], name: str, count: int, pattern: re.Pattern[str]) -> list[str]:

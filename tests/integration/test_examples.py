@@ -1,5 +1,6 @@
 """The examples run as a user would run them: each by its own command, on real models, queues and servers."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard.lab.demo import prepare
 from ilis_guard.review import ReviewQueue
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -54,15 +54,13 @@ def test_wrap_a_runnable_answers_declines_and_escalates_in_the_chains_own_type(c
         assert queue.get(ticket.id).request["messages"][-1]["content"] == "What is the capital of Italy?"
 
 
-def test_stop_early_stops_where_the_policy_would_abstain_and_answers_only_where_it_would(tmp_path: Path) -> None:
-    config = prepare(tmp_path)
-
-    def outcome(question: str) -> str:
-        return said("stop_early.py", config, "small", question)[-1]
-
-    assert outcome("What is 48 times 67?").startswith("stopped after ")
-    assert "Oslo" in outcome("What is the capital of Norway?")
-    assert outcome("Which chemical element has the symbol He?").startswith("no answer: ")
+def test_stop_early_ends_what_the_policy_cannot_answer_with_and_nothing_else(config: Path) -> None:
+    lines = said("stop_early.py", config, "What is the capital of Norway?", "What is 347 plus 588?")
+    sure, whole, unsure, cut = lines
+    assert sure == "answer: The capital of Norway is Oslo."
+    assert whole == "    small said 'The capital of Norway is Oslo.', whole"
+    assert unsure == "abstain: I can't answer this reliably."
+    assert re.fullmatch(r"    small said '.+', cut after \d+ tokens", cut)
 
 
 def test_thresholds_in_yaml_change_what_is_answered_while_the_guard_runs() -> None:

@@ -36,6 +36,7 @@ def test_a_text_ends_before_the_first_sequence(text: str, stop: list[str], left:
         ("one tw", ["two", " two"], "one"),
         ("one two", [], "one two"),
         ("aab", ["abc"], "a"),
+        ("two o", ["one" * 1_000_000], "two "),
     ],
 )
 def test_what_may_become_a_sequence_is_held_back(text: str, stop: list[str], shown: str) -> None:

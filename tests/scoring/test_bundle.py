@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ilis_guard import scoring
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
-from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.bundle import MOST_BYTES, CalibrationSet
 
 FILES = {"bundle.json", "trees.txt", "calibration.json"}
 
@@ -98,6 +98,25 @@ def test_writing_that_fails_midway_leaves_the_old_bundle_and_no_litter(
         write_bundle(newer, bundle.trees, bundle.calibration_set, folder)
     assert contents(folder.parent) == {f"{folder.name}/{name}": content for name, content in before.items()}
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_what_would_not_be_read_again_is_not_written(
+    file: str, folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(folder)
+    monkeypatch.setitem(MOST_BYTES, file, len(before[file]) - 1)
+    with pytest.raises(BundleError, match=f"'{file}' would have {len(before[file])} bytes"):
+        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, folder)
+    assert contents(folder) == before
+
+
+def test_a_calibration_set_too_large_to_be_read_again_is_not_written(folder: Path, bundle: Bundle) -> None:
+    before, rows = contents(folder), 300_000
+    larger = bundle.calibration_set.model_copy(update={"uncertainty": (0.5,) * rows, "wrong": (True,) * rows})
+    with pytest.raises(BundleError, match=r"'calibration\.json' couldn't be read again: it has some 600\d{3} values"):
+        write_bundle(bundle.metadata, bundle.trees, larger, folder)
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("failing", [0, 1])

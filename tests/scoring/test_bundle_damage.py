@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ FILES = ["bundle.json", "trees.txt", "calibration.json"]
 def refusal(folder: Path) -> str:
     with pytest.raises(BundleError) as caught:
         LightGBMScorer(read_bundle(str(folder)))
-    return str(caught.value)
+    message = str(caught.value)
+    assert len(message) < 5_000
+    return message
 
 
 def put(folder: Path, file: str, text: str) -> None:
@@ -76,10 +79,63 @@ def test_a_file_too_large_is_not_read(file: str, folder: Path, monkeypatch: pyte
     others = max((folder / other).stat().st_size for other in FILES if other != file)
     limit = max(size, others)
     (folder / file).write_bytes((folder / file).read_bytes() + b" " * (limit + 1 - size))
-    monkeypatch.setattr(bundle, "MAX_BYTES", limit)
+    monkeypatch.setattr(bundle, "MOST_BYTES", dict.fromkeys(FILES, limit))
     message = refusal(folder)
     assert file in message
     assert f"{limit + 1} bytes; a bundle's file has at most {limit}" in message
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_pipe_is_not_waited_for(file: str, folder: Path) -> None:
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    assert f"{file}' is no plain file" in refusal(folder)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("to", ["/dev/zero", "/proc/self/environ", "{outside}/secret.json", "{file}", "nowhere"])
+def test_a_link_that_leads_out_or_nowhere_is_not_followed(file: str, to: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text('{"key": "sesame"}')
+    (folder / file).unlink()
+    (folder / file).symlink_to(to.format(outside=tmp_path, file=file))
+    message = refusal(folder)
+    assert file in message
+    assert "sesame" not in message
+
+
+def test_a_link_to_what_was_the_bundles_sibling_is_one_that_leads_out(folder: Path) -> None:
+    (folder.parent / "toy-2").mkdir()
+    (folder / "trees.txt").rename(folder.parent / "toy-2" / "trees.txt")
+    (folder / "trees.txt").symlink_to("../toy-2/trees.txt")
+    assert "trees.txt' is a link that leads out of the bundle" in refusal(folder)
+
+
+def test_a_volume_of_kubernetes_is_a_bundle(folder: Path, tmp_path: Path) -> None:
+    (folder / "..2026_01").mkdir()
+    for file in FILES:
+        (folder / file).rename(folder / "..2026_01" / file)
+        (folder / file).symlink_to(f"..data/{file}")
+    (folder / "..data").symlink_to("..2026_01")
+    (tmp_path / "mounted").symlink_to(folder)
+    LightGBMScorer(read_bundle(str(tmp_path / "mounted")))
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_up_to_the_limit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fstat
+    limit = max((folder / file).stat().st_size for file in FILES)
+
+    def grow(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        if os.path.samestat(status, (folder / "trees.txt").stat()):
+            with (folder / "trees.txt").open("a") as trees:
+                trees.write(" " * limit)
+        return status
+
+    monkeypatch.setattr(bundle, "MOST_BYTES", dict.fromkeys(FILES, limit))
+    monkeypatch.setattr(os, "fstat", grow)
+    assert f"trees.txt' has {limit + 1} bytes" in refusal(folder)
 
 
 def test_trees_of_another_bundle_are_found_by_their_digest(folder: Path, trees: str) -> None:
@@ -125,6 +181,14 @@ WRONG_METADATA: dict[str, Change] = {
     "a digest missing": lambda metadata: metadata["sha256"].pop("trees.txt"),
     "a list of digests": setting("sha256", to=["trees.txt"]),
     "a digest that is no string": setting("sha256", "trees.txt", to=None),
+    "a feature twice": setting("features", to=["mean-prompt", "last-prompt", "statistics", "statistics"]),
+    "a feature thousands of times": setting("features", to=["prompt"] * 9_000),
+    "fewer than no rows": setting("held_out", "rows", to=-1),
+    "fewer than no tokens": setting("max_new_tokens", to=-1),
+    "a number as long as a line": setting("fingerprint", "layers", to=10**18),
+    "a calibration steeper than any": setting("calibration", "b", to=1e301),
+    "a calibration beyond any": setting("calibration", "c", to=-1e301),
+    "more keys than anybody reads": setting("versions", to={str(key): "1" for key in range(20_000)}),
 }
 
 
@@ -156,6 +220,46 @@ def test_an_endless_number_is_refused(folder: Path) -> None:
     assert changed != text
     (folder / "bundle.json").write_text(changed)
     assert "bundle.json" in refusal(folder)
+
+
+@pytest.mark.parametrize("file", ["bundle.json", "calibration.json"])
+def test_a_key_that_is_there_twice_is_refused(file: str, folder: Path) -> None:
+    text = (folder / file).read_text()
+    twice = text.replace("{", '{"stage": "answer", "stage": "prompt",' if file == "bundle.json" else '{"wrong": [],', 1)
+    if file == "bundle.json":
+        (folder / file).write_text(twice)
+    else:
+        put(folder, file, twice)
+    assert f"{file}' can't be used: the key" in refusal(folder)
+
+
+def test_a_complaint_has_few_lines_and_repeats_nothing_but_keys(folder: Path) -> None:
+    metadata = json.loads((folder / "bundle.json").read_text())
+    metadata["versions"] = {f"{key}\n" * 20: 7 for key in range(5_000)}
+    metadata["prompt"] = ["the author's own"]
+    (folder / "bundle.json").write_text(json.dumps(metadata))
+    message = refusal(folder)
+    assert "and 4981 more problems like these" in message
+    assert len(message) < 3_000
+    assert "'prompt': Input should be a valid string" in message
+    assert "the author's own" not in message
+
+
+def test_of_many_unknown_features_one_is_complained_of(folder: Path) -> None:
+    metadata = json.loads((folder / "bundle.json").read_text())
+    metadata["features"] = ["mean-last"] * 50_000
+    (folder / "bundle.json").write_text(json.dumps(metadata))
+    assert refusal(folder).count("Input should be") == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [(400_000, "'uncertainty.0': Input should be less than or equal to 1"), (600_000, "values")]
+)
+def test_of_many_wrong_numbers_one_is_complained_of(rows: int, said: str, folder: Path) -> None:
+    calibration = json.loads((folder / "calibration.json").read_text())
+    calibration["uncertainty"] = [2] * rows
+    put(folder, "calibration.json", json.dumps(calibration))
+    assert refusal(folder).count(said) == 1
 
 
 WRONG_CALIBRATION: dict[str, Change] = {

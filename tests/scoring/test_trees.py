@@ -41,6 +41,21 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
     return lambda text: text.replace(old, new, 1)
 
 
+def hidden(line: str, *, in_key: str) -> Callable[[str], str]:
+    """Put a line into another one, after the character that ends one for LightGBM and for few others."""
+    return lambda text: resized(re.sub(rf"(?m)^{in_key}=", f"{in_key}=x\r{line}\r{in_key}=", text, count=1))
+
+
+def one_leaf(changed: str) -> Callable[[str], str]:
+    """Make the last tree one of a single leaf, of which LightGBM reads little, and change a line of it."""
+    empty = ["split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child"]
+    after = "leaf_value=0.1\nleaf_weight=\nleaf_count=9\ninternal_value=\ninternal_weight=\ninternal_count="
+    lines = "".join(f"{key}=\n" for key in empty)
+    leaf = f"Tree=19\nnum_leaves=1\nnum_cat=0\n{lines}{after}\nis_linear=0\nshrinkage=1\n\n\nend of trees"
+    leaf = re.sub(rf"(?m)^{changed.partition('=')[0]}=.*", lambda _: changed, leaf)
+    return lambda text: resized(re.sub(r"(?s)Tree=19\n.*end of trees", lambda _: leaf, text))
+
+
 DAMAGES: dict[str, Callable[[str], str]] = {
     "nothing": lambda _: "",
     "prose": lambda _: "Dear Sir or Madam,\n",
@@ -79,6 +94,12 @@ DAMAGES: dict[str, Callable[[str], str]] = {
     "an infinite leaf": first_number("leaf_value", "1e999"),
     "a word for a threshold": first_number("threshold", "abc"),
     "a value missing": lambda text: resized(re.sub(r"(?m)^leaf_weight=\S+ ", "leaf_weight=", text, count=1)),
+    "no trees a round, in a line of its own for LightGBM": hidden("num_tree_per_iteration=0", in_key="feature_infos"),
+    "nine trees a round, likewise": hidden("num_tree_per_iteration=9", in_key="feature_infos"),
+    "many leaves, where one is said and no more is read": one_leaf("threshold=\rnum_leaves=100000\r"),
+    "a null, where LightGBM's text ends": one_leaf("threshold=\0"),
+    "leaves that add up to infinity": lambda text: resized(re.sub(r"(?m)^leaf_value=\S+", "leaf_value=1e308", text)),
+    "fewer than no rows": first_number("internal_count", "-1"),
     "a line missing": lambda text: resized(re.sub(r"(?m)^leaf_count=.*\n", "", text, count=1)),
     "a line twice": lambda text: resized(re.sub(r"(?m)^(shrinkage=.*\n)", r"\1\1", text, count=1)),
 }
@@ -104,8 +125,9 @@ def test_what_lightgbm_itself_refuses_is_the_same_error(trees: str) -> None:
         load_booster(replaced("feature_names=Column_0 ", "feature_names=")(trees), features=FEATURES)
 
 
-def test_the_helper_that_damages_changes_nothing_else(trees: str) -> None:
+def test_the_helpers_that_damage_change_nothing_else(trees: str) -> None:
     assert resized(trees) == trees
+    load_booster(one_leaf("leaf_value=0.1")(trees), features=FEATURES)
 
 
 @pytest.mark.parametrize("features", [FEATURES - 1, FEATURES + 1])

@@ -104,6 +104,12 @@ def test_an_upstreams_answer_waits_for_a_person_who_sees_it(served: Asking, queu
     assert queue.get(decision.ticket.id).proposed == "Oslo, says the larger."
 
 
+def test_a_stop_sequence_goes_upstream(served: Asking, queue: ReviewQueue) -> None:
+    assert chat(served).invoke("sure?", stop=["it"]).content == "Oslo"
+    decision = guarded(upstream_at(served.url), queue).decide("larger?", stop=[" the"])
+    assert decision.attempts[-1].text == "Oslo, says"
+
+
 @pytest.mark.parametrize("question", ["hopeless?", "person?", "broken?"])
 def test_an_upstreams_refusal_is_no_answer(served: Asking, queue: ReviewQueue, question: str) -> None:
     decision = asked_upstream(served.url, queue, question)

@@ -2,10 +2,13 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import openai
 import pytest
@@ -170,7 +173,7 @@ def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
 ) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with asking(guard, timeout_seconds=0.3) as served, served.client() as client:
-        completion: Any = client.chat.completions.create(**ASKED)
+        completion: Any = client.chat.completions.create(**ASKED, stop="never said")
         assert endless.stopped.wait(20)
         assert completion.choices[0].message.refusal == "A person will look at it."
         told = completion.ilis_guard
@@ -348,6 +351,31 @@ def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: lis
             assert ready() == (503, {"status": "not ready", "queue": False, "policy": True, "serving": True})
             assert client.get("/healthz").status_code == 200
     assert any(one["event"] == events.QUEUE_UNREACHABLE for one in logged)
+
+
+def test_a_probe_waits_for_no_thread_that_requests_use(queue: ReviewQueue) -> None:
+    at_work, done = threading.Event(), threading.Event()
+    with asking(shop(queue), review=queue) as served, served.http() as client, served.http() as other:
+
+        @served.app.get("/narrow")
+        async def narrow() -> None:
+            anyio.to_thread.current_default_thread_limiter().total_tokens = 1
+
+        @served.app.get("/slow")
+        def slow() -> None:
+            at_work.set()
+            done.wait(20)
+
+        assert client.get("/narrow").status_code == 200
+        with ThreadPoolExecutor() as threads:
+            request = threads.submit(other.get, "/slow")
+            try:
+                assert at_work.wait(20)
+                assert client.get("/readyz", timeout=10).json()["status"] == "ready"
+                assert not request.done()
+            finally:
+                done.set()
+            assert request.result().status_code == 200
 
 
 def test_the_log_leads_from_request_to_decision_to_client(queue: ReviewQueue, logged: list[Any]) -> None:

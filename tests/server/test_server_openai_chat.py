@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from ilis_guard.review import ReviewQueue
-from ilis_guard.testing import InMemoryQueue
-from tests.server.asking import CLIENT, Asking, asking, shop
+from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from tests.server.asking import CLIENT, Asking, asking, guard_of, shop
 
 PERSON = "A person will look at it."
 MODES = ("optimistic", "early_stop")
@@ -251,6 +251,74 @@ def test_legacy_completions_answer_and_refuse(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == 7
 
 
+STOPS = [
+    ("it", "Oslo"),
+    (["perhaps", " it is"], "Oslo"),
+    (["4", "3", "slo it", "Oslo it"], ""),
+    (["\n\n", "Question:"], "Oslo it is."),
+    ("?" * 10_000, "Oslo it is."),
+]
+"""Stop sequences, and what is left of the answer before the first of them."""
+
+
+@pytest.fixture(scope="module")
+def sure(queue: ReviewQueue) -> Iterator[Asking]:
+    """A server whose guard gives any answer that isn't empty."""
+    guard = guard_of({"small": (FakeModel("Oslo it is."), FixedScorer(0.1))}, queue)
+    with asking(guard, review=queue, modes=MODES) as one:
+        yield one
+
+
+@pytest.mark.parametrize(("stop", "left"), STOPS)
+def test_an_answer_ends_before_the_first_stop_sequence(sure: Asking, stop: str | list[str], left: str) -> None:
+    with sure.client() as client:
+        (choice,) = ask(client, "?", stop=stop).choices
+        legacy: Any = client.completions.create(model="ilis-guard", prompt="?", stop=stop).choices[0]
+    # Nothing is left to score where it begins with one: that is an error, which is the policy's to rule on.
+    assert (choice.message.content, choice.message.refusal) == (left or None, None if left else PERSON)
+    assert (legacy.text, legacy.finish_reason) == (left, "stop" if left else "content_filter")
+
+
+@pytest.mark.parametrize("mode_", ["hold", *MODES])
+@pytest.mark.parametrize(("stop", "left"), STOPS)
+def test_nothing_of_a_stop_sequence_is_streamed(sure: Asking, stop: str | list[str], left: str, mode_: str) -> None:
+    with sure.client() as client:
+        chunks = stream(client, "?", stop=stop, **mode(mode_))
+        legacy: Any = list(
+            client.completions.create(model="ilis-guard", prompt="?", stream=True, stop=stop, **mode(mode_))
+        )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == left
+    assert "".join(chunk.choices[0].text for chunk in legacy) == left
+    assert chunks[-1].ilis_guard["retracted"] is False
+
+
+def test_a_stop_sequence_ends_larger_tiers_answers_too_and_stands_in_the_ticket(
+    client: openai.OpenAI, served: Asking, queue: ReviewQueue
+) -> None:
+    assert ask(client, "larger?", stop=" the").choices[0].message.content == "Oslo, says"
+    told = ask(client, "person?", stop=["never", "said"]).ilis_guard
+    assert queue.get(told["ticket"]["id"]).request["stop"] == ["never", "said"]
+    with served.http() as http:
+        messages = [{"role": "user", "content": "sure?"}]
+        whole = http.post("/v1/decisions", json={"messages": messages, "stop": "it"}).json()
+    assert (whole["text"], whole["attempts"][0]["text"]) == ("Oslo", "Oslo")
+
+
+def test_where_a_tier_cannot_stop_that_is_said_by_name(queue: ReviewQueue) -> None:
+    class Deaf:
+        fingerprint = None
+
+        def generate(self, messages: Any) -> Any:
+            return FakeModel("Oslo it is.").generate(messages)
+
+    guard = guard_of({"small": (FakeModel("x"), FixedScorer(0.9)), "own": (Deaf(), FixedScorer(0.1))}, queue)
+    with asking(guard, review=queue) as one, one.client() as client:
+        with pytest.raises(openai.BadRequestError, match=r"tiers \['own'\] can't end an answer at one") as caught:
+            ask(client, "?", stop="it")
+        assert (caught.value.param, caught.value.code) == ("stop", "unsupported_value")
+        assert ask(client, "?").choices[0].message.refusal == "I can't answer this reliably."
+
+
 def test_a_whole_decision_has_everything_that_the_guard_knows(served: Asking, queue: ReviewQueue) -> None:
     with served.http() as client:
         response = client.post("/v1/decisions", json={"messages": [{"role": "user", "content": "person?"}]})
@@ -274,7 +342,7 @@ def test_a_whole_decision_has_everything_that_the_guard_knows(served: Asking, qu
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"temperature": 0.7}, "temperature", "unsupported_value"),
         ({"max_tokens": 5}, "max_tokens", "unsupported_parameter"),
-        ({"stop": ["\n"]}, "stop", "unsupported_parameter"),
+        *(({"stop": stop}, "stop", "unsupported_value") for stop in ("", [], [""], ["a"] * 5, 7, ["a", 7], [["a"]])),
         ({"seed": 7}, "seed", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "unsupported_value"),
