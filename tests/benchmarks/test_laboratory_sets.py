@@ -1,5 +1,6 @@
 """The questions of the laboratory: harvests take hours, so that none may change unseen."""
 
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_hardly_a_question_is_answered_by_its_own_words(sets: Sets) -> None:
         telling = [question for question in sets[name] if is_correct(question, question.question)]
         assert len(telling) == TELLING.get(name, 0), name
     assert TELLING.keys() <= sets.keys()
+
+
+def test_the_documentation_names_all_sets_and_how_much_they_share(sets: Sets) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "laboratory.md").read_text()
+    assert re.findall(r"^\| `([a-z_-]+)` \| [a-z ]+ \| .* \| .* \|$", text, re.MULTILINE) == [*sets, *FROM_FOLDER]
+    cities = {
+        name: {question.question.partition("the city of ")[2].removesuffix("?") for question in sets[name]}
+        for name in ("country-of-city", "continent-of-city")
+    }
+    shared = cities["country-of-city"] & cities["continent-of-city"]
+    assert f"{len(shared)} of the {ROWS} cities of `country-of-city` are asked for their continent too" in text
+    capitals = {asked.question.partition(" is the capital of which")[0] for asked in sets["country-facts"]}
+    capitals |= {
+        name for asked in sets["country-facts"] if "What is the capital" in asked.question for name in asked.answers
+    }
+    assert f"{len(capitals & cities['country-of-city'])} are capitals in" in text
+    good = {asked.question.split('"')[1] for asked in sets["positive-word"]}
+    rated = {str(asked.context).removeprefix("Review: ").removesuffix("!").lower() for asked in sets["sentiment"]}
+    assert f"{len(good & rated)} words are in both `positive-word` and" in text
 
 
 def test_what_is_read_holds_the_answer_and_two_others(sets: Sets) -> None:
