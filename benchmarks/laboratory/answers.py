@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ilis_guard.cli.terminal import counted, steps
 from ilis_guard.config import TierConfig
@@ -13,9 +14,12 @@ from ilis_guard.lab.evaluation.evaluate import Source
 from ilis_guard.lab.harvest import harvest, questions_digest, read_manifest
 from ilis_guard.lab.judging import RULES
 from ilis_guard.lab.questions import Question, read_questions, write_questions
+from ilis_guard.models.decoding import named
 from ilis_guard.models.local import LocalModel
 from ilis_guard.tiers import load_local_model
+from ilis_guard.types import Site
 
+SITE: Final[Site] = "mlp"
 Sets = Mapping[str, Sequence[Question]]
 """Questions by the names of their sets."""
 
@@ -67,7 +71,7 @@ def answer(tier: TierConfig, sets: Sets, folder: Path) -> Source:
         _check(of_set, tier, sets[name])
     if not all(of_set.observations.exists() for of_set in files.values()):
         with steps() as progress:
-            model = load_local_model(tier, progress=progress)
+            model = load_local_model(tier, site=SITE, progress=progress)
         for name, of_set in files.items():
             _make(of_set, model, tier, sets[name], name)
     return Source(
@@ -92,6 +96,8 @@ def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> No
         pairs = {
             "model": (manifest.model, str(tier.model)),
             "precision": (manifest.fingerprint.precision, tier.precision),
+            "site": (manifest.fingerprint.site, SITE),
+            "decoding": (manifest.fingerprint.decoding, named(tier.decoding)),
             "prompt": (manifest.prompt, tier.prompt),
             "max_new_tokens": (manifest.max_new_tokens, tier.max_new_tokens),
             "questions": (manifest.questions, questions_digest(questions)),

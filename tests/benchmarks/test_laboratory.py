@@ -229,6 +229,7 @@ def test_questions_that_are_not_those_that_were_asked_are_refused(whole: Path, m
     [
         ({"max_new_tokens": 8}, "max_new_tokens"),
         ({"precision": "nf4"}, "precision"),
+        ({"decoding": {"do_sample": True}}, "decoding"),
         ({"prompt": "{question}"}, "prompt"),
     ],
 )
@@ -251,6 +252,9 @@ def test_observations_of_another_harvest_are_named(whole: Path, model: Path, tmp
         (tmp_path / f"{COUNTS}.{part}").write_bytes((whole / of / f"{COUNTS}.{part}").read_bytes())
     sets = {COUNTS: made_sets()[COUNTS]}
     with pytest.raises(FitError, match=r"observations\.parquet' was observed of another harvest"):
+        answer(tier(model), sets, tmp_path)
+    (tmp_path / f"{COUNTS}.observations.parquet").write_bytes(b"something else")
+    with pytest.raises(FitError, match=r"observations\.parquet' isn't a file of observations"):
         answer(tier(model), sets, tmp_path)
     (tmp_path / f"{COUNTS}.parquet").unlink()
     with pytest.raises(FitError, match=r"observations\.parquet' was observed of another harvest"):
