@@ -11,8 +11,8 @@ from ilis_guard.lab.questions import Question, read_questions
 ROWS: Final = 850
 """Questions a set, at most."""
 FROM_FOLDER: Final = ("squad_xquad",)
-"""Files of the folder, by their names without .jsonl: XQuAD in English (CC BY-SA 4.0), which asks for spans of paragraphs
-of Wikipedia. Nothing of them is committed, neither questions nor answers."""
+"""Files of the folder, by their names without .jsonl: XQuAD in English (CC BY-SA 4.0), which asks for spans of
+Wikipedia's paragraphs. Nothing of them is committed, neither questions nor answers."""
 
 
 def question_sets(folder: Path | None) -> Mapping[str, list[Question]]:
