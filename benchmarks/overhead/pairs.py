@@ -42,12 +42,7 @@ class Measured:
 
     def ratio(self, clock: str) -> tuple[float, float, float]:
         """Median of guarded / bare by ``wall`` or ``processor``, with its 95 % bootstrap interval."""
-        ratios = np.array(
-            [getattr(on, clock) / getattr(off, clock) for on, off in zip(self.guarded, self.bare, strict=True)]
-        )
-        drawn = np.random.default_rng(0).choice(ratios, size=(RESAMPLES, len(ratios)))
-        low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
-        return float(np.median(ratios)), float(low), float(high)
+        return median_ratio(self.guarded, self.bare, clock)
 
     @property
     def map_flops(self) -> int:
@@ -64,6 +59,21 @@ class Measured:
         """Processor time that guarding adds to each token of each answer, median of the pairs."""
         added = [on.processor - off.processor for on, off in zip(self.guarded, self.bare, strict=True)]
         return statistics.median(added) * 1000 / (self.case.tokens * self.case.prompts)
+
+
+def median_ratio(over: Sequence[Spent], under: Sequence[Spent], clock: str) -> tuple[float, float, float]:
+    """Median of the pairs' ratios by ``wall`` or ``processor``, with its 95 % bootstrap interval."""
+    ratios = np.array([getattr(one, clock) / getattr(other, clock) for one, other in zip(over, under, strict=True)])
+    drawn = np.random.default_rng(0).choice(ratios, size=(RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def timed(run: Callable[[], object]) -> Spent:
+    """What a run takes."""
+    wall, processor = time.perf_counter(), time.process_time()
+    run()
+    return Spent(time.perf_counter() - wall, time.process_time() - processor)
 
 
 def measure(case: Case, model: LocalModel, seconds: float, tell: Callable[[int, int], None]) -> Measured:
@@ -87,7 +97,7 @@ def measure(case: Case, model: LocalModel, seconds: float, tell: Callable[[int, 
     spent: tuple[list[Spent], list[Spent]] = ([], [])
     for pair in range(pairs):
         for which in (0, 1) if pair % 2 else (1, 0):
-            spent[which].append(_timed(runs[which]))
+            spent[which].append(timed(runs[which]))
         tell(pair + 1, pairs)
     return Measured(
         case=case,
@@ -101,9 +111,3 @@ def measure(case: Case, model: LocalModel, seconds: float, tell: Callable[[int, 
 def worst(measured: Sequence[Measured], *, at_least: float = 0.0) -> float:
     """The largest median, by processor time, of cases whose bare run takes at least so many seconds."""
     return max((each.ratio("processor")[0] for each in measured if each.seconds >= at_least), default=math.nan)
-
-
-def _timed(run: Callable[[], object]) -> Spent:
-    wall, processor = time.perf_counter(), time.process_time()
-    run()
-    return Spent(time.perf_counter() - wall, time.process_time() - processor)

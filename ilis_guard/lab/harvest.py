@@ -152,7 +152,7 @@ def harvest(
         prompt=model.prompt,
         max_new_tokens=model.max_new_tokens,
         versions=recorded_versions(),
-        questions=_digest(questions),
+        questions=questions_digest(questions),
         judge=judged_by,
     )
     schema = _schema(model.fingerprint).with_metadata({METADATA_KEY: manifest.model_dump_json()})
@@ -372,7 +372,8 @@ def _check_ids(questions: Sequence[Question]) -> None:
         )
 
 
-def _digest(questions: Sequence[Question]) -> str:
+def questions_digest(questions: Sequence[Question]) -> str:
+    """What a manifest says of the questions: SHA-256 of them with their answers, in their order, hexadecimal."""
     lines = "\n".join(asked.model_dump_json() for asked in questions)
     return hashlib.sha256(lines.encode()).hexdigest()
 

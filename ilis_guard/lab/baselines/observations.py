@@ -90,7 +90,7 @@ def read_observations(path: Path) -> Observations:
         manifest = ObservationManifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
         table = table.select(observation_schema(manifest).names).cast(observation_schema(manifest))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise FitError(f"{str(path)!r} isn't a file of observations: {type(error).__name__}: {error}") from error
+        raise _no_observations(path, error) from error
     fingerprint = manifest.harvest.tapped()
     shape = (table.num_rows, fingerprint.layers, fingerprint.hidden)
     return Observations(
@@ -99,3 +99,19 @@ def read_observations(path: Path) -> Observations:
         scores={name: table[name].to_numpy() for name in SCORES},
         activations={site: table[site].combine_chunks().flatten().to_numpy().reshape(shape) for site in SITES},
     )
+
+
+def read_observation_manifest(path: Path) -> ObservationManifest:
+    """How what stands in an observation file came about.
+
+    Raises:
+        FitError: it isn't one.
+    """
+    try:
+        return ObservationManifest.model_validate_json((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise _no_observations(path, error) from error
+
+
+def _no_observations(path: Path, error: Exception) -> FitError:
+    return FitError(f"{str(path)!r} isn't a file of observations: {type(error).__name__}: {error}")

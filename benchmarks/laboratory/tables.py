@@ -1,0 +1,98 @@
+"""What is committed of an evaluation, and what the command shows of it."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.common import show
+from benchmarks.laboratory.targets import Target
+from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
+from ilis_guard.lab.evaluation.figures import Figure
+from ilis_guard.lab.evaluation.headlines import COMPARED
+from ilis_guard.lab.evaluation.tables import write_tables
+from ilis_guard.lab.harvest import Manifest
+
+TARGETS: Final = "targets.csv"
+MANIFESTS: Final = "manifests.csv"
+OF_EACH_SET: Final = ("auroc", "auprc_correct")
+"""Metrics that are committed set by set; all others as means, and where one fares worst in the differences."""
+
+
+def write_summary(evaluation: Evaluation, targets: Sequence[Target], folder: Path) -> None:
+    """Write what is committed: `ilis-guard evaluate`'s tables with fewer rows, how answers came about, and the targets.
+
+    No text of a question or an answer is in it.
+
+    Raises:
+        OSError: a file can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tables(
+        replace(
+            evaluation,
+            figures=tuple(one for one in evaluation.figures if _is_kept(one)),
+            differences=tuple(one for one in evaluation.differences if one.metric in COMPARED),
+        ),
+        folder,
+    )
+    _write(folder / TARGETS, [field.name for field in fields(Target)], [_target(one) for one in targets])
+    rows = [_manifest(one) for one in evaluation.manifests]
+    _write(folder / MANIFESTS, list(rows[0]), [list(row.values()) for row in rows])
+
+
+def show_sets(evaluation: Evaluation) -> None:
+    """Print every set, how often the model is right on it, and whether it counts."""
+    rows = [
+        [
+            one.name,
+            str(one.rows),
+            f"{one.share:.1%}",
+            f"{one.low:.1%} to {one.high:.1%}",
+            "-" if one.constant is None else f"{one.constant:.1%}",
+            one.why_left_out or "counts",
+        ]
+        for one in evaluation.sets
+    ]
+    show("the sets", ("set", "rows", "right", "95 % interval", "best constant", "counts, or why not"), rows)
+
+
+def show_targets(targets: Sequence[Target]) -> None:
+    """Print what was expected and what came of it."""
+    said = {True: "reached", False: "missed", None: ""}
+    rows = [[one.what, one.wanted, one.found or "not measured", said[one.is_reached]] for one in targets]
+    show(f"{REFERENCE}, in hundredths", ("target", "wanted", "found", ""), rows)
+
+
+def _is_kept(figure: Figure) -> bool:
+    """Of pairs of sets, there are hundreds: the reference's matrix is kept, and means of all others'."""
+    if not figure.is_of_a_set:
+        return True
+    if figure.protocol == "one-to-one":
+        return (figure.method, figure.metric) == (REFERENCE, "auroc")
+    return figure.metric in OF_EACH_SET
+
+
+def _target(one: Target) -> list[str]:
+    reached = "" if one.is_reached is None else str(one.is_reached)
+    return [one.what, one.wanted, one.found, reached]
+
+
+def _manifest(one: Manifest) -> dict[str, Any]:
+    return {
+        "model": one.model,
+        "precision": one.fingerprint.precision,
+        "dtype": one.fingerprint.dtype,
+        "fingerprint": str(one.fingerprint),
+        "max_new_tokens": one.max_new_tokens,
+        "questions_sha256": one.questions,
+        **one.versions,
+    }
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
