@@ -95,9 +95,9 @@ def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> No
         manifest = read_manifest(files.harvest)
         pairs = {
             "model": (manifest.model, str(tier.model)),
-            "precision": (manifest.fingerprint.precision, tier.precision),
-            "site": (manifest.fingerprint.site, SITE),
-            "decoding": (manifest.fingerprint.decoding, named(tier.decoding)),
+            "precision": (manifest.tapped().precision, tier.precision),
+            "site": (manifest.tapped().site, SITE),
+            "decoding": (manifest.tapped().decoding, named(tier.decoding)),
             "prompt": (manifest.prompt, tier.prompt),
             "max_new_tokens": (manifest.max_new_tokens, tier.max_new_tokens),
             "questions": (manifest.questions, questions_digest(questions)),

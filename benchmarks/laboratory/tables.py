@@ -82,8 +82,8 @@ def _target(one: Target) -> list[str]:
 def _manifest(one: Manifest) -> dict[str, Any]:
     return {
         "model": one.model,
-        "precision": one.fingerprint.precision,
-        "dtype": one.fingerprint.dtype,
+        "precision": one.tapped().precision,
+        "dtype": one.tapped().dtype,
         "fingerprint": str(one.fingerprint),
         "max_new_tokens": one.max_new_tokens,
         "questions_sha256": one.questions,
