@@ -11,10 +11,21 @@ them.
 import random
 from collections.abc import Callable, Iterator
 from importlib import resources
-from itertools import product
-from typing import Final
+from itertools import chain
+from typing import Final, Literal
 
-from ilis_guard.lab.gazetteer import cities, countries, gazetteer, large_cities
+from ilis_guard.lab.facts import (
+    Facts,
+    addition,
+    continent_of_city,
+    country_of_city,
+    first_letter,
+    multiplication,
+    small_addition,
+    state_of_city,
+    successor,
+)
+from ilis_guard.lab.gazetteer import countries, large_cities
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.world_facts import world_facts
 
@@ -50,61 +61,20 @@ def _country_facts() -> Iterator[Question]:
     yield from (asked for asked in world_facts() if asked.dataset in _FACTS)
 
 
-def _country_of_city() -> Iterator[Question]:
-    """The 1,200 largest cities of the world whose name no other has, at most 30 a country."""
-    for city in large_cities(1200, a_country=30):
-        yield _open(f"In which country is the city of {city.name}?", *countries()[city.country].names)
-
-
-def _continent_of_city() -> Iterator[Question]:
-    """The 1,500 largest, at most 15 a country, where the country lies on one continent."""
-    for city in large_cities(1500, a_country=15):
-        if continent := countries()[city.country].continent:
-            yield _open(f"On which continent is the city of {city.name}?", continent)
-
-
-def _state_of_city() -> Iterator[Question]:
-    """The 1,100 largest of the United States whose name no other city has."""
-    states = gazetteer().get_us_states()
-    for city in [city for city in cities() if city.country == "US"][:1100]:
-        yield _open(f"In which US state is the city of {city.name}?", states[city.state]["name"])
-
-
 def _first_letter() -> Iterator[Question]:
-    """Names of countries and cities, spelt with ASCII letters; none that begins with a letter that is a word too."""
-    names = {country.names[0] for country in countries().values()}
-    names |= {city.name for city in large_cities(2500, a_country=25) if city.name.isascii()}
-    for name in sorted(name for name in names if name.isalpha() and name[0] not in "AI"):  # these are words too
-        yield _open(f'What is the first letter of the word "{name}"?', name[0])
-
-
-def _addition() -> Iterator[Question]:
-    """A number of two digits plus a multiple of ten, and sums of numbers up to twenty."""
-    for first, second in product(range(11, 100), range(10, 100, 10)):
-        if first % 10:
-            yield _number(f"What is {first} plus {second}?", first + second)
-    for first, second in product(range(2, 21), repeat=2):
-        if second % 10:
-            yield _number(f"What is {first} plus {second}?", first + second)
-
-
-def _multiplication() -> Iterator[Question]:
-    """A number up to a hundred times one up to twelve."""
-    for first, second in product(range(3, 101), range(3, 13)):
-        yield _number(f"What is {first} times {second}?", first * second)
-
-
-def _successor() -> Iterator[Question]:
-    """From 10 to 1,199."""
-    for number in range(10, 1200):
-        yield _number(f"Which number comes right after {number}?", number + 1)
+    """Names of countries and cities, spelt with ASCII letters."""
+    names = [country.names[0] for country in countries().values()]
+    names += [city.name for city in large_cities(2500, a_country=25) if city.name.isascii()]
+    yield from _asked("open", first_letter(names))
 
 
 def _larger_number() -> Iterator[Question]:
     """Two different numbers of two or three digits; which of them comes first is chance."""
     chance = _chance("larger-number")
-    for first, second in (chance.sample(range(10, 1000), 2) for _ in range(_DRAWN)):
-        yield _number(f"Which is the larger number, {first} or {second}?", max(first, second))
+    drawn = (chance.sample(range(10, 1000), 2) for _ in range(_DRAWN))
+    yield from _asked(
+        "numeric", ((f"Which is the larger number, {one} or {other}?", [str(max(one, other))]) for one, other in drawn)
+    )
 
 
 def _positive_word() -> Iterator[Question]:
@@ -173,12 +143,9 @@ def _chance(set_: str) -> random.Random:
     return random.Random(set_)  # noqa: S311  # a sample, not a secret
 
 
-def _open(question: str, *answers: str) -> Question:
-    return Question(id=_UNNAMED, question=question, answers=tuple(dict.fromkeys(answers)))
-
-
-def _number(question: str, answer: int) -> Question:
-    return Question(id=_UNNAMED, kind="numeric", question=question, answers=(str(answer),))
+def _asked(kind: Literal["open", "numeric"], facts: Facts) -> Iterator[Question]:
+    for text, answers in facts:
+        yield Question(id=_UNNAMED, kind=kind, question=text, answers=tuple(dict.fromkeys(answers)))
 
 
 def _truth(question: str, truth: bool) -> Question:
@@ -189,13 +156,13 @@ def _truth(question: str, truth: bool) -> Question:
 
 GENERATED: Final[dict[str, Callable[[], Iterator[Question]]]] = {
     "country-facts": _country_facts,
-    "country-of-city": _country_of_city,
-    "continent-of-city": _continent_of_city,
-    "state-of-city": _state_of_city,
+    "country-of-city": lambda: _asked("open", country_of_city(1200, a_country=30)),
+    "continent-of-city": lambda: _asked("open", continent_of_city(1500, a_country=15)),
+    "state-of-city": lambda: _asked("open", state_of_city(1100)),
     "first-letter": _first_letter,
-    "addition": _addition,
-    "multiplication": _multiplication,
-    "successor": _successor,
+    "addition": lambda: _asked("numeric", chain(addition(), small_addition())),
+    "multiplication": lambda: _asked("numeric", multiplication(101)),
+    "successor": lambda: _asked("numeric", successor(1200)),
     "larger-number": _larger_number,
     "positive-word": _positive_word,
     "sentiment": _sentiment,

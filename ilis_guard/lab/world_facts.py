@@ -21,14 +21,25 @@ always or never gets right teaches a scorer nothing. Measured with greedy decodi
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Literal
 
+from ilis_guard.lab.facts import (
+    Facts,
+    addition,
+    continent_of_city,
+    country_of_city,
+    first_letter,
+    multiplication,
+    small_addition,
+    state_of_city,
+    successor,
+)
 from ilis_guard.lab.gazetteer import (
     CODES_THAT_ARE_WORDS,
     SYMBOLS_THAT_ARE_WORDS,
-    cities,
     countries,
     elements,
     gazetteer,
@@ -39,9 +50,6 @@ from ilis_guard.lab.questions import Question
 
 _LIMIT = 450
 """Questions a task, at most, so that none dominates."""
-
-_Facts = Iterator[tuple[str, Iterable[str]]]
-"""Questions, each with its right answers."""
 
 
 def world_facts(seed: int = 0) -> list[Question]:
@@ -82,125 +90,84 @@ def _fair(asked: list[Question]) -> Iterator[Question]:
 # The tasks.
 
 
-def _capital() -> _Facts:
+def _capital() -> Facts:
     for country in countries().values():
         yield f"What is the capital of {country.asked_as}?", country.capitals
 
 
-def _country_of_capital() -> _Facts:
+def _country_of_capital() -> Facts:
     for country in countries().values():
         yield f"{country.capitals[0]} is the capital of which country?", country.names
 
 
-def _country_of_city() -> _Facts:
-    for city in large_cities(500, a_country=25):
-        yield f"In which country is the city of {city.name}?", countries()[city.country].names
-
-
-def _continent() -> _Facts:
+def _continent() -> Facts:
     for country in countries().values():
         if country.continent:
             yield f"On which continent is {country.asked_as}?", [country.continent]
 
 
-def _continent_of_city() -> _Facts:
-    for city in large_cities(500, a_country=10):
-        if continent := countries()[city.country].continent:
-            yield f"On which continent is the city of {city.name}?", [continent]
-
-
-def _currency() -> _Facts:
+def _currency() -> Facts:
     for country in countries().values():
         names = [*country.currencies, f"{country.currencies[0]}s"]
         yield f"Which currency do people use in {country.asked_as}?", names
 
 
-def _state_of_city() -> _Facts:
-    states = gazetteer().get_us_states()
-    for city in [city for city in cities() if city.country == "US"][:_LIMIT]:
-        yield f"In which US state is the city of {city.name}?", [states[city.state]["name"]]
-
-
-def _state_of_code() -> _Facts:
+def _state_of_code() -> Facts:
     for code, state in sorted(gazetteer().get_us_states().items()):
         yield f"Which US state has the postal abbreviation {code}?", [state["name"]]
 
 
-def _code_of_state() -> _Facts:
+def _code_of_state() -> Facts:
     for code, state in sorted(gazetteer().get_us_states().items()):
         if code not in CODES_THAT_ARE_WORDS:
             yield f"What is the postal abbreviation of {state['name']}?", [code]
 
 
-def _symbol_of_element() -> _Facts:
+def _symbol_of_element() -> Facts:
     for element in elements():
         if element.symbol not in SYMBOLS_THAT_ARE_WORDS:
             yield f"What is the chemical symbol of {element.name}?", [element.symbol]
 
 
-def _atomic_number() -> _Facts:
+def _atomic_number() -> Facts:
     for element in elements():
         yield f"What is the atomic number of {element.name}?", [str(element.number)]
 
 
-def _first_letter() -> _Facts:
+def _first_letter() -> Facts:
     names = [country.names[0] for country in countries().values()]
     names += [city.name for city in large_cities(300, a_country=3) if city.name.isascii()]
     names += [element.name.capitalize() for element in elements()]
-    for word in sorted({name for name in names if name.isalpha()}):
-        if word[0] not in "AI":  # these letters are words too
-            yield f'What is the first letter of the word "{word}"?', [word[0]]
+    return first_letter(names)
 
 
-def _addition() -> _Facts:
-    for first, second in product(range(11, 100), range(10, 100, 10)):
-        if first % 10:
-            yield f"What is {first} plus {second}?", [str(first + second)]
-
-
-def _small_addition() -> _Facts:
-    for first, second in product(range(2, 21), repeat=2):
-        if second % 10:  # the others are in the task above
-            yield f"What is {first} plus {second}?", [str(first + second)]
-
-
-def _multiplication() -> _Facts:
-    for first, second in product(range(3, 41), range(3, 13)):
-        yield f"What is {first} times {second}?", [str(first * second)]
-
-
-def _division() -> _Facts:
+def _division() -> Facts:
     for result, divisor in product(range(2, 13), repeat=2):
         yield f"What is {result * divisor} divided by {divisor}?", [str(result)]
 
 
-def _square() -> _Facts:
+def _square() -> Facts:
     for number in range(2, 41):
         yield f"What is the square of {number}?", [str(number**2)]
 
 
-def _successor() -> _Facts:
-    for number in range(10, 1000):
-        yield f"Which number comes right after {number}?", [str(number + 1)]
-
-
-_TASKS: dict[str, tuple[Literal["open", "numeric"], Callable[[], _Facts]]] = {
+_TASKS: dict[str, tuple[Literal["open", "numeric"], Callable[[], Facts]]] = {
     "capital": ("open", _capital),
     "country-of-capital": ("open", _country_of_capital),
-    "country-of-city": ("open", _country_of_city),
+    "country-of-city": ("open", partial(country_of_city, 500, a_country=25)),
     "continent": ("open", _continent),
-    "continent-of-city": ("open", _continent_of_city),
+    "continent-of-city": ("open", partial(continent_of_city, 500, a_country=10)),
     "currency": ("open", _currency),
-    "state-of-city": ("open", _state_of_city),
+    "state-of-city": ("open", partial(state_of_city, _LIMIT)),
     "state-of-code": ("open", _state_of_code),
     "code-of-state": ("open", _code_of_state),
     "symbol-of-element": ("open", _symbol_of_element),
     "atomic-number": ("numeric", _atomic_number),
     "first-letter": ("open", _first_letter),
-    "addition": ("numeric", _addition),
-    "small-addition": ("numeric", _small_addition),
-    "multiplication": ("numeric", _multiplication),
+    "addition": ("numeric", addition),
+    "small-addition": ("numeric", small_addition),
+    "multiplication": ("numeric", partial(multiplication, 41)),
     "division": ("numeric", _division),
     "square": ("numeric", _square),
-    "successor": ("numeric", _successor),
+    "successor": ("numeric", partial(successor, 1000)),
 }
