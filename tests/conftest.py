@@ -12,6 +12,7 @@ os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import structlog
 
 from tests.skips import NO_POSTGRESQL, skip
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do with
 
 SMOLLM2 = "packaged:smollm2-135m-instruct"
 FEW_WORDS = "{question} Answer in a few words only."
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logs() -> Iterator[None]:
+    """Events go where they go in a program that never heard of structlog: commands and capturing configure it."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import structlog
 from pydantic import BaseModel
 
 from ilis_guard import Policy
@@ -149,8 +148,6 @@ def test_the_commands_in_the_documentation_print_what_it_says(
             statuses.append(0)
         except SystemExit as end:
             statuses.append(end.code or 0)
-        finally:
-            structlog.reset_defaults()
         printed = capsys.readouterr().out
         assert lines
         for line in lines:

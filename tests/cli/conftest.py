@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from ilis_guard.cli import main
 from ilis_guard.guard import Guard
@@ -50,8 +49,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)
-        finally:
-            structlog.reset_defaults()
         return Result(status, *capsys.readouterr())
 
     return run_one

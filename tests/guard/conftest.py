@@ -1,8 +1,7 @@
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-import structlog
 import tenacity
 
 from ilis_guard.guard import Guard
@@ -14,14 +13,6 @@ from ilis_guard.tiers import Tier
 from ilis_guard.walk.tickets import Review
 
 FIXTURES = Path(__file__).parent / "fixtures"
-
-
-@pytest.fixture(autouse=True)
-def unconfigured_logs() -> Iterator[None]:
-    """Events go where they go in a program that never heard of structlog; capturing them leaves it configured."""
-    structlog.reset_defaults()
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

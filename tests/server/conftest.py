@@ -97,7 +97,6 @@ def logged() -> Iterator[list[Any]]:
     """What was logged, from all threads."""
     with structlog.testing.capture_logs() as events:
         yield events
-    structlog.reset_defaults()
 
 
 Ask = Callable[..., Ticket]
