@@ -25,8 +25,11 @@ lint: .venv/.ready-for-tests
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+# Two at once: each has models of its own in memory, and a file's tests share theirs.
+WORKERS ?= 2
+
 check: .venv/.ready-for-tests postgresql chromium
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Hostile policies, facts and files that the tests haven't seen yet, so many of each kind.
 FUZZ ?= 5000
