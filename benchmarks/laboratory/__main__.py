@@ -53,7 +53,7 @@ def run(
         _check_pair(tier, applied_to)
     keep_questions(sets, to / "questions")
     source = answer(tier, sets, to / tier.name)
-    applied = None if applied_to is None else answer(applied_to, sets, to / applied_to.name)
+    applied = None if applied_to is None else answer(applied_to, sets, to / applied_to.name, beside=source)
     with step_bars() as progress:
         evaluation = evaluate(
             source,

@@ -1,9 +1,11 @@
-"""A tier's answers to the sets: harvested, and observed once more. What is there already isn't made again."""
+"""A tier's answers to the sets: harvested, and observed where a set counts. What is there already isn't made again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from ilis_guard.cli.terminal import counted, steps
 from ilis_guard.config import TierConfig
@@ -11,9 +13,11 @@ from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.baselines.observations import file_digest, read_observation_manifest
 from ilis_guard.lab.baselines.observing import observe
 from ilis_guard.lab.evaluation.evaluate import Source
+from ilis_guard.lab.evaluation.sets import counted_sets, question_sets
 from ilis_guard.lab.harvest import harvest, questions_digest, read_manifest
 from ilis_guard.lab.judging import RULES
 from ilis_guard.lab.questions import Question, read_questions, write_questions
+from ilis_guard.lab.rows import read_rows_of
 from ilis_guard.models.decoding import named
 from ilis_guard.models.local import LocalModel
 from ilis_guard.tiers import load_local_model
@@ -51,16 +55,19 @@ def keep_questions(sets: Sets, folder: Path) -> None:
             )
 
 
-def answer(tier: TierConfig, sets: Sets, folder: Path) -> Source:
-    """Harvest and observe all sets in their order, each row once: a run that was killed goes on where it was.
+def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None = None) -> Source:
+    """Harvest all sets in their order, and observe those that count, each row once.
+
+    A run that was killed goes on where it was.
 
     Args:
-        tier: a local one; its model is loaded once, and only where something is left to do.
+        tier: a local one; its model is loaded only where something is left to do.
         sets: as they were asked before, where there are files already.
         folder: a set's files stand in it under the set's name.
+        beside: another tier's answers; which sets count is then judged by the questions that both answered.
 
     Raises:
-        FitError: what is there was made by another model, of other questions, or of another harvest.
+        FitError: what is there was made by another model, of other questions, or of another harvest; or no set counts.
         IlisGuardError: as `harvest` and `observe` say.
     """
     files = {
@@ -69,24 +76,37 @@ def answer(tier: TierConfig, sets: Sets, folder: Path) -> Source:
     }
     for name, of_set in files.items():
         _check(of_set, tier, sets[name])
-    if not all(of_set.observations.exists() for of_set in files.values()):
-        with steps() as progress:
-            model = load_local_model(tier, site=SITE, progress=progress)
-        for name, of_set in files.items():
-            _make(of_set, model, tier, sets[name], name)
-    return Source(
-        harvests=[of_set.harvest for of_set in files.values()],
-        observations=[of_set.observations for of_set in files.values()],
-    )
+    model = _Loaded(tier)
+    for name, of_set in files.items():
+        if not of_set.harvest.exists():
+            loaded = model.get()
+            with counted(f"{tier.name} asked: {name}") as progress:
+                harvest(loaded, sets[name], of_set.harvest, name=str(tier.model), progress=progress)
+    harvests = [of_set.harvest for of_set in files.values()]
+    rows = read_rows_of(harvests)
+    if beside is not None:
+        rows = rows.take(np.isin(rows.ids, beside.read().ids))
+    counting = counted_sets(question_sets(rows, [asked for questions in sets.values() for asked in questions]))
+    for name in counting:
+        if not files[name].observations.exists():
+            loaded = model.get()
+            with counted(f"{tier.name} observed: {name}") as progress:
+                observe(loaded, files[name].harvest, sets[name], files[name].observations, progress=progress)
+    return Source(harvests=harvests, observations=[files[name].observations for name in counting])
 
 
-def _make(files: _Files, model: LocalModel, tier: TierConfig, questions: Sequence[Question], name: str) -> None:
-    if not files.harvest.exists():
-        with counted(f"{tier.name} asked: {name}") as progress:
-            harvest(model, questions, files.harvest, name=str(tier.model), progress=progress)
-    if not files.observations.exists():
-        with counted(f"{tier.name} observed: {name}") as progress:
-            observe(model, files.harvest, questions, files.observations, progress=progress)
+class _Loaded:
+    """A tier's model, once it was needed."""
+
+    def __init__(self, tier: TierConfig) -> None:
+        self._tier = tier
+        self._model: LocalModel | None = None
+
+    def get(self) -> LocalModel:
+        if self._model is None:
+            with steps() as progress:
+                self._model = load_local_model(self._tier, site=SITE, progress=progress)
+        return self._model
 
 
 def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> None:

@@ -4,17 +4,20 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.lab.baselines.methods import OutputStatistics, Trees, methods
+from ilis_guard.lab.baselines.methods import Kind, methods
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
 from ilis_guard.lab.evaluation.figures import POOLED, Difference
 from ilis_guard.lab.evaluation.trials import ProtocolName
 
-OURS: Final = tuple(method.name for method in methods() if isinstance(method, Trees))
-"""Methods that look at signatures; all others are baselines."""
-STATISTICS: Final = (OutputStatistics().name,)
-PROBES: Final = tuple(
-    method.name for method in methods() if method.supervised and method.name not in (*OURS, *STATISTICS)
-)
+
+def _of_kind(kind: Kind) -> tuple[str, ...]:
+    return tuple(method.name for method in methods() if method.kind == kind)
+
+
+OURS: Final = _of_kind("signature")
+"""All others are baselines."""
+STATISTICS: Final = _of_kind("statistics")
+PROBES: Final = _of_kind("probe")
 PRECISIONS: Final = ("auprc_correct", "auprc_wrong")
 """The two AUPRCs. Where a target says AUPRC and not which, the one that is harder to reach counts."""
 SETS: Final = 8

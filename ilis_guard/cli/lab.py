@@ -3,14 +3,15 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, err, out, step_bars, steps
+from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, out, step_bars, steps
 from ilis_guard.errors import ConfigError, SimulationError
+from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.types import Site, Stage
-from ilis_guard.views.bundle import held_out_table
+from ilis_guard.views.bundle import candidates_table, held_out_table
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config import GuardConfig, TierConfig
@@ -123,14 +124,31 @@ def fit(
     stage: Annotated[Stage, typer.Option(help="What is scored: answers, or prompts before a token is generated.")] = (
         "answer"
     ),
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP",
+            help="What the trees look at, a group each time; without it validation rows choose. "
+            f"Groups: {', '.join(get_args(FeatureGroup))}.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
 ) -> None:
     """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
     from ilis_guard.lab.fit import fit as run
     from ilis_guard.lab.harvest import read_harvest
 
-    with err.status("fitting"):
-        metadata = run(read_harvest(rows), to, stage=stage, seed=seed)
+    # Names that aren't groups of features are refused there, with those that are.
+    with counted("growing trees") as progress:
+        metadata = run(
+            read_harvest(rows),
+            to,
+            stage=stage,
+            features=cast("list[FeatureGroup]", features or []),
+            seed=seed,
+            progress=progress,
+        )
+    out.print(candidates_table(metadata))
     out.print(held_out_table(metadata))
     out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
 
@@ -224,7 +242,7 @@ def evaluate(
     harvests: Annotated[list[Path], typer.Argument(metavar="HARVEST...", help="Harvested Parquet files of one model.")],
     to: Annotated[Path, typer.Option(help="The folder to write tables and report.html into.")],
     observations: Annotated[
-        list[Path] | None, typer.Option(help="What `observe` wrote, a file for each harvest.")
+        list[Path] | None, typer.Option(help="What `observe` wrote, a file for each harvest of which a set counts.")
     ] = None,
     applied_to: Annotated[
         list[Path] | None, typer.Option(help="Harvests of the same questions at another precision.")

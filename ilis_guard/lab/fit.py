@@ -1,8 +1,8 @@
 """Fit: harvested rows -> a bundle. Trees, calibration and figures each see rows that the others don't."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, get_args
 
 import lightgbm
 import numpy as np
@@ -13,8 +13,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
+from ilis_guard.lab.growing import Progress, grow
 from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.metrics import held_out
+from ilis_guard.lab.sequence_probability import fit_sequence_probability
+from ilis_guard.scoring.blending import Blending, raw_scores
 from ilis_guard.scoring.bundle import (
     BundleMetadata,
     CalibrationSet,
@@ -25,65 +28,86 @@ from ilis_guard.scoring.bundle import (
     write_bundle,
 )
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
-from ilis_guard.scoring.features import FeatureGroup, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup, positions_of
 from ilis_guard.scoring.shift import ShiftReference, squared_distances
 from ilis_guard.types import Stage
 
-FEATURES: Final[Mapping[Stage, tuple[FeatureGroup, ...]]] = {
-    "prompt": ("prompt",),
-    "answer": ("mean-prompt", "last-prompt", "statistics"),
+FEATURES: Final[Mapping[Stage, tuple[tuple[FeatureGroup, ...], ...]]] = {
+    "prompt": (("prompt",), ("prompt-summary",)),
+    "answer": (
+        ("mean-prompt", "last-prompt", "statistics"),
+        ("mean-prompt-summary", "last-prompt-summary", "statistics"),
+        ("mean-prompt", "last-prompt"),
+        ("statistics",),
+    ),
 }
-"""Of an answer, what the generated tokens' maps add to the prompt's, with the output statistics: of all that was tried,
-this transfers best to questions of another kind (docs/scoring.md). At the prompt, all that there is."""
+"""What the trees may look at: validation rows choose. Of an answer, what the generated tokens' maps add to the prompt's
+one, whole or summed up, with the output statistics; and each of the two alone (docs/scoring.md)."""
 SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
 LEAST_OF_A_CLASS: Final = 50
 """Fewer right or wrong rows can't be split four ways and still say something."""
-PARAMETERS: Final[Mapping[str, Any]] = {
-    # Hundreds of rows meet thousands of features: few leaves, few columns a tree, strong L2.
-    "objective": "binary",
-    "learning_rate": 0.05,
-    "num_leaves": 7,
-    "min_data_in_leaf": 20,
-    "feature_fraction": 0.2,
-    "lambda_l2": 5.0,
-    "deterministic": True,
-    "force_row_wise": True,
-    # Threads wait for one another at every split: for so few rows that costs more than it gains, and where another
-    # process holds one of the cores it takes fifty times as long.
-    "num_threads": 1,
-    "verbosity": -1,
-}
 COUNTED: Final = (0.15, 0.85)
 """A dataset counts in the figures where the model is right so often, judged by the rows that aren't held out."""
-MOST_TREES: Final = 500
-PATIENCE: Final = 30
-"""Training stops when the validation loss hasn't improved for so many trees."""
 
 Rows = Bool[np.ndarray, " rows"]
 
 
-def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 0) -> BundleMetadata:
+def fit(
+    harvest: Harvest,
+    folder: Path,
+    *,
+    stage: Stage = "answer",
+    features: Sequence[FeatureGroup] = (),
+    seed: int = 0,
+    progress: Progress = lambda _done, _all: None,
+) -> BundleMetadata:
     """Fit a scorer to harvested rows and write its bundle.
 
-    Half the rows train the trees, a tenth stops their training, a fifth calibrates them, and the last fifth is only
-    looked at for the figures in the metadata. Each dataset is split in these shares. Datasets on which the model is
-    nearly always right or nearly always wrong are trained on, and left out of the figures.
+    Half the rows train the trees, a tenth stops their training and chooses features and settings, a fifth calibrates
+    them, and the last fifth is only looked at for the figures in the metadata. Each dataset is split in these shares.
+    Datasets on which the model is nearly always right or nearly always wrong are trained on, and left out of the
+    figures.
+
+    Args:
+        harvest: labelled rows.
+        folder: the bundle's.
+        stage: what is scored.
+        features: what the trees look at; without any, validation rows choose among `FEATURES`.
+        seed: of the splits and the trees.
+        progress: told of each candidate that was grown.
 
     Raises:
-        FitError: there are too few right or too few wrong answers, a value isn't finite, nothing was learned, or the
-            stage is `prompt` and the model couldn't be tapped.
+        FitError: there are too few right or too few wrong answers, a value isn't finite, nothing was learned, or a
+            feature isn't known at this stage or of this model.
         BundleError: something other than a bundle stands in the folder.
     """
     _check_classes(harvest)
     _check_finite(harvest)
     splits = split(harvest.datasets, seed)
     _check_splits(harvest.wrong, splits)
-    groups = _features(harvest, stage)
-    features = feature_matrix(groups, harvest.signatures, harvest.statistics)
-    wrong = harvest.wrong
-
-    booster = grow_trees(features, wrong, splits["train"], splits["validation"], seed)
-    raw = np.asarray(booster.predict(features), dtype=np.float64)
+    wrong, names = harvest.wrong, np.array(harvest.datasets)
+    grown = grow(
+        _choices(harvest, stage, tuple(features)),
+        harvest.signatures,
+        harvest.statistics,
+        wrong,
+        train=splits["train"],
+        validation=splits["validation"],
+        seed=seed,
+        progress=progress,
+    )
+    best = grown[0]
+    profiles = harvest.profiles(stage)
+    reference = shift_reference(profiles, splits["train"], splits["calibration"])
+    blending = _blending(harvest, stage, splits["train"], splits["validation"])
+    raw = raw_scores(
+        best.booster,
+        best.candidate.features,
+        harvest.signatures,
+        harvest.statistics,
+        log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(harvest)),
+        familiarity=None if blending is None else blending.detector(reference).shift(profiles),
+    )
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]
@@ -92,13 +116,12 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
-        shift=shift_reference(harvest.profiles(stage), splits["train"], splits["calibration"]),
+        shift=reference,
         typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" and harvest.signatures else None,
         splits={
             name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
         },
     )
-    names = np.array(harvest.datasets)
     datasets = _dataset_rows(names, wrong, seen)
     test = splits["test"] & np.isin(names, [name for name, known in datasets.items() if known.counted])
     manifest = harvest.manifest
@@ -108,8 +131,10 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
         prompt=manifest.prompt,
         max_new_tokens=manifest.max_new_tokens,
         stage=stage,
-        features=groups,
+        features=best.candidate.features,
         statistics=harvest.known,
+        candidates=tuple(one.candidate for one in grown),
+        blending=blending,
         calibration=calibration,
         rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": harvest.unanswered},
         datasets=datasets,
@@ -117,20 +142,79 @@ def fit(harvest: Harvest, folder: Path, *, stage: Stage = "answer", seed: int = 
         baseline=held_out(wrong[test], baseline[test], names[test]),
         versions={**manifest.versions, "lightgbm": lightgbm.__version__},
     )
-    write_bundle(metadata, booster.model_to_string(), calibration_set, folder)
+    write_bundle(metadata, best.booster.model_to_string(), calibration_set, folder)
     return metadata
 
 
-def _features(harvest: Harvest, stage: Stage) -> tuple[FeatureGroup, ...]:
-    """What there is to look at: of a model that can't be tapped, the statistics of its answers."""
-    if harvest.signatures:
-        return FEATURES[stage]
-    if stage == "prompt":
+def _choices(harvest: Harvest, stage: Stage, wanted: tuple[FeatureGroup, ...]) -> tuple[tuple[FeatureGroup, ...], ...]:
+    """What there is to choose from: of a model that can't be tapped, the statistics of its answers."""
+    known = FEATURES[stage] if harvest.signatures else tuple(one for one in FEATURES[stage] if one == ("statistics",))
+    if not known:
         raise FitError(
             f"{harvest.manifest.model!r} can't be tapped, so nothing is known of it before it has answered: fit to the "
             "stage 'answer'"
         )
-    return ("statistics",)
+    if not wanted:
+        return known
+    if len(set(wanted)) < len(wanted):
+        raise FitError(f"each group of features is named once, got {wanted!r}")
+    usable = _usable(harvest, stage)
+    if unusable := [group for group in wanted if group not in usable]:
+        raise FitError(
+            f"the features {unusable!r} aren't known of these rows at the stage {stage!r}; known are {usable!r}"
+        )
+    return (wanted,)
+
+
+def _usable(harvest: Harvest, stage: Stage) -> tuple[FeatureGroup, ...]:
+    groups: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
+    if stage == "prompt":
+        return tuple(group for group in groups if positions_of(group) == ("prompt",))
+    return groups if harvest.signatures else ("statistics",)
+
+
+def _blending(harvest: Harvest, stage: Stage, train: Rows, validation: Rows) -> Blending | None:
+    """None where nothing is known of an answer's tokens."""
+    if stage == "prompt" or "logprob_sum" not in harvest.known:
+        return None
+    return fit_blending(
+        _logprob_sums(harvest),
+        harvest.wrong,
+        np.array(harvest.datasets),
+        harvest.profiles(stage),
+        train=train,
+        validation=validation,
+    )
+
+
+def fit_blending(
+    logprob_sum: Float64[np.ndarray, " rows"],
+    wrong: Rows,
+    datasets: np.ndarray,
+    profiles: Float64[np.ndarray, "rows profile"],
+    *,
+    train: Rows,
+    validation: Rows,
+) -> Blending:
+    """What is blended with the trees' word, of the rows that the trees were grown on and chosen by.
+
+    Args:
+        logprob_sum: of each answer, nats.
+        wrong: some are and some aren't.
+        datasets: their names, one a row.
+        profiles: what shift compares.
+        train: what familiar rows look like.
+        validation: and how far from that familiar rows lie.
+    """
+    seen = train | validation
+    return Blending(
+        sequence_probability=fit_sequence_probability(logprob_sum[seen], wrong[seen], datasets[seen]),
+        distances=shift_reference(profiles, train, validation).distances,
+    )
+
+
+def _logprob_sums(harvest: Harvest) -> Float64[np.ndarray, " rows"]:
+    return harvest.statistics[:, harvest.known.index("logprob_sum")]
 
 
 def _check_classes(harvest: Harvest) -> None:
@@ -189,28 +273,13 @@ def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, Datas
     }
 
 
-def grow_trees(
-    features: Float64[np.ndarray, "rows features"], wrong: Rows, train: Rows, validation: Rows, seed: int
-) -> lightgbm.Booster:
-    """Trees that tell wrong answers from right ones by their features; the validation rows end their growth."""
-    booster = lightgbm.train(
-        {**PARAMETERS, "seed": seed},
-        lightgbm.Dataset(features[train], label=wrong[train]),
-        num_boost_round=MOST_TREES,
-        valid_sets=[lightgbm.Dataset(features[validation], label=wrong[validation])],
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )
-    # What is written and read back holds the best trees only.
-    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
-
-
 def calibrate(
     raw: Float64[np.ndarray, " rows"], wrong: Rows, weights: Float64[np.ndarray, " rows"] | None = None
 ) -> BetaCalibration:
     """Fit beta calibration; a term that would turn the order round is left out, as its authors do.
 
     Args:
-        raw: scores of the trees, 0 to 1.
+        raw: scores before calibration, 0 to 1.
         wrong: whether the answers were wrong; some are and some aren't.
         weights: how many rows each one stands for; without them, itself.
 

@@ -95,6 +95,11 @@ class Harvest:
     known: tuple[Statistic, ...] = STATISTICS
     """The output statistics that there are; of a model that can't be tapped, those that its logprobs told."""
 
+    @property
+    def layers(self) -> int:
+        """Of the maps; 0 where there are none."""
+        return next((maps.shape[-1] for maps in self.signatures.values()), 0)
+
     def profiles(self, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
         """What shift compares of each row: its maps, or, where there are none, its output statistics."""
         return profile(self.signatures, stage) if self.signatures else statistics_profile(self.statistics)

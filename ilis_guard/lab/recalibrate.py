@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.fit import calibrate
 from ilis_guard.lab.harvest import Harvest, read_harvest
+from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, write_bundle
-from ilis_guard.scoring.features import feature_matrix
+from ilis_guard.scoring.features import feature_count
 from ilis_guard.scoring.shift import ShiftReference, squared_distances
 from ilis_guard.scoring.trees import load_booster
 
@@ -47,16 +48,16 @@ class Labelled:
     """Labelled rows, as recalibration needs them."""
 
     raw: Float64[np.ndarray, " rows"]
-    """What the trees say, before any calibration."""
+    """What the bundle says, before any calibration."""
     wrong: Bool[np.ndarray, " rows"]
     probability: Float64[np.ndarray, " rows"]
     """How probable it was that the row's request was labelled."""
-    distances: Float64[np.ndarray, " rows"] | None
-    """From the shift reference's middle, squared; None in an export, which doesn't hold what it is made of."""
+    shift: ShiftReference | None
+    """With these rows' distances; None in an export, which doesn't hold what they're made of."""
 
 
 def recalibrate(bundle: Bundle, labelled: Labelled, folder: Path) -> BundleMetadata:
-    """Write a bundle with the same trees, calibrated on other rows.
+    """Write a bundle with the same trees and blending, calibrated on other rows.
 
     The calibration set that was there isn't kept: it stands for other requests.
 
@@ -78,7 +79,7 @@ def recalibrate(bundle: Bundle, labelled: Labelled, folder: Path) -> BundleMetad
     calibration_set = CalibrationSet(
         uncertainty=tuple(calibration.apply(labelled.raw[sample]).tolist()),
         wrong=tuple(wrong[sample].tolist()),
-        shift=known.shift if labelled.distances is None else _moved(known.shift, labelled.distances[sample]),
+        shift=labelled.shift or known.shift,
         typical=known.typical,
     )
     metadata = bundle.metadata.model_copy(
@@ -131,7 +132,7 @@ def _exported(bundle: Bundle, path: Path, tier: str | None) -> Labelled:
         raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _ in scored])),
         wrong=np.array([not row.correct for _, row in scored]),
         probability=np.array([row.probability for _, row in scored]),
-        distances=None,
+        shift=None,
     )
 
 
@@ -166,14 +167,23 @@ def _scored(bundle: Bundle, harvest: Harvest) -> Labelled:
             f"the bundle looks at the output statistics {metadata.statistics!r}, and of the rows {harvest.known!r} are "
             "known: harvest with the model as it was when the bundle was fitted"
         )
-    features = feature_matrix(metadata.features, harvest.signatures, harvest.statistics)
-    booster = load_booster(bundle.trees, features=features.shape[1])
-    shift = bundle.calibration_set.shift
+    width = feature_count(metadata.features, layers=harvest.layers, statistics=len(harvest.known))
+    profiles = harvest.profiles(metadata.stage)
+    known = bundle.calibration_set.shift
+    distances = squared_distances(profiles, np.array(known.mean), np.array(known.precision))
+    blending = metadata.blending
     return Labelled(
-        raw=np.asarray(booster.predict(features), dtype=np.float64),
+        raw=raw_scores(
+            load_booster(bundle.trees, features=width),
+            metadata.features,
+            harvest.signatures,
+            harvest.statistics,
+            log_odds=metadata.log_odds(harvest.statistics),
+            familiarity=None if blending is None else blending.detector(known).shift(profiles),
+        ),
         wrong=harvest.wrong,
         probability=np.ones(len(harvest.wrong)),
-        distances=squared_distances(harvest.profiles(metadata.stage), np.array(shift.mean), np.array(shift.precision)),
+        shift=_moved(known, distances),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32, Float64, Int64
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.baselines.observations import Observations, file_digest, read_observations
+from ilis_guard.lab.baselines.observations import file_digest, read_observations
 from ilis_guard.lab.harvest import Harvest, read_harvest
 from ilis_guard.types import Fingerprint, Position, Site
 
@@ -53,16 +53,14 @@ class Rows:
         )
 
 
-def read_rows_of(harvests: Sequence[Path], observations: Sequence[Path] = ()) -> Rows:
-    """Read harvests of one model, and what was observed of their answers.
+def read_rows_of(harvests: Sequence[Path]) -> Rows:
+    """Read harvests of one model.
 
     Args:
         harvests: Parquet files, in the order that their rows are to have.
-        observations: one file for each harvest, in any order; or none.
 
     Raises:
-        FitError: a file isn't one, the harvests are of different models, an id comes twice, or the observations aren't
-            those of these harvests.
+        FitError: a file isn't one, the harvests are of different models, or an id comes twice.
     """
     if not harvests:
         raise FitError("there are no rows without a harvest: name at least one file")
@@ -71,7 +69,6 @@ def read_rows_of(harvests: Sequence[Path], observations: Sequence[Path] = ()) ->
     ids = [id_ for harvest in read for id_ in harvest.ids]
     if repeated := [id_ for id_, times in Counter(ids).items() if times > 1]:
         raise FitError(f"{len(repeated)} ids come twice in {_named(harvests)}, such as {repeated[0]!r:.60}")
-    observed = _observed(harvests, read, observations) if observations else None
     return Rows(
         fingerprint=read[0].manifest.tapped(),
         ids=np.array(ids),
@@ -79,8 +76,43 @@ def read_rows_of(harvests: Sequence[Path], observations: Sequence[Path] = ()) ->
         wrong=np.concatenate([harvest.wrong for harvest in read]),
         signatures=_joined([harvest.signatures for harvest in read]),
         statistics=np.concatenate([harvest.statistics for harvest in read]),
-        unsupervised=None if observed is None else _joined([of.scores for of in observed]),
-        activations=None if observed is None else _joined([of.activations for of in observed]),
+    )
+
+
+def with_observations(rows: Rows, harvests: Sequence[Path], observations: Sequence[Path]) -> Rows:
+    """Add what was observed of the answers.
+
+    Args:
+        rows: of these harvests; not all, perhaps.
+        harvests: the files that the rows were read from.
+        observations: a file for each harvest that a row is of, in any order; there may be more.
+
+    Raises:
+        FitError: a row wasn't observed, or twice, or a file isn't one of observations of these harvests.
+    """
+    digests = {file_digest(path) for path in harvests}
+    read = [read_observations(path) for path in observations]
+    if strange := [
+        path for path, of in zip(observations, read, strict=True) if of.manifest.harvest_sha256 not in digests
+    ]:
+        raise FitError(
+            f"{_named(strange)} aren't the observations of {_named(harvests)} as they are now: observe these anew, or "
+            "leave out those of other harvests"
+        )
+    ids = [id_ for of in read for id_ in of.ids]
+    place = {id_: number for number, id_ in enumerate(ids)}
+    if len(place) < len(ids):
+        raise FitError(f"{len(ids) - len(place)} ids come twice in {_named(observations)}: name each file once")
+    if unseen := [id_ for id_ in rows.ids.tolist() if id_ not in place]:
+        raise FitError(
+            f"{len(unseen)} answers weren't observed, such as {unseen[0]!r:.60}: observe each harvest that counts, and "
+            "name all of these observations"
+        )
+    taken = np.array([place[id_] for id_ in rows.ids.tolist()])
+    return replace(
+        rows,
+        unsupervised=_each(_joined([of.scores for of in read]), lambda of: of[taken]),
+        activations=_each(_joined([of.activations for of in read]), lambda of: of[taken]),
     )
 
 
@@ -92,36 +124,6 @@ def _check_one_model(paths: Sequence[Path], read: Sequence[Harvest]) -> None:
                 f"{str(paths[0])!r} and {str(path)!r} are harvests of different models: they differ in "
                 f"{', '.join(differing)}; read each by itself"
             )
-
-
-def _observed(paths: Sequence[Path], read: Sequence[Harvest], observations: Sequence[Path]) -> list[Observations]:
-    """Each harvest's observations, in the order of its rows."""
-    by_harvest = {found.manifest.harvest_sha256: found for found in map(read_observations, observations)}
-    digests = [file_digest(path) for path in paths]
-    if set(by_harvest) != set(digests) or len(observations) != len(paths):
-        without = [str(path) for path, digest in zip(paths, digests, strict=True) if digest not in by_harvest]
-        raise FitError(
-            f"{_named(observations)} aren't the observations of {_named(paths)}, one file each: "
-            + (f"{without!r} have none; observe them as they are now" if without else "some are of other harvests")
-        )
-    return [_in_order(harvest.ids, by_harvest[digest]) for harvest, digest in zip(read, digests, strict=True)]
-
-
-def _in_order(ids: Sequence[str], observed: Observations) -> Observations:
-    if observed.ids == tuple(ids):
-        return observed
-    place = {id_: row for row, id_ in enumerate(observed.ids)}
-    if place.keys() != set(ids) or len(observed.ids) != len(ids):
-        raise FitError(
-            f"{len(observed.ids)} answers were observed of a harvest that has {len(ids)}, or others: observe it anew"
-        )
-    rows = np.array([place[id_] for id_ in ids])
-    return Observations(
-        manifest=observed.manifest,
-        ids=tuple(ids),
-        scores=_each(observed.scores, lambda of: of[rows]),
-        activations=_each(observed.activations, lambda of: of[rows]),
-    )
 
 
 def _each(arrays: Mapping[K, Any], change: Callable[[Any], Any]) -> dict[K, Any]:

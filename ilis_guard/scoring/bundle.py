@@ -16,9 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import numpy as np
+from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.errors import BundleError
+from ilis_guard.scoring.blending import Blending
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.shift import ShiftReference
@@ -134,6 +137,19 @@ class Recalibration(_Part):
     """The smallest probability that a request had of being labelled; the calibration set is such a share of them."""
 
 
+class Candidate(_Part):
+    """Trees that a fit grew, and how they fared on the validation rows; the best ones are the bundle's."""
+
+    features: Annotated[tuple[FeatureGroup, ...], FailFast()] = Field(min_length=1)
+    num_leaves: int = Field(ge=2)
+    """Leaves a tree, at most."""
+    feature_fraction: float = Field(gt=0, le=1)
+    """Share of the columns that a tree may look at."""
+    trees: int = Field(ge=1)
+    loss: float = Field(ge=0)
+    """Mean log-loss on the validation rows, nats."""
+
+
 class BundleMetadata(_Part):
     """``bundle.json``."""
 
@@ -149,6 +165,11 @@ class BundleMetadata(_Part):
     features: Annotated[tuple[FeatureGroup, ...], FailFast()] = Field(min_length=1)
     statistics: Annotated[tuple[Statistic, ...], FailFast()] = Field(default=STATISTICS, min_length=1)
     """The output statistics that were known of the answers: the columns of the feature `statistics`, in this order."""
+    candidates: Annotated[tuple[Candidate, ...], FailFast()] = ()
+    """What was tried, the best first; empty in bundles from before anything was."""
+    blending: Blending | None = None
+    """None at stage `prompt`, where there is no answer yet, where nothing is known of an answer's tokens, and in older
+    bundles: there the trees' word is the last."""
     calibration: BetaCalibration
     rows: Mapping[str, Count]
     """Rows in each split, and those left out because nothing was generated."""
@@ -161,12 +182,22 @@ class BundleMetadata(_Part):
     recalibrated: Recalibration | None = None
     """None where calibration map and calibration set are those of the fit. `held_out` always is."""
 
+    def log_odds(self, statistics: Float64[np.ndarray, "rows statistics"]) -> Float64[np.ndarray, " rows"] | None:
+        """What the log-probability of answers with these `statistics` says; None where nothing is blended."""
+        if self.blending is None:
+            return None
+        return self.blending.sequence_probability.log_odds(statistics[:, self.statistics.index("logprob_sum")])
+
     @model_validator(mode="after")
     def _sees_what_there_is(self) -> "BundleMetadata":
         if (different := len(set(self.features))) < len(self.features):
             raise ValueError(f"each feature is named once, got {len(self.features)} of {different} kinds")
-        if self.stage == "prompt" and set(self.features) != {"prompt"}:
-            raise ValueError(f"at stage 'prompt' there is the feature 'prompt' and no other, got {self.features!r}")
+        if self.stage == "prompt" and not set(self.features) <= {"prompt", "prompt-summary"}:
+            raise ValueError(
+                f"at stage 'prompt' there are 'prompt' and 'prompt-summary' to look at, no more, got {self.features!r}"
+            )
+        if self.blending is not None and (self.stage == "prompt" or "logprob_sum" not in self.statistics):
+            raise ValueError("'blending' needs the output statistic 'logprob_sum', which isn't known here")
         is_tapped = isinstance(self.fingerprint, Fingerprint)
         if not is_tapped and self.features != ("statistics",):
             raise ValueError(

@@ -6,11 +6,12 @@ from typing import Protocol
 import numpy as np
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
+from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata
-from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.scoring.features import Maps, feature_count, positions_of
 from ilis_guard.scoring.shift import PROFILED, ShiftDetector, profile, statistics_profile
 from ilis_guard.scoring.trees import load_booster
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, RemoteFingerprint, Score
+from ilis_guard.types import Fingerprint, Generation, Position, RemoteFingerprint, Score
 
 
 class Scorer(Protocol):
@@ -36,8 +37,7 @@ class LightGBMScorer:
         self.bundle = bundle
         metadata = bundle.metadata
         self._layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else None
-        pairs = 0 if self._layers is None else self._layers * (self._layers - 1)
-        features = sum(len(metadata.statistics) if group == "statistics" else pairs for group in metadata.features)
+        features = feature_count(metadata.features, layers=self._layers or 0, statistics=len(metadata.statistics))
         self._booster = load_booster(bundle.trees, features=features)
         if self._layers is None:
             wanted, what = len(metadata.statistics), "its output statistics"
@@ -48,9 +48,12 @@ class LightGBMScorer:
                 f"the shift reference of the bundle {bundle.digest} has {width} columns, {what} give {wanted}; copy "
                 "the bundle again or fit it anew"
             )
-        self._detector = ShiftDetector(bundle.calibration_set.shift)
+        reference = bundle.calibration_set.shift
+        self._detector = ShiftDetector(reference)
+        self._familiar = None if metadata.blending is None else metadata.blending.detector(reference)
         self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
-        self._statistics = metadata.statistics if "statistics" in metadata.features else ()
+        needs_statistics = "statistics" in metadata.features or metadata.blending is not None
+        self._statistics = metadata.statistics if needs_statistics else ()
 
     def check_fits(self, fingerprint: Fingerprint | RemoteFingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
@@ -91,15 +94,21 @@ class LightGBMScorer:
         statistics = np.array([told], dtype=np.float64)
         self._check_numbers(maps, statistics)
         metadata = self.bundle.metadata
-        features = feature_matrix(metadata.features, maps, statistics)
         profiles = profile(maps, metadata.stage) if maps else statistics_profile(statistics)
-        # One thread: for a single row, starting more takes longer than the trees do.
-        raw = np.asarray(self._booster.predict(features, num_threads=1), dtype=np.float64)
-        uncertainty = float(metadata.calibration.apply(raw)[0])
-        shift = float(self._detector.shift(profiles)[0])
-        if not (math.isfinite(uncertainty) and math.isfinite(shift)):
-            raise ScoringError(f"the score isn't a number: uncertainty {uncertainty!r}, shift {shift!r}")
-        return Score(uncertainty=uncertainty, shift=shift)
+        raw = raw_scores(
+            self._booster,
+            metadata.features,
+            maps,
+            statistics,
+            log_odds=metadata.log_odds(statistics),
+            familiarity=None if self._familiar is None else self._familiar.shift(profiles),
+        )
+        score = Score(
+            uncertainty=float(metadata.calibration.apply(raw)[0]), shift=float(self._detector.shift(profiles)[0])
+        )
+        if not (math.isfinite(score.uncertainty) and math.isfinite(score.shift)):
+            raise ScoringError(f"the score isn't a number: uncertainty {score.uncertainty!r}, shift {score.shift!r}")
+        return score
 
     def _check_numbers(self, maps: Maps, statistics: np.ndarray) -> None:
         """LightGBM takes a number that isn't one for a missing value and scores all the same; it mustn't come so far.
@@ -123,5 +132,5 @@ class LightGBMScorer:
 
 def _positions(metadata: BundleMetadata) -> frozenset[Position]:
     """The positions whose maps the features and the shift reference look at."""
-    named = {part for group in metadata.features if group != "statistics" for part in group.split("-")}
-    return frozenset(position for position in POSITIONS if position in named or position in PROFILED[metadata.stage])
+    looked_at = (position for group in metadata.features for position in positions_of(group))
+    return frozenset(looked_at) | frozenset(PROFILED[metadata.stage])

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.scoring.features import Maps, distance_profile
 from ilis_guard.types import Position, Stage
@@ -15,6 +15,15 @@ PROFILED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Row = Annotated[tuple[Finite, ...], FailFast()]
+
+
+def _ascending(distances: Row) -> Row:
+    if list(distances) != sorted(distances):
+        raise ValueError("distances aren't ascending")
+    return distances
+
+
+Distances = Annotated[Row, Field(min_length=1), AfterValidator(_ascending)]
 
 
 class ShiftReference(BaseModel):
@@ -30,7 +39,7 @@ class ShiftReference(BaseModel):
     mean: Row
     precision: Annotated[tuple[Row, ...], FailFast()]
     """Inverse of the (shrunk) covariance of the training rows' profiles."""
-    distances: Row = Field(min_length=1)
+    distances: Distances
     """Squared distances of the calibration rows, ascending."""
 
     @model_validator(mode="after")
@@ -38,8 +47,6 @@ class ShiftReference(BaseModel):
         width = len(self.mean)
         if len(self.precision) != width or any(len(row) != width for row in self.precision):
             raise ValueError(f"precision isn't {width} x {width}")
-        if list(self.distances) != sorted(self.distances):
-            raise ValueError("distances aren't ascending")
         return self
 
 
@@ -80,8 +87,7 @@ def squared_distances(
     mean: Float64[np.ndarray, " profile"],
     precision: Float64[np.ndarray, "profile profile"],
 ) -> Float64[np.ndarray, " rows"]:
-    """Squared Mahalanobis distance of each row from the mean."""
-    away = profiles - mean
+    """Squared Mahalanobis distance of each row from the mean, the same to the last bit whatever rows are beside it."""
+    away = np.ascontiguousarray(profiles - mean)  # how rows lie in memory decides how they are added up
     with np.errstate(over="ignore", invalid="ignore"):  # of a damaged reference: it isn't a number then, and no score
-        distances: Float64[np.ndarray, " rows"] = np.einsum("ri,ij,rj->r", away, precision, away)
-    return distances
+        return np.fromiter((row @ precision @ row for row in away), dtype=np.float64, count=len(away))

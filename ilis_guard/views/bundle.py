@@ -23,3 +23,19 @@ def held_out_table(metadata: BundleMetadata) -> Table:
 
 def _figure(figure: Figure) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def candidates_table(metadata: BundleMetadata) -> Table:
+    """What was tried, and how it fared; the first row is the bundle's."""
+    table = Table(title="tried, by log-loss on the validation rows", title_justify="left")
+    for column in ("features", "leaves", "columns a tree", "trees", "log-loss"):
+        table.add_column(column, justify="left" if column == "features" else "right")
+    for one in metadata.candidates:
+        table.add_row(
+            ", ".join(one.features),
+            str(one.num_leaves),
+            f"{one.feature_fraction:.0%}",
+            str(one.trees),
+            f"{one.loss:.4f}",
+        )
+    return table

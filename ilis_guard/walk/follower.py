@@ -9,7 +9,7 @@ from ilis_guard.policy import PromptRuling
 from ilis_guard.streaming.audience import Showing
 from ilis_guard.types import Attempt
 
-CONVINCING: Final = 0.95
+CONVINCING: Final = 0.8
 """An unfinished answer's uncertainty below this says nothing against it: it isn't calibrated, and noisy. How often
 answers are cut that hold would have given, `benchmarks.streaming` measures."""
 PATIENCE: Final = 4

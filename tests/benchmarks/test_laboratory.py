@@ -17,13 +17,14 @@ from benchmarks.laboratory.answers import Sets, answer
 from benchmarks.laboratory.tables import MANIFESTS, OF_EACH_SET, TARGETS
 from ilis_guard.config import TierConfig
 from ilis_guard.errors import ConfigError, FitError, QuestionError
+from ilis_guard.lab.baselines.methods import methods
 from ilis_guard.lab.evaluation.tables import DIFFERENCES, FIGURES, SETS
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
 from tests.lab.tiny_models import make
 
 COUNTS, HOPELESS = "heard-of", "never-right"
-ROWS = 160
+ROWS, NEVER = 160, 60
 
 
 def made_sets() -> Sets:
@@ -41,7 +42,7 @@ def made_sets() -> Sets:
     return {
         COUNTS: heard(COUNTS),
         f"{COUNTS}-too": heard(f"{COUNTS}-too"),
-        HOPELESS: [asked(HOPELESS, number, "nothing of the kind") for number in range(60)],
+        HOPELESS: [asked(HOPELESS, number, "nothing of the kind") for number in range(NEVER)],
     }
 
 
@@ -73,13 +74,17 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_sets_are_harvested_and_observed_at_both_precisions_under_their_names(whole: Path) -> None:
+def test_sets_are_harvested_and_where_they_count_observed_at_both_precisions_under_their_names(whole: Path) -> None:
     files = {str(path.relative_to(whole)) for path in whole.rglob("*.*") if "results" not in path.parts}
     sets = made_sets()
     assert files == {
         *(f"questions/{name}.jsonl" for name in sets),
         *(f"tiny-{precision}/{name}.parquet" for precision in ("full", "nf4") for name in sets),
-        *(f"tiny-{precision}/{name}.observations.parquet" for precision in ("full", "nf4") for name in sets),
+        *(
+            f"tiny-{precision}/{name}.observations.parquet"
+            for precision in ("full", "nf4")
+            for name in (COUNTS, f"{COUNTS}-too")
+        ),
         *(f"tiny-full/evaluation/{name}.csv" for name in ("sets", "figures", "differences", "shift", "importance")),
         "tiny-full/evaluation/report.html",
     }
@@ -104,9 +109,8 @@ def test_what_is_committed_is_a_part_of_the_whole_evaluation(whole: Path) -> Non
     sets = made_sets()
     of_sets = [row for row in kept if row["tested_on"] in sets]
     protocols = Counter(row["protocol"] for row in of_sets if row["metric"] == "auroc")
-    methods = len({row["method"] for row in kept})
-    assert methods == 13
-    each = 2 * methods
+    assert {row["method"] for row in kept} == {method.name for method in methods()}
+    each = 2 * len(methods())
     assert protocols == {
         "in-distribution": each,
         "leave-one-set-out": each,
@@ -167,7 +171,7 @@ def test_every_harvest_says_how_it_was_made(whole: Path) -> None:
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
     whole: Path, model: Path, tmp_path: Path
 ) -> None:
-    """Real processes: one is killed while it asks the second set, the next while it observes it."""
+    """Real processes: one is killed while it asks the second set, the next while it observes the first."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path.cwd())!r})
@@ -197,7 +201,7 @@ test_laboratory.run(Path({str(model)!r}), Path({str(tmp_path / "to")!r}))
         assert killed.returncode == -9, killed.stderr.decode()
         assert list((tmp_path / "to").rglob("*.unfinished")), when
     asked = [line.split() for line in (tmp_path / "batches.log").read_text().splitlines()]
-    assert sum(int(size) for what, size in asked if what == "generate_batch") == 2 * ROWS, "each question once"
+    assert sum(int(size) for what, size in asked if what == "generate_batch") == 2 * ROWS + NEVER, "each question once"
     run(model, tmp_path / "to")
     assert not list((tmp_path / "to").rglob("*.unfinished"))
     for path in (whole / "results").iterdir():

@@ -12,7 +12,8 @@ from ilis_guard.lab.evaluation import bootstrap
 from tests.lab.made_rows import made_rows, write_harvest, write_questions
 
 SIZES = {"capital": 250, "city": 250}
-ROWS = made_rows(SIZES)
+ROWS = made_rows(SIZES, signal=0.6)
+WITHOUT_OBSERVATIONS = {"output-statistics", "sequence-probability", "signature", "trees", "fused"}
 TABLES = {"sets.csv", "figures.csv", "differences.csv", "shift.csv", "importance.csv"}
 
 
@@ -62,7 +63,7 @@ def test_evaluating_writes_tables_and_a_page_and_shows_the_headline(run: Callabl
     assert {row["protocol"] for row in figures} == {
         *("in-distribution", "one-to-one", "leave-one-set-out", "refitted", "applied")
     }
-    assert {row["method"] for row in figures} == {"output-statistics", "signature", "fused"}
+    assert {row["method"] for row in figures} == WITHOUT_OBSERVATIONS
     assert {row["metric"] for row in figures} == {
         *("auroc", "auprc_wrong", "auprc_correct", "aurc", "e_aurc", "prr", "accuracy_at_80"),
         *("brier", "brier_skill", "ece", "ece_if_exact"),
@@ -78,7 +79,7 @@ def test_evaluating_writes_tables_and_a_page_and_shows_the_headline(run: Callabl
     )
     assert fused > 0.75
     assert f"{fused:.3f}".lstrip("0") in done.out
-    assert {row["method"] for row in table(to / "differences.csv")} == {"output-statistics", "signature"}
+    assert {row["method"] for row in table(to / "differences.csv")} == WITHOUT_OBSERVATIONS - {"fused"}
     assert [row["dataset"] for row in table(to / "sets.csv")] == ["capital", "city"]
     gain = sum(float(row["share_of_gain"]) for row in table(to / "importance.csv"))
     assert gain == pytest.approx(1, abs=1e-3)

@@ -17,7 +17,7 @@ from ilis_guard.streaming import StreamEvent, StreamMode
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Decision, Generation, Message, Step
-from ilis_guard.walk.follower import PATIENCE
+from ilis_guard.walk.follower import CONVINCING, PATIENCE
 
 QUESTION = "What is the boiling point of gallium?"
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
@@ -177,7 +177,7 @@ def test_optimistic_cuts_an_answer_that_stays_ruled_out_and_takes_it_back() -> N
 
 
 def test_an_unfinished_answer_that_is_merely_unsure_is_not_cut() -> None:
-    unsure = by_words(0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.1)
+    unsure = by_words(*[CONVINCING - 0.05] * 7, 0.1)
     text, reasons, made = split(list(guard(tier("only", FakeModel(WORDS), unsure)).stream(QUESTION, mode="optimistic")))
     assert (text, reasons, made.text) == (WORDS, [], WORDS)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +52,8 @@ def made_rows(
         datasets=datasets,
         wrong=wrong,
         signatures={"prompt": maps(0), "last": maps(signal), "mean": maps(signal)},
-        statistics=random.normal(size=(count, 4)) + 0.4 * wrong[:, None],
+        # Of wrong answers less log-probability, more entropy, less margin.
+        statistics=random.normal(size=(count, 4)) + 0.4 * np.outer(wrong, [-1, -1, 1, -1]),
     )
 
 
@@ -100,7 +101,7 @@ class Saying:
 
     name: str
     says: Callable[[Rows], np.ndarray]
-    supervised: bool = False
+    kind: Literal["unsupervised"] = "unsupervised"
 
     def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> "Saying":  # noqa: ARG002
         return self

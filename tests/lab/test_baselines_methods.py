@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab import fit
 from ilis_guard.lab.baselines import probes
-from ilis_guard.lab.baselines.methods import FUSED, SIGNATURE, Method, methods
+from ilis_guard.lab.baselines.methods import SIGNATURE, Method, methods
 from ilis_guard.lab.baselines.observations import SCORES, SITES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, FittedLayerProbe, LayerProbe
 from ilis_guard.lab.metrics import auroc
@@ -19,7 +18,7 @@ from ilis_guard.types import Fingerprint, Position, Site
 LAYERS, HIDDEN, TOLD_AT = 6, 24, 4
 POSITIONS: tuple[Position, ...] = ("prompt", "last", "mean")
 METHODS = {method.name: method for method in methods()}
-SUPERVISED = [name for name, method in METHODS.items() if method.supervised]
+SUPERVISED = [name for name, method in METHODS.items() if method.kind != "unsupervised"]
 
 
 def made(size: int, seed: int, *, signal: float = 1.5) -> Rows:
@@ -65,12 +64,6 @@ def made(size: int, seed: int, *, signal: float = 1.5) -> Rows:
 ROWS = made(900, 0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread_for_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that wait for each other on a busy machine take a hundred times as long."""
-    monkeypatch.setattr(fit, "PARAMETERS", {**fit.PARAMETERS, "num_threads": 1})
-
-
 def thirds(rows: Rows) -> tuple[Mask, Mask, Mask]:
     """Rows to learn from, to choose on, and to look at."""
     place = np.arange(len(rows)) / len(rows)
@@ -90,10 +83,11 @@ def shuffled(rows: Rows) -> Rows:
 
 
 def test_there_are_the_methods_of_the_tables() -> None:
-    probes_and_trees = ["output-statistics", "probe-mlp", "probe-residual", "saplma", "signature", "fused"]
-    assert list(METHODS) == [*SCORES, *probes_and_trees]
-    assert [name for name, method in METHODS.items() if not method.supervised] == list(SCORES)
-    assert [*SIGNATURE, "statistics"] == [*FUSED] == [*fit.FEATURES["answer"]]
+    probes = ["probe-mlp", "probe-residual", "saplma"]
+    learning = ["output-statistics", "sequence-probability", *probes, "signature", "trees", "fused"]
+    assert list(METHODS) == [*SCORES, *learning]
+    assert [name for name, method in METHODS.items() if method.kind == "unsupervised"] == list(SCORES)
+    assert SIGNATURE == (("mean-prompt", "last-prompt"),)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -211,7 +205,7 @@ def test_a_missing_number_is_an_error(name: str) -> None:
     spoilt = without_one(ROWS)
     with pytest.raises(FitError, match=f"{name!r} has no finite number for 1 of .*'q899'"):
         METHODS[name].fit(spoilt, train, validation, 0).predict(spoilt)  # learned from whole rows, asked of the other
-    if METHODS[name].supervised:
+    if METHODS[name].kind != "unsupervised":
         with pytest.raises(FitError, match="'q899'"):
             METHODS[name].fit(spoilt, test, validation, 0)
 
@@ -224,7 +218,7 @@ def test_rows_that_were_not_observed_are_refused_by_methods_that_need_it(name: s
     def run() -> np.ndarray:
         return METHODS[name].fit(bare, train, validation, 0).predict(bare)
 
-    if name in ("output-statistics", "signature", "fused"):
+    if name in ("output-statistics", "sequence-probability", "signature", "trees", "fused"):
         assert np.isfinite(run()).all()
     else:
         with pytest.raises(FitError, match="run `ilis-guard observe`"):

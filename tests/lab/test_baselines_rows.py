@@ -16,7 +16,7 @@ from ilis_guard.lab.baselines.observations import (
     observation_table,
 )
 from ilis_guard.lab.harvest import METADATA_KEY, harvest, read_harvest
-from ilis_guard.lab.rows import Rows, read_rows_of
+from ilis_guard.lab.rows import Rows, read_rows_of, with_observations
 from ilis_guard.lab.tables import write_table
 from tests.lab.test_harvest import LAYERS, SILENT, FakeTapped, question
 
@@ -70,7 +70,7 @@ def check(rows: Rows, ids: list[str]) -> None:
 def test_rows_of_several_harvests_stand_beside_what_was_observed_of_them(tmp_path: Path, order: int) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
     of_one, of_two = observed(tmp_path / "a", one, order=order), observed(tmp_path / "b", two, order=order)
-    rows = read_rows_of([two, one], [of_one, of_two])
+    rows = with_observations(read_rows_of([two, one]), [two, one], [of_one, of_two])
     ids = ["q10", "q12", "q13", "q14", "q0", "q2", "q3", "q4"]
     check(rows, ids)
     expected = {id_: known for path in (one, two) for id_, known in zip(*named(path), strict=True)}
@@ -88,7 +88,7 @@ def named(path: Path) -> tuple[tuple[str, ...], list[tuple[bool, np.ndarray, np.
 
 def test_some_of_them_are_taken_by_a_mask_or_by_numbers(tmp_path: Path) -> None:
     path = harvested(tmp_path / "one.parquet", 0)
-    rows = read_rows_of([path], [observed(tmp_path / "a", path)])
+    rows = with_observations(read_rows_of([path]), [path], [observed(tmp_path / "a", path)])
     check(rows.take(np.array([True, False, True, False])), ["q0", "q3"])
     taken = rows.take(np.array([3, 0, 0]))
     check(taken, ["q4", "q0", "q0"])
@@ -105,23 +105,39 @@ def test_a_harvest_may_be_read_without_observations(tmp_path: Path) -> None:
     assert rows.take(np.array([0])).ids.tolist() == ["q0"]
 
 
+def test_what_is_not_among_the_rows_need_not_be_observed(tmp_path: Path) -> None:
+    one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
+    some = read_rows_of([one, two]).take(np.array([2, 0]))
+    of_one, of_two = observed(tmp_path / "a", one), observed(tmp_path / "b", two)
+    check(with_observations(some, [one, two], [of_one]), ["q3", "q0"])
+    check(with_observations(some, [one, two], [of_two, of_one]), ["q3", "q0"])
+    with pytest.raises(FitError, match=r"2 answers weren't observed, such as 'q3': observe each harvest that counts"):
+        with_observations(some, [one, two], [of_two])
+
+
 def test_observations_of_another_harvest_are_refused(tmp_path: Path) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
+    rows = read_rows_of([one])
     of_one = observed(tmp_path / "a", one)
-    with pytest.raises(FitError, match=r"aren't the observations of .*two\.parquet.* have none; observe them"):
-        read_rows_of([one, two], [of_one])
-    with pytest.raises(FitError, match="some are of other harvests"):
-        read_rows_of([one], [of_one, observed(tmp_path / "b", two)])
+    with pytest.raises(FitError, match=r"^'.*b' aren't the observations of '.*one\.parquet' as they are now"):
+        with_observations(rows, [one], [of_one, observed(tmp_path / "b", two)])
+    with pytest.raises(FitError, match=r"4 ids come twice in .*: name each file once"):
+        with_observations(rows, [one], [of_one, of_one])
     harvested(one, 0, silent=False)  # the same name, another content
-    with pytest.raises(FitError, match="have none; observe them as they are now"):
-        read_rows_of([one], [of_one])
+    with pytest.raises(FitError, match="as they are now: observe these anew"):
+        with_observations(rows, [one], [of_one])
 
 
-def test_observations_of_other_rows_are_refused(tmp_path: Path) -> None:
+def test_rows_that_were_not_observed_or_twice_are_refused(tmp_path: Path) -> None:
     path = harvested(tmp_path / "one.parquet", 0)
-    for ids in (["q0", "q2", "q3"], ["q0", "q2", "q3", "q7"], ["q0", "q0", "q2", "q3", "q4"]):
-        with pytest.raises(FitError, match="observe it anew"):
-            read_rows_of([path], [observed(tmp_path / "a", path, ids=ids)])
+    rows = read_rows_of([path])
+    for ids, refused in (
+        (["q0", "q2", "q3"], "1 answers weren't observed, such as 'q4'"),
+        (["q0", "q2", "q3", "q7"], "1 answers weren't observed, such as 'q4'"),
+        (["q0", "q0", "q2", "q3", "q4"], "1 ids come twice"),
+    ):
+        with pytest.raises(FitError, match=refused):
+            with_observations(rows, [path], [observed(tmp_path / "a", path, ids=ids)])
 
 
 def test_harvests_of_different_models_are_refused(tmp_path: Path) -> None:

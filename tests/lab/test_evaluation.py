@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.baselines.methods import FUSED, OutputStatistics, Trees
+from ilis_guard.lab.baselines.methods import Fused, Kind, OutputStatistics
 from ilis_guard.lab.counted import calibration_error, counted
 from ilis_guard.lab.evaluation import bootstrap
 from ilis_guard.lab.evaluation.bootstrap import EXACT, error_if_exact
@@ -35,7 +35,7 @@ METHODS = (
     Saying("noise", noise),
     Saying("against", lambda rows: -telling(rows)),
     OutputStatistics(),
-    Trees(name="fused", features=FUSED),
+    Fused(),
 )
 
 
@@ -87,7 +87,8 @@ def test_nothing_that_is_tested_was_trained_on_chosen_on_or_calibrated_on(rows: 
     seen: list[tuple[set[str], set[str]]] = []
 
     class Watching:
-        name, supervised = "watching", True
+        name: str = "watching"
+        kind: Kind = "signature"
 
         def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Saying:
             splits = split(tuple(rows.datasets.tolist()), seed)
@@ -210,7 +211,7 @@ def test_at_the_other_precision_the_same_questions_are_tested_and_what_was_fitte
     order = np.random.default_rng(1).permutation(len(rows))[:-40]
     silent = made_rows(SIZES, seed=5, signal=0.0)
     away = replace(rows, signatures=silent.signatures, statistics=silent.statistics).take(order)
-    made = list(trials(rows, [Trees(name="fused", features=FUSED)], seeds=1, applied=away, progress=lambda: None))
+    made = list(trials(rows, [Fused()], seeds=1, applied=away, progress=lambda: None))
     found = figures(made)
     assert one(found, "in-distribution", "fused", "auroc").value > 0.75
     for protocol in ("applied", "refitted"):
@@ -247,7 +248,8 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_method(rows: Rows,
 
 def test_a_method_that_cannot_be_fitted_is_named(rows: Rows) -> None:
     class Failing:
-        name, supervised = "failing", True
+        name: str = "failing"
+        kind: Kind = "signature"
 
         def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Saying:  # noqa: ARG002
             raise FitError("nothing was learned")

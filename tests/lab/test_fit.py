@@ -15,10 +15,11 @@ from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module
-from ilis_guard.lab import metrics
+from ilis_guard.lab import growing, metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
+from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.features import feature_matrix
 from ilis_guard.scoring.shift import ShiftDetector, profile
@@ -89,7 +90,6 @@ def generation(rows: Harvest, index: int) -> Generation:
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "RESAMPLES", 60)
-        patch.setattr(module, "PARAMETERS", {**module.PARAMETERS, "num_threads": 1})
         yield
 
 
@@ -154,6 +154,9 @@ def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fi
     fit(altered(ROWS, where), tmp_path / "bundle")
     before, after = files(fitted[1]), files(tmp_path / "bundle")
     assert {name for name in before if before[name] == after[name]} == unchanged
+    known, learned = (read_bundle(str(folder)).metadata for folder in (fitted[1], tmp_path / "bundle"))
+    grown = ("features", "candidates", "blending")
+    assert all(getattr(known, name) == getattr(learned, name) for name in grown) == ("trees.txt" in unchanged)
 
 
 def test_the_shift_reference_does_not_look_at_test_or_validation_rows_nor_at_any_outcome(fitted: Fitted) -> None:
@@ -193,7 +196,7 @@ def test_training_stops_where_the_validation_rows_are_told_apart_best(tmp_path: 
         log_loss(rows.wrong[validation], np.asarray(booster.predict(features, num_iteration=trees)))
         for trees in range(1, booster.num_trees() + 1)
     ]
-    assert 1 < len(losses) <= module.MOST_TREES - module.PATIENCE
+    assert 1 < len(losses) <= growing.MOST_TREES - growing.PATIENCE
     assert np.argmin(losses) == len(losses) - 1
 
 
@@ -218,9 +221,17 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     calibration = splits["calibration"]
     assert tuple(uncertainty[calibration].tolist()) == bundle.calibration_set.uncertainty
     assert tuple(ROWS.wrong[calibration].tolist()) == bundle.calibration_set.wrong
-    features = feature_matrix(bundle.metadata.features, ROWS.signatures, ROWS.statistics)[calibration]
-    raw = np.asarray(lightgbm.Booster(model_str=bundle.trees).predict(features))
-    assert module.calibrate(raw, ROWS.wrong[calibration]) == metadata.calibration
+    assert metadata.blending is not None
+    raw = raw_scores(
+        lightgbm.Booster(model_str=bundle.trees),
+        bundle.metadata.features,
+        ROWS.signatures,
+        ROWS.statistics,
+        log_odds=metadata.log_odds(ROWS.statistics),
+        familiarity=metadata.blending.detector(bundle.calibration_set.shift).shift(ROWS.profiles("answer")),
+    )
+    assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
+    assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty
 
     held_out = metrics.held_out(
         ROWS.wrong[splits["test"]], uncertainty[splits["test"]], np.array(ROWS.datasets)[splits["test"]]
@@ -262,7 +273,9 @@ def test_at_stage_prompt_the_prompts_map_is_all_that_is_learned_from(tmp_path: P
     rows = made(600, signal=0.6)
     known = {**rows.signatures, "prompt": rows.signatures["mean"]}
     learned = fit(replace(rows, signatures=known), tmp_path / "learned", stage="prompt")
-    assert (learned.stage, learned.features) == ("prompt", ("prompt",))
+    assert learned.stage == "prompt"
+    assert learned.features in module.FEATURES["prompt"]
+    assert learned.blending is None
     assert learned.held_out.auroc.low > 0.8
     bundle = read_bundle(str(tmp_path / "learned"))
     assert len(bundle.calibration_set.shift.mean) == LAYERS - 1

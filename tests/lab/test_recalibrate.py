@@ -10,7 +10,6 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.errors import BundleMismatchError, FitError
-from ilis_guard.lab import fit as fitting
 from ilis_guard.lab import metrics
 from ilis_guard.lab import recalibrate as module
 from ilis_guard.lab.fit import fit
@@ -28,7 +27,6 @@ DRAWS = 60
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "RESAMPLES", 60)
-        patch.setattr(fitting, "PARAMETERS", {**fitting.PARAMETERS, "num_threads": 1})
         yield
 
 
@@ -111,7 +109,8 @@ def test_on_traffic_whose_truth_is_known_the_promise_holds_and_taken_at_face_val
 def test_the_new_map_is_a_weighted_logistic_regression_on_the_trees_own_scores(bundle: Bundle, tmp_path: Path) -> None:
     traffic = Traffic(bundle, 0, 3000)
     labelled = read_labelled(bundle, written(tmp_path / "rows.jsonl", traffic.rows()))
-    np.testing.assert_allclose(labelled.raw, traffic.raw[traffic.labelled], atol=1e-6)
+    # Near 0 and 1 an uncertainty's digits tell the raw score less sharply.
+    np.testing.assert_allclose(labelled.raw, traffic.raw[traffic.labelled], atol=1e-3)
     calibration = recalibrate(bundle, labelled, tmp_path / "new").calibration
     rows = np.column_stack(calibration_terms(labelled.raw))
     weights = 1 / labelled.probability
@@ -162,11 +161,9 @@ def test_a_harvest_is_scored_by_the_bundle_and_gives_it_distances_too(
     new = read_bundle(str(tmp_path / "new"))
     scorer = LightGBMScorer(new)
     scores = [scorer.score(generation(rows, place)) for place in range(200)]
-    assert [score.uncertainty for score in scores] == pytest.approx(new.calibration_set.uncertainty)
-    # The rows are the calibration rows: their shifts are 2/201, 3/201, ... 1, or a place less where distances differ in
-    # the last digit.
-    places = [(place + 2) / 201 for place in range(200)]
-    assert sorted(score.shift for score in scores) == pytest.approx(places, abs=1.01 / 201)
+    assert tuple(score.uncertainty for score in scores) == new.calibration_set.uncertainty
+    # The rows are the calibration rows: their shifts are 2/201, 3/201, ... 1.
+    assert sorted(score.shift for score in scores) == [(place + 2) / 201 for place in range(200)]
     assert np.mean(new.calibration_set.uncertainty) == pytest.approx(0.3, abs=0.01)
 
 
@@ -231,7 +228,7 @@ def test_an_export_from_before_there_were_probabilities_is_refused(bundle: Bundl
 
 def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tmp_path: Path) -> None:
     rows = Labelled(
-        raw=np.linspace(0.1, 0.9, 100), wrong=np.arange(100) >= 81, probability=np.full(100, 0.5), distances=None
+        raw=np.linspace(0.1, 0.9, 100), wrong=np.arange(100) >= 81, probability=np.full(100, 0.5), shift=None
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")

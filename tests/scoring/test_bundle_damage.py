@@ -1,17 +1,20 @@
 """Every way a bundle on disk can be wrong is a BundleError that names the file."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring import LightGBMScorer, bundle, read_bundle
+from ilis_guard.types import Fingerprint
 
 FILES = ["bundle.json", "trees.txt", "calibration.json"]
 
@@ -326,3 +329,17 @@ def test_a_pickle_is_never_loaded(file: str, folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "sprung").exists()
     pickle.loads(text.encode())
     assert (tmp_path / "sprung").exists(), "the trap itself doesn't work"
+
+
+@pytest.mark.parametrize("layers", [10_000, 3_000_000_000, -3, 0])
+def test_how_many_layers_a_bundle_claims_takes_no_memory_to_find_out(layers: int, folder: Path) -> None:
+    read = read_bundle(str(folder))
+    fingerprint = dataclasses.replace(cast("Fingerprint", read.metadata.fingerprint), layers=layers)
+    lying = dataclasses.replace(read, metadata=read.metadata.model_copy(update={"fingerprint": fingerprint}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError):
+            LightGBMScorer(lying)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

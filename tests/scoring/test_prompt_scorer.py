@@ -67,5 +67,5 @@ def test_a_shift_reference_of_answers_doesnt_pass_for_one_of_prompts(
 @pytest.mark.parametrize("features", [["prompt", "statistics"], ["mean-prompt"]])
 def test_metadata_that_names_what_there_isnt_yet_is_refused(metadata: BundleMetadata, features: list[str]) -> None:
     told = metadata.model_dump(mode="json") | {"stage": "prompt", "features": features}
-    with pytest.raises(ValidationError, match="at stage 'prompt' there is the feature 'prompt' and no other"):
+    with pytest.raises(ValidationError, match="at stage 'prompt' there are 'prompt' and 'prompt-summary' to look at"):
         BundleMetadata.model_validate(told, strict=False)

@@ -41,6 +41,17 @@ def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
     np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}, "answer"), [[1, 0, 0, 2]], rtol=1e-6)
 
 
+def test_a_row_alone_has_the_very_shift_that_it_has_among_others() -> None:
+    random = np.random.default_rng(0)
+    maps: Maps = {name: random.lognormal(size=(50, 30, 30)).astype(np.float32) for name in ("prompt", "mean")}
+    profiles = profile(maps, "answer")
+    precision = np.linalg.inv(np.cov(profiles.T) + np.eye(58))
+    distances = squared_distances(profiles, profiles.mean(axis=0), precision)
+    for row in range(50):
+        alone = profile({name: each[row : row + 1] for name, each in maps.items()}, "answer")
+        assert squared_distances(alone, profiles.mean(axis=0), precision) == distances[row]
+
+
 def test_squared_distances_equal_a_plain_loop() -> None:
     random = np.random.default_rng(0)
     profiles, mean, half = random.normal(size=(5, 4)), random.normal(size=4), random.normal(size=(4, 4))

@@ -1,24 +1,33 @@
 """Methods: every way to score an answer, fitted and asked alike, so that they are compared with equal care."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float64
-from lightgbm import Booster
+from scipy.special import expit
 from sklearn.pipeline import Pipeline
 
 from ilis_guard.lab.baselines.checks import check_fittable, finite, observed
 from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
-from ilis_guard.lab.fit import FEATURES, fit_statistics, grow_trees
+from ilis_guard.lab.baselines.search import Search
+from ilis_guard.lab.fit import FEATURES, fit_blending, fit_statistics, shift_reference
+from ilis_guard.lab.growing import Grown
 from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.lab.sequence_probability import fit_sequence_probability
+from ilis_guard.scoring.blending import SequenceProbability, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix
+from ilis_guard.scoring.shift import ShiftDetector, profile
+from ilis_guard.types import STATISTICS
 
-FUSED: Final = FEATURES["answer"]
-"""What `ilis-guard fit` gives a scorer."""
-SIGNATURE: Final[Sequence[FeatureGroup]] = tuple(group for group in FUSED if group != "statistics")
+SIGNATURE: Final = tuple(groups for groups in FEATURES["answer"] if "statistics" not in groups)
+"""Of what `ilis-guard fit` lets trees choose from, that which is of signatures alone."""
+
+Kind = Literal["unsupervised", "statistics", "probe", "signature"]
+"""What a method rests on: a score that learns from no labels, or labels and output statistics, activations or
+signatures."""
 
 
 class Fitted(Protocol):
@@ -36,8 +45,8 @@ class Method(Protocol):
         """What tables call it."""
 
     @property
-    def supervised(self) -> bool:
-        """Whether it learns from labels."""
+    def kind(self) -> Kind:
+        """What it rests on."""
 
     def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
         """Learn from some rows, and choose settings on others.
@@ -58,7 +67,7 @@ class Unsupervised:
     """A score that was observed: it learns nothing."""
 
     name: str
-    supervised: bool = False
+    kind: Kind = "unsupervised"
 
     def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> "Unsupervised":  # noqa: ARG002 - as all methods
         """Nothing is learned."""
@@ -81,7 +90,7 @@ class OutputStatistics:
     """
 
     name: str = "output-statistics"
-    supervised: bool = True
+    kind: Kind = "statistics"
 
     def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:  # noqa: ARG002 - nothing is random
         """As `Method.fit`."""
@@ -101,44 +110,116 @@ class _Statistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trees:
-    """LightGBM on blocks of features, grown as `ilis-guard fit` grows them."""
+class SequenceProbabilityWithinSets:
+    """The log-probability of an answer, weighed as `ilis-guard fit` does: with an intercept for each set."""
 
-    name: str
-    features: Sequence[FeatureGroup]
-    supervised: bool = True
+    name: str = "sequence-probability"
+    kind: Kind = "statistics"
 
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
-        """As `Method.fit`."""
+    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:  # noqa: ARG002 - nothing is random
+        """As `Method.fit`; no setting is chosen, so the validation rows are learned from too."""
         check_fittable(rows, train, validation)
-        seen = rows.take(train | validation)
-        features = _features(self, seen)
-        which = train[train | validation]
-        booster = grow_trees(features, seen.wrong, which, ~which, seed)
-        return _Grown(method=self, booster=booster)
+        return _Sequence(name=self.name, model=_sequence_probability(self.name, rows.take(train | validation)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Grown:
-    method: Trees
-    booster: Booster
+class _Sequence:
+    name: str
+    model: SequenceProbability
 
     def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
-        return np.asarray(self.booster.predict(_features(self.method, rows)), dtype=np.float64)
+        probability: Float64[np.ndarray, " rows"] = expit(self.model.log_odds(_logprob_sums(self.name, rows)))
+        return probability
 
 
-def _features(method: Trees, rows: Rows) -> Float64[np.ndarray, "rows features"]:
-    return finite(feature_matrix(method.features, rows.signatures, rows.statistics), method.name, rows.ids)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """LightGBM on features and with settings that validation rows choose, grown as `ilis-guard fit` grows them."""
+
+    name: str
+    choices: Sequence[tuple[FeatureGroup, ...]]
+    search: Search = field(default_factory=Search, repr=False)
+    kind: Kind = "signature"
+
+    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
+        """As `Method.fit`."""
+        return _Trees(name=self.name, best=self.search.best(self.name, self.choices, rows, train, validation, seed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trees:
+    name: str
+    best: Grown
+
+    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
+        columns = feature_matrix(self.best.candidate.features, rows.signatures, rows.statistics)
+        return np.asarray(self.best.booster.predict(finite(columns, self.name, rows.ids)), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fused:
+    """What `ilis-guard fit` gives a scorer: trees, blended with the answer's probability by familiarity."""
+
+    name: str = "fused"
+    search: Search = field(default_factory=Search, repr=False)
+    kind: Kind = "signature"
+
+    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
+        """As `Method.fit`."""
+        best = self.search.best(self.name, FEATURES["answer"], rows, train, validation, seed)
+        seen = rows.take(train | validation)
+        profiles, learned = profile(seen.signatures, "answer"), train[train | validation]
+        reference = shift_reference(profiles, learned, ~learned)
+        blending = fit_blending(
+            _logprob_sums(self.name, seen), seen.wrong, seen.datasets, profiles, train=learned, validation=~learned
+        )
+        return _Blended(
+            name=self.name,
+            best=best,
+            sequence=blending.sequence_probability,
+            detector=blending.detector(reference),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blended:
+    name: str
+    best: Grown
+    sequence: SequenceProbability
+    detector: ShiftDetector
+
+    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
+        scores = raw_scores(
+            self.best.booster,
+            self.best.candidate.features,
+            rows.signatures,
+            rows.statistics,
+            log_odds=self.sequence.log_odds(_logprob_sums(self.name, rows)),
+            familiarity=self.detector.shift(profile(rows.signatures, "answer")),
+        )
+        return finite(scores, self.name, rows.ids)
+
+
+def _sequence_probability(name: str, rows: Rows) -> SequenceProbability:
+    return fit_sequence_probability(_logprob_sums(name, rows), rows.wrong, rows.datasets)
+
+
+def _logprob_sums(name: str, rows: Rows) -> Float64[np.ndarray, " rows"]:
+    logprob_sums: Float64[np.ndarray, " rows"] = rows.statistics[:, STATISTICS.index("logprob_sum")]
+    return finite(logprob_sums, name, rows.ids)
 
 
 def methods() -> tuple[Method, ...]:
     """All of them, in the order of tables: what needs no labels, the probes, and signatures."""
+    search = Search()
     return (
         *(Unsupervised(name=score) for score in SCORES),
         OutputStatistics(),
+        SequenceProbabilityWithinSets(),
         LayerProbe(name="probe-mlp", site="mlp"),
         LayerProbe(name="probe-residual", site="residual"),
         AllLayersProbe(),
-        Trees(name="signature", features=SIGNATURE),
-        Trees(name="fused", features=FUSED),
+        Trees(name="signature", choices=SIGNATURE, search=search),
+        Trees(name="trees", choices=FEATURES["answer"], search=search),
+        Fused(search=search),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Float64
@@ -80,7 +80,7 @@ class LayerProbe:
 
     name: str
     site: Site
-    supervised: bool = True
+    kind: Literal["probe"] = "probe"
 
     def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> "FittedLayerProbe":  # noqa: ARG002 - nothing is random
         """As `Method.fit`."""
@@ -128,7 +128,7 @@ class AllLayersProbe:
 
     name: str = "saplma"
     site: Site = "residual"
-    supervised: bool = True
+    kind: Literal["probe"] = "probe"
 
     def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> "FittedAllLayersProbe":
         """As `Method.fit`."""

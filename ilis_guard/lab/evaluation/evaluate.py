@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.baselines.methods import Method, OutputStatistics, Trees, methods
+from ilis_guard.lab.baselines.methods import Method, methods
 from ilis_guard.lab.evaluation.figures import Difference, Figure, count_groups, differences, figures
 from ilis_guard.lab.evaluation.looking import Importance, TypicalAnswers, importance, typical_answers
 from ilis_guard.lab.evaluation.sets import QuestionSet, counted_sets, question_sets
@@ -17,7 +17,7 @@ from ilis_guard.lab.evaluation.trials import Trial, check_pair, count_fits, tria
 from ilis_guard.lab.evaluation.worst import WorstCases, worst_cases
 from ilis_guard.lab.harvest import Manifest, read_manifest, read_texts
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.rows import Rows, read_rows_of
+from ilis_guard.lab.rows import Rows, read_rows_of, with_observations
 
 REFERENCE: Final = "fused"
 """The method that others are compared with: what `ilis-guard fit` makes."""
@@ -32,14 +32,23 @@ class Source:
 
     harvests: Sequence[Path]
     observations: Sequence[Path] = field(default=())
+    """Of the harvests with sets that count, one each; or none."""
 
     def read(self) -> Rows:
-        """Their rows.
+        """Their rows, as they were harvested.
 
         Raises:
             FitError: they aren't what they should be.
         """
-        return read_rows_of(self.harvests, self.observations)
+        return read_rows_of(self.harvests)
+
+    def observed(self, rows: Rows) -> Rows:
+        """Some of these rows, with what was observed of them, where anything was.
+
+        Raises:
+            FitError: the observations aren't theirs.
+        """
+        return with_observations(rows, self.harvests, self.observations) if self.observations else rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +111,11 @@ def evaluate(
     """
     if show_texts and questions is None:
         raise FitError("the worst cases can't be shown without the questions: give them too")
-    everything = source.read()
-    sets = question_sets(everything, questions)
+    harvested = source.read()
+    sets = question_sets(harvested, questions)
     names = counted_sets(sets)
-    rows = everything.take(np.isin(everything.datasets, names))
-    del everything
+    rows = source.observed(harvested.take(np.isin(harvested.datasets, names)))
+    del harvested
     elsewhere, applied_sets = (None, ()) if applied is None else _elsewhere(rows, applied, questions)
     chosen = _allowed(rows, elsewhere) if compared is None else tuple(compared)
 
@@ -151,13 +160,13 @@ def _elsewhere(
     if not len(same):
         raise FitError("the harvests at two precisions have no question in common: harvest the same with both tiers")
     sets = question_sets(same, questions)
-    return same.take(np.isin(same.datasets, counted_sets(sets))), sets
+    return applied.observed(same.take(np.isin(same.datasets, counted_sets(sets)))), sets
 
 
 def _allowed(rows: Rows, elsewhere: Rows | None) -> tuple[Method, ...]:
     """The methods that have all that they look at."""
     is_observed = rows.unsupervised is not None and (elsewhere is None or elsewhere.unsupervised is not None)
-    return tuple(one for one in methods() if is_observed or isinstance(one, OutputStatistics | Trees))
+    return tuple(one for one in methods() if is_observed or one.kind in ("statistics", "signature"))
 
 
 def _notes(

@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from ilis_guard.lab.fit import FEATURES, grow_trees, split
+from ilis_guard.lab.fit import FEATURES, split
+from ilis_guard.lab.growing import grow
 from ilis_guard.lab.rows import Mask, Rows
-from ilis_guard.scoring.features import feature_matrix
 from ilis_guard.types import Position, Statistics
 
 Map = Float64[np.ndarray, "layers layers"]
@@ -57,14 +57,13 @@ def typical_answers(rows: Rows) -> TypicalAnswers:
 
 
 def importance(rows: Rows) -> Importance:
-    """What the trees of `ilis-guard fit` look at when they are fitted to all sets together."""
+    """What trees look at that may look at whole maps and output statistics and are fitted to all sets together."""
     splits = split(tuple(rows.datasets.tolist()), SEED)
     seen = splits["train"] | splits["validation"]
     rows, train = rows.take(seen), splits["train"][seen]
-    groups = FEATURES["answer"]
-    features = feature_matrix(groups, rows.signatures, rows.statistics)
-    booster = grow_trees(features, rows.wrong, train, ~train, SEED)
-    return _folded(booster.feature_importance("gain"), groups, rows.fingerprint.layers)
+    groups = FEATURES["answer"][0]
+    best = grow([groups], rows.signatures, rows.statistics, rows.wrong, train=train, validation=~train, seed=SEED)[0]
+    return _folded(best.booster.feature_importance("gain"), groups, rows.fingerprint.layers)
 
 
 def _folded(gain: Float64[np.ndarray, " features"], groups: Sequence[str], layers: int) -> Importance:

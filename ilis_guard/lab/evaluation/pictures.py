@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from ilis_guard.lab.baselines.methods import Kind, methods
 from ilis_guard.lab.counted import BINS
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
 from ilis_guard.lab.evaluation.looking import SHOWN as SHOWN_POSITION
@@ -33,7 +34,7 @@ PROTOCOLS: Final[tuple[ProtocolName, ...]] = ("in-distribution", "leave-one-set-
 
 
 def shown_methods(evaluation: Evaluation) -> list[str]:
-    """The methods that pictures show: the reference, and the best of each other kind in-distribution."""
+    """The methods that pictures show: the reference, signatures alone, and of each kind of baseline the best one."""
 
     def best(names: Iterable[str]) -> list[str]:
         known = {
@@ -43,14 +44,10 @@ def shown_methods(evaluation: Evaluation) -> list[str]:
         }
         return sorted(known, key=lambda name: known[name], reverse=True)[:1]
 
-    kinds = {
-        "signature": ["signature"],
-        "probe": [name for name in evaluation.methods if "probe" in name or name == "saplma"],
-        "statistics": ["output-statistics"],
-    }
-    named = {REFERENCE, *(name for names in kinds.values() for name in names)}
-    rest = [name for name in evaluation.methods if name not in named]
-    return [*best([REFERENCE]), *(name for names in (*kinds.values(), rest) for name in best(names))]
+    kinds = {method.name: method.kind for method in methods()}
+    compared: tuple[Kind, ...] = ("probe", "statistics", "unsupervised")
+    rivals = ([name for name in evaluation.methods if kinds.get(name) == kind] for kind in compared)
+    return [name for names in ([REFERENCE], ["signature"], *rivals) for name in best(names)]
 
 
 def matrices(evaluation: Evaluation, drawer: Drawer) -> list[Markup]:

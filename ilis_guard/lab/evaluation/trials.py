@@ -199,7 +199,9 @@ class _Judge:
         raw = np.full(len(ground.rows), np.nan)
         raw[held] = _scores(method, fitted, rows)
         calibration = ground.of("calibration", trained)
-        calibrated = _calibration(raw[calibration], ground.rows.wrong[calibration], supervised=method.supervised)
+        calibrated = _calibration(
+            raw[calibration], ground.rows.wrong[calibration], learns=method.kind != "unsupervised"
+        )
         return cls(method=method.name, seed=ground.seed, raw=raw, calibrated=calibrated)
 
     def trial(self, protocol: ProtocolName, trained: str, where: _Ground, tested: str, test: Numbers) -> Trial:
@@ -219,11 +221,12 @@ class _Judge:
         )
 
 
-def _calibration(raw: Scores, wrong: Mask, *, supervised: bool) -> Callable[[Scores], Scores]:
+def _calibration(raw: Scores, wrong: Mask, *, learns: bool) -> Callable[[Scores], Scores]:
     """Beta calibration, the same for all methods.
 
-    It is made for scores from 0 to 1. Those that can be any number first become such: how many standard deviations they
-    lie from the calibration rows' mean, through the logistic function, which keeps their order.
+    It is made for scores from 0 to 1, such as methods give that learn from labels. Those that can be any number first
+    become such: how many standard deviations they lie from the calibration rows' mean, through the logistic function,
+    which keeps their order.
 
     A score that ranks the calibration rows the wrong way round says nothing that calibration could keep: the base rate
     is all that is left.
@@ -231,7 +234,7 @@ def _calibration(raw: Scores, wrong: Mask, *, supervised: bool) -> Callable[[Sco
     centre, spread = float(raw.mean()), float(raw.std()) or 1.0
 
     def inside(scores: Scores) -> Scores:
-        within: Scores = scores if supervised else expit((scores - centre) / spread)
+        within: Scores = scores if learns else expit((scores - centre) / spread)
         return within
 
     try:
