@@ -52,7 +52,7 @@ def test_no_secret_and_no_address_stands_in_it() -> None:
         {"tags": ["a"], "metadata": {"b": "c"}, "verbose": True},
         {"streaming": True},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_secrets_time_outs_and_how_it_is_reached_change_nothing(changes: dict[str, Any]) -> None:
     assert of(**changes) == of()
