@@ -12,7 +12,7 @@ CONFIG, *QUESTIONS = sys.argv[1:] or [
     str(Path(__file__).with_name("guard.yaml")),
     "What is the capital of Norway?",
     "What is 48 times 67?",
-    "What is 347 plus 588?",
+    "What is 981 plus 276?",
 ]
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 # Before torch is imported: one thread, so that sums come in one order and tests don't fight over processors.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+# Workers are told how wide the terminal is; tests say themselves how wide a table may be.
+os.environ.pop("COLUMNS", None)
 # What isn't on this machine isn't fetched by a test.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -55,7 +55,7 @@ def test_wrap_a_runnable_answers_declines_and_escalates_in_the_chains_own_type(c
 
 
 def test_stop_early_ends_what_the_policy_cannot_answer_with_and_nothing_else(config: Path) -> None:
-    lines = said("stop_early.py", config, "What is the capital of Norway?", "What is 347 plus 588?")
+    lines = said("stop_early.py", config, "What is the capital of Norway?", "What is 981 plus 276?")
     sure, whole, unsure, cut = lines
     assert sure == "answer: The capital of Norway is Oslo."
     assert whole == "    small said 'The capital of Norway is Oslo.', whole"

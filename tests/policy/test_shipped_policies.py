@@ -98,7 +98,7 @@ def test_nothing_about_a_shipped_policy_needs_a_warning(name: str, operated: Gua
         ("customer-support", {"small", "large"}),
         ("rag-with-context", {"small", "large"}),
         ("shadow-roll-out", {"small", "large"}),
-        ("clinical", {"large"}),
+        ("clinical", set()),  # one in twenty: more than these small models can promise
     ],
 )
 def test_guarantees_go_with_the_bundles_that_come_along(
