@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -76,10 +77,15 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
     }
     for name, of_set in files.items():
         _check(of_set, tier, sets[name])
-    model = _Loaded(tier)
+
+    @cache
+    def model() -> LocalModel:
+        with steps() as progress:
+            return load_local_model(tier, site=SITE, progress=progress)
+
     for name, of_set in files.items():
         if not of_set.harvest.exists():
-            loaded = model.get()
+            loaded = model()
             with counted(f"{tier.name} asked: {name}") as progress:
                 harvest(loaded, sets[name], of_set.harvest, name=str(tier.model), progress=progress)
     harvests = [of_set.harvest for of_set in files.values()]
@@ -89,24 +95,10 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
     counting = counted_sets(question_sets(rows, [asked for questions in sets.values() for asked in questions]))
     for name in counting:
         if not files[name].observations.exists():
-            loaded = model.get()
+            loaded = model()
             with counted(f"{tier.name} observed: {name}") as progress:
                 observe(loaded, files[name].harvest, sets[name], files[name].observations, progress=progress)
     return Source(harvests=harvests, observations=[files[name].observations for name in counting])
-
-
-class _Loaded:
-    """A tier's model, once it was needed."""
-
-    def __init__(self, tier: TierConfig) -> None:
-        self._tier = tier
-        self._model: LocalModel | None = None
-
-    def get(self) -> LocalModel:
-        if self._model is None:
-            with steps() as progress:
-                self._model = load_local_model(self._tier, site=SITE, progress=progress)
-        return self._model
 
 
 def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> None:

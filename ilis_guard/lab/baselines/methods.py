@@ -18,7 +18,7 @@ from ilis_guard.lab.growing import Grown
 from ilis_guard.lab.rows import Mask, Rows
 from ilis_guard.lab.sequence_probability import fit_sequence_probability
 from ilis_guard.scoring.blending import SequenceProbability, raw_scores
-from ilis_guard.scoring.features import FeatureGroup, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.shift import ShiftDetector, profile
 from ilis_guard.types import STATISTICS
 
@@ -152,8 +152,9 @@ class _Trees:
     best: Grown
 
     def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
-        columns = feature_matrix(self.best.candidate.features, rows.signatures, rows.statistics)
-        return np.asarray(self.best.booster.predict(finite(columns, self.name, rows.ids)), dtype=np.float64)
+        for seen in (rows.statistics, *rows.signatures.values()):
+            finite(seen, self.name, rows.ids)
+        return raw_scores(self.best.booster, self.best.candidate.features, rows.signatures, rows.statistics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
