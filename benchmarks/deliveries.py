@@ -1,4 +1,4 @@
-"""How fast pending webhooks drain: a worker, a local receiver that speaks https, SQLite and PostgreSQL.
+"""How fast pending webhooks drain: a worker, a local endpoint that speaks https, SQLite and PostgreSQL.
 
 python -m benchmarks.deliveries [--deliveries 10000] [--workers 1]
 """
@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, event, func, select
 
+from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries as table
-from ilis_guard.review.settings import ReceiverSettings
 from ilis_guard.types import Attempt, Request
+from tests.endpoint import HOST, listening
 from tests.postgresql import SETTINGS, binaries, server
-from tests.receiver import HOST, listening
 
 RESULTS: Final = Path(__file__).parent / "results" / "deliveries.csv"
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the specification's example
@@ -59,16 +59,16 @@ def main(
 
 
 def measure(database: str, url: str, count: int, workers: int, folder: Path) -> list[str]:
-    """One row: so many pending deliveries, until the receiver has heard them all."""
+    """One row: so many pending deliveries, until the endpoint has heard them all."""
     with receiving(folder) as (port, authority, pipe):
         where = "${BENCHMARK_SECRET}"
-        receiver = ReceiverSettings(name="local", url=f"https://{HOST}:{port}/", secret=where, per_second=10_000.0)
+        endpoint = EndpointSettings(name="local", url=f"https://{HOST}:{port}/", secret=where, per_second=10_000.0)
         os.environ |= {"SSL_CERT_FILE": authority, "BENCHMARK_SECRET": SECRET}
-        fill(url, receiver, count)
+        fill(url, endpoint, count)
         context = multiprocessing.get_context("spawn")
         results: Any = context.Queue()
         started = time.perf_counter()
-        running = [context.Process(target=drain, args=(url, receiver, results)) for _ in range(workers)]
+        running = [context.Process(target=drain, args=(url, endpoint, results)) for _ in range(workers)]
         for process in running:
             process.start()
         commits = sum(results.get() for _ in running)
@@ -95,13 +95,13 @@ def measure(database: str, url: str, count: int, workers: int, folder: Path) -> 
     ]
 
 
-def fill(url: str, receiver: ReceiverSettings, count: int) -> None:
+def fill(url: str, endpoint: EndpointSettings, count: int) -> None:
     """Tickets, each with a pending delivery: in large transactions, for this isn't what is measured."""
-    with ReviewQueue(url, receivers=[receiver]) as queue:
+    with ReviewQueue(url, endpoints=[endpoint]) as queue:
         ticket = queue.escalate(
             decision="d",
             request=Request.of("What is the boiling point of gallium?"),
-            attempts=[Attempt(tier="small", text="2400 °C", uncertainty=0.4, shift=0.2)],
+            attempts=[Attempt(tier="small", text="2400 °C", uncertainty=0.4, typicality=0.2)],
             queue="chemists",
             policy="sha256:abc",
             rule="unsure",
@@ -113,22 +113,22 @@ def fill(url: str, receiver: ReceiverSettings, count: int) -> None:
             connection.execute(table.insert(), more)
 
 
-def drain(url: str, receiver: ReceiverSettings, results: Any) -> None:
+def drain(url: str, endpoint: EndpointSettings, results: Any) -> None:
     """A worker, in a process of its own; it tells how often it committed."""
     import asyncio
 
-    from ilis_guard.review.worker import Deliverer
+    from ilis_guard.review.worker import OutboxRelay
 
     commits = Counter[str]()
     event.listen(Engine, "commit", lambda _: commits.update(["commit"]))
-    with ReviewQueue(url, receivers=[receiver]) as queue:
-        asyncio.run(Deliverer(queue, internal_hosts=[HOST]).drain())
+    with ReviewQueue(url, endpoints=[endpoint]) as queue:
+        asyncio.run(OutboxRelay(queue, internal_hosts=[HOST]).drain())
     results.put(commits["commit"])
 
 
 @contextmanager
 def receiving(folder: Path) -> Iterator[tuple[int, str, Connection]]:
-    """A receiver in a process of its own: its port, its authority, and a pipe that tells which ids it heard."""
+    """An endpoint in a process of its own: its port, its authority, and a pipe that tells which ids it heard."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=receive, args=(folder, theirs))
@@ -142,10 +142,10 @@ def receiving(folder: Path) -> Iterator[tuple[int, str, Connection]]:
 
 def receive(folder: Path, pipe: Connection) -> None:
     """Hear webhooks until asked which."""
-    with listening(folder) as receiver:
-        pipe.send((receiver.port, str(receiver.authority)))
+    with listening(folder) as endpoint:
+        pipe.send((endpoint.port, str(endpoint.authority)))
         pipe.recv()
-        pipe.send(receiver.ids)
+        pipe.send(endpoint.ids)
 
 
 def _show(rows: list[list[str]]) -> None:

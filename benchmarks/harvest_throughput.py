@@ -27,11 +27,11 @@ from rich.progress import track
 from benchmarks.common import machine, show
 from benchmarks.laboratory.sets import question_sets
 from benchmarks.overhead.pairs import Spent, median_ratio, timed
-from ilis_guard.config import read_config
+from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.harvest import HarvestedRow, harvest, read_rows
 from ilis_guard.lab.questions import Question
 from ilis_guard.models.local import LocalModel
-from ilis_guard.tiers import load_local_model
 from ilis_guard.types import Generation, Message
 
 CONFIG: Final = Path(__file__).parent / "bundles.yaml"

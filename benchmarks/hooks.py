@@ -3,7 +3,7 @@
     python -m benchmarks.hooks [--rounds 15]
 
 One prompt of 64 tokens, 32 new ones, SmolLM2 at full precision, one thread. In each round the three run in an order
-drawn by lot, so that none profits from what ran before it.
+drawn by sampling_key, so that none profits from what ran before it.
 """
 
 import random

@@ -11,11 +11,11 @@ import numpy as np
 import typer
 
 from benchmarks.common import show
-from ilis_guard.config import read_config
+from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.scoring.shift import ShiftDetector, profile
-from ilis_guard.tiers import load_local_model
+from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import Message
 
 BUNDLE = "smollm2-135m-instruct-nf4"
@@ -34,13 +34,13 @@ def milliseconds(call: Callable[[], object], calls: int) -> tuple[float, float]:
 
 def twenty_rules() -> Policy:
     """One whose last rule decides on facts with an uncertainty of 0.4, after 19 conditions of two parts each."""
-    conditions = [f"uncertainty < 0.{number} && shift >= 0.{number}" for number in range(11, 30)]
+    conditions = [f"uncertainty < 0.{number} && typicality >= 0.{number}" for number in range(11, 30)]
     actions = ["answer" if number % 2 else "escalate" for number in range(len(conditions))]
     rules = [
         f"  - {{id: r{number}, when: {when}, do: {do}}}\n"
         for number, (when, do) in enumerate(zip(conditions, actions, strict=True))
     ]
-    last = "  - {id: last, when: uncertainty < 0.5 || shift < 0.1, do: abstain}\n"
+    last = "  - {id: last, when: uncertainty < 0.5 || typicality < 0.1, do: abstain}\n"
     return Policy.parse(f"version: 1\nname: twenty\nrules:\n{''.join(rules)}{last}")
 
 
@@ -55,20 +55,22 @@ def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
     twenty = twenty_rules()
 
     def rule() -> object:
-        return policy.evaluate(Facts(uncertainty=0.4, shift=0.5, tier="small", last_tier=False))
+        return policy.evaluate(Facts(uncertainty=0.4, typicality=0.5, tier="small", last_tier=False))
 
     def both() -> object:
         score = scorer.score(generation)
-        return policy.evaluate(Facts(uncertainty=score.uncertainty, shift=score.shift, tier="small", last_tier=False))
+        return policy.evaluate(
+            Facts(uncertainty=score.uncertainty, typicality=score.typicality, tier="small", last_tier=False)
+        )
 
-    detector = ShiftDetector(scorer.bundle.calibration_set.shift)
+    detector = TypicalityEstimator(scorer.bundle.calibration_set.typicality)
     maps = {position: signature[None] for position, signature in generation.signatures.items()}
     measured = {
         "score": lambda: scorer.score(generation),
-        "of which shift": lambda: detector.shift(profile(maps, scorer.bundle.metadata.stage)),
+        "of which typicality": lambda: detector.typicality(profile(maps, scorer.bundle.metadata.stage)),
         "policy": rule,
-        "policy with 20 rules": lambda: twenty.evaluate(Facts(uncertainty=0.4, shift=0.5, tier="small")),
-        "policy with 20 rules, shift missing": lambda: twenty.evaluate(Facts(uncertainty=0.4, tier="small")),
+        "policy with 20 rules": lambda: twenty.evaluate(Facts(uncertainty=0.4, typicality=0.5, tier="small")),
+        "policy with 20 rules, typicality missing": lambda: twenty.evaluate(Facts(uncertainty=0.4, tier="small")),
         "score and policy": both,
     }
     rows = [[name, *(f"{value:.3f}" for value in milliseconds(call, calls))] for name, call in measured.items()]

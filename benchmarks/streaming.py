@@ -25,19 +25,18 @@ import typer
 from rich.progress import track
 
 from benchmarks.common import show
-from ilis_guard.config import read_config
+from ilis_guard.cascade.early_stop import EarlyStopper
+from ilis_guard.cascade.stream import Shown
+from ilis_guard.cascade.stream_events import StreamEvent, TextDelta
+from ilis_guard.cascade.tier import Tier, load_tier
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.world_facts import world_facts
 from ilis_guard.policy import Policy, PromptRuling
-from ilis_guard.policy.way import AttemptFacts, Way
-from ilis_guard.streaming import Piece
-from ilis_guard.streaming.audience import Shown
-from ilis_guard.streaming.pieces import StreamEvent
-from ilis_guard.tiers import Tier, load_tier
+from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, Message, Step
-from ilis_guard.walk.follower import Follower
 
 ROOT: Final = Path(__file__).parents[1]
 RECORDS: Final = ROOT / "build" / "streaming"
@@ -49,7 +48,7 @@ RULES: Final = tuple(
 )
 """The least uncertainty of an unfinished answer that counts, and how many tokens in a row it must."""
 SEED: Final = 0
-NOTHING_SAID: Final = PromptRuling(ruling=None, reasons=(), held_back="")
+NOTHING_SAID: Final = PromptRuling(ruling=None, reasons=(), answer_blocked_by="")
 
 application = typer.Typer(add_completion=False)
 
@@ -61,7 +60,7 @@ class Moment:
     text: str
     tokens: int = 0
     uncertainty: float | None
-    shift: float | None
+    typicality: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +159,7 @@ def _moment(step: Step) -> Moment:
         text=step.generation.text,
         tokens=step.generation.tokens,
         uncertainty=None if score is None else score.uncertainty,
-        shift=None if score is None or math.isnan(score.shift) else score.shift,
+        typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
     )
 
 
@@ -216,24 +215,24 @@ def _replayed(path: Path) -> Iterator[Row]:
         for limit in LIMITS:
             policy = Policy.parse(
                 "version: 1\nname: benchmark\nrules:\n"
-                f"  - {{id: sure, when: uncertainty < {limit} && shift >= 0.01, do: answer}}\n"
+                f"  - {{id: sure, when: uncertainty < {limit} && typicality >= 0.01, do: answer}}\n"
                 "  - {id: rest, do: abstain}\n"
             )
-            way = Way(policy=policy, left=("only",))
+            way = CascadeState(policy=policy, left=("only",))
             for convincing, patience in RULES:
                 yield _counted(
                     Row(model=path.stem, half=half, limit=limit, convincing=convincing, patience=patience), way, answers
                 )
 
 
-def _counted(row: Row, way: Way, answers: Sequence[tuple[list[Moment], bool]]) -> Row:
+def _counted(row: Row, way: CascadeState, answers: Sequence[tuple[list[Moment], bool]]) -> Row:
     counts: Counter[str] = Counter()
     for moments, is_right in answers:
         *running, end = moments
         events: list[StreamEvent] = []
         stopped_at = _stopped_at(row, way, running, events)
-        pieces = sum(isinstance(event, Piece) for event in events)
-        is_answer = way.at_answer(AttemptFacts.of(_attempt(end))).action is Action.ANSWER
+        pieces = sum(isinstance(event, TextDelta) for event in events)
+        is_answer = way.at_answer(AttemptSummary.of(_attempt(end))).action is Action.ANSWER
         is_cut, goes_out = stopped_at is not None, is_answer and stopped_at is None
         counts.update(
             questions=1,
@@ -251,10 +250,10 @@ def _counted(row: Row, way: Way, answers: Sequence[tuple[list[Moment], bool]]) -
     return Row(**{**asdict(row), **counts})
 
 
-def _stopped_at(row: Row, way: Way, running: Sequence[Moment], events: list[StreamEvent]) -> int | None:
+def _stopped_at(row: Row, way: CascadeState, running: Sequence[Moment], events: list[StreamEvent]) -> int | None:
     """Where the guard's own follower cuts, showing what it shows to `events`; None where it doesn't."""
-    follower = Follower(
-        may_answer=lambda so_far, _: way.may_answer(AttemptFacts.of(so_far)),
+    follower = EarlyStopper(
+        may_answer=lambda so_far, _: way.may_answer(AttemptSummary.of(so_far)),
         showing=Shown(events.append).begin(),
         convincing=row.convincing,
         patience=row.patience,
@@ -265,7 +264,11 @@ def _stopped_at(row: Row, way: Way, running: Sequence[Moment], events: list[Stre
 
 def _attempt(moment: Moment) -> Attempt:
     return Attempt(
-        tier="only", text=moment.text, tokens=moment.tokens, uncertainty=moment.uncertainty, shift=moment.shift
+        tier="only",
+        text=moment.text,
+        tokens=moment.tokens,
+        uncertainty=moment.uncertainty,
+        typicality=moment.typicality,
     )
 
 

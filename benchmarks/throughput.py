@@ -24,11 +24,11 @@ import typer
 
 from benchmarks.common import machine, show
 from ilis_guard import Guard, Policy
-from ilis_guard.config import read_config
+from ilis_guard.cascade.tier import load_tier
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.demo import QUESTIONS
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
-from ilis_guard.tiers import load_tier
 from ilis_guard.types import Message, Precision
 
 RESULTS: Final = Path(__file__).parent / "results" / "throughput.csv"

@@ -29,7 +29,7 @@ if __name__ == "__main__":
             decision = guard.decide("Which chemical element has the symbol He?")
             print(f"{decision.action}: {decision.text}", flush=True)
             if decision.ticket is not None:
-                ticket = asyncio.run(decision.ticket.ended(timeout=60))
+                ticket = asyncio.run(decision.ticket.wait(timeout=60))
                 print(f"{ticket.verdict}: {ticket.text}")
     finally:
         for program in programs:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from ilis_guard import Guard, Policy
-from ilis_guard.config import read_config
-from ilis_guard.tiers import load_tier
+from ilis_guard.cascade.tier import load_tier
+from ilis_guard.config.guard_yaml import read_config
 
 POLICY = """
 version: 1

@@ -14,12 +14,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ilis_guard.cascade.stream_events import Retraction, StreamEvent, TextDelta
+    from ilis_guard.cascade.tier import Tier
     from ilis_guard.errors import IlisGuardError
     from ilis_guard.guard import Guard
     from ilis_guard.policy import Facts, Policy, Ruling
     from ilis_guard.review import ReviewQueue
-    from ilis_guard.streaming import Piece, Retraction, StreamEvent, StreamMode
-    from ilis_guard.tiers import Tier
     from ilis_guard.types import (
         Action,
         Attempt,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Request,
         Score,
         Statistics,
+        StreamMode,
         Ticket,
         Verdict,
     )
@@ -40,8 +41,8 @@ _HOMES = {
     "ilis_guard.guard": ("Guard",),
     "ilis_guard.policy": ("Facts", "Policy", "Ruling"),
     "ilis_guard.review": ("ReviewQueue",),
-    "ilis_guard.streaming": ("Piece", "Retraction", "StreamEvent", "StreamMode"),
-    "ilis_guard.tiers": ("Tier",),
+    "ilis_guard.cascade.stream_events": ("TextDelta", "Retraction", "StreamEvent"),
+    "ilis_guard.cascade.tier": ("Tier",),
     "ilis_guard.types": (
         "Action",
         "Attempt",
@@ -51,6 +52,7 @@ _HOMES = {
         "Request",
         "Score",
         "Statistics",
+        "StreamMode",
         "Ticket",
         "Verdict",
     ),
@@ -66,7 +68,6 @@ __all__ = [
     "Guard",
     "IlisGuardError",
     "Message",
-    "Piece",
     "Policy",
     "Request",
     "Retraction",
@@ -76,6 +77,7 @@ __all__ = [
     "Statistics",
     "StreamEvent",
     "StreamMode",
+    "TextDelta",
     "Ticket",
     "Tier",
     "Verdict",

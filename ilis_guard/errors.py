@@ -51,7 +51,7 @@ class PromptTooLongError(ModelError):
     """The prompt and the tokens to be generated don't fit into the model's context."""
 
 
-class TierDownError(ModelError):
+class CircuitOpenError(ModelError):
     """The tier's model failed too often in a row: it isn't called for a while."""
 
 
@@ -59,7 +59,7 @@ class BudgetError(IlisGuardError):
     """The request's time is over: what still comes is no answer to it."""
 
 
-class LeftError(IlisGuardError):
+class ClientDisconnected(IlisGuardError):  # noqa: N818 - no failure, and the field's word for it
     """Whoever asked has left: nobody waits for this any more. It never reaches a caller."""
 
 
@@ -151,4 +151,4 @@ def control_flow() -> tuple[type[BaseException], ...]:
             ...
     """
     known = (getattr(sys.modules[module], name) for module, name in _FRAMEWORKS if module in sys.modules)
-    return (LeftError, *known)
+    return (ClientDisconnected, *known)

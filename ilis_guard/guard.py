@@ -11,27 +11,30 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from tenacity.wait import wait_base
 
-from ilis_guard.calling.caller import BACKOFF
-from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.cascade.caller import BACKOFF
+from ilis_guard.cascade.decider import Decider
+from ilis_guard.cascade.escalation import Review
+from ilis_guard.cascade.stream import Audience
+from ilis_guard.cascade.stream_events import StreamEvent
+from ilis_guard.cascade.tier import Check, Tier, load_tier, policy_context
+from ilis_guard.concurrency.channel import EventChannel, aread, read
+from ilis_guard.config.guard_yaml import GuardConfig, read_config
+from ilis_guard.config.review import ReviewConfig
 from ilis_guard.errors import ConfigError, RequestError
 from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
-from ilis_guard.policy.loading import locate
-from ilis_guard.streaming import StreamEvent, StreamMode
-from ilis_guard.streaming.audience import Audience
-from ilis_guard.streaming.feed import Feed, aread, read
-from ilis_guard.tiers import Check, Tier, load_tier
-from ilis_guard.types import Decision, Labels, Message, Request
-from ilis_guard.walk.deciding import Decider
-from ilis_guard.walk.tickets import Review
-from ilis_guard.wiring.following import Following
-from ilis_guard.wiring.ground import Ground
-from ilis_guard.wiring.in_force import InForce
+from ilis_guard.policy.binding import ActivePolicies
+from ilis_guard.policy.context import PolicyContext
+from ilis_guard.policy.loader import locate
+from ilis_guard.policy.reload import Following
+from ilis_guard.review import ReviewQueue
+from ilis_guard.types import Decision, Labels, Message, Request, StreamMode
 
 if TYPE_CHECKING:  # importing it imports the adapter
     from langchain_core.runnables import Runnable
 
+    from ilis_guard.review.worker import OutboxRelay
     from ilis_guard_langchain import GuardedRunnable
 
 
@@ -64,7 +67,7 @@ class Guard:
         log_texts: bool = False,
         backoff: wait_base = BACKOFF,
     ) -> None:
-        self._ground = Ground.of(tiers, has_queue=review is not None)
+        self._ground = policy_context(tiers, has_queue=review is not None)
         self._in_force = _wired(self._ground, policy, shadow)
         self._following: Following | None = None
         self._decider = Decider.of(tiers, review=review, log_texts=log_texts, backoff=backoff)
@@ -90,8 +93,8 @@ class Guard:
         # What is quick to check comes before models are loaded.
         policy, shadow = _policies(config.policy, config.shadow)
         _check_pin(policy, config)
-        _wired(Ground.of_config(config), policy, shadow)
-        review = None if config.review is None else config.review.open()
+        _wired(PolicyContext.of_config(config), policy, shadow)
+        review = None if config.review is None else open_queue(config.review)
         tiers = [load_tier(tier, progress) for tier in config.tiers]
         guard = cls(tiers=tiers, policy=policy, shadow=shadow, review=review, log_texts=config.log_texts)
         if config.policy_fingerprint is None:
@@ -153,7 +156,7 @@ class Guard:
             prompt: a question, or a conversation that ends with the user's turn.
             labels: what the policy's conditions see as ``labels.NAME``.
             stop: an answer ends before the first of these, and is scored as it then is. Bundles are fitted to answers
-                that end by themselves: an answer that this cuts may be unlike those, which `shift` tells.
+                that end by themselves: an answer that this cuts may be unlike those, which `typicality` tells.
             id: the decision's, where the caller has one that is the same when it asks again; None for a new one. A
                 decision has one ticket, so a request that is made again under its id is escalated once.
 
@@ -290,15 +293,15 @@ class Guard:
             )
         return request
 
-    def _now_in_force(self) -> InForce:
+    def _now_in_force(self) -> ActivePolicies:
         return self._in_force if self._following is None else self._following.current
 
-    def _streaming(self, request: Request, mode: StreamMode) -> Callable[[Feed[StreamEvent]], None]:
+    def _streaming(self, request: Request, mode: StreamMode) -> Callable[[EventChannel[StreamEvent]], None]:
         """What is done once the stream's reader asks for the first event."""
         if mode not in get_args(StreamMode):
             raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
 
-        def work(feed: Feed[StreamEvent]) -> None:
+        def work(feed: EventChannel[StreamEvent]) -> None:
             audience = Audience(feed, mode)
             audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
 
@@ -312,18 +315,44 @@ class Guard:
         )
 
 
+def open_queue(config: ReviewConfig) -> ReviewQueue:
+    """Open the queue that guard.yaml's `review` describes.
+
+    Raises:
+        ReviewError: the storage can't be used.
+        ConfigError: its URL isn't where the file says it is.
+    """
+    return ReviewQueue(config.storage_url, queues=config.queues, endpoints=config.endpoints)
+
+
+def outbox_relay(config: ReviewConfig, queue: ReviewQueue) -> "OutboxRelay":
+    """Build the relay that sends webhooks to this queue's endpoints.
+
+    Args:
+        config: guard.yaml's `review`.
+        queue: from `open_queue`.
+
+    Raises:
+        ConfigError: an endpoint's template can't be used.
+    """
+    from ilis_guard.review.worker import OutboxRelay  # with httpx and Jinja, which only relays need
+
+    page = None if config.page is None else config.page.url
+    return OutboxRelay(queue, internal_hosts=config.internal_hosts, page=page)
+
+
 def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Policy | None]:
     return Policy.load(policy), None if shadow is None else Policy.load(shadow)
 
 
-def _wired(ground: Ground, policy: Policy, shadow: Policy | None) -> InForce:
+def _wired(ground: PolicyContext, policy: Policy, shadow: Policy | None) -> ActivePolicies:
     if shadow is not None and policy.mode == "shadow":
         raise ConfigError(
             f"{policy.key_place('mode')}: the policy's mode is `shadow`, and guard.yaml has another one look on "
             "(`shadow`): nothing would be decided; enforce the one, or take the other out"
         )
     looking_on = None if shadow is None else ground.wire(shadow, looks_on=True)
-    return InForce(enforced=ground.wire(policy), shadow=looking_on)
+    return ActivePolicies(enforced=ground.wire(policy), shadow=looking_on)
 
 
 def _check_pin(policy: Policy, config: GuardConfig) -> None:

@@ -12,7 +12,7 @@ Where more is to be seen, the parts make a `Guard` as any others do:
     >>> from ilis_guard import Guard, Policy, Tier
     >>> model = FakeModel({"What is 7 times 8?": "56", "And 9 times 8?": TimeoutError("too slow")})
     >>> with InMemoryQueue() as queue:
-    ...     tier = Tier(name="only", model=model, scorer=FixedScorer(0.5, shift=0.2))
+    ...     tier = Tier(name="only", model=model, scorer=FixedScorer(0.5, typicality=0.2))
     ...     guard = Guard(tiers=[tier], policy=Policy.load("default"), review=queue)
     ...     decision = guard.decide("What is 7 times 8?")
     ...     queue.get(decision.ticket.id).proposed
@@ -54,14 +54,17 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import tenacity
 
-from ilis_guard.calling import Deadline, TierCost
+from ilis_guard.cascade.escalation import Review
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.stops import before_stop
 from ilis_guard.policy import Policy
-from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
-from ilis_guard.tiers import Tier
+from ilis_guard.review import ReviewQueue
 from ilis_guard.types import (
     POSITIONS,
     Fingerprint,
@@ -74,7 +77,6 @@ from ilis_guard.types import (
     Statistics,
     Step,
 )
-from ilis_guard.walk.tickets import Review
 
 __all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
 
@@ -181,24 +183,24 @@ class FixedScorer:
     Args:
         scores: one for all generations, a sequence with one a generation, or a mapping by the generation's text (a
             stream that cuts or shows asks after each word: then a mapping, by the texts so far). A number is an
-            uncertainty; a `Score` brings its own shift; an exception is raised. A generation without a
+            uncertainty; a `Score` brings its own typicality; an exception is raised. A generation without a
             score raises LookupError.
-        shift: the shift beside an uncertainty; 1 is familiar ground.
+        typicality: the typicality beside an uncertainty; 1 is familiar ground.
     """
 
     def __init__(
         self,
         scores: Scripted[float | Score],
         *,
-        shift: float = 1.0,
+        typicality: float = 1.0,
     ) -> None:
         self._script: Callable[[str], float | Score] = _script(scores)
-        self._shift = shift
+        self._typicality = typicality
 
     def score(self, generation: Generation) -> Score:
         """The next score, or the one for this text."""
         score = self._script(generation.text)
-        return score if isinstance(score, Score) else Score(uncertainty=score, shift=self._shift)
+        return score if isinstance(score, Score) else Score(uncertainty=score, typicality=self._typicality)
 
 
 class InMemoryQueue(ReviewQueue):
@@ -209,7 +211,7 @@ class InMemoryQueue(ReviewQueue):
 
     Args:
         queues: as of `ReviewQueue`.
-        receivers: as of `ReviewQueue`.
+        endpoints: as of `ReviewQueue`.
         clock: as of `ReviewQueue`.
     """
 
@@ -217,12 +219,12 @@ class InMemoryQueue(ReviewQueue):
         self,
         *,
         queues: Sequence[QueueSettings] = (),
-        receivers: Sequence[ReceiverSettings] = (),
+        endpoints: Sequence[EndpointSettings] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         folder = tempfile.mkdtemp(prefix="ilis_guard-testing-")
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        super().__init__(f"sqlite:///{folder}/tickets.db", queues=queues, receivers=receivers, clock=clock)
+        super().__init__(f"sqlite:///{folder}/tickets.db", queues=queues, endpoints=endpoints, clock=clock)
 
     def close(self) -> None:
         """Delete the tickets."""

@@ -241,13 +241,13 @@ class Score:
 
     uncertainty: float
     """Calibrated probability, 0 to 1, that the answer is wrong; higher is more uncertain."""
-    shift: float
+    typicality: float
     """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them. NaN where
     the scorer can't tell."""
 
     def to_dict(self) -> dict[str, float | None]:
         """As JSON values: NaN is none."""
-        return {"uncertainty": self.uncertainty, "shift": None if math.isnan(self.shift) else self.shift}
+        return {"uncertainty": self.uncertainty, "typicality": None if math.isnan(self.typicality) else self.typicality}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +274,7 @@ class Attempt:
     text: str = ""
     uncertainty: float | None = None
     """At the stage that it came to."""
-    shift: float | None = None
+    typicality: float | None = None
     """As `uncertainty`."""
     prompt_score: Score | None = None
     """What the tier's prompt bundle said before a token was generated; None where it wasn't asked."""
@@ -312,7 +312,7 @@ class Attempt:
             "stage": self.stage,
             "text": self.text,
             "uncertainty": self.uncertainty,
-            "shift": self.shift,
+            "typicality": self.typicality,
             "prompt_score": None if self.prompt_score is None else self.prompt_score.to_dict(),
             "prompt_seconds": self.prompt_seconds,
             "prompt_cost": self.prompt_cost,
@@ -354,10 +354,10 @@ class Ticket:
     reason: str = ""
     """Why the reviewer decided so."""
     ended_at: float | None = None
-    wait: TicketWait | None = field(default=None, repr=False, compare=False)
-    """How `ended` waits: given by the queue that escalated it, and lost when the ticket is pickled or copied."""
+    waiter: TicketWait | None = field(default=None, repr=False, compare=False)
+    """How `wait` waits: given by the queue that escalated it, and lost when the ticket is pickled or copied."""
 
-    async def ended(self, timeout: float | None = None) -> "Ticket":  # noqa: ASYNC109 - what callers look for
+    async def wait(self, timeout: float | None = None) -> "Ticket":  # noqa: ASYNC109 - what callers look for
         """Wait until the ticket has ended, and return it as it then is, with its verdict and text.
 
         Args:
@@ -367,15 +367,15 @@ class Ticket:
             TimeoutError: it hasn't ended in time.
             ReviewError: the queue failed, or this ticket didn't come from `escalate` in this process.
         """
-        if self.wait is None:
+        if self.waiter is None:
             raise ReviewError(
-                f"this copy of ticket {self.id} doesn't know its queue; wait with ReviewQueue.ended({self.id!r})"
+                f"this copy of ticket {self.id} doesn't know its queue; wait with ReviewQueue.wait({self.id!r})"
             )
-        return await self.wait(self.id, timeout)
+        return await self.waiter(self.id, timeout)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "wait"}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "waiter"}
 
     def __reduce__(self) -> "tuple[Callable[[], Ticket], tuple[()]]":
         return partial(Ticket, **self.to_dict()), ()

@@ -20,7 +20,7 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> Ticket:
     """Escalate a plain request, of which a test changes what it is about."""
     plain: dict[str, Any] = {
         "request": Request.of("What is the boiling point of gallium?"),
-        "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, shift=0.2)],
+        "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, typicality=0.2)],
         "queue": "chemists",
         "policy": "sha256:abc",
         "rule": "unsure",

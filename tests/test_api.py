@@ -24,7 +24,7 @@ PUBLIC = {
     "Guard",
     "IlisGuardError",
     "Message",
-    "Piece",
+    "TextDelta",
     "Policy",
     "Request",
     "Retraction",

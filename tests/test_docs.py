@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from ilis_guard import Policy
 from ilis_guard.cli import main
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.policy import Facts
 from ilis_guard.policy.facts import UNKNOWN_AT_PROMPT, VISIBLE
-from ilis_guard.policy.given import given_facts
+from ilis_guard.policy.facts_input import given_facts
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ def test_the_commands_in_the_documentation_print_what_it_says(
     (tmp_path / "guard.yaml").write_text(
         "version: 1\npolicy: mine.yaml\ntiers: [{name: small, model: a/b}, {name: large, model: a/c}]\nreview:\n"
         "  storage: sqlite:///tickets.db\n"
-        "  receivers: [{name: all, url: 'https://example.com/hooks', secret: '${SECRET}'}]\n"
+        "  endpoints: [{name: all, url: 'https://example.com/hooks', secret: '${SECRET}'}]\n"
     )
     statuses: list[str | int] = []
     for block in blocks("docs/policy.md", "console"):
@@ -158,9 +158,9 @@ def test_the_commands_in_the_documentation_print_what_it_says(
 def test_the_rules_in_the_readme_are_a_policys() -> None:
     block, _ = blocks("README.md", "yaml")
     policy = Policy.parse("version: 1\nname: readme\n" + block)
-    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5, threshold=0.2)).rule == "covered"
-    assert policy.evaluate(Facts(uncertainty=0.5, shift=0.5, threshold=0.2)).to == "support"
-    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5, last_tier=False)).rule == "try-larger"
+    assert policy.evaluate(Facts(uncertainty=0.1, typicality=0.5, threshold=0.2)).rule == "covered"
+    assert policy.evaluate(Facts(uncertainty=0.5, typicality=0.5, threshold=0.2)).to == "support"
+    assert policy.evaluate(Facts(uncertainty=0.1, typicality=0.5, last_tier=False)).rule == "try-larger"
 
 
 def test_the_review_settings_in_the_readme_are_ones(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_review_settings_in_the_readme_are_ones(tmp_path: Path) -> None:
     review = read_config(tmp_path / "guard.yaml").review
     assert review is not None
     assert review.page is not None
-    assert [receiver.name for receiver in review.receivers] == ["crm"]
+    assert [endpoint.name for endpoint in review.endpoints] == ["crm"]
 
 
 def test_the_guard_yaml_in_the_documentation_is_one(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_the_scored_tables_columns_in_the_documentation_are_all_there_are() -> N
 
 
 def test_the_figures_of_streams_in_the_documentation_are_the_benchmarks() -> None:
-    from ilis_guard.walk.follower import CONVINCING, PATIENCE
+    from ilis_guard.cascade.early_stop import CONVINCING, PATIENCE
 
     text = (ROOT / "docs/streaming.md").read_text()
     assert f"no for {PATIENCE} tokens in a row" in text
@@ -315,9 +315,9 @@ def test_every_parameter_that_the_server_refuses_is_documented() -> None:
 
 
 def test_every_metric_and_its_labels_are_documented() -> None:
-    from ilis_guard_server.meter import Meter
+    from ilis_guard_server.meter import Metrics
 
-    meter = Meter(under_way=lambda: 0, waiting=lambda: 0)
+    meter = Metrics(under_way=lambda: 0, waiting=lambda: 0)
     known = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", meter.text().decode(), flags=re.MULTILINE))
     # When a counter was made is the library's own.
     known = {name for name in known if not name.endswith("_created")}
@@ -325,7 +325,7 @@ def test_every_metric_and_its_labels_are_documented() -> None:
 
 
 def test_every_key_of_the_server_is_in_guard_yamls_documentation() -> None:
-    from ilis_guard.server import KeySettings, ServerSettings
+    from ilis_guard.config.server import KeySettings, ServerSettings
 
     (block,) = blocks("docs/guard-yaml.md", "yaml")
     shown = block.partition("server:")[2]

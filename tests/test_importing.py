@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ilis_guard.config.imports import imported
 from ilis_guard.errors import ModelError
-from ilis_guard.importing import imported
 
 
 def test_a_path_leads_to_what_it_names() -> None:

@@ -56,9 +56,9 @@ def test_no_policy_answers_where_labels_are_no_labels(bad: dict[Any, Any]) -> No
         "  - {id: urgent, when: has(labels.a) && labels.a != false, do: escalate}\n"
         "  - {id: sure, when: uncertainty < 0.5, do: answer}\n"
     )
-    facts = Facts(uncertainty=0.1, shift=0.5, labels=bad)
+    facts = Facts(uncertainty=0.1, typicality=0.5, labels=bad)
     assert policy.evaluate(facts).action in (Action.ABSTAIN, Action.ESCALATE)
-    assert policy.evaluate_prompt(facts).held_back.endswith("so nothing is answered")
-    fine = Facts(uncertainty=0.1, shift=0.5, labels={"a": False})
+    assert policy.evaluate_prompt(facts).answer_blocked_by.endswith("so nothing is answered")
+    fine = Facts(uncertainty=0.1, typicality=0.5, labels={"a": False})
     assert policy.evaluate(fine).rule == "sure"
-    assert policy.evaluate_prompt(fine).held_back == ""
+    assert policy.evaluate_prompt(fine).answer_blocked_by == ""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ilis_guard.config.secrets import is_reference, resolve_secret, with_absolute_path
 from ilis_guard.errors import ConfigError
-from ilis_guard.secrets import is_reference, referred, with_absolute_path
 
 
 @pytest.mark.parametrize(
@@ -31,17 +31,17 @@ def test_a_reference_names_the_environment_or_a_file(text: str, is_one: bool) ->
 
 def test_the_environment_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPS", " first\n")
-    assert referred("${OPS}") == "first"
+    assert resolve_secret("${OPS}") == "first"
     monkeypatch.setenv("OPS", "second first")
-    assert referred("${OPS}") == "second first"
+    assert resolve_secret("${OPS}") == "second first"
 
 
 def test_a_file_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "ops"
     file.write_text("first\n")
-    assert referred(f"file:{file}") == "first"
+    assert resolve_secret(f"file:{file}") == "first"
     file.write_text("second\nfirst\n")
-    assert referred(f"file:{file}") == "second\nfirst"
+    assert resolve_secret(f"file:{file}") == "second\nfirst"
 
 
 @pytest.mark.parametrize("content", ["", " \n"])
@@ -50,14 +50,14 @@ def test_an_empty_secret_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "ops").write_text(content)
     for reference in ("${OPS}", "${MISSING}", f"file:{tmp_path}/ops"):
         with pytest.raises(ConfigError, match="is empty or isn't there; set it"):
-            referred(reference)
+            resolve_secret(reference)
 
 
 def test_a_file_that_cannot_be_read_is_named_and_not_quoted(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"s3cret\xff")
     for name, why in (("nowhere", "FileNotFoundError"), ("binary", "UnicodeDecodeError"), (".", "IsADirectoryError")):
         with pytest.raises(ConfigError, match=why) as caught:
-            referred(f"file:{tmp_path}/{name}")
+            resolve_secret(f"file:{tmp_path}/{name}")
         assert "s3cret" not in str(caught.value)
         assert caught.value.__cause__ is None
 

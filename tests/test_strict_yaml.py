@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ilis_guard.config.strict_yaml import Document, parse, read, validated
 from ilis_guard.errors import ConfigError
-from ilis_guard.strict_yaml import Document, parse, read, validated
 
 
 def parsed(text: str) -> Document:

@@ -18,7 +18,6 @@ from ilis_guard import (
     Guard,
     IlisGuardError,
     Message,
-    Piece,
     Policy,
     Request,
     Retraction,
@@ -28,6 +27,7 @@ from ilis_guard import (
     Statistics,
     StreamEvent,
     StreamMode,
+    TextDelta,
     Ticket,
     Tier,
     Verdict,
@@ -52,7 +52,7 @@ class OwnScorer:
     """A user's scorer has none either."""
 
     def score(self, generation: Generation) -> Score:
-        return Score(uncertainty=1 / (1 + generation.tokens), shift=1.0)
+        return Score(uncertainty=1 / (1 + generation.tokens), typicality=1.0)
 
 
 def answers(path: Path) -> str:
@@ -88,7 +88,7 @@ def shows(guard: Guard, mode: StreamMode) -> str:
     text = ""
     for event in guard.stream("?", mode=mode):
         assert_type(event, StreamEvent)
-        if isinstance(event, Piece):
+        if isinstance(event, TextDelta):
             text += event.text
         elif isinstance(event, Retraction):
             text = event.reason
@@ -106,8 +106,8 @@ async def waits(guard: Guard, queue: ReviewQueue) -> Verdict | None:
     decision = await guard.adecide("?")
     if decision.ticket is None:
         return None
-    assert_type(await queue.ended(decision.ticket.id, timeout=1.0), Ticket)
-    return (await decision.ticket.ended(timeout=60)).verdict
+    assert_type(await queue.wait(decision.ticket.id, timeout=1.0), Ticket)
+    return (await decision.ticket.wait(timeout=60)).verdict
 
 
 def builds(url: str) -> Guard:
@@ -136,12 +136,12 @@ def reviews(queue: ReviewQueue) -> None:
 
 
 def tests_of_their_own() -> None:
-    guard = fake_guard(Path("policy.yaml"), {"small": 0.9, "large": Score(uncertainty=0.1, shift=0.5), "x": None})
+    guard = fake_guard(Path("policy.yaml"), {"small": 0.9, "large": Score(uncertainty=0.1, typicality=0.5), "x": None})
     assert_type(guard, Guard)
     model = FakeModel({"a": "b", "c": TimeoutError()})
     assert_type(model.calls, list[tuple[Message, ...]])
     FakeModel(["a", RuntimeError("b")])
-    FixedScorer([0.1, Score(uncertainty=0.1, shift=0.5), ValueError()])
+    FixedScorer([0.1, Score(uncertainty=0.1, typicality=0.5), ValueError()])
     with InMemoryQueue() as queue:
         reviews(queue)
 

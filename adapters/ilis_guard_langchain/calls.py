@@ -13,7 +13,7 @@ from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
-from ilis_guard.errors import LeftError, control_flow
+from ilis_guard.errors import ClientDisconnected, control_flow
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Call:
         """Run a part of the chain, in this thread or on the caller's event loop, as the caller was called.
 
         Raises:
-            LeftError: nobody waits for it any more.
+            ClientDisconnected: nobody waits for it any more.
             Exception: whatever else it raised, LangGraph's control flow too.
         """
         return self._kept(lambda: self._invoke(part, given, self.config, kwargs))
@@ -84,7 +84,7 @@ class Call:
         except Exception as error:
             if self._ended:
                 # No larger tier is asked, and no ticket is made.
-                raise LeftError("whoever called the chain has been cancelled") from None
+                raise ClientDisconnected("whoever called the chain has been cancelled") from None
             self.error = error
             raise
 

@@ -15,7 +15,7 @@ from ilis_guard.models.remote import as_model_error
 from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard.types import RemoteFingerprint
 from ilis_guard_langchain.calls import CURRENT, Call
-from ilis_guard_langchain.overhearing import Overhearing
+from ilis_guard_langchain.overhearing import CaptureCallback
 from ilis_guard_langchain.parts import Parts, bound_to
 from ilis_guard_langchain.pipelines import TappedPipeline
 
@@ -94,7 +94,7 @@ class WholeChain:
             ModelError: it failed, or what comes out has no text; `TransientModelError` where it may if run again.
             GraphBubbleUp: LangGraph's control flow, which is no answer and no failure.
         """
-        call, heard, started = CURRENT.get(), Overhearing(), time.perf_counter()
+        call, heard, started = CURRENT.get(), CaptureCallback(), time.perf_counter()
         try:
             call.reply = call.run_heard(self._chain, call.given, heard, **call.kwargs)
         except control_flow():

@@ -18,7 +18,7 @@ from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_protocol.protocol import MessagesData
 from pydantic import ConfigDict, Field
 
-from ilis_guard import Decision, Guard, Piece, StreamMode
+from ilis_guard import Decision, Guard, StreamMode, TextDelta
 from ilis_guard.models import Tokenizing
 from ilis_guard.models.weights import Progress
 from ilis_guard.types import Label, Labels
@@ -207,7 +207,7 @@ class ChatIlisGuard(BaseChatModel):
         with closing(self.guard.stream(to_messages(messages), mode=self.stream_mode, **asked)) as events:
             for event in events:
                 yield chunk(event, model_name=self.model_name, shown=shown)
-                shown = isinstance(event, Piece)
+                shown = isinstance(event, TextDelta)
 
     async def _astream(
         self,
@@ -222,7 +222,7 @@ class ChatIlisGuard(BaseChatModel):
         async with aclosing(self.guard.astream(to_messages(messages), mode=self.stream_mode, **asked)) as events:
             async for event in events:
                 yield chunk(event, model_name=self.model_name, shown=shown)
-                shown = isinstance(event, Piece)
+                shown = isinstance(event, TextDelta)
 
     def _stream_chat_model_events(
         self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **asked: Any

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
 from langchain_core.outputs import ChatGenerationChunk
 
-from ilis_guard import Action, Decision, Piece, Retraction, StreamEvent
+from ilis_guard import Action, Decision, Retraction, StreamEvent, TextDelta
 from ilis_guard_langchain.telling import KEY, refusal, told
 
 
@@ -41,7 +41,7 @@ def chunk(event: StreamEvent, *, model_name: str, shown: bool) -> ChatGeneration
         model_name: of the guard.
         shown: whether pieces came before it that stand.
     """
-    if isinstance(event, Piece):
+    if isinstance(event, TextDelta):
         message: AIMessageChunk = WithdrawableChunk(content=event.text)
     elif isinstance(event, Retraction):
         message = WithdrawableChunk(content="", response_metadata={KEY: {"retraction": event.reason}})

@@ -13,7 +13,7 @@ from ilis_guard.errors import RequestError
 from ilis_guard_langchain.messages import to_messages
 
 
-class Overhearing(BaseCallbackHandler):
+class CaptureCallback(BaseCallbackHandler):
     """Hears the models of one run of a chain."""
 
     run_inline = True

@@ -81,7 +81,7 @@ def _asked(attempt: Attempt, number: int) -> dict[str, Any]:
 
 def _found(attempt: Attempt) -> dict[str, Any]:
     """What an attempt came to, without its text."""
-    names = ("stage", "uncertainty", "shift", "tokens", "seconds", "cost", "finish_reason", "error")
+    names = ("stage", "uncertainty", "typicality", "tokens", "seconds", "cost", "finish_reason", "error")
     return {name: getattr(attempt, name) for name in names}
 
 

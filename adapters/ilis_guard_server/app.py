@@ -15,13 +15,14 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
-from ilis_guard import Guard, __version__, secrets
+from ilis_guard import Guard, __version__
+from ilis_guard.config import secrets
+from ilis_guard.config.page import PageSettings
+from ilis_guard.config.server import ServerSettings
 from ilis_guard.errors import ConfigError, IlisGuardError
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue, signing
-from ilis_guard.review.page import PageSettings
 from ilis_guard.scoring import TypicalMaps
-from ilis_guard.server import ServerSettings
 from ilis_guard_server import health, queue_page, signing_in, ticket_page, verdicts
 from ilis_guard_server.access import SignInNeededError, on_sign_in_needed
 from ilis_guard_server.deciding import ClientGoneError
@@ -118,7 +119,7 @@ def _add_page(
     clock: Callable[[], float],
 ) -> None:
     if settings.verdict_secret is not None:
-        signing.check(secrets.referred(settings.verdict_secret))
+        signing.check(secrets.resolve_secret(settings.verdict_secret))
     app.state.house = House(
         review=review,
         page=settings,

@@ -7,9 +7,9 @@ from typing import Any, Final, TypeVar
 from fastapi import Request as HttpRequest
 from pydantic import ValidationError
 
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.errors import RequestError
 from ilis_guard.labels import problem as label_problem
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Fingerprint, Request, StreamMode
 from ilis_guard_server.openai_requests import (
     Body,

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ilis_guard import Piece, Retraction, StreamEvent
+from ilis_guard import Retraction, StreamEvent, TextDelta
 from ilis_guard.types import Decision
 from ilis_guard_server.asked import asked_of, read
 from ilis_guard_server.clients import Client
@@ -79,7 +79,7 @@ class _Telling:
         retracted = False
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, Piece):
+                if isinstance(event, TextDelta):
                     yield self._chunk(ChatDelta(content=event.text))
                 elif isinstance(event, Retraction):
                     retracted = True

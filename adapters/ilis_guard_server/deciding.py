@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from ilis_guard import Piece, Retraction, StreamEvent, events
+from ilis_guard import Retraction, StreamEvent, TextDelta, events
 from ilis_guard.types import Decision
 from ilis_guard_server.asked import Asked
 from ilis_guard_server.limits import Place, TimeOver, unless_over
@@ -64,7 +64,7 @@ async def stream(service: Service, asked: Asked) -> AsyncGenerator[StreamEvent, 
                     event = await unless_over(over, anext(guarded))
                     if isinstance(event, Decision):
                         break
-                    is_shown = is_shown or isinstance(event, Piece)
+                    is_shown = is_shown or isinstance(event, TextDelta)
                     if isinstance(event, Retraction):
                         service.meter.retracted()
                         is_shown = False

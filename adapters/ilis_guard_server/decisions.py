@@ -23,7 +23,7 @@ class ScoreBody(Told):
     """What a scorer said."""
 
     uncertainty: float
-    shift: float | None
+    typicality: float | None
 
 
 class AttemptBody(Told):
@@ -33,7 +33,7 @@ class AttemptBody(Told):
     stage: Stage
     text: str
     uncertainty: float | None
-    shift: float | None
+    typicality: float | None
     prompt_score: ScoreBody | None
     prompt_seconds: float | None
     prompt_cost: float | None

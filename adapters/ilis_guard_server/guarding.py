@@ -9,13 +9,13 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from ilis_guard import Guard
+from ilis_guard.config.server import ServerSettings
 from ilis_guard.review import ReviewQueue
-from ilis_guard.server import ServerSettings
 from ilis_guard_server import chat, completions, decisions, metrics, models, readiness
 from ilis_guard_server.decisions import DecisionBody
 from ilis_guard_server.keys import Keys
 from ilis_guard_server.limits import Ending, Line
-from ilis_guard_server.meter import Meter
+from ilis_guard_server.meter import Metrics
 from ilis_guard_server.openai_requests import ChatRequest, CompletionRequest, DecisionRequest
 from ilis_guard_server.openai_responses import ChatChunk, ChatCompletion, Completion
 from ilis_guard_server.service import Service
@@ -49,7 +49,7 @@ def service_with(guard: Guard, settings: ServerSettings, review: ReviewQueue | N
         keys=Keys(settings.api_keys),
         line=line,
         ending=Ending(),
-        meter=Meter(under_way=lambda: line.under_way, waiting=lambda: line.waiting),
+        meter=Metrics(under_way=lambda: line.under_way, waiting=lambda: line.waiting),
         probes=CapacityLimiter(1),
         started_at=int(time.time()),
     )

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ilis_guard.config.page import PageSettings
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import PageSettings
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.people import People
 from ilis_guard_server.sessions import Sessions, SignInLimit

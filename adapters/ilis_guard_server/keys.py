@@ -3,10 +3,11 @@
 import hmac
 from collections.abc import Sequence
 
-from ilis_guard import events, secrets
+from ilis_guard import events
+from ilis_guard.config import secrets
+from ilis_guard.config.page import are_token_hashes, token_hash
+from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
-from ilis_guard.review.page import are_token_hashes, token_hash
-from ilis_guard.server import KeySettings
 
 
 class Keys:
@@ -50,7 +51,7 @@ class Keys:
 
 def _hashes(one: KeySettings) -> Sequence[str]:
     """The hashes of the keys that somebody may ask with: one, or two while they are changed."""
-    text = secrets.referred(one.key) if secrets.is_reference(one.key) else one.key
+    text = secrets.resolve_secret(one.key) if secrets.is_reference(one.key) else one.key
     if not are_token_hashes(text):
         raise ConfigError(
             f"what stands at {one.key!r} is no key's hash (sha256:...); make one with `ilis-guard api-key`"

@@ -13,7 +13,7 @@ UNCERTAINTY: Final = tuple(step / 20 for step in range(1, 21))
 _KIND: Final = re.compile(r"(?:unexpected )?(\w+)")
 
 
-class Meter:
+class Metrics:
     """Counters of one application, in a registry of its own.
 
     Args:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from ilis_guard import events, secrets
+from ilis_guard import events
+from ilis_guard.config import secrets
+from ilis_guard.config.page import PageSettings, ReviewerSettings, Role, are_token_hashes, token_hash
 from ilis_guard.errors import ConfigError
-from ilis_guard.review.page import PageSettings, ReviewerSettings, Role, are_token_hashes, token_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def _hashes(reviewer: ReviewerSettings) -> Sequence[str]:
     """The hashes of the tokens that somebody may sign in with: none, one, or two while they are changed."""
     if reviewer.token is None:
         return ()
-    text = secrets.referred(reviewer.token) if secrets.is_reference(reviewer.token) else reviewer.token
+    text = secrets.resolve_secret(reviewer.token) if secrets.is_reference(reviewer.token) else reviewer.token
     if not are_token_hashes(text):
         raise ConfigError(
             f"what stands at {reviewer.token!r} is no token's hash (sha256:...); make one with "

@@ -7,11 +7,11 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from ilis_guard import Guard
+from ilis_guard.config.server import ServerSettings
 from ilis_guard.review import ReviewQueue
-from ilis_guard.server import ServerSettings
 from ilis_guard_server.keys import Keys
 from ilis_guard_server.limits import Ending, Line
-from ilis_guard_server.meter import Meter
+from ilis_guard_server.meter import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Service:
     keys: Keys
     line: Line
     ending: Ending
-    meter: Meter
+    meter: Metrics
     probes: CapacityLimiter
     """The thread that looks whether the queue can be reached; requests, which have the others, can't take it."""
     started_at: int

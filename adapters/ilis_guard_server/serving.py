@@ -12,13 +12,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from ilis_guard import Guard
-from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.config.guard_yaml import GuardConfig, read_config
+from ilis_guard.config.page import is_loopback
+from ilis_guard.config.server import ServerSettings
 from ilis_guard.errors import ConfigError
+from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import is_loopback
 from ilis_guard.scoring import TypicalMaps, read_bundle
-from ilis_guard.server import ServerSettings
 from ilis_guard_server.app import create_app
 
 _STOP_SECONDS: Final = 10
@@ -55,7 +56,7 @@ def serve(config: Path, *, host: str, port: int, started: Callable[[str], None] 
         server.should_exit = True
 
     with ExitStack() as open_things:
-        review = None if found.review is None else open_things.enter_context(found.review.open())
+        review = None if found.review is None else open_things.enter_context(open_queue(found.review))
         guard = None if found.server is None else open_things.enter_context(Guard.from_config(config))
         app = create_app(
             page,
@@ -95,7 +96,7 @@ async def _deliver(
 ) -> None:
     assert found.review is not None, "there is a queue"
     try:
-        await found.review.deliverer(review).run(stop)
+        await outbox_relay(found.review, review).run(stop)
     except Exception as error:  # noqa: BLE001 - raised again once the server has stopped in order
         failures.append(error)
         stop_server()

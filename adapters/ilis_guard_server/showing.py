@@ -45,7 +45,7 @@ class ShownAttempt:
     """Its tokens where a stream cut it, because no rule would have answered: its uncertainty isn't calibrated."""
     error: str
     uncertainty: float | None
-    shift: float | None
+    typicality: float | None
     tokens: int
     seconds: float
     is_proposed: bool
@@ -84,7 +84,7 @@ def _shown(attempt: Mapping[str, Any], index: int, typical: TypicalMaps | None, 
         stopped_at=attempt.get("stopped_at"),
         error=attempt["error"],
         uncertainty=attempt["uncertainty"],
-        shift=attempt["shift"],
+        typicality=attempt["typicality"],
         tokens=attempt["tokens"],
         seconds=attempt["seconds"],
         is_proposed=is_proposed,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from ilis_guard import secrets
+from ilis_guard.config import secrets
 from ilis_guard.errors import ReviewError
 from ilis_guard.review.signing import verify
 from ilis_guard.types import Ticket, TicketState, Verdict
@@ -118,7 +118,7 @@ def _message(house: House, request: Request, body: bytes) -> VerdictMessage:
     reference = house.page.verdict_secret
     if reference is None:
         raise HTTPException(404)
-    verify(secrets.referred(reference), request.headers, body)
+    verify(secrets.resolve_secret(reference), request.headers, body)
     try:
         return VerdictMessage.model_validate_json(body)
     except ValidationError as problems:

@@ -11,12 +11,13 @@ from benchmarks.laboratory.sets import FROM_FOLDER, question_sets
 from benchmarks.laboratory.tables import show_sets, show_targets, write_summary
 from benchmarks.laboratory.targets import targets
 from ilis_guard.cli.terminal import configure_logs, out, step_bars
-from ilis_guard.config import TierConfig, read_config
+from ilis_guard.cli.views.evaluation import evaluation_view
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, IlisGuardError
 from ilis_guard.lab.evaluation.evaluate import Evaluation, evaluate
 from ilis_guard.lab.evaluation.page import page
 from ilis_guard.lab.evaluation.tables import write_tables
-from ilis_guard.views.evaluation import evaluation_view
 
 BENCHMARKS: Final = Path(__file__).parents[1]
 CONFIG: Final = BENCHMARKS / "bundles.yaml"

@@ -8,8 +8,9 @@ from typing import Final
 
 import numpy as np
 
+from ilis_guard.cascade.tier import load_local_model
 from ilis_guard.cli.terminal import counted, steps
-from ilis_guard.config import TierConfig
+from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.baselines.observations import file_digest, read_observation_manifest
 from ilis_guard.lab.baselines.observing import observe
@@ -21,7 +22,6 @@ from ilis_guard.lab.questions import Question, read_questions, write_questions
 from ilis_guard.lab.rows import read_rows_of
 from ilis_guard.models.decoding import named
 from ilis_guard.models.local import LocalModel
-from ilis_guard.tiers import load_local_model
 from ilis_guard.types import Site
 
 SITE: Final[Site] = "mlp"

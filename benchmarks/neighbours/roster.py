@@ -59,7 +59,7 @@ NEIGHBOURS: Final = (
         title="ilis_guard",
         environment=ILIS_GUARD,
         worker=_module("guarded"),
-        note="maps of three positions, output statistics, and the uncertainty and shift of a shipped bundle",
+        note="maps of three positions, output statistics, and the uncertainty and typicality of a shipped bundle",
     ),
     Neighbour(
         name="hidden-states",

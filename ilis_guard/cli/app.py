@@ -9,8 +9,8 @@ import typer
 from ilis_guard import __version__
 from ilis_guard.cli import asking, deliveries, lab, models, policy, queue, serve
 from ilis_guard.cli.terminal import configure_logs, err, out
+from ilis_guard.cli.views.text import escape
 from ilis_guard.errors import IlisGuardError
-from ilis_guard.views.text import escape
 
 app = typer.Typer(
     name="ilis-guard",

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, out, steps
+from ilis_guard.cli.views.decisions import decision_view, decisions_table, demo_next_steps
 from ilis_guard.errors import RequestError
 from ilis_guard.types import Label, Request
-from ilis_guard.views.decisions import decision_view, decisions_table, demo_next_steps
 
 commands = typer.Typer()
 LABEL_HELP = (

@@ -1,4 +1,4 @@
-"""`queue deliver`, `queue dead-letters`, `queue replay`, `queue enable`: what receivers hear."""
+"""`queue deliver`, `queue dead-letters`, `queue replay`, `queue enable`: what endpoints hear."""
 
 import asyncio
 import json
@@ -11,14 +11,15 @@ import typer
 
 from ilis_guard.cli.queue import AsJson, opened, review_in
 from ilis_guard.cli.terminal import GUARD_YAML, Config, err, out
+from ilis_guard.cli.views.dead_letters import dead_letters_table
+from ilis_guard.cli.views.text import SHORT_ID, moment
 from ilis_guard.errors import ReviewError
+from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.review import dead_letters as letters
-from ilis_guard.views.dead_letters import dead_letters_table
-from ilis_guard.views.text import SHORT_ID, moment
 
 if TYPE_CHECKING:
     from ilis_guard.review.deliveries import Outcome
-    from ilis_guard.review.worker import Deliverer
+    from ilis_guard.review.worker import OutboxRelay
 
 _ORDER: Final[tuple["Outcome", ...]] = ("delivered", "failed", "taken over", "exhausted", "disabled")
 
@@ -27,27 +28,27 @@ commands = typer.Typer()
 
 @commands.command("deliver")
 def deliver(config: Config = GUARD_YAML) -> None:
-    """Send receivers what they are to hear, and sweep overdue tickets, until stopped (Ctrl-C or SIGTERM).
+    """Send endpoints what they are to hear, and sweep overdue tickets, until stopped (Ctrl-C or SIGTERM).
 
     Any number may run at once. What is under way when it is stopped is finished; the rest waits for the next worker.
     """
     review = review_in(config)
-    with review.open() as tickets:
-        counts = asyncio.run(_deliver_until_stopped(review.deliverer(tickets)))
+    with open_queue(review) as tickets:
+        counts = asyncio.run(_deliver_until_stopped(outbox_relay(review, tickets)))
     out.print(_summary(counts), highlight=False)
 
 
 @commands.command("dead-letters")
 def dead_letters(
     config: Config = GUARD_YAML,
-    receiver: Annotated[str | None, typer.Option(help="Only what this receiver didn't hear.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only what this endpoint didn't hear.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List what receivers never heard, the latest first: all tries failed, or the receiver answered 410 Gone."""
+    """List what endpoints never heard, the latest first: all tries failed, or the endpoint answered 410 Gone."""
     with opened(config) as tickets:
-        found = letters.dead_letters(tickets, receiver=receiver, limit=limit + 1)
-        disabled = letters.disabled_receivers(tickets)
+        found = letters.dead_letters(tickets, endpoint=endpoint, limit=limit + 1)
+        disabled = letters.disabled_endpoints(tickets)
     if as_json:
         print(json.dumps([letter.to_dict() for letter in found[:limit]]))  # noqa: T201 - rich would wrap the JSON
         return
@@ -76,21 +77,21 @@ def replay(
     out.print(f"{replayed.pending} pending", highlight=False)
     if replayed.left:
         out.print(
-            f"{replayed.left} stay dead: their receivers are disabled, or guard.yaml doesn't name them", highlight=False
+            f"{replayed.left} stay dead: their endpoints are disabled, or guard.yaml doesn't name them", highlight=False
         )
 
 
 @commands.command("enable")
 def enable(
-    receiver: Annotated[str, typer.Argument(help="Its name in guard.yaml.")], config: Config = GUARD_YAML
+    endpoint: Annotated[str, typer.Argument(help="Its name in guard.yaml.")], config: Config = GUARD_YAML
 ) -> None:
-    """Send to a receiver again that answered 410 Gone. What it missed is a dead letter until it is replayed."""
+    """Send to an endpoint again that answered 410 Gone. What it missed is a dead letter until it is replayed."""
     with opened(config) as tickets:
-        letters.enable(tickets, receiver)
-    out.print(f"{receiver} is enabled", highlight=False)
+        letters.enable(tickets, endpoint)
+    out.print(f"{endpoint} is enabled", highlight=False)
 
 
-async def _deliver_until_stopped(deliverer: "Deliverer") -> Mapping["Outcome", int]:
+async def _deliver_until_stopped(deliverer: "OutboxRelay") -> Mapping["Outcome", int]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGINT, signal.SIGTERM):

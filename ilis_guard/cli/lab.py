@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, out, step_bars, steps
+from ilis_guard.cli.views.bundle import candidates_table, held_out_table
 from ilis_guard.errors import ConfigError, SimulationError
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.types import Site, Stage
-from ilis_guard.views.bundle import candidates_table, held_out_table
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
-    from ilis_guard.config import GuardConfig, TierConfig
+    from ilis_guard.config.guard_yaml import GuardConfig
+    from ilis_guard.config.tiers import TierConfig
     from ilis_guard.lab.answering import HarvestedModel
     from ilis_guard.lab.scored import ScoredManifest
 
@@ -43,7 +44,7 @@ def harvest(
 
     A run that was stopped or killed goes on where it was when the same command is given again.
     """
-    from ilis_guard.config import read_config
+    from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.harvest import harvest as run
     from ilis_guard.lab.judging import load_judge
     from ilis_guard.lab.questions import read_questions
@@ -68,18 +69,18 @@ def harvest(
 
 def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
     """What the manifest calls it, and the model."""
-    from ilis_guard.tiers import load_local_model, load_remote_model
+    from ilis_guard.cascade.tier import load_local_model, load_remote_model
 
     if config.remote is None:
         with steps() as progress:
             return str(config.model), load_local_model(config, site=site or "mlp", progress=progress)
     if site is not None:
         raise ConfigError(f"the tier {config.name!r} is remote and has no layers to tap: leave --site out")
-    from ilis_guard.calling import Caller
+    from ilis_guard.cascade.caller import ModelCaller
     from ilis_guard.lab.side_by_side import SideBySide
 
     remote = load_remote_model(config.remote)
-    model = SideBySide(remote, Caller(config.name), max_concurrent=config.max_concurrent)
+    model = SideBySide(remote, ModelCaller(config.name), max_concurrent=config.max_concurrent)
     return remote.fingerprint.model or config.remote.chat_model, model
 
 
@@ -95,11 +96,11 @@ def observe(
 
     Run again after it was cut off, it goes on where it stopped.
     """
-    from ilis_guard.config import read_config
+    from ilis_guard.cascade.tier import load_local_model
+    from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.baselines.observing import observe as run
     from ilis_guard.lab.harvest import read_manifest
     from ilis_guard.lab.questions import read_questions
-    from ilis_guard.tiers import load_local_model
 
     chosen = read_config(config).tier(tier)
     asked = read_questions(questions)
@@ -174,7 +175,7 @@ def score(
     ] = None,
 ) -> None:
     """Make the table that `policy simulate` runs on, from harvests, or from what a guard decided."""
-    from ilis_guard.config import read_config
+    from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.logged import score_decisions, score_verdicts
     from ilis_guard.lab.scored import write_scored
 
@@ -256,12 +257,12 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="How often rows are dealt out anew.")] = 5,
 ) -> None:
     """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
+    from ilis_guard.cli.views.evaluation import evaluation_view
     from ilis_guard.lab.evaluation.evaluate import Source
     from ilis_guard.lab.evaluation.evaluate import evaluate as run
     from ilis_guard.lab.evaluation.page import page
     from ilis_guard.lab.evaluation.tables import write_tables
     from ilis_guard.lab.questions import read_questions
-    from ilis_guard.views.evaluation import evaluation_view
 
     to.mkdir(parents=True, exist_ok=True)
     with step_bars() as progress:

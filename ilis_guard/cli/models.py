@@ -17,9 +17,9 @@ def inspect(
     site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
 ) -> None:
     """Show where a model is tapped, and prove that each tap sits in the path to its answers."""
+    from ilis_guard.cli.views.taps import taps_table
     from ilis_guard.models.checkpoint import Checkpoint
     from ilis_guard.signature import locate, prove
-    from ilis_guard.views.taps import taps_table
 
     with steps() as progress:
         checkpoint = Checkpoint.load(model, precision=precision, progress=progress)

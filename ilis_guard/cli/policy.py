@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from ilis_guard.cli.terminal import out, step_bars
+from ilis_guard.cli.views.explanation import explanation_view
+from ilis_guard.cli.views.policy import certificates_table, notice_line, policy_view
+from ilis_guard.cli.views.text import escape
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Stage
-from ilis_guard.views.explanation import explanation_view
-from ilis_guard.views.policy import certificates_table, notice_line, policy_view
-from ilis_guard.views.text import escape
 
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")]
 FACTS_HELP = (
@@ -34,10 +34,10 @@ def check(
     What can't be meant is an error, and no guard loads it: exit status 2. What may be meant is a warning. A note (the
     policy is in shadow mode) is neither.
     """
-    from ilis_guard.config import read_config
+    from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.policy import Policy
-    from ilis_guard.wiring import notices
-    from ilis_guard.wiring.ground import check_config
+    from ilis_guard.policy import lint_config as notices
+    from ilis_guard.policy.context import check_config
 
     checked = Policy.load(policy)
     found, certified = checked.notices(), None
@@ -89,9 +89,9 @@ def explain(
 ) -> None:
     """Say which rule decides and why: each part of its condition, and the rules that are passed over."""
     from ilis_guard.policy import Explanation, Facts, Policy
-    from ilis_guard.policy.given import given_facts
+    from ilis_guard.policy.facts_input import given_facts
     from ilis_guard.policy.record_files import retold_in
-    from ilis_guard.policy.retracing import Retracing, retrace
+    from ilis_guard.policy.replay import Retracing, retrace
 
     if facts is None and decision is None:
         raise FactsError("there is nothing to explain; give --facts '{uncertainty: 0.4}', or --decision FILE")
@@ -138,11 +138,11 @@ def simulate(  # noqa: PLR0917 - each is an option
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Say what would change from one policy to another, on recorded requests; nothing is asked again."""
-    from ilis_guard.config import read_config
+    from ilis_guard.cli.views.simulation import simulation_view
+    from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.report import report
     from ilis_guard.lab.simulating import simulate_both, write_changes
     from ilis_guard.policy import Policy
-    from ilis_guard.views.simulation import simulation_view
 
     policies = Policy.load(old), Policy.load(new)
     with step_bars() as progress:
@@ -166,7 +166,7 @@ def simulate(  # noqa: PLR0917 - each is an option
 
 def _larger_tiers(tier: str, config: Path | None) -> list[str]:
     """The tiers that are larger than this one; none where no guard.yaml says what there is."""
-    from ilis_guard.config import read_config
+    from ilis_guard.config.guard_yaml import read_config
 
     if config is None:
         return []

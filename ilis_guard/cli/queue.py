@@ -8,12 +8,12 @@ from typing import Annotated, Final, Literal
 import typer
 
 from ilis_guard.cli.terminal import GUARD_YAML, Config, out
-from ilis_guard.config import ReviewConfig
+from ilis_guard.cli.views.text import SHORT_ID
+from ilis_guard.cli.views.tickets import claim_line, counts_table, ticket_view, tickets_table
+from ilis_guard.config.review import ReviewConfig
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Verdict
-from ilis_guard.views.text import SHORT_ID
-from ilis_guard.views.tickets import claim_line, counts_table, ticket_view, tickets_table
 
 commands = typer.Typer(
     name="queue", help="The human queue: list, show, claim and resolve tickets, and keep them.", no_args_is_help=True
@@ -34,7 +34,7 @@ def review_in(config: Path) -> ReviewConfig:
     Raises:
         ConfigError: it is wrong, or says nothing of it.
     """
-    from ilis_guard.config import read_config
+    from ilis_guard.config.guard_yaml import read_config
 
     review = read_config(config).review
     if review is None:
@@ -44,7 +44,9 @@ def review_in(config: Path) -> ReviewConfig:
 
 def opened(config: Path) -> ReviewQueue:
     """The human queue that a guard.yaml names."""
-    return review_in(config).open()
+    from ilis_guard.guard import open_queue
+
+    return open_queue(review_in(config))
 
 
 @commands.command("list")
@@ -177,7 +179,7 @@ def purge(
         Path | None, typer.Option("--export", help="Write everything that is deleted to this new JSONL file first.")
     ] = None,
 ) -> None:
-    """Delete tickets that ended long ago, unless a receiver is still to hear of them."""
+    """Delete tickets that ended long ago, unless an endpoint is still to hear of them."""
     seconds = _seconds(older_than)
     with opened(config) as tickets:
         purged = tickets.purge(older_than=seconds, export_to=export_to)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ilis_guard.lab.metrics import INTERVAL, RESAMPLES
-from ilis_guard.policy.recorded import UNKNOWN, Recorded, RecordedTier
+from ilis_guard.policy.recordings import UNKNOWN, Recorded, RecordedTier
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ilis_guard.policy import json_schema
-from ilis_guard.policy.loading import locate
+from ilis_guard.policy.loader import locate
 
 QUESTIONS: Final = (
     "What is the capital of France?",

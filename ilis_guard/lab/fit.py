@@ -13,10 +13,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.growing import Progress, grow
 from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.sequence_probability import fit_sequence_probability
+from ilis_guard.lab.tuning import Progress, grow
 from ilis_guard.scoring.blending import Blending, raw_scores
 from ilis_guard.scoring.bundle import (
     BundleMetadata,
@@ -29,7 +29,7 @@ from ilis_guard.scoring.bundle import (
 )
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.scoring.features import FeatureGroup, positions_of
-from ilis_guard.scoring.shift import ShiftReference, squared_distances
+from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 from ilis_guard.types import Stage
 
 FEATURES: Final[Mapping[Stage, tuple[tuple[FeatureGroup, ...], ...]]] = {
@@ -98,7 +98,7 @@ def fit(
     )
     best = grown[0]
     profiles = harvest.profiles(stage)
-    reference = shift_reference(profiles, splits["train"], splits["calibration"])
+    reference = typicality_reference(profiles, splits["train"], splits["calibration"])
     blending = _blending(harvest, stage, splits["train"], splits["validation"])
     raw = raw_scores(
         best.booster,
@@ -106,7 +106,7 @@ def fit(
         harvest.signatures,
         harvest.statistics,
         log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(harvest)),
-        familiarity=None if blending is None else blending.detector(reference).shift(profiles),
+        familiarity=None if blending is None else blending.detector(reference).typicality(profiles),
     )
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
@@ -116,7 +116,7 @@ def fit(
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
-        shift=reference,
+        typicality=reference,
         typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" and harvest.signatures else None,
         splits={
             name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
@@ -202,14 +202,14 @@ def fit_blending(
         logprob_sum: of each answer, nats.
         wrong: some are and some aren't.
         datasets: their names, one a row.
-        profiles: what shift compares.
+        profiles: what typicality compares.
         train: what familiar rows look like.
         validation: and how far from that familiar rows lie.
     """
     seen = train | validation
     return Blending(
         sequence_probability=fit_sequence_probability(logprob_sum[seen], wrong[seen], datasets[seen]),
-        distances=shift_reference(profiles, train, validation).distances,
+        distances=typicality_reference(profiles, train, validation).distances,
     )
 
 
@@ -321,11 +321,13 @@ def _typical_maps(harvest: Harvest, calibration: Rows) -> TypicalMaps:
     return TypicalMaps(right=typical(calibration & ~harvest.wrong), wrong=typical(calibration & harvest.wrong))
 
 
-def shift_reference(profiles: Float64[np.ndarray, "rows profile"], train: Rows, calibration: Rows) -> ShiftReference:
+def typicality_reference(
+    profiles: Float64[np.ndarray, "rows profile"], train: Rows, calibration: Rows
+) -> TypicalityReference:
     """What training rows' profiles look like, and how far from that the calibration rows lie."""
     spread = LedoitWolf().fit(profiles[train])
     distances = squared_distances(profiles[calibration], spread.location_, spread.precision_)
-    return ShiftReference(
+    return TypicalityReference(
         mean=tuple(spread.location_.tolist()),
         precision=tuple(map(tuple, spread.precision_.tolist())),
         distances=tuple(sorted(distances.tolist())),

@@ -22,7 +22,7 @@ from ilis_guard.lab.judging import RULES, Judge, judged
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.unfinished import Unfinished
-from ilis_guard.scoring.shift import profile, statistics_profile
+from ilis_guard.scoring.typicality import profile, statistics_profile
 from ilis_guard.types import (
     POSITIONS,
     STATISTICS,
@@ -101,7 +101,7 @@ class Harvest:
         return next((maps.shape[-1] for maps in self.signatures.values()), 0)
 
     def profiles(self, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
-        """What shift compares of each row: its maps, or, where there are none, its output statistics."""
+        """What typicality compares of each row: its maps, or, where there are none, its output statistics."""
         return profile(self.signatures, stage) if self.signatures else statistics_profile(self.statistics)
 
 

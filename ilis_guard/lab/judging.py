@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+from ilis_guard.config.imports import imported
 from ilis_guard.errors import QuestionError
-from ilis_guard.importing import imported
 from ilis_guard.lab.matching import is_correct
 from ilis_guard.lab.questions import Question
 

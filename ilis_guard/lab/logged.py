@@ -52,7 +52,7 @@ class _Verdict(Written):
     messages: tuple[_Message, ...] = Field(min_length=1)
     labels: Mapping[str, Label]
     uncertainty: Share
-    shift: Share
+    typicality: Share
     tokens: int
     finish_reason: FinishReason | None
     logprob_sum: float | None = None
@@ -111,7 +111,7 @@ def score_verdicts(tiers: Sequence[str], verdicts: Path) -> tuple[ScoredManifest
             "split": "unseen",
             "stage": "answer",
             "uncertainty": verdict.uncertainty,
-            "shift": verdict.shift,
+            "typicality": verdict.typicality,
             **{name: getattr(verdict, name) for name in STATISTICS},
             "tokens": verdict.tokens,
             "prompt_length": None if verdict.redacted else len(verdict.messages[-1].content),
@@ -140,9 +140,9 @@ def _row(decision: _Decision, attempt: WrittenAttempt, wrong: bool | None) -> di
         "split": "unseen",
         "stage": "answer" if ended else "prompt",
         "uncertainty": attempt.uncertainty if ended else None,
-        "shift": attempt.shift if ended else None,
+        "typicality": attempt.typicality if ended else None,
         "prompt_uncertainty": None if prompt is None else prompt.uncertainty,
-        "prompt_shift": None if prompt is None else prompt.shift,
+        "prompt_typicality": None if prompt is None else prompt.typicality,
         **{name: known.get(name) for name in STATISTICS},
         "tokens": attempt.tokens,
         "seconds": attempt.seconds if ended else None,

@@ -22,8 +22,8 @@ from ilis_guard.lab.harvest import Harvest, read_harvest
 from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, write_bundle
 from ilis_guard.scoring.features import feature_count
-from ilis_guard.scoring.shift import ShiftReference, squared_distances
 from ilis_guard.scoring.trees import load_booster
+from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 
 LEAST_OF_A_CLASS: Final = 20
 """With fewer right or wrong rows the three numbers of a calibration map say nothing."""
@@ -52,7 +52,7 @@ class Labelled:
     wrong: Bool[np.ndarray, " rows"]
     probability: Float64[np.ndarray, " rows"]
     """How probable it was that the row's request was labelled."""
-    shift: ShiftReference | None
+    typicality: TypicalityReference | None
     """With these rows' distances; None in an export, which doesn't hold what they're made of."""
 
 
@@ -79,7 +79,7 @@ def recalibrate(bundle: Bundle, labelled: Labelled, folder: Path) -> BundleMetad
     calibration_set = CalibrationSet(
         uncertainty=tuple(calibration.apply(labelled.raw[sample]).tolist()),
         wrong=tuple(wrong[sample].tolist()),
-        shift=labelled.shift or known.shift,
+        typicality=labelled.typicality or known.typicality,
         typical=known.typical,
     )
     metadata = bundle.metadata.model_copy(
@@ -132,7 +132,7 @@ def _exported(bundle: Bundle, path: Path, tier: str | None) -> Labelled:
         raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _ in scored])),
         wrong=np.array([not row.correct for _, row in scored]),
         probability=np.array([row.probability for _, row in scored]),
-        shift=None,
+        typicality=None,
     )
 
 
@@ -169,7 +169,7 @@ def _scored(bundle: Bundle, harvest: Harvest) -> Labelled:
         )
     width = feature_count(metadata.features, layers=harvest.layers, statistics=len(harvest.known))
     profiles = harvest.profiles(metadata.stage)
-    known = bundle.calibration_set.shift
+    known = bundle.calibration_set.typicality
     distances = squared_distances(profiles, np.array(known.mean), np.array(known.precision))
     blending = metadata.blending
     return Labelled(
@@ -179,13 +179,15 @@ def _scored(bundle: Bundle, harvest: Harvest) -> Labelled:
             harvest.signatures,
             harvest.statistics,
             log_odds=metadata.log_odds(harvest.statistics),
-            familiarity=None if blending is None else blending.detector(known).shift(profiles),
+            familiarity=None if blending is None else blending.detector(known).typicality(profiles),
         ),
         wrong=harvest.wrong,
         probability=np.ones(len(harvest.wrong)),
-        shift=_moved(known, distances),
+        typicality=_moved(known, distances),
     )
 
 
-def _moved(shift: ShiftReference, distances: Float64[np.ndarray, " rows"]) -> ShiftReference:
-    return ShiftReference(mean=shift.mean, precision=shift.precision, distances=tuple(sorted(distances.tolist())))
+def _moved(typicality: TypicalityReference, distances: Float64[np.ndarray, " rows"]) -> TypicalityReference:
+    return TypicalityReference(
+        mean=typicality.mean, precision=typicality.precision, distances=tuple(sorted(distances.tolist()))
+    )

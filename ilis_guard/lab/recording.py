@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from ilis_guard.errors import SimulationError
 from ilis_guard.lab.scored import HELD_OUT, ScoredManifest, ScoredTier, Split, labels_of
-from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded, RecordedTier
+from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded, RecordedTier
 from ilis_guard.types import STATISTICS
 
 _FROM_MOST_FLATTERING: Final = get_args(Split)
@@ -131,9 +131,9 @@ def _tier(
         scores_prompts=tier.prompt_bundle is not None,
         came_to=came_to,
         uncertainty=real("uncertainty"),
-        shift=real("shift"),
+        typicality=real("typicality"),
         prompt_uncertainty=real("prompt_uncertainty"),
-        prompt_shift=real("prompt_shift"),
+        prompt_typicality=real("prompt_typicality"),
         statistics=np.column_stack([real(name) for name in STATISTICS]),
         tokens=whole("tokens"),
         seconds=real("seconds"),

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ilis_guard.config import GuardConfig, TierConfig
+from ilis_guard.cascade.tier import Tier, load_scorer
+from ilis_guard.config.guard_yaml import GuardConfig
+from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import BundleMismatchError, ModelError, ScoringError, SimulationError
 from ilis_guard.lab.harvest import HarvestedRow, Manifest, read_harvest, read_rows
 from ilis_guard.lab.held_out import most_flattering, splits_of
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.scored import ScoredManifest, ScoredTier
 from ilis_guard.scoring import LightGBMScorer
-from ilis_guard.tiers import Tier, load_scorer
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Score
 
 Progress = Callable[[int, int], None]
@@ -156,4 +157,4 @@ def _row(tier: Tier, harvested: HarvestedRow, prompt_length: int | None) -> dict
 
 def _numbers(score: Score | None, prefix: str) -> dict[str, float | None]:
     known = {} if score is None else score.to_dict()
-    return {f"{prefix}uncertainty": known.get("uncertainty"), f"{prefix}shift": known.get("shift")}
+    return {f"{prefix}uncertainty": known.get("uncertainty"), f"{prefix}typicality": known.get("typicality")}

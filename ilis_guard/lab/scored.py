@@ -21,7 +21,7 @@ from ilis_guard.types import STAGES, STATISTICS, FinishReason, Labels, Request
 
 VERSION: Final = 1
 METADATA_KEY: Final = b"ilis_guard_scored"
-SHARES: Final = ("uncertainty", "shift", "prompt_uncertainty", "prompt_shift")
+SHARES: Final = ("uncertainty", "typicality", "prompt_uncertainty", "prompt_typicality")
 """Columns of numbers from 0 to 1."""
 AMOUNTS: Final = ("tokens", "seconds", "cost", "prompt_seconds", "prompt_cost", "prompt_length", "text_length")
 """Columns of numbers from 0."""
@@ -40,9 +40,9 @@ SCHEMA: Final = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
         pa.field("uncertainty", pa.float64()),
-        pa.field("shift", pa.float64()),
+        pa.field("typicality", pa.float64()),
         pa.field("prompt_uncertainty", pa.float64()),
-        pa.field("prompt_shift", pa.float64()),
+        pa.field("prompt_typicality", pa.float64()),
         *(pa.field(name, pa.float64()) for name in STATISTICS),
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("seconds", pa.float64()),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from ilis_guard.calling import Caller
+from ilis_guard.cascade.caller import ModelCaller
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import ModelError
-from ilis_guard.models.prompts import QUESTION
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.types import Generation, Message, RemoteFingerprint
 
@@ -23,7 +23,7 @@ class SideBySide:
     prompt = QUESTION
     max_new_tokens = None
 
-    def __init__(self, model: RemoteModel, caller: Caller, *, max_concurrent: int | None) -> None:
+    def __init__(self, model: RemoteModel, caller: ModelCaller, *, max_concurrent: int | None) -> None:
         self._model = model
         self._caller = caller
         self._max_concurrent = max_concurrent

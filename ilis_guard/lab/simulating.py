@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from ilis_guard.config import GuardConfig
+from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.errors import SimulationError
 from ilis_guard.lab.caveats import caveats
 from ilis_guard.lab.comparison import Change, Comparison, changes, compare
@@ -14,10 +14,10 @@ from ilis_guard.lab.metrics import RESAMPLES
 from ilis_guard.lab.recording import Recording, recording_of
 from ilis_guard.lab.scored import ScoredManifest, read_scored
 from ilis_guard.policy import Policy
+from ilis_guard.policy.context import PolicyContext
 from ilis_guard.policy.simulation import Outcomes, simulate
 from ilis_guard.review.export import write
 from ilis_guard.scoring import read_bundle
-from ilis_guard.wiring.ground import Ground
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -106,12 +106,12 @@ def simulate_both(
     )
 
 
-def _ground(manifest: ScoredManifest, config: GuardConfig | None) -> Ground:
+def _ground(manifest: ScoredManifest, config: GuardConfig | None) -> PolicyContext:
     """The tiers as they were recorded, with the bundles of guard.yaml if there is one."""
     if config is not None:
         _check_same_tiers(manifest, config)
-        return Ground.of_config(config)
-    return Ground(
+        return PolicyContext.of_config(config)
+    return PolicyContext(
         tiers=tuple(tier.name for tier in manifest.tiers),
         bundles=dict,
         prompts_scored_by=tuple(tier.name for tier in manifest.tiers if tier.prompt_bundle is not None),
@@ -120,7 +120,7 @@ def _ground(manifest: ScoredManifest, config: GuardConfig | None) -> Ground:
     )
 
 
-def _thresholds(policy: Policy, ground: Ground, *, has_bundles: bool) -> Mapping[str, float | None]:
+def _thresholds(policy: Policy, ground: PolicyContext, *, has_bundles: bool) -> Mapping[str, float | None]:
     """What a policy's guarantee comes to, by tier; empty where it gives none."""
     if policy.guarantee is not None and not has_bundles:
         raise SimulationError(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, runtime_checkable
 
-from ilis_guard.calling.deadline import Deadline
+from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Step
 
 Proceed = Callable[[Generation], bool]
@@ -39,7 +39,7 @@ class StepwiseModel(Model, Protocol):
         Raises:
             BudgetError: the deadline has passed. The guard gave the call up by then; so does the model, at its next
                 token, and leaves the processor to others.
-            LeftError: whoever asked has left, as the deadline says whenever it is checked.
+            ClientDisconnected: whoever asked has left, as the deadline says whenever it is checked.
         """
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:

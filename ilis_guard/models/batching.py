@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ilis_guard.calling.deadline import Deadline
+from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.errors import ModelError, SignatureError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.stepwise import Unfolding
@@ -135,7 +135,7 @@ class BatchedModel:
             yield
         finally:
             with self._changed:
-                row.has_left = True
+                row.is_cancelled = True
                 self._under_way -= 1
                 if row in self._waiting:
                     self._waiting.remove(row)
@@ -162,7 +162,7 @@ class BatchedModel:
                 return
             # It doesn't say in whose row: each has a pass of its own, so that one prompt doesn't take others along.
             for row in rows:
-                if not row.has_left:
+                if not row.is_cancelled:
                     self._run([row])
         except BaseException as error:  # noqa: BLE001 - whatever it is, everybody in the batch must hear of it
             for row in rows:
@@ -190,33 +190,33 @@ class _Row:
         """Whether it isn't said yet that it proceeds."""
         self.wants_news = is_asking
         """Whether its caller waits for the generation as far as it has come."""
-        self.has_left = False
+        self.is_cancelled = False
         self._news: deque[Generation | BaseException] = deque()
         self._came = threading.Condition()
 
     @property
     def goes_on(self) -> bool:
-        return not self.has_left and not self.is_asking
+        return not self.is_cancelled and not self.is_asking
 
     def news(self, deadline: Deadline | None = None) -> Generation:
         """Wait for what was wanted, or for the end.
 
         Raises:
             BudgetError: the deadline has passed.
-            LeftError: whoever asked has left.
+            ClientDisconnected: whoever asked has left.
             BaseException: what ended the batch, as an object of this row's own.
         """
         if deadline is not None:
             deadline.check()
-        presence = None if deadline is None else deadline.presence
-        with nullcontext() if presence is None else presence.waking(self._came), self._came:
+        cancel_token = None if deadline is None else deadline.cancel_token
+        with nullcontext() if cancel_token is None else cancel_token.waking(self._came), self._came:
             self._came.wait_for(
-                lambda: self._news or (presence is not None and presence.has_left),
+                lambda: self._news or (cancel_token is not None and cancel_token.is_cancelled),
                 timeout=None if deadline is None else deadline.left,
             )
             news = self._news.popleft() if self._news else None
-        if presence is not None:
-            presence.check()
+        if cancel_token is not None:
+            cancel_token.check()
         if news is None:
             assert deadline is not None, "without a deadline, news is waited for"
             raise deadline.passed("; it left its batch")
@@ -225,7 +225,7 @@ class _Row:
         return news
 
     def passed(self, so_far: Callable[[], Generation]) -> None:
-        if self.wants_news and not self.has_left:
+        if self.wants_news and not self.is_cancelled:
             news = so_far()
             # First this: whoever has the news may want more at once.
             self.wants_news = False
@@ -257,9 +257,9 @@ class _Batch:
         with self._changed:
             # Rows that may have no next token are computed along with others, not for themselves.
             self._changed.wait_for(
-                lambda: any(row.goes_on for row in there) or all(row.has_left for row in there), timeout=ASKING
+                lambda: any(row.goes_on for row in there) or all(row.is_cancelled for row in there), timeout=ASKING
             )
-            return [place for place in rows if not self._rows[place].has_left]
+            return [place for place in rows if not self._rows[place].is_cancelled]
 
     def answered(self, row: int, generation: Generation) -> None:
         self._rows[row].end(generation)

@@ -17,8 +17,9 @@ except ImportError as error:
         f"local models need torch and transformers: install torch, then 'ilis-guard[hf]' ({error})"
     ) from error
 
+from ilis_guard.config.tiers import PACKAGED_PREFIX
 from ilis_guard.models.fingerprint import weights_digest
-from ilis_guard.models.weights import LOADING, PREFIX, Progress, converted_folder, packaged_weights
+from ilis_guard.models.weights import LOADING, Progress, converted_folder, packaged_weights
 from ilis_guard.types import Dtype, Precision
 
 DeviceMap = str | Mapping[str, str | int]
@@ -161,6 +162,6 @@ def _compute_as_asked(model: Any) -> None:
 
 
 def _source(name: str, progress: Progress | None) -> str:
-    if name.startswith(PREFIX):
-        return str(converted_folder(packaged_weights(name.removeprefix(PREFIX)), progress))
+    if name.startswith(PACKAGED_PREFIX):
+        return str(converted_folder(packaged_weights(name.removeprefix(PACKAGED_PREFIX)), progress))
     return name

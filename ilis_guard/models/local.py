@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 
 from ilis_guard import events
-from ilis_guard.calling.deadline import Deadline
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
@@ -23,7 +24,7 @@ from ilis_guard.models.decoding import (
 )
 from ilis_guard.models.ending import generation
 from ilis_guard.models.passes import Asked, Audience, Everybody, Following, One, Reporting, narrowed, padded
-from ilis_guard.models.prompts import QUESTION, PromptTemplate
+from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.models.proofs import prove_once
 from ilis_guard.models.spans import Span, offsets, tokens_in
 from ilis_guard.models.stepwise import stepwise

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from ilis_guard.calling.deadline import Deadline
+from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.models import ending
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.stepwise import Unfolding

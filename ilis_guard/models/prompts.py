@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import ModelError
 from ilis_guard.types import Message
 
-QUESTION: Final = "{question}"
-"""Where the user's words go in a prompt template."""
 MARK: Final = "\x00question\x00"
 """Stands for the user's words where only what surrounds them is looked for; nobody writes it."""
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
+from ilis_guard.config.imports import imported
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
-from ilis_guard.importing import imported
 from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard.types import Generation, Message, RemoteFingerprint

@@ -23,8 +23,6 @@ import platformdirs
 from ilis_guard import events
 from ilis_guard.errors import MissingDependencyError, WeightsError
 
-PREFIX: Final = "packaged:"
-"""A model named ``packaged:NAME`` comes from a Python package instead of a path or the hub."""
 CACHE_VARIABLE: Final = "ILIS_GUARD_CACHE"
 """Environment variable that moves the cache folder."""
 LAYOUT: Final = "1"

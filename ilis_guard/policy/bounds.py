@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from ilis_guard.config.strict_yaml import nearest
 from ilis_guard.policy.facts import VISIBLE
 from ilis_guard.policy.syntax import Kind, Node
-from ilis_guard.strict_yaml import nearest
 
 FUNCTIONS: Final = ("size", "startsWith", "endsWith", "contains", "int", "double", "string", "type")
 """Those that conditions may call; beside operators, ``has``, and the macros."""

@@ -1,6 +1,6 @@
-"""What a policy is told of many attempts at once, fact by fact: what `Way` tells of one, as columns.
+"""What a policy is told of many attempts at once, fact by fact: what `CascadeState` tells of one, as columns.
 
-Only what is alike is seen from these columns; the engine gets its facts from `Way`.
+Only what is alike is seen from these columns; the engine gets its facts from `CascadeState`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ilis_guard.policy.alike import LABELS, Column
+from ilis_guard.policy.equivalence import LABELS, Column
 from ilis_guard.policy.policy import Policy
-from ilis_guard.policy.recorded import UNKNOWN, Few, Recorded, RecordedTier
-from ilis_guard.policy.way import out_of_time
+from ilis_guard.policy.recordings import UNKNOWN, Few, Recorded, RecordedTier
+from ilis_guard.policy.state import out_of_time
 from ilis_guard.types import Stage, Statistics
 
 Rows = Int64[np.ndarray, " rows"]
@@ -79,7 +79,7 @@ class Columns:
         self._max_cost = None if budget is None else budget.max_cost
         self._threshold = np.nan if threshold is None else threshold
         self._attempt = spent.attempts[rows] + 1
-        # Added up as `Way` does, so that sums are equal to the last bit.
+        # Added up as `CascadeState` does, so that sums are equal to the last bit.
         self._tokens = self._tier.tokens_at(stage)[rows] + spent.tokens[rows]
         self._seconds = self._tier.seconds_at(stage)[rows] + spent.seconds[rows]
         self._cost = self._tier.cost_at(stage)[rows] + spent.cost[rows]
@@ -99,7 +99,9 @@ class Columns:
     def _columns(self) -> Mapping[str, Callable[[], Column]]:
         return {
             "uncertainty": lambda: self._uncertainty,
-            "shift": lambda: (self._tier.shift if self._stage == "answer" else self._tier.prompt_shift)[self._rows],
+            "typicality": lambda: (self._tier.typicality if self._stage == "answer" else self._tier.prompt_typicality)[
+                self._rows
+            ],
             "threshold": lambda: np.full(len(self._rows), self._threshold),
             "certified": lambda: ~self._error.is_true & (self._uncertainty <= self._threshold),
             "tier": lambda: self._everywhere(self._tier.name),
@@ -119,7 +121,7 @@ class Columns:
     def _unknown(self) -> Mapping[str, Callable[[], Bool[np.ndarray, " rows"]]]:
         return {
             "uncertainty": lambda: self._is_unscored,
-            "shift": lambda: self._is_unscored,
+            "typicality": lambda: self._is_unscored,
             "seconds": lambda: np.isnan(self._seconds),
             "cost": lambda: np.isnan(self._cost),
             "prompt_length": lambda: self._recorded.prompt_length[self._rows] == UNKNOWN,

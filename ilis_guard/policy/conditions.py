@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from cel_expr_python import cel
 
+from ilis_guard.config.strict_yaml import nearest, short
 from ilis_guard.policy.bounds import objections
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
 from ilis_guard.policy.syntax import Kind, Node, expression, tree
 from ilis_guard.sentences import kind_of
-from ilis_guard.strict_yaml import nearest, short
 
 MAX_LENGTH: Final = 2000
 """Characters of one condition; more belongs into several rules."""
@@ -249,7 +249,7 @@ class Situation:
         return next(name for name in names if name in self._missing)
 
     def describe(self, names: tuple[str, ...]) -> str:
-        """``uncertainty is 0.43, shift is missing``: some facts and their values."""
+        """``uncertainty is 0.43, typicality is missing``: some facts and their values."""
         words = self._words.get(names)
         if words is None:
             told = dict.fromkeys(fact for name in names for fact in _BEHIND.get(name, (name,)))

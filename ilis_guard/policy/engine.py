@@ -46,8 +46,8 @@ class PromptRuling:
     """None where no rule of stage `prompt` held: the model goes on to answer."""
     reasons: tuple[str, ...]
     """As a ruling's; without a ruling, why each rule was passed over."""
-    held_back: str
-    """What `Facts.held_back` must say of the answer: a rule that couldn't be told to hold might have stopped it."""
+    answer_blocked_by: str
+    """As `Facts.answer_blocked_by` of the answer: a rule that couldn't be told to hold might have stopped it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Engine:
         """Let the first rule of stage `prompt` decide that holds and whose action is possible; else go on."""
         ruling, reasons, unclear = self._first("prompt", facts)
         return PromptRuling(
-            ruling=ruling, reasons=tuple(reasons) if ruling is None else ruling.reasons, held_back=unclear
+            ruling=ruling, reasons=tuple(reasons) if ruling is None else ruling.reasons, answer_blocked_by=unclear
         )
 
     def _first(self, stage: Stage, facts: Facts) -> tuple[Ruling | None, list[str], str]:
@@ -102,7 +102,7 @@ class Engine:
         situation = Situation(facts, self._names[stage])
         doubts = Doubts(self._at[stage], self._doubtful[stage], facts, situation)
         reasons: list[str] = []
-        unclear = facts.held_back or mislabelled(facts)
+        unclear = facts.answer_blocked_by or mislabelled(facts)
         outcomes = self._conditions[stage].check(situation)
         for index, (bound, outcome) in enumerate(zip(self._at[stage], outcomes, strict=True)):
             rule, condition = bound.rule, bound.condition
@@ -119,7 +119,7 @@ class Engine:
             else:
                 why = (
                     obstacle(bound, facts)
-                    or blind_spot(bound, situation)
+                    or missing_facts(bound, situation)
                     or (unclear if rule.do is Action.ANSWER else "")
                 )
                 if not why:
@@ -152,7 +152,7 @@ def mislabelled(facts: Facts) -> str:
 
 def in_sample(rule: Rule, facts: Facts) -> bool:
     """Whether a rule that holds for a share of requests may hold for this one: in all its attempts, or in none."""
-    return rule.sample is None or drawn(facts.lot, rule.id) < rule.sample
+    return rule.sample is None or drawn(facts.sampling_key, rule.id) < rule.sample
 
 
 def obstacle(bound: BoundRule, facts: Facts) -> str:
@@ -187,10 +187,10 @@ def _retries_not(rule: Rule, facts: Facts) -> str:
     return ""
 
 
-def blind_spot(bound: BoundRule, situation: Situation) -> str:
+def missing_facts(bound: BoundRule, situation: Situation) -> str:
     """Why an answer rule that holds would answer blindly; empty where it wouldn't.
 
-    `!(shift < 0.01)` holds where there is no shift: an answer must not rest on a number that is missing.
+    `!(typicality < 0.01)` holds where there is no typicality: an answer must not rest on a number that is missing.
     """
     missing = situation.missing(bound.condition.names) if bound.rule.do is Action.ANSWER else ""
     return f"it would answer, but it looks at {missing}, which is missing" if missing else ""
@@ -199,10 +199,10 @@ def blind_spot(bound: BoundRule, situation: Situation) -> str:
 def doubt(bound: BoundRule, facts: Facts, situation: Situation) -> str:
     """Why no rule may answer after one that doesn't hold: a missing number keeps it from holding, or may do so.
 
-    `shift < 0.05` is false where there is no shift, and says nothing against escalating. Who answers then would answer
-    on a blind spot, as `blind_spot` says of an answer rule's own numbers. Empty where the rule wouldn't hold whatever
-    the number was, couldn't act if it did, and where there's no score: then nothing is answered anyway, or, at the
-    prompt, the tier scores no prompts and the answer's own score is still to come.
+    `typicality < 0.05` is false where there is no typicality, and says nothing against escalating. Who answers then
+    would answer on a blind spot, as `missing_facts` says of an answer rule's own numbers. Empty where the rule
+    wouldn't hold whatever the number was, couldn't act if it did, and where there's no score: then nothing is answered
+    anyway, or, at the prompt, the tier scores no prompts and the answer's own score is still to come.
     """
     missing = situation.missing(bound.condition.names)
     if not missing or bound.rule.do is Action.ANSWER or facts.error or not facts.has_score:

@@ -19,7 +19,7 @@ class Facts:
 
     uncertainty: float | None = None
     """Calibrated probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
-    shift: float | None = None
+    typicality: float | None = None
     """From 0 (unlike the calibration signatures) to 1 (like them); None or NaN where it is unknown."""
     threshold: float | None = None
     """The uncertainty, 0 to 1, up to which the policy's guarantee holds on this tier; None or NaN where it can't be
@@ -50,9 +50,9 @@ class Facts:
     """Why the attempt has no scored answer; empty where it has one."""
     statistics: Statistics | None = None
     """Output statistics of the attempt."""
-    held_back: str = ""
+    answer_blocked_by: str = ""
     """Why no rule may answer, whatever it says: a rule of stage `prompt` might have stopped it."""
-    lot: str = ""
+    sampling_key: str = ""
     """What samples are drawn from: the decision's id, or a row's in a simulation. Conditions don't see it."""
 
     @property
@@ -91,7 +91,7 @@ _STATISTIC: Final = Kind("double", may_be_missing=True)
 
 VISIBLE: Final[Mapping[str, Kind]] = {
     "uncertainty": Kind("double", low=0.0, high=1.0, may_be_missing=True),
-    "shift": Kind("double", low=0.0, high=1.0, may_be_missing=True),
+    "typicality": Kind("double", low=0.0, high=1.0, may_be_missing=True),
     "threshold": Kind("double", low=0.0, high=1.0, may_be_missing=True),
     "certified": Kind("bool"),
     "tier": Kind("string"),
@@ -176,7 +176,7 @@ def _statistics(facts: Facts) -> Statistics:
 
 _SEEN: Final[Mapping[str, Callable[[Facts], Any]]] = {
     "uncertainty": lambda facts: _number(facts.uncertainty),
-    "shift": lambda facts: _number(facts.shift),
+    "typicality": lambda facts: _number(facts.typicality),
     "threshold": lambda facts: _number(facts.threshold),
     "certified": lambda facts: facts.certified,
     "tier": lambda facts: _text(facts.tier),

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import BoundRule, blind_spot, in_sample, mislabelled, obstacle
+from ilis_guard.policy.engine import BoundRule, in_sample, mislabelled, missing_facts, obstacle
 from ilis_guard.policy.facts import Facts
 from ilis_guard.types import Action
 
 OPEN: Final = frozenset(
-    {"cost", "finish_reason", "seconds", "shift", "text_length", "tokens"}
+    {"cost", "finish_reason", "seconds", "typicality", "text_length", "tokens"}
     | {"statistics.entropy_mean", "statistics.logprob_mean"}
 )
 """Facts that an answer has only at its end: until then they are unknown, however they stand. The other statistics only
@@ -27,7 +27,7 @@ def may_answer(rules: Iterable[BoundRule], facts: Facts, *, tiers_may_go: bool) 
         facts: of the attempt as far as it has come.
         tiers_may_go: whether a larger tier that is left now may be out of reach at the answer's end.
     """
-    if facts.error or facts.held_back or mislabelled(facts):
+    if facts.error or facts.answer_blocked_by or mislabelled(facts):
         return False
     still_open = OPEN | {"last_tier"} if tiers_may_go and not facts.last_tier else OPEN
     situation = Situation(facts, still_open=still_open)
@@ -36,7 +36,7 @@ def may_answer(rules: Iterable[BoundRule], facts: Facts, *, tiers_may_go: bool) 
         if holds is False or obstacle(bound, facts):
             continue
         if bound.rule.do is Action.ANSWER:
-            if not blind_spot(bound, situation):
+            if not missing_facts(bound, situation):
                 return True
         elif holds and not (bound.rule.do is Action.RETRY and "last_tier" in still_open):
             return False

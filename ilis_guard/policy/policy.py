@@ -5,17 +5,17 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ilis_guard.config.strict_yaml import Document, parse, read
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, PromptRuling, Ruling, at_stage
-from ilis_guard.policy.explaining import Explanation, explain
+from ilis_guard.policy.explain import Explanation, explain
 from ilis_guard.policy.facts import Facts
-from ilis_guard.policy.loading import SCORE, bind, locate
-from ilis_guard.policy.notices import Notice, notices
+from ilis_guard.policy.lint import Notice, notices
+from ilis_guard.policy.loader import SCORE, bind, locate
 from ilis_guard.policy.outlook import may_answer
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
-from ilis_guard.strict_yaml import Document, parse, read
 from ilis_guard.types import Action, Mode, Stage
 
 
@@ -98,9 +98,9 @@ class Policy:
         """
         return explain(self._engine, facts, stage, mode=self.mode)
 
-    def audits(self, lot: str) -> bool:
-        """Whether the answered request of this lot is one of those that a person looks at all the same."""
-        return self.audit is not None and drawn(lot, AUDITS) < self.audit.fraction
+    def audits(self, sampling_key: str) -> bool:
+        """Whether the answered request of this sampling_key is one of those that a person looks at all the same."""
+        return self.audit is not None and drawn(sampling_key, AUDITS) < self.audit.fraction
 
     def unhandled_uncertified(self, tier: str) -> str:
         """What the rules leave open where nothing can be certified on a tier; empty where they decide in every case.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ilis_guard.policy.cells import MISSING, Literals, cells, count, literals_of, merged
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import BoundRule, at_stage, blind_spot, doubt, obstacle
+from ilis_guard.policy.engine import BoundRule, at_stage, doubt, missing_facts, obstacle
 from ilis_guard.policy.facts import VISIBLE, Facts
 from ilis_guard.types import STAGES, Action, Stage
 
@@ -163,7 +163,7 @@ class Reach:
             return False
         if bound.rule.id not in self._plain:
             return True
-        return bound.condition.check(situation) is True and not blind_spot(bound, situation)
+        return bound.condition.check(situation) is True and not missing_facts(bound, situation)
 
     def _unreachable(self, stage: Stage) -> Iterator[Unreachable]:
         # For each rule not reached yet: in each cell where it could act, all rules that keep it from that.

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from ilis_guard.errors import FactsError
-from ilis_guard.policy.retracing import Retold
+from ilis_guard.policy.replay import Retold
 from ilis_guard.policy.written import Written, WrittenAttempt
 from ilis_guard.sentences import action_behind
 from ilis_guard.types import Action, Label, Mode, ShadowRuling

@@ -135,7 +135,10 @@ class Rule(_Strict):
                 {"if": _EARLY, "then": {"properties": {"do": {"enum": ["abstain", "retry", "escalate"]}}}},
                 {
                     "if": _ANSWERS,
-                    "then": {"required": ["when"], "properties": {"when": {"pattern": "uncertainty|shift|certified"}}},
+                    "then": {
+                        "required": ["when"],
+                        "properties": {"when": {"pattern": "uncertainty|typicality|certified"}},
+                    },
                 },
             ]
         }
@@ -150,14 +153,14 @@ class Rule(_Strict):
         OptionalWhen,
         Field(
             examples=[
-                "uncertainty < 0.2 && shift >= 0.01",
+                "uncertainty < 0.2 && typicality >= 0.01",
                 "certified",
                 "has(labels.topic) && labels.topic == 'legal'",
             ],
             json_schema_extra={"pattern": r"\S", "maxLength": 2000},
         ),
     ] = None
-    """A condition in CEL; without it the rule always holds. It may look at: uncertainty, shift, threshold, certified,
+    """A condition in CEL; without it the rule always holds. May look at: uncertainty, typicality, threshold, certified,
     tier, last_tier, attempt, tokens, seconds, cost, prompt_length, text_length, finish_reason, error,
     statistics.logprob_sum, statistics.logprob_mean, statistics.entropy_mean, statistics.margin_min, and labels.NAME
     (ask `has(labels.NAME)` first). Fractions are compared with fractions: 1.0, not 1."""

@@ -12,13 +12,13 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
-from ilis_guard.policy.alike import Codes, Sight, alike
 from ilis_guard.policy.columns import Columns, Rows, Spent
 from ilis_guard.policy.engine import Ruling
+from ilis_guard.policy.equivalence import Codes, Sight, alike
 from ilis_guard.policy.policy import Policy
-from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded
+from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded
 from ilis_guard.policy.sampling import drawn
-from ilis_guard.policy.way import Way
+from ilis_guard.policy.state import CascadeState
 from ilis_guard.types import STAGES, Action, Stage
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class _Said:
     """None where the way goes on to the answer, or nothing was decided."""
     rule: str | None = None
     to: str | None = None
-    held_back: str = ""
+    answer_blocked_by: str = ""
     undecided: str = ""
 
 
@@ -168,7 +168,7 @@ class _Walks:
         if said.undecided:
             self._give_up(rows, said.undecided)
         elif said.action is None:
-            self._held_back.set(rows, said.held_back)
+            self._held_back.set(rows, said.answer_blocked_by)
         else:
             tier = self._recorded.tiers[index]
             self._came_to[index][rows] = STOPPED_AT_PROMPT if stage == "prompt" else ANSWERED
@@ -199,8 +199,8 @@ class _Walks:
         unknown = {name: missing for name in sight.first if (missing := columns.unknown(name)).any()}
         drawn_for = [self._drawn(bound.rule.id, bound.rule.sample, rows) for bound in rules if bound.rule.sample]
         told_apart = [sight.codes(name, columns[name]) for name in sight.literals]
-        held_back = self._held_back.few.codes[rows]
-        first, group, sizes = alike([held_back, *told_apart, *unknown.values(), *drawn_for])
+        answer_blocked_by = self._held_back.few.codes[rows]
+        first, group, sizes = alike([answer_blocked_by, *told_apart, *unknown.values(), *drawn_for])
         said: dict[_Said, int] = {}
         which = np.empty(len(first), dtype=np.int64)
         for number, at in enumerate(first.tolist()):
@@ -214,34 +214,34 @@ class _Walks:
     def _say(self, index: int, stage: Stage, row: int, unrecorded: Sequence[str]) -> _Said:
         """What the policy says to one request's attempt, unless that depends on what wasn't recorded."""
         way, attempt = self._way(index, row), self._recorded.tiers[index].attempt(row, stage)
-        held_back = self._held_back[row]
+        answer_blocked_by = self._held_back[row]
         ruling: Ruling | None
         if stage == "answer":
-            ruling = way.at_answer(attempt, held_back=held_back)
+            ruling = way.at_answer(attempt, answer_blocked_by=answer_blocked_by)
         else:
             early = way.at_prompt(attempt)
-            ruling, held_back = early.ruling, early.held_back
+            ruling, answer_blocked_by = early.ruling, early.answer_blocked_by
         ids = [bound.rule.id for bound in self._rules[stage]]
         decided = len(ids) if ruling is None or ruling.rule is None else ids.index(ruling.rule)
         for name in unrecorded:
             if (first := self._sights[stage].first[name]) <= decided:
                 return _Said(undecided=f"rule {ids[first]!r} looks at {name!r}, which wasn't recorded")
         if ruling is None:
-            return _Said(held_back=held_back)
+            return _Said(answer_blocked_by=answer_blocked_by)
         return _Said(action=ruling.action, rule=ruling.rule, to=ruling.to)
 
     def _drawn(self, rule: str, share: float, rows: Rows) -> Codes:
         ids = self._recorded.ids
         return np.array([drawn(ids[row], rule) < share for row in rows.tolist()], dtype=np.int64)
 
-    def _way(self, index: int, row: int) -> Way:
+    def _way(self, index: int, row: int) -> CascadeState:
         before = zip(self._recorded.tiers[:index], self._came_to[:index], strict=True)
-        return Way(
+        return CascadeState(
             policy=self._policy,
             left=self._tiers[index:],
             labels=self._recorded.labels[row] or {},
             prompt_length=max(0, int(self._recorded.prompt_length[row])),
-            lot=self._recorded.ids[row],
+            sampling_key=self._recorded.ids[row],
             thresholds=self._thresholds,
             before=tuple(
                 tier.attempt(row, "prompt" if came_to[row] == STOPPED_AT_PROMPT else "answer")

@@ -14,15 +14,15 @@ class Written(BaseModel):
 
 
 class WrittenScore(Written):
-    """The shift is null where it couldn't be told."""
+    """The typicality is null where it couldn't be told."""
 
     uncertainty: float
-    shift: float | None
+    typicality: float | None
 
     @property
     def made(self) -> Score:
         """The score itself."""
-        return Score(uncertainty=self.uncertainty, shift=math.nan if self.shift is None else self.shift)
+        return Score(uncertainty=self.uncertainty, typicality=math.nan if self.typicality is None else self.typicality)
 
 
 class WrittenStatistics(Written):
@@ -46,7 +46,7 @@ class WrittenAttempt(Written):
     stage: Stage = "answer"
     text: str
     uncertainty: float | None
-    shift: float | None
+    typicality: float | None
     prompt_score: WrittenScore | None = None
     prompt_seconds: float | None = None
     """None where no rule of stage `prompt` was asked; so is `prompt_cost`."""

@@ -1,18 +1,18 @@
 """The human queue: escalated requests wait here, in a database, until a person gives a verdict."""
 
+from ilis_guard.config.queues import EVENTS, EndpointSettings, QueueSettings
 from ilis_guard.review.listing import QueueCounts
 from ilis_guard.review.queue import ReviewQueue
-from ilis_guard.review.record import Happening, TicketRecord
-from ilis_guard.review.settings import EVENTS, QueueSettings, ReceiverSettings
+from ilis_guard.review.record import TicketEvent, TicketRecord
 from ilis_guard.review.storage import migrate
 
 __all__ = [
     "EVENTS",
-    "Happening",
+    "EndpointSettings",
     "QueueCounts",
     "QueueSettings",
-    "ReceiverSettings",
     "ReviewQueue",
+    "TicketEvent",
     "TicketRecord",
     "migrate",
 ]

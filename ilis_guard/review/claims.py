@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, case, or_, select, update
 
+from ilis_guard.config.queues import LONGEST
 from ilis_guard.errors import ReviewError, TicketClaimedError, TicketExpiredError, TicketResolvedError
-from ilis_guard.review.ledger import Ledger, row_of
+from ilis_guard.review.ledger import TicketStore, row_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
-from ilis_guard.review.settings import LONGEST
 
 
-def claim(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
+def claim(ledger: TicketStore, id: str, *, reviewer: str, lease: float | None) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.claim`; also whether the claim is new."""
     _check(reviewer, lease)
     with ledger.writing() as connection:
@@ -28,7 +28,7 @@ def claim(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> tup
         return _claimed(connection, ledger, row, now, reviewer, lease), True
 
 
-def claim_next(ledger: Ledger, *, reviewer: str, queue: str | None, lease: float | None) -> Row[Any] | None:
+def claim_next(ledger: TicketStore, *, reviewer: str, queue: str | None, lease: float | None) -> Row[Any] | None:
     """See `ReviewQueue.claim_next`."""
     _check(reviewer, lease)
     with ledger.writing() as connection:
@@ -44,7 +44,7 @@ def claim_next(ledger: Ledger, *, reviewer: str, queue: str | None, lease: float
         return None if row is None else _claimed(connection, ledger, row, now, reviewer, lease)
 
 
-def renew(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> Row[Any]:  # noqa: A002 - a ticket's word
+def renew(ledger: TicketStore, id: str, *, reviewer: str, lease: float | None) -> Row[Any]:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.renew`."""
     _check(reviewer, lease)
     with ledger.writing() as connection:
@@ -56,7 +56,7 @@ def renew(ledger: Ledger, id: str, *, reviewer: str, lease: float | None) -> Row
         return _extended(connection, ledger, row, now, lease)
 
 
-def release(ledger: Ledger, id: str, *, reviewer: str, force: bool) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
+def release(ledger: TicketStore, id: str, *, reviewer: str, force: bool) -> tuple[Row[Any], bool]:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.release`; also whether there was something to release."""
     with ledger.writing() as connection:
         row = row_of(connection, id, for_update=True)
@@ -109,18 +109,18 @@ def _check_own(row: Row[Any], reviewer: str) -> None:
 
 
 def _claimed(
-    connection: Connection, ledger: Ledger, row: Row[Any], now: float, reviewer: str, lease: float | None
+    connection: Connection, ledger: TicketStore, row: Row[Any], now: float, reviewer: str, lease: float | None
 ) -> Row[Any]:
     values = {"claimed_by": reviewer, "claimed_until": now + _lease(ledger, row, lease)}
     return ledger.change(connection, row, "claimed", at=now, by=reviewer, values=values)
 
 
-def _extended(connection: Connection, ledger: Ledger, row: Row[Any], now: float, lease: float | None) -> Row[Any]:
+def _extended(connection: Connection, ledger: TicketStore, row: Row[Any], now: float, lease: float | None) -> Row[Any]:
     """The ticket with a longer lease. The version stays: nothing changed that anybody has to know."""
     until = max(row.claimed_until, now + _lease(ledger, row, lease))
     connection.execute(update(tickets).where(tickets.c.id == row.id).values(claimed_until=until))
     return row_of(connection, row.id)
 
 
-def _lease(ledger: Ledger, row: Row[Any], lease: float | None) -> float:
+def _lease(ledger: TicketStore, row: Row[Any], lease: float | None) -> float:
     return ledger.settings(row.queue).lease if lease is None else lease

@@ -7,11 +7,11 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
-from ilis_guard.review import receivers
-from ilis_guard.review.ledger import Ledger
+from ilis_guard.review import endpoints
+from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.queue import ReviewQueue
 from ilis_guard.review.schema import deliveries
-from ilis_guard.review.schema import receivers as receivers_table
+from ilis_guard.review.schema import endpoints as endpoints_table
 
 _DEAD: Final = ("exhausted", "disabled")
 _SHORTEST_PREFIX: Final = 4
@@ -24,12 +24,12 @@ class DeadLetter:
     id: str
     """The webhook's id: sent again, it has the same."""
     ticket: str
-    receiver: str
+    endpoint: str
     event: str
     created_at: float
     """When the event happened, seconds since the epoch."""
     state: Literal["exhausted", "disabled"]
-    """`exhausted`: all tries failed. `disabled`: the receiver answered 410 Gone, to this or to an earlier one."""
+    """`exhausted`: all tries failed. `disabled`: the endpoint answered 410 Gone, to this or to an earlier one."""
     tries: int
     last_try_at: float | None
     last_status: int | None
@@ -47,15 +47,15 @@ class Replayed:
     pending: int
     """So many will be."""
     left: int
-    """So many stay dead: their receivers are disabled, or guard.yaml doesn't name them."""
+    """So many stay dead: their endpoints are disabled, or guard.yaml doesn't name them."""
 
 
-def dead_letters(queue: ReviewQueue, *, receiver: str | None = None, limit: int = 50) -> list[DeadLetter]:
+def dead_letters(queue: ReviewQueue, *, endpoint: str | None = None, limit: int = 50) -> list[DeadLetter]:
     """Dead letters, the latest event first.
 
     Args:
         queue: where they are.
-        receiver: only this receiver's; None for all.
+        endpoint: only this endpoint's; None for all.
         limit: at most so many.
 
     Raises:
@@ -63,21 +63,21 @@ def dead_letters(queue: ReviewQueue, *, receiver: str | None = None, limit: int 
     """
     columns = [deliveries.c[name] for name in DeadLetter.__slots__]
     dead = select(*columns).where(deliveries.c.state.in_(_DEAD))
-    if receiver is not None:
-        dead = dead.where(deliveries.c.receiver == receiver)
+    if endpoint is not None:
+        dead = dead.where(deliveries.c.endpoint == endpoint)
     latest = dead.order_by(deliveries.c.created_at.desc(), deliveries.c.id).limit(limit)
     with _ledger(queue).reading() as connection:
         return [DeadLetter(**row._mapping) for row in connection.execute(latest)]  # noqa: SLF001 - its public name
 
 
-def disabled_receivers(queue: ReviewQueue) -> dict[str, float]:
-    """The receivers that answered 410 Gone, and since when nothing is sent to them.
+def disabled_endpoints(queue: ReviewQueue) -> dict[str, float]:
+    """The endpoints that answered 410 Gone, and since when nothing is sent to them.
 
     Raises:
         ReviewError: they can't be read.
     """
-    gone = select(receivers_table.c.name, receivers_table.c.disabled_at)
-    gone = gone.where(receivers_table.c.disabled_at.is_not(None)).order_by(receivers_table.c.name)
+    gone = select(endpoints_table.c.name, endpoints_table.c.disabled_at)
+    gone = gone.where(endpoints_table.c.disabled_at.is_not(None)).order_by(endpoints_table.c.name)
     with _ledger(queue).reading() as connection:
         return {row.name: row.disabled_at for row in connection.execute(gone)}
 
@@ -91,14 +91,14 @@ def replay(queue: ReviewQueue, id: str) -> str:  # noqa: A002 - the delivery's w
 
     Raises:
         DeliveryNotFoundError: no dead letter, or more than one, has an id that starts so.
-        ReviewError: its receiver is disabled or unknown, or it can't be stored.
+        ReviewError: its endpoint is disabled or unknown, or it can't be stored.
     """
     ledger = _ledger(queue)
     with ledger.writing() as connection:
         found = _id_of(connection, id)
         if not _revive(connection, ledger, deliveries.c.id == found):
             raise ReviewError(
-                f"the receiver of {found[:8]} is disabled, or guard.yaml doesn't name it; see `ilis-guard queue "
+                f"the endpoint of {found[:8]} is disabled, or guard.yaml doesn't name it; see `ilis-guard queue "
                 "dead-letters`, then `queue enable` it"
             )
     return found
@@ -122,25 +122,25 @@ def replay_since(queue: ReviewQueue, since: float) -> Replayed:
         return Replayed(pending=pending, left=connection.execute(still_dead).scalar_one())
 
 
-def enable(queue: ReviewQueue, receiver: str) -> None:
-    """Send to a receiver again that answered 410 Gone. What it missed meanwhile stays dead until it is replayed.
+def enable(queue: ReviewQueue, endpoint: str) -> None:
+    """Send to an endpoint again that answered 410 Gone. What it missed meanwhile stays dead until it is replayed.
 
     Raises:
         ReviewError: it isn't disabled, or that can't be stored.
     """
     with _ledger(queue).writing() as connection:
-        if not receivers.enable(connection, receiver):
-            raise ReviewError(f"the receiver {receiver!r} isn't disabled; `ilis-guard queue dead-letters` names those")
+        if not endpoints.enable(connection, endpoint):
+            raise ReviewError(f"the endpoint {endpoint!r} isn't disabled; `ilis-guard queue dead-letters` names those")
 
 
-def _revive(connection: Connection, ledger: Ledger, which: ColumnElement[bool]) -> int:
-    """Make dead letters pending again, for receivers that are sent to; how many."""
-    configured = [receiver.name for receiver in ledger.receivers]
-    disabled = select(receivers_table.c.name).where(receivers_table.c.disabled_at.is_not(None))
+def _revive(connection: Connection, ledger: TicketStore, which: ColumnElement[bool]) -> int:
+    """Make dead letters pending again, for endpoints that are sent to; how many."""
+    configured = [endpoint.name for endpoint in ledger.endpoints]
+    disabled = select(endpoints_table.c.name).where(endpoints_table.c.disabled_at.is_not(None))
     dead = update(deliveries).where(
         deliveries.c.state.in_(_DEAD),
-        deliveries.c.receiver.in_(configured),
-        deliveries.c.receiver.not_in(disabled),
+        deliveries.c.endpoint.in_(configured),
+        deliveries.c.endpoint.not_in(disabled),
         which,
     )
     return connection.execute(dead.values(state="pending", tries=0, next_try_at=ledger.clock())).rowcount
@@ -159,5 +159,5 @@ def _id_of(connection: Connection, prefix: str) -> str:
     return found[0]
 
 
-def _ledger(queue: ReviewQueue) -> Ledger:
+def _ledger(queue: ReviewQueue) -> TicketStore:
     return queue._ledger  # noqa: SLF001 - the review room's own

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, exists, func, or_, select, update
 
-from ilis_guard.review import outbox, receivers
-from ilis_guard.review.ledger import Ledger
+from ilis_guard.review import endpoints, outbox
+from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.schema import deliveries
 from ilis_guard.review.sending import Answer
 
@@ -34,20 +34,20 @@ class Delivery:
 
     id: str
     ticket: str
-    receiver: str
+    endpoint: str
     event: str
     data: Mapping[str, Any]
     created_at: float
     tries: int
     """So many failed before."""
     send_at: float
-    """When the receiver's rate lets it start, seconds since the epoch."""
+    """When the endpoint's rate lets it start, seconds since the epoch."""
     leased_until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A try, and how the receiver took it."""
+    """A try, and how the endpoint took it."""
 
     delivery: Delivery
     answer: Answer
@@ -74,7 +74,7 @@ class Turn:
 
 
 def turn(
-    ledger: Ledger, worker: str, *, tried: Sequence[Tried], unsent: Sequence[Delivery], room: Mapping[str, int]
+    ledger: TicketStore, worker: str, *, tried: Sequence[Tried], unsent: Sequence[Delivery], room: Mapping[str, int]
 ) -> Turn:
     """Write down what became of tries, give back what wasn't sent, and lease what is due: one commit for all of it.
 
@@ -83,7 +83,7 @@ def turn(
         worker: who asks; no two workers have the same name.
         tried: tries that aren't written down yet. Writing one down twice changes nothing.
         unsent: leased deliveries that the worker won't send.
-        room: how many more deliveries of a receiver the worker takes, at least 1; none of those that aren't named.
+        room: how many more deliveries of an endpoint the worker takes, at least 1; none of those that aren't named.
 
     Raises:
         ReviewError: nothing was written, or it isn't certain that it was; the same again is safe.
@@ -92,41 +92,41 @@ def turn(
         return Turn()
     with ledger.writing() as connection:
         # First of all, so that no two workers wait for one another.
-        receivers.locked(connection, ledger, {*room, *(one.delivery.receiver for one in tried)})
+        endpoints.locked(connection, ledger, {*room, *(one.delivery.endpoint for one in tried)})
         _give_back(connection, worker, unsent)
         settled = _settle(connection, ledger, worker, tried)
         return Turn(settled=settled, leased=_lease(connection, ledger, worker, room))
 
 
-def orphaned(ledger: Ledger) -> dict[str, int]:
-    """How many pending deliveries wait for receivers that guard.yaml doesn't name (any more), by receiver."""
-    known = [receiver.name for receiver in ledger.receivers]
-    waiting = select(deliveries.c.receiver, func.count().label("waiting")).where(
-        deliveries.c.state == "pending", deliveries.c.receiver.not_in(known)
+def orphaned(ledger: TicketStore) -> dict[str, int]:
+    """How many pending deliveries wait for endpoints that guard.yaml doesn't name (any more), by endpoint."""
+    known = [endpoint.name for endpoint in ledger.endpoints]
+    waiting = select(deliveries.c.endpoint, func.count().label("waiting")).where(
+        deliveries.c.state == "pending", deliveries.c.endpoint.not_in(known)
     )
     with ledger.reading() as connection:
-        found = connection.execute(waiting.group_by(deliveries.c.receiver).order_by(deliveries.c.receiver))
-        return {row.receiver: row.waiting for row in found}
+        found = connection.execute(waiting.group_by(deliveries.c.endpoint).order_by(deliveries.c.endpoint))
+        return {row.endpoint: row.waiting for row in found}
 
 
 def pause_after(tries: int, retry_after: float | None) -> float:
-    """Seconds from a failed try to the next, at least as many as the receiver asked for.
+    """Seconds from a failed try to the next, at least as many as the endpoint asked for.
 
     Args:
         tries: how many failed, at least 1 and fewer than there are in the schedule.
-        retry_after: what the receiver asked for; None where it didn't.
+        retry_after: what the endpoint asked for; None where it didn't.
     """
     # No secret depends on it.
     late = random.uniform(1.0, _LATEST)  # noqa: S311
     return max(SCHEDULE[tries], retry_after or 0.0) * late
 
 
-def _is_due(ledger: Ledger, room: Mapping[str, int]) -> bool:
+def _is_due(ledger: TicketStore, room: Mapping[str, int]) -> bool:
     """Whether there may be something to lease. It only looks: idle workers keep nobody from writing."""
     if not room:
         return False
     with ledger.reading() as connection:
-        due = select(exists().where(deliveries.c.receiver.in_(room), _is_free(ledger.clock())))
+        due = select(exists().where(deliveries.c.endpoint.in_(room), _is_free(ledger.clock())))
         return bool(connection.scalar(due))
 
 
@@ -140,18 +140,18 @@ def _is_over(until: ColumnElement[float | None], now: float) -> ColumnElement[bo
     return or_(until <= now, until > now + _FURTHEST)
 
 
-def _lease(connection: Connection, ledger: Ledger, worker: str, room: Mapping[str, int]) -> list[Delivery]:
+def _lease(connection: Connection, ledger: TicketStore, worker: str, room: Mapping[str, int]) -> list[Delivery]:
     now = ledger.clock()
     leased: list[Delivery] = []
-    settings = {receiver.name: receiver for receiver in ledger.receivers if receiver.name in room}
-    for name, row in receivers.locked(connection, ledger, settings).items():
+    settings = {endpoint.name: endpoint for endpoint in ledger.endpoints if endpoint.name in room}
+    for name, row in endpoints.locked(connection, ledger, settings).items():
         if row.disabled_at is not None:
             _bury(connection, name, now)
         elif row.held_until is None or not now < row.held_until <= now + _FURTHEST:
-            slots = receivers.slots(row, per_second=settings[name].per_second, now=now)
+            slots = endpoints.slots(row, per_second=settings[name].per_second, now=now)
             found = _some_free(connection, name, min(room[name], slots.count), now)
             if found:
-                receivers.reserve(connection, name, until=slots.at(len(found)))
+                endpoints.reserve(connection, name, until=slots.at(len(found)))
             leased += [_delivery(row, send_at=slots.at(i), now=now) for i, row in enumerate(found)]
     if leased:
         taken = update(deliveries).where(deliveries.c.id.in_([delivery.id for delivery in leased]))
@@ -159,10 +159,10 @@ def _lease(connection: Connection, ledger: Ledger, worker: str, room: Mapping[st
     return leased
 
 
-def _some_free(connection: Connection, receiver: str, most: int, now: float) -> Sequence[Row[Any]]:
+def _some_free(connection: Connection, endpoint: str, most: int, now: float) -> Sequence[Row[Any]]:
     if most < 1:
         return []
-    free = select(deliveries).where(deliveries.c.receiver == receiver, _is_free(now))
+    free = select(deliveries).where(deliveries.c.endpoint == endpoint, _is_free(now))
     return connection.execute(
         free.order_by(deliveries.c.next_try_at).limit(most).with_for_update(skip_locked=True)
     ).all()
@@ -172,7 +172,7 @@ def _delivery(row: Row[Any], *, send_at: float, now: float) -> Delivery:
     return Delivery(
         id=row.id,
         ticket=row.ticket,
-        receiver=row.receiver,
+        endpoint=row.endpoint,
         event=row.event,
         data=row.data,
         created_at=row.created_at,
@@ -182,9 +182,9 @@ def _delivery(row: Row[Any], *, send_at: float, now: float) -> Delivery:
     )
 
 
-def _bury(connection: Connection, receiver: str, now: float) -> None:
-    """What came for a disabled receiver is a dead letter, but for what a worker has in hand."""
-    free = select(deliveries.c.id).where(deliveries.c.receiver == receiver, _is_free(now))
+def _bury(connection: Connection, endpoint: str, now: float) -> None:
+    """What came for a disabled endpoint is a dead letter, but for what a worker has in hand."""
+    free = select(deliveries.c.id).where(deliveries.c.endpoint == endpoint, _is_free(now))
     some = free.with_for_update(skip_locked=True)
     # SQLite would drop the lock anyway; PostgreSQL takes it in the inner query.
     connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(state="disabled"))
@@ -206,7 +206,7 @@ def _mine(delivery: Delivery, worker: str) -> ColumnElement[bool]:
     )
 
 
-def _settle(connection: Connection, ledger: Ledger, worker: str, tried: Sequence[Tried]) -> list[Settled]:
+def _settle(connection: Connection, ledger: TicketStore, worker: str, tried: Sequence[Tried]) -> list[Settled]:
     taken = [one for one in tried if one.answer.is_taken]
     failed = [one for one in tried if not one.answer.is_taken]
     _settle_taken(connection, taken)
@@ -217,7 +217,7 @@ def _settle(connection: Connection, ledger: Ledger, worker: str, tried: Sequence
 
 
 def _settle_taken(connection: Connection, taken: Sequence[Tried]) -> None:
-    """A delivery that the receiver took is delivered, whoever has the lease by now."""
+    """A delivery that the endpoint took is delivered, whoever has the lease by now."""
     if not taken:
         return
     by_id = and_(deliveries.c.id == bindparam("of"), deliveries.c.state == "pending")
@@ -235,20 +235,20 @@ def _settle_taken(connection: Connection, taken: Sequence[Tried]) -> None:
     connection.execute(settle, rows)
 
 
-def _settle_failed(connection: Connection, ledger: Ledger, worker: str, one: Tried) -> Settled:
+def _settle_failed(connection: Connection, ledger: TicketStore, worker: str, one: Tried) -> Settled:
     answer, tries = one.answer, one.delivery.tries + 1
     outcome: Outcome = "failed"
     changes: dict[str, Any] = {}
     if answer.status == _GONE:
         outcome = changes["state"] = "disabled"
-        receivers.disable(connection, one.delivery.receiver, at=one.at)
+        endpoints.disable(connection, one.delivery.endpoint, at=one.at)
     elif tries >= len(SCHEDULE):
         outcome = changes["state"] = "exhausted"
     else:
         changes["next_try_at"] = one.at + pause_after(tries, answer.retry_after)
     if answer.status in _OVERLOADED and answer.retry_after:
         until = one.at + answer.retry_after
-        receivers.hold(connection, one.delivery.receiver, until=until, furthest=one.at + _FURTHEST)
+        endpoints.hold(connection, one.delivery.endpoint, until=until, furthest=one.at + _FURTHEST)
     settle = update(deliveries).where(_mine(one.delivery, worker))
     changed = connection.execute(
         settle.values(
@@ -268,17 +268,17 @@ def _settle_failed(connection: Connection, ledger: Ledger, worker: str, one: Tri
     return Settled(tried=one, outcome=outcome, next_try_at=changes.get("next_try_at"))
 
 
-def _tell_of_dead_letter(connection: Connection, ledger: Ledger, one: Tried, *, state: str, tries: int) -> None:
-    """The other receivers hear of it. Nobody hears that this message didn't arrive: it would never end."""
+def _tell_of_dead_letter(connection: Connection, ledger: TicketStore, one: Tried, *, state: str, tries: int) -> None:
+    """The other endpoints hear of it. Nobody hears that this message didn't arrive: it would never end."""
     dead = one.delivery
     if dead.event == "delivery.exhausted":
         return
-    others = [receiver for receiver in ledger.receivers if receiver.name != dead.receiver]
+    others = [endpoint for endpoint in ledger.endpoints if endpoint.name != dead.endpoint]
     data = {
         "ticket": dead.ticket,
         "queue": dead.data["queue"],
         "delivery": dead.id,
-        "receiver": dead.receiver,
+        "endpoint": dead.endpoint,
         "event": dead.event,
         "state": state,
         "tries": tries,

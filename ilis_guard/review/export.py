@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Row, select
 
-from ilis_guard.review.ledger import Ledger
+from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.record import judged_in
 from ilis_guard.review.schema import tickets
 from ilis_guard.types import Verdict
@@ -21,7 +21,7 @@ _AT_ONCE: Final = 100
 """Rows in memory."""
 
 
-def labelled(ledger: Ledger, *, queue: str | None, signatures: bool) -> Iterator[dict[str, Any]]:
+def labelled(ledger: TicketStore, *, queue: str | None, signatures: bool) -> Iterator[dict[str, Any]]:
     """See `ReviewQueue.export`."""
     resolved = select(tickets).where(tickets.c.state == "resolved").order_by(tickets.c.ended_at, tickets.c.id)
     if queue is not None:
@@ -65,7 +65,7 @@ def _labelled(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
         "correct": row.verdict == Verdict.ACCEPT.value,
         "tier": judged.get("tier"),
         "uncertainty": judged.get("uncertainty"),
-        "shift": judged.get("shift"),
+        "typicality": judged.get("typicality"),
         "tokens": judged.get("tokens", 0),
         "finish_reason": judged.get("finish_reason"),
         **(judged.get("statistics") or {}),

@@ -1,4 +1,4 @@
-"""The one way in which a ticket changes: its row, its version, its history and what receivers hear, all at once."""
+"""The one way in which a ticket changes: its row, its version, its history and what endpoints hear, all at once."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, select, update
 
+from ilis_guard.config.queues import ANY_OTHER, EndpointSettings, Event, QueueSettings
 from ilis_guard.errors import TicketNotFoundError
 from ilis_guard.review import outbox
 from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
-from ilis_guard.review.settings import ANY_OTHER, Event, QueueSettings, ReceiverSettings
 from ilis_guard.review.storage import Storage
 
 What = Literal["created", "claimed", "released", "moved", "expired", "resolved", "redacted"]
@@ -29,14 +29,14 @@ _CANDIDATES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
-    """What all work on tickets shares: the storage, the clock, and what guard.yaml says of queues and receivers."""
+class TicketStore:
+    """What all work on tickets shares: the storage, the clock, and what guard.yaml says of queues and endpoints."""
 
     storage: Storage
     clock: Callable[[], float]
     """Seconds since the epoch. It may go back: what is compared with it then only lasts longer."""
     queues: Mapping[str, QueueSettings]
-    receivers: Sequence[ReceiverSettings]
+    endpoints: Sequence[EndpointSettings]
 
     def reading(self) -> AbstractContextManager[Connection]:
         """See `Storage.reading`."""
@@ -68,7 +68,7 @@ class Ledger:
         values: Mapping[str, Any],
         details: Mapping[str, Any] | None = None,
     ) -> Row[Any]:
-        """Change a ticket, write that into its history, and tell the receivers.
+        """Change a ticket, write that into its history, and tell the endpoints.
 
         Args:
             connection: inside a writing transaction.
@@ -107,11 +107,11 @@ class Ledger:
         if what in _HEARD_AS:
             queues = [row.queue] if left in (None, row.queue) else [str(left), row.queue]
             data = thin(row, by=by, details=told)
-            outbox.put(connection, self.receivers, _HEARD_AS[what], ticket=row.id, queues=queues, data=data, at=at)
+            outbox.put(connection, self.endpoints, _HEARD_AS[what], ticket=row.id, queues=queues, data=data, at=at)
 
 
 def thin(row: Row[Any], *, by: str, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What a receiver hears of a ticket without asking further: no prompt, no answer, no reviewer's text."""
+    """What an endpoint hears of a ticket without asking further: no prompt, no answer, no reviewer's text."""
     return {
         "ticket": row.id,
         "decision": row.decision,

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, se
 
 from ilis_guard.errors import ReviewError
 from ilis_guard.review.claims import most_urgent_first
-from ilis_guard.review.ledger import Ledger, row_of
+from ilis_guard.review.ledger import TicketStore, row_of
 from ilis_guard.review.record import TicketRecord, record_of
 from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
 from ilis_guard.types import TicketState
@@ -31,7 +31,7 @@ class QueueCounts:
 
 
 def listed(
-    ledger: Ledger,
+    ledger: TicketStore,
     *,
     state: TicketState | None,
     queue: str | None,
@@ -60,14 +60,14 @@ def listed(
         return connection.execute(query).all()
 
 
-def prompts(ledger: Ledger, ids: Collection[str]) -> dict[str, str]:
+def prompts(ledger: TicketStore, ids: Collection[str]) -> dict[str, str]:
     """See `ReviewQueue.prompts`."""
     query = select(tickets.c.id, tickets.c.request).where(tickets.c.id.in_(ids))
     with ledger.reading() as connection:
         return {row.id: str(row.request["messages"][-1]["content"]) for row in connection.execute(query)}
 
 
-def counts(ledger: Ledger, *, now: float) -> list[QueueCounts]:
+def counts(ledger: TicketStore, *, now: float) -> list[QueueCounts]:
     """See `ReviewQueue.counts`."""
     query = select(
         tickets.c.queue,
@@ -82,20 +82,20 @@ def counts(ledger: Ledger, *, now: float) -> list[QueueCounts]:
         return [QueueCounts(**row) for row in rows]
 
 
-def probe(ledger: Ledger) -> None:
+def probe(ledger: TicketStore) -> None:
     """See `ReviewQueue.probe`."""
     with ledger.reading() as connection:
         connection.execute(select(tickets.c.id).limit(1)).all()
 
 
-def record(ledger: Ledger, id: str, *, now: float) -> TicketRecord:  # noqa: A002 - a ticket's word
+def record(ledger: TicketStore, id: str, *, now: float) -> TicketRecord:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.get`."""
     with ledger.reading() as connection:
         row = connection.execute(select(tickets).where(tickets.c.id == row_of(connection, id).id)).one()
         return record_of(row, history_of(connection, row.id), now=now)
 
 
-def record_of_decision(ledger: Ledger, decision: str, *, now: float) -> TicketRecord | None:
+def record_of_decision(ledger: TicketStore, decision: str, *, now: float) -> TicketRecord | None:
     """See `ReviewQueue.of_decision`."""
     with ledger.reading() as connection:
         row = connection.execute(select(tickets).where(tickets.c.decision == decision)).one_or_none()

@@ -1,4 +1,4 @@
-"""What receivers are to hear: written with the change that it tells of, in the same transaction.
+"""What endpoints are to hear: written with the change that it tells of, in the same transaction.
 
 A worker reads it later. So nothing is sent of a change that wasn't committed, and nothing that was committed is
 forgotten, wherever a process dies.
@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from ilis_guard.config.queues import EndpointSettings, Event
 from ilis_guard.review.schema import deliveries
-from ilis_guard.review.settings import Event, ReceiverSettings
 
 
 def put(
     connection: Connection,
-    receivers: Sequence[ReceiverSettings],
+    endpoints: Sequence[EndpointSettings],
     event: Event,
     *,
     ticket: str,
@@ -24,11 +24,11 @@ def put(
     data: dict[str, Any],
     at: float,
 ) -> None:
-    """Write one pending delivery for each receiver that hears of the event.
+    """Write one pending delivery for each endpoint that hears of the event.
 
     Args:
         connection: inside the transaction of the change.
-        receivers: all that are configured.
+        endpoints: all that are configured.
         event: what happened.
         ticket: id of the ticket it happened to.
         queues: the queues it concerns; a ticket that moves concerns two.
@@ -39,7 +39,7 @@ def put(
         {
             "id": uuid.uuid4().hex,
             "ticket": ticket,
-            "receiver": receiver.name,
+            "endpoint": endpoint.name,
             "event": event,
             "data": data,
             "created_at": at,
@@ -49,8 +49,8 @@ def put(
             "last_error": "",
             "leased_by": "",
         }
-        for receiver in receivers
-        if receiver.hears(event, queues)
+        for endpoint in endpoints
+        if endpoint.hears(event, queues)
     ]
     if rows:
         connection.execute(deliveries.insert(), rows)

@@ -5,15 +5,15 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, or_, select
 
 from ilis_guard import events
-from ilis_guard.review.ledger import Ledger
+from ilis_guard.config.queues import EXPIRE
+from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
-from ilis_guard.review.settings import EXPIRE
 
 _AT_ONCE: Final = 100
 """Tickets a transaction."""
 
 
-def sweep(ledger: Ledger) -> int:
+def sweep(ledger: TicketStore) -> int:
     """See `ReviewQueue.sweep`."""
     swept = 0
     while done := _sweep_some(ledger):
@@ -23,7 +23,7 @@ def sweep(ledger: Ledger) -> int:
     return swept
 
 
-def _sweep_some(ledger: Ledger) -> list[Row[Any]]:
+def _sweep_some(ledger: TicketStore) -> list[Row[Any]]:
     """Some overdue tickets, as they were before."""
     with ledger.writing() as connection:
         now = ledger.clock()
@@ -44,12 +44,12 @@ def _sweep_some(ledger: Ledger) -> list[Row[Any]]:
     return rows
 
 
-def _expire(connection: Connection, ledger: Ledger, row: Row[Any], now: float) -> None:
+def _expire(connection: Connection, ledger: TicketStore, row: Row[Any], now: float) -> None:
     values = {"state": "expired", "ended_at": now, "claimed_by": "", "claimed_until": None}
     ledger.change(connection, row, "expired", at=now, values=values, details={"was_due_at": row.due_at})
 
 
-def _move(connection: Connection, ledger: Ledger, row: Row[Any], now: float) -> None:
+def _move(connection: Connection, ledger: TicketStore, row: Row[Any], now: float) -> None:
     """To the next queue, where it waits by that queue's rules, and no less urgently than before."""
     settings = ledger.settings(row.overdue)
     values = {

@@ -1,23 +1,23 @@
-"""From a delivery to a try: its message is made, in the receiver's form, signed, and sent once."""
+"""From a delivery to a try: its message is made, in the endpoint's form, signed, and sent once."""
 
 import asyncio
 from collections.abc import Sequence
 
-from ilis_guard import secrets
+from ilis_guard.config import addresses, secrets
+from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.errors import ConfigError, ReviewError
-from ilis_guard.review import addresses, signing
+from ilis_guard.review import signing
 from ilis_guard.review.deliveries import Delivery, Tried
 from ilis_guard.review.queue import ReviewQueue
 from ilis_guard.review.sending import Answer, Sender
-from ilis_guard.review.settings import ReceiverSettings
 from ilis_guard.review.templates import Message, template_for
 
 
 class Post:
-    """Knows the receivers of a queue, and what each wants to be sent.
+    """Knows the endpoints of a queue, and what each wants to be sent.
 
     Args:
-        queue: whose receivers.
+        queue: whose endpoints.
         internal_hosts: see ``review.internal_hosts`` in guard.yaml.
         page: address of the reviewers' page; None where there is none.
 
@@ -29,18 +29,18 @@ class Post:
         self._queue = queue
         self._ledger = queue._ledger  # noqa: SLF001 - the review room's own
         self._page = page
-        self._receivers = {receiver.name: receiver for receiver in self._ledger.receivers}
-        self._templates = {name: template_for(receiver) for name, receiver in self._receivers.items()}
+        self._endpoints = {endpoint.name: endpoint for endpoint in self._ledger.endpoints}
+        self._templates = {name: template_for(endpoint) for name, endpoint in self._endpoints.items()}
         self.internal_hosts = frozenset(addresses.host(name) for name in internal_hosts)
 
     @property
-    def receivers(self) -> Sequence[str]:
+    def endpoints(self) -> Sequence[str]:
         """Their names."""
-        return tuple(self._receivers)
+        return tuple(self._endpoints)
 
     async def send(self, sender: Sender, delivery: Delivery) -> Tried | None:
-        """Try once; None where the ticket couldn't be read, which is no fault of the receiver's."""
-        settings = self._receivers[delivery.receiver]
+        """Try once; None where the ticket couldn't be read, which is no fault of the endpoint's."""
+        settings = self._endpoints[delivery.endpoint]
         try:
             message = await self._message(delivery, settings)
         except ReviewError:
@@ -53,7 +53,7 @@ class Post:
             answer = Answer(error=f"{type(error).__name__} while the message was made or sent")
         return Tried(delivery=delivery, answer=answer, at=self._ledger.clock())
 
-    async def _message(self, delivery: Delivery, settings: ReceiverSettings) -> Message:
+    async def _message(self, delivery: Delivery, settings: EndpointSettings) -> Message:
         return Message(
             id=delivery.id,
             type=delivery.event,
@@ -63,13 +63,13 @@ class Post:
             record=await asyncio.to_thread(self._queue.get, delivery.ticket) if settings.full else None,
         )
 
-    async def _post(self, sender: Sender, message: Message, settings: ReceiverSettings) -> Answer:
+    async def _post(self, sender: Sender, message: Message, settings: EndpointSettings) -> Answer:
         body = self._templates[settings.name](message)
         now = self._ledger.clock()
         # Read anew each time: addresses and secrets change without a restart.
-        url = secrets.referred(settings.url) if secrets.is_reference(settings.url) else settings.url
-        secret = None if settings.secret is None else secrets.referred(settings.secret)
+        url = secrets.resolve_secret(settings.url) if secrets.is_reference(settings.url) else settings.url
+        secret = None if settings.secret is None else secrets.resolve_secret(settings.secret)
         headers = signing.sign(secret, id=message.id, at=now, body=body)
-        # What a receiver says may repeat what it was told, and where.
+        # What an endpoint says may repeat what it was told, and where.
         is_told_a_secret = settings.routing_key is not None or secrets.is_reference(settings.url)
         return await sender.send(url, headers, body, now=now, may_quote=not settings.full and not is_told_a_secret)

@@ -12,13 +12,13 @@ from typing import Final, Self
 from sqlalchemy import select
 
 from ilis_guard import events
+from ilis_guard.config.queues import LONGEST, EndpointSettings, QueueSettings
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import claims, export, listing, overdue, retention, verdicts
-from ilis_guard.review.ledger import Ledger, row_of
+from ilis_guard.review.ledger import TicketStore, row_of
 from ilis_guard.review.listing import QueueCounts
 from ilis_guard.review.record import TicketRecord, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
-from ilis_guard.review.settings import LONGEST, QueueSettings, ReceiverSettings
 from ilis_guard.review.storage import Storage
 from ilis_guard.types import Attempt, Request, Ticket, TicketState, Verdict
 
@@ -31,7 +31,7 @@ class ReviewQueue:
     """Tickets in a database, safe with several threads and processes at once.
 
     Every method that changes something returns after the commit: what it returned survives a crash, together with
-    the ticket's history and what receivers are to hear of it. All methods but `ended` block; call them from a thread
+    the ticket's history and what endpoints are to hear of it. All methods but `wait` block; call them from a thread
     where an event loop runs.
 
     Args:
@@ -39,7 +39,7 @@ class ReviewQueue:
             ``postgresql://user@host/database``. A SQLite file and its folder are made where they are missing; the
             tables in PostgreSQL are made by `ilis_guard.review.migrate`.
         queues: how tickets of these queues wait; see `QueueSettings`.
-        receivers: who hears of what happens to tickets.
+        endpoints: who hears of what happens to tickets.
         clock: seconds since the epoch.
 
     Raises:
@@ -53,14 +53,14 @@ class ReviewQueue:
         url: str,
         *,
         queues: Sequence[QueueSettings] = (),
-        receivers: Sequence[ReceiverSettings] = (),
+        endpoints: Sequence[EndpointSettings] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ledger = Ledger(
+        self._ledger = TicketStore(
             storage=Storage(url),
             clock=clock,
             queues={settings.name: settings for settings in queues},
-            receivers=tuple(receivers),
+            endpoints=tuple(endpoints),
         )
 
     def __enter__(self) -> Self:
@@ -151,7 +151,7 @@ class ReviewQueue:
             row = connection.execute(select(*SMALL_COLUMNS).where(tickets.c.decision == decision)).one()
         if is_new:
             events.log().info(events.TICKET_CREATED, ticket=row.id, queue=row.queue)
-        return ticket_of(row, now=now, wait=self.ended)
+        return ticket_of(row, now=now, waiter=self.wait)
 
     def list(
         self,
@@ -386,7 +386,7 @@ class ReviewQueue:
     def purge(self, *, older_than: float, export_to: Path | None = None) -> int:
         """Delete tickets that ended long ago, with their history and their deliveries; how many.
 
-        A ticket that a receiver is still to hear of stays.
+        A ticket that an endpoint is still to hear of stays.
 
         Args:
             older_than: seconds since they ended.
@@ -402,7 +402,7 @@ class ReviewQueue:
         events.log().info(events.TICKETS_PURGED, tickets=purged)
         return purged
 
-    async def ended(self, id: str, timeout: float | None = None) -> Ticket:  # noqa: A002, ASYNC109 - as on a ticket
+    async def wait(self, id: str, timeout: float | None = None) -> Ticket:  # noqa: A002, ASYNC109 - as on a ticket
         """Wait until a ticket has ended, and return it with its verdict; one that expired has none.
 
         It looks again and again, every 5 seconds in the end: whoever wants to know at once takes a webhook.

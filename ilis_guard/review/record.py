@@ -11,7 +11,7 @@ from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
+class TicketEvent:
     """One entry of a ticket's history."""
 
     at: float
@@ -62,7 +62,7 @@ class TicketRecord:
     """Who gave the verdict, as the caller of `resolve` named them; may be empty."""
     redacted_at: float | None = None
     """Since when its texts are gone; None while they are there."""
-    history: tuple[Happening, ...] = ()
+    history: tuple[TicketEvent, ...] = ()
     """What happened to it, the earliest first."""
 
     @property
@@ -114,7 +114,7 @@ def _is_answer(attempt: Mapping[str, Any]) -> bool:
     return bool(attempt["text"].strip()) and attempt.get("stopped_at") is None
 
 
-def ticket_of(row: Row[Any], *, now: float, wait: TicketWait | None = None) -> Ticket:
+def ticket_of(row: Row[Any], *, now: float, waiter: TicketWait | None = None) -> Ticket:
     """The ticket in a row that has at least the small columns, as it stands at a time."""
     is_claimed = row.claimed_until is not None and row.claimed_until > now
     state: TicketState = "claimed" if is_claimed else row.state
@@ -132,7 +132,7 @@ def ticket_of(row: Row[Any], *, now: float, wait: TicketWait | None = None) -> T
         text=row.text,
         reason=row.reason,
         ended_at=row.ended_at,
-        wait=wait,
+        waiter=waiter,
     )
 
 
@@ -153,7 +153,7 @@ def record_of(row: Row[Any], happenings: Iterable[Row[Any]], *, now: float) -> T
         reviewer=row.reviewer,
         redacted_at=row.redacted_at,
         history=tuple(
-            Happening(at=entry.at, what=entry.what, by=entry.by, version=entry.version, details=entry.details)
+            TicketEvent(at=entry.at, what=entry.what, by=entry.by, version=entry.version, details=entry.details)
             for entry in happenings
         ),
     )

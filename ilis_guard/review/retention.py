@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, exists, select
 
 from ilis_guard.errors import ReviewError
 from ilis_guard.review.export import write
-from ilis_guard.review.ledger import Ledger
+from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.listing import history_of
 from ilis_guard.review.record import record_of
 from ilis_guard.review.schema import deliveries, history, tickets
@@ -20,7 +20,7 @@ _AT_ONCE: Final = 100
 """Tickets a transaction."""
 
 
-def redact(ledger: Ledger, *, older_than: float) -> int:
+def redact(ledger: TicketStore, *, older_than: float) -> int:
     """See `ReviewQueue.redact`."""
     _check(older_than)
     redacted = 0
@@ -30,7 +30,7 @@ def redact(ledger: Ledger, *, older_than: float) -> int:
     return redacted
 
 
-def purge(ledger: Ledger, *, older_than: float, export_to: Path | None) -> int:
+def purge(ledger: TicketStore, *, older_than: float, export_to: Path | None) -> int:
     """See `ReviewQueue.purge`."""
     _check(older_than)
     before = ledger.clock() - older_than
@@ -56,12 +56,12 @@ def _check(older_than: float) -> None:
 
 
 def _may_go(before: float) -> ColumnElement[bool]:
-    """Whether a ticket ended before a time, and every receiver heard of it or never will."""
+    """Whether a ticket ended before a time, and every endpoint heard of it or never will."""
     still_to_come = exists().where(deliveries.c.ticket == tickets.c.id, deliveries.c.state == "pending")
     return and_(tickets.c.state != "open", tickets.c.ended_at <= before, ~still_to_come)
 
 
-def _records(ledger: Ledger, before: float, ids: list[str]) -> Iterator[Mapping[str, Any]]:
+def _records(ledger: TicketStore, before: float, ids: list[str]) -> Iterator[Mapping[str, Any]]:
     """Everything about the tickets that are to go, whose ids are noted."""
     with ledger.reading() as connection:
         old = select(tickets).where(_may_go(before)).order_by(tickets.c.ended_at, tickets.c.id)
@@ -71,7 +71,7 @@ def _records(ledger: Ledger, before: float, ids: list[str]) -> Iterator[Mapping[
                 yield record_of(row, history_of(connection, row.id), now=ledger.clock()).to_dict()
 
 
-def _delete(ledger: Ledger, ids: Sequence[str], before: float) -> int:
+def _delete(ledger: TicketStore, ids: Sequence[str], before: float) -> int:
     with ledger.writing() as connection:
         # What somebody is just replaying is waited for; what is locked here can't be replayed any more.
         dead = select(deliveries.c.id).where(deliveries.c.ticket.in_(ids), deliveries.c.state != "pending")
@@ -85,7 +85,7 @@ def _delete(ledger: Ledger, ids: Sequence[str], before: float) -> int:
     return len(found)
 
 
-def _redact_some(ledger: Ledger, older_than: float) -> int:
+def _redact_some(ledger: TicketStore, older_than: float) -> int:
     with ledger.writing() as connection:
         now = ledger.clock()
         old = select(tickets).where(

@@ -104,15 +104,15 @@ history: Final = Table(
 deliveries: Final = Table(
     "deliveries",
     metadata,
-    # The webhook's id, the same on every try: the receiver's idempotency key.
+    # The webhook's id, the same on every try: the endpoint's idempotency key.
     Column("id", String(32), primary_key=True),
     Column("ticket", String(32), ForeignKey(tickets.c.id), nullable=False, index=True),
-    Column("receiver", String, nullable=False),
+    Column("endpoint", String, nullable=False),
     Column("event", String, nullable=False),
     # The thin payload, as it was true when it happened. No prompt and no answer stands in it.
     Column("data", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
-    # `exhausted` and `disabled` are dead letters: the tries ran out, or the receiver wants no more.
+    # `exhausted` and `disabled` are dead letters: the tries ran out, or the endpoint wants no more.
     Column("state", String, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("next_try_at", Float, nullable=False),
@@ -125,13 +125,13 @@ deliveries: Final = Table(
     CheckConstraint("state IN ('pending', 'delivered', 'exhausted', 'disabled')", name="state"),
 )
 
-# Workers ask for what a receiver is due; people for dead letters.
-Index(None, deliveries.c.state, deliveries.c.receiver, deliveries.c.next_try_at)
+# Workers ask for what an endpoint is due; people for dead letters.
+Index(None, deliveries.c.state, deliveries.c.endpoint, deliveries.c.next_try_at)
 
-receivers: Final = Table(
-    "receivers",
+endpoints: Final = Table(
+    "endpoints",
     metadata,
-    # Only what must be remembered of a receiver; how it is reached stands in guard.yaml.
+    # Only what must be remembered of an endpoint; how it is reached stands in guard.yaml.
     Column("name", String, primary_key=True),
     # Since when nothing is sent to it, because it answered 410 Gone, and until somebody enables it.
     Column("disabled_at", Float),

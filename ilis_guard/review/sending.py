@@ -19,10 +19,10 @@ import certifi
 import httpx
 from httpx_secure import httpx_ssrf_protection
 
-from ilis_guard.review import addresses
+from ilis_guard.config import addresses
 
 TRY_SECONDS: Final = 20.0
-"""A try takes no longer, whatever the receiver does."""
+"""A try takes no longer, whatever the endpoint does."""
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 15.0
 """Between two packets."""
@@ -31,7 +31,7 @@ _BODY_SECONDS: Final = 2.0
 _MOST_BYTES: Final = 64 * 1024
 _QUOTED_BYTES: Final = 200
 _LONGEST_WAIT: Final = 86_400.0
-"""Seconds: no receiver puts us off for more than a day."""
+"""Seconds: no endpoint puts us off for more than a day."""
 _NAME_SECONDS: Final = 60.0
 """How long a name's address is believed."""
 
@@ -43,7 +43,7 @@ _is_sending: Final = ContextVar("_is_sending", default=False)
 
 
 def _may_be_logged(_: logging.LogRecord) -> bool:
-    """Whether it is none of ours: httpx logs every address, and a receiver's may be a secret."""
+    """Whether it is none of ours: httpx logs every address, and an endpoint's may be a secret."""
     return not _is_sending.get()
 
 
@@ -54,23 +54,23 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How a receiver took a try."""
+    """How an endpoint took a try."""
 
     status: int | None = None
     """None where no answer came."""
     error: str = ""
-    """What went wrong, in printable characters; empty where the receiver took it."""
+    """What went wrong, in printable characters; empty where the endpoint took it."""
     retry_after: float | None = None
-    """Seconds that the receiver asked us to wait."""
+    """Seconds that the endpoint asked us to wait."""
 
     @property
     def is_taken(self) -> bool:
-        """Whether the receiver has it now."""
+        """Whether the endpoint has it now."""
         return not self.error
 
 
 class Sender:
-    """Connections to receivers, kept open between tries. Use it as an async context manager.
+    """Connections to endpoints, kept open between tries. Use it as an async context manager.
 
     Args:
         internal_hosts: may have any address, and plain http, as `addresses.host` writes them.
@@ -99,14 +99,14 @@ class Sender:
         await self._internal.aclose()
 
     async def send(self, url: str, headers: Mapping[str, str], body: str, *, now: float, may_quote: bool) -> Answer:
-        """Post a body once. Whatever the receiver does becomes an answer; nothing it says is followed or run.
+        """Post a body once. Whatever the endpoint does becomes an answer; nothing it says is followed or run.
 
         Args:
-            url: where the receiver is.
+            url: where the endpoint is.
             headers: beside those that every post has.
             body: JSON.
             now: seconds since the epoch, for a ``Retry-After`` that is a date.
-            may_quote: whether the error may quote the beginning of what the receiver says. It may say again what it
+            may_quote: whether the error may quote the beginning of what the endpoint says. It may say again what it
                 was told.
 
         Raises:
@@ -132,7 +132,7 @@ class Sender:
 def _client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         verify=trusted,
-        # No proxy, no .netrc: the environment of the process says nothing of receivers.
+        # No proxy, no .netrc: the environment of the process says nothing of endpoints.
         trust_env=False,
         follow_redirects=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),

@@ -24,7 +24,7 @@ def sign(secret: str | None, *, id: str, at: float, body: str) -> dict[str, str]
     """The headers that go with a message.
 
     Args:
-        secret: one secret, or two during a rotation; None for a receiver that checks no signature.
+        secret: one secret, or two during a rotation; None for an endpoint that checks no signature.
         id: the same on every try, so that whoever receives it twice can tell.
         at: seconds since the epoch of this try.
         body: exactly what is sent.

@@ -1,4 +1,4 @@
-"""What a receiver is sent: the generic payload, Slack's, PagerDuty's, or what a user's own template makes of it."""
+"""What an endpoint is sent: the generic payload, Slack's, PagerDuty's, or what a user's own template makes of it."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,10 +10,10 @@ from typing import Any, Final
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ilis_guard import secrets
+from ilis_guard.config import secrets
+from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord, judged_in
-from ilis_guard.review.settings import ReceiverSettings
 
 MOST_BYTES: Final = 20_000
 """Of a body: Standard Webhooks' limit."""
@@ -25,7 +25,7 @@ _LONGEST_TEXT: Final = 1500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What is to be told, before it has a receiver's form."""
+    """What is to be told, before it has an endpoint's form."""
 
     id: str
     """The delivery's, the same on every try."""
@@ -38,7 +38,7 @@ class Message:
     link: str | None = None
     """Where people see the ticket; None without a reviewers' page."""
     record: TicketRecord | None = None
-    """The ticket as it is now, where the receiver gets the full payload."""
+    """The ticket as it is now, where the endpoint gets the full payload."""
 
     @property
     def timestamp(self) -> str:
@@ -59,8 +59,8 @@ Template = Callable[[Message], str]
 """Makes a body of JSON. Raises ConfigError where it can't."""
 
 
-def template_for(settings: ReceiverSettings) -> Template:
-    """The template that a receiver has.
+def template_for(settings: EndpointSettings) -> Template:
+    """The template that an endpoint has.
 
     Raises:
         ConfigError: its file can't be read, or is no template.
@@ -68,7 +68,7 @@ def template_for(settings: ReceiverSettings) -> Template:
     built_in: Mapping[str, Callable[[Message], dict[str, Any]]] = {
         "generic": generic,
         "slack": slack,
-        "pagerduty": lambda message: pagerduty(message, secrets.referred(str(settings.routing_key))),
+        "pagerduty": lambda message: pagerduty(message, secrets.resolve_secret(str(settings.routing_key))),
     }
     if settings.template in built_in:
         make = built_in[settings.template]
@@ -205,7 +205,7 @@ def _headline(message: Message) -> str:
             return f"Ticket {ticket} in {data['queue']} was overdue and expired without a verdict"
         case _:
             why = "it answered 410 Gone" if data["state"] == "disabled" else f"{data['tries']} tries failed"
-            return f"{data['receiver']} did not hear of {data['event']} for ticket {ticket}: {why}"
+            return f"{data['endpoint']} did not hear of {data['event']} for ticket {ticket}: {why}"
 
 
 def _details(message: Message) -> str:

@@ -12,14 +12,14 @@ from ilis_guard.errors import (
     TicketResolvedError,
 )
 from ilis_guard.review.claims import is_claimed
-from ilis_guard.review.ledger import Ledger, row_of
+from ilis_guard.review.ledger import TicketStore, row_of
 from ilis_guard.review.record import proposed_in
 from ilis_guard.review.schema import tickets
 from ilis_guard.types import Verdict
 
 
 def resolve(
-    ledger: Ledger,
+    ledger: TicketStore,
     id: str,  # noqa: A002 - a ticket's word
     verdict: Verdict,
     *,

@@ -19,9 +19,9 @@ from ilis_guard.review.queue import ReviewQueue
 from ilis_guard.review.sending import TRY_SECONDS, Sender
 
 AT_ONCE: Final = 16
-"""Tries to one receiver that a worker has under way at most: one that hangs keeps no other from hearing."""
+"""Tries to one endpoint that a worker has under way at most: one that hangs keeps no other from hearing."""
 _IN_HAND: Final = 2 * AT_ONCE
-"""Deliveries of one receiver that a worker has leased at most. Two rounds of the longest tries fit into a lease."""
+"""Deliveries of one endpoint that a worker has leased at most. Two rounds of the longest tries fit into a lease."""
 _LOOK_SECONDS: Final = 1.0
 """Between two looks into an outbox that was empty."""
 _SWEEP_SECONDS: Final = 5.0
@@ -31,11 +31,11 @@ _LAST_TRIES: Final = 3
 """Times that a worker which is to stop tries to write down what it knows, while the database fails."""
 
 
-class Deliverer:
+class OutboxRelay:
     """Delivers what the outbox of a queue holds. Any number may run at once, in any number of processes.
 
     Args:
-        queue: whose outbox; its receivers are those that are sent to.
+        queue: whose outbox; its endpoints are those that are sent to.
         internal_hosts: see ``review.internal_hosts`` in guard.yaml.
         page: address of the reviewers' page, which messages link to; None where there is none.
 
@@ -85,7 +85,7 @@ class _Shift:
         self._counts = counts
         self._stop = stop
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._lanes = {receiver: asyncio.Semaphore(AT_ONCE) for receiver in post.receivers}
+        self._lanes = {endpoint: asyncio.Semaphore(AT_ONCE) for endpoint in post.endpoints}
         self._under_way: set[asyncio.Task[None]] = set()
         self._tried: list[Tried] = []
         self._unsent: list[Delivery] = []
@@ -130,8 +130,8 @@ class _Shift:
             return
         await asyncio.to_thread(self._queue.sweep)
         if not self._has_warned:
-            for receiver, count in (await asyncio.to_thread(deliveries.orphaned, self._ledger)).items():
-                events.log().warning(events.DELIVERIES_ORPHANED, receiver=receiver, deliveries=count)
+            for endpoint, count in (await asyncio.to_thread(deliveries.orphaned, self._ledger)).items():
+                events.log().warning(events.DELIVERIES_ORPHANED, endpoint=endpoint, deliveries=count)
             self._has_warned = True
         self._next_sweep = time.monotonic() + _SWEEP_SECONDS
 
@@ -147,28 +147,28 @@ class _Shift:
             self._counts[settled.outcome] += 1
             _tell(settled)
         for delivery in done.leased:
-            task = asyncio.create_task(self._deliver(delivery), name=delivery.receiver)
+            task = asyncio.create_task(self._deliver(delivery), name=delivery.endpoint)
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
         return bool(done.settled or done.leased)
 
     def _room(self) -> dict[str, int]:
-        """How many deliveries are wanted, by receiver: many at once, so that there are few commits."""
+        """How many deliveries are wanted, by endpoint: many at once, so that there are few commits."""
         if self._stop.is_set():
             return {}
         # What was tried is settled in the turn that takes new ones.
         held = Counter(task.get_name() for task in self._under_way)
-        return {name: _IN_HAND - held[name] for name in self._post.receivers if held[name] <= AT_ONCE}
+        return {name: _IN_HAND - held[name] for name in self._post.endpoints if held[name] <= AT_ONCE}
 
     def _has_nothing(self) -> bool:
         return not (self._under_way or self._tried or self._unsent)
 
     async def _deliver(self, delivery: Delivery) -> None:
-        """Send it when the receiver's rate allows it, unless the worker is to stop by then."""
+        """Send it when the endpoint's rate allows it, unless the worker is to stop by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(delivery.send_at - self._ledger.clock()):
                 await self._stop.wait()
-        async with self._lanes[delivery.receiver]:
+        async with self._lanes[delivery.endpoint]:
             has_time = self._ledger.clock() + TRY_SECONDS <= delivery.leased_until
             is_wanted = has_time and not self._stop.is_set()
             tried = await self._post.send(self._sender, delivery) if is_wanted else None
@@ -203,7 +203,7 @@ def _tell(settled: Settled) -> None:
     delivery, answer = settled.tried.delivery, settled.tried.answer
     fields = {
         "delivery": delivery.id,
-        "receiver": delivery.receiver,
+        "endpoint": delivery.endpoint,
         "type": delivery.event,
         "tries": delivery.tries + 1,
         "status": answer.status,
@@ -216,7 +216,7 @@ def _tell(settled: Settled) -> None:
         case "exhausted":
             events.log().error(events.DELIVERY_EXHAUSTED, **fields, error=answer.error)
         case "disabled":
-            events.log().error(events.RECEIVER_DISABLED, **fields)
+            events.log().error(events.ENDPOINT_DISABLED, **fields)
 
 
 async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:

@@ -1,4 +1,4 @@
-"""Maps -> uncertainty: features, LightGBM, calibration, shift, and the bundle that holds them; risk control, drift."""
+"""Maps -> uncertainty: features, LightGBM, calibration, typicality, the bundle that holds them; risk control, drift."""
 
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
 from ilis_guard.scoring.certify import Certificate, certify

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from ilis_guard.scoring.calibration import EDGE
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
-from ilis_guard.scoring.shift import Distances, ShiftDetector, ShiftReference
+from ilis_guard.scoring.typicality import Distances, TypicalityEstimator, TypicalityReference
 
 MOST: Final = 1e6
 """No slope and no intercept is larger: log-odds stay finite, and such ones would be sure of everything already."""
@@ -39,7 +39,7 @@ class SequenceProbability(BaseModel):
 class Blending(BaseModel):
     """What is blended with the trees' word, and how familiar an answer must look. It is the fit's, and stays so.
 
-    Familiarity is as shift (`ShiftReference`), counted among rows of the fit that nothing is calibrated on: whatever
+    Familiarity is as typicality (`TypicalityReference`), counted among rows that nothing is calibrated on: whatever
     a bundle is recalibrated on, its trees have seen no more than they did, and a row that a threshold is certified on
     is scored as any other.
     """
@@ -50,13 +50,13 @@ class Blending(BaseModel):
     distances: Distances
     """Squared distances of the rows that trees were chosen by, ascending."""
 
-    def detector(self, reference: ShiftReference) -> ShiftDetector:
+    def detector(self, reference: TypicalityReference) -> TypicalityEstimator:
         """What tells familiarity, 0 to 1.
 
         Args:
             reference: its profiles are those of the training rows; its own distances aren't looked at.
         """
-        return ShiftDetector(reference.model_copy(update={"distances": self.distances}))
+        return TypicalityEstimator(reference.model_copy(update={"distances": self.distances}))
 
 
 def blended(

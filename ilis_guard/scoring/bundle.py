@@ -20,16 +20,15 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
+from ilis_guard.config.tiers import PACKAGED_PREFIX
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring.blending import Blending
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup
-from ilis_guard.scoring.shift import ShiftReference
+from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.scoring.untrusted import parsed, read_text, unusable
 from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
-PREFIX: Final = "packaged:"
-"""A bundle named ``packaged:NAME`` came with ilis_guard."""
 METADATA: Final = "bundle.json"
 TREES: Final = "trees.txt"
 CALIBRATION: Final = "calibration.json"
@@ -108,11 +107,11 @@ class TypicalMaps(_Part):
 
 
 class CalibrationSet(_Part):
-    """Rows kept for thresholds, recalibration and shift."""
+    """Rows kept for thresholds, recalibration and typicality."""
 
     uncertainty: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast()]
     wrong: Annotated[tuple[bool, ...], FailFast()]
-    shift: ShiftReference
+    typicality: TypicalityReference
     typical: TypicalMaps | None = None
     """None in bundles that were fitted before there were any."""
     splits: Mapping[Split, Annotated[tuple[str, ...], FailFast()]] | None = None
@@ -130,7 +129,7 @@ class Recalibration(_Part):
     """What took the place of the calibration that came with the fit."""
 
     bundle: str
-    """Digest of the bundle that was recalibrated; the trees, the shift reference and all figures are its own."""
+    """Digest of the bundle that was recalibrated; the trees, the typicality reference and all figures are its own."""
     rows: Count
     """Labelled rows that the calibration map was fitted to, each counting for 1 / probability."""
     least_probability: float = Field(gt=0, le=1)
@@ -320,12 +319,12 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _folder(name: str) -> Path:
-    if name.startswith(PREFIX):
+    if name.startswith(PACKAGED_PREFIX):
         shipped = Path(str(resources.files("ilis_guard") / "bundles"))
         names = sorted(path.name for path in shipped.iterdir() if path.is_dir()) if shipped.is_dir() else []
-        if name.removeprefix(PREFIX) not in names:
+        if name.removeprefix(PACKAGED_PREFIX) not in names:
             raise BundleError(f"no bundle {name!r} comes with ilis_guard; there are {names!r}")
-        return shipped / name.removeprefix(PREFIX)
+        return shipped / name.removeprefix(PACKAGED_PREFIX)
     if not Path(name).is_dir():
         raise BundleError(f"there is no bundle folder {name!r}; fit one with `ilis-guard fit`")
     return Path(name)

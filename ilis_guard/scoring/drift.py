@@ -15,7 +15,7 @@ from ilis_guard.errors import ScoringError
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.types import Score
 
-Watched = Literal["shift", "uncertainty"]
+Watched = Literal["typicality", "uncertainty"]
 POWERS: Final = np.linspace(0.05, 0.95, 10)
 """The bets: a p-value p multiplies the capital of the bet e by e p^(e-1) or, on high ones, by e (1-p)^(e-1)."""
 
@@ -33,7 +33,7 @@ class Drift:
 
 
 class DriftTest:
-    """Watches shift and uncertainty, each for low and for high values, in windows of so many scores.
+    """Watches typicality and uncertainty, each for low and for high values, in windows of so many scores.
 
     In a window of a stream that is exchangeable with the calibration rows an alarm is raised, at any time, with
     probability at most `false_alarms`, over the draw of both. Each window starts anew, from the calibration rows alone:
@@ -60,7 +60,7 @@ class DriftTest:
         if window < 1:
             raise ScoringError(f"a window has at least one score, got {window!r}")
         self._calibration = calibration
-        # Shift and uncertainty are bet on separately: each has half of the false alarms.
+        # Typicality and uncertainty are bet on separately: each has half of the false alarms.
         self._enough = 2 / false_alarms
         self._window = window
         self._random = np.random.default_rng(seed)
@@ -68,8 +68,8 @@ class DriftTest:
 
     def reset(self) -> None:
         """Begin a new window now, as after a change of the model or the prompt."""
-        cells = len(self._calibration.shift.distances) + 1
-        # A shift says which gap between two calibration distances a score fell into. Each gap is as probable as any
+        cells = len(self._calibration.typicality.distances) + 1
+        # Typicality says which gap between two calibration distances a score fell into. Each gap is as probable as any
         # other, and a score that falls into one makes two of it: gaps are known here, not the distances beside them.
         self._shifts = _Stream([gap / cells for gap in range(1, cells + 1)], unknown=0)
         self._uncertainties = _Stream(sorted(self._calibration.uncertainty), unknown=1)
@@ -82,11 +82,11 @@ class DriftTest:
         Raises:
             ScoringError: it isn't one of a bundle with this calibration set.
         """
-        cells = len(self._calibration.shift.distances) + 1
-        shift = round(score.shift * cells) / cells
-        if not (0 < shift <= 1 and abs(shift - score.shift) < 1e-9 and 0 <= score.uncertainty <= 1):
+        cells = len(self._calibration.typicality.distances) + 1
+        typicality = round(score.typicality * cells) / cells
+        if not (0 < typicality <= 1 and abs(typicality - score.typicality) < 1e-9 and 0 <= score.uncertainty <= 1):
             raise ScoringError(
-                f"the score (uncertainty {score.uncertainty!r}, shift {score.shift!r}) isn't one of a bundle with "
+                f"the score (uncertainty {score.uncertainty!r}, typicality {score.typicality!r}) isn't of a bundle with "
                 f"{cells - 1} calibration distances"
             )
         if self._scores == self._window:
@@ -94,7 +94,7 @@ class DriftTest:
         self._scores += 1
         ties = self._random.random(2)
         capitals: dict[Watched, float] = {
-            "shift": self._shifts.bet(shift, ties[0]),
+            "typicality": self._shifts.bet(typicality, ties[0]),
             "uncertainty": self._uncertainties.bet(score.uncertainty, ties[1]),
         }
         largest = max(capitals, key=lambda watched: capitals[watched])

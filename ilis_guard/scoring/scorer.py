@@ -9,8 +9,8 @@ from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata
 from ilis_guard.scoring.features import Maps, feature_count, positions_of
-from ilis_guard.scoring.shift import PROFILED, ShiftDetector, profile, statistics_profile
 from ilis_guard.scoring.trees import load_booster
+from ilis_guard.scoring.typicality import PROFILED, TypicalityEstimator, profile, statistics_profile
 from ilis_guard.types import Fingerprint, Generation, Position, RemoteFingerprint, Score
 
 
@@ -26,7 +26,7 @@ class Scorer(Protocol):
 
 
 class LightGBMScorer:
-    """Scores with a bundle: features -> LightGBM -> calibrated uncertainty, and shift."""
+    """Scores with a bundle: features -> LightGBM -> calibrated uncertainty, and typicality."""
 
     def __init__(self, bundle: Bundle) -> None:
         """Load a bundle's trees.
@@ -43,13 +43,13 @@ class LightGBMScorer:
             wanted, what = len(metadata.statistics), "its output statistics"
         else:
             wanted, what = len(PROFILED[metadata.stage]) * (self._layers - 1), f"maps of {self._layers} layers"
-        if (width := len(bundle.calibration_set.shift.mean)) != wanted:
+        if (width := len(bundle.calibration_set.typicality.mean)) != wanted:
             raise BundleError(
-                f"the shift reference of the bundle {bundle.digest} has {width} columns, {what} give {wanted}; copy "
+                f"the typicality reference of bundle {bundle.digest} has {width} columns, {what} give {wanted}; copy "
                 "the bundle again or fit it anew"
             )
-        reference = bundle.calibration_set.shift
-        self._detector = ShiftDetector(reference)
+        reference = bundle.calibration_set.typicality
+        self._detector = TypicalityEstimator(reference)
         self._familiar = None if metadata.blending is None else metadata.blending.detector(reference)
         self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
         needs_statistics = "statistics" in metadata.features or metadata.blending is not None
@@ -101,13 +101,16 @@ class LightGBMScorer:
             maps,
             statistics,
             log_odds=metadata.log_odds(statistics),
-            familiarity=None if self._familiar is None else self._familiar.shift(profiles),
+            familiarity=None if self._familiar is None else self._familiar.typicality(profiles),
         )
         score = Score(
-            uncertainty=float(metadata.calibration.apply(raw)[0]), shift=float(self._detector.shift(profiles)[0])
+            uncertainty=float(metadata.calibration.apply(raw)[0]),
+            typicality=float(self._detector.typicality(profiles)[0]),
         )
-        if not (math.isfinite(score.uncertainty) and math.isfinite(score.shift)):
-            raise ScoringError(f"the score isn't a number: uncertainty {score.uncertainty!r}, shift {score.shift!r}")
+        if not (math.isfinite(score.uncertainty) and math.isfinite(score.typicality)):
+            raise ScoringError(
+                f"the score isn't a number: uncertainty {score.uncertainty!r}, typicality {score.typicality!r}"
+            )
         return score
 
     def _check_numbers(self, maps: Maps, statistics: np.ndarray) -> None:
@@ -131,6 +134,6 @@ class LightGBMScorer:
 
 
 def _positions(metadata: BundleMetadata) -> frozenset[Position]:
-    """The positions whose maps the features and the shift reference look at."""
+    """The positions whose maps the features and the typicality reference look at."""
     looked_at = (position for group in metadata.features for position in positions_of(group))
     return frozenset(looked_at) | frozenset(PROFILED[metadata.stage])

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from ilis_guard.config.strict_yaml import listed, short
 from ilis_guard.errors import BundleError
-from ilis_guard.strict_yaml import listed, short
 
 MOST_PARTS: Final = 20_000
 """Lists, objects and keys in one file of JSON: three characters make one, which takes a parser hundreds of bytes."""

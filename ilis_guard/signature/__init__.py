@@ -3,8 +3,8 @@
 from ilis_guard.signature.kernel import signature_map
 from ilis_guard.signature.layout import Layout, TapPoint, locate, pattern, register_layout
 from ilis_guard.signature.proof import prove
-from ilis_guard.signature.reading import read
 from ilis_guard.signature.recorder import Recorder, Recording
+from ilis_guard.signature.replay import read
 from ilis_guard.signature.tap import Tap
 
 __all__ = [

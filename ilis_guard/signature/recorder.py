@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature.running import NextTokens, RunningMaps, RunningStatistics, chunk_length
+from ilis_guard.signature.accumulators import NextTokens, RunningMaps, RunningStatistics, chunk_length
 from ilis_guard.signature.tap import Tap
 from ilis_guard.types import Position, Signature, Statistics
 

@@ -14,10 +14,10 @@ from langchain_core.runnables import Runnable
 from pydantic import PrivateAttr
 
 from ilis_guard import Guard, Policy, Score, Tier
+from ilis_guard.cascade.escalation import Review
 from ilis_guard.models import Model
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.walk.tickets import Review
 
 POLICY: Final = """
 version: 1

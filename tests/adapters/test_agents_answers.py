@@ -19,8 +19,8 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.calling import BreakerSettings
-from ilis_guard.calling.caller import CALLS_PER_ATTEMPT
+from ilis_guard.cascade.caller import CALLS_PER_ATTEMPT
+from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import ConfigError, RequestError
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Generation, Message, Score
@@ -362,7 +362,7 @@ def test_a_tier_that_fails_again_and_again_is_down_for_the_whole_agent() -> None
     guard = guarding(None, breaker=BreakerSettings(failures=CALLS_PER_ATTEMPT, seconds=60))
     agent = create_agent(chat, middleware=[IlisGuardMiddleware(guard)])
     errors = [about(agent.invoke(ASKED)["messages"][-1])["reasons"][0] for _ in range(2)]
-    assert ["TierDownError" in error for error in errors] == [False, True]
+    assert ["CircuitOpenError" in error for error in errors] == [False, True]
     assert len(chat.calls) == CALLS_PER_ATTEMPT
 
 
@@ -379,7 +379,7 @@ def test_what_logprobs_tell_reaches_the_scorer() -> None:
     class ByStatistics:
         def score(self, generation: Generation) -> Score:
             assert generation.statistics is not None
-            return Score(uncertainty=1 - math.exp(generation.statistics.logprob_mean), shift=1.0)
+            return Score(uncertainty=1 - math.exp(generation.statistics.logprob_mean), typicality=1.0)
 
     logprobs = {"content": [{"logprob": math.log(0.9)}, {"logprob": math.log(0.9)}]}
     chat = ScriptedChat(replies=[AIMessage("Mild.", response_metadata={"logprobs": logprobs})])

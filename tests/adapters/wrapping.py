@@ -12,9 +12,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 
 from ilis_guard import Guard, Policy, Tier
+from ilis_guard.cascade.escalation import Review
 from ilis_guard.scoring import Scorer
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.walk.tickets import Review
 
 ANSWER, RETRY, ABSTAIN, ESCALATE = 0.1, 0.4, 0.6, 0.9
 """Uncertainties at which the policy does that."""

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.laboratory import __main__ as laboratory
 from benchmarks.laboratory.answers import Sets, answer
 from benchmarks.laboratory.tables import MANIFESTS, OF_EACH_SET, TARGETS
-from ilis_guard.config import TierConfig
+from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, FitError, QuestionError
 from ilis_guard.lab.baselines.methods import methods
 from ilis_guard.lab.evaluation.tables import DIFFERENCES, FIGURES, SETS
@@ -85,7 +85,10 @@ def test_sets_are_harvested_and_where_they_count_observed_at_both_precisions_und
             for precision in ("full", "nf4")
             for name in (COUNTS, f"{COUNTS}-too")
         ),
-        *(f"tiny-full/evaluation/{name}.csv" for name in ("sets", "figures", "differences", "shift", "importance")),
+        *(
+            f"tiny-full/evaluation/{name}.csv"
+            for name in ("sets", "figures", "differences", "typicality", "importance")
+        ),
         "tiny-full/evaluation/report.html",
     }
     for name, questions in sets.items():

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.laboratory.__main__ import CONFIG, RESULTS
 from benchmarks.laboratory.sets import FROM_FOLDER, question_sets
 from benchmarks.laboratory.tables import MANIFESTS, TARGETS
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.evaluation.figures import MEAN
 from ilis_guard.lab.evaluation.tables import FIGURES, SETS
 from ilis_guard.lab.harvest import questions_digest

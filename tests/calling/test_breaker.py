@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard import events
-from ilis_guard.calling.breaker import Breaker, Permit
-from ilis_guard.calling.settings import BreakerSettings
-from ilis_guard.errors import TierDownError
+from ilis_guard.cascade.breaker import Breaker, Permit
+from ilis_guard.config.tiers import BreakerSettings
+from ilis_guard.errors import CircuitOpenError
 
 
 class Clock:
@@ -42,12 +42,12 @@ def test_it_opens_after_so_many_failures_in_a_row_and_says_for_how_long(breaker:
     with capture_logs() as entries:
         fail(breaker, 1)
     assert entries == [
-        {"event": events.TIER_DOWN, "log_level": "error", "tier": "small", "failures": 3, "seconds": 30.0}
+        {"event": events.CIRCUIT_OPENED, "log_level": "error", "tier": "small", "failures": 3, "seconds": 30.0}
     ]
     clock.now += 10
     for ask in (breaker.check, breaker.admit):
         with pytest.raises(
-            TierDownError,
+            CircuitOpenError,
             match=r"'small' is down: 3 calls of its model in a row failed, and no other is made for another 20.0 s",
         ):
             ask()
@@ -59,7 +59,7 @@ def test_a_success_between_failures_starts_the_count_anew(breaker: Breaker) -> N
     fail(breaker, 2)
     breaker.check()
     fail(breaker, 1)
-    with pytest.raises(TierDownError):
+    with pytest.raises(CircuitOpenError):
         breaker.check()
 
 
@@ -69,11 +69,11 @@ def test_one_call_shows_whether_it_is_back_and_meanwhile_nobody_else_gets_throug
     fail(breaker, 3)
     clock.now += 30
     probe = breaker.admit()
-    with pytest.raises(TierDownError, match="until the one that is under way has ended"):
+    with pytest.raises(CircuitOpenError, match="until the one that is under way has ended"):
         breaker.admit()
     with capture_logs() as entries:
         breaker.ended(probe, failed=False)
-    assert entries == [{"event": events.TIER_UP, "log_level": "info", "tier": "small"}]
+    assert entries == [{"event": events.CIRCUIT_CLOSED, "log_level": "info", "tier": "small"}]
     # The count began anew: two failures don't open it.
     fail(breaker, 2)
     breaker.check()
@@ -83,7 +83,7 @@ def test_a_trial_call_that_fails_opens_it_for_the_whole_time_again(breaker: Brea
     fail(breaker, 3)
     clock.now += 30
     breaker.ended(breaker.admit(), failed=True)
-    with pytest.raises(TierDownError, match=r"4 calls of its model in a row failed, .* for another 30\.0 s"):
+    with pytest.raises(CircuitOpenError, match=r"4 calls of its model in a row failed, .* for another 30\.0 s"):
         breaker.admit()
     clock.now += 30
     breaker.ended(breaker.admit(), failed=False)
@@ -105,12 +105,12 @@ def test_what_began_before_it_opened_says_nothing_of_how_it_stands_now(
     before = breaker.admit()
     fail(breaker, 3)
     breaker.ended(before, failed=late)
-    with pytest.raises(TierDownError, match="for another 30"):
+    with pytest.raises(CircuitOpenError, match="for another 30"):
         breaker.admit()
     clock.now += 30
     probe = breaker.admit()
     breaker.ended(before, failed=late)
-    with pytest.raises(TierDownError, match="under way"):
+    with pytest.raises(CircuitOpenError, match="under way"):
         breaker.admit()
     breaker.ended(probe, failed=False)
     breaker.check()
@@ -123,7 +123,7 @@ def test_a_call_ends_once(breaker: Breaker) -> None:
     # It came to its end all the same, too late for anybody.
     breaker.ended(given_up, failed=False)
     fail(breaker, 1)
-    with pytest.raises(TierDownError):
+    with pytest.raises(CircuitOpenError):
         breaker.check()
 
 
@@ -135,7 +135,7 @@ def at_once(number: int, do: Callable[[], object]) -> list[object]:
         start.wait()
         try:
             return do()
-        except TierDownError as error:
+        except CircuitOpenError as error:
             return error
 
     with ThreadPoolExecutor(number) as threads:
@@ -156,5 +156,5 @@ def test_failures_of_many_threads_are_all_counted(clock: Clock) -> None:
         at_once(15, partial(fail, breaker, 1))
         breaker.check()
         fail(breaker, 1)
-        with pytest.raises(TierDownError, match="16 calls"):
+        with pytest.raises(CircuitOpenError, match="16 calls"):
             breaker.check()

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tenacity
 
-from ilis_guard.calling import BreakerSettings, Caller, Deadline
+from ilis_guard.cascade.caller import ModelCaller
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import (
     BudgetError,
+    CircuitOpenError,
     ModelError,
     PromptTooLongError,
-    TierDownError,
     TransientModelError,
 )
 
@@ -42,13 +44,13 @@ def raising(error: BaseException) -> Callable[[], str]:
 
 
 def test_without_a_deadline_the_model_works_in_the_callers_thread() -> None:
-    assert Caller("small").call(threading.get_ident) == threading.get_ident()
+    assert ModelCaller("small").call(threading.get_ident) == threading.get_ident()
 
 
 def test_with_a_deadline_it_sees_the_callers_context_and_what_it_returns_or_raises_comes_back() -> None:
     who = contextvars.ContextVar("who", default="nobody")
     who.set("ada")
-    caller = Caller("small", backoff=NO_WAIT)
+    caller = ModelCaller("small", backoff=NO_WAIT)
     assert caller.call(who.get, deadline=soon(60)) == "ada"
     for error in (ModelError("no"), TimeoutError("the model's own"), StopIteration(), KeyboardInterrupt()):
         with pytest.raises(type(error)) as raised:
@@ -58,14 +60,14 @@ def test_with_a_deadline_it_sees_the_callers_context_and_what_it_returns_or_rais
 
 def test_a_model_that_hangs_is_given_up_at_the_deadline(let_go: threading.Event) -> None:
     with pytest.raises(BudgetError, match=r"the request's 0\.05 seconds are over; the model was given up"):
-        Caller("small").call(let_go.wait, deadline=soon())
+        ModelCaller("small").call(let_go.wait, deadline=soon())
     assert not let_go.is_set()
 
 
 def test_a_deadline_that_has_passed_calls_no_model() -> None:
     called: list[int] = []
     with pytest.raises(BudgetError, match="are over"):
-        Caller("small").call(lambda: called.append(1), deadline=soon(0))
+        ModelCaller("small").call(lambda: called.append(1), deadline=soon(0))
     assert called == []
 
 
@@ -76,7 +78,7 @@ def test_a_repeat_that_there_is_no_time_for_is_not_waited_for() -> None:
         calls.append(1)
         raise TransientModelError("busy")
 
-    caller = Caller("small", backoff=tenacity.wait_fixed(3600))
+    caller = ModelCaller("small", backoff=tenacity.wait_fixed(3600))
     with pytest.raises(TransientModelError, match="busy"):
         caller.call(busy, deadline=soon(60))
     assert len(calls) == 1
@@ -91,7 +93,7 @@ def test_a_repeat_that_there_is_time_for_is_made() -> None:
             raise reply
         return reply
 
-    assert Caller("small", backoff=NO_WAIT).call(answer, deadline=soon(60)) == "yes"
+    assert ModelCaller("small", backoff=NO_WAIT).call(answer, deadline=soon(60)) == "yes"
 
 
 class Crowd:
@@ -112,7 +114,7 @@ class Crowd:
 
 @pytest.mark.parametrize("deadline", [None, 60.0])
 def test_no_more_calls_than_allowed_are_under_way_and_all_come_to_their_turn(deadline: float | None) -> None:
-    caller, crowd = Caller("small", max_concurrent=3), Crowd()
+    caller, crowd = ModelCaller("small", max_concurrent=3), Crowd()
     with ThreadPoolExecutor(16) as threads:
         made = [
             threads.submit(caller.call, crowd.visit, deadline=None if deadline is None else soon(deadline))
@@ -123,13 +125,13 @@ def test_no_more_calls_than_allowed_are_under_way_and_all_come_to_their_turn(dea
 
 
 async def test_the_line_holds_for_tasks_of_an_event_loop() -> None:
-    caller, crowd = Caller("small", max_concurrent=2), Crowd()
+    caller, crowd = ModelCaller("small", max_concurrent=2), Crowd()
     await asyncio.gather(*(asyncio.to_thread(caller.call, crowd.visit, deadline=soon(60)) for _ in range(50)))
     assert crowd.most == 2
 
 
 def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threading.Event) -> None:
-    caller, ended = Caller("small", max_concurrent=1), threading.Event()
+    caller, ended = ModelCaller("small", max_concurrent=1), threading.Event()
 
     def hang() -> None:
         let_go.wait()
@@ -145,7 +147,7 @@ def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threadin
 
 
 def test_a_call_that_raised_gives_its_place_back() -> None:
-    caller = Caller("small", max_concurrent=1, backoff=NO_WAIT)
+    caller = ModelCaller("small", max_concurrent=1, backoff=NO_WAIT)
     for deadline in (None, soon(60)):
         with pytest.raises(ModelError):
             caller.call(raising(ModelError("no")), deadline=deadline)
@@ -156,7 +158,7 @@ def test_a_thread_that_cant_be_started_gives_its_place_back(monkeypatch: pytest.
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    caller = Caller("small", max_concurrent=1)
+    caller = ModelCaller("small", max_concurrent=1)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start"):
@@ -164,17 +166,17 @@ def test_a_thread_that_cant_be_started_gives_its_place_back(monkeypatch: pytest.
     assert caller.call(lambda: "yes", deadline=soon(60)) == "yes"
 
 
-def breaking(failures: int = 3) -> Caller:
-    return Caller("small", breaker=BreakerSettings(failures=failures, seconds=3600.0), backoff=NO_WAIT)
+def breaking(failures: int = 3) -> ModelCaller:
+    return ModelCaller("small", breaker=BreakerSettings(failures=failures, seconds=3600.0), backoff=NO_WAIT)
 
 
 @pytest.mark.parametrize("error", [TransientModelError("busy"), RuntimeError("CUDA out of memory")])
 def test_a_tier_that_fails_again_and_again_is_called_no_more(error: Exception) -> None:
     caller, called = breaking(), []
     for _ in range(3):
-        with pytest.raises((type(error), TierDownError)):
+        with pytest.raises((type(error), CircuitOpenError)):
             caller.call(raising(error))
-    with pytest.raises(TierDownError, match="'small' is down"):
+    with pytest.raises(CircuitOpenError, match="'small' is down"):
         caller.call(lambda: called.append(1))
     assert called == []
 
@@ -186,7 +188,7 @@ def test_a_breaker_that_opens_between_repeats_ends_them() -> None:
         calls.append(1)
         raise TransientModelError("busy")
 
-    with pytest.raises(TierDownError):
+    with pytest.raises(CircuitOpenError):
         breaking(failures=2).call(busy)
     assert len(calls) == 2
 
@@ -196,7 +198,7 @@ def test_a_model_that_hangs_is_a_failure_of_its_tier(let_go: threading.Event) ->
     for _ in range(2):
         with pytest.raises(BudgetError):
             caller.call(let_go.wait, deadline=soon())
-    with pytest.raises(TierDownError):
+    with pytest.raises(CircuitOpenError):
         caller.call(let_go.wait, deadline=soon(60))
 
 
@@ -214,7 +216,9 @@ def test_a_trial_call_that_couldnt_be_begun_leaves_the_next_one_the_trial(monkey
         raise RuntimeError("can't start new thread")
 
     now = [0.0]
-    caller = Caller("small", breaker=BreakerSettings(failures=1, seconds=1.0), backoff=NO_WAIT, clock=lambda: now[0])
+    caller = ModelCaller(
+        "small", breaker=BreakerSettings(failures=1, seconds=1.0), backoff=NO_WAIT, clock=lambda: now[0]
+    )
     with pytest.raises(RuntimeError, match="down"):
         caller.call(raising(RuntimeError("down")))
     now[0] = 1.0
@@ -233,7 +237,9 @@ def test_whoever_stops_the_program_says_nothing_of_the_tier() -> None:
 
 
 def test_who_waits_in_line_while_the_tier_goes_down_isnt_let_in(let_go: threading.Event) -> None:
-    caller = Caller("small", max_concurrent=1, breaker=BreakerSettings(failures=1, seconds=3600.0), backoff=NO_WAIT)
+    caller = ModelCaller(
+        "small", max_concurrent=1, breaker=BreakerSettings(failures=1, seconds=3600.0), backoff=NO_WAIT
+    )
     began = threading.Event()
 
     def fail_late() -> None:
@@ -247,15 +253,15 @@ def test_who_waits_in_line_while_the_tier_goes_down_isnt_let_in(let_go: threadin
         second = threads.submit(caller.call, lambda: "yes")
         let_go.set()
         assert isinstance(first.exception(), RuntimeError)
-        assert isinstance(second.exception(), TierDownError)
+        assert isinstance(second.exception(), CircuitOpenError)
     # Its place is free again.
-    with pytest.raises(TierDownError):
+    with pytest.raises(CircuitOpenError):
         caller.call(lambda: "yes", deadline=soon(60))
 
 
 def test_under_load_a_tier_goes_down_and_comes_back_and_no_call_is_lost() -> None:
     now = [0.0]
-    caller = Caller(
+    caller = ModelCaller(
         "small",
         max_concurrent=4,
         breaker=BreakerSettings(failures=5, seconds=1.0),
@@ -274,10 +280,10 @@ def test_under_load_a_tier_goes_down_and_comes_back_and_no_call_is_lost() -> Non
             made = [threads.submit(caller.call, work, deadline=soon(60)) for _ in range(calls)]
         return {type(call.exception()).__name__ for call in made}
 
-    assert outcomes(100) <= {"TransientModelError", "TierDownError"}
-    assert outcomes(100) == {"TierDownError"}
+    assert outcomes(100) <= {"TransientModelError", "CircuitOpenError"}
+    assert outcomes(100) == {"CircuitOpenError"}
     is_up.set()
-    assert outcomes(20) == {"TierDownError"}
+    assert outcomes(20) == {"CircuitOpenError"}
     now[0] = 1.0
     assert caller.call(work) == "yes"
     assert outcomes(100) == {"NoneType"}

@@ -73,7 +73,7 @@ def ticket(config: Path) -> str:
             decision="d1",
             request=Request.of(PROMPT, {"topic": "[i]chemistry[/i]"}),
             attempts=[
-                Attempt(tier="small", text=ANSWER, uncertainty=0.6, shift=0.2),
+                Attempt(tier="small", text=ANSWER, uncertainty=0.6, typicality=0.2),
                 Attempt(tier="large", error="[/]"),
             ],
             queue="chemists",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.tiers import Tier
 
 LABELLED = """\
 version: 1

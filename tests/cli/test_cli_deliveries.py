@@ -1,4 +1,4 @@
-"""`ilis-guard queue deliver`, `dead-letters`, `replay`, `enable`: on a real database, to a real receiver."""
+"""`ilis-guard queue deliver`, `dead-letters`, `replay`, `enable`: on a real database, to a real endpoint."""
 
 import json
 import os
@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.guard import open_queue
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries
-from tests.receiver import Receiver, answering, listening
+from tests.endpoint import Endpoint, answering, listening
 from tests.reviewing import put
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @pytest.fixture
-def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     with listening(tmp_path) as heard:
         monkeypatch.setenv("SSL_CERT_FILE", str(heard.authority))
         monkeypatch.setenv("HOOK_SECRET", SECRET)
@@ -31,10 +32,10 @@ def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiv
 
 
 @pytest.fixture
-def hooked(config: Path, receiver: Receiver) -> Path:
-    """A guard.yaml with a receiver."""
-    hook = f"{{name: crm, url: '{receiver.url}', secret: '${{HOOK_SECRET}}', events: [ticket.created]}}"
-    review = f"review: {{storage: 'sqlite:///tickets.db', internal_hosts: ['127.0.0.1'], receivers: [{hook}]}}\n"
+def hooked(config: Path, endpoint: Endpoint) -> Path:
+    """A guard.yaml with an endpoint."""
+    hook = f"{{name: crm, url: '{endpoint.url}', secret: '${{HOOK_SECRET}}', events: [ticket.created]}}"
+    review = f"review: {{storage: 'sqlite:///tickets.db', internal_hosts: ['127.0.0.1'], endpoints: [{hook}]}}\n"
     config.write_text(re.sub(r"review: .*\n", review, config.read_text()))
     return config
 
@@ -42,10 +43,10 @@ def hooked(config: Path, receiver: Receiver) -> Path:
 def opened(config: Path) -> ReviewQueue:
     review = read_config(config).review
     assert review is not None
-    return review.open()
+    return open_queue(review)
 
 
-def deliver(config: Path, receiver: Receiver, *, until: int, stop: signal.Signals) -> tuple[int, str, str]:
+def deliver(config: Path, endpoint: Endpoint, *, until: int, stop: signal.Signals) -> tuple[int, str, str]:
     """Run the command until so much was heard, and then stop it."""
     child = subprocess.Popen(
         [sys.executable, "-c", "from ilis_guard.cli import main; main()", "queue", "deliver", "--config", str(config)],
@@ -56,7 +57,7 @@ def deliver(config: Path, receiver: Receiver, *, until: int, stop: signal.Signal
     )
     with child:
         try:
-            receiver.await_heard(until)
+            endpoint.await_heard(until)
             child.send_signal(stop)
             said, warned = child.communicate(timeout=60)
         finally:
@@ -66,22 +67,22 @@ def deliver(config: Path, receiver: Receiver, *, until: int, stop: signal.Signal
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_deliver_sends_what_waits_and_says_so_when_it_is_stopped(
-    hooked: Path, receiver: Receiver, stop: signal.Signals
+    hooked: Path, endpoint: Endpoint, stop: signal.Signals
 ) -> None:
     with opened(hooked) as queue:
         for number in range(3):
             put(queue, f"d{number}")
 
-    assert deliver(hooked, receiver, until=3, stop=stop) == (0, "3 delivered\n", "")
-    assert len(set(receiver.ids)) == 3
+    assert deliver(hooked, endpoint, until=3, stop=stop) == (0, "3 delivered\n", "")
+    assert len(set(endpoint.ids)) == 3
 
 
-def test_what_fails_is_warned_of(hooked: Path, receiver: Receiver) -> None:
-    receiver.answer = answering(500)
+def test_what_fails_is_warned_of(hooked: Path, endpoint: Endpoint) -> None:
+    endpoint.answer = answering(500)
     with opened(hooked) as queue:
         put(queue, "d")
 
-    status, said, warned = deliver(hooked, receiver, until=1, stop=signal.SIGTERM)
+    status, said, warned = deliver(hooked, endpoint, until=1, stop=signal.SIGTERM)
     assert (status, said) == (0, "1 failed\n")
     assert "ilis_guard.delivery.failed" in warned
     assert "answered 500" in warned
@@ -97,23 +98,23 @@ def _bury(config: Path, **values: Any) -> str:
             return str(connection.execute(deliveries.select()).one().id)
 
 
-def test_a_dead_letter_is_listed_and_replayed(run: Callable[..., Any], hooked: Path, receiver: Receiver) -> None:
+def test_a_dead_letter_is_listed_and_replayed(run: Callable[..., Any], hooked: Path, endpoint: Endpoint) -> None:
     assert run("queue", "dead-letters").out == "no dead letters\n"
     letter = _bury(hooked, last_status=500, last_error="answered 500: [red]\x1b[2J")
 
-    listed = run("queue", "dead-letters", "--receiver", "crm")
+    listed = run("queue", "dead-letters", "--endpoint", "crm")
     assert listed.status == 0
     assert listed.out.startswith("1 dead letter ")
     for shown in (letter[:8], "crm", "ticket.created", "exhausted", "10", "answered 500: [red]\\x1b[2J"):
         assert shown in listed.flat
     (as_json,) = run("queue", "dead-letters", "--json").json
     assert (as_json["id"], as_json["last_status"]) == (letter, 500)
-    assert run("queue", "dead-letters", "--receiver", "other").out == "no dead letters\n"
+    assert run("queue", "dead-letters", "--endpoint", "other").out == "no dead letters\n"
 
     assert run("queue", "replay", letter[:8]).out == f"delivery {letter[:8]} is pending\n"
     assert run("queue", "replay", letter[:8]).status == 2
-    deliver(hooked, receiver, until=1, stop=signal.SIGTERM)
-    assert receiver.ids == [letter]
+    deliver(hooked, endpoint, until=1, stop=signal.SIGTERM)
+    assert endpoint.ids == [letter]
 
 
 def test_dead_letters_since_a_time_are_replayed(run: Callable[..., Any], hooked: Path) -> None:
@@ -141,13 +142,13 @@ def test_what_cannot_be_replayed_is_said(
     assert words in refused.err
 
 
-def test_a_receiver_that_answered_410_is_named_and_enabled(
-    run: Callable[..., Any], hooked: Path, receiver: Receiver
+def test_a_endpoint_that_answered_410_is_named_and_enabled(
+    run: Callable[..., Any], hooked: Path, endpoint: Endpoint
 ) -> None:
-    receiver.answer = answering(410)
+    endpoint.answer = answering(410)
     with opened(hooked) as queue:
         put(queue, "d")
-    assert deliver(hooked, receiver, until=1, stop=signal.SIGTERM)[1] == "1 disabled\n"
+    assert deliver(hooked, endpoint, until=1, stop=signal.SIGTERM)[1] == "1 disabled\n"
 
     listed = run("queue", "dead-letters")
     assert "crm is disabled since 20" in listed.out

@@ -14,7 +14,7 @@ from tests.lab.made_rows import made_rows, write_harvest, write_questions
 SIZES = {"capital": 250, "city": 250}
 ROWS = made_rows(SIZES, signal=0.6)
 WITHOUT_OBSERVATIONS = {"output-statistics", "sequence-probability", "signature", "trees", "fused"}
-TABLES = {"sets.csv", "figures.csv", "differences.csv", "shift.csv", "importance.csv"}
+TABLES = {"sets.csv", "figures.csv", "differences.csv", "typicality.csv", "importance.csv"}
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ilis_guard.policy import Policy, json_schema
+from ilis_guard.policy.guarantees import resolve
 from ilis_guard.scoring import read_bundle
-from ilis_guard.wiring.guarantees import resolve
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[2] / "policies").glob("*.yaml"))
 RULES = "version: 1\nname: mine\nrules:\n"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Labels
 
 POLICY = """\
@@ -19,7 +19,7 @@ name: mine
 rules:
   - {id: hard, stage: prompt, when: tokens > 5, do: retry}
   - {id: legal, when: "has(labels.topic) && labels.topic == 'legal'", do: escalate, to: lawyers}
-  - {id: sure, when: uncertainty < 0.25 && !(shift < 0.01), do: answer}
+  - {id: sure, when: uncertainty < 0.25 && !(typicality < 0.01), do: answer}
   - {id: again, when: uncertainty < 0.8, do: retry}
   - {id: person, do: escalate}
 """
@@ -53,7 +53,7 @@ def test_facts_are_explained_however_they_are_given(
     assert rows["sure"] == [
         "answer",
         "passed over",
-        # There is no shift, so nothing is said against an answer by it.
+        # There is no typicality, so nothing is said against an answer by it.
         "`uncertainty < 0.25` is false (uncertainty is 0.43)",
     ]
     assert rows["again"] == ["retry", "passed over", "it would retry, but there is no larger tier"]
@@ -67,13 +67,13 @@ def test_facts_are_explained_however_they_are_given(
 
 
 def test_the_deciding_conditions_parts_are_shown(run: Callable[..., Any], policy: Path) -> None:
-    result = run("policy", "explain", str(policy), "--facts", "{uncertainty: 0.1, shift: 0.3}")
+    result = run("policy", "explain", str(policy), "--facts", "{uncertainty: 0.1, typicality: 0.3}")
     rows = [[cell.strip() for cell in cells] for cells in _rows(result.out.partition("made of")[2])]
     assert rows == [
-        ["uncertainty < 0.25 && !(shift < 0.01)", "true", "uncertainty is 0.1, shift is 0.3"],
+        ["uncertainty < 0.25 && !(typicality < 0.01)", "true", "uncertainty is 0.1, typicality is 0.3"],
         ["uncertainty < 0.25", "true", "uncertainty is 0.1"],
-        ["!(shift < 0.01)", "true", "shift is 0.3"],
-        ["shift < 0.01", "false", "shift is 0.3"],
+        ["!(typicality < 0.01)", "true", "typicality is 0.3"],
+        ["typicality < 0.01", "false", "typicality is 0.3"],
     ]
     assert "not reached" in result.out
 
@@ -88,7 +88,7 @@ def test_rules_of_the_prompt_are_explained_where_they_are_asked_for(run: Callabl
 
 
 def test_a_shipped_policy_is_explained_by_its_name(run: Callable[..., Any]) -> None:
-    told = run("policy", "explain", "default", "--facts", "{uncertainty: 0.1, shift: 0.5}", "--json").json
+    told = run("policy", "explain", "default", "--facts", "{uncertainty: 0.1, typicality: 0.5}", "--json").json
     assert (told["action"], told["rule"]) == ("answer", "sure")
 
 
@@ -98,7 +98,10 @@ def test_a_shipped_policy_is_explained_by_its_name(run: Callable[..., Any]) -> N
         ("{uncertainy: 0.4}", ["--facts:1:2: unknown key 'uncertainy'; did you mean 'uncertainty'?"]),
         ("{statistics: {entropy: 1}}", ["unknown key 'entropy'; did you mean 'entropy_mean'?"]),
         ("{uncertainty: 1.5}", ["--facts:1:15: uncertainty: should be less than or equal to 1, got 1.5"]),
-        ("{tokens: 1.5, shift: 'no'}", ["--facts:1:10: tokens: ", "--facts:1:22: shift: should be a valid number"]),
+        (
+            "{tokens: 1.5, typicality: 'no'}",
+            ["--facts:1:10: tokens: ", "--facts:1:22: typicality: should be a valid number"],
+        ),
         ("{last_tier: no}", ["--facts:1:13: last_tier: should be a valid boolean, got 'no'"]),
         ("{attempt: 0}", ["--facts:1:11: attempt: should be greater than or equal to 1"]),
         ("{finish_reason: cut}", ["--facts:1:17: finish_reason: should be 'stop', 'length' or '', got 'cut'"]),

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier
+from ilis_guard.cascade.tier import load_tier
 from ilis_guard.cli import main
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import BundleMismatchError
 from ilis_guard.lab.questions import write_questions
 from ilis_guard.scoring import read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import load_tier
 from tests.provider import Provider, provider, sure_and_unsure, town
 
 POLICY = """
@@ -23,7 +23,7 @@ version: 1
 name: sure-or-nothing
 rules:
   - {id: failed, when: 'error != ""', do: abstain, say: Down.}
-  - {id: sure, when: 'uncertainty < 0.3 && shift >= 0.005', do: answer}
+  - {id: sure, when: 'uncertainty < 0.3 && typicality >= 0.005', do: answer}
   - {id: unsure, do: abstain, say: I don't know.}
 """
 GUARANTEE = """
@@ -96,7 +96,7 @@ def test_the_guard_answers_where_the_model_is_sure_and_nowhere_else(config: Path
     assert (decision.action, decision.rule) == (Action.ANSWER, "sure")
     assert decision.text == f"T{sure}"
     assert decision.bundles == {"clerk": read_bundle(str(room / "towns")).digest}
-    assert decision.attempts[0].shift is not None
+    assert decision.attempts[0].typicality is not None
 
     decision = decided(config, unsure)
     assert (decision.action, decision.rule, decision.text) == (Action.ABSTAIN, "unsure", "I don't know.")

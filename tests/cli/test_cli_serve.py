@@ -14,12 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from ilis_guard.config import read_config
-from ilis_guard.review.page import token_hash
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.page import token_hash
+from ilis_guard.guard import open_queue
 from ilis_guard.review.signing import verify
 from ilis_guard.types import Request
 from tests.cli.conftest import Result
-from tests.receiver import listening
+from tests.endpoint import listening
 from tests.website import SECRET
 
 Run = Callable[..., Result]
@@ -77,14 +78,14 @@ def test_the_page_is_served_by_a_process_that_stops_in_order(config: Path) -> No
 def test_it_delivers_webhooks_that_lead_to_the_page(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with listening(tmp_path) as receiver:
-        monkeypatch.setenv("SSL_CERT_FILE", str(receiver.authority))
+    with listening(tmp_path) as endpoint:
+        monkeypatch.setenv("SSL_CERT_FILE", str(endpoint.authority))
         monkeypatch.setenv("HOOK_SECRET", SECRET)
-        hook = f"name: hook, url: '{receiver.url}', secret: '${{HOOK_SECRET}}', events: [ticket.created]"
-        with_page(config, f", internal_hosts: [127.0.0.1], receivers: [{{{hook}}}]")
+        hook = f"name: hook, url: '{endpoint.url}', secret: '${{HOOK_SECRET}}', events: [ticket.created]"
+        with_page(config, f", internal_hosts: [127.0.0.1], endpoints: [{{{hook}}}]")
         review = read_config(config).review
         assert review is not None
-        with serving(config, free_port()), review.open() as queue:
+        with serving(config, free_port()), open_queue(review) as queue:
             ticket = queue.escalate(
                 decision="d",
                 request=Request.of("q"),
@@ -94,8 +95,8 @@ def test_it_delivers_webhooks_that_lead_to_the_page(
                 rule=None,
                 reasons=[],
             )
-            receiver.await_heard(1)
-    (heard,) = receiver.heard
+            endpoint.await_heard(1)
+    (heard,) = endpoint.heard
     assert verify(SECRET, heard.headers, heard.body) == heard.id
     assert f"https://review.example.org/tickets/{ticket.id}" in heard.body.decode()
 

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.page import token_hash
 from ilis_guard.errors import ConfigError
-from ilis_guard.review.page import token_hash
+from ilis_guard.guard import open_queue
 from tests.cli.conftest import Result
 from tests.cli.test_cli_serve import free_port
 
@@ -105,7 +106,7 @@ def test_what_is_under_way_when_it_is_told_to_stop_is_finished_or_escalated(tmp_
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)
     review = read_config(tmp_path / "guard.yaml").review
     assert review is not None
-    with review.open() as queue:
+    with open_queue(review) as queue:
         tickets = queue.list()
         assert len(tickets) == 2
         assert given_up["ilis_guard"]["ticket"]["id"] in {ticket.id for ticket in tickets}

@@ -220,7 +220,7 @@ def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_r
     rows = {row["id"]: row for row in table.to_pylist()}
     scorer, answer = LightGBMScorer(bundle), Tapped()._answer(5)
     score = scorer.score(answer)
-    assert (rows["q5"]["uncertainty"], rows["q5"]["shift"]) == (score.uncertainty, score.shift)
+    assert (rows["q5"]["uncertainty"], rows["q5"]["typicality"]) == (score.uncertainty, score.typicality)
     assert (rows["q5"]["wrong"], rows["q5"]["text_length"]) == (True, 2)
     assert rows["q7"]["error"] == "ScoringError: there is nothing to score: the answer is empty (0 tokens)"
     counts = {

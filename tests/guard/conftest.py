@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 import tenacity
 
+from ilis_guard.cascade.escalation import Review
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.guard import Guard
 from ilis_guard.models import Model
 from ilis_guard.policy import Policy
 from ilis_guard.scoring import Scorer
 from ilis_guard.testing import InMemoryQueue
-from ilis_guard.tiers import Tier
-from ilis_guard.walk.tickets import Review
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -8,12 +8,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard import events
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.queues import QueueSettings
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.review import QueueSettings, ReviewQueue
+from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Verdict
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import tenacity
 
-from ilis_guard.calling import BreakerSettings, TierCost
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import ConfigError, TransientModelError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Generation, Message
 
 QUESTION = "What is the boiling point of gallium?"
@@ -202,7 +202,7 @@ def test_a_tier_that_is_down_is_a_fact_and_another_one_answers() -> None:
     made = [watched.decide(QUESTION) for _ in range(4)]
     assert [decision.text for decision in made] == ["answer of large"] * 4
     assert len(broken.calls) == 2
-    assert made[-1].attempts[0].error.startswith("TierDownError: the tier 'small' is down: 2 calls")
+    assert made[-1].attempts[0].error.startswith("CircuitOpenError: the tier 'small' is down: 2 calls")
 
 
 def test_a_tier_that_is_back_answers_again() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ilis_guard import guard as guard_module
-from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.errors import BundleMismatchError, ConfigError, PolicyError, ReviewError
 from ilis_guard.guard import Guard
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.tiers import Tier
 
 HEAD = "version: 1\npolicy: default\n"
 TIER = "tiers:\n  - name: a\n    model: m\n"
@@ -249,17 +249,17 @@ HOOK = "{name: a, url: 'https://hooks.example.org/', secret: '${S}'}"
 
 
 @pytest.mark.parametrize(
-    ("receiver", "words"),
+    ("endpoint", "words"),
     [
         (
             "{name: a, url: 'http://hooks.example.org/s3cret', secret: '${S}'}",
-            ".url: the receiver's address must start",
+            ".url: the endpoint's address must start",
         ),
         (
             "{name: a, url: 'https://s3cret@hooks.example.org/', secret: '${S}'}",
-            ".url: the receiver's address has a user",
+            ".url: the endpoint's address has a user",
         ),
-        ("{name: a, url: 's3cret', secret: '${S}'}", ".url: the receiver's address has no host"),
+        ("{name: a, url: 's3cret', secret: '${S}'}", ".url: the endpoint's address has no host"),
         ("{name: a, url: 'https://hooks.example.org/'}", ".secret: what is sent must be signed"),
         ("{name: a, url: 'https://hooks.example.org/', secret: whsec_s3cret}", ".secret: say where the secret stands"),
         (
@@ -273,21 +273,21 @@ HOOK = "{name: a, url: 'https://hooks.example.org/', secret: '${S}'}"
         ("{name: a, url: '${U}', secret: '${S}', events: [ticket.lost]}", ".events[0]: should be 'ticket.created'"),
     ],
 )
-def test_a_receiver_that_cannot_work_is_refused_and_its_secrets_are_not_shown(
-    write: Callable[[str], Path], receiver: str, words: str
+def test_a_endpoint_that_cannot_work_is_refused_and_its_secrets_are_not_shown(
+    write: Callable[[str], Path], endpoint: str, words: str
 ) -> None:
-    path = write(f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  receivers:\n    - {receiver}\n")
+    path = write(f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  endpoints:\n    - {endpoint}\n")
     with pytest.raises(ConfigError) as refused:
         read_config(path)
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"{path}:9:")
-    assert f"review.receivers[0]{words}" in line
+    assert f"review.endpoints[0]{words}" in line
     assert "s3cret" not in line
 
 
 def test_internal_hosts_need_no_https_and_are_bare_names(write: Callable[[str], Path]) -> None:
     inside = "    - {name: a, url: 'http://Hooks.Internal:8080/', secret: '${S}'}\n"
-    review = f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  receivers:\n{inside}  internal_hosts: "
+    review = f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  endpoints:\n{inside}  internal_hosts: "
     assert read_config(write(review + "[hooks.internal, '10.0.0.7', '::1']\n")).review is not None
     with pytest.raises(ConfigError, match=r"10:20: review\.internal_hosts\[0\]: an internal host is a bare name"):
         read_config(write(review + "['hooks.internal:8080']\n"))
@@ -295,10 +295,10 @@ def test_internal_hosts_need_no_https_and_are_bare_names(write: Callable[[str], 
 
 def test_a_template_starts_at_the_files_folder(write: Callable[[str], Path], tmp_path: Path) -> None:
     own = "{name: a, url: '${U}', template: forms/own.j2}"
-    path = write(f"{HEAD}{TIER}review: {{storage: 'sqlite:///t.db', receivers: [{HOOK.replace('a,', 'b,')}, {own}]}}\n")
+    path = write(f"{HEAD}{TIER}review: {{storage: 'sqlite:///t.db', endpoints: [{HOOK.replace('a,', 'b,')}, {own}]}}\n")
     review = read_config(path).review
     assert review is not None
-    assert [receiver.template for receiver in review.receivers] == ["generic", str(tmp_path / "forms" / "own.j2")]
+    assert [endpoint.template for endpoint in review.endpoints] == ["generic", str(tmp_path / "forms" / "own.j2")]
 
 
 PAGE = HEAD + TIER + "review:\n  storage: sqlite:///t.db\n  page:\n    url: https://review.example.org/\n"

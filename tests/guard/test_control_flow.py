@@ -10,7 +10,7 @@ from langchain_core.language_models import FakeListChatModel
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.calling import BreakerSettings
+from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 
@@ -90,7 +90,7 @@ import sys
 from ilis_guard.errors import control_flow
 from ilis_guard.testing import fake_guard
 assert fake_guard("default", {"small": 0.1}).decide("Who?").action == "answer"
-assert [kind.__name__ for kind in control_flow()] == ["LeftError"]
+assert [kind.__name__ for kind in control_flow()] == ["ClientDisconnected"]
 assert "langgraph" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", asked], check=True)

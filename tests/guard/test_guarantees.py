@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ilis_guard.config import read_config
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
+from ilis_guard.policy.context import check_config
+from ilis_guard.policy.guarantees import resolve
 from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.certify import certify
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action
-from ilis_guard.wiring.ground import check_config
-from ilis_guard.wiring.guarantees import resolve
 
 QUESTION = "What is the boiling point of gallium?"
 LAYERS = 30

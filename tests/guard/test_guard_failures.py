@@ -47,10 +47,10 @@ def check_failed(made: Decision, error: str) -> None:
         (math.inf, "ScoringError: the uncertainty must lie between 0 and 1, got inf"),
         (1.01, "ScoringError: the uncertainty must lie between 0 and 1, got 1.01"),
         (-0.01, "ScoringError: the uncertainty must lie between 0 and 1, got -0.01"),
-        (Score(uncertainty=None, shift=1.0), "ScoringError: the uncertainty must be a number, got a NoneType"),  # type: ignore[arg-type]
-        (Score(uncertainty="0.1", shift=1.0), "ScoringError: the uncertainty must be a number, got a str"),  # type: ignore[arg-type]
-        (Score(uncertainty=0.1, shift=1.5), "ScoringError: the shift must lie between 0 and 1, got 1.5"),
-        (Score(uncertainty=0.1, shift=None), "ScoringError: the shift must be a number, got a NoneType"),  # type: ignore[arg-type]
+        (Score(uncertainty=None, typicality=1.0), "ScoringError: the uncertainty must be a number, got a NoneType"),  # type: ignore[arg-type]
+        (Score(uncertainty="0.1", typicality=1.0), "ScoringError: the uncertainty must be a number, got a str"),  # type: ignore[arg-type]
+        (Score(uncertainty=0.1, typicality=1.5), "ScoringError: the typicality must lie between 0 and 1, got 1.5"),
+        (Score(uncertainty=0.1, typicality=None), "ScoringError: the typicality must be a number, got a NoneType"),  # type: ignore[arg-type]
         (ScoringError("no map"), "ScoringError: no map"),
         (ZeroDivisionError("oh"), "unexpected ZeroDivisionError: oh"),
     ],
@@ -73,14 +73,16 @@ def test_a_scorer_that_returns_no_score_gives_no_answer(build: Callable[..., Gua
     assert made.attempts[0].error.startswith("unexpected AttributeError: ")
 
 
-def test_a_shift_that_cannot_be_told_is_missing_and_not_a_number(build: Callable[..., Guard]) -> None:
-    policy = EAGER.replace("uncertainty <= 1.0", "shift >= 0.0 && uncertainty <= 1.0") + "  - {id: ask, do: escalate}\n"
+def test_a_typicality_that_cannot_be_told_is_missing_and_not_a_number(build: Callable[..., Guard]) -> None:
+    policy = (
+        EAGER.replace("uncertainty <= 1.0", "typicality >= 0.0 && uncertainty <= 1.0") + "  - {id: ask, do: escalate}\n"
+    )
     with InMemoryQueue() as queue:
-        scorer = FixedScorer(0.1, shift=math.nan)
+        scorer = FixedScorer(0.1, typicality=math.nan)
         made = build(policy, {"small": (FakeModel("yes"), scorer)}, review=queue).decide(QUESTION)
         assert made.ticket is not None
-        assert (made.rule, made.attempts[0].shift, made.attempts[0].error) == ("ask", None, "")
-        assert queue.get(made.ticket.id).attempts[0]["shift"] is None
+        assert (made.rule, made.attempts[0].typicality, made.attempts[0].error) == ("ask", None, "")
+        assert queue.get(made.ticket.id).attempts[0]["typicality"] is None
 
 
 def test_statistics_that_are_no_numbers_dont_keep_a_request_from_a_person(build: Callable[..., Guard]) -> None:

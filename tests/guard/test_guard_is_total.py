@@ -8,7 +8,9 @@ import tenacity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ilis_guard.calling import BreakerSettings, Deadline, TierCost
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import (
     ModelError,
     PolicyError,
@@ -20,7 +22,6 @@ from ilis_guard.guard import Guard
 from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Decision, Generation, Message, Score, Ticket
 
 TIERS = ("small", "middle", "large")
@@ -28,8 +29,8 @@ CONDITIONS = (
     "uncertainty < 0.5",
     "uncertainty >= 0.0 || error == ''",
     "!(uncertainty > 0.5)",
-    "shift > 0.1 && uncertainty < 0.9",
-    "!(shift < 0.1) && !(uncertainty > 2.0)",
+    "typicality > 0.1 && uncertainty < 0.9",
+    "!(typicality < 0.1) && !(uncertainty > 2.0)",
     "error != '' || uncertainty > 0.7",
     "labels.topic == 'legal' || uncertainty < 0.1",
     "seconds < 1000.0 && cost < 0.15 && uncertainty < 0.8",
@@ -83,8 +84,8 @@ SCORES: st.SearchStrategy[Any] = st.sampled_from(
         math.nan,
         math.inf,
         -0.1,
-        Score(uncertainty=0.2, shift=math.nan),
-        Score(uncertainty="0.1", shift=1.0),  # type: ignore[arg-type]  # what a scorer of a user's own may return
+        Score(uncertainty=0.2, typicality=math.nan),
+        Score(uncertainty="0.1", typicality=1.0),  # type: ignore[arg-type]  # what a scorer of a user's own may return
         ScoringError("no map"),
         ZeroDivisionError("oh"),
     ]

@@ -101,7 +101,10 @@ def test_an_escalation_that_fails_is_logged_without_its_message(build: Callable[
 
 
 def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None:
-    tiers = {"small": (FakeModel(ANSWER), FixedScorer(0.6, shift=0.3)), "large": (FakeModel(STRANGER), FixedScorer(0))}
+    tiers = {
+        "small": (FakeModel(ANSWER), FixedScorer(0.6, typicality=0.3)),
+        "large": (FakeModel(STRANGER), FixedScorer(0)),
+    }
     with capture_logs() as entries:
         made = build("retry-then-answer", tiers).decide(QUESTION)
     finished, failed, decided = entries
@@ -114,7 +117,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "attempt": 1,
         "stage": "answer",
         "uncertainty": 0.6,
-        "shift": 0.3,
+        "typicality": 0.3,
         "tokens": 3,
         "stopped_at": None,
         "seconds": small.seconds,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Decision, Labels, Score, Verdict
 
 QUESTION = "What is the boiling point of gallium?"
@@ -149,7 +149,7 @@ def test_a_guard_without_tiers_or_with_two_of_one_name_is_refused(fixture: Calla
 
 
 def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[str], Path]) -> None:
-    made = decided(fixture("escalate"), {"small": Score(uncertainty=np.float32(0.75), shift=np.float32(0.5))})  # type: ignore[arg-type]  # a scorer of NumPy's habits
+    made = decided(fixture("escalate"), {"small": Score(uncertainty=np.float32(0.75), typicality=np.float32(0.5))})  # type: ignore[arg-type]  # a scorer of NumPy's habits
     assert made.ticket is not None
     told = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     signatures = {name: signature.tolist() for name, signature in made.attempts[0].signatures.items()}
@@ -178,7 +178,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
                 "stage": "answer",
                 "text": "answer of small",
                 "uncertainty": 0.75,
-                "shift": 0.5,
+                "typicality": 0.5,
                 "prompt_score": None,
                 "prompt_seconds": None,
                 "prompt_cost": None,

@@ -12,13 +12,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard import events
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
+from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
+from ilis_guard.policy.reload import Following
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action
-from ilis_guard.wiring.following import Following
-from ilis_guard.wiring.in_force import InForce, Wired
 
 QUESTION = "What is the boiling point of gallium?"
 LATER = 0.03
@@ -28,8 +28,8 @@ LATER = 0.03
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the files all the time and lets them stand still for a moment only."""
-    monkeypatch.setattr("ilis_guard.wiring.following.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 0.01)
+    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
 
 
 def saying(text: str, *, rules: int = 1) -> str:
@@ -241,7 +241,7 @@ def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed
 def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 3600.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 3600.0)
     now = [0.0]
     follow = Following([file], lambda: _wired(Policy.load(file)), clock=lambda: now[0])
 
@@ -263,7 +263,7 @@ def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
 def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
     now, loads = [0.0], []
 
-    def load() -> InForce:
+    def load() -> ActivePolicies:
         loads.append(Policy.load(file))
         if len(loads) == 2:
             in_place(file, saying("three"))
@@ -278,13 +278,13 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
     assert loads[2].fingerprint == Policy.parse(saying("three")).fingerprint
 
 
-def _wired(policy: Policy) -> InForce:
-    return InForce(enforced=Wired(policy=policy, thresholds={}))
+def _wired(policy: Policy) -> ActivePolicies:
+    return ActivePolicies(enforced=BoundPolicy(policy=policy, thresholds={}))
 
 
 def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilis_guard.wiring.following.LOOK_SECONDS", 0.25)
-    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.25)
     in_force, now, looked = following(file)._in_force, [0.0], []
     stat = os.stat
 
@@ -292,7 +292,7 @@ def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pyte
         looked.append(path)
         return stat(path)
 
-    monkeypatch.setattr("ilis_guard.wiring.following.os.stat", counted)
+    monkeypatch.setattr("ilis_guard.policy.reload.os.stat", counted)
     follow = Following([file], lambda: in_force, clock=lambda: now[0])
     looked.clear()
     for hundredth in range(100):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.policy import Notice, Policy
-from ilis_guard.wiring.notices import notices
+from ilis_guard.policy.lint_config import notices
 
 SURE = "id: sure, when: uncertainty < 0.2, do: answer"
 TWO = "[{name: small, model: m}, {name: large, model: m}]"
-RECEIVER = "{name: chat, url: 'https://hooks.example/x', secret: '${SECRET}'"
+ENDPOINT = "{name: chat, url: 'https://hooks.example/x', secret: '${SECRET}'"
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_a_tier_that_does_not_exist_is_warned_of_where_it_is_compared(folder: Pa
     ("review", "unheard"),
     [
         ("", ["audits", "legal", "default"]),
-        (f", receivers: [{RECEIVER}}}]", []),
-        (f", receivers: [{RECEIVER}, queues: [legal, audits]}}]", ["default"]),
-        (f", receivers: [{RECEIVER}, events: [ticket.resolved]}}]", ["audits", "legal", "default"]),
+        (f", endpoints: [{ENDPOINT}}}]", []),
+        (f", endpoints: [{ENDPOINT}, queues: [legal, audits]}}]", ["default"]),
+        (f", endpoints: [{ENDPOINT}, events: [ticket.resolved]}}]", ["audits", "legal", "default"]),
         (", page: {url: 'https://review.example', proxy: {header: X-User, addresses: [127.0.0.1]}}", []),
     ],
 )

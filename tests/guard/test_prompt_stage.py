@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.errors import ConfigError, ModelError, ScoringError, TransientModelError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Attempt, Generation, Message, Score
 
 QUESTION = "What is the airspeed of an unladen swallow?"
@@ -54,11 +54,11 @@ def test_a_hard_question_goes_to_the_larger_tier_before_a_token_is_paid_for() ->
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "answer of large", ("too-hard", "sure"))
     first, second = made.attempts
     assert (first.stage, first.text, first.tokens, first.uncertainty) == ("prompt", "", 0, 0.9)
-    assert first.prompt_score == Score(uncertainty=0.9, shift=1.0)
+    assert first.prompt_score == Score(uncertainty=0.9, typicality=1.0)
     assert set(first.signatures) == {"prompt"}
     assert (first.statistics, first.finish_reason, first.error) == (None, None, "")
     assert (second.stage, second.uncertainty, second.tokens) == ("answer", 0.1, 3)
-    assert second.prompt_score == Score(uncertainty=0.5, shift=1.0)
+    assert second.prompt_score == Score(uncertainty=0.5, typicality=1.0)
     assert isinstance(small.model, CountingModel)
     assert small.model.given == 0
     assert made.reasons[0] == (
@@ -70,7 +70,7 @@ def test_where_no_rule_holds_at_the_prompt_the_same_model_answers_and_the_decisi
     made = guard(tier("small", 0.5)).decide(QUESTION)
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "answer of small", ("sure",))
     assert made.reasons[0] == "rule 'too-hard' passed over: `uncertainty > 0.8` is false (uncertainty is 0.5)"
-    assert made.attempts[0].prompt_score == Score(uncertainty=0.5, shift=1.0)
+    assert made.attempts[0].prompt_score == Score(uncertainty=0.5, typicality=1.0)
 
 
 def test_the_largest_tier_may_abstain_at_the_prompt() -> None:
@@ -117,7 +117,10 @@ def test_a_policy_without_rules_for_it_never_asks_for_the_prompts_score() -> Non
     ("prompt", "error"),
     [
         (ScoringError("the map is broken"), "ScoringError: the map is broken"),
-        (Score(uncertainty=float("nan"), shift=1.0), "ScoringError: the uncertainty must lie between 0 and 1, got nan"),
+        (
+            Score(uncertainty=float("nan"), typicality=1.0),
+            "ScoringError: the uncertainty must lie between 0 and 1, got nan",
+        ),
         (ZeroDivisionError("/"), "unexpected ZeroDivisionError: /"),
     ],
 )
@@ -200,7 +203,7 @@ def test_a_model_that_fails_in_passing_is_asked_again_about_the_prompt() -> None
     prompts = FixedScorer([0.5, 0.6])
     tiers = [Tier(name="small", model=model, scorer=FixedScorer(0.1), prompt_scorer=prompts)]
     made = fake_guard_of(tiers).decide(QUESTION)
-    assert (made.text, made.attempts[0].prompt_score) == ("yes", Score(uncertainty=0.6, shift=1.0))
+    assert (made.text, made.attempts[0].prompt_score) == ("yes", Score(uncertainty=0.6, typicality=1.0))
 
 
 def fake_guard_of(tiers: list[Tier]) -> Guard:
@@ -226,9 +229,9 @@ def test_a_policy_that_looks_at_prompts_nobody_scores_is_refused_with_its_place(
 
 
 def test_an_attempt_stopped_at_the_prompt_is_json() -> None:
-    made = guard(tier("only", Score(uncertainty=0.97, shift=float("nan")))).decide(QUESTION)
+    made = guard(tier("only", Score(uncertainty=0.97, typicality=float("nan")))).decide(QUESTION)
     told = json.loads(json.dumps(made.to_dict(), allow_nan=False))["attempts"][0]
-    assert (told["stage"], told["prompt_score"]) == ("prompt", {"uncertainty": 0.97, "shift": None})
+    assert (told["stage"], told["prompt_score"]) == ("prompt", {"uncertainty": 0.97, "typicality": None})
     assert Attempt(tier="t").to_dict()["prompt_score"] is None
 
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard.config import ReviewConfig, read_config
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.review import ReviewConfig
 from ilis_guard.errors import ConfigError
+from ilis_guard.guard import open_queue
 from ilis_guard.review import EVENTS
 from ilis_guard.types import Attempt, Request
 
 HEAD = "version: 1\npolicy: default\ntiers: [{name: a, model: m}]\nreview:\n  storage: sqlite:///t.db\n"
 Q = HEAD + "  queues:\n    - "
-R = HEAD + "  receivers:\n    - "
+R = HEAD + "  endpoints:\n    - "
 URL = ", url: 'https://x.example'}"
 SIGNED = ", secret: '${KEY}'"
 
@@ -52,12 +54,12 @@ def review_in(path: Path) -> ReviewConfig:
         (Q + "{name: a}\n    - {name: a}\n", "8:14", "queues[1].name: duplicate name 'a', which already stands at"),
         (Q + "{name: a, due: 1, overdue: a}\n", "7:5", "queues: overdue tickets of 'a' would come back to it"),
         (R + "{name: a}\n", "7:7", "the key 'url' is missing"),
-        (R + "{name: a b" + URL + "\n", "7:14", "receivers[0].name: "),
+        (R + "{name: a b" + URL + "\n", "7:14", "endpoints[0].name: "),
         (R + "{name: a, events: [ticket.closed]" + URL + "\n", "7:26", "got 'ticket.closed'"),
         (
             R + "{name: a" + SIGNED + URL + "\n    - {name: a" + SIGNED + URL + "\n",
             "8:14",
-            "receivers[1].name: duplicate name 'a'",
+            "endpoints[1].name: duplicate name 'a'",
         ),
         (R + "{name: a, secret: s3cret" + URL + "\n", "7:25", "`${NAME}` in the environment or `file:PATH`"),
     ],
@@ -74,7 +76,7 @@ def test_an_error_says_where_and_what(write: Callable[[str], Path], text: str, p
 
 def test_tickets_wait_as_their_queue_says(write: Callable[[str], Path], tmp_path: Path) -> None:
     path = write(Q + "{name: chemists, priority: 3, due: 60, overdue: seniors, lease: 30}\n")
-    with review_in(path).open() as queue:
+    with open_queue(review_in(path)) as queue:
         ticket = queue.escalate(
             decision="d",
             request=Request.of("?"),
@@ -92,7 +94,7 @@ def test_tickets_wait_as_their_queue_says(write: Callable[[str], Path], tmp_path
     assert (tmp_path / "t.db").is_file()
 
 
-def test_a_receiver_hears_of_everything_unless_it_chooses(write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_endpoint_hears_of_everything_unless_it_chooses(write: Callable[[str], Path], tmp_path: Path) -> None:
     path = write(
         R
         + "{name: all"
@@ -100,7 +102,7 @@ def test_a_receiver_hears_of_everything_unless_it_chooses(write: Callable[[str],
         + URL
         + "\n    - {name: some, url: 'file:hook', secret: 'file:key', events: [ticket.resolved], queues: [legal]}\n"
     )
-    all_, some = review_in(path).receivers
+    all_, some = review_in(path).endpoints
     assert (all_.events, all_.queues, all_.secret) == (EVENTS, None, "${KEY}")
     assert all(all_.hears(event, ["any"]) for event in EVENTS)
     assert (some.url, some.secret) == (f"file:{tmp_path}/hook", f"file:{tmp_path}/key")
@@ -114,13 +116,13 @@ def test_a_storage_with_a_password_stands_in_the_environment_or_a_file(
 ) -> None:
     monkeypatch.setenv("TICKETS", f"sqlite:///{tmp_path}/from-environment.db")
     path = write(HEAD.replace("sqlite:///t.db", "${TICKETS}"))
-    review_in(path).open().close()
+    open_queue(review_in(path)).close()
     assert (tmp_path / "from-environment.db").is_file()
 
     (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/from-file.db\n")
-    review_in(write(HEAD.replace("sqlite:///t.db", "file:url"))).open().close()
+    open_queue(review_in(write(HEAD.replace("sqlite:///t.db", "file:url")))).close()
     assert (tmp_path / "from-file.db").is_file()
 
     monkeypatch.delenv("TICKETS")
     with pytest.raises(ConfigError, match=r"the secret '\$\{TICKETS\}' is empty or isn't there"):
-        review_in(write(HEAD.replace("sqlite:///t.db", "${TICKETS}"))).open()
+        open_queue(review_in(write(HEAD.replace("sqlite:///t.db", "${TICKETS}"))))

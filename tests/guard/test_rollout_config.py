@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard.calling import BreakerSettings, TierCost
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy

@@ -12,13 +12,13 @@ import tenacity
 from structlog.testing import capture_logs
 
 from ilis_guard import events
-from ilis_guard.calling import TierCost
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ConfigError, ScoringError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.policy.way import Way
+from ilis_guard.policy.state import CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Generation, Message, ShadowRuling
 
 QUESTION = "What is the boiling point of gallium?"
@@ -223,14 +223,14 @@ def test_it_needs_no_queue_and_makes_no_ticket() -> None:
 
 
 def test_an_error_in_it_is_recorded_and_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    shadow, right = policy("{id: no, do: abstain}"), Way.at_answer
+    shadow, right = policy("{id: no, do: abstain}"), CascadeState.at_answer
 
-    def broken(self: Way, *args: Any, **options: Any) -> Any:
+    def broken(self: CascadeState, *args: Any, **options: Any) -> Any:
         if self.policy is shadow:
             raise ZeroDivisionError("a defect")
         return right(self, *args, **options)
 
-    monkeypatch.setattr(Way, "at_answer", broken)
+    monkeypatch.setattr(CascadeState, "at_answer", broken)
     with capture_logs() as entries:
         made = guard(tier("small", 0.1), policy=policy(SURE), shadow=shadow).decide(QUESTION)
     assert (made.action, made.text, made.rule) == (Action.ANSWER, "answer of small", "sure")
@@ -298,12 +298,12 @@ def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkey
         "Another policy looks on: what it would have done hangs on an answer that was never made."
     )
     shadow = policy("{id: no, do: abstain}")
-    right = Way.at_answer
+    right = CascadeState.at_answer
 
-    def broken(self: Way, *args: Any, **options: Any) -> Any:
+    def broken(self: CascadeState, *args: Any, **options: Any) -> Any:
         if self.policy is shadow:
             raise ZeroDivisionError(QUESTION)
         return right(self, *args, **options)
 
-    monkeypatch.setattr(Way, "at_answer", broken)
+    monkeypatch.setattr(CascadeState, "at_answer", broken)
     assert told(shadow, small) == f"{answered}, and couldn't say what it would have done (ZeroDivisionError)."

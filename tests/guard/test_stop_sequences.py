@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from ilis_guard import Action, Guard, Policy, Tier
+from ilis_guard.cascade.stream_events import TextDelta
 from ilis_guard.errors import RequestError
 from ilis_guard.models.remote import RemoteModel
-from ilis_guard.streaming import Piece, StreamMode
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Request
+from ilis_guard.types import Request, StreamMode
 
 POLICY = """
 version: 1
@@ -48,7 +48,7 @@ def test_every_tier_ends_there() -> None:
 @pytest.mark.parametrize("mode", ["hold", "optimistic", "early_stop"])
 def test_a_stream_ends_there_too(mode: StreamMode) -> None:
     *pieces, made = guard(FakeModel("It is Oslo")).stream("q", stop=["Os"], mode=mode)
-    assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == "It is"
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == "It is"
     assert made.text == "It is"  # type: ignore[union-attr]  # the last event is the decision
 
 

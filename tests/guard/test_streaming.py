@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ilis_guard import Guard, Piece, Policy, Retraction, events
-from ilis_guard.calling import BreakerSettings, TierCost
+from ilis_guard import Guard, Policy, Retraction, TextDelta, events
+from ilis_guard.cascade.early_stop import CONVINCING, PATIENCE
+from ilis_guard.cascade.stream_events import StreamEvent
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import ModelError, RequestError, ScoringError, TransientModelError
-from ilis_guard.streaming import StreamEvent, StreamMode
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.tiers import Tier
-from ilis_guard.types import Action, Decision, Generation, Message, Step
-from ilis_guard.walk.follower import CONVINCING, PATIENCE
+from ilis_guard.types import Action, Decision, Generation, Message, Step, StreamMode
 
 QUESTION = "What is the boiling point of gallium?"
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
@@ -56,11 +56,11 @@ def split(events: Sequence[StreamEvent]) -> tuple[str, list[str], Decision]:
     *before, last = events
     assert isinstance(last, Decision)
     kinds = [type(event) for event in before]
-    assert kinds == [Piece] * kinds.count(Piece) + [Retraction] * kinds.count(Retraction)
+    assert kinds == [TextDelta] * kinds.count(TextDelta) + [Retraction] * kinds.count(Retraction)
     assert kinds.count(Retraction) <= 1
-    assert all(event.text for event in before if isinstance(event, Piece))
+    assert all(event.text for event in before if isinstance(event, TextDelta))
     return (
-        "".join(event.text for event in before if isinstance(event, Piece)),
+        "".join(event.text for event in before if isinstance(event, TextDelta)),
         [event.reason for event in before if isinstance(event, Retraction)],
         last,
     )
@@ -129,7 +129,7 @@ def test_an_answer_is_shown_whole_and_the_decision_comes_last(mode: StreamMode) 
 
 def test_hold_shows_an_answer_in_one_piece_and_nothing_of_anything_else() -> None:
     answered = list(fake_guard("default", {"small": 0.9, "large": 0.1}).stream(QUESTION))
-    assert answered[0] == Piece(text="answer of large")
+    assert answered[0] == TextDelta(text="answer of large")
     assert len(answered) == 2
     (escalated,) = fake_guard("default", {"small": 0.5}).stream(QUESTION)
     assert isinstance(escalated, Decision)
@@ -139,7 +139,7 @@ def test_hold_shows_an_answer_in_one_piece_and_nothing_of_anything_else() -> Non
 
 def test_optimistic_shows_words_as_they_come() -> None:
     shown = list(guard(tier("only", FakeModel(WORDS), 0.1)).stream(QUESTION, mode="optimistic"))
-    assert [event.text for event in shown if isinstance(event, Piece)] == [
+    assert [event.text for event in shown if isinstance(event, TextDelta)] == [
         "one",
         " two",
         " three",
@@ -186,7 +186,7 @@ def test_one_noisy_word_cuts_nothing_and_is_shown_once_it_is_over() -> None:
     noisy = by_words(0.97, 0.1, 0.97, 0.97, 0.1, 0.97, 0.97, 0.1)
     watched = guard(tier("only", FakeModel(WORDS), noisy))
     shown = list(watched.stream(QUESTION, mode="optimistic"))
-    assert [event.text for event in shown if isinstance(event, Piece)] == [
+    assert [event.text for event in shown if isinstance(event, TextDelta)] == [
         "one two",
         " three four five",
         " six seven eight",
@@ -236,7 +236,7 @@ def test_what_was_cut_is_never_an_answer_even_where_a_rule_would_give_it() -> No
     "condition",
     [
         'finish_reason == "stop" && uncertainty < 0.99',
-        "shift > 0.5 && statistics.logprob_mean < 0.0 && uncertainty < 0.99",
+        "typicality > 0.5 && statistics.logprob_mean < 0.0 && uncertainty < 0.99",
         'finish_reason != "" && uncertainty < 0.99',
         "text_length > 30 && uncertainty < 0.99",
         "tokens >= 8 && uncertainty < 0.99",
@@ -338,7 +338,7 @@ class Remote:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_model_that_cant_be_followed_answers_whole(mode: StreamMode) -> None:
     shown = list(guard(tier("only", Remote(WORDS), 0.1)).stream(QUESTION, mode=mode))
-    assert shown[0] == Piece(text=WORDS)
+    assert shown[0] == TextDelta(text=WORDS)
     assert len(shown) == 2
 
 
@@ -355,7 +355,7 @@ def test_words_that_cant_be_scored_are_neither_shown_nor_cut_and_the_end_decides
     watched = guard(tier("only", FakeModel(WORDS), broken | {WORDS: 0.1}))
     for mode in MODES:
         shown = list(watched.stream(QUESTION, mode=mode))
-        assert [event.text for event in shown if isinstance(event, Piece)][-1:] == [WORDS]
+        assert [event.text for event in shown if isinstance(event, TextDelta)][-1:] == [WORDS]
         assert told(split(shown)[2]) == told(watched.decide(QUESTION))
 
 

@@ -11,13 +11,12 @@ import pytest
 import tenacity
 from structlog.testing import capture_logs
 
-from ilis_guard import Guard, Piece, Policy, events
-from ilis_guard.calling import BreakerSettings
+from ilis_guard import Guard, Policy, TextDelta, events
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import TransientModelError
-from ilis_guard.streaming import StreamMode
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
-from ilis_guard.types import Action, Decision, Generation, Message, Step
+from ilis_guard.types import Action, Decision, Generation, Message, Step, StreamMode
 
 QUESTION = "What is the boiling point of gallium?"
 WORDS = "one two three four five six seven eight"
@@ -115,7 +114,7 @@ def test_who_closes_a_stream_ends_the_generation_at_its_next_word(
     model = Stepping(free=2)
     with capture_logs() as entries:
         stream = guarded(model).stream(QUESTION, mode="optimistic")
-        assert [next(stream), next(stream)] == [Piece(text="one"), Piece(text=" two")]
+        assert [next(stream), next(stream)] == [TextDelta(text="one"), TextDelta(text=" two")]
         model.is_waiting.wait()
         threading.Timer(0.05, model.let.release).start()
         stream.close()
@@ -149,7 +148,7 @@ def test_who_has_read_all_words_but_wants_no_more_makes_no_ticket(
 ) -> None:
     model = FakeModel(WORDS)
     with closing(guarded(model).stream(QUESTION, mode="optimistic")) as stream:
-        assert [next(stream) for _ in range(8)][-1] == Piece(text=" eight")
+        assert [next(stream) for _ in range(8)][-1] == TextDelta(text=" eight")
     gone()
     assert tickets(queue) == 0
 
@@ -240,7 +239,7 @@ async def test_who_is_cancelled_while_they_wait_leaves_a_stream(
 async def test_who_closes_an_asynchronous_stream_leaves_it(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     model = Stepping(free=1)
     async with aclosing(guarded(model).astream(QUESTION, mode="optimistic")) as stream:
-        assert await anext(stream) == Piece(text="one")
+        assert await anext(stream) == TextDelta(text="one")
     model.let.release(16)
     await asyncio.to_thread(gone)
     assert model.words <= 2
@@ -307,7 +306,7 @@ def test_a_stream_outlives_no_event_loop(guarded: Callable[..., Guard], queue: I
 
     async def reads_one() -> None:
         stream = guarded(model).astream(QUESTION, mode="optimistic")
-        assert await anext(stream) == Piece(text="one")
+        assert await anext(stream) == TextDelta(text="one")
 
     asyncio.run(reads_one())
     model.let.release(16)
@@ -318,7 +317,7 @@ def test_a_stream_outlives_no_event_loop(guarded: Callable[..., Guard], queue: I
 async def test_asynchronous_events_are_the_same(guarded: Callable[..., Guard]) -> None:
     watched = guarded(FakeModel(WORDS))
     found = [event async for event in watched.astream(QUESTION, mode="optimistic")]
-    assert [event.text for event in found[:-1] if isinstance(event, Piece)] == [
+    assert [event.text for event in found[:-1] if isinstance(event, TextDelta)] == [
         word if number == 0 else f" {word}" for number, word in enumerate(WORDS.split())
     ]
     assert isinstance(found[-1], Decision)
@@ -342,7 +341,7 @@ def test_a_call_that_was_given_up_shows_nothing_any_more(guarded: Callable[..., 
     watched = guarded(model, head="budget: {max_seconds: 0.5}")
     *pieces, _, made = list(watched.stream(QUESTION, mode="optimistic"))
     assert isinstance(made, Decision)
-    assert pieces == [Piece(text="one"), Piece(text=" two")]
+    assert pieces == [TextDelta(text="one"), TextDelta(text=" two")]
     assert made.action is not Action.ANSWER
     assert "seconds are over" in made.attempts[0].error
     model.let.release(16)

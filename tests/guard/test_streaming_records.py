@@ -8,15 +8,15 @@ import tenacity
 from rich.console import Console
 
 from ilis_guard import Attempt, Decision, Guard, Policy
+from ilis_guard.cascade.early_stop import PATIENCE
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.cli.views.decisions import attempts_table
 from ilis_guard.lab.logged import score_decisions
-from ilis_guard.policy.retracing import Retold, retrace
+from ilis_guard.policy.replay import Retold, retrace
 from ilis_guard.policy.written import WrittenAttempt
 from ilis_guard.review.record import judged_in, proposed_in
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action
-from ilis_guard.views.decisions import attempts_table
-from ilis_guard.walk.follower import PATIENCE
 
 POLICY = Policy.parse("""
 version: 1

@@ -109,9 +109,9 @@ def test_a_model_has_the_fingerprint_it_is_given() -> None:
 
 def test_a_scorer_says_one_thing_or_one_after_the_other_or_by_text() -> None:
     a, b = says(FakeModel("a")), says(FakeModel("b"))
-    whole = Score(uncertainty=0.4, shift=0.3)
-    assert FixedScorer(0.2).score(a) == Score(uncertainty=0.2, shift=1.0)
-    assert FixedScorer(0.2, shift=0.1).score(a) == Score(uncertainty=0.2, shift=0.1)
+    whole = Score(uncertainty=0.4, typicality=0.3)
+    assert FixedScorer(0.2).score(a) == Score(uncertainty=0.2, typicality=1.0)
+    assert FixedScorer(0.2, typicality=0.1).score(a) == Score(uncertainty=0.2, typicality=0.1)
     series = FixedScorer([0.2, whole])
     assert [series.score(a).uncertainty, series.score(a)] == [0.2, whole]
     by_text = FixedScorer({"a": 0.9, "b": ScoringError("no map")})
@@ -187,7 +187,7 @@ def test_a_fake_guard_has_a_real_policy_and_fake_tiers() -> None:
 
 def test_a_fake_guard_takes_a_whole_score_and_a_queue_of_yours() -> None:
     with InMemoryQueue() as queue:
-        guard = fake_guard("clinical", {"small": Score(uncertainty=0.01, shift=0.001)}, review=queue)
+        guard = fake_guard("clinical", {"small": Score(uncertainty=0.01, typicality=0.001)}, review=queue)
         made = guard.decide("?")
         assert made.rule == "unknown-ground"
         assert queue.list(queue="clinician") == [made.ticket]

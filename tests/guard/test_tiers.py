@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.config import TierConfig
+from ilis_guard.cascade.tier import Tier, load_tier
+from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import BundleMismatchError, ModelError, ScoringError
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.tiers import Tier, load_tier
 from ilis_guard.types import Generation, Message, Score, Step
 
 ASKED = (Message(role="user", content="What is the capital of Norway?"),)
@@ -77,7 +77,7 @@ def test_an_answer_that_ended_before_a_token_passed_doesnt_end_with_the_prompts_
     cut = replace(cut, signatures={"prompt": cut.signatures["prompt"]})
     one_token = Tier(name="t", model=FakeModel(cut), scorer=FixedScorer(0.9), prompt_scorer=FixedScorer(0.01))
     *_, end = one_token.stream(ASKED)
-    assert end.score == Score(uncertainty=0.9, shift=1.0)
+    assert end.score == Score(uncertainty=0.9, typicality=1.0)
 
 
 def test_a_stream_without_bundles_has_no_scores() -> None:
@@ -86,7 +86,7 @@ def test_a_stream_without_bundles_has_no_scores() -> None:
 
 
 def test_a_score_that_is_no_number_ends_the_stream() -> None:
-    tier = Tier(name="t", model=FakeModel("Oslo"), scorer=FixedScorer(Score(uncertainty=float("nan"), shift=1.0)))
+    tier = Tier(name="t", model=FakeModel("Oslo"), scorer=FixedScorer(Score(uncertainty=float("nan"), typicality=1.0)))
     stream = tier.stream(ASKED)
     assert next(stream).score is None
     with pytest.raises(ScoringError, match="must lie between 0 and 1, got nan"):
@@ -105,7 +105,7 @@ def test_a_model_that_only_generates_cant_be_followed() -> None:
 
 
 def test_paths_of_prompt_bundles_start_at_the_files_folder(tmp_path: Path) -> None:
-    from ilis_guard.config import read_config
+    from ilis_guard.config.guard_yaml import read_config
 
     (tmp_path / "guard.yaml").write_text(
         "version: 1\npolicy: default\ntiers:\n  - {name: a, model: x/y, prompt_bundle: bundles/p}\n"

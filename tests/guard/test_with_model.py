@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ilis_guard import Action, Generation, Guard, Message, Policy, Tier
-from ilis_guard.calling import BreakerSettings
-from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, TierDownError
+from ilis_guard.config.tiers import BreakerSettings
+from ilis_guard.errors import BundleMismatchError, CircuitOpenError, ConfigError, ModelError
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 
@@ -48,8 +48,8 @@ def test_a_tier_that_does_not_exist_is_refused() -> None:
 
 
 def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilis_guard.wiring.following.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("ilis_guard.wiring.following.STILL_SECONDS", 0.01)
+    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
     first = guard()
@@ -67,7 +67,7 @@ def test_its_breaker_is_its_own() -> None:
     first = guard(breaker=BreakerSettings(failures=1, seconds=60))
     other = first.with_model("small", FakeModel(OSError("down")))
     assert "unexpected OSError" in other.decide("q").attempts[0].error
-    assert TierDownError.__name__ in other.decide("q").attempts[0].error
+    assert CircuitOpenError.__name__ in other.decide("q").attempts[0].error
     assert first.decide("q").text == "own"
 
 

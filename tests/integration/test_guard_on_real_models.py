@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from ilis_guard import Action, Decision, Guard, Message, Policy, ReviewQueue, Tier
-from ilis_guard.config import read_config
+from ilis_guard.cascade.tier import load_local_model, load_tier
+from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import BundleMismatchError, PromptTooLongError
 from ilis_guard.lab.demo import QUESTIONS, prepare
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import InMemoryQueue
-from ilis_guard.tiers import load_local_model, load_tier
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ilis_guard import Decision, Guard, Piece, Policy, Retraction
+from ilis_guard import Decision, Guard, Policy, Retraction, TextDelta
+from ilis_guard.cascade.early_stop import PATIENCE
+from ilis_guard.cascade.stream_events import StreamEvent
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.errors import TransientModelError
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.streaming import StreamEvent
 from ilis_guard.testing import InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action
-from ilis_guard.walk.follower import PATIENCE
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
@@ -48,7 +48,7 @@ def guard(tier: Tier, queue: InMemoryQueue, limit: float) -> Guard:
 
 
 def joined(events: list[StreamEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Piece))
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
 def threads() -> set[threading.Thread]:
@@ -102,7 +102,7 @@ def test_a_hopeless_real_answer_is_cut_and_the_rest_of_it_isnt_generated(
     tier: Tier, queue: InMemoryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each unfinished answer is convincingly bad, as far as this follower goes: the model is a real one."""
-    monkeypatch.setattr("ilis_guard.walk.walk.Follower", Impatient)
+    monkeypatch.setattr("ilis_guard.cascade.cascade.EarlyStopper", Impatient)
     (made,) = guard(tier, queue, 0.0001).stream(UNKNOWN, mode="early_stop")
     assert isinstance(made, Decision)
     (attempt,) = made.attempts
@@ -116,9 +116,9 @@ class Impatient:
     """The real one, to which every score counts."""
 
     def __new__(cls, **parts: Any) -> Any:
-        from ilis_guard.walk.follower import Follower
+        from ilis_guard.cascade.early_stop import EarlyStopper
 
-        return Follower(**parts, convincing=0.0)
+        return EarlyStopper(**parts, convincing=0.0)
 
 
 def test_closing_a_stream_stops_a_real_model_and_frees_its_place(
@@ -129,7 +129,7 @@ def test_closing_a_stream_stops_a_real_model_and_frees_its_place(
     handle = embedding.register_forward_hook(lambda *_: passes.append(1))
     try:
         with closing(guard(tier, queue, 0.99).stream(KNOWN, mode="optimistic")) as stream:
-            assert isinstance(next(stream), Piece)
+            assert isinstance(next(stream), TextDelta)
         assert threads() == set()
         assert queue.list() == []
         seen = len(passes)
@@ -200,7 +200,7 @@ def test_a_real_model_that_breaks_off_is_asked_again_and_nothing_is_shown_twice(
             yield step
 
     monkeypatch.setattr(model, "stream", breaks_off_once)
-    monkeypatch.setattr("ilis_guard.calling.presence.Presence.sleep", lambda *_: None)
+    monkeypatch.setattr("ilis_guard.concurrency.cancellation.CancelToken.sleep", lambda *_: None)
     shown = list(guard(tier, queue, 0.99).stream(KNOWN, mode="optimistic"))
     *_, retraction, made = shown
     assert retraction == Retraction(reason="the model failed on its way")

@@ -9,8 +9,8 @@ from ilis_guard.lab.baselines import search as module
 from ilis_guard.lab.baselines.methods import SIGNATURE, Fused, Trees
 from ilis_guard.lab.baselines.search import Search
 from ilis_guard.lab.fit import FEATURES, split
-from ilis_guard.lab.growing import Grown, grow
 from ilis_guard.lab.rows import Rows
+from ilis_guard.lab.tuning import Grown, grow
 from tests.lab.made_rows import made_rows
 
 ROWS = made_rows({"capital": 160, "city": 160})

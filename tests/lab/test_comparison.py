@@ -8,7 +8,7 @@ import pytest
 
 from ilis_guard.lab import comparison as module
 from ilis_guard.lab.comparison import changes, compare
-from ilis_guard.policy.recorded import Few, Recorded, RecordedTier
+from ilis_guard.policy.recordings import Few, Recorded, RecordedTier
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
 
@@ -43,9 +43,9 @@ def recorded(uncertainty: list[float], wrong: list[int]) -> Recorded:
         scores_prompts=False,
         came_to=np.full(count, 2, dtype=np.int8),
         uncertainty=np.array(uncertainty),
-        shift=nothing,
+        typicality=nothing,
         prompt_uncertainty=nothing,
-        prompt_shift=nothing,
+        prompt_typicality=nothing,
         statistics=np.full((count, 4), NAN),
         tokens=np.zeros(count, dtype=np.int64),
         seconds=nothing,

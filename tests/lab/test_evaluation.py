@@ -321,7 +321,7 @@ def test_the_best_constant_answer_of_each_kind() -> None:
     assert best_constant(opened) == pytest.approx(1 / 2)
 
 
-def test_shift_finds_sets_unlike_the_reference_and_holds_its_level_on_its_own() -> None:
+def test_typicality_finds_sets_unlike_the_reference_and_holds_its_level_on_its_own() -> None:
     rows = made_rows({"near": 500, "like": 500, "far": 500}, unlike=["far"])
     found = {(one.trained_on, one.tested_on): one for one in detections(rows, seeds=3)}
     for name in ("near", "far"):

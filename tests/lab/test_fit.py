@@ -15,14 +15,14 @@ from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module
-from ilis_guard.lab import growing, metrics
+from ilis_guard.lab import metrics, tuning
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.shift import ShiftDetector, profile
+from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 
 LAYERS = 6
@@ -159,19 +159,19 @@ def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fi
     assert all(getattr(known, name) == getattr(learned, name) for name in grown) == ("trees.txt" in unchanged)
 
 
-def test_the_shift_reference_does_not_look_at_test_or_validation_rows_nor_at_any_outcome(fitted: Fitted) -> None:
+def test_the_typicality_reference_does_not_look_at_test_or_validation_rows_nor_at_any_outcome(fitted: Fitted) -> None:
     splits = module.split(ROWS.datasets, 0)
-    reference = read_bundle(str(fitted[1])).calibration_set.shift
+    reference = read_bundle(str(fitted[1])).calibration_set.typicality
     other = altered(ROWS, splits["test"] | splits["validation"])
     profiles = profile(other.signatures, "answer")
-    assert module.shift_reference(profiles, splits["train"], splits["calibration"]) == reference
+    assert module.typicality_reference(profiles, splits["train"], splits["calibration"]) == reference
     assert len(reference.distances) == splits["calibration"].sum()
 
 
 def test_what_maps_look_like_is_learned_from_train_rows_alone_and_compared_with_calibration_rows() -> None:
     train, calibration = (module.split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
-    before = module.shift_reference(profile(ROWS.signatures, "answer"), train, calibration)
-    after = module.shift_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
+    before = module.typicality_reference(profile(ROWS.signatures, "answer"), train, calibration)
+    after = module.typicality_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
     assert (after.mean, after.precision) == (before.mean, before.precision)
     assert after.distances != before.distances
 
@@ -196,7 +196,7 @@ def test_training_stops_where_the_validation_rows_are_told_apart_best(tmp_path: 
         log_loss(rows.wrong[validation], np.asarray(booster.predict(features, num_iteration=trees)))
         for trees in range(1, booster.num_trees() + 1)
     ]
-    assert 1 < len(losses) <= growing.MOST_TREES - growing.PATIENCE
+    assert 1 < len(losses) <= tuning.MOST_TREES - tuning.PATIENCE
     assert np.argmin(losses) == len(losses) - 1
 
 
@@ -228,7 +228,7 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
         ROWS.signatures,
         ROWS.statistics,
         log_odds=metadata.log_odds(ROWS.statistics),
-        familiarity=metadata.blending.detector(bundle.calibration_set.shift).shift(ROWS.profiles("answer")),
+        familiarity=metadata.blending.detector(bundle.calibration_set.typicality).typicality(ROWS.profiles("answer")),
     )
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
     assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty
@@ -278,7 +278,7 @@ def test_at_stage_prompt_the_prompts_map_is_all_that_is_learned_from(tmp_path: P
     assert learned.blending is None
     assert learned.held_out.auroc.low > 0.8
     bundle = read_bundle(str(tmp_path / "learned"))
-    assert len(bundle.calibration_set.shift.mean) == LAYERS - 1
+    assert len(bundle.calibration_set.typicality.mean) == LAYERS - 1
     shuffled = {**known, "mean": known["mean"][::-1].copy(), "last": known["last"][::-1].copy()}
     fit(replace(rows, signatures=shuffled), tmp_path / "same", stage="prompt")
     assert files(tmp_path / "same") == files(tmp_path / "learned")
@@ -379,26 +379,26 @@ def parts(rows: Harvest, *ends: int) -> list[np.ndarray]:
     return [(place >= start) & (place < end) for start, end in zip((0, *ends), (*ends, len(place)), strict=True)]
 
 
-def test_shift_is_uniform_where_rows_are_exchangeable() -> None:
+def test_typicality_is_uniform_where_rows_are_exchangeable() -> None:
     """With few training rows, their own distances would be far too small to compare with."""
     rows = made(4000)
     train, calibration, test = parts(rows, 40, 2500)
-    detector = ShiftDetector(module.shift_reference(profile(rows.signatures, "answer"), train, calibration))
-    shift = detector.shift(profile(rows.signatures, "answer")[test])
-    assert stats.kstest(shift, "uniform").pvalue > 0.05
-    assert (shift < 0.05).mean() == pytest.approx(0.05, abs=0.02)
+    detector = TypicalityEstimator(module.typicality_reference(profile(rows.signatures, "answer"), train, calibration))
+    typicality = detector.typicality(profile(rows.signatures, "answer")[test])
+    assert stats.kstest(typicality, "uniform").pvalue > 0.05
+    assert (typicality < 0.05).mean() == pytest.approx(0.05, abs=0.02)
 
 
 @pytest.mark.parametrize("factor", [0.25, 4.0])
 @pytest.mark.parametrize("position", ["prompt", "mean"])
-def test_shift_is_small_where_maps_are_clearly_others(position: Position, factor: float) -> None:
+def test_typicality_is_small_where_maps_are_clearly_others(position: Position, factor: float) -> None:
     rows = made(1000)
     train, calibration, test = parts(rows, 500, 900)
-    detector = ShiftDetector(module.shift_reference(profile(rows.signatures, "answer"), train, calibration))
+    detector = TypicalityEstimator(module.typicality_reference(profile(rows.signatures, "answer"), train, calibration))
     maps: dict[Position, np.ndarray] = {name: each[test] for name, each in rows.signatures.items()}
-    assert np.median(detector.shift(profile(maps, "answer"))) > 0.3
+    assert np.median(detector.typicality(profile(maps, "answer"))) > 0.3
     maps[position] = maps[position] * np.float32(factor)
-    assert np.median(detector.shift(profile(maps, "answer"))) < 0.02
+    assert np.median(detector.typicality(profile(maps, "answer"))) < 0.02
 
 
 def test_datasets_that_are_nearly_always_right_or_wrong_are_trained_on_and_left_out_of_the_figures(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from ilis_guard.lab.growing import SEARCHED, Grown, grow
+from ilis_guard.lab.tuning import SEARCHED, Grown, grow
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.types import POSITIONS, Position
 

@@ -132,14 +132,14 @@ def test_the_calibration_set_is_a_random_sample_of_the_requests(bundle: Bundle, 
     assert abs(len(kept) - audits.sum() - AUDITED * escalated) < 4 * np.sqrt(AUDITED * escalated)
 
 
-def test_the_trees_the_figures_and_the_shift_reference_stay_and_the_metadata_says_what_happened(
+def test_the_trees_the_figures_and_the_typicality_reference_stay_and_the_metadata_says_what_happened(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     labelled = read_labelled(bundle, written(tmp_path / "rows.jsonl", Traffic(bundle, 0, 3000).rows()))
     recalibrate(bundle, labelled, tmp_path / "new")
     new = read_bundle(str(tmp_path / "new"))
     assert new.trees == bundle.trees
-    assert new.calibration_set.shift == bundle.calibration_set.shift
+    assert new.calibration_set.typicality == bundle.calibration_set.typicality
     assert new.metadata.held_out == bundle.metadata.held_out
     assert new.metadata.recalibrated is not None
     assert new.metadata.recalibrated.model_dump() == {
@@ -163,7 +163,7 @@ def test_a_harvest_is_scored_by_the_bundle_and_gives_it_distances_too(
     scores = [scorer.score(generation(rows, place)) for place in range(200)]
     assert tuple(score.uncertainty for score in scores) == new.calibration_set.uncertainty
     # The rows are the calibration rows: their shifts are 2/201, 3/201, ... 1.
-    assert sorted(score.shift for score in scores) == [(place + 2) / 201 for place in range(200)]
+    assert sorted(score.typicality for score in scores) == [(place + 2) / 201 for place in range(200)]
     assert np.mean(new.calibration_set.uncertainty) == pytest.approx(0.3, abs=0.01)
 
 
@@ -228,7 +228,7 @@ def test_an_export_from_before_there_were_probabilities_is_refused(bundle: Bundl
 
 def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tmp_path: Path) -> None:
     rows = Labelled(
-        raw=np.linspace(0.1, 0.9, 100), wrong=np.arange(100) >= 81, probability=np.full(100, 0.5), shift=None
+        raw=np.linspace(0.1, 0.9, 100), wrong=np.arange(100) >= 81, probability=np.full(100, 0.5), typicality=None
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")

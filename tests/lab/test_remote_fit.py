@@ -13,7 +13,7 @@ from ilis_guard.lab import fit as module
 from ilis_guard.lab import recalibrate
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
-from ilis_guard.scoring.shift import ShiftDetector
+from ilis_guard.scoring.typicality import TypicalityEstimator
 from ilis_guard.types import Generation, RemoteFingerprint, Statistics
 from tests.provider import towns_harvest
 
@@ -88,15 +88,15 @@ def test_another_model_or_argument_is_refused_by_its_name(bundle: Bundle) -> Non
         scorer.check_fits(replace(FINGERPRINT, model="mayor", arguments={}))
 
 
-def test_shift_is_uniform_where_answers_are_exchangeable_and_small_where_they_are_others() -> None:
+def test_typicality_is_uniform_where_answers_are_exchangeable_and_small_where_they_are_others() -> None:
     rows = towns_harvest(FINGERPRINT, 4000)
     place = np.random.default_rng(0).permutation(4000)
     profiles = rows.profiles("answer")
-    detector = ShiftDetector(module.shift_reference(profiles, place < 500, (place >= 500) & (place < 2500)))
-    shift = detector.shift(profiles[place >= 2500])
-    assert stats.kstest(shift, "uniform").pvalue > 0.05
+    detector = TypicalityEstimator(module.typicality_reference(profiles, place < 500, (place >= 500) & (place < 2500)))
+    typicality = detector.typicality(profiles[place >= 2500])
+    assert stats.kstest(typicality, "uniform").pvalue > 0.05
     longer = replace(rows, statistics=rows.statistics * [20, 1, 1])
-    assert np.median(detector.shift(longer.profiles("answer"))) < 0.02
+    assert np.median(detector.typicality(longer.profiles("answer"))) < 0.02
 
 
 def test_the_calibration_rows_carry_a_certificate(bundle: Bundle) -> None:
@@ -120,7 +120,7 @@ def test_new_rows_recalibrate_it_where_the_same_is_told(
     labelled = recalibrate.read_labelled(bundle, tmp_path / "rows.parquet")
     recalibrate.recalibrate(bundle, labelled, tmp_path / "ours")
     again = read_bundle(str(tmp_path / "ours"))
-    assert len(again.calibration_set.shift.distances) == 500
+    assert len(again.calibration_set.typicality.distances) == 500
     LightGBMScorer(again).score(said(0.5))
 
     less = replace(fresh, statistics=fresh.statistics[:, :2], known=("logprob_sum", "logprob_mean"))
@@ -146,9 +146,9 @@ def test_metadata_that_cannot_be_is_refused(changes: dict[str, object], message:
         BundleMetadata.model_validate({**dict(bundle.metadata), **changes})
 
 
-def test_a_shift_reference_of_another_width_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_typicality_reference_of_another_width_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     known = bundle.calibration_set.model_dump()
-    known["shift"] |= {"mean": [0.0] * 4, "precision": np.eye(4).tolist()}
+    known["typicality"] |= {"mean": [0.0] * 4, "precision": np.eye(4).tolist()}
     narrower = type(bundle.calibration_set).model_validate(known)
     write_bundle(bundle.metadata, bundle.trees, narrower, tmp_path / "bundle")
     with pytest.raises(BundleError, match="has 4 columns, its output statistics give 3"):

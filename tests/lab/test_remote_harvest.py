@@ -13,7 +13,7 @@ import pytest
 import tenacity
 from langchain_openai import ChatOpenAI
 
-from ilis_guard.calling import Caller
+from ilis_guard.cascade.caller import ModelCaller
 from ilis_guard.errors import FitError, ModelError
 from ilis_guard.lab.harvest import Manifest, harvest, read_harvest, read_rows
 from ilis_guard.lab.rows import read_rows_of
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 def asked_at(serving: Provider, max_concurrent: int | None = None, **changes: Any) -> SideBySide:
     model = RemoteModel(ChatOpenAI(**serving.arguments(**changes)))
-    caller = Caller("remote", backoff=tenacity.wait_none())
+    caller = ModelCaller("remote", backoff=tenacity.wait_none())
     return SideBySide(model, caller, max_concurrent=max_concurrent)
 
 

@@ -11,7 +11,7 @@ import pytest
 from ilis_guard.errors import SimulationError
 from ilis_guard.lab.recording import recording_of
 from ilis_guard.lab.scored import METADATA_KEY, SCHEMA, ScoredManifest, ScoredTier, read_scored, write_scored
-from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT
+from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT
 
 MANIFEST = ScoredManifest(
     origin="harvest", tiers=tuple(ScoredTier(name=name, bundle=None, prompt_bundle=None) for name in ("small", "large"))
@@ -26,7 +26,7 @@ def row(id_: str, tier: str = "small", **other: Any) -> dict[str, Any]:
 def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -> None:
     rows = [
         row("b", "large", uncertainty=0.2, wrong=False, labels='{"vip": true}', seconds=1.5),
-        row("a", uncertainty=0.5, shift=0.25, wrong=True, prompt_length=7, text_length=3, cost=0.5),
+        row("a", uncertainty=0.5, typicality=0.25, wrong=True, prompt_length=7, text_length=3, cost=0.5),
         row("b", stage="prompt", prompt_uncertainty=0.9, labels='{"vip": true}', prompt_seconds=0.1),
         row("c", error="ModelError: down", labels=None, margin_min=0.5),
     ]
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -
     assert [recorded.labels[at] for at in (a, b, c)] == [{}, {"vip": True}, None]
     assert recorded.prompt_length[[a, b, c]].tolist() == [7, -1, -1]
     told = small.attempt(a, "answer")
-    assert (told.uncertainty, told.shift, told.text_length, told.cost, told.finish_reason) == (
+    assert (told.uncertainty, told.typicality, told.text_length, told.cost, told.finish_reason) == (
         0.5,
         0.25,
         3,
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda t: t.drop_columns(["shift"]), "the column 'shift' (double) is missing"),
+        (lambda t: t.drop_columns(["typicality"]), "the column 'typicality' (double) is missing"),
         (lambda t: t.append_column("answer", pa.array(["x", "y"])), "there is no column 'answer' in a scored table"),
         (lambda t: cast(t, "tokens", pa.string()), "the column 'tokens' must be of type int64, got string"),
         (lambda t: put(t, "tier", ["small", None]), "the column 'tier' has no value in 1 rows"),
@@ -67,8 +67,8 @@ def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -
             "'uncertainty' must be a number from 0 to 1, or null, got nan in row 2 (id 'b'), 1 row in all",
         ),
         (
-            lambda t: put(t, "shift", [1.5, -1.0]),
-            "'shift' must be a number from 0 to 1, or null, got 1.5 in row 1 (id 'a'), 2 rows in all",
+            lambda t: put(t, "typicality", [1.5, -1.0]),
+            "'typicality' must be a number from 0 to 1, or null, got 1.5 in row 1 (id 'a'), 2 rows in all",
         ),
         (
             lambda t: put(t, "seconds", [float("inf"), 1.0]),

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ilis_guard.calling import Deadline
-from ilis_guard.calling.presence import Presence
-from ilis_guard.errors import BudgetError, LeftError, ModelError, PromptTooLongError, SignatureError
+from ilis_guard.concurrency.cancellation import CancelToken
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.errors import BudgetError, ClientDisconnected, ModelError, PromptTooLongError, SignatureError
 from ilis_guard.models import StepwiseModel, batching
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
@@ -348,8 +348,8 @@ def test_a_row_whose_time_is_over_leaves_the_others_alone(
 def test_a_row_whose_caller_has_left_leaves_the_others_alone(
     tiny: LocalModel, batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
 ) -> None:
-    presence = Presence()
-    deadline = Deadline.after(None, since=time.monotonic(), presence=presence)
+    cancel_token = CancelToken()
+    deadline = Deadline.after(None, since=time.monotonic(), cancel_token=cancel_token)
     gate.close(3)
     gone, other = together(
         batched,
@@ -362,9 +362,9 @@ def test_a_row_whose_caller_has_left_leaves_the_others_alone(
         ],
     )
     gate.wait_for(3)
-    presence.leave()
+    cancel_token.cancel()
     # The third pass is held up: who left it has returned all the same.
-    with pytest.raises(LeftError):
+    with pytest.raises(ClientDisconnected):
         gone.result(LONG_ENOUGH)
     gate.open(3)
     agree(other.result(LONG_ENOUGH), tiny.generate(ask("long")))

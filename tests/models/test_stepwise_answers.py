@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from ilis_guard.calling import Caller, Deadline
+from ilis_guard.cascade.caller import ModelCaller
+from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.errors import BudgetError, ModelError, PromptTooLongError
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message, Step
@@ -267,7 +268,7 @@ def test_a_model_that_was_given_up_leaves_its_thread_at_the_next_token(
 ) -> None:
     deadline = slow_at_the_third_pass
     with pytest.raises(BudgetError, match="the model was given up"):
-        Caller("tiny").call(lambda: tiny.generate(ask("long"), deadline=deadline), deadline=deadline)
+        ModelCaller("tiny").call(lambda: tiny.generate(ask("long"), deadline=deadline), deadline=deadline)
     for thread in threading.enumerate():
         if thread.name == "ilis-guard-call":
             thread.join()

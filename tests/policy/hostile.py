@@ -41,7 +41,7 @@ LABEL_NAMES = st.sampled_from(["x", "y", "vip"])
 FACTS = st.builds(
     Facts,
     uncertainty=st.one_of(st.floats(0, 1), ANY_NUMBER),
-    shift=st.one_of(st.floats(0, 1), ANY_NUMBER),
+    typicality=st.one_of(st.floats(0, 1), ANY_NUMBER),
     threshold=st.one_of(st.floats(0, 1), ANY_NUMBER),
     tier=st.one_of(TIERS, ANY_TEXT),
     last_tier=st.booleans(),
@@ -68,8 +68,8 @@ FACTS = st.builds(
             margin_min=st.floats(),
         ),
     ),
-    held_back=st.sampled_from(["", "", "", "a rule of stage prompt failed"]),
-    lot=ANY_TEXT,
+    answer_blocked_by=st.sampled_from(["", "", "", "a rule of stage prompt failed"]),
+    sampling_key=ANY_TEXT,
 )
 
 # --- conditions ------------------------------------------------------------------------------------------------------
@@ -138,9 +138,9 @@ def is_condition(text: str) -> bool:
 SAMPLES = st.sampled_from([0.01, 0.5, 1.0])
 ANSWER_WHEN = st.one_of(
     CONDITIONS.map("uncertainty < 0.9 && ({})".format),
-    CONDITIONS.map("shift >= 0.0 || {}".format),
+    CONDITIONS.map("typicality >= 0.0 || {}".format),
     CONDITIONS.map("!(uncertainty > 0.5) || {}".format),
-    st.sampled_from(["uncertainty >= 0.0", "!(shift < 0.1)", "uncertainty == uncertainty", "certified"]),
+    st.sampled_from(["uncertainty >= 0.0", "!(typicality < 0.1)", "uncertainty == uncertainty", "certified"]),
 )
 
 

@@ -29,7 +29,7 @@ def refusal(condition: str) -> list[tuple[int, int, str]]:
         ("sizes(labels) == 1", 0, "unknown name 'sizes'"),
         ("google.protobuf.Duration{} != google.protobuf.Duration{}", 0, "`google.protobuf.Duration` isn't part"),
         # What is looked at would not be what it seems.
-        ("uncertainty < 0.2 // && shift > 0.1", 18, "a comment hides all that follows"),
+        ("uncertainty < 0.2 // && typicality > 0.1", 18, "a comment hides all that follows"),
         ("labels.url == 'http://x' && true // no", 33, "a comment hides all that follows"),
         ("r'\\d' == labels.x // '", 18, "a comment hides all that follows"),
         ("[0.1].all(uncertainty, uncertainty < 0.2)", 9, "'uncertainty' is a fact, and can't be a name"),
@@ -61,13 +61,13 @@ def test_a_name_that_is_wrong_often_is_complained_of_once() -> None:
     ("condition", "names"),
     [
         ("has(labels.x) && labels['y'] == 'uncertainty' && labels.x", ("labels.x", "labels.y")),
-        ("'shift'.size() > attempt", ("attempt",)),
-        ("'''it's shift''' == tier", ("tier",)),
-        ('r"\\s" == error || b\'shift\' == b""', ("error",)),
+        ("'typicality'.size() > attempt", ("attempt",)),
+        ("'''it's typicality''' == tier", ("tier",)),
+        ('r"\\s" == error || b\'typicality\' == b""', ("error",)),
         ("['a'].exists(shifted, shifted == tier)", ("tier",)),
         ("statistics.margin_min < 0.1 || .uncertainty < 0.1", ("statistics.margin_min", "uncertainty")),
         ("labels[tier] == 1", ("tier",)),
-        ("{'shift': attempt}['shift'] == 1", ("attempt",)),
+        ("{'typicality': attempt}['typicality'] == 1", ("attempt",)),
     ],
 )
 def test_the_facts_a_condition_looks_at_are_known_exactly(condition: str, names: tuple[str, ...]) -> None:
@@ -75,7 +75,7 @@ def test_the_facts_a_condition_looks_at_are_known_exactly(condition: str, names:
 
 
 def test_an_answer_rule_cant_look_at_the_score_in_a_string_only() -> None:
-    for condition in ('"""shift""" != tier', "{'uncertainty': 1}.size() == 1"):
+    for condition in ('"""typicality""" != tier', "{'uncertainty': 1}.size() == 1"):
         with pytest.raises(PolicyError, match="an answer rule must look at the score"):
             _policy(condition, "answer")
 

@@ -8,7 +8,7 @@ import pytest
 from ilis_guard.policy import Facts, Policy, Ruling
 from ilis_guard.types import Action, Statistics
 
-SURE = Facts(uncertainty=0.1, shift=0.5)
+SURE = Facts(uncertainty=0.1, typicality=0.5)
 
 
 def policy(*rules: str) -> Policy:
@@ -61,9 +61,9 @@ def test_never_answers_without_a_score_or_after_an_error(facts: Facts, reason: s
     assert ruling.reasons[0] == f"rule 'a' passed over: {reason}"
 
 
-def test_an_unknown_shift_is_nan_and_forbids_nothing_by_itself() -> None:
+def test_an_unknown_typicality_is_nan_and_forbids_nothing_by_itself() -> None:
     assert policy("id: a, when: uncertainty < 0.2, do: answer").evaluate(Facts(uncertainty=0.1)).action == "answer"
-    assert policy("id: a, when: uncertainty < 0.2 && shift >= 0.0, do: answer").evaluate(
+    assert policy("id: a, when: uncertainty < 0.2 && typicality >= 0.0, do: answer").evaluate(
         Facts(uncertainty=0.1)
     ).action == ("abstain")
 
@@ -92,7 +92,7 @@ STATISTICS = Statistics(logprob_sum=-3.0, logprob_mean=-0.5, entropy_mean=0.25, 
 LABELS: Mapping[str, Any] = {"yes": True, "count": 3, "share": 0.5, "topic": "legal"}
 FULL = Facts(
     uncertainty=0.1,
-    shift=0.5,
+    typicality=0.5,
     tier="small",
     last_tier=False,
     attempt=2,
@@ -107,7 +107,7 @@ FULL = Facts(
 @pytest.mark.parametrize(
     "condition",
     [
-        "uncertainty == 0.1 && shift == 0.5",
+        "uncertainty == 0.1 && typicality == 0.5",
         "tier == 'small' && !last_tier && attempt == 2 && tokens == 30 && seconds == 1.5 && error == 'broken'",
         "statistics.logprob_sum == -3.0 && statistics.logprob_mean == -0.5",
         "statistics.entropy_mean == 0.25 && statistics.margin_min == 0.1",
@@ -125,8 +125,8 @@ def test_conditions_see_the_facts(condition: str) -> None:
     assert ruling_on(condition, FULL).rule == "r"
 
 
-@pytest.mark.parametrize("name", ["uncertainty", "shift", "statistics.logprob_mean", "statistics.margin_min"])
-@pytest.mark.parametrize("facts", [Facts(), Facts(uncertainty=math.nan, shift=math.nan)])
+@pytest.mark.parametrize("name", ["uncertainty", "typicality", "statistics.logprob_mean", "statistics.margin_min"])
+@pytest.mark.parametrize("facts", [Facts(), Facts(uncertainty=math.nan, typicality=math.nan)])
 def test_a_missing_number_makes_every_comparison_false(name: str, facts: Facts) -> None:
     for operator in ("<", "<=", ">", ">=", "=="):
         ruling = ruling_on(f"{name} {operator} 0.5", facts)
@@ -178,7 +178,7 @@ def test_a_failed_condition_stops_only_the_answers_after_it() -> None:
         "id: again, when: uncertainty < 0.8, do: retry",
         "id: last, do: abstain",
     )
-    larger = Facts(uncertainty=0.5, shift=0.5, last_tier=False)
+    larger = Facts(uncertainty=0.5, typicality=0.5, last_tier=False)
     assert rules.evaluate(SURE).rule == "sure"
     assert rules.evaluate(larger).rule == "again"
     assert rules.evaluate(Facts(uncertainty=0.9)).rule == "last"
@@ -194,7 +194,7 @@ def test_an_answer_rule_that_fails_stops_no_other_answer() -> None:
 
 def test_a_condition_whose_failing_part_does_not_matter_stops_nothing() -> None:
     rules = policy(
-        "id: legal, when: labels.topic == 'legal' && shift < 0.1, do: escalate",
+        "id: legal, when: labels.topic == 'legal' && typicality < 0.1, do: escalate",
         "id: sure, when: uncertainty < 0.2, do: answer",
     )
     assert rules.evaluate(SURE).rule == "sure"
@@ -239,11 +239,11 @@ def test_conditions_too_deep_to_be_checked_together_are_checked_one_by_one() -> 
 def test_an_answer_never_rests_on_a_number_that_is_missing() -> None:
     policy = Policy.parse(
         "version: 1\nname: n\nrules:\n"
-        "  - {id: sure, when: 'uncertainty < 0.25 && !(shift < 0.01)', do: answer}\n"
+        "  - {id: sure, when: 'uncertainty < 0.25 && !(typicality < 0.01)', do: answer}\n"
         "  - {id: decline, do: abstain}\n"
     )
-    assert policy.evaluate(Facts(uncertainty=0.1, shift=0.5)).rule == "sure"
-    for shift in (None, float("nan")):
-        ruling = policy.evaluate(Facts(uncertainty=0.1, shift=shift))
+    assert policy.evaluate(Facts(uncertainty=0.1, typicality=0.5)).rule == "sure"
+    for typicality in (None, float("nan")):
+        ruling = policy.evaluate(Facts(uncertainty=0.1, typicality=typicality))
         assert ruling.rule == "decline"
-        assert "it looks at shift, which is missing" in ruling.reasons[0]
+        assert "it looks at typicality, which is missing" in ruling.reasons[0]

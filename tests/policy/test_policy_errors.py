@@ -78,7 +78,7 @@ WRONG: list[tuple[str, str, str]] = [
     (rule("id: a", "do: answer"), "5:9", "rule 'a': an answer rule must look at the score"),
     (rule("id: a", "when: 'true'", "do: answer"), "5:11", "an answer rule must look at the score"),
     (rule("id: a", "when: tokens < 5", "do: answer"), "5:11", "an answer rule must look at the score"),
-    (rule("id: a", "when: tier == 'shift'", "do: answer"), "5:11", "an answer rule must look at the score"),
+    (rule("id: a", "when: tier == 'typicality'", "do: answer"), "5:11", "an answer rule must look at the score"),
     (
         HEAD + "  - {id: a, do: retry}\n  - {id: a, do: abstain}\n",
         "5:10",
@@ -86,14 +86,14 @@ WRONG: list[tuple[str, str, str]] = [
     ),
     # conditions; `when: ` ends at column 10
     (rule("id: a", "when: uncertanty < 0.2", "do: abstain"), "5:11", "unknown name 'uncertanty'; did you mean"),
-    (rule("id: a", "when: shift < 0.2 && lables.x", "do: abstain"), "5:26", "did you mean 'labels.x'?"),
-    (rule("id: a", "when: \"shift < 0.2 && tyer != 'x'\"", "do: abstain"), "5:27", "did you mean 'tier'?"),
+    (rule("id: a", "when: typicality < 0.2 && lables.x", "do: abstain"), "5:26", "did you mean 'labels.x'?"),
+    (rule("id: a", "when: \"typicality < 0.2 && tyer != 'x'\"", "do: abstain"), "5:27", "did you mean 'tier'?"),
     (
         rule("id: a", "when: statistics.margin < 0.2", "do: abstain"),
         "5:11",
         "did you mean 'statistics.margin_min'?",
     ),
-    (rule("id: a", "when: colour == 1", "do: abstain"), "5:11", "; facts are uncertainty, shift, "),
+    (rule("id: a", "when: colour == 1", "do: abstain"), "5:11", "; facts are uncertainty, typicality, "),
     (
         rule("id: a", "when: colour == 1", "do: abstain"),
         "5:11",

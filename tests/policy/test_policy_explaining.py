@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from ilis_guard.policy import Explanation, Facts, Policy
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.explaining import explain
+from ilis_guard.policy.explain import explain
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import STAGES, Action, Stage, Statistics
 
-LEGAL = Facts(uncertainty=0.43, shift=0.5, tier="small", labels={"topic": "legal"})
+LEGAL = Facts(uncertainty=0.43, typicality=0.5, tier="small", labels={"topic": "legal"})
 
 
 def policy(*rules: str) -> Policy:
@@ -28,7 +28,7 @@ def outcomes(explained: Explanation) -> list[tuple[str, str, str]]:
 def test_every_rule_of_the_stage_has_its_outcome() -> None:
     explained = policy(
         "id: early, stage: prompt, when: tokens > 3, do: abstain",
-        "id: sure, when: uncertainty < 0.25 && shift > 0.1, do: answer",
+        "id: sure, when: uncertainty < 0.25 && typicality > 0.1, do: answer",
         "id: again, do: retry",
         "id: legal, when: \"has(labels.topic) && labels.topic in ['legal', 'tax']\", do: escalate, to: lawyers",
         "id: decline, do: abstain",
@@ -63,7 +63,7 @@ def test_where_no_rule_holds_that_is_the_explanation() -> None:
 
 def test_at_the_prompt_a_rule_decides_or_the_model_goes_on() -> None:
     early = policy(
-        "id: hard, stage: prompt, when: uncertainty > 0.9, do: retry", "id: sure, when: shift > 0.1, do: answer"
+        "id: hard, stage: prompt, when: uncertainty > 0.9, do: retry", "id: sure, when: typicality > 0.1, do: answer"
     )
     explained = early.explain(Facts(uncertainty=0.95, tier="small", last_tier=False), "prompt")
     assert outcomes(explained) == [("hard", "decided", "`uncertainty > 0.9` is true (uncertainty is 0.95)")]
@@ -108,7 +108,7 @@ def test_a_part_that_cannot_be_evaluated_says_why() -> None:
 
 def test_a_rule_for_a_sample_says_whether_the_request_was_drawn() -> None:
     sampled = policy("id: look, sample: 0.5, do: escalate")
-    told = {outcomes(sampled.explain(Facts(lot=str(lot))))[0][1:] for lot in range(20)}
+    told = {outcomes(sampled.explain(Facts(sampling_key=str(sampling_key))))[0][1:] for sampling_key in range(20)}
     assert told == {
         ("decided", "it has no condition, and this request was drawn (a sample of 0.5)"),
         ("passed over", "it holds for a sample of 0.5, and this request wasn't drawn"),
@@ -116,9 +116,9 @@ def test_a_rule_for_a_sample_says_whether_the_request_was_drawn() -> None:
 
 
 def test_it_is_json_with_missing_numbers_as_null() -> None:
-    explained = policy("id: a, when: shift > 0.5 && tokens > 3, do: escalate, to: q, say: Wait.")
+    explained = policy("id: a, when: typicality > 0.5 && tokens > 3, do: escalate, to: q, say: Wait.")
     told: dict[str, Any] = json.loads(json.dumps(explained.explain(Facts(tokens=7)).to_dict(), allow_nan=False))
-    assert (told["facts"]["shift"], told["facts"]["tokens"], told["stage"]) == (None, 7, "answer")
+    assert (told["facts"]["typicality"], told["facts"]["tokens"], told["stage"]) == (None, 7, "answer")
     assert told["rules"][0]["condition"]["parts"][1] == {
         "text": "tokens > 3",
         "value": True,
@@ -127,7 +127,7 @@ def test_it_is_json_with_missing_numbers_as_null() -> None:
         "operator": None,
         "parts": [],
     }
-    decided = explained.explain(Facts(tokens=7, shift=0.9)).to_dict()
+    decided = explained.explain(Facts(tokens=7, typicality=0.9)).to_dict()
     assert (decided["action"], decided["rule"], decided["to"], decided["say"]) == ("escalate", "a", "q", "Wait.")
 
 
@@ -135,7 +135,7 @@ CONDITIONS = st.recursive(
     st.sampled_from(
         [
             "uncertainty < 0.5",
-            "shift >= 0.5",
+            "typicality >= 0.5",
             "last_tier",
             "labels.vip == true",
             "has(labels.vip)",
@@ -166,7 +166,7 @@ RULES = st.lists(
 FACTS = st.builds(
     Facts,
     uncertainty=st.sampled_from([None, float("nan"), 0.1, 0.5, 0.9, 1.5, float("inf")]),
-    shift=st.sampled_from([None, 0.1, 0.9]),
+    typicality=st.sampled_from([None, 0.1, 0.9]),
     tier=st.sampled_from(["", "small", "large"]),
     last_tier=st.booleans(),
     larger_tiers=st.sampled_from([None, (), ("large",)]),
@@ -176,8 +176,8 @@ FACTS = st.builds(
     statistics=st.sampled_from(
         [None, Statistics(logprob_sum=-1.0, logprob_mean=-1.0, entropy_mean=0.5, margin_min=0.2)]
     ),
-    held_back=st.sampled_from(["", "rule 'p' couldn't be evaluated"]),
-    lot=st.sampled_from(["a", "b", "c"]),
+    answer_blocked_by=st.sampled_from(["", "rule 'p' couldn't be evaluated"]),
+    sampling_key=st.sampled_from(["a", "b", "c"]),
 )
 
 

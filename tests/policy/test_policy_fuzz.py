@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ilis_guard import labels
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.errors import ConfigError, PolicyError
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation, Together
 from ilis_guard.policy.parts import Part
-from ilis_guard.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.types import STAGES, Action
 from tests.policy.hostile import (
     CONDITIONS,
@@ -47,7 +47,7 @@ review:
   storage: sqlite:///tickets.db
   queues:
     - {name: legal, priority: 3, due: 3600, overdue: default, lease: 60}
-  receivers:
+  endpoints:
     - {name: chat, url: "https://chat.example.org/hook", secret: "${SECRET}", queues: [legal]}
   page:
     url: https://review.example.org
@@ -170,8 +170,8 @@ def test_conditions_say_the_same_alone_and_together(texts: list[str], facts: Fac
 
 @fuzz(400)
 @given(CONDITIONS.filter(is_condition), FACTS)
-@example("last_tier ? shift < 0.05 : false", Facts(last_tier=False))
-@example("!(shift < 0.05 && !(uncertainty > shift))", Facts(uncertainty=0.1))
+@example("last_tier ? typicality < 0.05 : false", Facts(last_tier=False))
+@example("!(typicality < 0.05 && !(uncertainty > typicality))", Facts(uncertainty=0.1))
 def test_what_may_hold_for_all_that_is_known_is_never_called_impossible(text: str, facts: Facts) -> None:
     for condition in (Condition.of(text), Condition.of(f"!({text})")):
         situation = Situation(facts)
@@ -181,7 +181,7 @@ def test_what_may_hold_for_all_that_is_known_is_never_called_impossible(text: st
 
 # --- decisions -------------------------------------------------------------------------------------------------------
 
-SURE: dict[str, Any] = {"uncertainty": 0.1, "shift": 0.5, "threshold": 0.2}
+SURE: dict[str, Any] = {"uncertainty": 0.1, "typicality": 0.5, "threshold": 0.2}
 
 
 @fuzz(200)
@@ -225,13 +225,13 @@ def decided_well(policy: Policy, facts: Facts) -> None:
         assert facts.error == ""
         assert facts.uncertainty is not None
         assert 0.0 <= facts.uncertainty <= 1.0
-        assert facts.held_back == ""
+        assert facts.answer_blocked_by == ""
         assert labels.problem(facts.labels) == ""
         assert policy.guarantee is None or facts.certified
     if ruling.action is Action.RETRY:
         assert not facts.last_tier
         assert ruling.to is None or ruling.to != facts.tier
-    assert isinstance(policy.audits(facts.lot), bool)
+    assert isinstance(policy.audits(facts.sampling_key), bool)
 
 
 def stopped_well(policy: Policy, facts: Facts) -> None:
@@ -240,5 +240,5 @@ def stopped_well(policy: Policy, facts: Facts) -> None:
     if said.ruling is not None:
         assert said.ruling.action is not Action.ANSWER
         assert said.ruling.rule in {rule.id for rule in policy.rules if rule.stage == "prompt"}
-    if facts.held_back or labels.problem(facts.labels):
-        assert said.held_back
+    if facts.answer_blocked_by or labels.problem(facts.labels):
+        assert said.answer_blocked_by

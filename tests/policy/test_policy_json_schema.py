@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from ilis_guard.config.strict_yaml import parse
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Policy, json_schema
 from ilis_guard.policy.facts import VISIBLE
-from ilis_guard.strict_yaml import parse
 from tests.policy.test_policy_errors import WRONG
 from tests.policy.test_policy_language import RULES, WRONG_KEYS, WRONG_RULES
 
@@ -148,7 +148,7 @@ def test_a_key_without_a_value_is_refused(key: str) -> None:
         "{id: a, do: escalate, to: support, say: Soon., due: 1.5h, sample: 1}",
         "{id: a, stage: prompt, when: tokens < 5, do: abstain, say: No., sample: 0.5}",
         "{id: a, when: 'certified', do: answer, sample: 0.25}",
-        "{id: a, stage: answer, when: shift > 0.1, do: answer}",
+        "{id: a, stage: answer, when: typicality > 0.1, do: answer}",
     ],
 )
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ilis_guard.config.queues import LONGEST
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Audit, Budget, Facts, Guarantee, Policy
 from ilis_guard.policy.facts import VISIBLE, seen
 from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import LONGEST_DUE, seconds
-from ilis_guard.review.settings import LONGEST
 from ilis_guard.types import Action
 
 RULES = "rules:\n  - {id: sure, when: uncertainty < 0.5, do: answer}\n  - {id: last, do: abstain}\n"
-SURE = Facts(uncertainty=0.1, shift=0.5, threshold=0.2)
-LOTS = [f"{number:032x}" for number in range(4_000)]
+SURE = Facts(uncertainty=0.1, typicality=0.5, threshold=0.2)
+SAMPLING_KEYS = [f"{number:032x}" for number in range(4_000)]
 
 
 def policy(keys: str = "", rules: str = RULES) -> Policy:
@@ -97,10 +97,10 @@ def test_certified_is_a_score_without_an_error_up_to_a_known_threshold(facts: Fa
 
 def test_conditions_see_every_fact_that_has_a_name_and_none_that_has_not() -> None:
     assert seen(SURE).keys() == {*VISIBLE, "labels"}
-    assert "lot" not in VISIBLE
+    assert "sampling_key" not in VISIBLE
 
 
-FULL = replace(SURE, cost=0.5, prompt_length=12, text_length=7, finish_reason="length", lot="secret")
+FULL = replace(SURE, cost=0.5, prompt_length=12, text_length=7, finish_reason="length", sampling_key="secret")
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_a_draw_is_what_it_is_said_to_be_and_stays_so() -> None:
     assert drawn("\ud800", "rule") != drawn("\ud801", "rule")
 
 
-@given(lot=st.text(st.characters()), salt=st.text(st.characters()))
-def test_a_draw_lies_from_0_to_below_1_and_is_repeatable(lot: str, salt: str) -> None:
-    assert 0.0 <= drawn(lot, salt) < 1.0
-    assert drawn(lot, salt) == drawn(lot, salt)
+@given(sampling_key=st.text(st.characters()), salt=st.text(st.characters()))
+def test_a_draw_lies_from_0_to_below_1_and_is_repeatable(sampling_key: str, salt: str) -> None:
+    assert 0.0 <= drawn(sampling_key, salt) < 1.0
+    assert drawn(sampling_key, salt) == drawn(sampling_key, salt)
 
 
 def test_draws_are_uniform_and_independent_of_one_another() -> None:
-    one, two = ([drawn(lot, salt) for lot in LOTS] for salt in ("one", "two"))
+    one, two = ([drawn(sampling_key, salt) for sampling_key in SAMPLING_KEYS] for salt in ("one", "two"))
     for draws in (one, two):
         tenths = [sum(tenth / 10 <= draw < (tenth + 1) / 10 for draw in draws) for tenth in range(10)]
         assert all(320 <= count <= 480 for count in tenths)  # 400 expected, give or take four standard deviations
@@ -184,21 +184,32 @@ def sampled(share: float) -> Policy:
 
 def test_a_sampled_rule_holds_for_its_share_of_requests_whatever_is_known_of_them() -> None:
     tenth, half = (
-        {lot for lot in LOTS if sampled(share).evaluate(Facts(lot=lot)).rule == "part"} for share in (0.1, 0.5)
+        {
+            sampling_key
+            for sampling_key in SAMPLING_KEYS
+            if sampled(share).evaluate(Facts(sampling_key=sampling_key)).rule == "part"
+        }
+        for share in (0.1, 0.5)
     )
     assert 320 <= len(tenth) <= 480
     assert 1_850 <= len(half) <= 2_150
     assert tenth <= half
-    other = {lot for lot in LOTS if sampled(0.1).evaluate(replace(SURE, lot=lot, attempt=2)).rule == "part"}
+    other = {
+        sampling_key
+        for sampling_key in SAMPLING_KEYS
+        if sampled(0.1).evaluate(replace(SURE, sampling_key=sampling_key, attempt=2)).rule == "part"
+    }
     assert other == tenth
 
 
 def test_who_is_not_drawn_is_passed_over_and_told_so() -> None:
-    lot = next(lot for lot in LOTS if drawn(lot, "part") >= 0.1)
-    assert sampled(0.1).evaluate(Facts(lot=lot)).reasons[0] == (
+    sampling_key = next(sampling_key for sampling_key in SAMPLING_KEYS if drawn(sampling_key, "part") >= 0.1)
+    assert sampled(0.1).evaluate(Facts(sampling_key=sampling_key)).reasons[0] == (
         "rule 'part' passed over: it holds for a sample of 0.1, and this request wasn't drawn"
     )
-    assert all(sampled(1).evaluate(Facts(lot=lot)).rule == "part" for lot in LOTS[:100])
+    assert all(
+        sampled(1).evaluate(Facts(sampling_key=sampling_key)).rule == "part" for sampling_key in SAMPLING_KEYS[:100]
+    )
 
 
 def test_a_rule_that_could_not_be_evaluated_holds_back_only_the_requests_that_it_was_drawn_for() -> None:
@@ -206,16 +217,24 @@ def test_a_rule_that_could_not_be_evaluated_holds_back_only_the_requests_that_it
         "rules:\n  - {id: part, sample: 0.5, when: labels.topic == 'legal', do: escalate}\n"
         "  - {id: sure, when: uncertainty < 0.5, do: answer}\n"
     )
-    answered = {lot for lot in LOTS[:200] if policy(rules=rules).evaluate(replace(SURE, lot=lot)).rule == "sure"}
-    assert answered == {lot for lot in LOTS[:200] if drawn(lot, "part") >= 0.5}
+    answered = {
+        sampling_key
+        for sampling_key in SAMPLING_KEYS[:200]
+        if policy(rules=rules).evaluate(replace(SURE, sampling_key=sampling_key)).rule == "sure"
+    }
+    assert answered == {sampling_key for sampling_key in SAMPLING_KEYS[:200] if drawn(sampling_key, "part") >= 0.5}
 
 
 def test_audits_are_a_share_of_requests_apart_from_all_samples() -> None:
     audited = policy("audit: {fraction: 0.25, queue: a}")
-    picked = [lot for lot in LOTS if audited.audits(lot)]
+    picked = [sampling_key for sampling_key in SAMPLING_KEYS if audited.audits(sampling_key)]
     assert 890 <= len(picked) <= 1_110
-    assert not any(policy().audits(lot) for lot in LOTS)
-    assert 75 <= sum(sampled(0.1).evaluate(Facts(lot=lot)).rule == "part" for lot in picked) <= 135
+    assert not any(policy().audits(sampling_key) for sampling_key in SAMPLING_KEYS)
+    assert (
+        75
+        <= sum(sampled(0.1).evaluate(Facts(sampling_key=sampling_key)).rule == "part" for sampling_key in picked)
+        <= 135
+    )
 
 
 WRONG_KEYS: list[tuple[str, str, str]] = [

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ilis_guard.config.strict_yaml import MAX_BYTES
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Policy
 from ilis_guard.policy.leaks import leaks
-from ilis_guard.strict_yaml import MAX_BYTES
 
 LETTERS = string.ascii_letters + string.digits
 
@@ -107,7 +107,7 @@ def test_a_secret_that_doesnt_stand_in_the_text_as_it_is_is_found_where_its_valu
         "risk-averse-customers-are-asked-first-of-all",
         "the bearer authentication-and-authorisation scheme",
         "fingerprint 44d818a4765d8f2b, decision 3f2504e04f8911d39a0c0305e82c3301",
-        "uncertainty < 0.25 && shift >= 0.01",
+        "uncertainty < 0.25 && typicality >= 0.01",
     ],
 )
 def test_what_only_speaks_of_secrets_is_none(text: str) -> None:

@@ -53,7 +53,7 @@ def test_a_policy_that_never_answers_is_warned_of(rules: list[str]) -> None:
         (["id: all, when: uncertainty <= 1.0, do: answer"], "all", ""),
         (["id: all, when: uncertainty >= 0.0, do: answer", LAST], "all", ""),
         (["id: a, when: uncertainty < 0.5, do: answer", "id: b, when: uncertainty >= 0.5, do: answer"], "b", ""),
-        (["id: a, when: uncertainty < 0.2 || shift <= 1.0, do: answer", LAST], "a", ""),
+        (["id: a, when: uncertainty < 0.2 || typicality <= 1.0, do: answer", LAST], "a", ""),
         (["id: a, when: uncertainty < 0.2 || last_tier, do: answer", LAST], "a", " and last_tier is true"),
         (["id: a, when: \"uncertainty < 0.2 || tier == 'big'\", do: answer", LAST], "a", " and tier is 'big'"),
         (["id: a, when: \"uncertainty < 0.2 || tier != 'big'\", do: answer", LAST], "a", " and tier is any other"),
@@ -78,7 +78,7 @@ def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: 
     [
         # somebody else has the doubtful ones
         ["id: unsure, when: uncertainty >= 0.5, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
-        ["id: strange, when: shift < 0.1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
+        ["id: strange, when: typicality < 0.1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
         # what can't be looked through may be as it should
         ["id: a, when: uncertainty < 0.2 || labels.vip == true, do: answer", LAST],
         ["id: a, when: uncertainty * 1.0 <= 0.9, do: answer", LAST],
@@ -138,7 +138,7 @@ def test_a_condition_that_cant_be_looked_through_and_lets_the_worst_score_pass_i
     before = before.replace("labels.x", "labels.x == 1 && uncertainty < 0.1")
     notice = only(before, f'id: all, when: "{condition}", do: answer', LAST)
     assert (notice.level, notice.place) == ("warning", "p.yaml:6:21")
-    assert notice.what.startswith("rule 'all': answers even where the uncertainty is 1.0, the shift is 0.0")
+    assert notice.what.startswith("rule 'all': answers even where the uncertainty is 1.0, the typicality is 0.0")
     guaranteed = notices(f'id: all, when: "{condition}", do: answer', LAST, keys="guarantee: {max_error: 0.1}")
     assert guaranteed == ()
 

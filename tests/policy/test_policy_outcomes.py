@@ -8,7 +8,7 @@ from ilis_guard.policy import Facts, Policy
 from ilis_guard.types import Action
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FACTS = Facts(uncertainty=0.15, shift=0.5, tier="small", last_tier=False, labels={"topic": "legal"})
+FACTS = Facts(uncertainty=0.15, typicality=0.5, tier="small", last_tier=False, labels={"topic": "legal"})
 
 OUTCOMES = {
     "answer": (Action.ANSWER, "sure", None, ""),

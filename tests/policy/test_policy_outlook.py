@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.types import Action, Statistics
 
-RUNNING = Facts(uncertainty=0.97, shift=0.5, tier="small", last_tier=False, larger_tiers=("large",))
+RUNNING = Facts(uncertainty=0.97, typicality=0.5, tier="small", last_tier=False, larger_tiers=("large",))
 
 
 def policy(*rules: str, head: str = "") -> Policy:
@@ -37,12 +37,12 @@ LENIENT = "{id: lenient, when: uncertainty < 0.99, do: answer}"
         # Facts of the end: they may come to this or that, wherever they stand.
         (["{id: cut-off, when: finish_reason != 'stop', do: abstain}", LENIENT], {}, True),
         (["{id: short, when: text_length < 5, do: abstain}", LENIENT], {"text_length": 1}, True),
-        (["{id: far, when: shift < 0.01, do: abstain}", LENIENT], {"shift": 0.001}, True),
+        (["{id: far, when: typicality < 0.01, do: abstain}", LENIENT], {"typicality": 0.001}, True),
         (["{id: slow, when: seconds > 5.0, do: abstain}", LENIENT], {"seconds": 9.0}, True),
         (["{id: no, when: seconds > 5.0 || uncertainty > 0.9, do: abstain}", LENIENT], {}, False),
         ([SURE.replace("0.2", "0.2 && finish_reason == 'stop'")], {}, False),
         # Who holds a request back, or asks of labels that can't be looked at, gives no answer at its end either.
-        ([LENIENT], {"held_back": "a rule at the prompt couldn't be told to hold"}, False),
+        ([LENIENT], {"answer_blocked_by": "a rule at the prompt couldn't be told to hold"}, False),
         ([LENIENT], {"labels": {"topic": "x" * 1_000_000}}, False),
         ([LENIENT], {"error": "ModelError: broken"}, False),
         ([LENIENT], {"uncertainty": None}, False),
@@ -79,7 +79,7 @@ CONDITIONS = st.sampled_from(
     [
         "uncertainty < 0.3",
         "uncertainty > 0.6",
-        "shift < 0.2",
+        "typicality < 0.2",
         "finish_reason == 'stop'",
         "finish_reason == 'length'",
         "text_length > 10",
@@ -139,7 +139,7 @@ def test_whatever_is_answered_at_its_end_was_never_ruled_out_on_its_way(
     )
     at_end = replace(
         on_its_way,
-        shift=end[0],
+        typicality=end[0],
         seconds=end[1],
         cost=end[2],
         tokens=end[3],

@@ -12,7 +12,7 @@ from ilis_guard.policy.conditions import Condition, ConditionError, Situation
 from ilis_guard.policy.parts import MAX_CUTS, Finding, Part
 
 FACTS = Facts(
-    uncertainty=0.43, shift=0.5, tier="small", last_tier=False, labels={"topic": "legal", "vip": True, "n": 3}
+    uncertainty=0.43, typicality=0.5, tier="small", last_tier=False, labels={"topic": "legal", "vip": True, "n": 3}
 )
 
 
@@ -83,12 +83,12 @@ def test_a_condition_nobody_would_read_stays_in_one_part() -> None:
 
 
 def test_each_part_tells_its_value_and_its_facts() -> None:
-    whole = found("uncertainty < 0.25 && !(shift < 0.01) && labels.absent == 1")
+    whole = found("uncertainty < 0.25 && !(typicality < 0.01) && labels.absent == 1")
     assert whole.to_dict() == {
-        "text": "uncertainty < 0.25 && !(shift < 0.01) && labels.absent == 1",
+        "text": "uncertainty < 0.25 && !(typicality < 0.01) && labels.absent == 1",
         "value": False,
         "failed": None,
-        "facts": {"uncertainty": "0.43", "shift": "0.5", "labels.absent": "missing"},
+        "facts": {"uncertainty": "0.43", "typicality": "0.5", "labels.absent": "missing"},
         "operator": "&&",
         "parts": [
             {
@@ -100,17 +100,17 @@ def test_each_part_tells_its_value_and_its_facts() -> None:
                 "parts": [],
             },
             {
-                "text": "!(shift < 0.01)",
+                "text": "!(typicality < 0.01)",
                 "value": True,
                 "failed": None,
-                "facts": {"shift": "0.5"},
+                "facts": {"typicality": "0.5"},
                 "operator": "!",
                 "parts": [
                     {
-                        "text": "shift < 0.01",
+                        "text": "typicality < 0.01",
                         "value": False,
                         "failed": None,
-                        "facts": {"shift": "0.5"},
+                        "facts": {"typicality": "0.5"},
                         "operator": None,
                         "parts": [],
                     }
@@ -133,18 +133,17 @@ def test_each_part_tells_its_value_and_its_facts() -> None:
     [
         ("uncertainty < 0.25", "`uncertainty < 0.25` is false (uncertainty is 0.43)"),
         # only what made it so
-        ("uncertainty < 0.25 && shift > 0.1", "`uncertainty < 0.25` is false (uncertainty is 0.43)"),
+        ("uncertainty < 0.25 && typicality > 0.1", "`uncertainty < 0.25` is false (uncertainty is 0.43)"),
         ("uncertainty < 0.25 || tier == 'small'", "`tier == 'small'` is true (tier is 'small')"),
         (
-            "uncertainty < 0.5 && !(shift < 0.01)",
-            "`uncertainty < 0.5` is true (uncertainty is 0.43) and `shift < 0.01` is false (shift is 0.5)",
+            "uncertainty < 0.5 && !(typicality < 0.01)",
+            "`uncertainty < 0.5` is true (uncertainty is 0.43) and `typicality < 0.01` is false (typicality is 0.5)",
         ),
         ("labels.absent == 1 && last_tier", "`last_tier` is false (last_tier is false)"),
         ("true", "`true` is true"),
         (
-            " && ".join(["shift > 0.1"] * 6),
-            "`shift > 0.1 && shift > 0.1 && shift > 0.1 && shift > 0.1 && shift > 0.1 && shift > 0.1` is true "
-            "(shift is 0.5)",
+            " && ".join(["typicality > 0.1"] * 6),
+            f"`{' && '.join(['typicality > 0.1'] * 6)}` is true (typicality is 0.5)",
         ),
     ],
 )
@@ -174,7 +173,7 @@ def test_of_an_error_only_its_kind_is_told() -> None:
 
 LEAVES = (
     "uncertainty < 0.5",
-    "shift >= 0.5",
+    "typicality >= 0.5",
     "last_tier",
     "attempt == 1",
     "labels.absent == 1",
@@ -206,7 +205,7 @@ CONDITIONS = st.recursive(
 SOME_FACTS = st.builds(
     Facts,
     uncertainty=st.sampled_from([None, 0.1, 0.5, 0.9]),
-    shift=st.sampled_from([None, 0.1, 0.9]),
+    typicality=st.sampled_from([None, 0.1, 0.9]),
     tier=st.sampled_from(["small", "||", "other"]),
     last_tier=st.booleans(),
     attempt=st.integers(1, 2),

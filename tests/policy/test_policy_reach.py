@@ -35,9 +35,12 @@ def found(*rules: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     [
         ([("abstain",), ("escalate", "labels.x == 1")], {"r1": ("r0",)}),
         ([("escalate",), ("retry",), ("abstain",)], {"r1": ("r0",), "r2": ("r0",)}),
-        ([("abstain", "shift < 0.5"), ("abstain", "shift < 0.4")], {"r1": ("r0",)}),
-        ([("abstain", "shift < 0.5"), ("abstain", "0.4 > shift && last_tier")], {"r1": ("r0",)}),
-        ([("abstain", "shift < 0.5"), ("escalate", "shift >= 0.5"), ("retry", "shift >= 0.0")], {"r2": ("r0", "r1")}),
+        ([("abstain", "typicality < 0.5"), ("abstain", "typicality < 0.4")], {"r1": ("r0",)}),
+        ([("abstain", "typicality < 0.5"), ("abstain", "0.4 > typicality && last_tier")], {"r1": ("r0",)}),
+        (
+            [("abstain", "typicality < 0.5"), ("escalate", "typicality >= 0.5"), ("retry", "typicality >= 0.0")],
+            {"r2": ("r0", "r1")},
+        ),
         ([("abstain", "attempt < 3"), ("abstain", "attempt > 2"), ("abstain",)], {"r2": ("r0", "r1")}),
         ([("abstain", "tier == 'a' || tier != 'a'"), ("abstain", "tier == 'b'")], {"r1": ("r0",)}),
         ([("answer", "uncertainty <= 1.0"), ("answer", "uncertainty < 0.1")], {"r1": ("r0",)}),
@@ -65,16 +68,16 @@ def test_refuses_rules_that_can_never_decide(
         [("retry",), ("escalate",)],
         [("retry", "", "large"), ("retry", "", "large")],
         # a missing number makes both false
-        [("abstain", "shift < 0.5"), ("abstain", "shift >= 0.5"), ("escalate",)],
-        [("abstain", "!(shift < 0.5)"), ("abstain", "shift < 0.5")],
+        [("abstain", "typicality < 0.5"), ("abstain", "typicality >= 0.5"), ("escalate",)],
+        [("abstain", "!(typicality < 0.5)"), ("abstain", "typicality < 0.5")],
         # just between two literals, and at one
-        [("abstain", "shift < 0.5 || shift > 0.5"), ("escalate", "shift == 0.5")],
-        [("abstain", "shift <= 0.1 || shift >= 0.10000000000000003"), ("escalate", "shift > 0.1")],
+        [("abstain", "typicality < 0.5 || typicality > 0.5"), ("escalate", "typicality == 0.5")],
+        [("abstain", "typicality <= 0.1 || typicality >= 0.10000000000000003"), ("escalate", "typicality > 0.1")],
         [("abstain", "seconds <= 1e308"), ("escalate", "seconds < 1e400 && seconds > 1e308")],
         [("abstain", "tokens < 5 || tokens > 5"), ("escalate", "tokens >= 5")],
         [("abstain", "statistics.entropy_mean < -1e300"), ("abstain", "statistics.entropy_mean < 1.0")],
         # what can't be looked through is never in the way
-        [("abstain", "shift + 0.0 <= 1.0"), ("abstain", "shift <= 1.0")],
+        [("abstain", "typicality + 0.0 <= 1.0"), ("abstain", "typicality <= 1.0")],
         [("abstain", "labels.x == 1"), ("abstain", "labels.x == 1"), ("escalate", "has(labels.y)")],
         [("abstain", "tier < 'b'"), ("abstain", "tier == 'a'")],
         [("abstain", "tier.size() >= 0"), ("abstain",)],
@@ -86,8 +89,8 @@ def test_takes_rules_that_can_decide(rules: list[tuple[str, ...]]) -> None:
 
 
 def test_beyond_the_cap_rules_are_taken_as_reachable() -> None:
-    many = [(("abstain", f"shift == 0.{i} && seconds == {i}.0 && tokens == {i * 3}")) for i in range(10, 40)]
-    same = ("abstain", "shift == 0.39 && seconds == 39.0 && tokens == 117")
+    many = [(("abstain", f"typicality == 0.{i} && seconds == {i}.0 && tokens == {i * 3}")) for i in range(10, 40)]
+    same = ("abstain", "typicality == 0.39 && seconds == 39.0 && tokens == 117")
     assert found(*many, same) == {}
     assert found(many[0], *many) == {"r1": ("r0",)}
 
@@ -96,11 +99,11 @@ def test_beyond_the_cap_rules_are_taken_as_reachable() -> None:
     ("condition", "literals"),
     [
         ("uncertainty < 0.5", {"uncertainty": {0.5}}),
-        ("-1.5e3 <= shift && !(attempt == 2)", {"shift": {-1500.0}, "attempt": {2}}),
+        ("-1.5e3 <= typicality && !(attempt == 2)", {"typicality": {-1500.0}, "attempt": {2}}),
         ("tier == 'a' || \"b\" != tier || last_tier || true", {"tier": {"a", "b"}, "last_tier": set()}),
         ("last_tier == false", {"last_tier": set()}),
-        ("uncertainty < shift", None),
-        ("uncertainty -0.1 < shift", None),
+        ("uncertainty < typicality", None),
+        ("uncertainty -0.1 < typicality", None),
         ("(attempt) -1 < attempt", None),
         ("2 -1 < attempt", None),
         ("(uncertainty) < 0.5", None),
@@ -142,7 +145,7 @@ rules:
 ATOMS = st.one_of(
     st.builds(
         "{} {} {}".format,
-        st.sampled_from(["uncertainty", "shift", "seconds", "statistics.margin_min"]),
+        st.sampled_from(["uncertainty", "typicality", "seconds", "statistics.margin_min"]),
         st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
         st.sampled_from(["0.0", "0.25", "0.5", "1.0"]),
     ),
@@ -150,7 +153,7 @@ ATOMS = st.one_of(
     st.builds(
         "{} {} '{}'".format, st.sampled_from(["tier", "error"]), st.sampled_from(["==", "!="]), st.sampled_from("ab")
     ),
-    st.sampled_from(["last_tier", "labels.x == 1", "tier.size() > 1", "uncertainty < shift"]),
+    st.sampled_from(["last_tier", "labels.x == 1", "tier.size() > 1", "uncertainty < typicality"]),
 )
 CONDITIONS = st.recursive(
     ATOMS,
@@ -164,7 +167,7 @@ SHARES = st.one_of(st.none(), st.just(math.nan), st.floats(0, 1), st.sampled_fro
 FACTS = st.builds(
     Facts,
     uncertainty=SHARES,
-    shift=SHARES,
+    typicality=SHARES,
     tier=st.sampled_from(["", "a", "b", "cc"]),
     last_tier=st.booleans(),
     larger_tiers=st.one_of(st.none(), st.just(()), st.just(("a", "b"))),
@@ -218,7 +221,9 @@ EDGES = st.sampled_from([0.0, 5e-324, 0.25, math.nextafter(0.25, 0), math.nextaf
 @given(
     rules=GUARANTEED_RULES,
     facts=st.lists(
-        st.builds(replace, FACTS, uncertainty=EDGES | SHARES, threshold=EDGES | SHARES, lot=st.text(max_size=2)),
+        st.builds(
+            replace, FACTS, uncertainty=EDGES | SHARES, threshold=EDGES | SHARES, sampling_key=st.text(max_size=2)
+        ),
         min_size=20,
         max_size=60,
     ),
@@ -274,7 +279,7 @@ def test_certified_is_known_to_follow_from_the_uncertainty_and_the_threshold(
 
 def test_a_sample_is_in_the_way_of_nothing() -> None:
     text = "version: 1\nname: p\nrules:\n  - {id: some, sample: 0.9, do: abstain}\n  - {id: rest, do: escalate}\n"
-    assert Policy.parse(text).evaluate(Facts(lot="x")).rule in ("some", "rest")
+    assert Policy.parse(text).evaluate(Facts(sampling_key="x")).rule in ("some", "rest")
     with pytest.raises(PolicyError, match="rule 'rest': can never be reached"):
         Policy.parse(text.replace(", sample: 0.9", ""))
 
@@ -351,13 +356,13 @@ ODD_FLOATS = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)
 ANY_FACTS = st.builds(
     Facts,
     uncertainty=ODD_FLOATS,
-    shift=ODD_FLOATS,
+    typicality=ODD_FLOATS,
     threshold=ODD_FLOATS,
     cost=st.floats(),
     prompt_length=st.integers(),
     text_length=st.integers(),
     finish_reason=st.text(st.characters()),
-    lot=st.text(st.characters()),
+    sampling_key=st.text(st.characters()),
     tier=st.text(),
     last_tier=st.booleans(),
     larger_tiers=st.one_of(st.none(), st.lists(st.text()).map(tuple)),
@@ -378,7 +383,7 @@ name: all
 guarantee: {max_error: 0.1}
 audit: {fraction: 0.5, queue: q}
 rules:
-  - {id: early, stage: prompt, sample: 0.5, when: prompt_length > 9 || labels.topic == 'x' || shift < 0.1, do: retry}
+  - {id: early, stage: prompt, sample: 0.5, when: prompt_length > 9 || labels.topic == 'x' || typicality < .1, do: retry}
   - {id: part, sample: 0.5, when: "cost > 1.0 || finish_reason == 'length' || threshold < 0.2", do: escalate, due: 4h}
   - {id: sure, sample: 0.9, when: certified || uncertainty < 0.5, do: answer}
   - {id: long, when: text_length > prompt_length, do: abstain, say: Too long.}
@@ -395,7 +400,7 @@ def test_a_policy_with_every_key_is_total_and_answers_only_what_is_certified(fac
     assert ruling.due == (14_400.0 if ruling.rule == "part" else None)
     assert early.ruling is None or early.ruling.action is Action.RETRY
     assert early == policy.evaluate_prompt(facts)
-    assert policy.audits(facts.lot) is policy.audits(facts.lot)
+    assert policy.audits(facts.sampling_key) is policy.audits(facts.sampling_key)
 
 
 @settings(max_examples=100, deadline=None)
@@ -433,7 +438,7 @@ EARLY = st.lists(
                 "uncertainty < 0.5",
                 "!(uncertainty < 0.5)",
                 "seconds < 1.0",
-                "shift < 0.5",
+                "typicality < 0.5",
                 "labels.x == 1",
             ]
         ),
@@ -443,8 +448,16 @@ EARLY = st.lists(
 )
 PAIRS = st.tuples(FACTS, SHARES, SHARES, st.text(max_size=2)).map(
     lambda each: (
-        replace(each[0], error="", statistics=None, seconds=0.5, uncertainty=each[1], shift=each[2], lot=each[3]),
-        replace(each[0], lot=each[3]),
+        replace(
+            each[0],
+            error="",
+            statistics=None,
+            seconds=0.5,
+            uncertainty=each[1],
+            typicality=each[2],
+            sampling_key=each[3],
+        ),
+        replace(each[0], sampling_key=each[3]),
     )
 )
 
@@ -473,4 +486,4 @@ def test_a_rule_that_some_way_through_both_stages_reaches_is_never_called_unreac
         if said.ruling is not None and not answer.error:  # a model may fail before its rules are asked
             assert said.ruling.rule not in refused
         else:
-            assert engine.evaluate(replace(answer, held_back=said.held_back)).rule not in refused
+            assert engine.evaluate(replace(answer, answer_blocked_by=said.answer_blocked_by)).rule not in refused

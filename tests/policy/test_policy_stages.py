@@ -23,7 +23,7 @@ def test_each_stage_has_its_own_rules_in_their_order() -> None:
         "id: early, stage: prompt, when: uncertainty > 0.5, do: abstain, say: No.",
         "id: later, stage: answer, do: escalate",
     )
-    doubtful = Facts(uncertainty=0.9, shift=0.5)
+    doubtful = Facts(uncertainty=0.9, typicality=0.5)
     early = both.evaluate_prompt(doubtful).ruling
     assert early is not None
     assert (early.action, early.rule, early.say) == (Action.ABSTAIN, "early", "No.")
@@ -35,12 +35,12 @@ def test_where_no_prompt_rule_holds_the_model_goes_on() -> None:
     passed = policy("id: early, stage: prompt, when: uncertainty > 0.5, do: abstain").evaluate_prompt(Facts())
     assert passed.ruling is None
     assert passed.reasons == ("rule 'early' passed over: `uncertainty > 0.5` is false (uncertainty is missing)",)
-    assert passed.held_back == ""
+    assert passed.answer_blocked_by == ""
 
 
 def test_without_prompt_rules_there_is_nothing_to_say() -> None:
     said = policy("id: a, do: abstain").evaluate_prompt(Facts(uncertainty=1.0))
-    assert (said.ruling, said.reasons, said.held_back) == (None, (), "")
+    assert (said.ruling, said.reasons, said.answer_blocked_by) == (None, (), "")
 
 
 def test_what_holds_an_answer_back_at_the_prompt_holds_it_back_later() -> None:
@@ -50,13 +50,13 @@ def test_what_holds_an_answer_back_at_the_prompt_holds_it_back_later() -> None:
     )
     early = both.evaluate_prompt(Facts(uncertainty=0.1))
     assert early.ruling is None
-    assert early.held_back.startswith("rule 'mine' couldn't be evaluated, so nothing is answered after it")
-    sure = Facts(uncertainty=0.1, shift=0.5)
+    assert early.answer_blocked_by.startswith("rule 'mine' couldn't be evaluated, so nothing is answered after it")
+    sure = Facts(uncertainty=0.1, typicality=0.5)
     assert both.evaluate(sure).action is Action.ANSWER
-    held = Facts(uncertainty=0.1, shift=0.5, held_back=early.held_back)
+    held = Facts(uncertainty=0.1, typicality=0.5, answer_blocked_by=early.answer_blocked_by)
     ruling = both.evaluate(held)
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, None)
-    assert early.held_back in ruling.reasons[0]
+    assert early.answer_blocked_by in ruling.reasons[0]
 
 
 def test_a_retry_at_the_prompt_needs_a_larger_tier() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.config import GuardConfig, read_config
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Facts, Policy
+from ilis_guard.policy.context import check_config
+from ilis_guard.policy.lint_config import notices
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Decision, Generation, Labels, Statistics
-from ilis_guard.wiring.ground import check_config
-from ilis_guard.wiring.notices import notices
 
 FOLDER = Path(__file__).parents[2] / "policies"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -74,7 +74,7 @@ tiers:
     cost: {per_request: 0.01}
 review:
   storage: sqlite:///tickets.db
-  receivers: [{name: all, url: "https://example.com/hooks", secret: "${SECRET}"}]
+  endpoints: [{name: all, url: "https://example.com/hooks", secret: "${SECRET}"}]
 """
     )
     return read_config(path)
@@ -120,13 +120,13 @@ def test_the_others_guarantee_nothing(name: str, operated: GuardConfig) -> None:
     "facts",
     [
         Facts(),
-        Facts(uncertainty=math.nan, shift=math.nan),
-        Facts(uncertainty=0.01, shift=0.9, error="time-out", statistics=CALM),
-        Facts(uncertainty=0.01, shift=0.9, error="time-out", statistics=CALM, last_tier=False),
-        Facts(uncertainty=-1.0, shift=0.9, statistics=CALM),
-        Facts(uncertainty=0.01, shift=None, statistics=CALM),
-        Facts(uncertainty=0.01, shift=math.nan, statistics=CALM),
-        Facts(uncertainty=0.01, shift=0.0, statistics=CALM),
+        Facts(uncertainty=math.nan, typicality=math.nan),
+        Facts(uncertainty=0.01, typicality=0.9, error="time-out", statistics=CALM),
+        Facts(uncertainty=0.01, typicality=0.9, error="time-out", statistics=CALM, last_tier=False),
+        Facts(uncertainty=-1.0, typicality=0.9, statistics=CALM),
+        Facts(uncertainty=0.01, typicality=None, statistics=CALM),
+        Facts(uncertainty=0.01, typicality=math.nan, statistics=CALM),
+        Facts(uncertainty=0.01, typicality=0.0, statistics=CALM),
     ],
 )
 def test_no_shipped_policy_answers_blindly(name: str, threshold: float | None, facts: Facts) -> None:
@@ -135,7 +135,7 @@ def test_no_shipped_policy_answers_blindly(name: str, threshold: float | None, f
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_shipped_policy_answers_what_its_guarantee_does_not_cover(name: str) -> None:
-    sure = Facts(uncertainty=0.01, shift=0.9, statistics=CALM, labels={"has_context": True})
+    sure = Facts(uncertainty=0.01, typicality=0.9, statistics=CALM, labels={"has_context": True})
     guaranteed = Policy.load(name).guarantee is not None
     assert outcome(name, replace(sure, threshold=0.02))[0] == "answer"
     for threshold in (None, math.nan, 0.009):
@@ -145,12 +145,12 @@ def test_no_shipped_policy_answers_what_its_guarantee_does_not_cover(name: str) 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.24, shift=0.5), ("answer", "sure", None)),
-        (Facts(uncertainty=0.24, shift=0.01), ("answer", "sure", None)),
-        (Facts(uncertainty=0.25, shift=0.5), ("escalate", "unsure-so-ask-a-person", "default")),
-        (Facts(uncertainty=0.25, shift=0.5, last_tier=False), ("retry", "unsure-so-try-larger", None)),
-        (Facts(uncertainty=0.75, shift=0.5), ("abstain", "hopeless", None)),
-        (Facts(uncertainty=0.75, shift=0.001), ("escalate", "unsure-so-ask-a-person", "default")),
+        (Facts(uncertainty=0.24, typicality=0.5), ("answer", "sure", None)),
+        (Facts(uncertainty=0.24, typicality=0.01), ("answer", "sure", None)),
+        (Facts(uncertainty=0.25, typicality=0.5), ("escalate", "unsure-so-ask-a-person", "default")),
+        (Facts(uncertainty=0.25, typicality=0.5, last_tier=False), ("retry", "unsure-so-try-larger", None)),
+        (Facts(uncertainty=0.75, typicality=0.5), ("abstain", "hopeless", None)),
+        (Facts(uncertainty=0.75, typicality=0.001), ("escalate", "unsure-so-ask-a-person", "default")),
         (Facts(), ("abstain", "hopeless", None)),
         (Facts(error="x", last_tier=False), ("retry", "failed-so-try-larger", None)),
         (Facts(error="x"), ("escalate", "failed-so-ask-a-person", "default")),
@@ -181,12 +181,12 @@ def test_default_in_a_guard() -> None:
     ],
 )
 def test_customer_support(labels: Labels, uncertainty: float, expected: tuple[str, str, str | None]) -> None:
-    facts = Facts(uncertainty=uncertainty, threshold=0.3, shift=0.5, labels=labels)
+    facts = Facts(uncertainty=uncertainty, threshold=0.3, typicality=0.5, labels=labels)
     assert outcome("customer-support", facts) == expected
 
 
 def test_customer_support_tries_a_larger_tier_only_while_the_customer_waits_short() -> None:
-    unsure = Facts(uncertainty=0.6, threshold=0.3, shift=0.5, last_tier=False)
+    unsure = Facts(uncertainty=0.6, threshold=0.3, typicality=0.5, last_tier=False)
     assert outcome("customer-support", replace(unsure, seconds=2.0))[0] == "retry"
     assert outcome("customer-support", replace(unsure, seconds=12.0))[0] == "escalate"
     assert outcome("customer-support", Facts(error="x", last_tier=False))[:2] == ("retry", "failed-so-try-larger")
@@ -219,18 +219,21 @@ def test_customer_support_in_a_guard() -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.04, shift=0.5, statistics=CALM), ("answer", "very-sure", None)),
-        (Facts(uncertainty=0.06, shift=0.5, statistics=CALM), ("escalate", "ask-a-clinician", "clinician")),
-        (Facts(uncertainty=0.04, shift=0.5), ("escalate", "ask-a-clinician", "clinician")),
+        (Facts(uncertainty=0.04, typicality=0.5, statistics=CALM), ("answer", "very-sure", None)),
+        (Facts(uncertainty=0.06, typicality=0.5, statistics=CALM), ("escalate", "ask-a-clinician", "clinician")),
+        (Facts(uncertainty=0.04, typicality=0.5), ("escalate", "ask-a-clinician", "clinician")),
         (
-            Facts(uncertainty=0.04, shift=0.5, statistics=replace(CALM, margin_min=0.09)),
+            Facts(uncertainty=0.04, typicality=0.5, statistics=replace(CALM, margin_min=0.09)),
             ("escalate", "ask-a-clinician", "clinician"),
         ),
-        (Facts(uncertainty=0.04, shift=0.04, statistics=CALM), ("escalate", "unknown-ground", "clinician")),
-        (Facts(uncertainty=0.2, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
-        (Facts(uncertainty=0.3, shift=0.5, last_tier=False), ("escalate", "ask-a-clinician", "clinician")),
+        (Facts(uncertainty=0.04, typicality=0.04, statistics=CALM), ("escalate", "unknown-ground", "clinician")),
+        (Facts(uncertainty=0.2, typicality=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(uncertainty=0.3, typicality=0.5, last_tier=False), ("escalate", "ask-a-clinician", "clinician")),
         (Facts(error="x", last_tier=False), ("escalate", "failed", "clinician")),
-        (Facts(uncertainty=0.01, shift=0.5, statistics=CALM, labels={"urgent": False}), ("answer", "very-sure", None)),
+        (
+            Facts(uncertainty=0.01, typicality=0.5, statistics=CALM, labels={"urgent": False}),
+            ("answer", "very-sure", None),
+        ),
     ],
 )
 def test_clinical(facts: Facts, expected: tuple[str, str, str | None]) -> None:
@@ -262,7 +265,7 @@ def test_clinical_in_a_guard_shows_every_answer_to_a_clinician() -> None:
 @pytest.mark.parametrize("error", ["", "x"])
 @pytest.mark.parametrize("uncertainty", [None, 0.0, 0.2, 0.6, 1.0])
 def test_clinical_never_abstains(uncertainty: float | None, error: str) -> None:
-    facts = Facts(uncertainty=uncertainty, threshold=0.05, shift=0.5, error=error)
+    facts = Facts(uncertainty=uncertainty, threshold=0.05, typicality=0.5, error=error)
     assert outcome("clinical", facts)[0] != "abstain"
     assert outcome("clinical", replace(facts, threshold=None))[0] == "escalate"
 
@@ -270,11 +273,11 @@ def test_clinical_never_abstains(uncertainty: float | None, error: str) -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.95, shift=0.5, last_tier=False), ("retry", "too-hard-for-this-tier")),
-        (Facts(uncertainty=0.89, shift=0.5, last_tier=False), None),
-        (Facts(uncertainty=0.95, shift=0.5), None),
-        (Facts(uncertainty=0.98, shift=0.5), ("abstain", "too-hard-for-all")),
-        (Facts(uncertainty=0.98, shift=0.01), None),
+        (Facts(uncertainty=0.95, typicality=0.5, last_tier=False), ("retry", "too-hard-for-this-tier")),
+        (Facts(uncertainty=0.89, typicality=0.5, last_tier=False), None),
+        (Facts(uncertainty=0.95, typicality=0.5), None),
+        (Facts(uncertainty=0.98, typicality=0.5), ("abstain", "too-hard-for-all")),
+        (Facts(uncertainty=0.98, typicality=0.01), None),
         (Facts(last_tier=False), None),
     ],
 )
@@ -285,12 +288,12 @@ def test_cost_first_at_the_prompt(facts: Facts, expected: tuple[str, str] | None
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.29, shift=0.5), ("answer", "sure-enough", None)),
-        (Facts(uncertainty=0.29, shift=0.001), ("escalate", "ask-a-person", "default")),
-        (Facts(uncertainty=0.3, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(uncertainty=0.29, typicality=0.5), ("answer", "sure-enough", None)),
+        (Facts(uncertainty=0.29, typicality=0.001), ("escalate", "ask-a-person", "default")),
+        (Facts(uncertainty=0.3, typicality=0.5, last_tier=False), ("retry", "try-larger", None)),
         (Facts(error="x", last_tier=False), ("retry", "try-larger", None)),
         (Facts(error="x"), ("escalate", "ask-a-person", "default")),
-        (Facts(uncertainty=0.6, shift=0.5), ("abstain", "decline", None)),
+        (Facts(uncertainty=0.6, typicality=0.5), ("abstain", "decline", None)),
         (Facts(), ("abstain", "decline", None)),
     ],
 )
@@ -327,18 +330,18 @@ def test_code_assistant_at_the_prompt(facts: Facts, expected: tuple[str, str] | 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.39, shift=0.5), ("answer", "sure-enough", None)),
-        (Facts(uncertainty=0.39, shift=0.5, labels={"task": "complete"}), ("answer", "sure-enough", None)),
-        (Facts(uncertainty=0.39, shift=0.5, labels={"task": "explain"}), ("abstain", "decline", None)),
-        (Facts(uncertainty=0.19, shift=0.5, labels={"task": "explain"}), ("answer", "sure-explanation", None)),
-        (Facts(uncertainty=0.1, shift=0.5, finish_reason="length"), ("abstain", "failed-or-cut", None)),
+        (Facts(uncertainty=0.39, typicality=0.5), ("answer", "sure-enough", None)),
+        (Facts(uncertainty=0.39, typicality=0.5, labels={"task": "complete"}), ("answer", "sure-enough", None)),
+        (Facts(uncertainty=0.39, typicality=0.5, labels={"task": "explain"}), ("abstain", "decline", None)),
+        (Facts(uncertainty=0.19, typicality=0.5, labels={"task": "explain"}), ("answer", "sure-explanation", None)),
+        (Facts(uncertainty=0.1, typicality=0.5, finish_reason="length"), ("abstain", "failed-or-cut", None)),
         (
-            Facts(uncertainty=0.1, shift=0.5, finish_reason="length", last_tier=False),
+            Facts(uncertainty=0.1, typicality=0.5, finish_reason="length", last_tier=False),
             ("retry", "failed-or-cut-so-try-larger", None),
         ),
         (Facts(error="x"), ("abstain", "failed-or-cut", None)),
-        (Facts(uncertainty=0.4, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
-        (Facts(uncertainty=0.4, shift=0.5), ("abstain", "decline", None)),
+        (Facts(uncertainty=0.4, typicality=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(uncertainty=0.4, typicality=0.5), ("abstain", "decline", None)),
         (Facts(), ("abstain", "decline", None)),
     ],
 )
@@ -376,16 +379,22 @@ def test_rag_with_context_at_the_prompt(labels: Labels, expected: tuple[str, str
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.1, shift=0.5), ("answer", "sure-enough")),
-        (Facts(uncertainty=0.1, shift=0.5, labels={"age_days": 730}), ("answer", "sure-enough")),
-        (Facts(uncertainty=0.1, shift=0.5, labels={"age_days": 730.5}), ("escalate", "outdated")),
-        (Facts(uncertainty=0.1, shift=0.04, last_tier=False), ("retry", "try-larger")),
-        (Facts(uncertainty=0.1, shift=0.5, finish_reason="length", last_tier=False), ("retry", "failed-so-try-larger")),
+        (Facts(uncertainty=0.1, typicality=0.5), ("answer", "sure-enough")),
+        (Facts(uncertainty=0.1, typicality=0.5, labels={"age_days": 730}), ("answer", "sure-enough")),
+        (Facts(uncertainty=0.1, typicality=0.5, labels={"age_days": 730.5}), ("escalate", "outdated")),
+        (Facts(uncertainty=0.1, typicality=0.04, last_tier=False), ("retry", "try-larger")),
+        (
+            Facts(uncertainty=0.1, typicality=0.5, finish_reason="length", last_tier=False),
+            ("retry", "failed-so-try-larger"),
+        ),
         (Facts(error="x", last_tier=False), ("retry", "failed-so-try-larger")),
-        (Facts(uncertainty=0.3, shift=0.5, lot="lot 12"), ("escalate", "show-an-editor")),
-        (Facts(uncertainty=0.3, shift=0.5, lot="lot 0"), ("abstain", "read-it-yourself")),
-        (Facts(uncertainty=0.1, shift=0.5, finish_reason="length", lot="lot 0"), ("abstain", "read-it-yourself")),
-        (Facts(error="x", lot="lot 0"), ("abstain", "read-it-yourself")),
+        (Facts(uncertainty=0.3, typicality=0.5, sampling_key="lot 12"), ("escalate", "show-an-editor")),
+        (Facts(uncertainty=0.3, typicality=0.5, sampling_key="lot 0"), ("abstain", "read-it-yourself")),
+        (
+            Facts(uncertainty=0.1, typicality=0.5, finish_reason="length", sampling_key="lot 0"),
+            ("abstain", "read-it-yourself"),
+        ),
+        (Facts(error="x", sampling_key="lot 0"), ("abstain", "read-it-yourself")),
     ],
 )
 def test_rag_with_context_on_the_answer(facts: Facts, expected: tuple[str, str]) -> None:
@@ -393,7 +402,7 @@ def test_rag_with_context_on_the_answer(facts: Facts, expected: tuple[str, str])
 
 
 def test_rag_with_context_shows_an_editor_a_fifth() -> None:
-    unsure = [Facts(uncertainty=0.9, lot=f"lot {number}") for number in range(2000)]
+    unsure = [Facts(uncertainty=0.9, sampling_key=f"lot {number}") for number in range(2000)]
     policy = Policy.load("rag-with-context")
     shown = sum(policy.evaluate(facts).rule == "show-an-editor" for facts in unsure)
     assert 340 < shown < 460
@@ -412,10 +421,10 @@ def test_rag_with_context_in_a_guard_asks_no_model_where_nothing_was_found() -> 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (Facts(uncertainty=0.3, shift=0.5), ("answer", "covered", None)),
-        (Facts(uncertainty=0.31, shift=0.5, last_tier=False), ("retry", "try-larger", None)),
-        (Facts(uncertainty=0.31, shift=0.5), ("escalate", "ask-a-person", "support")),
-        (Facts(uncertainty=0.1, shift=0.001, last_tier=False), ("escalate", "unknown-ground", "support")),
+        (Facts(uncertainty=0.3, typicality=0.5), ("answer", "covered", None)),
+        (Facts(uncertainty=0.31, typicality=0.5, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(uncertainty=0.31, typicality=0.5), ("escalate", "ask-a-person", "support")),
+        (Facts(uncertainty=0.1, typicality=0.001, last_tier=False), ("escalate", "unknown-ground", "support")),
         (Facts(error="x", last_tier=False), ("escalate", "failed", "support")),
         (Facts(), ("escalate", "ask-a-person", "support")),
     ],

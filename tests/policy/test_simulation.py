@@ -11,26 +11,26 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from ilis_guard.calling import TierCost
+from ilis_guard.cascade.tier import Tier
+from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ModelError, PolicyError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.policy.recorded import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, Few, Recorded, RecordedTier
+from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, Few, Recorded, RecordedTier
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes, simulate
-from ilis_guard.policy.way import AttemptFacts, Way
+from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.tiers import Tier
 from ilis_guard.types import Action, Generation, Labels, Score, Statistics
 
 NAMES = ("small", "middle", "large")
 COST = TierCost(per_request=0.1, per_million_prompt_tokens=0.15e6, per_million_tokens=0.02e6)
 CONDITIONS = (
     "uncertainty < 0.25",
-    "uncertainty <= 0.5 && shift >= 0.25",
-    "!(shift < 0.5) && uncertainty < 0.75",
+    "uncertainty <= 0.5 && typicality >= 0.25",
+    "!(typicality < 0.5) && uncertainty < 0.75",
     "uncertainty < 0.5 || error != ''",
     "uncertainty * 2.0 < 1.0",
-    "uncertainty + shift < 1.0",
+    "uncertainty + typicality < 1.0",
     "statistics.margin_min > 0.25 && uncertainty < 0.9",
     "1.0 / statistics.logprob_sum < 0.0 && uncertainty < 0.9",
     "labels.topic == 'law' && uncertainty < 0.9",
@@ -47,7 +47,7 @@ CONDITIONS = (
 )
 AT_PROMPT = (
     "uncertainty > 0.5",
-    "uncertainty >= 0.25 && !(shift > 0.5)",
+    "uncertainty >= 0.25 && !(typicality > 0.5)",
     "labels.topic == 'law'",
     "has(labels.topic) && labels.topic == 'law'",
     "tokens > 3",
@@ -58,7 +58,7 @@ AT_PROMPT = (
 )
 CERTIFIED = (
     "certified",
-    "certified && shift >= 0.5",
+    "certified && typicality >= 0.5",
     "uncertainty <= threshold && certified",
     "threshold > 0.25 && certified",
 )
@@ -73,7 +73,7 @@ class Tried:
 
     came_to: int = ANSWERED
     uncertainty: float | None = None
-    shift: float | None = None
+    typicality: float | None = None
     prompt: tuple[float, float | None] | None = None
     statistics: tuple[float, float, float, float] | None = None
     tokens: int = 1
@@ -122,9 +122,9 @@ def recorded_of(asked: Sequence[Asked], *, scores_prompts: Sequence[bool] = (Fal
                 scores_prompts=scored,
                 came_to=np.array([one.came_to for one in tried], dtype=np.int8),
                 uncertainty=column([one.uncertainty for one in tried]),
-                shift=column([one.shift for one in tried]),
+                typicality=column([one.typicality for one in tried]),
                 prompt_uncertainty=column([one.prompt[0] if one.prompt else None for one in tried]),
-                prompt_shift=column([one.prompt[1] if one.prompt else None for one in tried]),
+                prompt_typicality=column([one.prompt[1] if one.prompt else None for one in tried]),
                 statistics=np.array([one.statistics or nothing for one in tried]),
                 tokens=counts([one.tokens for one in tried]),
                 seconds=column([one.seconds for one in tried]),
@@ -160,24 +160,24 @@ def told(outcomes: Outcomes, row: int) -> tuple[object, ...]:
 
 def alone(policy: Policy, recorded: Recorded, row: int, thresholds: dict[str, float | None]) -> tuple[object, ...]:
     """One request's way, step by step, without anything that puts requests together; everything was recorded."""
-    way = Way(
+    way = CascadeState(
         policy=policy,
         left=[tier.name for tier in recorded.tiers],
         labels=recorded.labels[row] or {},
         prompt_length=int(recorded.prompt_length[row]),
-        lot=recorded.ids[row],
+        sampling_key=recorded.ids[row],
         thresholds=thresholds,
     )
     while True:
         tier = next(tier for tier in recorded.tiers if tier.name == way.left[0])
-        ruling, held_back, attempt = None, "", tier.attempt(row, "prompt")
+        ruling, answer_blocked_by, attempt = None, "", tier.attempt(row, "prompt")
         failed_before = tier.scores_prompts and attempt.uncertainty is None
         if policy.prompt_rules and not failed_before:
             early = way.at_prompt(attempt)
-            ruling, held_back = early.ruling, early.held_back
+            ruling, answer_blocked_by = early.ruling, early.answer_blocked_by
         if ruling is None:
             attempt = tier.attempt(row, "answer")
-            ruling = way.at_answer(attempt, held_back=held_back)
+            ruling = way.at_answer(attempt, answer_blocked_by=answer_blocked_by)
         if ruling.action is not Action.RETRY:
             made = [*way.before, attempt]
             seconds = cost = 0.0
@@ -236,7 +236,7 @@ def tried(random: np.random.Generator, *, scores_prompts: bool) -> Tried:
     numbers = (0.0, 0.125, 0.25, float(np.nextafter(0.25, 1)), 0.3, 0.5, 0.75, 0.9, 1.0, random.random())
     return Tried(
         uncertainty=one(*numbers) if has_score else None,
-        shift=one(None, *numbers) if has_score else None,
+        typicality=one(None, *numbers) if has_score else None,
         prompt=(one(*numbers), one(None, *numbers)) if scores_prompts and not (failed and one(True, False)) else None,
         statistics=None if failed else one(None, (-0.0, -0.1, 0.2, 0.5), (0.0, -0.1, 0.2, 0.2)),
         tokens=0 if failed else one(0, 2, 3, 4),
@@ -295,13 +295,13 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
             seconds=0.0,
             statistics=statistics,
         )
-        nothing = math.nan if one.shift is None else one.shift
-        score = None if one.uncertainty is None else FixedScorer(Score(uncertainty=one.uncertainty, shift=nothing))
+        nothing = math.nan if one.typicality is None else one.typicality
+        score = None if one.uncertainty is None else FixedScorer(Score(uncertainty=one.uncertainty, typicality=nothing))
         prompt = None
         if scored:
             of_prompt = one.prompt or (0.0, None)
-            shift = math.nan if of_prompt[1] is None else of_prompt[1]
-            prompt = FixedScorer(Score(uncertainty=of_prompt[0], shift=shift))
+            typicality = math.nan if of_prompt[1] is None else of_prompt[1]
+            prompt = FixedScorer(Score(uncertainty=of_prompt[0], typicality=typicality))
         model = FakeModel(ModelError("down") if one.error.startswith("ModelError") else said)
         tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt, cost=COST))
     with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:
@@ -463,9 +463,9 @@ def test_zeros_of_either_sign_are_told_apart_where_a_rule_may_divide_by_them() -
         ("uncertainty + 0.0 < 0.5", True),
         ("0.0 + uncertainty < 0.5", True),
         ("-uncertainty < -0.5", True),
-        ("uncertainty < 0.5 + shift", True),
+        ("uncertainty < 0.5 + typicality", True),
         ("[uncertainty].exists(x, x < 0.5)", True),
-        ("uncertainty < shift && uncertainty < 0.5", True),
+        ("uncertainty < typicality && uncertainty < 0.5", True),
     ],
 )
 def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
@@ -475,17 +475,20 @@ def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
     random = np.random.default_rng(0)
     values = [(random.random(), random.random()) for _ in range(200)]
     recorded = recorded_of(
-        [Asked(str(n), (Tried(uncertainty=u, shift=s),), labels={"topic": "law"}) for n, (u, s) in enumerate(values)]
+        [
+            Asked(str(n), (Tried(uncertainty=u, typicality=s),), labels={"topic": "law"})
+            for n, (u, s) in enumerate(values)
+        ]
     )
-    asked: list[AttemptFacts] = []
-    really = Way.at_answer
+    asked: list[AttemptSummary] = []
+    really = CascadeState.at_answer
 
-    def counted(way: Way, newest: AttemptFacts, *, held_back: str = "") -> object:
+    def counted(way: CascadeState, newest: AttemptSummary, *, answer_blocked_by: str = "") -> object:
         asked.append(newest)
-        return really(way, newest, held_back=held_back)
+        return really(way, newest, answer_blocked_by=answer_blocked_by)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Way, "at_answer", counted)
+        patched.setattr(CascadeState, "at_answer", counted)
         outcomes = simulate(policy, recorded)
     assert (len(asked) == 200) is one_by_one
     assert len(asked) <= 5 or one_by_one

@@ -9,8 +9,8 @@ from ilis_guard.types import Ticket
 from tests.reviewing import Clock, put
 
 if TYPE_CHECKING:
+    from tests.endpoint import Endpoint
     from tests.postgresql import Server
-    from tests.receiver import Receiver
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def escalate(review: ReviewQueue) -> Callable[..., Ticket]:
 
 
 @pytest.fixture
-def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Receiver]":
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Endpoint]":
     """An https server on this machine that hears webhooks; whoever trusts this process's authorities trusts it."""
-    from tests.receiver import listening
+    from tests.endpoint import listening
 
     with listening(tmp_path) as heard:
         monkeypatch.setenv("SSL_CERT_FILE", str(heard.authority))

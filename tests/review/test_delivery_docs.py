@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.config import read_config
+from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.config.queues import EVENTS, EndpointSettings
+from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.deliveries import SCHEDULE
-from ilis_guard.review.settings import EVENTS, ReceiverSettings
 from ilis_guard.review.signing import sign
 from ilis_guard.review.templates import Message, template_for
 from ilis_guard.types import Verdict
-from tests.receiver import Receiver, answering
+from tests.endpoint import Endpoint, answering
 from tests.review.test_delivery_worker import OLD, rows, to, worker
 from tests.reviewing import Clock, put
 
@@ -44,19 +45,19 @@ def _shape(value: Any) -> Any:
 
 
 async def test_the_payloads_are_those_that_are_sent(
-    sqlite: str, clock: Clock, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    sqlite: str, clock: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_SECRET", OLD)
-    receiver.answer = lambda exchange: exchange.reply(410 if exchange.path == "/gone" else 200)
-    gone = ReceiverSettings(**to(receiver, name="gone", url=receiver.url.replace("/hook", "/gone")))
-    hears_all = ReceiverSettings(**to(receiver, events=EVENTS))
-    with ReviewQueue(sqlite, receivers=[hears_all, gone], clock=clock) as queue:
+    endpoint.answer = lambda exchange: exchange.reply(410 if exchange.path == "/gone" else 200)
+    gone = EndpointSettings(**to(endpoint, name="gone", url=endpoint.url.replace("/hook", "/gone")))
+    hears_all = EndpointSettings(**to(endpoint, events=EVENTS))
+    with ReviewQueue(sqlite, endpoints=[hears_all, gone], clock=clock) as queue:
         ticket = put(queue, "d", due=3600.0)
         queue.claim(ticket.id, reviewer="ana")
         queue.resolve(ticket.id, Verdict.CORRECT, text="2403 °C", reviewer="ana")
         await worker(queue).drain()
         await worker(queue).drain()
-    sent = {body["type"]: body for body in (json.loads(heard.body) for heard in receiver.heard)}
+    sent = {body["type"]: body for body in (json.loads(heard.body) for heard in endpoint.heard)}
 
     for event in ("ticket.resolved", "delivery.exhausted"):
         assert _shape(sent[event]) == _shape(_example(event))
@@ -87,14 +88,14 @@ def test_the_guard_yaml_is_one(tmp_path: Path) -> None:
     (tmp_path / "desk.j2").write_text(_blocks("jinja")[0])
     review = read_config(tmp_path / "guard.yaml").review
     assert review is not None
-    assert [receiver.template for receiver in review.receivers][:3] == ["generic", "slack", "pagerduty"]
-    with review.open() as queue:
-        review.deliverer(queue)
+    assert [endpoint.template for endpoint in review.endpoints][:3] == ["generic", "slack", "pagerduty"]
+    with open_queue(review) as queue:
+        outbox_relay(review, queue)
 
 
 def test_the_jinja_template_makes_json(tmp_path: Path) -> None:
     (tmp_path / "desk.j2").write_text(_blocks("jinja")[0])
-    settings = ReceiverSettings(name="desk", url="https://hooks.test/", template=str(tmp_path / "desk.j2"))
+    settings = EndpointSettings(name="desk", url="https://hooks.test/", template=str(tmp_path / "desk.j2"))
     example = _example("ticket.resolved")
     message = Message(id="c0ffee", type='a "quoted" type', at=0.0, data=example["data"])
     assert json.loads(template_for(settings)(message)) == {
@@ -106,22 +107,22 @@ def test_the_jinja_template_makes_json(tmp_path: Path) -> None:
 
 
 async def test_a_worker_runs_in_ones_own_process_as_shown(
-    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOOK_SECRET", OLD)
-    hook = f"{{name: crm, url: '{receiver.url}', secret: '${{HOOK_SECRET}}'}}"
-    review = f"review: {{storage: 'sqlite:///t.db', internal_hosts: ['127.0.0.1'], receivers: [{hook}]}}\n"
+    hook = f"{{name: crm, url: '{endpoint.url}', secret: '${{HOOK_SECRET}}'}}"
+    review = f"review: {{storage: 'sqlite:///t.db', internal_hosts: ['127.0.0.1'], endpoints: [{hook}]}}\n"
     (tmp_path / "guard.yaml").write_text(GUARD + review)
-    receiver.answer = answering(200)
-    snippet = next(block for block in _blocks("python") if "deliverer" in block)
+    endpoint.answer = answering(200)
+    snippet = next(block for block in _blocks("python") if "outbox_relay" in block)
     # In place of the dots, what a program does meanwhile.
     snippet = snippet.replace("    ...\n", "    await meanwhile(queue)\n")
     module = ast.parse(f"async def shown():\n{textwrap.indent(snippet, '    ')}")
 
     async def meanwhile(queue: ReviewQueue) -> None:
         put(queue, "d")
-        await asyncio.to_thread(receiver.await_heard, 1)
+        await asyncio.to_thread(endpoint.await_heard, 1)
 
     scope: dict[str, Any] = {"asyncio": asyncio, "meanwhile": meanwhile}
     exec(compile(module, "docs/webhooks.md", "exec"), scope)
@@ -129,7 +130,7 @@ async def test_a_worker_runs_in_ones_own_process_as_shown(
 
     config = read_config("guard.yaml").review
     assert config is not None
-    with config.open() as queue:
+    with open_queue(config) as queue:
         assert [row.state for row in rows(queue)] == ["delivered"]
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.review import ReviewQueue, migrate
 from ilis_guard.review.deliveries import LEASE_SECONDS
-from ilis_guard.review.settings import ReceiverSettings
 from ilis_guard.review.worker import AT_ONCE
-from tests.receiver import Exchange, Receiver, answering
+from tests.endpoint import Endpoint, Exchange, answering
 from tests.review.test_delivery_worker import OLD, rows, states, to, until, worker
 from tests.reviewing import Clock, put
 
@@ -29,8 +29,8 @@ import asyncio, os, signal, sys, time
 from sqlalchemy import Engine, event
 from ilis_guard.review import ReviewQueue, deliveries
 from ilis_guard.review.sending import Sender
-from ilis_guard.review.settings import ReceiverSettings
-from ilis_guard.review.worker import Deliverer
+from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.review.worker import OutboxRelay
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -48,9 +48,9 @@ def die_at(number):
 send, turn = Sender.send, deliveries.turn
 url, hook, late = sys.argv[1:]
 told = {"name": "crm", "url": hook, "secret": "${HOOK_SECRET}", "events": ("ticket.created",)}
-receiver = ReceiverSettings(**told, per_second=10_000.0)
-queue = ReviewQueue(url, receivers=[receiver], clock=lambda: time.time() + float(late))
-deliverer = Deliverer(queue, internal_hosts=["127.0.0.1"])
+endpoint = EndpointSettings(**told, per_second=10_000.0)
+queue = ReviewQueue(url, endpoints=[endpoint], clock=lambda: time.time() + float(late))
+deliverer = OutboxRelay(queue, internal_hosts=["127.0.0.1"])
 
 async def run_until_sigterm():
     stop = asyncio.Event()
@@ -84,27 +84,27 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def waiting(url: str, receiver: Receiver) -> Callable[[int], None]:
+def waiting(url: str, endpoint: Endpoint) -> Callable[[int], None]:
     """Fills an outbox, and leaves nothing open."""
 
     def fill(count: int) -> None:
-        with _queue(url, receiver) as queue:
+        with _queue(url, endpoint) as queue:
             for number in range(count):
                 put(queue, f"d{number}")
 
     return fill
 
 
-def _queue(url: str, receiver: Receiver, *, late: float = 0.0) -> ReviewQueue:
+def _queue(url: str, endpoint: Endpoint, *, late: float = 0.0) -> ReviewQueue:
     """The queue as the processes of this module see it, by a clock that is so many seconds ahead."""
-    crm = ReceiverSettings(**to(receiver, events=("ticket.created",)))
-    return ReviewQueue(url, receivers=[crm], clock=lambda: time.time() + late)
+    crm = EndpointSettings(**to(endpoint, events=("ticket.created",)))
+    return ReviewQueue(url, endpoints=[crm], clock=lambda: time.time() + late)
 
 
 @contextmanager
-def _process(script: str, url: str, receiver: Receiver, *, late: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+def _process(script: str, url: str, endpoint: Endpoint, *, late: float = 0.0) -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), url, receiver.url, str(late)],
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), url, endpoint.url, str(late)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -117,8 +117,8 @@ def _process(script: str, url: str, receiver: Receiver, *, late: float = 0.0) ->
             child.kill()
 
 
-def _dies_of(script: str, url: str, receiver: Receiver) -> None:
-    with _process(script + "\nasyncio.run(deliverer.drain())", url, receiver) as child:
+def _dies_of(script: str, url: str, endpoint: Endpoint) -> None:
+    with _process(script + "\nasyncio.run(deliverer.drain())", url, endpoint) as child:
         child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
 
@@ -135,52 +135,52 @@ def _dies_of(script: str, url: str, receiver: Receiver) -> None:
     ],
 )
 async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
-    waiting: Callable[[int], None], url: str, receiver: Receiver, moment: str, has_sent: bool
+    waiting: Callable[[int], None], url: str, endpoint: Endpoint, moment: str, has_sent: bool
 ) -> None:
     waiting(5)
-    await asyncio.to_thread(_dies_of, moment, url, receiver)
+    await asyncio.to_thread(_dies_of, moment, url, endpoint)
     if has_sent:
-        await asyncio.to_thread(receiver.await_heard, 1)
-    before = list(receiver.ids)
-    with _queue(url, receiver, late=LEASE_SECONDS + 1) as queue:
+        await asyncio.to_thread(endpoint.await_heard, 1)
+    before = list(endpoint.ids)
+    with _queue(url, endpoint, late=LEASE_SECONDS + 1) as queue:
         ids = {row.id for row in rows(queue)}
         await worker(queue).drain()
         assert states(queue) == ["delivered"] * 5
 
     assert bool(before) == has_sent
-    assert set(receiver.ids) == ids
+    assert set(endpoint.ids) == ids
     assert len(ids) == 5
-    assert max(Counter(receiver.ids).values()) <= 2, "what may have been taken is sent once more, under its id"
+    assert max(Counter(endpoint.ids).values()) <= 2, "what may have been taken is sent once more, under its id"
 
 
 async def test_the_first_of_many_that_is_killed_leaves_its_lease_to_nobody_for_a_while(
-    waiting: Callable[[int], None], url: str, receiver: Receiver
+    waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
     waiting(1)
-    await asyncio.to_thread(_dies_of, "Sender.send = die", url, receiver)
-    with _queue(url, receiver) as queue:
+    await asyncio.to_thread(_dies_of, "Sender.send = die", url, endpoint)
+    with _queue(url, endpoint) as queue:
         await worker(queue).drain()
         assert states(queue) == ["pending"]
-    assert receiver.heard == []
+    assert endpoint.heard == []
 
 
 async def test_workers_that_are_killed_again_and_again_deliver_everything_in_the_end(
-    waiting: Callable[[int], None], url: str, receiver: Receiver
+    waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
     waiting(150)
     kills = 4
     for number in range(kills):
         late = number * (LEASE_SECONDS + 1)
-        with _process("asyncio.run(run_until_sigterm())", url, receiver, late=late) as child:
-            await asyncio.to_thread(receiver.await_heard, len(receiver.heard) + 20)
+        with _process("asyncio.run(run_until_sigterm())", url, endpoint, late=late) as child:
+            await asyncio.to_thread(endpoint.await_heard, len(endpoint.heard) + 20)
             child.send_signal(signal.SIGKILL)
-    with _queue(url, receiver, late=kills * (LEASE_SECONDS + 1)) as queue:
+    with _queue(url, endpoint, late=kills * (LEASE_SECONDS + 1)) as queue:
         await worker(queue).drain()
         assert states(queue) == ["delivered"] * 150
         ids = {row.id for row in rows(queue)}
 
-    assert set(receiver.ids) == ids
-    assert len(receiver.ids) - len(ids) <= kills * 2 * AT_ONCE, "only what was in hand is sent twice"
+    assert set(endpoint.ids) == ids
+    assert len(endpoint.ids) - len(ids) <= kills * 2 * AT_ONCE, "only what was in hand is sent twice"
 
 
 def _breaks_off(exchange: Exchange) -> None:
@@ -198,42 +198,42 @@ def _breaks_off(exchange: Exchange) -> None:
         pytest.param(None, id="hangs"),
     ],
 )
-async def test_a_receiver_that_is_broken_for_a_while_hears_it_later(
+async def test_a_endpoint_that_is_broken_for_a_while_hears_it_later(
     url: str,
     clock: Clock,
-    receiver: Receiver,
+    endpoint: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[Exchange], None] | None,
 ) -> None:
     monkeypatch.setattr("ilis_guard.review.sending.TRY_SECONDS", 1.0)
-    receiver.answer = receiver.hang if answer is None else answer
-    crm = ReceiverSettings(**to(receiver))
-    with ReviewQueue(url, receivers=[crm], clock=clock) as queue:
+    endpoint.answer = endpoint.hang if answer is None else answer
+    crm = EndpointSettings(**to(endpoint))
+    with ReviewQueue(url, endpoints=[crm], clock=clock) as queue:
         put(queue, "d")
         await worker(queue).drain()
         (row,) = rows(queue)
         assert (row.state, row.tries) == ("pending", 1)
-        receiver.answer = answering(200)
+        endpoint.answer = answering(200)
         clock.now = row.next_try_at
         await worker(queue).drain()
         assert states(queue) == ["delivered"]
-    assert receiver.ids == [row.id] * 2
+    assert endpoint.ids == [row.id] * 2
 
 
 @pytest.mark.parametrize("way", ["flood", "drip"])
-async def test_a_receiver_whose_answer_never_ends_has_taken_it(
-    waiting: Callable[[int], None], url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, way: str
+async def test_a_endpoint_whose_answer_never_ends_has_taken_it(
+    waiting: Callable[[int], None], url: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr("ilis_guard.review.sending._BODY_SECONDS", 0.2)
-    receiver.answer = getattr(receiver, way)
+    endpoint.answer = getattr(endpoint, way)
     waiting(3)
-    with _queue(url, receiver) as queue:
+    with _queue(url, endpoint) as queue:
         await worker(queue).drain()
         assert states(queue) == ["delivered"] * 3
-    assert len(receiver.heard) == 3
+    assert len(endpoint.heard) == 3
 
 
-async def test_a_database_that_is_restarted_is_waited_for(receiver: Receiver) -> None:
+async def test_a_database_that_is_restarted_is_waited_for(endpoint: Endpoint) -> None:
     from tests.postgresql import binaries, server
     from tests.skips import NO_POSTGRESQL, skip
 
@@ -243,7 +243,7 @@ async def test_a_database_that_is_restarted_is_waited_for(receiver: Receiver) ->
     with server(programs) as running:
         url = running.new_database("restarted")
         migrate(url)
-        with _queue(url, receiver) as queue:
+        with _queue(url, endpoint) as queue:
             for number in range(50):
                 put(queue, f"d{number}")
             gone = asyncio.Event()
@@ -253,11 +253,11 @@ async def test_a_database_that_is_restarted_is_waited_for(receiver: Receiver) ->
                 asyncio.run_coroutine_threadsafe(gone.wait(), loop).result()
                 exchange.reply(200)
 
-            receiver.answer = answer_when_gone
+            endpoint.answer = answer_when_gone
             stop = asyncio.Event()
             with capture_logs() as logged:
                 working = asyncio.create_task(worker(queue).run(stop))
-                await until(lambda: len(receiver.heard) == AT_ONCE)
+                await until(lambda: len(endpoint.heard) == AT_ONCE)
                 await asyncio.to_thread(running.stop, signal.SIGQUIT)
                 gone.set()
                 await until(lambda: any(entry["event"] == "ilis_guard.deliveries.held_up" for entry in logged))
@@ -266,24 +266,24 @@ async def test_a_database_that_is_restarted_is_waited_for(receiver: Receiver) ->
                 stop.set()
                 await working
 
-            assert len(receiver.heard) == 50, "the worker remembered what had been taken when the database went"
-            assert {row.id for row in rows(queue)} == set(receiver.ids)
+            assert len(endpoint.heard) == 50, "the worker remembered what had been taken when the database went"
+            assert {row.id for row in rows(queue)} == set(endpoint.ids)
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-async def test_a_disk_that_is_full_loses_nothing(sqlite: str, receiver: Receiver, is_killed: bool) -> None:
-    with _queue(sqlite, receiver) as queue:
+async def test_a_disk_that_is_full_loses_nothing(sqlite: str, endpoint: Endpoint, is_killed: bool) -> None:
+    with _queue(sqlite, endpoint) as queue:
         put(queue, "d")
         (row,) = rows(queue)
     script = "asyncio.run(run_until_sigterm())"
-    with _process(script, sqlite, receiver) as child:
+    with _process(script, sqlite, endpoint) as child:
 
         def fill_disk(exchange: Exchange) -> None:
             # From now on no file of the worker's grows, nor takes a byte: what it learns it can't write down.
             resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
             exchange.reply(200)
 
-        receiver.answer = fill_disk
+        endpoint.answer = fill_disk
         assert child.stdout is not None
         line = await asyncio.to_thread(child.stdout.readline)
         assert "ilis_guard.deliveries.held_up" in line
@@ -292,23 +292,23 @@ async def test_a_disk_that_is_full_loses_nothing(sqlite: str, receiver: Receiver
             child.kill()
         else:
             resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            with _queue(sqlite, receiver) as queue:
+            with _queue(sqlite, endpoint) as queue:
                 await until(lambda: states(queue) == ["delivered"])
             child.terminate()
             await asyncio.to_thread(child.wait, 60)
             assert child.returncode == 0
-    receiver.answer = answering(200)
-    with _queue(sqlite, receiver, late=LEASE_SECONDS + 1) as queue:
+    endpoint.answer = answering(200)
+    with _queue(sqlite, endpoint, late=LEASE_SECONDS + 1) as queue:
         await worker(queue).drain()
         assert states(queue) == ["delivered"]
-    assert receiver.ids == [row.id] * (2 if is_killed else 1)
+    assert endpoint.ids == [row.id] * (2 if is_killed else 1)
 
 
 async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
-    url: str, clock: Clock, receiver: Receiver
+    url: str, clock: Clock, endpoint: Endpoint
 ) -> None:
-    crm = ReceiverSettings(**to(receiver, per_second=0.5))
-    with ReviewQueue(url, receivers=[crm], clock=clock) as queue:
+    crm = EndpointSettings(**to(endpoint, per_second=0.5))
+    with ReviewQueue(url, endpoints=[crm], clock=clock) as queue:
         put(queue, "before")
         await worker(queue).drain()
         put(queue, "just before")
@@ -320,43 +320,43 @@ async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
         clock.now = start
         await worker(queue).drain()
         assert states(queue) == ["delivered"] * 3
-    assert len(set(receiver.ids)) == 3
+    assert len(set(endpoint.ids)) == 3
 
 
 @pytest.mark.parametrize("first", ["nothing", "retry", "hold", "lease"])
 async def test_what_a_clock_that_ran_far_ahead_put_off_is_sent(
-    url: str, clock: Clock, receiver: Receiver, first: str
+    url: str, clock: Clock, endpoint: Endpoint, first: str
 ) -> None:
     from ilis_guard.review.deliveries import turn
 
     month = 30 * 86_400
-    with ReviewQueue(url, receivers=[ReceiverSettings(**to(receiver))], clock=clock) as queue:
+    with ReviewQueue(url, endpoints=[EndpointSettings(**to(endpoint))], clock=clock) as queue:
         clock.now += month
         put(queue, "d")
         if first == "lease":
             turn(queue._ledger, "other", tried=(), unsent=(), room={"crm": 10})
         elif first != "nothing":
-            receiver.answer = answering(503, headers={"retry-after": "60"} if first == "hold" else {})
+            endpoint.answer = answering(503, headers={"retry-after": "60"} if first == "hold" else {})
             await worker(queue).drain()
         clock.now -= month
-        receiver.answer = answering(204)
+        endpoint.answer = answering(204)
         await worker(queue).drain()
         assert states(queue) == ["delivered"]
 
         # And what it is asked to wait for now holds.
-        receiver.answer = answering(503, headers={"retry-after": "60"})
+        endpoint.answer = answering(503, headers={"retry-after": "60"})
         put(queue, "e")
         await worker(queue).drain()
         put(queue, "f")
         await worker(queue).drain()
-        assert len(receiver.heard) == {"nothing": 2, "lease": 2}.get(first, 3)
+        assert len(endpoint.heard) == {"nothing": 2, "lease": 2}.get(first, 3)
 
 
-async def test_a_lease_holds_when_the_clock_goes_back(url: str, clock: Clock, receiver: Receiver) -> None:
+async def test_a_lease_holds_when_the_clock_goes_back(url: str, clock: Clock, endpoint: Endpoint) -> None:
     from ilis_guard.review.deliveries import turn
 
-    crm = ReceiverSettings(**to(receiver))
-    with ReviewQueue(url, receivers=[crm], clock=clock) as queue:
+    crm = EndpointSettings(**to(endpoint))
+    with ReviewQueue(url, endpoints=[crm], clock=clock) as queue:
         put(queue, "d")
 
         def leased() -> Any:

@@ -14,15 +14,15 @@ import pytest
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import sending
 from ilis_guard.review.sending import Answer, Sender
-from tests.receiver import HOST, Exchange, Receiver, answering
-from tests.receiver import Answer as Answering
+from tests.endpoint import HOST, Endpoint, Exchange, answering
+from tests.endpoint import Answer as Answering
 
 NOW = 1_800_000_000.0
 PUBLIC = "93.184.215.14"
 
 
 @pytest.fixture
-async def sender(receiver: Receiver) -> AsyncIterator[Sender]:  # noqa: ARG001 - whom it trusts
+async def sender(endpoint: Endpoint) -> AsyncIterator[Sender]:  # noqa: ARG001 - whom it trusts
     async with Sender([HOST]) as inside:
         yield inside
 
@@ -65,45 +65,45 @@ def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
-async def test_a_message_arrives_as_it_was_given(sender: Sender, receiver: Receiver) -> None:
-    answer = await _send(sender, receiver.url)
+async def test_a_message_arrives_as_it_was_given(sender: Sender, endpoint: Endpoint) -> None:
+    answer = await _send(sender, endpoint.url)
 
     assert answer == Answer(status=204)
     assert answer.is_taken
-    (heard,) = receiver.heard
+    (heard,) = endpoint.heard
     assert (heard.path, heard.id, heard.body) == ("/hook", "d1", '{"what":"Ångström"}'.encode())
     assert heard.headers["content-type"] == "application/json"
     assert heard.headers["accept-encoding"] == "identity"
     assert heard.headers["user-agent"].startswith("ilis_guard/")
 
 
-async def test_a_receiver_whose_certificate_nobody_vouches_for_hears_nothing(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+async def test_a_endpoint_whose_certificate_nobody_vouches_for_hears_nothing(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     async with Sender([HOST]) as sender:
-        answer = await _send(sender, receiver.url)
+        answer = await _send(sender, endpoint.url)
 
     assert answer.status is None
     assert "certificate verify failed" in answer.error
-    assert receiver.heard == []
+    assert endpoint.heard == []
 
 
-async def test_a_certificate_for_another_host_is_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_certificate_for_another_host_is_refused(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     _resolving(monkeypatch, HOST)
     async with Sender(["other.test", "hooks.test"]) as sender:
-        assert (await _send(sender, f"https://hooks.test:{receiver.port}/")).is_taken
-        answer = await _send(sender, f"https://other.test:{receiver.port}/")
+        assert (await _send(sender, f"https://hooks.test:{endpoint.port}/")).is_taken
+        answer = await _send(sender, f"https://other.test:{endpoint.port}/")
 
     assert "certificate is not valid for 'other.test'" in answer.error
-    assert len(receiver.heard) == 1
+    assert len(endpoint.heard) == 1
 
 
-async def test_proxies_of_the_environment_are_ignored(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxies_of_the_environment_are_ignored(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with Sender([HOST]) as sender:
-        assert (await _send(sender, receiver.url)).is_taken
+        assert (await _send(sender, endpoint.url)).is_taken
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ async def test_proxies_of_the_environment_are_ignored(receiver: Receiver, monkey
         "[64:ff9b::7f00:1]",
     ],
 )
-async def test_nobody_on_this_machine_hears_anything(outside: Sender, receiver: Receiver, host: str) -> None:
-    answer = await _send(outside, f"https://{host}:{receiver.port}/")
+async def test_nobody_on_this_machine_hears_anything(outside: Sender, endpoint: Endpoint, host: str) -> None:
+    answer = await _send(outside, f"https://{host}:{endpoint.port}/")
 
     assert not answer.is_taken
     assert answer.status is None
-    assert receiver.heard == []
+    assert endpoint.heard == []
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ async def test_a_public_address_is_connected_to(outside: Sender, tries: list[tup
 
 
 async def test_a_name_that_leads_inside_is_refused(
-    outside: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    outside: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _resolving(monkeypatch, HOST)
-    answer = await _send(outside, f"https://hooks.test:{receiver.port}/")
+    answer = await _send(outside, f"https://hooks.test:{endpoint.port}/")
 
     assert answer.error == f"SSRFProtectionError: access denied: IP address '{HOST}' is not globally reachable"
-    assert receiver.heard == []
+    assert endpoint.heard == []
 
 
 async def test_a_name_is_not_asked_again_between_the_check_and_the_connection(
@@ -203,25 +203,25 @@ async def test_a_name_is_not_asked_again_between_the_check_and_the_connection(
     assert tries == [(PUBLIC, 443)], "the address that was checked is the one that is connected to, not the name"
 
 
-async def test_an_internal_host_is_named_exactly(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_host_is_named_exactly(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     _resolving(monkeypatch, HOST)
     async with Sender(["hooks.test"]) as sender:
-        assert (await _send(sender, f"https://hooks.test:{receiver.port}/")).is_taken
+        assert (await _send(sender, f"https://hooks.test:{endpoint.port}/")).is_taken
         for other in (HOST, "a.hooks.test", "hooks.test."):
-            assert "access denied" in (await _send(sender, f"https://{other}:{receiver.port}/")).error
-    assert len(receiver.heard) == 1
+            assert "access denied" in (await _send(sender, f"https://{other}:{endpoint.port}/")).error
+    assert len(endpoint.heard) == 1
 
 
 @pytest.mark.parametrize("host", [HOST, "[::1]", "169.254.169.254", "hooks.test"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_a_failure_and_is_not_followed(
-    sender: Sender, receiver: Receiver, status: int, host: str
+    sender: Sender, endpoint: Endpoint, status: int, host: str
 ) -> None:
-    receiver.answer = answering(status, headers={"location": f"https://{host}:{receiver.port}/inside"})
-    answer = await _send(sender, receiver.url)
+    endpoint.answer = answering(status, headers={"location": f"https://{host}:{endpoint.port}/inside"})
+    answer = await _send(sender, endpoint.url)
 
     assert (answer.status, answer.error) == (status, f"answered {status}, a redirect, which isn't followed")
-    assert [heard.path for heard in receiver.heard] == ["/hook"]
+    assert [heard.path for heard in endpoint.heard] == ["/hook"]
 
 
 @pytest.mark.parametrize(
@@ -252,64 +252,64 @@ async def test_an_address_that_is_no_plain_https_is_refused_and_not_shown(outsid
     assert "hooks.test" not in str(caught.value)
 
 
-async def test_cookies_are_not_kept(sender: Sender, receiver: Receiver) -> None:
-    receiver.answer = answering(200, headers={"set-cookie": "session=1; Path=/"})
-    await _send(sender, receiver.url)
-    await _send(sender, receiver.url)
+async def test_cookies_are_not_kept(sender: Sender, endpoint: Endpoint) -> None:
+    endpoint.answer = answering(200, headers={"set-cookie": "session=1; Path=/"})
+    await _send(sender, endpoint.url)
+    await _send(sender, endpoint.url)
 
-    assert "cookie" not in receiver.heard[1].headers
+    assert "cookie" not in endpoint.heard[1].headers
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_any_success_is_one(sender: Sender, receiver: Receiver, status: int) -> None:
-    receiver.answer = answering(status)
-    assert (await _send(sender, receiver.url)).is_taken
+async def test_any_success_is_one(sender: Sender, endpoint: Endpoint, status: int) -> None:
+    endpoint.answer = answering(status)
+    assert (await _send(sender, endpoint.url)).is_taken
 
 
 @pytest.mark.parametrize("status", [304, 400, 401, 404, 410, 429, 500, 503, 599])
-async def test_anything_else_is_none(sender: Sender, receiver: Receiver, status: int) -> None:
-    receiver.answer = answering(status)
-    answer = await _send(sender, receiver.url)
+async def test_anything_else_is_none(sender: Sender, endpoint: Endpoint, status: int) -> None:
+    endpoint.answer = answering(status)
+    answer = await _send(sender, endpoint.url)
     assert (answer.status, answer.is_taken) == (status, False)
 
 
-async def test_what_a_receiver_says_is_quoted_in_printable_characters(sender: Sender, receiver: Receiver) -> None:
-    receiver.answer = lambda exchange: exchange.reply(400, b"no \x1b[2J<script>\r\n\xff" + b"x" * 1000)
-    said = (await _send(sender, receiver.url)).error
+async def test_what_a_endpoint_says_is_quoted_in_printable_characters(sender: Sender, endpoint: Endpoint) -> None:
+    endpoint.answer = lambda exchange: exchange.reply(400, b"no \x1b[2J<script>\r\n\xff" + b"x" * 1000)
+    said = (await _send(sender, endpoint.url)).error
 
     assert said.startswith("answered 400: no \\x1b[2J<script>\\r\\n\N{REPLACEMENT CHARACTER}xxx")
     assert len(said) < 300
-    assert (await _send(sender, receiver.url, may_quote=False)).error == "answered 400"
+    assert (await _send(sender, endpoint.url, may_quote=False)).error == "answered 400"
 
 
-async def test_a_compressed_answer_is_not_unpacked(sender: Sender, receiver: Receiver) -> None:
+async def test_a_compressed_answer_is_not_unpacked(sender: Sender, endpoint: Endpoint) -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
-    receiver.answer = lambda exchange: exchange.reply(200, bomb, content_encoding="gzip")
-    assert (await _send(sender, receiver.url)).is_taken
+    endpoint.answer = lambda exchange: exchange.reply(200, bomb, content_encoding="gzip")
+    assert (await _send(sender, endpoint.url)).is_taken
 
 
-async def test_an_endless_answer_is_left_unread(sender: Sender, receiver: Receiver) -> None:
-    receiver.answer = receiver.flood
-    assert (await _send(sender, receiver.url)).is_taken
+async def test_an_endless_answer_is_left_unread(sender: Sender, endpoint: Endpoint) -> None:
+    endpoint.answer = endpoint.flood
+    assert (await _send(sender, endpoint.url)).is_taken
     # Buffers on the way hold some; a sender that read on would take gigabytes before its time is up.
-    assert receiver.written < 32 * 1024 * 1024
+    assert endpoint.written < 32 * 1024 * 1024
 
 
 async def test_an_answer_that_drips_has_been_given(
-    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "_BODY_SECONDS", 0.2)
-    receiver.answer = receiver.drip
-    assert await _send(sender, receiver.url) == Answer(status=200)
+    endpoint.answer = endpoint.drip
+    assert await _send(sender, endpoint.url) == Answer(status=200)
 
 
 @pytest.mark.parametrize("way", ["hang", "drip_headers"])
-async def test_a_receiver_that_never_comes_to_a_status_runs_out_of_time(
-    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, way: str
+async def test_a_endpoint_that_never_comes_to_a_status_runs_out_of_time(
+    sender: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(sending, "TRY_SECONDS", 0.3)
-    receiver.answer = getattr(receiver, way)
-    assert await _send(sender, receiver.url) == Answer(error="no answer within 0.3 s")
+    endpoint.answer = getattr(endpoint, way)
+    assert await _send(sender, endpoint.url) == Answer(error="no answer within 0.3 s")
 
 
 def _half(exchange: Exchange) -> None:
@@ -327,19 +327,19 @@ def _huge_header(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("answer", [Exchange.reset, _half, _nonsense, _huge_header])
-async def test_a_receiver_that_breaks_off_or_talks_nonsense_has_not_taken_it(
-    sender: Sender, receiver: Receiver, answer: Answering
+async def test_a_endpoint_that_breaks_off_or_talks_nonsense_has_not_taken_it(
+    sender: Sender, endpoint: Endpoint, answer: Answering
 ) -> None:
-    receiver.answer = answer
-    failed = await _send(sender, receiver.url)
+    endpoint.answer = answer
+    failed = await _send(sender, endpoint.url)
 
     assert (failed.status, failed.is_taken) == (None, False)
     assert failed.error.split(":")[0] in {"ReadError", "RemoteProtocolError"}
-    receiver.answer = answering(200)
-    assert (await _send(sender, receiver.url)).is_taken
+    endpoint.answer = answering(200)
+    assert (await _send(sender, endpoint.url)).is_taken
 
 
-async def test_a_receiver_that_is_down_is_an_answer_too(sender: Sender) -> None:
+async def test_a_endpoint_that_is_down_is_an_answer_too(sender: Sender) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))  # and nobody listens
         answer = await _send(sender, f"https://{HOST}:{taken.getsockname()[1]}/")
@@ -364,17 +364,17 @@ async def test_a_receiver_that_is_down_is_an_answer_too(sender: Sender) -> None:
     ],
 )
 async def test_retry_after_is_read_as_seconds_or_as_a_date(
-    sender: Sender, receiver: Receiver, header: str, seconds: float | None
+    sender: Sender, endpoint: Endpoint, header: str, seconds: float | None
 ) -> None:
-    receiver.answer = lambda exchange: exchange.reply(503, retry_after=header.encode("utf-8").decode("latin-1"))
-    assert (await _send(sender, receiver.url)).retry_after == seconds
+    endpoint.answer = lambda exchange: exchange.reply(503, retry_after=header.encode("utf-8").decode("latin-1"))
+    assert (await _send(sender, endpoint.url)).retry_after == seconds
 
 
-async def test_many_at_once_share_connections(sender: Sender, receiver: Receiver) -> None:
+async def test_many_at_once_share_connections(sender: Sender, endpoint: Endpoint) -> None:
     for _ in range(3):
-        answers = await asyncio.gather(*(_send(sender, receiver.url) for _ in range(20)))
+        answers = await asyncio.gather(*(_send(sender, endpoint.url) for _ in range(20)))
         assert all(answer.is_taken for answer in answers)
-    assert len(receiver.heard) == 60
+    assert len(endpoint.heard) == 60
 
 
 async def test_an_internal_host_may_speak_plain_http() -> None:

@@ -1,4 +1,4 @@
-"""What receivers are sent: generic, Slack, PagerDuty, a user's own."""
+"""What endpoints are sent: generic, Slack, PagerDuty, a user's own."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from ilis_guard.config.queues import EVENTS, EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord
-from ilis_guard.review.settings import EVENTS, ReceiverSettings
 from ilis_guard.review.templates import MOST_BYTES, Message, template_for
 from ilis_guard.types import Attempt, Request, Ticket, Verdict
 
@@ -46,7 +46,7 @@ DATA: dict[str, dict[str, Any]] = {
         "ticket": TICKET,
         "queue": "nurses",
         "delivery": "e" * 32,
-        "receiver": "crm",
+        "endpoint": "crm",
         "event": "ticket.created",
         "state": "exhausted",
         "tries": 10,
@@ -79,7 +79,7 @@ def _made(message: Message, *, template: str = "generic", **settings: Any) -> An
 
 
 def _text(message: Message, *, template: str = "generic", **settings: Any) -> str:
-    return template_for(ReceiverSettings(name="r", url="https://hooks.test/", template=template, **settings))(message)
+    return template_for(EndpointSettings(name="r", url="https://hooks.test/", template=template, **settings))(message)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_full_message_that_is_too_large_says_so_and_stays_thin() -> None:
 
 
 @pytest.mark.parametrize("template", ["generic", "slack", "pagerduty", "own"])
-def test_half_a_character_in_a_prompt_keeps_no_receiver_from_hearing(
+def test_half_a_character_in_a_prompt_keeps_no_endpoint_from_hearing(
     tmp_path: Path, pagerduty: dict[str, Any], template: str
 ) -> None:
     settings: dict[str, Any] = {"template": template}

@@ -1,4 +1,4 @@
-"""The worker on both databases, with a real receiver: what arrives, when it is tried again, what is kept."""
+"""The worker on both databases, with a real endpoint: what arrives, when it is tried again, what is kept."""
 
 import asyncio
 import base64
@@ -15,15 +15,15 @@ import pytest
 from sqlalchemy import Row, select
 from structlog.testing import capture_logs
 
+from ilis_guard.config.queues import EndpointSettings, QueueSettings
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
 from ilis_guard.review import ReviewQueue, dead_letters
 from ilis_guard.review.deliveries import SCHEDULE, pause_after
 from ilis_guard.review.schema import deliveries
-from ilis_guard.review.settings import QueueSettings, ReceiverSettings
 from ilis_guard.review.signing import sign
-from ilis_guard.review.worker import AT_ONCE, Deliverer
+from ilis_guard.review.worker import AT_ONCE, OutboxRelay
 from ilis_guard.types import Verdict
-from tests.receiver import HOST, PATIENCE, Exchange, Receiver, answering
+from tests.endpoint import HOST, PATIENCE, Endpoint, Exchange, answering
 from tests.reviewing import Clock, put
 
 OLD = "whsec_" + base64.b64encode(b"o" * 32).decode()
@@ -36,38 +36,38 @@ Hearing = Callable[..., ReviewQueue]
 
 @pytest.fixture
 def hearing(
-    url: str, clock: Clock, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    url: str, clock: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., ReviewQueue]]:
-    """Opens a queue whose events the receiver hears, as `crm` unless a test says more."""
+    """Opens a queue whose events the endpoint hears, as `crm` unless a test says more."""
     monkeypatch.setenv("HOOK_SECRET", OLD)
     with ExitStack() as stack:
 
-        def open_queue(*more: ReceiverSettings, queues: tuple[QueueSettings, ...] = (), **settings: Any) -> ReviewQueue:
-            crm = ReceiverSettings(**to(receiver) | settings)
-            return stack.enter_context(ReviewQueue(url, receivers=[crm, *more], queues=queues, clock=clock))
+        def open_queue(*more: EndpointSettings, queues: tuple[QueueSettings, ...] = (), **settings: Any) -> ReviewQueue:
+            crm = EndpointSettings(**to(endpoint) | settings)
+            return stack.enter_context(ReviewQueue(url, endpoints=[crm, *more], queues=queues, clock=clock))
 
         yield open_queue
 
 
-def to(receiver: Receiver, **changes: Any) -> dict[str, Any]:
-    """Settings of a receiver that is there, fast, and hears that tickets were created."""
+def to(endpoint: Endpoint, **changes: Any) -> dict[str, Any]:
+    """Settings of an endpoint that is there, fast, and hears that tickets were created."""
     return {
         "name": "crm",
-        "url": receiver.url,
+        "url": endpoint.url,
         "secret": "${HOOK_SECRET}",
         "events": ("ticket.created", "delivery.exhausted"),
         "per_second": 10_000.0,
     } | changes
 
 
-def worker(queue: ReviewQueue) -> Deliverer:
-    return Deliverer(queue, internal_hosts=[HOST], page="https://review.example.org/")
+def worker(queue: ReviewQueue) -> OutboxRelay:
+    return OutboxRelay(queue, internal_hosts=[HOST], page="https://review.example.org/")
 
 
-def rows(queue: ReviewQueue, *, receiver: str = "crm") -> list[Row[Any]]:
-    """A receiver's deliveries, the earliest first."""
+def rows(queue: ReviewQueue, *, endpoint: str = "crm") -> list[Row[Any]]:
+    """An endpoint's deliveries, the earliest first."""
     with queue._ledger.reading() as connection:
-        mine = select(deliveries).where(deliveries.c.receiver == receiver).order_by(deliveries.c.created_at)
+        mine = select(deliveries).where(deliveries.c.endpoint == endpoint).order_by(deliveries.c.created_at)
         return list(connection.execute(mine))
 
 
@@ -80,11 +80,11 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(pause)
 
 
-def states(queue: ReviewQueue, *, receiver: str = "crm") -> list[str]:
-    return [row.state for row in rows(queue, receiver=receiver)]
+def states(queue: ReviewQueue, *, endpoint: str = "crm") -> list[str]:
+    return [row.state for row in rows(queue, endpoint=endpoint)]
 
 
-async def test_each_event_arrives_once_signed_with_its_link(hearing: Hearing, receiver: Receiver, clock: Clock) -> None:
+async def test_each_event_arrives_once_signed_with_its_link(hearing: Hearing, endpoint: Endpoint, clock: Clock) -> None:
     queue = hearing(events=("ticket.created", "ticket.claimed", "ticket.resolved"))
     ticket = put(queue, "d")
     queue.claim(ticket.id, reviewer="ada")
@@ -92,24 +92,24 @@ async def test_each_event_arrives_once_signed_with_its_link(hearing: Hearing, re
     await worker(queue).drain()
     await worker(queue).drain()
 
-    told = {json.loads(heard.body)["type"]: heard for heard in receiver.heard}
+    told = {json.loads(heard.body)["type"]: heard for heard in endpoint.heard}
     assert sorted(told) == ["ticket.claimed", "ticket.created", "ticket.resolved"]
-    assert len(receiver.heard) == 3
-    for heard in receiver.heard:
+    assert len(endpoint.heard) == 3
+    for heard in endpoint.heard:
         signed = sign(OLD, id=heard.id, at=clock.now, body=heard.body.decode())
         assert signed.items() <= heard.headers.items()
         assert json.loads(heard.body)["data"]["link"] == f"https://review.example.org/tickets/{ticket.id}"
     assert json.loads(told["ticket.resolved"].body)["data"]["verdict"] == "accept"
-    assert {row.id for row in rows(queue)} == set(receiver.ids)
+    assert {row.id for row in rows(queue)} == set(endpoint.ids)
     assert states(queue) == ["delivered"] * 3
 
 
-async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Hearing, receiver: Receiver) -> None:
-    queue = hearing(ReceiverSettings(**to(receiver, name="full", full=True)))
+async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Hearing, endpoint: Endpoint) -> None:
+    queue = hearing(EndpointSettings(**to(endpoint, name="full", full=True)))
     put(queue, "d")
     await worker(queue).drain()
 
-    thin, full = sorted((heard.body.decode() for heard in receiver.heard), key=len)
+    thin, full = sorted((heard.body.decode() for heard in endpoint.heard), key=len)
     assert "gallium" not in thin
     assert "2400" not in thin
     assert "What is the boiling point of gallium?" in full
@@ -117,28 +117,28 @@ async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Heari
 
 
 @pytest.mark.parametrize("more", [{"url": "${HOOK_URL}"}, {"template": "pagerduty", "routing_key": "${HOOK_KEY}"}])
-async def test_a_receiver_that_repeats_a_secret_puts_it_nowhere(
+async def test_a_endpoint_that_repeats_a_secret_puts_it_nowhere(
     hearing: Hearing,
-    receiver: Receiver,
+    endpoint: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     more: dict[str, Any],
 ) -> None:
     caplog.set_level(logging.INFO)  # of all: httpx logs addresses
-    monkeypatch.setenv("HOOK_URL", f"{receiver.url}/s3cr3t")
+    monkeypatch.setenv("HOOK_URL", f"{endpoint.url}/s3cr3t")
     monkeypatch.setenv("HOOK_KEY", "s3cr3t")
-    receiver.answer = lambda exchange: exchange.reply(404, exchange.path.encode() + receiver.heard[-1].body)
+    endpoint.answer = lambda exchange: exchange.reply(404, exchange.path.encode() + endpoint.heard[-1].body)
     queue = hearing(**more)
     put(queue, "d")
     await worker(queue).drain()
 
-    assert "s3cr3t" in receiver.heard[0].path + receiver.heard[0].body.decode()
+    assert "s3cr3t" in endpoint.heard[0].path + endpoint.heard[0].body.decode()
     assert rows(queue)[0].last_error == "answered 404"
     assert "s3cr3t" not in caplog.text
 
 
 async def test_a_new_secret_signs_without_a_restart(
-    hearing: Hearing, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    hearing: Hearing, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     queue = hearing()
     deliverer = worker(queue)
@@ -146,15 +146,15 @@ async def test_a_new_secret_signs_without_a_restart(
         monkeypatch.setenv("HOOK_SECRET", secret)
         put(queue, secret)
         await deliverer.drain()
-        heard = receiver.heard[-1]
+        heard = endpoint.heard[-1]
         signed = sign(secret, id=heard.id, at=clock.now, body=heard.body.decode())
         assert heard.headers["webhook-signature"] == signed["webhook-signature"]
 
 
 async def test_a_failed_delivery_is_tried_on_schedule_with_one_id(
-    hearing: Hearing, receiver: Receiver, clock: Clock
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
-    receiver.answer = answering(500)
+    endpoint.answer = answering(500)
     queue = hearing()
     put(queue, "d")
     for number, pause in enumerate([*SCHEDULE[1:], None], start=1):
@@ -162,38 +162,38 @@ async def test_a_failed_delivery_is_tried_on_schedule_with_one_id(
         await worker(queue).drain()
         (row,) = rows(queue)
         assert (row.tries, row.last_status, row.last_try_at) == (number, 500, clock.now)
-        assert len(receiver.heard) == number
+        assert len(endpoint.heard) == number
         if pause is not None:
             assert row.state == "pending"
             assert pause <= row.next_try_at - clock.now <= pause * 1.2
             clock.now = row.next_try_at
 
     assert states(queue) == ["exhausted"]
-    assert len(set(receiver.ids)) == 1
+    assert len(set(endpoint.ids)) == 1
     clock.now += 10 * WHOLE_SCHEDULE
     await worker(queue).drain()
-    assert len(receiver.heard) == len(SCHEDULE) == 10
+    assert len(endpoint.heard) == len(SCHEDULE) == 10
 
 
-async def test_a_receiver_that_fails_for_an_hour_hears_it_after_that(
-    hearing: Hearing, receiver: Receiver, clock: Clock
+async def test_a_endpoint_that_fails_for_an_hour_hears_it_after_that(
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
-    receiver.answer = answering(500)
+    endpoint.answer = answering(500)
     queue = hearing()
     made = [put(queue, f"d{number}").id for number in range(20)]
     start, deliverer = clock.now, worker(queue)
     while clock.now < start + HOUR:
         await deliverer.drain()
         clock.now = min(row.next_try_at for row in rows(queue))
-    receiver.answer = answering(200)
-    failed = len(receiver.heard)
+    endpoint.answer = answering(200)
+    failed = len(endpoint.heard)
     clock.now += HOUR
     await deliverer.drain()
 
     assert states(queue) == ["delivered"] * 20
-    arrived = receiver.heard[failed:]
+    arrived = endpoint.heard[failed:]
     assert sorted(json.loads(heard.body)["data"]["ticket"] for heard in arrived) == sorted(made)
-    assert {heard.id for heard in arrived} == set(receiver.ids[:failed])
+    assert {heard.id for heard in arrived} == set(endpoint.ids[:failed])
 
 
 def test_pauses_are_jittered() -> None:
@@ -203,18 +203,18 @@ def test_pauses_are_jittered() -> None:
 
 
 @pytest.mark.parametrize("is_date", [False, True])
-async def test_retry_after_holds_all_that_waits_for_the_receiver(
-    hearing: Hearing, receiver: Receiver, clock: Clock, is_date: bool
+async def test_retry_after_holds_all_that_waits_for_the_endpoint(
+    hearing: Hearing, endpoint: Endpoint, clock: Clock, is_date: bool
 ) -> None:
     text = formatdate(clock.now + 900, usegmt=True) if is_date else "900"
-    receiver.answer = answering(429, 200, headers={"retry-after": text})
+    endpoint.answer = answering(429, 200, headers={"retry-after": text})
     queue = hearing(per_second=1.0)
     put(queue, "first")
     await worker(queue).drain()
     put(queue, "second")
     clock.now += 899
     await worker(queue).drain()
-    assert len(receiver.heard) == 1
+    assert len(endpoint.heard) == 1
 
     clock.now += 300
     await worker(queue).drain()
@@ -223,23 +223,23 @@ async def test_retry_after_holds_all_that_waits_for_the_receiver(
     assert states(queue) == ["delivered"] * 2
 
 
-async def test_a_receiver_that_wants_no_more_is_disabled_until_somebody_enables_it(
-    hearing: Hearing, receiver: Receiver, clock: Clock
+async def test_a_endpoint_that_wants_no_more_is_disabled_until_somebody_enables_it(
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
-    receiver.answer = answering(410)
+    endpoint.answer = answering(410)
     queue = hearing()
     put(queue, "first")
     deliverer = worker(queue)
     with capture_logs() as logged:
         await deliverer.drain()
-    assert [entry["event"] for entry in logged] == ["ilis_guard.receiver.disabled"]
+    assert [entry["event"] for entry in logged] == ["ilis_guard.endpoint.disabled"]
     clock.now += 10
     put(queue, "second")
     await deliverer.drain()
 
-    assert len(receiver.heard) == 1
+    assert len(endpoint.heard) == 1
     assert states(queue) == ["disabled"] * 2
-    assert dead_letters.disabled_receivers(queue) == {"crm": clock.now - 10}
+    assert dead_letters.disabled_endpoints(queue) == {"crm": clock.now - 10}
     letters = dead_letters.dead_letters(queue)
     assert [(letter.tries, letter.last_status) for letter in letters] == [(0, None), (1, 410)]
     with pytest.raises(ReviewError, match="disabled"):
@@ -247,24 +247,24 @@ async def test_a_receiver_that_wants_no_more_is_disabled_until_somebody_enables_
     assert dead_letters.replay_since(queue, 0.0) == dead_letters.Replayed(pending=0, left=2)
 
     dead_letters.enable(queue, "crm")
-    receiver.answer = answering(200)
+    endpoint.answer = answering(200)
     await deliverer.drain()
-    assert len(receiver.heard) == 1, "what was missed is replayed when somebody says so"
+    assert len(endpoint.heard) == 1, "what was missed is replayed when somebody says so"
     assert dead_letters.replay_since(queue, letters[0].created_at) == dead_letters.Replayed(pending=1, left=0)
     await deliverer.drain()
-    assert receiver.ids[1:] == [letters[0].id]
+    assert endpoint.ids[1:] == [letters[0].id]
     with pytest.raises(ReviewError, match="isn't disabled"):
         dead_letters.enable(queue, "crm")
 
 
 async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
-    hearing: Hearing, receiver: Receiver, clock: Clock
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     def dead_hook(exchange: Exchange) -> None:
         exchange.reply(503 if exchange.path == "/dead" else 200)
 
-    receiver.answer = dead_hook
-    dead = ReceiverSettings(**to(receiver, name="dead", url=receiver.url.replace("/hook", "/dead")))
+    endpoint.answer = dead_hook
+    dead = EndpointSettings(**to(endpoint, name="dead", url=endpoint.url.replace("/hook", "/dead")))
     queue = hearing(dead)
     ticket = put(queue, "d")
     deliverer = worker(queue)
@@ -273,15 +273,15 @@ async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
         clock.now += 86_400 * 1.2
     await deliverer.drain()
 
-    (letter,) = dead_letters.dead_letters(queue, receiver="dead")
+    (letter,) = dead_letters.dead_letters(queue, endpoint="dead")
     assert (letter.state, letter.tries, letter.last_status) == ("exhausted", 10, 503)
-    exhausted = [json.loads(heard.body) for heard in receiver.heard if b"delivery.exhausted" in heard.body]
+    exhausted = [json.loads(heard.body) for heard in endpoint.heard if b"delivery.exhausted" in heard.body]
     assert [body["data"] for body in exhausted] == [
         {
             "ticket": ticket.id,
             "queue": "chemists",
             "delivery": letter.id,
-            "receiver": "dead",
+            "endpoint": "dead",
             "event": "ticket.created",
             "state": "exhausted",
             "tries": 10,
@@ -290,18 +290,18 @@ async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
         }
     ]
 
-    receiver.answer = answering(200)
+    endpoint.answer = answering(200)
     assert dead_letters.replay(queue, letter.id[:6]) == letter.id
     await deliverer.drain()
-    assert receiver.ids[-1] == letter.id
-    assert states(queue, receiver="dead") == ["delivered"]
+    assert endpoint.ids[-1] == letter.id
+    assert states(queue, endpoint="dead") == ["delivered"]
 
 
 async def test_nobody_hears_that_news_of_a_dead_letter_did_not_arrive(
-    hearing: Hearing, receiver: Receiver, clock: Clock
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
-    receiver.answer = answering(500)
-    queue = hearing(ReceiverSettings(**to(receiver, name="other", events=("delivery.exhausted",))))
+    endpoint.answer = answering(500)
+    queue = hearing(EndpointSettings(**to(endpoint, name="other", events=("delivery.exhausted",))))
     put(queue, "d")
     deliverer = worker(queue)
     for _ in range(3 * len(SCHEDULE)):
@@ -309,7 +309,7 @@ async def test_nobody_hears_that_news_of_a_dead_letter_did_not_arrive(
         clock.now += 86_400 * 1.2
 
     assert [(row.event, row.state) for row in rows(queue)] == [("ticket.created", "exhausted")]
-    assert [(row.event, row.state) for row in rows(queue, receiver="other")] == [("delivery.exhausted", "exhausted")]
+    assert [(row.event, row.state) for row in rows(queue, endpoint="other")] == [("delivery.exhausted", "exhausted")]
 
 
 def test_only_dead_letters_are_replayed(hearing: Hearing) -> None:
@@ -321,15 +321,15 @@ def test_only_dead_letters_are_replayed(hearing: Hearing) -> None:
             dead_letters.replay(queue, unknown)
 
 
-async def test_a_receiver_that_hangs_keeps_no_other_waiting(hearing: Hearing, receiver: Receiver) -> None:
+async def test_a_endpoint_that_hangs_keeps_no_other_waiting(hearing: Hearing, endpoint: Endpoint) -> None:
     def hang_some(exchange: Exchange) -> None:
         if exchange.path == "/slow":
-            receiver.hang(exchange)
+            endpoint.hang(exchange)
         else:
             exchange.reply(200)
 
-    receiver.answer = hang_some
-    slow = ReceiverSettings(**to(receiver, name="slow", url=receiver.url.replace("/hook", "/slow")))
+    endpoint.answer = hang_some
+    slow = EndpointSettings(**to(endpoint, name="slow", url=endpoint.url.replace("/hook", "/slow")))
     queue = hearing(slow)
     for number in range(3 * AT_ONCE):
         put(queue, f"d{number}")
@@ -337,15 +337,15 @@ async def test_a_receiver_that_hangs_keeps_no_other_waiting(hearing: Hearing, re
     running = asyncio.create_task(worker(queue).run(stop))
     await until(lambda: states(queue).count("delivered") == 3 * AT_ONCE)
 
-    assert states(queue, receiver="slow") == ["pending"] * (3 * AT_ONCE)
-    assert sum(heard.path == "/slow" for heard in receiver.heard) <= AT_ONCE
+    assert states(queue, endpoint="slow") == ["pending"] * (3 * AT_ONCE)
+    assert sum(heard.path == "/slow" for heard in endpoint.heard) <= AT_ONCE
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
 async def test_a_worker_that_is_stopped_finishes_what_is_under_way_and_leaves_the_rest(
-    hearing: Hearing, receiver: Receiver
+    hearing: Hearing, endpoint: Endpoint
 ) -> None:
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -354,42 +354,42 @@ async def test_a_worker_that_is_stopped_finishes_what_is_under_way_and_leaves_th
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
         exchange.reply(200)
 
-    receiver.answer = wait
+    endpoint.answer = wait
     queue = hearing()
     for number in range(4 * AT_ONCE):
         put(queue, f"d{number}")
     stop = asyncio.Event()
     deliverer = worker(queue)
     running = asyncio.create_task(deliverer.run(stop))
-    await until(lambda: len(receiver.heard) == AT_ONCE)
+    await until(lambda: len(endpoint.heard) == AT_ONCE)
     stop.set()
     release.set()
     await running
 
-    assert len(receiver.heard) == AT_ONCE
+    assert len(endpoint.heard) == AT_ONCE
     assert sorted(states(queue)) == ["delivered"] * AT_ONCE + ["pending"] * (3 * AT_ONCE)
     assert {row.leased_by for row in rows(queue)} == {""}, "the next worker needn't wait for leases to run out"
     assert deliverer.counts == {"delivered": AT_ONCE}
     await worker(queue).drain()
     assert states(queue) == ["delivered"] * (4 * AT_ONCE)
-    assert len(set(receiver.ids)) == len(receiver.heard) == 4 * AT_ONCE
+    assert len(set(endpoint.ids)) == len(endpoint.heard) == 4 * AT_ONCE
 
 
-async def test_several_workers_deliver_everything_once(hearing: Hearing, receiver: Receiver) -> None:
+async def test_several_workers_deliver_everything_once(hearing: Hearing, endpoint: Endpoint) -> None:
     queue = hearing()
     for number in range(200):
         put(queue, f"d{number}")
     await asyncio.gather(*(worker(queue).drain() for _ in range(4)))
 
     assert states(queue) == ["delivered"] * 200
-    assert sorted(receiver.ids) == sorted(row.id for row in rows(queue))
+    assert sorted(endpoint.ids) == sorted(row.id for row in rows(queue))
 
 
-async def test_all_workers_together_keep_to_a_receivers_rate(
-    url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+async def test_all_workers_together_keep_to_a_endpoints_rate(
+    url: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_SECRET", OLD)
-    with ReviewQueue(url, receivers=[ReceiverSettings(**to(receiver, per_second=20.0))]) as queue:
+    with ReviewQueue(url, endpoints=[EndpointSettings(**to(endpoint, per_second=20.0))]) as queue:
         for number in range(50):
             put(queue, f"d{number}")
         stop = asyncio.Event()
@@ -401,7 +401,7 @@ async def test_all_workers_together_keep_to_a_receivers_rate(
 
     # The last of 50 starts 49 times 50 ms after the first: a busy machine makes it later, and nothing earlier.
     assert time.monotonic() - start >= 49 * 0.05
-    assert len(receiver.heard) == 50
+    assert len(endpoint.heard) == 50
 
 
 def test_sends_are_spaced_evenly_and_reserved_a_second_ahead(hearing: Hearing, clock: Clock) -> None:
@@ -423,22 +423,22 @@ def test_sends_are_spaced_evenly_and_reserved_a_second_ahead(hearing: Hearing, c
     assert all(later - earlier == pytest.approx(0.2) for earlier, later in pairwise(leased("c")))
 
 
-async def test_overdue_tickets_are_swept_and_told(hearing: Hearing, receiver: Receiver, clock: Clock) -> None:
+async def test_overdue_tickets_are_swept_and_told(hearing: Hearing, endpoint: Endpoint, clock: Clock) -> None:
     queue = hearing(queues=(QueueSettings(name="chemists", due=60.0),), events=("ticket.overdue",))
     put(queue, "d")
     clock.now += 61
     stop = asyncio.Event()
     running = asyncio.create_task(worker(queue).run(stop))
-    await until(lambda: bool(receiver.heard))
+    await until(lambda: bool(endpoint.heard))
     stop.set()
     await running
 
-    data = json.loads(receiver.heard[0].body)["data"]
+    data = json.loads(endpoint.heard[0].body)["data"]
     assert (data["state"], data["was_due_at"]) == ("expired", clock.now - 1)
     assert states(queue) == ["delivered"]
 
 
-async def test_deliveries_for_a_receiver_that_is_gone_from_the_file_are_kept_and_told_of(
+async def test_deliveries_for_a_endpoint_that_is_gone_from_the_file_are_kept_and_told_of(
     hearing: Hearing, url: str, clock: Clock
 ) -> None:
     put(hearing(), "d")
@@ -450,7 +450,7 @@ async def test_deliveries_for_a_receiver_that_is_gone_from_the_file_are_kept_and
             stop.set()
             await running
         assert logged == [
-            {"event": "ilis_guard.deliveries.orphaned", "receiver": "crm", "deliveries": 1, "log_level": "warning"}
+            {"event": "ilis_guard.deliveries.orphaned", "endpoint": "crm", "deliveries": 1, "log_level": "warning"}
         ]
         assert states(queue) == ["pending"]
 
@@ -459,7 +459,7 @@ async def test_deliveries_for_a_receiver_that_is_gone_from_the_file_are_kept_and
     ("changes", "error"),
     [
         ({"secret": "${NOWHERE}"}, "the secret '${NOWHERE}' is empty or isn't there; set it, then try again"),
-        ({"url": "${PLAIN_URL}"}, "the receiver's address must start with https://"),
+        ({"url": "${PLAIN_URL}"}, "the endpoint's address must start with https://"),
         ({"url": "${INSIDE_URL}"}, "SSRFProtectionError: access denied: IP address '10.0.0.7'"),
     ],
 )
@@ -479,22 +479,22 @@ async def test_what_cannot_be_sent_is_a_failed_try_that_says_why(
     assert "s3cret" not in str(logged) + row.last_error
 
 
-async def test_a_template_that_fails_stops_no_other(hearing: Hearing, receiver: Receiver, tmp_path: Any) -> None:
+async def test_a_template_that_fails_stops_no_other(hearing: Hearing, endpoint: Endpoint, tmp_path: Any) -> None:
     (tmp_path / "own.j2").write_text("{{ 1 / 0 }}")
-    queue = hearing(ReceiverSettings(**to(receiver, name="own", template=str(tmp_path / "own.j2"))))
+    queue = hearing(EndpointSettings(**to(endpoint, name="own", template=str(tmp_path / "own.j2"))))
     put(queue, "d")
     await worker(queue).drain()
 
     assert states(queue) == ["delivered"]
-    (row,) = rows(queue, receiver="own")
+    (row,) = rows(queue, endpoint="own")
     assert "ZeroDivisionError" in row.last_error
 
 
-async def test_an_answer_is_quoted_only_where_it_cannot_repeat_a_prompt(hearing: Hearing, receiver: Receiver) -> None:
-    receiver.answer = lambda exchange: exchange.reply(400, b"I didn't understand this")
-    queue = hearing(ReceiverSettings(**to(receiver, name="full", full=True)))
+async def test_an_answer_is_quoted_only_where_it_cannot_repeat_a_prompt(hearing: Hearing, endpoint: Endpoint) -> None:
+    endpoint.answer = lambda exchange: exchange.reply(400, b"I didn't understand this")
+    queue = hearing(EndpointSettings(**to(endpoint, name="full", full=True)))
     put(queue, "d")
     await worker(queue).drain()
 
     assert rows(queue)[0].last_error == "answered 400: I didn't understand this"
-    assert rows(queue, receiver="full")[0].last_error == "answered 400"
+    assert rows(queue, endpoint="full")[0].last_error == "answered 400"

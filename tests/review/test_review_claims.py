@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from ilis_guard.config.queues import QueueSettings
 from ilis_guard.errors import (
     ReviewError,
     TicketChangedError,
@@ -21,7 +22,7 @@ from ilis_guard.errors import (
     TicketNotFoundError,
     TicketResolvedError,
 )
-from ilis_guard.review import QueueSettings, ReviewQueue
+from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Ticket, Verdict
 from tests.processes import ended, forked
 from tests.reviewing import Clock, put

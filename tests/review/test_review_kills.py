@@ -13,16 +13,17 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import select
 
-from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
+from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries
 from ilis_guard.types import Verdict
 from tests.processes import die_after_commit, die_after_write, die_before_commit, ended, forked
 from tests.reviewing import Clock, put
 
 QUEUES: Final = [QueueSettings(name="escalating", due=60.0, overdue="seniors"), QueueSettings(name="ending", due=60.0)]
-RECEIVERS: Final = [
-    ReceiverSettings(name="all", url="https://all.example"),
-    ReceiverSettings(name="verdicts", url="https://verdicts.example", events=("ticket.resolved",)),
+ENDPOINTS: Final = [
+    EndpointSettings(name="all", url="https://all.example"),
+    EndpointSettings(name="verdicts", url="https://verdicts.example", events=("ticket.resolved",)),
 ]
 HEARD_AS: Final = {
     "created": "ticket.created",
@@ -62,13 +63,13 @@ ENDS_AS: Final = {
 
 
 def opened(url: str, clock: Callable[[], float] = time.time) -> ReviewQueue:
-    return ReviewQueue(url, queues=QUEUES, receivers=RECEIVERS, clock=clock)
+    return ReviewQueue(url, queues=QUEUES, endpoints=ENDPOINTS, clock=clock)
 
 
 def check_whole(queue: ReviewQueue) -> None:
-    """See that each ticket, its history and what receivers are to hear tell the same story."""
+    """See that each ticket, its history and what endpoints are to hear tell the same story."""
     with queue._ledger.reading() as connection:
-        told = Counter((row.ticket, row.receiver, row.event) for row in connection.execute(select(deliveries)))
+        told = Counter((row.ticket, row.endpoint, row.event) for row in connection.execute(select(deliveries)))
     expected: Counter[tuple[str, str, str]] = Counter()
     for ticket in queue.list(limit=10_000):
         record = queue.get(ticket.id)

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
 
 from ilis_guard.errors import ReviewError
-from ilis_guard.review import Happening, ReviewQueue, migrate
+from ilis_guard.review import ReviewQueue, TicketEvent, migrate
 from ilis_guard.review.schema import REVISION, REVISION_TABLE, metadata
 from ilis_guard.review.storage import Storage
 from ilis_guard.types import Verdict
@@ -69,7 +69,7 @@ def check_loses_nothing(url: str) -> None:
         }
         assert (waits.policy, waits.rule, waits.reasons, waits.say) == ("sha256:abc", "unsure", ("because",), "wait")
         assert waits.proposed == "Oslo"
-        created = Happening(at=waits.ticket.created_at, what="created", by="", version=1, details={})
+        created = TicketEvent(at=waits.ticket.created_at, what="created", by="", version=1, details={})
         assert waits.history == (created,)
         assert (ended_.ticket.verdict, ended_.ticket.text, ended_.ticket.reason) == (Verdict.CORRECT, "right", "why")
         assert (ended_.ticket.ended_at, ended_.ticket.version, ended_.reviewer) == (1795564466.1926622, 2, "ada")

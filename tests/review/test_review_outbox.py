@@ -1,37 +1,37 @@
-"""What receivers are to hear is written with the change that it tells of, once, and says no text."""
+"""What endpoints are to hear is written with the change that it tells of, once, and says no text."""
 
 from typing import Any
 
 import pytest
 from sqlalchemy import Row, select
 
+from ilis_guard.config.queues import EndpointSettings, Event, QueueSettings
 from ilis_guard.errors import ReviewError
-from ilis_guard.review import QueueSettings, ReceiverSettings, ReviewQueue
+from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries
-from ilis_guard.review.settings import Event
 from ilis_guard.types import Attempt, Request, Verdict
 from tests.reviewing import Clock, put
 
 
-def receiver(name: str, *events: Event, queues: tuple[str, ...] | None = None) -> ReceiverSettings:
+def endpoint(name: str, *events: Event, queues: tuple[str, ...] | None = None) -> EndpointSettings:
     chosen: dict[str, Any] = {"events": events} if events else {}
-    return ReceiverSettings(name=name, url="https://example.org", queues=queues, **chosen)
+    return EndpointSettings(name=name, url="https://example.org", queues=queues, **chosen)
 
 
 def told(queue: ReviewQueue) -> list[Row[Any]]:
     with queue._ledger.reading() as connection:
-        return list(connection.execute(select(deliveries).order_by(deliveries.c.created_at, deliveries.c.receiver)))
+        return list(connection.execute(select(deliveries).order_by(deliveries.c.created_at, deliveries.c.endpoint)))
 
 
 def test_each_change_is_told_to_whoever_wants_to_hear_of_it(url: str, clock: Clock) -> None:
-    receivers = [
-        receiver("all"),
-        receiver("verdicts", "ticket.resolved"),
-        receiver("seniors", "ticket.created", "ticket.overdue", queues=("seniors",)),
-        receiver("others", queues=("others",)),
+    endpoints = [
+        endpoint("all"),
+        endpoint("verdicts", "ticket.resolved"),
+        endpoint("seniors", "ticket.created", "ticket.overdue", queues=("seniors",)),
+        endpoint("others", queues=("others",)),
     ]
     queues = [QueueSettings(name="chemists", due=60.0, overdue="seniors")]
-    with ReviewQueue(url, clock=clock, queues=queues, receivers=receivers) as queue:
+    with ReviewQueue(url, clock=clock, queues=queues, endpoints=endpoints) as queue:
         ticket = put(queue, "d")
         for change in (
             lambda: queue.claim(ticket.id, reviewer="ada"),
@@ -47,7 +47,7 @@ def test_each_change_is_told_to_whoever_wants_to_hear_of_it(url: str, clock: Clo
             change()
         rows = told(queue)
 
-    assert [(row.event, row.receiver) for row in rows] == [
+    assert [(row.event, row.endpoint) for row in rows] == [
         ("ticket.created", "all"),
         ("ticket.claimed", "all"),
         ("ticket.overdue", "all"),
@@ -67,9 +67,9 @@ def test_each_change_is_told_to_whoever_wants_to_hear_of_it(url: str, clock: Clo
 
 
 def test_a_ticket_that_moves_is_told_of_where_it_leaves_too(url: str, clock: Clock) -> None:
-    receivers = [receiver("chemists", "ticket.overdue", queues=("chemists",))]
+    endpoints = [endpoint("chemists", "ticket.overdue", queues=("chemists",))]
     queues = [QueueSettings(name="chemists", due=60.0, overdue="seniors")]
-    with ReviewQueue(url, clock=clock, queues=queues, receivers=receivers) as queue:
+    with ReviewQueue(url, clock=clock, queues=queues, endpoints=endpoints) as queue:
         put(queue, "d")
         clock.now += 60
         queue.sweep()
@@ -77,7 +77,7 @@ def test_a_ticket_that_moves_is_told_of_where_it_leaves_too(url: str, clock: Clo
 
 
 def test_no_text_of_anybody_is_told(url: str) -> None:
-    with ReviewQueue(url, receivers=[receiver("all")]) as queue:
+    with ReviewQueue(url, endpoints=[endpoint("all")]) as queue:
         ticket = put(
             queue,
             "d",
@@ -93,7 +93,7 @@ def test_no_text_of_anybody_is_told(url: str) -> None:
 
 
 def test_what_is_not_stored_is_not_told(url: str) -> None:
-    with ReviewQueue(url, receivers=[receiver("all")]) as queue:
+    with ReviewQueue(url, endpoints=[endpoint("all")]) as queue:
         with pytest.raises(ReviewError):
             put(queue, "d", say="half a duck \ud83e")
         put(queue, "e")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from ilis_guard.config.queues import QueueSettings, moves_in_a_circle
 from ilis_guard.errors import ReviewError
-from ilis_guard.review import QueueCounts, QueueSettings, ReviewQueue
-from ilis_guard.review.settings import moves_in_a_circle
+from ilis_guard.review import QueueCounts, ReviewQueue
 from ilis_guard.types import Verdict
 from tests.reviewing import Clock, put
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard.errors import ReviewError, TicketNotFoundError, TicketResolvedError
-from ilis_guard.review import Happening, ReviewQueue, TicketRecord
+from ilis_guard.review import ReviewQueue, TicketEvent, TicketRecord
 from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
 
 SIGNATURE = np.array([[0.0, 0.1, 3.5], [0.25, 0.0, 1e-7], [12.0, 0.3, 0.0]], dtype=np.float32)
@@ -40,7 +40,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
             tier="small",
             text="Ente 🦆",
             uncertainty=0.1,
-            shift=1 / 3,
+            typicality=1 / 3,
             signatures={"mean": SIGNATURE, "prompt": SIGNATURE.T},
             statistics=statistics,
             seconds=0.2,
@@ -73,7 +73,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         reasons=("tier small: uncertainty 0.10", "no rule held"),
         say="A person will look at this.",
         overdue="expire",
-        history=(Happening(at=ticket.created_at, what="created", by="", version=1, details={}),),
+        history=(TicketEvent(at=ticket.created_at, what="created", by="", version=1, details={}),),
     )
     assert {name: type(value) for name, value in record.request["labels"].items()} == {
         "channel": str,

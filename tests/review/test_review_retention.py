@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 
+from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.errors import ReviewError, TicketNotFoundError
-from ilis_guard.review import ReceiverSettings, ReviewQueue
+from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries, history
 from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
 from tests.reviewing import Clock, put
@@ -42,7 +43,7 @@ def secretive(queue: ReviewQueue, decision: str) -> Ticket:
                 tier="small",
                 text="The geheimnis is Fabergé",
                 uncertainty=0.4,
-                shift=0.2,
+                typicality=0.2,
                 signatures={"mean": SIGNATURE},
                 statistics=Statistics(logprob_sum=-3.0, logprob_mean=-1.0, entropy_mean=0.5, margin_min=0.1),
                 tokens=3,
@@ -126,9 +127,9 @@ def test_old_tickets_are_deleted_with_all_that_belongs_to_them(timed: ReviewQueu
         assert set(connection.scalars(select(history.c.ticket))) == {young.id}
 
 
-def test_what_a_receiver_is_still_to_hear_of_stays(url: str, clock: Clock) -> None:
-    receivers = [ReceiverSettings(name="ops", url="https://ops.example", events=("ticket.resolved",))]
-    with ReviewQueue(url, clock=clock, receivers=receivers) as queue:
+def test_what_a_endpoint_is_still_to_hear_of_stays(url: str, clock: Clock) -> None:
+    endpoints = [EndpointSettings(name="ops", url="https://ops.example", events=("ticket.resolved",))]
+    with ReviewQueue(url, clock=clock, endpoints=endpoints) as queue:
         tickets = [put(queue, decision) for decision in ("pending", "delivered", "exhausted", "disabled")]
         for ticket in tickets:
             queue.resolve(ticket.id, Verdict.ACCEPT)
@@ -194,8 +195,8 @@ def test_an_age_is_a_length_of_time(timed: ReviewQueue, age: float) -> None:
 
 def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest.FixtureRequest, clock: Clock) -> None:
     url = request.getfixturevalue("postgresql").new_queue()
-    crm = ReceiverSettings(name="crm", url="https://crm.test/", secret="${S}", events=("ticket.created",))
-    with ReviewQueue(url, receivers=[crm], clock=clock) as queue, ThreadPoolExecutor(1) as others:
+    crm = EndpointSettings(name="crm", url="https://crm.test/", secret="${S}", events=("ticket.created",))
+    with ReviewQueue(url, endpoints=[crm], clock=clock) as queue, ThreadPoolExecutor(1) as others:
         ticket = put(queue, "d")
         queue.resolve(ticket.id, Verdict.REJECT)
         clock.now += DAY

@@ -24,35 +24,35 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_the_waiting_caller_gets_the_verdict(review: ReviewQueue) -> None:
     ticket = put(review, "d")
-    waiting = asyncio.create_task(ticket.ended())
+    waiting = asyncio.create_task(ticket.wait())
     await asyncio.sleep(0.02)
     assert not waiting.done()
     resolved = await asyncio.to_thread(review.resolve, ticket.id, Verdict.CORRECT, text="2403 °C")
     assert await waiting == resolved
-    assert await ticket.ended(timeout=0.5) == await review.ended(ticket.id[:8]) == resolved
+    assert await ticket.wait(timeout=0.5) == await review.wait(ticket.id[:8]) == resolved
 
 
 async def test_the_verdict_may_come_from_another_process(review: ReviewQueue, url: str) -> None:
     ticket = put(review, "d")
     with ReviewQueue(url) as elsewhere:
         resolved = elsewhere.resolve(ticket.id, Verdict.REJECT)
-    assert await ticket.ended() == resolved
+    assert await ticket.wait() == resolved
 
 
 async def test_an_expired_ticket_has_ended_without_a_verdict(timed: ReviewQueue, clock: Clock) -> None:
     ticket = put(timed, "d", due=60.0)
     clock.now += 60
     timed.sweep()
-    ended = await ticket.ended()
+    ended = await ticket.wait()
     assert (ended.state, ended.verdict) == ("expired", None)
 
 
 async def test_waiting_has_an_end(review: ReviewQueue) -> None:
     ticket = put(review, "d")
     with pytest.raises(TimeoutError):
-        await ticket.ended(timeout=0.03)
+        await ticket.wait(timeout=0.03)
     with pytest.raises(TicketNotFoundError):
-        await review.ended("0" * 32)
+        await review.wait("0" * 32)
 
 
 async def test_a_ticket_on_its_own_says_where_to_wait(review: ReviewQueue) -> None:
@@ -61,7 +61,7 @@ async def test_a_ticket_on_its_own_says_where_to_wait(review: ReviewQueue) -> No
     for alone in copies:
         assert alone == ticket
         with pytest.raises(ReviewError, match=rf"wait with ReviewQueue.ended\('{ticket.id}'\)"):
-            await alone.ended()
+            await alone.wait()
     assert json.loads(json.dumps(ticket.to_dict())) == ticket.to_dict()
     assert "wait" not in ticket.to_dict()
     assert "wait" not in repr(ticket)
@@ -74,5 +74,5 @@ async def test_a_decision_leads_to_its_verdict(url: str) -> None:
         assert decision.ticket is not None
         with ReviewQueue(url) as reviewers:
             reviewers.resolve(decision.ticket.id, Verdict.ACCEPT, reviewer="ada")
-        ended = await decision.ticket.ended(timeout=10)
+        ended = await decision.ticket.wait(timeout=10)
     assert (ended.verdict, ended.state) == (Verdict.ACCEPT, "resolved")

@@ -9,7 +9,7 @@ from ilis_guard.scoring import Bundle, BundleMetadata, read_bundle, write_bundle
 from ilis_guard.scoring.bundle import CalibrationSet, DatasetRows, Figure, HeldOut
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
-from ilis_guard.scoring.shift import ShiftReference
+from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 
 LAYERS = 4
@@ -119,7 +119,7 @@ def calibration_set() -> CalibrationSet:
     return CalibrationSet(
         uncertainty=(1 / 3, 0.0, 1.0, 1e-17),
         wrong=(False, False, True, True),
-        shift=ShiftReference(
+        typicality=TypicalityReference(
             mean=tuple(0.5 + 0.1 * index for index in range(width)),
             precision=tuple(map(tuple, (np.eye(width) + 0.1).tolist())),
             distances=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0),

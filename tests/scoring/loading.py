@@ -49,7 +49,7 @@ def outcome(folder: str) -> dict[str, object]:
     for generation in generations():
         try:
             score = scorer.score(generation)
-            scores.append([score.uncertainty, score.shift])
+            scores.append([score.uncertainty, score.typicality])
         except ScoringError as error:
             scores.append(str(error))
     return {"scores": scores}

@@ -17,7 +17,7 @@ from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bund
 from ilis_guard.scoring.blending import Blending, SequenceProbability
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.shift import profile
+from ilis_guard.scoring.typicality import profile
 from ilis_guard.types import Generation
 
 SEQUENCE = SequenceProbability(slope=1.25, intercept=-1.5)
@@ -72,10 +72,10 @@ def test_a_score_is_blended_by_familiarity_and_then_calibrated(
 ) -> None:
     blending: Bundle = request.getfixturevalue(which)
     scorer, without = LightGBMScorer(blending), LightGBMScorer(bundle)
-    reference, found = bundle.calibration_set.shift, set()
+    reference, found = bundle.calibration_set.typicality, set()
     for row in range(40):
         score = scorer.score(generation(row))
-        assert score.shift == without.score(generation(row)).shift
+        assert score.typicality == without.score(generation(row)).typicality
         maps = {position: each[None] for position, each in generation(row).signatures.items()}
         away = profile(maps, "answer")[0] - reference.mean
         as_far = sum(other >= away @ np.array(reference.precision) @ away for other in DISTANCES)
@@ -86,13 +86,15 @@ def test_a_score_is_blended_by_familiarity_and_then_calibrated(
 
 
 def test_what_it_is_recalibrated_on_leaves_the_blending_alone(blending: Bundle, generation: Row) -> None:
-    """Shift is another once other rows are calibrated on; what the trees have seen isn't."""
+    """Typicality is another once other rows are calibrated on; what the trees have seen isn't."""
     known = blending.calibration_set
-    moved = known.shift.model_copy(update={"distances": tuple(place / 1000 for place in range(50))})
-    other = LightGBMScorer(dataclasses.replace(blending, calibration_set=known.model_copy(update={"shift": moved})))
+    moved = known.typicality.model_copy(update={"distances": tuple(place / 1000 for place in range(50))})
+    other = LightGBMScorer(
+        dataclasses.replace(blending, calibration_set=known.model_copy(update={"typicality": moved}))
+    )
     for row in range(10):
         before, after = LightGBMScorer(blending).score(generation(row)), other.score(generation(row))
-        assert before.shift != after.shift
+        assert before.typicality != after.typicality
         assert before.uncertainty == after.uncertainty
 
 

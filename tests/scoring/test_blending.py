@@ -33,7 +33,7 @@ def test_the_more_familiar_an_answer_the_more_the_trees_weigh(
     assert one(trees, log_odds, familiarity) == pytest.approx(1 / (1 + math.exp(-mixed)), rel=1e-12)
 
 
-def test_each_row_is_blended_by_its_own_shift() -> None:
+def test_each_row_is_blended_by_its_own_typicality() -> None:
     trees, log_odds, familiarity = np.array([0.9, 0.9, 0.2]), np.array([-1.0, -1.0, 3.0]), np.array([0.0, 1.0, 0.4])
     alone = [one(*row) for row in zip(trees.tolist(), log_odds.tolist(), familiarity.tolist(), strict=True)]
     assert blended(trees, log_odds, familiarity).tolist() == pytest.approx(alone, rel=1e-15)

@@ -273,10 +273,10 @@ WRONG_CALIBRATION: dict[str, Change] = {
     "more outcomes than rows": setting("wrong", to=[True] * 5),
     "outcomes in words": setting("wrong", to=["yes", "no", "yes", "no"]),
     "outcomes as numbers": setting("wrong", to=[1, 0, 1, 0]),
-    "no shift": lambda calibration: calibration.pop("shift"),
-    "distances out of order": setting("shift", "distances", to=[2.0, 1.0]),
+    "no typicality": lambda calibration: calibration.pop("typicality"),
+    "distances out of order": setting("typicality", "distances", to=[2.0, 1.0]),
     "an unknown key": setting("more", to=1),
-    "maps of other layers": setting("shift", to={"mean": [0.0], "precision": [[1.0]], "distances": [1.0]}),
+    "maps of other layers": setting("typicality", to={"mean": [0.0], "precision": [[1.0]], "distances": [1.0]}),
 }
 
 
@@ -286,7 +286,7 @@ def test_a_wrong_calibration_set_is_refused_though_its_digest_is_right(change: C
     change(calibration)
     put(folder, "calibration.json", json.dumps(calibration))
     message = refusal(folder)
-    assert "calibration.json" in message or "shift reference" in message
+    assert "calibration.json" in message or "typicality reference" in message
 
 
 @pytest.mark.parametrize(

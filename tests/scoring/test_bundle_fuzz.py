@@ -148,9 +148,9 @@ def check(loading: Loading, texts: Mapping[str, str]) -> None:
         if isinstance(score, str):
             assert "isn't a number" in score or "the bundle was fitted to" in score
         else:
-            uncertainty, shift = score
+            uncertainty, typicality = score
             assert 0 <= uncertainty <= 1
-            assert 0 < shift <= 1
+            assert 0 < typicality <= 1
 
 
 # --- what is changed -------------------------------------------------------------------------------------------------

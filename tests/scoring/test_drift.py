@@ -8,7 +8,7 @@ from ilis_guard.errors import ScoringError
 from ilis_guard.scoring import Drift, DriftTest
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.drift import _Stream
-from ilis_guard.scoring.shift import ShiftReference
+from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.types import Score
 
 ROWS = 200
@@ -37,16 +37,16 @@ def calibration(random: np.random.Generator, rows: int = ROWS) -> CalibrationSet
     return CalibrationSet(
         uncertainty=tuple(uncertainty.tolist()),
         wrong=(False,) * rows,
-        shift=ShiftReference(mean=(0.0,), precision=((1.0,),), distances=tuple(sorted(distances.tolist()))),
+        typicality=TypicalityReference(mean=(0.0,), precision=((1.0,),), distances=tuple(sorted(distances.tolist()))),
     )
 
 
 def scores(random: np.random.Generator, draw: Draw, known: CalibrationSet, count: int) -> list[Score]:
     distances, uncertainty = draw(random, count)
-    rows = len(known.shift.distances)
-    farther_away = rows - np.searchsorted(known.shift.distances, distances)
-    shift = (1 + farther_away) / (rows + 1)
-    return [Score(uncertainty=u, shift=s) for u, s in zip(uncertainty.tolist(), shift.tolist(), strict=True)]
+    rows = len(known.typicality.distances)
+    farther_away = rows - np.searchsorted(known.typicality.distances, distances)
+    typicality = (1 + farther_away) / (rows + 1)
+    return [Score(uncertainty=u, typicality=s) for u, s in zip(uncertainty.tolist(), typicality.tolist(), strict=True)]
 
 
 def watched(seed: int, draw: Draw, count: int, **options: float) -> list[Drift]:
@@ -68,7 +68,7 @@ def test_bets_that_take_the_calibration_rows_for_the_truth_would_be_wrong_far_to
     for seed in range(40):
         random = np.random.default_rng(seed)
         known = calibration(random)
-        fixed = [score.shift for score in scores(random, as_before, known, 20000)]
+        fixed = [score.typicality for score in scores(random, as_before, known, 20000)]
         powers = np.linspace(0.05, 0.95, 10)
         logarithms = [np.cumsum(np.log(e) + (e - 1) * np.log(side)) for e in powers for side in (np.array(fixed),)]
         wrong += bool(np.exp(np.minimum(logarithms, 700)).mean(axis=0).max() >= 20)
@@ -86,7 +86,7 @@ def test_p_values_of_a_stream_like_the_calibration_rows_are_uniform_and_independ
             stream = _Stream(list(start), unknown=unknown)
             for score in drawn:
                 before = stream._logarithms[0, 0]
-                stream.bet(score.uncertainty if unknown else round(score.shift * 21) / 21, random.random())
+                stream.bet(score.uncertainty if unknown else round(score.typicality * 21) / 21, random.random())
                 # The bet e gains ln e + (e - 1) ln p.
                 found[unknown].append(np.exp((stream._logarithms[0, 0] - before - np.log(0.05)) / -0.95))
     for p_values in found.values():
@@ -96,7 +96,7 @@ def test_p_values_of_a_stream_like_the_calibration_rows_are_uniform_and_independ
         assert abs(neighbours) < 4 / np.sqrt(table.size)
 
 
-@pytest.mark.parametrize(("draw", "kind"), [(farther, "shift"), (surer, "uncertainty")])
+@pytest.mark.parametrize(("draw", "kind"), [(farther, "typicality"), (surer, "uncertainty")])
 def test_a_stream_that_differs_raises_the_alarm_that_says_how(draw: Draw, kind: str) -> None:
     last = [watched(seed, draw, 400, false_alarms=0.01)[-1] for seed in range(20)]
     assert sum(each.alarm == kind for each in last) >= 18
@@ -109,8 +109,8 @@ def test_a_drift_halfway_is_found_and_the_alarm_stays() -> None:
     before = [test.observe(score).alarm for score in scores(random, as_before, known, 300)]
     after = [test.observe(score).alarm for score in scores(random, farther, known, 500)]
     assert set(before) == {None}
-    first = after.index("shift")
-    assert set(after[first:]) == {"shift"}
+    first = after.index("typicality")
+    assert set(after[first:]) == {"typicality"}
 
 
 def test_a_window_ends_and_the_next_starts_anew() -> None:
@@ -118,11 +118,11 @@ def test_a_window_ends_and_the_next_starts_anew() -> None:
     known = calibration(random)
     test = DriftTest(known, false_alarms=0.01, window=300)
     found = [test.observe(score) for score in scores(random, farther, known, 301)]
-    assert found[299].alarm == "shift"
+    assert found[299].alarm == "typicality"
     assert (found[299].scores, found[300].scores) == (300, 1)
     assert found[300].alarm is None
     test.reset()
-    assert test.observe(Score(uncertainty=0.5, shift=1.0)).scores == 1
+    assert test.observe(Score(uncertainty=0.5, typicality=1.0)).scores == 1
 
 
 def test_the_same_seed_finds_the_same() -> None:
@@ -132,16 +132,16 @@ def test_the_same_seed_finds_the_same() -> None:
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (Score(uncertainty=0.5, shift=0.123456), "isn't one of a bundle with 200 calibration distances"),
-        (Score(uncertainty=0.5, shift=0.0), "isn't one"),
-        (Score(uncertainty=1.5, shift=1.0), "isn't one"),
+        (Score(uncertainty=0.5, typicality=0.123456), "isn't one of a bundle with 200 calibration distances"),
+        (Score(uncertainty=0.5, typicality=0.0), "isn't one"),
+        (Score(uncertainty=1.5, typicality=1.0), "isn't one"),
     ],
 )
 def test_a_score_of_another_bundle_is_refused(score: Score, message: str) -> None:
     test = DriftTest(calibration(np.random.default_rng(0)))
     with pytest.raises(ScoringError, match=message):
         test.observe(score)
-    assert test.observe(Score(uncertainty=0.5, shift=1.0)).scores == 1
+    assert test.observe(Score(uncertainty=0.5, typicality=1.0)).scores == 1
 
 
 @pytest.mark.parametrize(

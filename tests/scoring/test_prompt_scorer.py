@@ -27,14 +27,17 @@ def of_prompts(maps: Maps, statistics: np.ndarray, metadata: BundleMetadata, cal
         lightgbm.Dataset(feature_matrix(["prompt"], maps, statistics), label=wrong),
         num_boost_round=20,
     )
-    width, shift = LAYERS - 1, calibration_set.shift
-    halved = shift.model_copy(
-        update={"mean": shift.mean[:width], "precision": tuple(row[:width] for row in shift.precision[:width])}
+    width, typicality = LAYERS - 1, calibration_set.typicality
+    halved = typicality.model_copy(
+        update={
+            "mean": typicality.mean[:width],
+            "precision": tuple(row[:width] for row in typicality.precision[:width]),
+        }
     )
     return Bundle(
         metadata=metadata.model_copy(update={"stage": "prompt", "features": ("prompt",)}),
         trees=booster.model_to_string(),
-        calibration_set=calibration_set.model_copy(update={"shift": halved}),
+        calibration_set=calibration_set.model_copy(update={"typicality": halved}),
         digest="ab",
     )
 
@@ -57,10 +60,12 @@ def test_without_the_prompts_map_there_is_no_score(of_prompts: Bundle, generatio
         LightGBMScorer(of_prompts).score(replace(at_the_prompt(generation(0)), signatures={}))
 
 
-def test_a_shift_reference_of_answers_doesnt_pass_for_one_of_prompts(
+def test_a_typicality_reference_of_answers_doesnt_pass_for_one_of_prompts(
     of_prompts: Bundle, calibration_set: CalibrationSet
 ) -> None:
-    with pytest.raises(BundleError, match="shift reference of the bundle ab has 6 columns, maps of 4 layers give 3"):
+    with pytest.raises(
+        BundleError, match="typicality reference of the bundle ab has 6 columns, maps of 4 layers give 3"
+    ):
         LightGBMScorer(replace(of_prompts, calibration_set=calibration_set))
 
 

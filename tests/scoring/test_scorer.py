@@ -63,7 +63,7 @@ def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
     beta = bundle.metadata.calibration
     uncertainty = 1 / (1 + math.exp(-(beta.a * math.log(raw) - beta.b * math.log(1 - raw) + beta.c)))
 
-    reference = bundle.calibration_set.shift
+    reference = bundle.calibration_set.typicality
     profile = [
         sum(math.log1p(float(each[i, j])) for i, j in pairs if abs(i - j) == apart) / (2 * (LAYERS - apart))
         for each in (prompt, mean)
@@ -79,14 +79,14 @@ def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
     return uncertainty, (1 + as_far) / (1 + len(reference.distances))
 
 
-def test_a_score_equals_features_trees_calibration_and_shift_by_hand(
+def test_a_score_equals_features_trees_calibration_and_typicality_by_hand(
     scorer: LightGBMScorer, bundle: Bundle, generation: Row
 ) -> None:
     for row in range(30):
         score = scorer.score(generation(row))
-        uncertainty, shift = by_hand(bundle, generation(row))
+        uncertainty, typicality = by_hand(bundle, generation(row))
         assert score.uncertainty == pytest.approx(uncertainty, rel=1e-12)
-        assert score.shift == shift
+        assert score.typicality == typicality
 
 
 def test_wrong_answers_are_more_uncertain(scorer: LightGBMScorer, generation: Row, wrong: np.ndarray) -> None:
@@ -94,11 +94,11 @@ def test_wrong_answers_are_more_uncertain(scorer: LightGBMScorer, generation: Ro
     assert uncertainty[wrong[:100]].min() > 0.5 > uncertainty[~wrong[:100]].max()
 
 
-def test_a_generation_unlike_the_reference_has_the_least_shift(scorer: LightGBMScorer, generation: Row) -> None:
+def test_a_generation_unlike_the_reference_has_the_least_typicality(scorer: LightGBMScorer, generation: Row) -> None:
     usual = generation(0)
     far = {position: each * 1000 for position, each in usual.signatures.items()}
-    assert scorer.score(dataclasses.replace(usual, signatures=far)).shift == 1 / 7
-    assert max(scorer.score(generation(row)).shift for row in range(20)) > 1 / 7
+    assert scorer.score(dataclasses.replace(usual, signatures=far)).typicality == 1 / 7
+    assert max(scorer.score(generation(row)).typicality for row in range(20)) > 1 / 7
 
 
 CHANGES: dict[str, Any] = {
@@ -175,7 +175,7 @@ def test_statistics_that_are_not_finite_are_never_scored(
         scorer.score(dataclasses.replace(row, statistics=dataclasses.replace(row.statistics, **changed)))
 
 
-def test_a_map_that_only_the_shift_looks_at_is_checked_too(
+def test_a_map_that_only_the_typicality_looks_at_is_checked_too(
     scorer_of: Callable[[FeatureGroup], LightGBMScorer], generation: Row
 ) -> None:
     scorer = scorer_of("statistics")
@@ -200,8 +200,8 @@ def test_a_map_of_other_layers_is_never_scored(scorer: LightGBMScorer, generatio
         scorer.score(dataclasses.replace(row, signatures=larger))
 
 
-def test_a_bundle_whose_shift_reference_is_of_other_maps_is_refused(bundle: Bundle) -> None:
-    shift = bundle.calibration_set.shift.model_copy(update={"mean": (0.0,), "precision": ((1.0,),)})
-    other = bundle.calibration_set.model_copy(update={"shift": shift})
-    with pytest.raises(BundleError, match=r"shift reference of the bundle [0-9a-f]{16} has 1 columns, .* give 6"):
+def test_a_bundle_whose_typicality_reference_is_of_other_maps_is_refused(bundle: Bundle) -> None:
+    typicality = bundle.calibration_set.typicality.model_copy(update={"mean": (0.0,), "precision": ((1.0,),)})
+    other = bundle.calibration_set.model_copy(update={"typicality": typicality})
+    with pytest.raises(BundleError, match=r"typicality reference of the bundle [0-9a-f]{16} has 1 columns, .* give 6"):
         LightGBMScorer(dataclasses.replace(bundle, calibration_set=other))

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from scipy.stats import chisquare
 
 from ilis_guard.scoring.features import Maps
-from ilis_guard.scoring.shift import ShiftDetector, ShiftReference, profile, squared_distances
+from ilis_guard.scoring.typicality import TypicalityEstimator, TypicalityReference, profile, squared_distances
 
 LAYERS = 3
 
@@ -23,15 +23,15 @@ def maps_at(*away: float) -> Maps:
     return {"prompt": np.zeros_like(mean), "mean": mean}
 
 
-def test_shift_is_the_share_of_rows_at_least_as_far_away_counting_itself() -> None:
-    detector = ShiftDetector(ShiftReference.model_validate(reference()))
-    shift = detector.shift(profile(maps_at(0.0, 0.99, 1.5, 2.5, 3.5), "answer"))
-    np.testing.assert_allclose(shift, [1, 1, 4 / 5, 2 / 5, 1 / 5])
+def test_typicality_is_the_share_of_rows_at_least_as_far_away_counting_itself() -> None:
+    detector = TypicalityEstimator(TypicalityReference.model_validate(reference()))
+    typicality = detector.typicality(profile(maps_at(0.0, 0.99, 1.5, 2.5, 3.5), "answer"))
+    np.testing.assert_allclose(typicality, [1, 1, 4 / 5, 2 / 5, 1 / 5])
 
 
 def test_a_tie_counts_as_at_least_as_far() -> None:
-    detector = ShiftDetector(ShiftReference.model_validate(reference(distances=[0.0, 0.0, 5.0])))
-    assert detector.shift(profile(maps_at(0.0), "answer")).tolist() == [1.0]
+    detector = TypicalityEstimator(TypicalityReference.model_validate(reference(distances=[0.0, 0.0, 5.0])))
+    assert detector.typicality(profile(maps_at(0.0), "answer")).tolist() == [1.0]
 
 
 def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
@@ -41,7 +41,7 @@ def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
     np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}, "answer"), [[1, 0, 0, 2]], rtol=1e-6)
 
 
-def test_a_row_alone_has_the_very_shift_that_it_has_among_others() -> None:
+def test_a_row_alone_has_the_very_typicality_that_it_has_among_others() -> None:
     random = np.random.default_rng(0)
     maps: Maps = {name: random.lognormal(size=(50, 30, 30)).astype(np.float32) for name in ("prompt", "mean")}
     profiles = profile(maps, "answer")
@@ -61,13 +61,15 @@ def test_squared_distances_equal_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -2.0])
-def test_what_is_no_divergence_has_no_shift_rather_than_a_small_one(bad: float) -> None:
+def test_what_is_no_divergence_has_no_typicality_rather_than_a_small_one(bad: float) -> None:
     maps = maps_at(0.0, 0.0)
     maps["mean"][1, 0, 1] = bad
     with np.errstate(invalid="ignore"):
-        shift = ShiftDetector(ShiftReference.model_validate(reference())).shift(profile(maps, "answer"))
-    assert shift[0] == 1
-    assert np.isnan(shift[1])
+        typicality = TypicalityEstimator(TypicalityReference.model_validate(reference())).typicality(
+            profile(maps, "answer")
+        )
+    assert typicality[0] == 1
+    assert np.isnan(typicality[1])
 
 
 @pytest.mark.parametrize(
@@ -86,12 +88,12 @@ def test_what_is_no_divergence_has_no_shift_rather_than_a_small_one(bad: float) 
     ],
 )
 def test_a_reference_of_the_wrong_shape_or_with_what_is_no_number_is_refused(changes: dict[str, Any]) -> None:
-    ShiftReference.model_validate(reference())
+    TypicalityReference.model_validate(reference())
     with pytest.raises(ValidationError):
-        ShiftReference.model_validate(reference(**changes))
+        TypicalityReference.model_validate(reference(**changes))
 
 
-def test_shift_is_uniform_on_rows_exchangeable_with_the_calibration_rows() -> None:
+def test_typicality_is_uniform_on_rows_exchangeable_with_the_calibration_rows() -> None:
     """Through the whole of it: maps, profiles, a reference fitted to other rows, and the place among the distances."""
     random = np.random.default_rng(0)
     layers, rows = 4, 19
@@ -107,11 +109,11 @@ def test_shift_is_uniform_on_rows_exchangeable_with_the_calibration_rows() -> No
     places = np.zeros(rows + 1)
     for _ in range(2000):
         distances = squared_distances(profile(maps(rows), "answer"), mean, precision)
-        known = ShiftReference(
+        known = TypicalityReference(
             mean=tuple(mean.tolist()),
             precision=tuple(map(tuple, precision.tolist())),
             distances=tuple(sorted(distances.tolist())),
         )
-        shift = float(ShiftDetector(known).shift(profile(maps(1), "answer"))[0])
-        places[round(shift * (rows + 1)) - 1] += 1
+        typicality = float(TypicalityEstimator(known).typicality(profile(maps(1), "answer"))[0])
+        places[round(typicality * (rows + 1)) - 1] += 1
     assert chisquare(places).pvalue > 1e-3

@@ -15,12 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.calling import Deadline
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.config.page import token_hash
+from ilis_guard.config.server import KeySettings, ServerSettings
 from ilis_guard.models import Model
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import token_hash
 from ilis_guard.scoring import Scorer
-from ilis_guard.server import KeySettings, ServerSettings
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Fingerprint, Generation, Message, Step
 from ilis_guard_server import create_app

@@ -12,8 +12,9 @@ import structlog
 import uvicorn
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.review import QueueSettings, ReviewQueue
-from ilis_guard.review.page import PageSettings, ReviewerSettings, token_hash
+from ilis_guard.config.page import PageSettings, ReviewerSettings, token_hash
+from ilis_guard.config.queues import QueueSettings
+from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Generation, Score, Ticket
@@ -109,8 +110,8 @@ def ask(review: ReviewQueue, policy: Policy) -> Ask:
     def ask_one(question: str, answer: str = "2400 °C", *, uncertainty: float = 0.62, **labels: Any) -> Ticket:
         guard = Guard(
             tiers=[
-                _tier("small", f"{answer}?", Score(uncertainty=0.71, shift=0.31), seed=1),
-                _tier("large", answer, Score(uncertainty=uncertainty, shift=0.44), seed=2),
+                _tier("small", f"{answer}?", Score(uncertainty=0.71, typicality=0.31), seed=1),
+                _tier("large", answer, Score(uncertainty=uncertainty, typicality=0.44), seed=2),
             ],
             policy=policy,
             review=review,

@@ -9,7 +9,7 @@ import tenacity
 from langchain_openai import ChatOpenAI
 
 from ilis_guard import Decision, Guard, Policy, Tier
-from ilis_guard.calling import BreakerSettings
+from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
@@ -130,7 +130,7 @@ def test_an_upstream_that_is_down_is_tried_again_and_then_given_up(queue: Review
         url = gone.url
     guard = guarded(upstream_at(url), queue, breaker=BreakerSettings(failures=3, seconds=60))
     assert guard.decide("sure?").attempts[-1].error.startswith("TransientModelError: ChatOpenAI didn't answer")
-    assert guard.decide("sure?").attempts[-1].error.startswith("TierDownError")
+    assert guard.decide("sure?").attempts[-1].error.startswith("CircuitOpenError")
 
 
 def test_an_upstream_without_a_free_place_is_asked_again(queue: ReviewQueue) -> None:

@@ -16,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from ilis_guard import events
+from ilis_guard.config.page import token_hash
+from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import token_hash
-from ilis_guard.server import KeySettings
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard_server.openai_requests import ChatRequest, CompletionRequest, DecisionRequest
 from tests.server.asking import CLIENT, KEY, Asking, Endless, asking, guard_of, shop, until

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ilis_guard import Guard, Policy, Tier
+from ilis_guard.config.page import PageSettings
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import PageSettings
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Attempt, Request, Verdict
 from ilis_guard_server.queue_page import Filters
@@ -26,7 +26,7 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> str:
     """Escalate a plain request, of which a test changes what it is about; the ticket's id."""
     plain: dict[str, Any] = {
         "request": Request.of("What is the boiling point of gallium?"),
-        "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, shift=0.2)],
+        "attempts": [Attempt(tier="small", text="2400 °C", uncertainty=0.4, typicality=0.2)],
         "queue": "default",
         "policy": "p",
         "rule": None,
@@ -357,7 +357,7 @@ def test_what_goes_on_beside_is_told_to_stop(settings: PageSettings, start: Star
 def test_an_answer_that_a_stream_cut_is_said_to_be_one_and_its_uncertainty_isnt_explained(
     site: Site, review: ReviewQueue
 ) -> None:
-    half = Attempt(tier="small", text="24", uncertainty=0.97, shift=0.2, tokens=1, stopped_at=1)
+    half = Attempt(tier="small", text="24", uncertainty=0.97, typicality=0.2, tokens=1, stopped_at=1)
     whole, cut = put(review, "a"), put(review, "b", attempts=[half])
     ana = site.signed_in("ana").client
     shown = ana.get(f"/tickets/{cut}").text

@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ilis_guard.config.page import PageSettings, token_hash
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import PageSettings, token_hash
-from ilis_guard.review.worker import Deliverer
+from ilis_guard.review.worker import OutboxRelay
 from ilis_guard_server import create_app, serve
 from tests.server.asking import KEY, settings_with, shop
 
@@ -23,11 +23,11 @@ def test_a_worker_that_fails_ends_the_server_instead_of_leaving_webhooks_to_nobo
         f"  page: {{url: 'http://localhost', reviewers: [{{name: ana, token: '{token_hash('t')}'}}]}}\n"
     )
 
-    async def fails(_worker: Deliverer, _stop: asyncio.Event) -> None:
+    async def fails(_worker: OutboxRelay, _stop: asyncio.Event) -> None:
         await asyncio.sleep(0.1)
         raise BrokenPipeError("standard error is gone")
 
-    monkeypatch.setattr(Deliverer, "run", fails)
+    monkeypatch.setattr(OutboxRelay, "run", fails)
     with pytest.raises(BrokenPipeError, match="standard error is gone"):
         serve(config, host="127.0.0.1", port=0)
 

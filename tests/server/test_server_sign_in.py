@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ilis_guard.config.page import PageSettings, ProxySettings, ReviewerSettings, token_hash
 from ilis_guard.errors import ConfigError
-from ilis_guard.review.page import PageSettings, ProxySettings, ReviewerSettings, token_hash
 from ilis_guard_server.people import People
 from ilis_guard_server.sessions import FAILURE_SECONDS, FAILURES, MOST_SESSIONS, SESSION_SECONDS, Sessions, SignInLimit
 from tests.server.conftest import Start

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from ilis_guard.config.page import PageSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.page import PageSettings
 from ilis_guard.review.signing import sign
 from ilis_guard.types import Request, Ticket, Verdict
 from tests.server.conftest import Ask, Start

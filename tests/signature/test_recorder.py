@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import Recorder, Recording, Tap, locate, running
+from ilis_guard.signature import Recorder, Recording, Tap, accumulators, locate
 
 LAYERS, PROMPT = 3, [5, 17, 40, 3]
 
@@ -72,9 +72,9 @@ def assert_same_statistics(found: Recording, expected: Recording) -> None:
 def test_chunks_of_any_length_give_the_same_maps(
     model: Any, tokens: int, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "CHUNK", 3 * (LAYERS * 32 + 99))
+    monkeypatch.setattr(accumulators, "CHUNK", 3 * (LAYERS * 32 + 99))
     _, (expected,), _ = generate(model, [PROMPT], max_new_tokens=12)
-    monkeypatch.setattr(running, "CHUNK", tokens * (LAYERS * 32 + 99))
+    monkeypatch.setattr(accumulators, "CHUNK", tokens * (LAYERS * 32 + 99))
     _, (found,), recorder = generate(model, [PROMPT], max_new_tokens=12, mode=mode)
     assert recorder._chunk == tokens
     assert_same_maps(found, expected)
@@ -85,7 +85,7 @@ def test_chunks_of_any_length_give_the_same_maps(
 def test_what_is_known_at_each_step_is_what_a_shorter_answer_shows(
     model: Any, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "CHUNK", tokens * (LAYERS * 32 + 99))
+    monkeypatch.setattr(accumulators, "CHUNK", tokens * (LAYERS * 32 + 99))
     steps: list[Recording] = []
 
     def look(recorder: Recorder, scores: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def test_what_is_held_doesnt_grow_with_the_answer(model: Any, monkeypatch: pytes
             values += [*vars(recorder._answer).values(), *vars(recorder._next).values(), *vars(tap).values()]
             return sum(value.numel() for value in values if isinstance(value, Tensor) and value is not recorder._before)
 
-    monkeypatch.setattr(running, "CHUNK", 7 * (LAYERS * 32 + 99))
+    monkeypatch.setattr(accumulators, "CHUNK", 7 * (LAYERS * 32 + 99))
     assert held(10) == held(300)
 
 
@@ -213,7 +213,7 @@ def test_the_two_largest_are_those_of_topk(values: list[float], width: int, seed
     row = torch.tensor(values)
     picked = torch.randint(len(values), (3, width), generator=torch.Generator().manual_seed(seed))
     logprobs = row[picked]
-    assert torch.equal(running._two_largest(logprobs), logprobs.topk(2, dim=-1).values)
+    assert torch.equal(accumulators._two_largest(logprobs), logprobs.topk(2, dim=-1).values)
 
 
 @settings(deadline=None, max_examples=60)
@@ -228,13 +228,13 @@ def test_log_probability_entropy_and_margin_are_those_of_the_definition(
     exact = logits.double().softmax(dim=-1)
     terms = torch.where(exact > 0, exact * exact.log(), 0.0)
     largest = exact.sort(dim=-1, descending=True).values
-    numbers = running.next_token_numbers(logits, tokens).double()
+    numbers = accumulators.next_token_numbers(logits, tokens).double()
     expected = torch.stack([exact[range(3), tokens].log(), -terms.sum(dim=-1), largest[:, 0] - largest[:, 1]])
     np.testing.assert_allclose(numbers, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_logits_that_are_no_numbers_give_statistics_that_are_none() -> None:
-    numbers = running.next_token_numbers(torch.tensor([[0.0, float("nan"), 1.0]]), torch.tensor([0]))
+    numbers = accumulators.next_token_numbers(torch.tensor([[0.0, float("nan"), 1.0]]), torch.tensor([0]))
     assert numbers.isnan().any()
 
 

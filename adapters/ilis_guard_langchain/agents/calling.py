@@ -18,7 +18,7 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
 from ilis_guard import Generation, Message
-from ilis_guard.errors import LeftError, ModelError, control_flow
+from ilis_guard.errors import ClientDisconnected, ModelError, control_flow
 from ilis_guard.models.remote import as_model_error
 from ilis_guard.models.replies import check_not_refused, generation_of
 
@@ -135,18 +135,18 @@ class Bridge:
         """Make the call in the event loop, and wait for it in this thread.
 
         Raises:
-            LeftError: nobody waits for it any more.
+            ClientDisconnected: nobody waits for it any more.
         """
         with self._lock:
             if self._is_given_up:
-                raise LeftError(_NOBODY)
+                raise ClientDisconnected(_NOBODY)
             call = asyncio.run_coroutine_threadsafe(self._call(request), self._loop)
             self._under_way.add(call)
         try:
             return call.result()
         except CancelledError:
             if self._is_given_up:
-                raise LeftError(_NOBODY) from None
+                raise ClientDisconnected(_NOBODY) from None
             raise
         finally:
             self._under_way.discard(call)

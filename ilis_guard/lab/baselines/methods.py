@@ -13,13 +13,13 @@ from ilis_guard.lab.baselines.checks import check_fittable, finite, observed
 from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
 from ilis_guard.lab.baselines.search import Search
-from ilis_guard.lab.fit import FEATURES, fit_blending, fit_statistics, shift_reference
-from ilis_guard.lab.growing import Grown
+from ilis_guard.lab.fit import FEATURES, fit_blending, fit_statistics, typicality_reference
 from ilis_guard.lab.rows import Mask, Rows
 from ilis_guard.lab.sequence_probability import fit_sequence_probability
+from ilis_guard.lab.tuning import Grown
 from ilis_guard.scoring.blending import SequenceProbability, raw_scores
 from ilis_guard.scoring.features import FeatureGroup
-from ilis_guard.scoring.shift import ShiftDetector, profile
+from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import STATISTICS
 
 SIGNATURE: Final = tuple(groups for groups in FEATURES["answer"] if "statistics" not in groups)
@@ -170,7 +170,7 @@ class Fused:
         best = self.search.best(self.name, FEATURES["answer"], rows, train, validation, seed)
         seen = rows.take(train | validation)
         profiles, learned = profile(seen.signatures, "answer"), train[train | validation]
-        reference = shift_reference(profiles, learned, ~learned)
+        reference = typicality_reference(profiles, learned, ~learned)
         blending = fit_blending(
             _logprob_sums(self.name, seen), seen.wrong, seen.datasets, profiles, train=learned, validation=~learned
         )
@@ -187,7 +187,7 @@ class _Blended:
     name: str
     best: Grown
     sequence: SequenceProbability
-    detector: ShiftDetector
+    detector: TypicalityEstimator
 
     def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
         scores = raw_scores(
@@ -196,7 +196,7 @@ class _Blended:
             rows.signatures,
             rows.statistics,
             log_odds=self.sequence.log_odds(_logprob_sums(self.name, rows)),
-            familiarity=self.detector.shift(profile(rows.signatures, "answer")),
+            familiarity=self.detector.typicality(profile(rows.signatures, "answer")),
         )
         return finite(scores, self.name, rows.ids)
 

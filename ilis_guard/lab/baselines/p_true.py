@@ -5,8 +5,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float64
 
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import ModelError
-from ilis_guard.models.prompts import QUESTION, PromptTemplate
+from ilis_guard.models.prompts import PromptTemplate
 
 CHAT: Final = f"{QUESTION}\nIs the proposed answer true? Answer with one word only, True or False."
 BASE: Final = (

@@ -18,7 +18,7 @@ from ilis_guard.lab.baselines.unsupervised import AnswerNumbers, rauq_layers
 from ilis_guard.models.decoding import special_tokens
 from ilis_guard.models.local import LocalModel
 from ilis_guard.signature import Tap, locate
-from ilis_guard.signature.running import next_token_numbers
+from ilis_guard.signature.accumulators import next_token_numbers
 from ilis_guard.types import Site
 
 ATTENTION_NAMES: Final = ("self_attn", "attn", "attention", "self_attention")

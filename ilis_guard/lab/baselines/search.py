@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from ilis_guard.lab.baselines.checks import check_fittable, finite
 from ilis_guard.lab.fit import FEATURES
-from ilis_guard.lab.growing import Grown, grow
 from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.lab.tuning import Grown, grow
 from ilis_guard.scoring.features import FeatureGroup
 
 

@@ -66,7 +66,7 @@ class Evaluation:
     trials: tuple[Trial, ...]
     figures: tuple[Figure, ...]
     differences: tuple[Difference, ...]
-    shift: tuple[Detection, ...]
+    typicality: tuple[Detection, ...]
     typical: TypicalAnswers
     importance: Importance
     worst: WorstCases | None
@@ -137,7 +137,7 @@ def evaluate(
         trials=tried,
         figures=tuple(found),
         differences=tuple(differences(found, REFERENCE)),
-        shift=tuple(detections(rows, seeds=seeds)),
+        typicality=tuple(detections(rows, seeds=seeds)),
         typical=typical_answers(rows),
         importance=importance(rows),
         worst=worst,

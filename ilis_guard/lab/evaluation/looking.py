@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from ilis_guard.lab.fit import FEATURES, split
-from ilis_guard.lab.growing import grow
 from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.lab.tuning import grow
 from ilis_guard.types import Position, Statistics
 
 Map = Float64[np.ndarray, "layers layers"]

@@ -22,7 +22,7 @@ NEAR: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shifted:
-    """A row of the table of shift."""
+    """A row of the table of typicality."""
 
     name: str
     own: tuple[float, ...]
@@ -58,7 +58,7 @@ def page(evaluation: Evaluation, *, command: str) -> str:
         matrices=pictures.matrices(evaluation, drawer),
         reliability=pictures.reliability(evaluation, drawer),
         risk_coverage=pictures.risk_coverage(evaluation, drawer),
-        shift_matrix=pictures.shift_matrix(evaluation, drawer),
+        typicality_matrix=pictures.typicality_matrix(evaluation, drawer),
         shifted=_shifted(evaluation),
         maps=pictures.typical_maps(evaluation, drawer),
         importance=pictures.importance_maps(evaluation, drawer),
@@ -76,13 +76,13 @@ def _shifted(evaluation: Evaluation) -> list[Shifted]:
     """A row a set: shares of its own rows and of all other sets' that lie below the levels."""
     rows = []
     names = [one.name for one in evaluation.sets if one.counts]
-    by_pair = {(one.trained_on, one.tested_on): one for one in evaluation.shift}
+    by_pair = {(one.trained_on, one.tested_on): one for one in evaluation.typicality}
     for name in names:
         others = [by_pair[name, other] for other in names if other != name]
         if not others:
             continue
         left_out = next(
-            (one for one in evaluation.shift if one.trained_on not in names and one.tested_on == name), None
+            (one for one in evaluation.typicality if one.trained_on not in names and one.tested_on == name), None
         )
         rows.append(
             Shifted(

@@ -73,22 +73,22 @@ def _matrix(evaluation: Evaluation, drawer: Drawer, method: str) -> Markup:
     return drawer.draw(size, f"AUROC of {method} by set trained on and set tested on; figures.csv has them", paint)
 
 
-def shift_matrix(evaluation: Evaluation, drawer: Drawer) -> Markup:
-    """AUROC of shift at telling another set's rows from one's own."""
+def typicality_matrix(evaluation: Evaluation, drawer: Drawer) -> Markup:
+    """AUROC of typicality at telling another set's rows from one's own."""
     names = [one.name for one in evaluation.sets if one.counts]
     trained = [*names, OTHERS] if len(names) > 1 else names
     table = np.full((len(trained), len(names)), np.nan)
-    for one in evaluation.shift:
+    for one in evaluation.typicality:
         if not one.is_own and one.tested_on in names:
             table[trained.index(one.trained_on), names.index(one.tested_on)] = one.auroc
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         _heat(axes, table, trained, names, (0.5, 1.0), "cividis")
-        axes.set(xlabel="rows of", ylabel="reference made of", title="Shift: AUROC at telling them apart")
+        axes.set(xlabel="rows of", ylabel="reference made of", title="Typicality: AUROC at telling them apart")
 
     size = (2.6 + 0.52 * len(names), 1.6 + 0.4 * len(trained))
-    return drawer.draw(size, "How well shift tells sets apart; shift.csv has the numbers", paint)
+    return drawer.draw(size, "How well typicality tells sets apart; typicality.csv has the numbers", paint)
 
 
 def reliability(evaluation: Evaluation, drawer: Drawer) -> list[Markup]:

@@ -1,4 +1,4 @@
-"""How well shift tells that answers aren't of the kind that a scorer was calibrated on."""
+"""How well typicality tells that answers aren't of the kind that a scorer was calibrated on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from jaxtyping import Float64
 from ilis_guard.lab import counted as formulas
 from ilis_guard.lab.counted import counted
 from ilis_guard.lab.evaluation.trials import OTHERS
-from ilis_guard.lab.fit import shift_reference, split
+from ilis_guard.lab.fit import split, typicality_reference
 from ilis_guard.lab.rows import Mask, Rows
-from ilis_guard.scoring.shift import ShiftDetector, profile
+from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 
 LEVELS: Final = (0.01, 0.05)
-"""Below which shift is looked at: of exchangeable answers, that share lies below."""
+"""Below which typicality is looked at: of exchangeable answers, that share lies below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
-    """The shift of one set's held-out rows, by what was seen before; means over seeds."""
+    """The typicality of one set's held-out rows, by what was seen before; means over seeds."""
 
     trained_on: str
     """Whose maps the reference was made from; its own calibration rows are the null distribution."""
@@ -30,7 +30,7 @@ class Detection:
     """Probability that a row of the tested set is more unlike the reference than a held-out row of what it was made
     from; one half of its own rows."""
     below: tuple[float, ...]
-    """Shares of the rows with a shift below each of `LEVELS`."""
+    """Shares of the rows with a typicality below each of `LEVELS`."""
 
     @property
     def is_own(self) -> bool:
@@ -39,7 +39,7 @@ class Detection:
 
 
 def detections(rows: Rows, *, seeds: int) -> list[Detection]:
-    """Shift between all pairs of sets, and of each set against all others together.
+    """Typicality between all pairs of sets, and of each set against all others together.
 
     Args:
         rows: of the sets that count.
@@ -56,32 +56,32 @@ def _detections(rows: Rows, names: Sequence[str], seed: int) -> Iterator[Detecti
     test = {name: splits["test"] & (rows.datasets == name) for name in names}
     for name in names:
         own = rows.datasets == name
-        shift = _shift(rows, splits["train"] & own, splits["calibration"] & own)
+        typicality = _typicality(rows, splits["train"] & own, splits["calibration"] & own)
         for tested in names:
-            yield _detection(name, tested, shift[test[name]], shift[test[tested]])
+            yield _detection(name, tested, typicality[test[name]], typicality[test[tested]])
     for name in names if len(names) > 1 else ():
         others = rows.datasets != name
-        shift = _shift(rows, splits["train"] & others, splits["calibration"] & others)
-        yield _detection(OTHERS, name, shift[splits["test"] & others], shift[test[name]])
-        yield _detection(OTHERS, OTHERS, shift[splits["test"] & others], shift[splits["test"] & others])
+        typicality = _typicality(rows, splits["train"] & others, splits["calibration"] & others)
+        yield _detection(OTHERS, name, typicality[splits["test"] & others], typicality[test[name]])
+        yield _detection(OTHERS, OTHERS, typicality[splits["test"] & others], typicality[splits["test"] & others])
 
 
-def _shift(rows: Rows, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
+def _typicality(rows: Rows, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
     profiles = profile(rows.signatures, "answer")
-    return ShiftDetector(shift_reference(profiles, train, calibration)).shift(profiles)
+    return TypicalityEstimator(typicality_reference(profiles, train, calibration)).typicality(profiles)
 
 
 def _detection(
-    trained: str, tested: str, own: Float64[np.ndarray, " own"], shift: Float64[np.ndarray, " rows"]
+    trained: str, tested: str, own: Float64[np.ndarray, " own"], typicality: Float64[np.ndarray, " rows"]
 ) -> Detection:
-    foreign = np.repeat([False, True], [len(own), len(shift)])
-    auroc = formulas.auroc(counted(foreign, -np.concatenate([own, shift])))
+    foreign = np.repeat([False, True], [len(own), len(typicality)])
+    auroc = formulas.auroc(counted(foreign, -np.concatenate([own, typicality])))
     return Detection(
         trained_on=trained,
         tested_on=tested,
-        rows=len(shift),
+        rows=len(typicality),
         auroc=float(auroc[0]),
-        below=tuple(float((shift < level).mean()) for level in LEVELS),
+        below=tuple(float((typicality < level).mean()) for level in LEVELS),
     )
 
 

@@ -13,7 +13,7 @@ from ilis_guard.lab.evaluation.shifting import LEVELS
 SETS: Final = "sets.csv"
 FIGURES: Final = "figures.csv"
 DIFFERENCES: Final = "differences.csv"
-SHIFT: Final = "shift.csv"
+TYPICALITY: Final = "typicality.csv"
 IMPORTANCE: Final = "importance.csv"
 
 
@@ -60,9 +60,9 @@ def write_tables(evaluation: Evaluation, folder: Path) -> None:
         ),
     )
     _write(
-        folder / SHIFT,
+        folder / TYPICALITY,
         ("trained_on", "tested_on", "rows", "auroc", *(f"below_{level}" for level in LEVELS)),
-        ((one.trained_on, one.tested_on, one.rows, one.auroc, *one.below) for one in evaluation.shift),
+        ((one.trained_on, one.tested_on, one.rows, one.auroc, *one.below) for one in evaluation.typicality),
     )
     pairs = evaluation.importance.pairs
     _write(

@@ -1,4 +1,4 @@
-"""Tickets get a priority, a due time, claims, versions and a history; what receivers are to hear is kept."""
+"""Tickets get a priority, a due time, claims, versions and a history; what endpoints are to hear is kept."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -34,7 +34,7 @@ def upgrade() -> None:
     )
     _make_deliveries()
     op.create_table(
-        "receivers",
+        "endpoints",
         sa.Column("name", sa.String, primary_key=True),
         sa.Column("disabled_at", sa.Float),
         sa.Column("next_send_at", sa.Float, nullable=False),
@@ -105,7 +105,7 @@ def _make_deliveries() -> None:
         "deliveries",
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("ticket", sa.String(32), sa.ForeignKey("tickets.id"), nullable=False),
-        sa.Column("receiver", sa.String, nullable=False),
+        sa.Column("endpoint", sa.String, nullable=False),
         sa.Column("event", sa.String, nullable=False),
         sa.Column("data", sa.JSON, nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
@@ -120,4 +120,4 @@ def _make_deliveries() -> None:
         sa.CheckConstraint("state IN ('pending', 'delivered', 'exhausted', 'disabled')", name="state"),
     )
     op.create_index("ix_deliveries_ticket", "deliveries", ["ticket"])
-    op.create_index("ix_deliveries_state_receiver_next_try_at", "deliveries", ["state", "receiver", "next_try_at"])
+    op.create_index("ix_deliveries_state_endpoint_next_try_at", "deliveries", ["state", "endpoint", "next_try_at"])

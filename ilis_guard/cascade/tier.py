@@ -1,0 +1,276 @@
+"""Tiers ready to answer: a model, and the scorers that its bundles make."""
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Self, SupportsFloat
+
+from ilis_guard import events
+from ilis_guard.config.tiers import BreakerSettings, RemoteConfig, TierConfig, TierCost
+from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
+from ilis_guard.models import Model, StepwiseModel, StoppableModel
+from ilis_guard.models.weights import Progress
+from ilis_guard.policy.context import PolicyContext
+from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
+from ilis_guard.types import Dtype, Fingerprint, Generation, Message, RemoteFingerprint, Score, Site, Stage, Step
+
+if TYPE_CHECKING:  # importing them imports torch, and LangChain
+    from ilis_guard.models.local import LocalModel
+    from ilis_guard.models.remote import RemoteModel
+
+Check = Callable[[str, Generation], None]
+"""Given the tier's name and what its model generated; raises where that can't be used as an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A named model with its scorers."""
+
+    name: str
+    model: Model
+    scorer: Scorer | None = None
+    """None where no bundle was fitted yet, or it holds for another model: its answers have no score."""
+    prompt_scorer: Scorer | None = None
+    """Says before a token is generated how likely the answer will be wrong; needs a `StepwiseModel`."""
+    cost: TierCost | None = None
+    """What it charges; None where that is unknown."""
+    max_concurrent: int | None = None
+    """So many calls of the model are under way at once; None for any number."""
+    breaker: BreakerSettings | None = None
+    """When it counts as down; None for never."""
+    check: Check | None = None
+    """What an answer must pass before it is scored, such as the parser of a chain; None lets any pass."""
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """What scores its answers; None where that is no bundle."""
+        return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
+
+    @property
+    def takes_stop(self) -> bool:
+        """Whether its answers can be had to end at stop sequences."""
+        return isinstance(self.model, StoppableModel)
+
+    def with_model(self, model: Model) -> Self:
+        """This tier with another model. Its bundles stay where that one is their own, and its other scorers always.
+
+        A model that can't be tapped, and isn't a bundle's own, has answers without a score.
+
+        Raises:
+            BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to.
+            ConfigError: the tier has a prompt bundle, and the model can't stop at the prompt.
+        """
+        if self.prompt_scorer is not None and not isinstance(model, StepwiseModel):
+            raise ConfigError(
+                f"the tier {self.name!r} has a prompt bundle, and the model that takes its place can't stop at the "
+                "prompt; name another tier, or take `prompt_bundle` out"
+            )
+        scorer = self.scorer
+        if isinstance(scorer, LightGBMScorer):
+            if isinstance(model.fingerprint, Fingerprint):
+                scorer.check_fits(model.fingerprint)
+            elif model.fingerprint != (fitted := scorer.bundle.metadata.fingerprint):
+                scorer = None
+                if isinstance(model.fingerprint, RemoteFingerprint) and isinstance(fitted, RemoteFingerprint):
+                    different = fitted.differences(model.fingerprint)
+                    events.log().warning(events.TIER_UNFIT, tier=self.name, differing=list(different))
+        return replace(self, model=model, scorer=scorer)
+
+    def score(self, generation: Generation) -> Score:
+        """The score of an answer, in numbers from 0 to 1; a typicality that the scorer can't tell is NaN.
+
+        Raises:
+            ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
+        """
+        if self.scorer is None:
+            raise ScoringError(f"the tier {self.name!r} has no bundle, so its answers have no score")
+        if not generation.text.strip():
+            raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
+        return _checked(self.scorer.score(generation))
+
+    def score_prompt(self, generation: Generation) -> Score:
+        """As `score`, of a generation that has come as far as the prompt.
+
+        Raises:
+            ScoringError: the tier has no prompt bundle, or the prompt can't be scored.
+        """
+        if self.prompt_scorer is None:
+            raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
+        return _checked(self.prompt_scorer.score(generation))
+
+    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+        """Answer step by step, each step with the score so far; closing the iterator ends the generation.
+
+        Raises:
+            ModelError: the model can't be followed on its way, or failed.
+            ScoringError: a step can't be scored.
+            SignatureError: an activation is missing or not finite.
+        """
+        if not isinstance(self.model, StepwiseModel):
+            raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
+        with closing(self.model.stream(messages)) as steps:
+            for step in steps:
+                yield replace(step, score=self.score_so_far(step.generation))
+
+    def score_so_far(self, generation: Generation) -> Score | None:
+        """The score of a generation that is under way; None where there is nothing to score, or nothing to score with.
+
+        Raises:
+            ScoringError: it can't be scored.
+        """
+        # An answer that ended with the prompt's map alone is an answer all the same: the prompt's score isn't its own.
+        if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
+            return None if self.prompt_scorer is None else self.score_prompt(generation)
+        # Half a character may be all the text that there is.
+        return None if self.scorer is None or not generation.text.strip() else self.score(generation)
+
+
+def _checked(score: Score) -> Score:
+    """In Python's own numbers: NumPy's are no JSON."""
+    typicality = _number("typicality", score.typicality)
+    return Score(
+        uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
+        typicality=typicality if math.isnan(typicality) else _share("typicality", typicality),
+    )
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}")
+    return float(value)
+
+
+def _share(name: str, value: float) -> float:
+    # Also false for NaN.
+    if not 0 <= value <= 1:
+        raise ScoringError(f"the {name} must lie between 0 and 1, got {value!r}")
+    return value
+
+
+def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
+    """Load a tier's model and bundles, and see that they belong together.
+
+    Raises:
+        ModelError: the model can't be loaded.
+        BundleError: a bundle can't be read.
+        BundleMismatchError: a bundle was fitted to another model, precision, prompt, length of answers, arguments or
+            stage.
+    """
+    tier = partial(
+        Tier, name=config.name, cost=config.cost, max_concurrent=config.max_concurrent, breaker=config.breaker
+    )
+    # The bundles first: reading them takes milliseconds, loading a model may take minutes.
+    scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
+    if config.remote is not None:
+        remote = load_remote_model(config.remote)
+        if scorer is not None:
+            scorer.check_fits(remote.fingerprint)
+        return tier(model=remote, scorer=scorer)
+    prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
+    scorers = [found for found in (scorer, prompt_scorer) if found is not None]
+    if not scorers:
+        return tier(model=_batched(load_local_model(config, progress=progress), config.batch))
+    fitted = scorers[0].bundle.metadata.fingerprint
+    assert isinstance(fitted, Fingerprint), "a local tier is given no other bundle"
+    model = load_local_model(
+        config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
+    )
+    for found in scorers:
+        found.check_fits(model.fingerprint)
+    return tier(model=_batched(model, config.batch), scorer=scorer, prompt_scorer=prompt_scorer)
+
+
+def _batched(model: "LocalModel", size: int) -> StepwiseModel:
+    if size == 1:
+        return model
+    from ilis_guard.models.batching import BatchedModel
+
+    return BatchedModel(model, size)
+
+
+def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:
+    """Load one of a tier's bundles, and see that it was fitted to this stage, such a model, and answers of this length.
+
+    Raises:
+        BundleError: it can't be read.
+        BundleMismatchError: it was fitted to another stage, to a local model where the tier is remote or the other way
+            round, or to answers of another length.
+    """
+    scorer = LightGBMScorer(read_bundle(bundle))
+    fitted = scorer.bundle.metadata
+    if fitted.stage != stage:
+        raise BundleMismatchError(
+            f"the bundle {bundle!r} of the tier {config.name!r} was fitted to the stage {fitted.stage!r} and stands "
+            f"where one for {stage!r} belongs: `bundle` scores answers, `prompt_bundle` prompts"
+        )
+    is_remote = isinstance(fitted.fingerprint, RemoteFingerprint)
+    if is_remote != (config.remote is not None):
+        raise BundleMismatchError(
+            f"the bundle {bundle!r} was fitted to {'a remote' if is_remote else 'a local'} model, {fitted.model!r}, "
+            f"and the tier {config.name!r} is {'local' if is_remote else 'remote'}: harvest that tier, and fit to it"
+        )
+    if not is_remote and config.max_new_tokens != fitted.max_new_tokens:
+        raise BundleMismatchError(
+            f"the bundle {bundle!r} of the tier {config.name!r} was fitted to answers of at most "
+            f"{fitted.max_new_tokens} tokens, and its max_new_tokens is {config.max_new_tokens}: how often they are "
+            f"right depends on it. Write max_new_tokens: {fitted.max_new_tokens}, or harvest and fit a bundle for "
+            "longer answers"
+        )
+    return scorer
+
+
+def load_remote_model(config: RemoteConfig) -> "RemoteModel":
+    """Load a remote tier's chat model.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    from ilis_guard.models.remote import RemoteModel
+
+    return RemoteModel.load(config.chat_model, config.arguments)
+
+
+def load_local_model(
+    config: TierConfig,
+    *,
+    temperature: float = 1.0,
+    dtype: Dtype | None = None,
+    site: Site = "mlp",
+    progress: Progress | None = None,
+) -> "LocalModel":
+    """Load a local tier's model alone, as harvesting does before there is a bundle.
+
+    Raises:
+        ConfigError: the tier is remote.
+        ModelError: the model can't be loaded.
+    """
+    from ilis_guard.models.local import LocalModel
+
+    if config.model is None:
+        raise ConfigError(f"the tier {config.name!r} is remote: only a local model can be tapped")
+    return LocalModel.load(
+        config.model,
+        precision=config.precision,
+        prompt=config.prompt,
+        max_new_tokens=config.max_new_tokens,
+        temperature=temperature,
+        dtype=dtype,
+        site=site,
+        decoding=config.decoding,
+        device_map=config.device_map,
+        proof=config.proof,
+        progress=progress,
+    )
+
+
+def policy_context(tiers: Sequence[Tier], *, has_queue: bool) -> PolicyContext:
+    """What policies find where these tiers are loaded."""
+    return PolicyContext(
+        tiers=tuple(tier.name for tier in tiers),
+        bundles=lambda: {tier.name: tier.bundle for tier in tiers if tier.bundle is not None},
+        prompts_scored_by=tuple(tier.name for tier in tiers if tier.prompt_scorer is not None),
+        without_cost=tuple(tier.name for tier in tiers if tier.cost is None),
+        has_queue=has_queue,
+    )

@@ -1,0 +1,197 @@
+"""What a policy may do that its author may not mean. It can be loaded all the same: `policy check` tells of it."""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from ilis_guard.config.strict_yaml import Document, Keys
+from ilis_guard.policy.engine import BoundRule, Engine
+from ilis_guard.policy.facts import Facts, seen
+from ilis_guard.policy.reach import Cell, Reach
+from ilis_guard.policy.schema import PolicyFile
+from ilis_guard.types import Action, Statistics
+
+_OF_THE_SCORE: Final = ("uncertainty", "typicality", "threshold", "certified")
+_PLACEHOLDER: Final = re.compile(r"\$\{\w+\}")
+_ANY_TIER: Final = " "
+"""No tier has this name, see schema.Name."""
+
+_WORST: Final = Facts(
+    uncertainty=1.0,
+    typicality=0.0,
+    tier=_ANY_TIER,
+    tokens=100,
+    seconds=1.0,
+    prompt_length=100,
+    text_length=400,
+    finish_reason="stop",
+    statistics=Statistics(logprob_sum=-1000.0, logprob_mean=-10.0, entropy_mean=10.0, margin_min=0.0),
+)
+"""An everyday answer that is as uncertain as can be."""
+_LOTS: Final = tuple(map(str, range(20)))
+"""Enough of them that few samples draw all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a policy's author should know."""
+
+    level: Literal["warning", "note"]
+    """A note tells of what is surely meant, and mustn't be forgotten."""
+    place: str
+    """``file:line:column``."""
+    what: str
+    """What is found, and what to do."""
+
+
+def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notice, ...]:
+    """All there is to say of a policy by itself, whatever guard it is for."""
+    reach = Reach(engine.rules)
+    return (
+        *_shadow(file, document),
+        *_never_answers(file, document),
+        *(tuple(_answers_whatever_the_score(file, reach, document)) or _answers_at_the_worst(file, engine, document)),
+        *_uncertified(file, reach, document),
+        *_retries_without_attempts(file, document),
+        *_labels_taken_for_granted(engine.rules, document),
+        *_placeholders(file, document),
+    )
+
+
+def _shadow(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    if file.mode == "shadow":
+        what = (
+            "SHADOW MODE: this policy gates nothing. What it says is recorded, and callers get what they'd get without "
+            "it. To let it decide, take `mode` out"
+        )
+        yield Notice("note", document.place(("mode",)), what)
+
+
+def _never_answers(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    # A file with an answer rule that can't be reached isn't loaded.
+    if all(rule.do is not Action.ANSWER for rule in file.rules):
+        what = "this policy never answers: no rule says `do: answer`; add one, unless that is meant"
+        yield Notice("warning", document.key_place(("rules",)), what)
+
+
+def _answers_whatever_the_score(file: PolicyFile, reach: Reach, document: Document) -> Iterator[Notice]:
+    """A condition may name the score, and let every score pass."""
+    names = [name for name in reach.told_apart("answer") if name not in (*_OF_THE_SCORE, "error")]
+    answering: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for cell in reach.cells("answer", {"error": ""}):
+        values = seen(cell.facts)
+        if all(values[name] == values[name] for name in reach.told_apart("answer")):  # no NaN
+            answering[tuple(values[name] for name in names)].add(_surely_answers(cell))
+    ungated = {rest: rules for rest, rules in answering.items() if "" not in rules}
+    if not ungated:
+        return
+    where = _in_words(names, list(answering), list(ungated))
+    # The last one takes all that the others leave.
+    by = max(index for index, rule in enumerate(file.rules) if rule.id in next(iter(ungated.values())))
+    what = f"wherever there is a score{where}, the answer is given, whatever the score says: compare `uncertainty`"
+    yield Notice("warning", document.place(("rules", by, "when")), f"rule '{file.rules[by].id}': {what}")
+
+
+def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) -> Iterator[Notice]:
+    """What can't be told of all scores, because a condition isn't plain, is at least asked of the worst."""
+    # What a guarantee doesn't cover is no answer, whatever the rules say.
+    if file.guarantee is not None:
+        return
+    for sampling_key, last_tier in itertools.product(_LOTS, (True, False)):
+        early = engine.evaluate_prompt(
+            replace(_WORST, uncertainty=0.0, typicality=1.0, sampling_key=sampling_key, last_tier=last_tier)
+        )
+        facts = replace(
+            _WORST, sampling_key=sampling_key, last_tier=last_tier, answer_blocked_by=early.answer_blocked_by
+        )
+        ruling = engine.evaluate(facts)
+        if early.ruling is None and ruling.action is Action.ANSWER:
+            by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
+            what = (
+                "answers even where the uncertainty is 1.0, the typicality is 0.0 and there are no labels, so whatever "
+                "the "
+                "score says: compare `uncertainty`"
+            )
+            yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
+            return
+
+
+def _surely_answers(cell: Cell) -> str:
+    """The rule that answers on a cell's facts; empty where another action is possible."""
+    for turn in cell.turns:
+        if turn.kept_by or turn.bound.rule.do is not Action.ANSWER:
+            return ""
+        if turn.is_sure:
+            return turn.bound.rule.id
+    return ""
+
+
+def _in_words(names: Sequence[str], everywhere: Sequence[tuple[Any, ...]], found: Sequence[tuple[Any, ...]]) -> str:
+    """`` and last_tier true``: the first of the facts that were found, without those that make no difference."""
+    words = []
+    for index, name in enumerate(names):
+        without = {(*rest[:index], *rest[index + 1 :]) for rest in found}
+        if len(without) * len({rest[index] for rest in everywhere}) > len(found):
+            words.append(f" and {name} is {_named(found[0][index])}")
+    return "".join(words)
+
+
+def _named(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    # What stands for all texts that no condition names is made of spaces.
+    return "any other" if isinstance(value, str) and value.isspace() else repr(value)
+
+
+def _uncertified(file: PolicyFile, reach: Reach, document: Document) -> Iterator[Notice]:
+    if file.guarantee is not None and (where := reach.undecided(_ANY_TIER)):
+        what = (
+            f"no rule surely decides where nothing is certified and, for instance, {where}: a guard with a tier that "
+            "can't be certified won't start. End with a rule that always holds, `do: abstain` say"
+        )
+        yield Notice("warning", document.place(("guarantee",)), what)
+
+
+def _retries_without_attempts(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    if file.budget is None or file.budget.max_attempts != 1:
+        return
+    for index, rule in enumerate(file.rules):
+        if rule.do is Action.RETRY:
+            what = f"rule '{rule.id}': never retries, because the budget allows one attempt; take one of them out"
+            yield Notice("warning", document.place(("rules", index, "do")), what)
+
+
+def _labels_taken_for_granted(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+    """Labels are the caller's, who may leave them out: a condition on one that isn't there fails."""
+    asked = ""
+    for index, bound in enumerate(rules):
+        asked += f"\n{bound.condition.text}"
+        for name in (name for name in bound.condition.names if name.startswith("labels.")):
+            if bound.rule.do is Action.ANSWER or re.search(rf"\bhas\(\s*{re.escape(name)}\s*\)", asked):
+                continue
+            what = (
+                f"rule '{bound.rule.id}': where a request has no {name}, the condition fails, and nothing is answered "
+                f"after it. Write `has({name}) && ...`, or say in a rule above what is done without it"
+            )
+            yield Notice("warning", document.place(("rules", index, "when")), what)
+
+
+def _placeholders(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    for keys, text in _texts(file):
+        if match := _PLACEHOLDER.search(text):
+            what = (
+                f"{match.group()!r} stays as it is: a policy knows no environment, and needs no secrets; write it out"
+            )
+            yield Notice("warning", document.place(keys), what)
+
+
+def _texts(file: PolicyFile) -> Iterator[tuple[Keys, str]]:
+    yield ("name",), file.name
+    yield ("description",), file.description or ""
+    yield ("audit", "queue"), "" if file.audit is None else file.audit.queue
+    for index, rule in enumerate(file.rules):
+        for key in ("when", "to", "say"):
+            yield ("rules", index, key), getattr(rule, key) or ""

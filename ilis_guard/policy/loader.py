@@ -1,0 +1,190 @@
+"""From a policy's text to rules with compiled conditions, or one error with every problem and its place."""
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from ilis_guard.config.strict_yaml import Document, Keys, listed, nearest, validated
+from ilis_guard.errors import PolicyError
+from ilis_guard.policy.conditions import Condition, ConditionError
+from ilis_guard.policy.engine import ALWAYS, BoundRule
+from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
+from ilis_guard.policy.leaks import hidden, leaks
+from ilis_guard.policy.reach import Unreachable, unreachable
+from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
+from ilis_guard.types import Action
+
+SCORE: Final = frozenset({"uncertainty", "typicality", "certified"})
+"""The facts that a scorer finds, and what follows from them."""
+
+
+def locate(path: str | Path) -> Path:
+    """The file of a policy: `path` itself, or the shipped policy of that name (no folder, no suffix).
+
+    Raises:
+        PolicyError: no policy of this name is shipped.
+    """
+    name = str(path)
+    if Path(name).name != name or Path(name).suffix:
+        return Path(path)
+    shipped = {file.stem: file for file in _shipped_folder().glob("*.yaml")}
+    if name not in shipped:
+        hint = nearest(name, list(shipped))
+        raise PolicyError(
+            f"no policy named {name!r} is shipped{hint}; shipped are {', '.join(sorted(shipped))}; "
+            "the path of a file of your own ends with .yaml"
+        )
+    return shipped[name]
+
+
+def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
+    """Check a policy's text completely and compile its conditions.
+
+    Raises:
+        PolicyError: with a line per problem, each with its place.
+    """
+    _check_secrets(document)
+    _check_version(document)
+    file = validated(document, PolicyFile, error=PolicyError)
+    problems = list(_repeated_ids(document, file.rules))
+    rules: list[BoundRule] = []
+    for index, rule in enumerate(file.rules):
+        problems.extend(_misplaced_keys(document, index, rule))
+        try:
+            condition = ALWAYS if rule.when is None else Condition.of(rule.when)
+        except ConditionError as error:
+            problems.extend(_condition_problems(document, index, rule, error))
+            continue
+        problems.extend(_blind_answer(document, index, rule, condition))
+        problems.extend(_too_early(document, index, rule, condition))
+        if file.guarantee is None:
+            problems.extend(_no_guarantee(document, index, rule, condition))
+        rules.append(BoundRule(rule, condition, is_guaranteed=file.guarantee is not None))
+    if not problems:  # what can be reached is only clear once all rules are
+        problems.extend(_unreachable(document, file.rules, item) for item in unreachable(rules))
+    if problems:
+        raise PolicyError(listed(problems, len(problems)))
+    return file, tuple(rules)
+
+
+def _shipped_folder() -> Path:
+    installed = Path(str(resources.files("ilis_guard"))) / "policies"
+    # An editable install runs from the checkout, where the folder stands beside the package.
+    return installed if installed.is_dir() else installed.parent.parent / "policies"
+
+
+def _check_secrets(document: Document) -> None:
+    """Before all else: other complaints quote what they complain of."""
+    found = [(document.place_at(index), kind) for index, kind in leaks(document.text)]
+    for place, value in _strings(document, (), document.data):
+        found += [(place, kind) for kind in hidden(value, document.text)]
+    if found:
+        remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
+        lines = [f"{place}: this looks like {kind}: {remedy}" for place, kind in found]
+        raise PolicyError(listed(lines, len(lines)))
+
+
+def _strings(document: Document, keys: Keys, value: object) -> Iterator[tuple[str, str]]:
+    """Every key and every string at or below some keys, with its place."""
+    if isinstance(value, str):
+        yield document.place(keys), value
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(document, (*keys, index), item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield document.key_place((*keys, name)), name
+            yield from _strings(document, (*keys, name), item)
+
+
+def _check_version(document: Document) -> None:
+    """Before the shape: all else that would be said of another version's file is noise."""
+    version: Any = document.data.get("version", VERSION)
+    if version != VERSION or isinstance(version, bool):
+        raise PolicyError(
+            f"{document.place(('version',))}: this ilis_guard reads version {VERSION} of the policy language, got "
+            f"{version!r}; write `version: {VERSION}`, or install the release that reads this file"
+        )
+
+
+def _repeated_ids(document: Document, rules: tuple[Rule, ...]) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for index, rule in enumerate(rules):
+        if rule.id in first:
+            there = document.place(("rules", first[rule.id], "id"))
+            place = document.place(("rules", index, "id"))
+            yield f"{place}: duplicate rule id {rule.id!r}, which already stands at {there}; give each rule its own"
+        first.setdefault(rule.id, index)
+
+
+def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]:
+    """Keys that mean nothing for the rule's action, and so hint at a misunderstanding."""
+    do = rule.do
+    if rule.to is not None and do in (Action.ANSWER, Action.ABSTAIN):
+        why = "only retry (a tier) and escalate (a queue) go somewhere"
+        yield _complaint(
+            document, (index, "to"), rule, f"`to` is not allowed with `do: {do.value}`: {why}; take it out"
+        )
+    if rule.say is not None and do in (Action.ANSWER, Action.RETRY):
+        why = "the caller gets the answer itself" if do is Action.ANSWER else "the caller hears nothing of a retry"
+        text = f"`say` is not allowed with `do: {do.value}`: {why}; take it out"
+        yield _complaint(document, (index, "say"), rule, text)
+    if rule.due is not None and do is not Action.ESCALATE:
+        why = "only a ticket can be overdue, and only escalate makes one"
+        text = f"`due` is not allowed with `do: {do.value}`: {why}; take it out"
+        yield _complaint(document, (index, "due"), rule, text)
+
+
+def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
+    """Nobody switches the guard off by forgetting a line."""
+    if rule.do is Action.ANSWER and rule.stage == "answer" and not SCORE & set(condition.names):
+        text = "an answer rule must look at the score; add a condition such as `when: uncertainty < 0.2`"
+        yield _complaint(document, (index, "do" if rule.when is None else "when"), rule, text)
+
+
+def _too_early(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
+    """What a rule of stage `prompt` can't do or see: nothing was generated yet."""
+    if rule.stage != "prompt":
+        return
+    if rule.do is Action.ANSWER:
+        text = "there is no answer yet at stage `prompt`; leave `stage` out, and the rule is asked once there is one"
+        yield _complaint(document, (index, "do"), rule, text)
+    for name in sorted(UNKNOWN_AT_PROMPT & set(condition.names)):
+        text = f"`{name}` isn't known at stage `prompt`: the model answers, or fails, after it; use it in another rule"
+        yield _complaint(document, (index, "when"), rule, text)
+
+
+def _no_guarantee(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
+    """What is never certified can't be waited for."""
+    for name in sorted(OF_THE_GUARANTEE & set(condition.names)):
+        text = f"`{name}` needs a guarantee, and the policy gives none; add one, `guarantee: {{max_error: 0.05}}` say"
+        yield _complaint(document, (index, "when"), rule, text)
+
+
+def _condition_problems(document: Document, index: int, rule: Rule, error: ConditionError) -> Iterator[str]:
+    keys = ("rules", index, "when")
+    for problem in error.problems:
+        place = document.place_inside(keys, problem.offset)
+        inside = f" (line {problem.line}, column {problem.offset + 1} of the condition)" if place is None else ""
+        yield f"{place or document.place(keys)}: rule '{rule.id}': {problem.what}{inside}"
+
+
+def _unreachable(document: Document, rules: tuple[Rule, ...], item: Unreachable) -> str:
+    index = next(index for index, rule in enumerate(rules) if rule.id == item.rule)
+    if item.shadowed_by:
+        names = ", ".join(f"'{name}'" for name in item.shadowed_by)
+        before = (
+            "decided before" if rules[index].do is not Action.ANSWER else "decided before, or kept it from answering"
+        )
+        what = f"can never be reached: wherever it holds, {names} {before}; move it up, or change a condition"
+    else:
+        what = (
+            "can never act: no facts make its condition true and its action possible (an answer needs a score and no "
+            "error, a retry a larger tier); change the condition, or delete the rule"
+        )
+    return _complaint(document, (index, "id"), rules[index], what)
+
+
+def _complaint(document: Document, keys: Keys, rule: Rule, what: str) -> str:
+    return f"{document.place(('rules', *keys))}: rule '{rule.id}': {what}"
