@@ -34,7 +34,7 @@ from ilis_guard.types import Decision, Labels, Message, Request, StreamMode
 if TYPE_CHECKING:  # importing it imports the adapter
     from langchain_core.runnables import Runnable
 
-    from ilis_guard.review.worker import OutboxRelay
+    from ilis_guard.review.relay import OutboxRelay
     from ilis_guard_langchain import GuardedRunnable
 
 
@@ -335,7 +335,7 @@ def outbox_relay(config: ReviewConfig, queue: ReviewQueue) -> "OutboxRelay":
     Raises:
         ConfigError: an endpoint's template can't be used.
     """
-    from ilis_guard.review.worker import OutboxRelay  # with httpx and Jinja, which only relays need
+    from ilis_guard.review.relay import OutboxRelay  # with httpx and Jinja, which only relays need
 
     page = None if config.page is None else config.page.url
     return OutboxRelay(queue, internal_hosts=config.internal_hosts, page=page)

@@ -47,6 +47,8 @@ Statistic = Literal["logprob_sum", "logprob_mean", "entropy_mean", "margin_min"]
 STATISTICS: Final[tuple[Statistic, ...]] = ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
 
 TicketState = Literal["open", "claimed", "resolved", "expired"]
+TicketKind = Literal["escalated", "audited"]
+"""Why a ticket exists: a policy escalated the request, or an audit sampled an answer that was given."""
 TicketWait = Callable[[str, float | None], "Awaitable[Ticket]"]
 """Waits for the ticket of this id for so many seconds, and returns it when it has ended."""
 
@@ -338,6 +340,7 @@ class Ticket:
     """`open` or `claimed` while it waits; `resolved` by a verdict or `expired` without one when it ended."""
     created_at: float
     """Seconds since the epoch, UTC, as all times here."""
+    kind: TicketKind = "escalated"
     priority: int = 0
     """Higher is reviewed earlier."""
     due_at: float | None = None

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from ilis_guard import events
 from ilis_guard.policy import DEFAULT_QUEUE, Policy, Ruling
-from ilis_guard.types import Attempt, Request, Ticket
+from ilis_guard.types import Attempt, Request, Ticket, TicketKind
 
 
 class Review(Protocol):
@@ -21,6 +21,7 @@ class Review(Protocol):
         policy: str,
         rule: str | None,
         reasons: Sequence[str],
+        kind: TicketKind = "escalated",
         say: str = "",
         probability: float = 1.0,
         due: float | None = None,
@@ -65,7 +66,7 @@ class Tickets:
         queue = ruling.to or DEFAULT_QUEUE
         sample = next((rule.sample for rule in self._policy.rules if rule.id == ruling.rule), None)
         try:
-            return self._put(ruling, queue, probability=1.0 if sample is None else sample)
+            return self._put(ruling, "escalated", queue, probability=1.0 if sample is None else sample)
         except Exception as error:  # noqa: BLE001 - fail closed: a request that can't wait safely is no answer either
             self._reasons.append(f"abstained: the ticket couldn't be stored: {type(error).__name__}: {error}")
             self._log(events.ESCALATION_FAILED, queue, error)
@@ -78,13 +79,13 @@ class Tickets:
             return None
         self._reasons.append(f"drawn for an audit, as {audit.fraction:g} of what is answered")
         try:
-            return self._put(ruling, audit.queue, probability=audit.fraction)
+            return self._put(ruling, "audited", audit.queue, probability=audit.fraction)
         except Exception as error:  # noqa: BLE001 - the caller's answer doesn't hang on the audit
             self._reasons.append(f"the audit's ticket couldn't be stored: {type(error).__name__}: {error}")
             self._log(events.AUDIT_FAILED, audit.queue, error)
             return None
 
-    def _put(self, ruling: Ruling, queue: str, *, probability: float) -> Ticket:
+    def _put(self, ruling: Ruling, kind: TicketKind, queue: str, *, probability: float) -> Ticket:
         return self._review.escalate(
             decision=self._decision,
             request=self._request,
@@ -93,6 +94,7 @@ class Tickets:
             policy=self._policy.fingerprint,
             rule=ruling.rule,
             reasons=tuple(self._reasons),
+            kind=kind,
             say=ruling.say,
             probability=probability,
             due=ruling.due,

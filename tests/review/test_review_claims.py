@@ -72,7 +72,7 @@ def test_a_claim_is_renewed_and_never_shortened(timed: ReviewQueue, clock: Clock
     assert renewed.claimed_until == again.claimed_until == clock.now + LEASE
     # Nothing changed that anybody has to know.
     assert claimed.version == renewed.version == again.version
-    assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "claimed"]
+    assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "claimed"]
 
 
 def test_a_claim_that_ran_out_is_renewed_unless_somebody_took_over(timed: ReviewQueue, clock: Clock) -> None:
@@ -97,7 +97,7 @@ def test_a_released_ticket_is_anybodys(timed: ReviewQueue) -> None:
         timed.renew(ticket.id, reviewer="ada")
     assert timed.claim(ticket.id, reviewer="bob").claimed_by == "bob"
     assert timed.release(ticket.id, reviewer="head", force=True).state == "open"
-    assert [(entry.what, entry.by) for entry in timed.get(ticket.id).history] == [
+    assert [(entry.type, entry.by) for entry in timed.get(ticket.id).history] == [
         ("created", ""),
         ("claimed", "ada"),
         ("released", "ada"),
@@ -202,7 +202,7 @@ def test_a_clock_that_goes_back_makes_claims_longer_and_gives_no_ticket_twice(ti
         timed.claim(ticket.id, reviewer="bob")
     assert timed.renew(ticket.id, reviewer="ada").claimed_until == until
     assert timed.resolve(ticket.id, Verdict.ACCEPT, reviewer="ada").state == "resolved"
-    assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "claimed", "resolved"]
+    assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "claimed", "resolved"]
 
 
 def test_claims_are_logged_by_name(timed: ReviewQueue) -> None:
@@ -244,7 +244,7 @@ def _check_each_went_to_one(queue: ReviewQueue, got: dict[str, list[str]], ticke
         for id_ in ids:
             record = queue.get(id_)
             assert record.ticket.claimed_by == reviewer
-            assert [entry.what for entry in record.history] == ["created", "claimed"]
+            assert [entry.type for entry in record.history] == ["created", "claimed"]
 
 
 def test_twenty_threads_that_claim_share_no_ticket(review: ReviewQueue) -> None:
@@ -283,4 +283,4 @@ def test_of_twenty_who_claim_one_ticket_one_gets_it(review: ReviewQueue) -> None
     ((winner,),) = [names for names in got if names]
     record = review.get(ticket.id)
     assert record.ticket.claimed_by == winner
-    assert [(entry.what, entry.by) for entry in record.history] == [("created", ""), ("claimed", winner)]
+    assert [(entry.type, entry.by) for entry in record.history] == [("created", ""), ("claimed", winner)]

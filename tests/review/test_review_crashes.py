@@ -191,7 +191,7 @@ def test_a_kill_before_the_commit_leaves_no_half_ticket(url: str) -> None:
     "moment",
     [
         pytest.param('event.listen(Engine, "commit", die)', id="before the tables are committed"),
-        pytest.param("SQLite.finish = die", id="before the write-ahead log is switched on"),
+        pytest.param("SQLite._configure = die", id="before the write-ahead log is switched on"),
     ],
 )
 def test_a_kill_while_the_queue_is_made_leaves_one_that_can_be_used(tmp_path: Path, moment: str) -> None:
@@ -199,6 +199,6 @@ def test_a_kill_while_the_queue_is_made_leaves_one_that_can_be_used(tmp_path: Pa
     url = f"sqlite:///{tmp_path}/tickets.db"
     _dies_of(f"from ilis_guard.review.sqlite import SQLite\n{moment}\nReviewQueue(url)", url)
 
-    with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
+    with ReviewQueue(url) as queue, queue.store.database.reading() as connection:
         assert queue.list() == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"

@@ -83,6 +83,7 @@ def test_a_row_says_what_was_asked_answered_and_right_and_why_it_was_reviewed(
         "created_at": clock.now,
         "ended_at": ended.ended_at,
         "redacted": False,
+        "ticket_kind": "escalated",
     }
     # What the lab can read as a question, it does.
     assert Question(**{name: row[name] for name in ("id", "dataset", "kind", "question", "answers")})

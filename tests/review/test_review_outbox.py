@@ -19,7 +19,7 @@ def endpoint(name: str, *events: Event, queues: tuple[str, ...] | None = None) -
 
 
 def told(queue: ReviewQueue) -> list[Row[Any]]:
-    with queue._ledger.reading() as connection:
+    with queue.store.database.reading() as connection:
         return list(connection.execute(select(deliveries).order_by(deliveries.c.created_at, deliveries.c.endpoint)))
 
 

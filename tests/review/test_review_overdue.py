@@ -54,7 +54,7 @@ def test_an_overdue_ticket_expires_without_a_verdict(timed: ReviewQueue, clock: 
     record = timed.get(ticket.id)
 
     assert (record.ticket.state, record.ticket.verdict, record.ticket.ended_at) == ("expired", None, clock.now)
-    assert [(entry.what, entry.by, entry.details) for entry in record.history[1:]] == [
+    assert [(entry.type, entry.by, entry.details) for entry in record.history[1:]] == [
         ("expired", "", {"was_due_at": ticket.due_at})
     ]
     assert logged == [
@@ -113,7 +113,7 @@ def test_a_clock_that_goes_back_brings_no_ticket_back(timed: ReviewQueue, clock:
     clock.now -= 3600
     assert timed.sweep() == 0
     assert timed.get(ticket.id).ticket.state == "expired"
-    assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "expired"]
+    assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "expired"]
 
 
 def test_several_sweep_at_once_and_each_ticket_expires_once(timed: ReviewQueue, clock: Clock) -> None:
@@ -123,7 +123,7 @@ def test_several_sweep_at_once_and_each_ticket_expires_once(timed: ReviewQueue, 
         swept = list(threads.map(lambda _: timed.sweep(), range(4)))
     assert sum(swept) == len(tickets)
     for ticket in tickets:
-        assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "expired"]
+        assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "expired"]
 
 
 @pytest.mark.parametrize("name", [" a", "a\nb", "x" * 500, "expire ", "医生"])

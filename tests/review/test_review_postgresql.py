@@ -38,9 +38,9 @@ def guard(review: ReviewQueue) -> Iterator[Guard]:
 
 def test_a_commit_is_durable_whatever_the_servers_default(review: ReviewQueue, postgresql: "Server") -> None:
     """The server's default is to commit before anything is on disk, and it writes only every 10 seconds."""
-    with review._ledger.reading() as connection:
+    with review.store.database.reading() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "off"
-    with review._ledger.writing() as connection:
+    with review.store.database.writing() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
     tickets = [put(review, f"d{number}") for number in range(20)]
     postgresql.stop(signal.SIGQUIT)
@@ -52,8 +52,8 @@ def test_a_stronger_promise_of_the_servers_stays(review: ReviewQueue, url: str) 
     name = url.rpartition("/")[2]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = remote_apply")
-    review._ledger.storage.close()
-    with review._ledger.writing() as connection_:
+    review.store.database.close()
+    with review.store.database.writing() as connection_:
         assert connection_.execute(text("SHOW synchronous_commit")).scalar_one() == "remote_apply"
 
 
@@ -80,19 +80,19 @@ def test_a_server_that_restarts_in_the_middle_leaves_no_half_ticket(review: Revi
         postgresql.stop(signal.SIGQUIT)
         postgresql.start()
 
-    event.listen(review._ledger.storage._database.engine, "commit", restart, once=True)
+    event.listen(review.store.database.engine, "commit", restart, once=True)
     with pytest.raises(ReviewError, match="server"):
         put(review, "lost")
     assert review.list() == [kept]
     again = put(review, "lost")
-    assert [entry.what for entry in review.get(again.id).history] == ["created"]
+    assert [entry.type for entry in review.get(again.id).history] == ["created"]
 
 
 def test_a_client_that_was_killed_holds_no_lock(review: ReviewQueue, url: str) -> None:
     ticket = put(review, "d")
 
     def lock_and_die() -> None:
-        with ReviewQueue(url) as queue, queue._ledger.writing() as connection:
+        with ReviewQueue(url) as queue, queue.store.database.writing() as connection:
             connection.execute(text("SELECT * FROM tickets FOR UPDATE"))
             die()
 
@@ -102,8 +102,8 @@ def test_a_client_that_was_killed_holds_no_lock(review: ReviewQueue, url: str) -
 
 def test_a_lock_that_is_never_released(review: ReviewQueue, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = put(review, "d")
-    short = postgresql_module._PROMISE.replace(f"'{postgresql_module.WAIT_SECONDS}s'", "'50ms'")
-    monkeypatch.setattr(postgresql_module, "_PROMISE", short)
+    short = postgresql_module._DURABLE.replace(f"'{postgresql_module.WAIT_SECONDS}s'", "'50ms'")
+    monkeypatch.setattr(postgresql_module, "_DURABLE", short)
     with closing(psycopg.connect(url)) as hog:
         hog.execute("SELECT * FROM tickets FOR UPDATE")
         with pytest.raises(ReviewError, match="lock timeout; another transaction kept its lock"):

@@ -73,7 +73,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         reasons=("tier small: uncertainty 0.10", "no rule held"),
         say="A person will look at this.",
         overdue="expire",
-        history=(TicketEvent(at=ticket.created_at, what="created", by="", version=1, details={}),),
+        history=(TicketEvent(at=ticket.created_at, type="created", by="", version=1, details={}),),
     )
     assert {name: type(value) for name, value in record.request["labels"].items()} == {
         "channel": str,

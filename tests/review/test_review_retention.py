@@ -84,7 +84,7 @@ def test_redaction_takes_the_texts_and_leaves_the_rest(timed: ReviewQueue, clock
         "ada",
     )
     assert record.history[:-1] == before.history
-    assert (record.history[-1].what, record.history[-1].at) == ("redacted", clock.now)
+    assert (record.history[-1].type, record.history[-1].at) == ("redacted", clock.now)
 
 
 def test_tickets_that_wait_are_neither_redacted_nor_deleted(timed: ReviewQueue, clock: Clock) -> None:
@@ -123,7 +123,7 @@ def test_old_tickets_are_deleted_with_all_that_belongs_to_them(timed: ReviewQueu
     for gone in (old, expired):
         with pytest.raises(TicketNotFoundError):
             timed.get(gone.id)
-    with timed._ledger.reading() as connection:
+    with timed.store.database.reading() as connection:
         assert set(connection.scalars(select(history.c.ticket))) == {young.id}
 
 
@@ -134,11 +134,11 @@ def test_what_a_endpoint_is_still_to_hear_of_stays(url: str, clock: Clock) -> No
         for ticket in tickets:
             queue.resolve(ticket.id, Verdict.ACCEPT)
             state = queue.get(ticket.id).decision
-            with queue._ledger.writing() as connection:
+            with queue.store.database.writing() as connection:
                 connection.execute(deliveries.update().where(deliveries.c.ticket == ticket.id).values(state=state))
         assert queue.purge(older_than=0) == 3
         assert [ticket.id for ticket in queue.list()] == [tickets[0].id]
-        with queue._ledger.reading() as connection:
+        with queue.store.database.reading() as connection:
             assert connection.scalar(select(func.count()).select_from(deliveries)) == 1
 
 
@@ -200,12 +200,12 @@ def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest
         ticket = put(queue, "d")
         queue.resolve(ticket.id, Verdict.REJECT)
         clock.now += DAY
-        with queue._ledger.writing() as connection:
+        with queue.store.database.writing() as connection:
             connection.execute(update(deliveries).values(state="exhausted"))
-        with queue._ledger.writing() as connection:
+        with queue.store.database.writing() as connection:
             connection.execute(update(deliveries).values(state="pending"))  # as a replay does
             purging = others.submit(queue.purge, older_than=DAY)
-            with queue._ledger.reading() as looking:
+            with queue.store.database.reading() as looking:
                 for _ in repeat(None):
                     waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
                     if purging.done() or looking.exec_driver_sql(waits).scalar_one():
@@ -213,5 +213,5 @@ def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest
                     looking.exec_driver_sql("SELECT pg_stat_clear_snapshot(), pg_sleep(0.01)")
         assert purging.result() == 0
         assert queue.get(ticket.id).ticket.id == ticket.id
-        with queue._ledger.reading() as connection:
+        with queue.store.database.reading() as connection:
             assert connection.execute(select(deliveries.c.state)).scalars().all() == ["pending"]

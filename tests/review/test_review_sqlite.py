@@ -29,7 +29,7 @@ def url(database: Path) -> str:
 
 def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: ReviewQueue) -> None:
     seen = []
-    for use in (review._ledger.storage.reading, review._ledger.storage.writing, review._ledger.storage.reading):
+    for use in (review.store.database.reading, review.store.database.writing, review.store.database.reading):
         with use() as connection:
             seen.append(
                 tuple(
@@ -41,7 +41,7 @@ def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: R
 
 
 def test_a_write_holds_the_lock_from_its_start(review: ReviewQueue, database: Path) -> None:
-    with review._ledger.storage.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
+    with review.store.database.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
         assert other.execute("SELECT count(*) FROM tickets").fetchone() == (0,)
@@ -56,7 +56,7 @@ def test_the_write_ahead_log_waits_for_whoever_is_busy(url: str, database: Path,
         other.execute(busy_with).fetchone()
         done = Timer(0.3, other.rollback)
         done.start()
-        with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
+        with ReviewQueue(url) as queue, queue.store.database.reading() as connection:
             assert not done.is_alive()
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
@@ -185,9 +185,7 @@ def test_a_full_disk_leaves_no_half_ticket(
 
 def _with_pragma(review: ReviewQueue, pragma: str) -> None:
     """Every connection from now on runs under this PRAGMA."""
-    event.listen(
-        review._ledger.storage._database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}")
-    )
+    event.listen(review.store.database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
 
 
 def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
@@ -206,9 +204,9 @@ def test_tickets_are_counted_without_reading_their_signatures(
     def note(_connection: Any, _cursor: Any, text: str, values: Any, *_: Any) -> None:
         asked.append((text, values))
 
-    event.listen(review._ledger.storage._database.engine, "before_cursor_execute", note)
+    event.listen(review.store.database.engine, "before_cursor_execute", note)
     assert review.counts()[0].open == 1
     ((text, values),) = [one for one in asked if "GROUP BY" in one[0]]
-    with review._ledger.reading() as connection:
+    with review.store.database.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
     assert ["USING COVERING INDEX" in step.detail for step in plan] == [True]

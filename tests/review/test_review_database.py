@@ -13,7 +13,7 @@ from ilis_guard.types import Attempt, Ticket, Verdict
 
 
 def test_a_read_sees_one_moment(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
-    with review._ledger.storage.reading() as connection:
+    with review.store.database.reading() as connection:
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0
         escalate("d")
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0

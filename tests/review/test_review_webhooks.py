@@ -9,7 +9,7 @@ import pytest
 from ilis_guard.config.queues import EVENTS, EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord
-from ilis_guard.review.templates import MOST_BYTES, Message, template_for
+from ilis_guard.review.webhooks import MAX_BYTES, Message, template_for
 from ilis_guard.types import Attempt, Request, Ticket, Verdict
 
 TICKET = "3f2a" + "0" * 28
@@ -107,12 +107,12 @@ def test_a_full_message_holds_the_ticket_without_signatures() -> None:
 
 
 def test_a_full_message_that_is_too_large_says_so_and_stays_thin() -> None:
-    text = _text(_message(record=_record(prompt="ü" * MOST_BYTES)))
+    text = _text(_message(record=_record(prompt="ü" * MAX_BYTES)))
     data = json.loads(text)["data"]
 
-    assert len(text.encode()) <= MOST_BYTES
+    assert len(text.encode()) <= MAX_BYTES
     assert data["record"] is None
-    assert data["record_left_out"].endswith(f" bytes are more than {MOST_BYTES}")
+    assert data["record_left_out"].endswith(f" bytes are more than {MAX_BYTES}")
     assert data["ticket"] == TICKET
 
 
@@ -154,7 +154,7 @@ def test_what_slack_shows_reads_well() -> None:
         "ticket.claimed": "ada &amp; bo claimed ticket 3f2a0000 in nurses &lt;@U1&gt;",
         "ticket.overdue": "Ticket 3f2a0000 was overdue in nurses and moved to doctors",
         "ticket.resolved": "Ticket 3f2a0000 in nurses &lt;@U1&gt; is resolved: correct",
-        "delivery.exhausted": "crm did not hear of ticket.created for ticket 3f2a0000: 10 tries failed",
+        "delivery.exhausted": "crm did not receive ticket.created for ticket 3f2a0000: 10 tries failed",
     }
     expired = _message("ticket.overdue", data=_data(was_due_at=1.0, state="expired"))
     assert _made(expired, template="slack")["text"].endswith("was overdue and expired without a verdict")
@@ -170,7 +170,7 @@ def test_a_thin_message_to_slack_has_no_texts_and_without_a_page_no_button() -> 
 def test_long_texts_in_any_script_fit_into_slack_and_pagerduty(pagerduty: dict[str, Any]) -> None:
     record = _record(prompt="\N{SMILING FACE WITH SUNGLASSES}" * 100_000)
     for settings in ({"template": "slack"}, pagerduty):
-        assert len(_text(_message(record=record), **settings).encode()) <= MOST_BYTES
+        assert len(_text(_message(record=record), **settings).encode()) <= MAX_BYTES
 
 
 def test_a_ticket_is_an_incident_from_its_arrival_to_its_verdict(pagerduty: dict[str, Any]) -> None:

@@ -16,12 +16,12 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.queues import EVENTS, EndpointSettings
 from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.deliveries import SCHEDULE
+from ilis_guard.review.outbox import SCHEDULE
 from ilis_guard.review.signing import sign
-from ilis_guard.review.templates import Message, template_for
+from ilis_guard.review.webhooks import Message, template_for
 from ilis_guard.types import Verdict
 from tests.endpoint import Endpoint, answering
-from tests.review.test_delivery_worker import OLD, rows, to, worker
+from tests.review.support import OLD, relay, rows, to
 from tests.reviewing import Clock, put
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
@@ -55,8 +55,8 @@ async def test_the_payloads_are_those_that_are_sent(
         ticket = put(queue, "d", due=3600.0)
         queue.claim(ticket.id, reviewer="ana")
         queue.resolve(ticket.id, Verdict.CORRECT, text="2403 °C", reviewer="ana")
-        await worker(queue).drain()
-        await worker(queue).drain()
+        await relay(queue).drain()
+        await relay(queue).drain()
     sent = {body["type"]: body for body in (json.loads(heard.body) for heard in endpoint.heard)}
 
     for event in ("ticket.resolved", "delivery.exhausted"):
