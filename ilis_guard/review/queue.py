@@ -15,7 +15,7 @@ from ilis_guard.review import export, record, retention, tickets
 from ilis_guard.review.outbox import Outbox
 from ilis_guard.review.record import QueueCounts, TicketRecord
 from ilis_guard.review.store import TicketStore, open_database
-from ilis_guard.types import Attempt, Request, Ticket, TicketKind, TicketState, Verdict
+from ilis_guard.types import Attempt, Request, Ruling, Ticket, TicketKind, TicketState, Verdict
 
 _MIN_POLL_SECONDS: Final = 0.1
 _MAX_POLL_SECONDS: Final = 5.0
@@ -83,7 +83,7 @@ class ReviewQueue:
         queue: str,
         policy: str,
         rule: str | None,
-        reasons: Sequence[str],
+        rulings: Sequence[Ruling] = (),
         kind: TicketKind = "escalated",
         say: str = "",
         probability: float = 1.0,
@@ -102,7 +102,7 @@ class ReviewQueue:
             queue: name of the queue that reviewers take it from.
             policy: fingerprint of the policy that decided.
             rule: id of the rule that decided; None where no rule held.
-            reasons: why, in order.
+            rulings: what the policy decided after each attempt.
             kind: `escalated` where the request waits for a person, `audited` where its answer was given and an audit
                 sampled it.
             say: the message that the caller gets meanwhile.
@@ -132,7 +132,7 @@ class ReviewQueue:
             "created_at": now,
             "policy": policy,
             "rule": rule,
-            "reasons": list(reasons),
+            "rulings": [ruling.to_dict() for ruling in rulings],
             "say": say,
             "probability": probability,
             "request": request.to_dict(),

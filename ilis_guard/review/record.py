@@ -7,10 +7,12 @@ from typing import Any, Final, get_args
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, select
 
 from ilis_guard.errors import ReviewError
+from ilis_guard.policy.explain import explain_ticket
 from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
 from ilis_guard.review.store import TicketEventType, TicketStore, ticket_row
-from ilis_guard.sentences import paragraph
-from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
+from ilis_guard.types import Ruling, Ticket, TicketState, TicketWaiter, Verdict
+from ilis_guard.types.decisions import read_attempt
+from ilis_guard.types.rulings import read_rulings
 
 MAX_LIMIT: Final = 100_000
 """Tickets in one list."""
@@ -49,8 +51,8 @@ class TicketRecord:
     """Fingerprint of the policy that decided."""
     rule: str | None
     """Id of the rule that decided; None where no rule held."""
-    reasons: tuple[str, ...]
-    """Why the policy decided so, in order."""
+    rulings: tuple[Ruling, ...]
+    """What the policy decided after each attempt; without the facts' values after redaction."""
     say: str
     """The message that the caller got meanwhile; may be empty."""
     overdue: str
@@ -72,12 +74,7 @@ class TicketRecord:
 
     def explain(self) -> str:
         """Say what was done and why, in a few sentences, without prompts and answers; as `Decision.explain`."""
-        return paragraph(
-            action="answer" if self.ticket.kind == "audited" else "escalate",
-            attempts=self.attempts,
-            reasons=self.reasons,
-            queue=self.ticket.queue if self.ticket.ended_at is None else "",
-        )
+        return explain_ticket(self.ticket, tuple(map(read_attempt, self.attempts)), self.rulings)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -85,7 +82,7 @@ class TicketRecord:
             "ticket": self.ticket.to_dict(),
             "request": dict(self.request),
             "attempts": [dict(attempt) for attempt in self.attempts],
-            "reasons": list(self.reasons),
+            "rulings": [ruling.to_dict() for ruling in self.rulings],
             "history": [event.to_dict() for event in self.history],
         }
 
@@ -110,7 +107,7 @@ def judged_in(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
     )
 
 
-def ticket_of(row: Row[Any], *, now: float, waiter: TicketWait | None = None) -> Ticket:
+def ticket_of(row: Row[Any], *, now: float, waiter: TicketWaiter | None = None) -> Ticket:
     """Return the ticket in a row that has at least the small columns, in its state at a time."""
     is_claimed = is_claimed_at(row, now)
     return Ticket(
@@ -142,7 +139,7 @@ def record_of(connection: Connection, row: Row[Any], *, now: float) -> TicketRec
         attempts=tuple(row.attempts),
         policy=row.policy,
         rule=row.rule,
-        reasons=tuple(row.reasons),
+        rulings=read_rulings(row.rulings),
         say=row.say,
         overdue=row.overdue,
         probability=row.probability,

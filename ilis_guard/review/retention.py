@@ -98,14 +98,28 @@ def _redacted_columns(row: Row[Any]) -> dict[str, Any]:
     messages = [turn | {"content": _redacted(turn["content"])} for turn in row.request["messages"]]
     return {
         "request": row.request | {"messages": messages},
-        # An error keeps its kind: the rest may quote the prompt, and so may the reasons, which repeat it.
+        # Of errors, only the detail may quote the prompt.
         "attempts": [
-            attempt | {"text": _redacted(attempt["text"]), "error": attempt["error"].partition(":")[0]}
+            attempt
+            | {"text": _redacted(attempt["text"]), "error": attempt["error"] and attempt["error"] | {"detail": ""}}
             for attempt in row.attempts
         ],
-        "reasons": [REDACTED] if row.reasons else [],
+        "rulings": [
+            ruling | {"outcomes": [_redacted_outcome(outcome) for outcome in ruling["outcomes"]]}
+            for ruling in row.rulings
+        ],
         "text": _redacted(row.text),
         "reason": _redacted(row.reason),
+    }
+
+
+def _redacted_outcome(outcome: dict[str, Any]) -> dict[str, Any]:
+    # Facts include labels, and details may quote them.
+    obstacle = outcome["obstacle"]
+    return outcome | {
+        "parts": [part | {"facts": {}} for part in outcome["parts"]],
+        "obstacle": obstacle and obstacle | {"detail": ""},
+        "detail": "",
     }
 
 

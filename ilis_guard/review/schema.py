@@ -43,7 +43,7 @@ tickets: Final = Table(
     Column("created_at", Float, nullable=False),
     Column("policy", String, nullable=False),
     Column("rule", String),
-    Column("reasons", JSON, nullable=False),
+    Column("rulings", JSON, nullable=False),
     Column("say", Text, nullable=False),
     # Of such a request's getting a ticket: below 1 where a policy samples. Statistics over tickets weigh each by the
     # inverse.

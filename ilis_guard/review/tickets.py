@@ -21,12 +21,12 @@ from ilis_guard.errors import (
 from ilis_guard.review.record import is_claimed_at, is_in_state, judged_in, most_urgent_first, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore, ticket_row
-from ilis_guard.types import Ticket, TicketWait, Verdict
+from ilis_guard.types import Ticket, TicketWaiter, Verdict
 
 _UNCLAIMED = {"claimed_by": "", "claimed_until": None}
 
 
-def create(store: TicketStore, values: dict[str, Any], *, waiter: TicketWait) -> Ticket:
+def create(store: TicketStore, values: dict[str, Any], *, waiter: TicketWaiter) -> Ticket:
     """Create a ticket from its columns; return its decision's ticket where there is one already."""
     with store.database.writing() as connection:
         is_new = store.add(connection, values)

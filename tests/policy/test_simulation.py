@@ -20,7 +20,7 @@ from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT,
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes, simulate
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Generation, Labels, Score, Statistics
+from ilis_guard.types import Action, Generation, Labels, Obstacle, Score, Statistics
 
 NAMES = ("small", "middle", "large")
 COST = TierCost(per_request=0.1, per_million_prompt_tokens=0.15e6, per_million_tokens=0.02e6)
@@ -162,24 +162,24 @@ def alone(policy: Policy, recorded: Recorded, row: int, thresholds: dict[str, fl
     """One request's way, step by step, without anything that puts requests together; everything was recorded."""
     way = CascadeState(
         policy=policy,
-        left=[tier.name for tier in recorded.tiers],
+        tiers=[tier.name for tier in recorded.tiers],
         labels=recorded.labels[row] or {},
         prompt_length=int(recorded.prompt_length[row]),
         sampling_key=recorded.ids[row],
         thresholds=thresholds,
     )
     while True:
-        tier = next(tier for tier in recorded.tiers if tier.name == way.left[0])
-        ruling, answer_blocked_by, attempt = None, "", tier.attempt(row, "prompt")
+        tier = next(tier for tier in recorded.tiers if tier.name == way.tiers[0])
+        ruling, answer_blocked_by, attempt = None, None, tier.attempt(row, "prompt")
         failed_before = tier.scores_prompts and attempt.uncertainty is None
         if policy.prompt_rules and not failed_before:
-            early = way.at_prompt(attempt)
+            early = way.evaluate_prompt(attempt)
             ruling, answer_blocked_by = early.ruling, early.answer_blocked_by
         if ruling is None:
             attempt = tier.attempt(row, "answer")
-            ruling = way.at_answer(attempt, answer_blocked_by=answer_blocked_by)
+            ruling = way.evaluate_answer(attempt, answer_blocked_by=answer_blocked_by)
         if ruling.action is not Action.RETRY:
-            made = [*way.before, attempt]
+            made = [*way.earlier, attempt]
             seconds = cost = 0.0
             for one in made:
                 seconds, cost = seconds + one.seconds, cost + one.cost
@@ -246,7 +246,7 @@ def tried(random: np.random.Generator, *, scores_prompts: bool) -> Tried:
         prompt_cost=one(0.01, 0.25),
         text_length=0 if failed else one(3, 4, 5),
         finish_reason="" if failed else one("", "stop", "length"),
-        error=one("ModelError: down", "unexpected ValueError") if failed else "",
+        error=one("ModelError: down", "UnexpectedError: ValueError") if failed else "",
         wrong=one(None, True, False),
     )
 
@@ -481,9 +481,9 @@ def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
         ]
     )
     asked: list[AttemptSummary] = []
-    really = CascadeState.at_answer
+    really = CascadeState.evaluate_answer
 
-    def counted(way: CascadeState, newest: AttemptSummary, *, answer_blocked_by: str = "") -> object:
+    def counted(way: CascadeState, newest: AttemptSummary, *, answer_blocked_by: Obstacle | None = None) -> object:
         asked.append(newest)
         return really(way, newest, answer_blocked_by=answer_blocked_by)
 

@@ -33,7 +33,7 @@ def die(*_):
 def escalate(queue, decision):
     attempts = [Attempt(tier="small", text="x" * 100_000)]
     return queue.escalate(
-        decision=decision, request=Request.of("?"), attempts=attempts, queue="q", policy="p", rule="r", reasons=[]
+        decision=decision, request=Request.of("?"), attempts=attempts, queue="q", policy="p", rule="r"
     )
 
 url, name = sys.argv[1:]

@@ -10,7 +10,7 @@ import pytest
 from ilis_guard.lab.questions import Question
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Attempt, Message, Request, Statistics, Verdict
-from tests.reviewing import Clock, put
+from tests.reviewing import FAILURE, Clock, put
 
 SIGNATURE = np.array([[0.0, 0.5], [0.25, 0.0]], dtype=np.float32)
 STATISTICS = Statistics(logprob_sum=-3.0, logprob_mean=-1.0, entropy_mean=0.5, margin_min=0.1)
@@ -26,7 +26,7 @@ ATTEMPTS = [
         tokens=2,
         finish_reason="stop",
     ),
-    Attempt(tier="large", error="ModelError: it failed"),
+    Attempt(tier="large", error=FAILURE),
 ]
 
 
@@ -100,7 +100,7 @@ def test_a_corrected_and_a_rejected_answer_were_wrong(timed: ReviewQueue, file: 
 
 
 def test_where_no_tier_answered_nothing_was_right(timed: ReviewQueue, file: Path) -> None:
-    ticket = put(timed, "d", attempts=[Attempt(tier="small", error="ModelError: it failed")])
+    ticket = put(timed, "d", attempts=[Attempt(tier="small", error=FAILURE)])
     timed.resolve(ticket.id, Verdict.CORRECT, text="Oslo")
     (row,) = exported(timed, file)
     assert (row["text"], row["correct"], row["answers"], row["tier"]) == ("", False, ["Oslo"], None)

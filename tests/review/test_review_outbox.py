@@ -9,7 +9,7 @@ from ilis_guard.config.queues import EndpointSettings, Event, QueueSettings
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries
-from ilis_guard.types import Attempt, Request, Verdict
+from ilis_guard.types import Action, Attempt, ErrorInfo, Request, Ruling, Verdict
 from tests.reviewing import Clock, put
 
 
@@ -78,12 +78,19 @@ def test_a_ticket_that_moves_is_told_of_where_it_leaves_too(url: str, clock: Clo
 
 def test_no_text_of_anybody_is_told(url: str) -> None:
     with ReviewQueue(url, endpoints=[endpoint("all")]) as queue:
+        error = ErrorInfo(kind="ModelError", message="secret message", detail="secret error")
         ticket = put(
             queue,
             "d",
             request=Request.of("secret question", {"customer": "secret label"}),
-            attempts=[Attempt(tier="small", text="secret answer", error="secret error")],
-            reasons=["secret reason"],
+            attempts=[
+                Attempt(
+                    tier="small",
+                    text="secret answer",
+                    error=error,
+                )
+            ],
+            rulings=[Ruling(action=Action.ESCALATE, rule="unsure", say="secret message")],
             say="secret message",
         )
         queue.resolve(ticket.id, Verdict.CORRECT, text="secret correction", reason="secret why", reviewer="ada")

@@ -67,8 +67,9 @@ def test_a_server_that_is_down_makes_an_abstention_and_one_that_is_back_an_escal
     finally:
         postgresql.start()
     assert made.action is Action.ABSTAIN
-    assert "the ticket couldn't be stored: QueueStorageError" in made.reasons[-1]
-    assert "and that the server runs" in made.reasons[-1]
+    assert made.ticket_error is not None
+    assert made.ticket_error.kind == "QueueStorageError"
+    assert "and that the server runs" in made.ticket_error.detail
     # The pool's connections died with the server.
     assert guard.decide("Is it safe?").action is Action.ESCALATE
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from structlog.testing import capture_logs
 
 from ilis_guard.errors import ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.review import ReviewQueue, TicketEvent, TicketRecord
-from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
+from ilis_guard.types import Action, Attempt, Message, Request, Ruling, Statistics, Ticket, TicketKind, Verdict
+from tests.reviewing import FAILURE, RULING
 
 SIGNATURE = np.array([[0.0, 0.1, 3.5], [0.25, 0.0, 1e-7], [12.0, 0.3, 0.0]], dtype=np.float32)
 
@@ -46,7 +48,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
             seconds=0.2,
             tokens=5,
         ),
-        Attempt(tier="large", error="TransientModelError: no answer in 30 s", seconds=30.0),
+        Attempt(tier="large", error=FAILURE, seconds=30.0),
     ]
 
     ticket = review.escalate(
@@ -56,7 +58,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         queue="ducks",
         policy="sha256:ff",
         rule=None,
-        reasons=("tier small: uncertainty 0.10", "no rule held"),
+        rulings=(RULING, Ruling(action=Action.ESCALATE, rule=None)),
         say="A person will look at this.",
     )
     record = review.get(ticket.id)
@@ -70,7 +72,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         attempts=tuple(attempt.to_dict() for attempt in attempts),
         policy="sha256:ff",
         rule=None,
-        reasons=("tier small: uncertainty 0.10", "no rule held"),
+        rulings=(RULING, Ruling(action=Action.ESCALATE, rule=None)),
         say="A person will look at this.",
         overdue="expire",
         history=(TicketEvent(at=ticket.created_at, type="created", by="", version=1, details={}),),
@@ -89,9 +91,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
 
 def test_tickets_outlive_the_queue_that_took_them(url: str) -> None:
     with ReviewQueue(url) as first:
-        ticket = first.escalate(
-            decision="d", request=Request.of("?"), attempts=[], queue="q", policy="p", rule="r", reasons=[]
-        )
+        ticket = first.escalate(decision="d", request=Request.of("?"), attempts=[], queue="q", policy="p", rule="r")
     with ReviewQueue(url) as second:
         assert second.list() == [ticket]
 
@@ -153,7 +153,6 @@ def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
                 queue="chemists",
                 policy="p",
                 rule=None,
-                reasons=[],
                 due=due,
             )
             for number, due in enumerate([20, 10, 100, 10, None])
@@ -290,7 +289,7 @@ def test_a_verdict_that_makes_no_sense_leaves_the_ticket_open(
     assert review.list(state="open") == [ticket]
 
 
-@pytest.mark.parametrize("attempts", [[], [Attempt(tier="small", error="no answer")], [Attempt(tier="s", text=" ")]])
+@pytest.mark.parametrize("attempts", [[], [Attempt(tier="small", error=FAILURE)], [Attempt(tier="s", text=" ")]])
 def test_where_no_attempt_answered_there_is_nothing_to_accept(
     review: ReviewQueue, escalate: Callable[..., Ticket], attempts: list[Attempt]
 ) -> None:
@@ -306,7 +305,7 @@ def test_the_last_answer_is_what_is_proposed(review: ReviewQueue, escalate: Call
     attempts = [
         Attempt(tier="small", text="first"),
         Attempt(tier="middle", text="second"),
-        Attempt(tier="large", error="no answer"),
+        Attempt(tier="large", error=FAILURE),
     ]
     assert review.get(escalate("d", attempts=attempts).id).proposed == "second"
 
@@ -328,3 +327,24 @@ def test_events_name_the_ticket_once_and_never_its_texts(review: ReviewQueue, es
             "log_level": "info",
         },
     ]
+
+
+@pytest.mark.parametrize("kind", ["escalated", "audited"])
+def test_a_ticket_keeps_its_kind(
+    review: ReviewQueue, escalate: Callable[..., Ticket], tmp_path: Path, kind: TicketKind
+) -> None:
+    ticket = escalate("d", kind=kind)
+    review.resolve(ticket.id, Verdict.ACCEPT)
+    review.redact(older_than=0)
+    review.export(tmp_path / "rows.jsonl")
+    record = review.get(ticket.id)
+
+    assert (ticket.kind, record.ticket.kind, record.to_dict()["ticket"]["kind"]) == (kind, kind, kind)
+    assert (record.ticket.state, record.redacted_at is not None) == ("resolved", True)
+    assert json.loads((tmp_path / "rows.jsonl").read_text())["ticket_kind"] == kind
+
+
+def test_a_ticket_of_an_unknown_kind_is_refused(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    with pytest.raises(ReviewError, match=r"(?i)check constraint"):
+        escalate("d", kind="ignored")
+    assert review.list() == []

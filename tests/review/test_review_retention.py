@@ -18,8 +18,21 @@ from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.errors import ReviewError, TicketNotFoundError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries, history
-from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
-from tests.reviewing import Clock, put
+from ilis_guard.types import (
+    Action,
+    Attempt,
+    ErrorInfo,
+    Message,
+    Obstacle,
+    PartOutcome,
+    Request,
+    RuleOutcome,
+    Ruling,
+    Statistics,
+    Ticket,
+    Verdict,
+)
+from tests.reviewing import RULING, Clock, put
 
 DAY: Final = 86_400.0
 SIGNATURE: Final = np.array([[0.0, 0.5], [0.25, 0.0]], dtype=np.float32)
@@ -49,9 +62,36 @@ def secretive(queue: ReviewQueue, decision: str) -> Ticket:
                 tokens=3,
                 finish_reason="stop",
             ),
-            Attempt(tier="large", error="unexpected RuntimeError: can't tell 'What is the geheimnis?'"),
+            Attempt(tier="large", error=ErrorInfo(kind="ModelError", message="It failed.", detail="geheimnis?")),
         ],
-        reasons=["tier 'large' failed: unexpected RuntimeError: can't tell 'What is the geheimnis?'"],
+        rulings=[
+            Ruling(
+                action=Action.RETRY,
+                rule="large",
+                outcomes=(
+                    RuleOutcome(
+                        rule="first",
+                        stage="answer",
+                        outcome="failed",
+                        condition="labels.topic == 'eggs'",
+                        detail="Fabergé isn't a number",
+                    ),
+                    RuleOutcome(
+                        rule="second",
+                        stage="answer",
+                        outcome="obstructed",
+                        obstacle=Obstacle(kind="invalid_labels", detail="geheimnis"),
+                    ),
+                    RuleOutcome(
+                        rule="large",
+                        stage="answer",
+                        outcome="decided",
+                        parts=(PartOutcome(condition="true", value=True, facts={"labels.owner": "Fabergé"}),),
+                    ),
+                ),
+            ),
+            RULING,
+        ],
     )
 
 
@@ -77,7 +117,12 @@ def test_redaction_takes_the_texts_and_leaves_the_rest(timed: ReviewQueue, clock
             name: was[name] for name in was if name not in ("text", "error")
         }
     assert record.proposed == "[redacted]"
-    assert [attempt["error"] for attempt in record.attempts] == ["", "unexpected RuntimeError"]
+    assert [attempt["error"] for attempt in record.attempts] == [
+        None,
+        {"kind": "ModelError", "message": "It failed.", "detail": ""},
+    ]
+    rules = [[(one.rule, one.outcome) for one in ruling.outcomes] for ruling in record.rulings]
+    assert rules == [[(one.rule, one.outcome) for one in ruling.outcomes] for ruling in before.rulings]
     assert (record.ticket.verdict, record.ticket.ended_at, record.reviewer) == (
         Verdict.CORRECT,
         before.ticket.ended_at,

@@ -65,7 +65,7 @@ async def test_a_ticket_on_its_own_says_where_to_wait(review: ReviewQueue) -> No
     assert json.loads(json.dumps(ticket.to_dict())) == ticket.to_dict()
     assert "wait" not in ticket.to_dict()
     assert "wait" not in repr(ticket)
-    assert replace(ticket, queue="q").wait == ticket.wait
+    assert replace(ticket, queue="q").waiter == ticket.waiter
 
 
 async def test_a_decision_leads_to_its_verdict(url: str) -> None:

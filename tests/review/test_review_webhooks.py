@@ -11,6 +11,7 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord
 from ilis_guard.review.webhooks import MAX_BYTES, Message, template_for
 from ilis_guard.types import Attempt, Request, Ticket, Verdict
+from tests.reviewing import RULING
 
 TICKET = "3f2a" + "0" * 28
 PROMPT = "Is <b>5 mg & 5 ml</b> the same? \N{SMILING FACE WITH SUNGLASSES}"
@@ -21,6 +22,7 @@ LINK = f"https://review.example.org/tickets/{TICKET}"
 def _data(**changes: Any) -> dict[str, Any]:
     return {
         "ticket": TICKET,
+        "kind": "escalated",
         "decision": "d1",
         "queue": "nurses <@U1>",
         "priority": 5,
@@ -63,7 +65,7 @@ def _record(*, prompt: str = PROMPT) -> TicketRecord:
         attempts=(Attempt(tier="small", text=ANSWER, uncertainty=0.4).to_dict(),),
         policy="sha256:abc",
         rule="unsure",
-        reasons=("uncertainty 0.40 is above 0.25",),
+        rulings=(RULING,),
         say="",
         overdue="expire",
     )

@@ -30,7 +30,7 @@ def _create_tickets() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("policy", sa.String, nullable=False),
         sa.Column("rule", sa.String),
-        sa.Column("reasons", sa.JSON, nullable=False),
+        sa.Column("rulings", sa.JSON, nullable=False),
         sa.Column("say", sa.Text, nullable=False),
         sa.Column("probability", sa.Float, nullable=False),
         sa.Column("request", sa.JSON, nullable=False),
