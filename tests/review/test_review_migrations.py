@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +43,9 @@ def unchecked(url: str) -> Database:
 
 
 def execute(url: str, *statements: str) -> None:
-    database = unchecked(url)
-    with database.writing() as connection:
+    with closing(unchecked(url)) as database, database.writing() as connection:
         for statement in statements:
             connection.execute(text(statement))
-    database.close()
 
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
@@ -105,15 +104,13 @@ def test_tables_match_the_schema(empty: str, created_by: str) -> None:
         ReviewQueue(empty).close()
     else:
         migrate(empty)
-    database = unchecked(empty)
-    with database.reading() as connection:
+    with closing(unchecked(empty)) as database, database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": REVISION_TABLE})
         assert context.get_current_revision() == REVISION
         assert compare_metadata(context, metadata) == []
         for table in metadata.sorted_tables:
             checks = {check["name"] for check in inspect(connection).get_check_constraints(table.name)}
             assert checks == {f"ck_{table.name}_{name}" for name in _checks_of(table.name)}
-    database.close()
 
 
 def _checks_of(table: str) -> set[str]:
@@ -163,8 +160,5 @@ def test_an_error_during_a_migration_changes_nothing(empty: str, monkeypatch: py
 
 
 def _tables(url: str) -> list[str]:
-    database = unchecked(url)
-    with database.reading() as connection:
-        found = sorted(inspect(connection).get_table_names())
-    database.close()
-    return found
+    with closing(unchecked(url)) as database, database.reading() as connection:
+        return sorted(inspect(connection).get_table_names())
