@@ -18,6 +18,7 @@ from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer
+from ilis_guard_langchain import wrap
 from tests.provider import Provider, provider, sure_and_unsure, town, towns_harvest
 
 SURE, UNSURE = sure_and_unsure()
@@ -51,7 +52,7 @@ def guard(serving: Provider, tmp_path_factory: pytest.TempPathFactory) -> Guard:
 
 
 def decided(guard: Guard, wrapped: Runnable[Any, Any], number: int, **options: Any) -> Decision:
-    found: Decision = guard.wrap(wrapped, output="decision").invoke(town(number).prompt(), **options)
+    found: Decision = wrap(wrapped, guard, output="decision").invoke(town(number).prompt(), **options)
     return found
 
 
@@ -74,7 +75,7 @@ def test_the_bundle_scores_a_model_that_is_asked_alike(name: str, guard: Guard, 
 
 
 async def test_it_does_so_when_it_is_awaited(guard: Guard, serving: Provider) -> None:
-    wrapped = guard.wrap(chat(serving))
+    wrapped = wrap(chat(serving), guard)
     assert (await wrapped.ainvoke(town(SURE).prompt())).content == f"T{SURE}"
     assert (await wrapped.ainvoke(town(UNSURE).prompt())).content == "I don't know."
 
