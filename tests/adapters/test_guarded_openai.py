@@ -16,6 +16,7 @@ from ilis_guard import Action, Guard, Policy, Tier
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard_langchain import wrap
 from tests.adapters.wrapping import PROMPT, guard_of
+from tests.explained import problem
 
 NORWAY = {"country": "Norway"}
 TOKENS = [("Os", 0.8, 0.1), ("lo", 0.95, 0.02)]
@@ -141,7 +142,7 @@ def test_what_may_pass_is_tried_again_and_what_is_refused_is_not(status: int, ca
     handler.status = status
     decision = wrap(model(), guard_of(), output="decision").invoke("Capital of Norway?")
     assert len(handler.asked) == calls
-    assert f"status {status}" in decision.attempts[0].error
+    assert f"status {status}" in problem(decision.attempts[0])
     assert decision.text == "Oslo, surely"
 
 

@@ -22,6 +22,7 @@ from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Generation
 from ilis_guard_langchain import wrap
+from tests.explained import problem
 
 BUNDLE = "packaged:smollm2-135m-instruct-full"
 QUESTIONS = ["What is the capital of France?", "What is 2 + 2?", "Who wrote Hamlet?", "Name the largest ocean."]
@@ -74,7 +75,7 @@ def guard(large: FakeModel | None = None) -> Guard:
 
 def check_same(decision: Decision, expected: Generation) -> None:
     (attempt,) = decision.attempts
-    assert (attempt.error, attempt.text, attempt.tokens) == ("", expected.text, expected.tokens)
+    assert (attempt.error, attempt.text, attempt.tokens) == (None, expected.text, expected.tokens)
     assert attempt.finish_reason == expected.finish_reason
     assert set(attempt.signatures) == set(expected.signatures) == {"prompt", "last", "mean"}
     for position, signature in expected.signatures.items():
@@ -169,8 +170,8 @@ def test_other_words_than_the_bundles_have_no_score(pipe: Pipe) -> None:
     prompt = ChatPromptTemplate.from_messages([("human", "{question} Answer in one sentence, my secret friend.")])
     decision = wrap(prompt | chat(pipe()), guard(), output="decision").invoke({"question": QUESTIONS[0]})
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "words its prompt otherwise than the tier's bundle" in decision.attempts[0].error
-    assert "secret" not in decision.attempts[0].error
+    assert "words its prompt otherwise than the tier's bundle" in problem(decision.attempts[0])
+    assert "secret" not in problem(decision.attempts[0])
 
 
 def test_a_prompt_of_other_tokens_has_no_score(pipe: Pipe) -> None:
@@ -178,7 +179,7 @@ def test_a_prompt_of_other_tokens_has_no_score(pipe: Pipe) -> None:
     doubled = pipe(tokenizer_encode_kwargs={"add_special_tokens": True}, prefix="<|im_start|>")
     decision = wrap(FEW_WORDS | chat(doubled), guard(), output="decision").invoke({"question": QUESTIONS[0]})
     assert decision.action is Action.ABSTAIN
-    assert "puts its prompt to the model otherwise" in decision.attempts[0].error
+    assert "puts its prompt to the model otherwise" in problem(decision.attempts[0])
 
 
 def test_larger_tiers_are_asked_without_the_bundles_words(pipe: Pipe) -> None:
@@ -217,7 +218,7 @@ def test_an_answer_to_a_call_with_options_of_its_own_has_no_score(pipe: Pipe) ->
     asked = f"{QUESTIONS[0]} Answer in a few words only."
     decision = wrapped.invoke(asked, pipeline_kwargs={"max_new_tokens": 2})
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "passes ['max_new_tokens'] on" in decision.attempts[0].error
+    assert "passes ['max_new_tokens'] on" in problem(decision.attempts[0])
 
 
 def test_another_precision_is_refused(loaded: tuple[Any, Any]) -> None:
@@ -276,4 +277,4 @@ def test_a_model_in_a_function_is_not_heard_and_has_no_score(pipe: Pipe) -> None
 
     decision = wrap(RunnableLambda(ask), guard(), output="decision").invoke(QUESTIONS[0])
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "no bundle" in decision.attempts[0].error
+    assert "no bundle" in problem(decision.attempts[0])
