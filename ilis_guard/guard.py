@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from copy import copy
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -30,11 +30,8 @@ from ilis_guard.policy.reload import Following
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Decision, Labels, Message, Request, StreamMode
 
-if TYPE_CHECKING:  # importing it imports the adapter
-    from langchain_core.runnables import Runnable
-
+if TYPE_CHECKING:  # importing it imports httpx and Jinja
     from ilis_guard.review.worker import OutboxRelay
-    from ilis_guard_langchain import GuardedRunnable
 
 
 class Guard:
@@ -223,35 +220,6 @@ class Guard:
             BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
         """
         return self._with(self._cascade.with_model(tier, model, check))
-
-    def wrap(
-        self,
-        runnable: "Runnable[Any, Any]",
-        *,
-        tier: str | None = None,
-        labels: Labels | None = None,
-        output: Literal["answer", "decision"] = "answer",
-        prompt: Callable[[Any], Any] | None = None,
-        as_output: Callable[[str], Any] | None = None,
-    ) -> "GuardedRunnable":
-        """A LangChain runnable under this guard, in the place of a tier's model.
-
-        Args:
-            runnable: a model, a chain, an agent, a function.
-            tier: in whose place it stands; the first unless named.
-            labels: what the policy's conditions see as ``labels.NAME``.
-            output: `answer`, in the runnable's own type, or the whole `decision` instead.
-            prompt: as of `ilis_guard_langchain.GuardedRunnable`; so is `as_output`.
-            as_output: see `prompt`.
-
-        Raises:
-            ConfigError, BundleMismatchError, ModelError, SignatureError: as `GuardedRunnable`.
-        """
-        from ilis_guard_langchain import GuardedRunnable
-
-        return GuardedRunnable(
-            self, runnable, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output
-        )
 
     def without_models(self, why: str) -> Self:
         """The same guard, whose models aren't asked any more: each tier fails, and the policy says what comes of that.
