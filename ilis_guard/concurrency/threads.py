@@ -92,11 +92,12 @@ def stream_events(work: Callable[[EventChannel[T]], None]) -> Generator[T, None,
             channel.request()
             event = delivered.get()
             if isinstance(event, Future):
-                return event.result()
+                event.result()
+                return
             yield event
     finally:
         channel.cancel_token.cancel()
-        worker.exception()
+        worker.exception()  # which waits for the work's end
 
 
 async def astream_events(work: Callable[[EventChannel[T]], None]) -> AsyncGenerator[T, None]:
