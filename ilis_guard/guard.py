@@ -1,10 +1,10 @@
 """The guard: a request in, a decision out."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
@@ -16,7 +16,8 @@ from ilis_guard.cascade.cascade import Cascade
 from ilis_guard.cascade.escalation import Review
 from ilis_guard.cascade.stream import StreamEvent, StreamWriter
 from ilis_guard.cascade.tier import Check, Tier, load_tier, policy_context
-from ilis_guard.concurrency.channel import EventChannel, aread, read
+from ilis_guard.concurrency.portal import run_in_thread
+from ilis_guard.concurrency.threads import EventChannel, astream_events, stream_events
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.config.review import ReviewConfig
 from ilis_guard.errors import ConfigError, RequestError
@@ -171,7 +172,7 @@ class Guard:
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
         request = self._request(prompt, labels, stop)
-        return await asyncio.to_thread(self._decide, request, decision=id, since=time.monotonic())
+        return await run_in_thread(partial(self._decide, request, decision=id, since=time.monotonic()))
 
     def stream(
         self,
@@ -194,7 +195,7 @@ class Guard:
         Raises:
             RequestError: the prompt, the labels or the stop sequences can't be used, or there is no such mode.
         """
-        return read(self._streaming(self._request(prompt, labels, stop), mode))
+        return stream_events(self._streaming(self._request(prompt, labels, stop), mode))
 
     def astream(
         self,
@@ -205,7 +206,7 @@ class Guard:
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
-        return aread(self._streaming(self._request(prompt, labels, stop), mode))
+        return astream_events(self._streaming(self._request(prompt, labels, stop), mode))
 
     def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
         """This guard with another model in a tier's place; policies, queue, and the other tiers are shared.

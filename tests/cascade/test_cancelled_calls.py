@@ -23,7 +23,7 @@ def test_a_deadline_without_an_end_passes_only_when_whoever_asked_leaves() -> No
     deadline.check()
     deadline.sleep(0.0)
     # Whatever waits by it can wait so long.
-    assert 1e6 < deadline.left <= threading.TIMEOUT_MAX
+    assert 1e6 < deadline.remaining <= threading.TIMEOUT_MAX
     cancel_token.cancel()
     for what in (deadline.check, lambda: deadline.sleep(3600)):
         with pytest.raises(ClientDisconnected):
@@ -68,7 +68,7 @@ def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_ne
             thread.start()
         # A place comes free while the first of those that wait for it leaves.
         going = [threading.Thread(target=cancel_token.cancel), threading.Thread(target=line.leave)]
-        cancel_token._gone.set()
+        cancel_token._cancelled.set()
         for thread in going:
             thread.start()
         for thread in (*waiting, *going):
