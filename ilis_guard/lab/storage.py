@@ -1,8 +1,9 @@
-"""A table that takes long to make: until it is done, a folder of Parquet files, each complete or not there."""
+"""Parquet files that are complete or absent, and tables that a killed run continues."""
 
 import errno
 import os
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +11,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.tables import write_table
 
 
-class Unfinished:
-    """What there is of a table while it is made; a run that was killed goes on from here.
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table; the file appears when it is complete and on disk.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class PartialTable:
+    """The rows of a table while it is made: a folder of Parquet files, from which a run that was killed continues.
 
     Args:
-        path: the file that it is to become. The folder stands beside it, its name hidden and ending in
+        path: the file that the table becomes. The folder stands beside it, its name hidden and ending in
             ``.unfinished``.
-        schema: of the rows, which have an ``id``, with a manifest in its metadata: only what was made in the very same
-            way is gone on with.
+        schema: columns, among them ``id``, with a manifest in the metadata: a run continues only what was made in the
+            very same way.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -29,31 +46,31 @@ class Unfinished:
         self._path = path
 
     def begin(self) -> frozenset[str]:
-        """Make the folder, or find what an earlier run left in it: ids of rows that needn't be made again.
+        """Make the folder, or find what an earlier run left in it, and return the ids of the rows that are there.
 
         Raises:
-            FitError: what is there was made otherwise, or can't be read.
+            FitError: the rows there were made differently, or can't be read.
             OSError: nothing can be written beside the file.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path))
         self._folder.mkdir(exist_ok=True)
-        for litter in self._folder.glob(".*"):  # what was being written when a run was killed
-            litter.unlink()
+        for remnant in self._folder.glob(".*"):  # a file that was being written when a run was killed
+            remnant.unlink()
         return frozenset(id_ for file in self._files() for id_ in self._read(file)["id"].to_pylist())
 
     def add(self, rows: pa.Table) -> None:
-        """Keep some rows; once this returns they are on disk.
+        """Keep some rows; they are on disk when this returns.
 
         Raises:
-            OSError: it can't be written.
+            OSError: they can't be written.
         """
         number = sum(1 for _ in self._folder.iterdir())
         write_table(rows, self._folder / f"{number:06d}.parquet")
 
     def finish(self, ids: Sequence[str]) -> None:
-        """Write the file, its rows in this order, and remove the folder.
+        """Write the file with its rows in the order of these ids, and remove the folder.
 
         Raises:
             OSError: the file can't be written; the folder stays.
@@ -63,8 +80,8 @@ class Unfinished:
         write_table(table.take(pa.array([place[id_] for id_ in ids], pa.int64())), self._path)
         shutil.rmtree(self._folder)
 
-    def drop_if_empty(self) -> None:
-        """Leave nothing behind where nothing was made."""
+    def discard_if_empty(self) -> None:
+        """Remove the folder where nothing was made."""
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             self._folder.rmdir()
 
@@ -82,7 +99,8 @@ class Unfinished:
             ) from error
         if (table.schema.metadata or {}) != self._schema.metadata:
             raise FitError(
-                f"{str(self._folder)!r} holds an unfinished table that was made otherwise (other questions or answers, "
-                "another model, prompt, judge or version); go on as it was begun, remove it, or write elsewhere"
+                f"{str(self._folder)!r} holds an unfinished table that was made differently (other questions or "
+                "answers, another model, prompt, judge or version); continue as it was begun, remove it, or write "
+                "elsewhere"
             )
         return table

@@ -1,4 +1,4 @@
-"""Whether an answer is right, by the question's own gold answers: plain rules of text, no model.
+"""Grade answers: by the question's own gold answers and plain rules of text, or by a callable of the user's own.
 
 The rules are lenient where a person would be (accents, case, articles, a sentence around the answer) and strict
 where leniency would pass a wrong answer (word boundaries, several choices named at once).
@@ -7,9 +7,19 @@ where leniency would pass a wrong answer (word boundaries, several choices named
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from string import ascii_uppercase
 
+from typing import Final
+
+from ilis_guard.config.imports import imported
+from ilis_guard.errors import QuestionError
 from ilis_guard.lab.questions import Question, numbers_in
+
+Judge = Callable[[Question, str], bool]
+"""Called with a question and an answer's text; returns whether the answer is right."""
+RULES: Final = "rules"
+"""What a manifest calls `is_correct`."""
 
 _TRUTH = re.compile(r"\b(?:yes|true|no|false)\b", re.IGNORECASE)
 
@@ -49,21 +59,21 @@ _LISTED = re.compile(r"(?<![^\W_])([A-Z])[).:](?!\w)|\(([A-Z])\)")
 
 
 def is_correct(question: Question, text: str) -> bool:
-    """Whether a text answers the question; an empty text doesn't.
+    """Return whether a text answers the question; an empty text doesn't.
 
     - ``open``: a gold answer stands in the text as whole words, both without accents, case, punctuation and articles.
     - ``numeric``: a gold answer equals (within 1e-9, relative) the last number in the text, or the last one that
-      doesn't repeat a number of the question: "3 hours are 180 minutes" and "180 minutes in 3 hours" say the same.
+      doesn't repeat a number of the question: "3 hours are 180 minutes" and "180 minutes in 3 hours" are equal.
     - ``boolean``: the first "yes", "true", "no" or "false" in the text is right.
     - ``choice``: the text is a choice's own; or it announces one letter ("Answer: B") or starts with one ("B", "B)",
       "(b)", "B. bank"); or, without a letter, exactly one choice stands in it as whole words.
     """
     match question.kind:
         case "open":
-            said = _normalised(text)
-            return any(_stands_in(_normalised(answer), said) for answer in question.answers)
+            given = _normalised(text)
+            return any(_contains(_normalised(answer), given) for answer in question.answers)
         case "numeric":
-            return _says_number(question, text)
+            return _has_number(question, text)
         case "boolean":
             truth = _TRUTH.search(text)
             return truth is not None and (truth.group().lower() in ("yes", "true")) == (
@@ -73,34 +83,70 @@ def is_correct(question: Question, text: str) -> bool:
             return _choice(question.choices or (), text) == question.right_choice
 
 
-def _says_number(question: Question, text: str) -> bool:
-    said = numbers_in(text)
+def load_judge(path: str | None) -> tuple[str, Judge]:
+    """Return a judge and its name.
+
+    Args:
+        path: ``package.module:function``; None for the rules.
+
+    Raises:
+        QuestionError: the path leads to nothing that can be called.
+    """
+    if path is None:
+        return RULES, is_correct
+    found = imported(path, what="judge", kind="function", error=QuestionError)
+    if not callable(found):
+        raise QuestionError(f"the judge {path!r} is a {type(found).__name__}, which can't be called")
+    return path, found
+
+
+def grade(judge: Judge, asked: Question, text: str) -> bool:
+    """Return whether a judge finds an answer right.
+
+    Raises:
+        QuestionError: the judge failed, or returned neither True nor False; the message names the question, not the
+            answer.
+    """
+    try:
+        right = judge(asked, text)
+    except Exception as error:
+        # The judge's own message may quote the answer; it stands in the traceback only.
+        raise QuestionError(f"the judge failed at the question {asked.id!r}: {type(error).__name__}") from error
+    if not isinstance(right, bool):
+        raise QuestionError(
+            f"the judge must return True or False, and returned a {type(right).__name__} for the question {asked.id!r}"
+        )
+    return right
+
+
+def _has_number(question: Question, text: str) -> bool:
+    given = numbers_in(text)
     repeated = set(numbers_in(question.question))
-    candidates = said[-1:] + [number for number in said if number not in repeated][-1:]
+    candidates = given[-1:] + [number for number in given if number not in repeated][-1:]
     golds = [number for answer in question.answers for number in numbers_in(answer)]
     return any(math.isclose(number, gold, rel_tol=1e-9) for number in candidates for gold in golds)
 
 
 def _choice(choices: tuple[str, ...], text: str) -> int | None:
-    """Index of the choice that the text names; None where it names none or several."""
+    """Return the index of the choice that the text names; None where it names none or several."""
     letters = ascii_uppercase[: len(choices)]
-    said, texts = _normalised(text), [_normalised(choice) for choice in choices]
+    given, texts = _normalised(text), [_normalised(choice) for choice in choices]
     # A choice's own text goes before the letters, so that "E. coli" isn't choice E; a lone letter is one.
     if text.strip() in choices and text.strip() not in letters:
         return choices.index(text.strip())
-    if texts.count(said) == 1 and len(said) > 1:
-        return texts.index(said)
+    if texts.count(given) == 1 and len(given) > 1:
+        return texts.index(given)
     letter = _letter(text)
     if letter is not None and letter in letters:
         return letters.index(letter)
-    found = [choice for choice in texts if _stands_in(choice, said)]
+    found = [choice for choice in texts if _contains(choice, given)]
     # "New York" isn't "York" too.
-    widest = [choice for choice in found if not any(choice != other and _stands_in(choice, other) for other in found)]
+    widest = [choice for choice in found if not any(choice != other and _contains(choice, other) for other in found)]
     return texts.index(widest[0]) if len(widest) == 1 else None
 
 
 def _letter(text: str) -> str | None:
-    """The letter that a text announces or starts with; None where there is none or several are offered."""
+    """Return the letter that a text announces or starts with; None where there is none or several are offered."""
     announced = {letter.upper() for match in _ANNOUNCED.finditer(text) for letter in match.groups() if letter}
     if announced:
         return announced.pop() if len(announced) == 1 else None
@@ -111,12 +157,12 @@ def _letter(text: str) -> str | None:
     return next(letter.upper() for letter in leading.groups() if letter)
 
 
-def _stands_in(words: str, said: str) -> bool:
-    return f" {words} " in f" {said} "
+def _contains(words: str, given: str) -> bool:
+    return f" {words} " in f" {given} "
 
 
 def _normalised(text: str) -> str:
-    """Words with single spaces between: no accents, case, punctuation or articles, unless nothing else is there."""
+    """Reduce a text to words with single spaces between: no accents, case, punctuation or articles, unless nothing else is there."""
     text = text.replace("\N{MINUS SIGN}", "-")
     plain = "".join(mark for mark in unicodedata.normalize("NFKD", text) if not unicodedata.combining(mark))
     plain = _INNER_APOSTROPHE.sub("", _POSSESSIVE.sub("", plain))
