@@ -1,4 +1,4 @@
-"""What is counted of requests and decisions, for Prometheus; never by prompts, answers or callers' labels."""
+"""Prometheus metrics of requests and decisions. No prompt, answer or caller's label is ever a metric's label."""
 
 import re
 from collections.abc import Callable
@@ -14,32 +14,32 @@ _KIND: Final = re.compile(r"(?:unexpected )?(\w+)")
 
 
 class Metrics:
-    """Counters of one application, in a registry of its own.
+    """Metrics of one application, in a registry of its own.
 
     Args:
-        under_way: how many requests are worked on.
-        waiting: how many wait in line.
+        in_flight: returns how many requests are worked on.
+        waiting: returns how many wait for a slot.
     """
 
-    def __init__(self, *, under_way: Callable[[], float], waiting: Callable[[], float]) -> None:
+    def __init__(self, *, in_flight: Callable[[], float], waiting: Callable[[], float]) -> None:
         registry = self._registry = CollectorRegistry()
         Gauge("ilis_guard_requests_in_flight", "Requests that are worked on.", registry=registry).set_function(
-            under_way
+            in_flight
         )
-        Gauge("ilis_guard_requests_waiting", "Requests that wait in line.", registry=registry).set_function(waiting)
+        Gauge("ilis_guard_requests_waiting", "Requests that wait for a slot.", registry=registry).set_function(waiting)
         self._responses = Counter(
             "ilis_guard_responses", "Responses by path and status.", ["path", "status"], registry=registry
         )
         self._decisions = Counter(
             "ilis_guard_decisions",
-            "Decisions by action, by the rule that decided, and by the last tier that was asked.",
+            "Decisions by action, by the rule that decided, and by the last tier that was tried.",
             ["action", "rule", "tier"],
             registry=registry,
         )
         self._attempts = Counter("ilis_guard_attempts", "Tiers' attempts.", ["tier", "stage"], registry=registry)
         self._errors = Counter(
             "ilis_guard_attempt_errors",
-            "Attempts that failed, by the error's class.",
+            "Attempts that failed, by the kind of the error.",
             ["tier", "error"],
             registry=registry,
         )
@@ -48,12 +48,14 @@ class Metrics:
         )
         self._tickets = Counter("ilis_guard_tickets", "Tickets that decisions made.", ["queue"], registry=registry)
         self._retractions = Counter(
-            "ilis_guard_retractions", "Streams whose pieces had to be withdrawn.", registry=registry
+            "ilis_guard_retractions", "Streams whose text had to be retracted.", registry=registry
         )
-        self._gone = Counter("ilis_guard_clients_gone", "Requests that their clients left.", registry=registry)
+        self._disconnects = Counter(
+            "ilis_guard_client_disconnects", "Requests whose clients disconnected.", registry=registry
+        )
         self._seconds = Histogram(
             "ilis_guard_decision_seconds",
-            "From a place in line to the decision, by action.",
+            "From a slot to the decision, by action.",
             ["action"],
             buckets=SECONDS,
             registry=registry,
@@ -66,37 +68,37 @@ class Metrics:
             registry=registry,
         )
 
-    def decided(self, decision: Decision, seconds: float) -> None:
-        """Count a decision and what it is made of."""
+    def count_decision(self, decision: Decision, seconds: float) -> None:
+        """Count a decision, its attempts and its ticket."""
         self._decisions.labels(decision.action.value, decision.rule or "", decision.attempts[-1].tier).inc()
         self._seconds.labels(decision.action.value).observe(seconds)
         for attempt in decision.attempts:
-            self._attempted(attempt)
+            self._count_attempt(attempt)
         if decision.ticket is not None:
             self._tickets.labels(decision.ticket.queue).inc()
 
-    def retracted(self) -> None:
-        """Count a stream whose pieces had to be withdrawn."""
+    def count_retraction(self) -> None:
+        """Count a stream whose text had to be retracted."""
         self._retractions.inc()
 
-    def gone(self) -> None:
-        """Count a request that its client left."""
-        self._gone.inc()
+    def count_disconnect(self) -> None:
+        """Count a request whose client disconnected."""
+        self._disconnects.inc()
 
-    def responded(self, path: str, status: int) -> None:
+    def count_response(self, path: str, status: int) -> None:
         """Count a response.
 
         Args:
-            path: one of ours: whatever else was asked for is not a label.
+            path: one of the guard's: paths that a client made up are no labels.
             status: its HTTP status.
         """
         self._responses.labels(path, str(status)).inc()
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def _attempted(self, attempt: Attempt) -> None:
+    def _count_attempt(self, attempt: Attempt) -> None:
         self._attempts.labels(attempt.tier, attempt.stage).inc()
         self._tokens.labels(attempt.tier, "prompt").inc(attempt.prompt_tokens)
         self._tokens.labels(attempt.tier, "answer").inc(attempt.tokens)

@@ -1,6 +1,5 @@
-"""What goes wrong, told outward: problem details (RFC 9457) with a request id. The particulars are in the log."""
+"""Errors as API callers see them: problem details (RFC 9457) with a request id. The log holds the particulars."""
 
-import inspect
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,40 +10,37 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from ilis_guard import events
-from ilis_guard.errors import (
-    ConfigError,
-    IlisGuardError,
-    QueueStorageError,
-    RequestError,
-    ReviewError,
-    TicketConflictError,
-    TicketNotFoundError,
-    WebhookSignatureError,
-)
-from ilis_guard_server.pages import error_page
+from ilis_guard import errors, events
+from ilis_guard.errors import IlisGuardError
+from ilis_guard_server.pages.templating import error_page
 
 MEDIA_TYPE: Final = "application/problem+json"
-_STATUS: Final[tuple[tuple[type[IlisGuardError], int], ...]] = (
-    (TicketNotFoundError, 404),
-    (TicketConflictError, 409),
-    (QueueStorageError, 503),
-    (WebhookSignatureError, 401),
-    (ReviewError, 400),
-    (RequestError, 400),
-    (ConfigError, 503),
-    (IlisGuardError, 500),
+_STATUS: Final[tuple[tuple[type[IlisGuardError], int, str], ...]] = (
+    (errors.TicketNotFoundError, 404, "No ticket has this id."),
+    (errors.TicketResolvedError, 409, "The ticket already ended with another verdict."),
+    (errors.TicketExpiredError, 409, "The ticket was overdue and ended without a verdict."),
+    (errors.TicketClaimedError, 409, "Somebody else has claimed the ticket, or your claim has ended."),
+    (errors.TicketChangedError, 409, "The ticket has another version than the one that was looked at."),
+    (errors.TicketConflictError, 409, "The ticket has changed; look at it again."),
+    (errors.QueueStorageError, 503, "The queue's storage failed; try again later."),
+    (errors.WebhookSignatureError, 401, "The signature is missing, wrong or too old."),
+    (errors.ReviewError, 400, ""),
+    (errors.RequestError, 400, ""),
+    (errors.ConfigError, 503, "The server's configuration is incomplete; try again later."),
+    (IlisGuardError, 500, ""),
 )
-_TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 429: "rate_limit_error"}
-"""OpenAI's words for statuses; those without one are `invalid_request_error` or `server_error`."""
+"""The status and the detail of each class, the most special first. Without a detail, a 400 shows the error's own
+message, which says what the caller can mend; any other status shows its standard description."""
+_OPENAI_TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 429: "rate_limit_error"}
+"""OpenAI's names for statuses; others are `invalid_request_error` or `server_error`."""
 
 
-class RefusedError(HTTPException):
-    """A request is refused, for a reason that its sender may hear.
+class ApiError(HTTPException):
+    """A request is refused for a reason that the caller may read.
 
     Args:
-        status: HTTP's.
-        detail: a sentence: what, and what to do.
+        status: of HTTP.
+        detail: a sentence: what is wrong, and what to do.
         param: the parameter at fault, as OpenAI's clients show it; empty for none.
         code: the reason in a word, as OpenAI's clients show it.
         headers: of the response.
@@ -59,7 +55,7 @@ class RefusedError(HTTPException):
 
 
 class ErrorMember(BaseModel):
-    """The same as OpenAI's clients look for it: what their exceptions show."""
+    """The same in the member that OpenAI's clients read."""
 
     message: str
     type: str
@@ -70,10 +66,10 @@ class ErrorMember(BaseModel):
 
 
 class Problem(BaseModel):
-    """Problem details, as RFC 9457 has them."""
+    """Problem details, as defined by RFC 9457."""
 
     type: str = "about:blank"
-    """A URN that names our error, where it is one of ours: ``urn:ilis-guard:error:TicketClaimedError``."""
+    """A URN with the class of the error, where it is one of ours: ``urn:ilis-guard:error:TicketClaimedError``."""
     title: str
     status: int
     detail: str
@@ -82,29 +78,18 @@ class Problem(BaseModel):
     error: ErrorMember
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document: each of these statuses comes with a problem."""
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status in statuses
-    }
-
-
-def problem(
+def problem_response(
     status: int,
     request_id: str,
     *,
     detail: str = "",
-    of: IlisGuardError | RefusedError | None = None,
+    error: IlisGuardError | ApiError | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem as a response."""
+    """Make a response of a problem."""
     detail = detail or HTTPStatus(status).description or HTTPStatus(status).phrase
-    kind = type(of).__name__ if isinstance(of, IlisGuardError) else ""
-    told = Problem(
+    kind = type(error).__name__ if isinstance(error, IlisGuardError) else ""
+    problem = Problem(
         type=f"urn:ilis-guard:error:{kind}" if kind else "about:blank",
         title=HTTPStatus(status).phrase,
         status=status,
@@ -112,54 +97,46 @@ def problem(
         request_id=request_id,
         error=ErrorMember(
             message=f"{detail} (request {request_id})",
-            type=_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
-            param=(of.param or None) if isinstance(of, RefusedError) else None,
-            code=of.code if isinstance(of, RefusedError) else kind or None,
+            type=_OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+            param=(error.param or None) if isinstance(error, ApiError) else None,
+            code=error.code if isinstance(error, ApiError) else kind or None,
         ),
     )
-    return JSONResponse(told.model_dump(), status_code=status, headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(problem.model_dump(), status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def failed(request_id: str) -> str:
-    """What is said in the middle of a stream that failed: the problem, as JSON."""
-    return bytes(problem(500, request_id).body).decode()
+def status_and_detail(error: IlisGuardError) -> tuple[int, str]:
+    """The HTTP status of an error, and what callers may read about it."""
+    status, detail = next((status, detail) for kind, status, detail in _STATUS if isinstance(error, kind))
+    return status, str(error) if status == 400 else detail
 
 
-def status_of(error: IlisGuardError) -> int:
-    """The status that an error of ours is told with."""
-    return next(status for kind, status in _STATUS if isinstance(error, kind))
-
-
-def detail_of(error: IlisGuardError) -> str:
-    """What is said outward: what the caller can mend as it is, everything else by its kind alone."""
-    return str(error) if status_of(error) == 400 else inspect.getdoc(type(error)) or ""
-
-
-async def on_our_error(request: Request, error: Exception) -> Response:
-    """Tell an error of ours."""
+async def handle_ilis_guard_error(request: Request, error: Exception) -> Response:
+    """Respond to an error of ours."""
     assert isinstance(error, IlisGuardError)
-    status = status_of(error)
-    log(request, status, error)
-    return _told(request, status, detail=detail_of(error), of=error)
+    log_failure(request, error)
+    status, detail = status_and_detail(error)
+    return _response(request, status, detail=detail, error=error)
 
 
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Tell what the framework or a router refused."""
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    """Respond to what the framework or a router refused."""
     assert isinstance(error, HTTPException)
-    if isinstance(error, RefusedError):
-        return _told(request, error.status_code, detail=str(error.detail), of=error, headers=error.headers)
-    return _told(request, error.status_code, headers=error.headers)
+    if isinstance(error, ApiError):
+        return _response(request, error.status_code, detail=str(error.detail), error=error, headers=error.headers)
+    return _response(request, error.status_code, headers=error.headers)
 
 
-async def on_bad_input(request: Request, error: Exception) -> Response:
-    """Tell which fields can't be used, and not what stood in them."""
+async def handle_validation_error(request: Request, error: Exception) -> Response:
+    """Name the fields that are invalid, and not their values."""
     assert isinstance(error, RequestValidationError)
-    fields = sorted({".".join(map(str, one["loc"][1:])) for one in error.errors()})
-    return _told(request, 400, detail=f"These fields are missing or can't be used: {', '.join(fields)}")
+    fields = sorted({".".join(map(str, each["loc"][1:])) for each in error.errors()})
+    return _response(request, 400, detail=f"These fields are missing or invalid: {', '.join(fields)}")
 
 
-def log(request: Request, status: int, error: IlisGuardError) -> None:
-    """Note a failure: 5xx is ours to mend, 4xx the caller's."""
+def log_failure(request: Request, error: IlisGuardError) -> None:
+    """Log an error: 5xx is the operator's to mend, 4xx the caller's."""
+    status, _ = status_and_detail(error)
     write = events.log().error if status >= 500 else events.log().info
     write(
         events.REQUEST_FAILED,
@@ -171,15 +148,15 @@ def log(request: Request, status: int, error: IlisGuardError) -> None:
     )
 
 
-def _told(
+def _response(
     request: Request,
     status: int,
     *,
     detail: str = "",
-    of: IlisGuardError | RefusedError | None = None,
+    error: IlisGuardError | ApiError | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """As a page where a person looks, as problem details for all else."""
+    """A page for browsers, problem details for all others."""
     if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/"):
         return error_page(request, status, detail=detail, headers=headers)
-    return problem(status, request.state.request_id, detail=detail, of=of, headers=headers)
+    return problem_response(status, request.state.request_id, detail=detail, error=error, headers=headers)
