@@ -1,8 +1,7 @@
-"""What every request passes: an id, a limit on its body, headers on its answer, and an end for what nobody caught."""
+"""ASGI middleware around the application: request ids, body limits, security headers, and unexpected errors."""
 
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ilis_guard import events
-from ilis_guard_server.problems import problem
+from ilis_guard_server.dependencies import GuardState
+from ilis_guard_server.problem_details import problem_response
 
-BODY_BYTES: Final = 256 * 1024
-"""A corrected answer of some 40,000 words. Larger bodies are refused before they are read."""
-POLICY: Final = "; ".join(
+GUARD_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/decisions")
+"""Paths whose requests go to the guard: their bodies have a limit of their own, and their responses are counted. Any
+other path may be made up, and so isn't a metric's label."""
+MAX_BODY_BYTES: Final = 256 * 1024
+"""Of all other paths: a corrected answer of some 40,000 words."""
+_CONTENT_SECURITY_POLICY: Final = "; ".join(
     [
         "default-src 'none'",
         "script-src 'self'",
@@ -27,8 +30,8 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-HEADERS: Final = {
-    "content-security-policy": POLICY,
+_HEADERS: Final = {
+    "content-security-policy": _CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
@@ -36,31 +39,23 @@ HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-YEAR: Final = 31_536_000
+_ONE_YEAR: Final = 31_536_000
+"""Seconds."""
 
 
-class Gate:
-    """ASGI middleware around the whole application.
+class RequestMiddleware:
+    """Gives each request an id, limits its body, adds headers to its response, and answers unexpected errors.
 
     Args:
-        app: what it stands before.
-        is_secure: whether reviewers come by https, so that browsers may be told never to come otherwise.
-        body_bytes: by path: how large its bodies may be, where that isn't `BODY_BYTES`.
-        responded: told the path and the status of each response.
+        app: the application.
+        is_secure: whether reviewers come by https, so that browsers are told to always do.
+        guard: state of the endpoints that ask the guard; None where it isn't served.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        is_secure: bool,
-        body_bytes: Mapping[str, int],
-        responded: Callable[[str, int], None] = lambda _path, _status: None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, is_secure: bool, guard: GuardState | None) -> None:
         self._app = app
-        self._body_bytes = body_bytes
-        self._responded = responded
-        self._headers = HEADERS | ({"strict-transport-security": f"max-age={YEAR}"} if is_secure else {})
+        self._guard = guard
+        self._headers = _HEADERS | ({"strict-transport-security": f"max-age={_ONE_YEAR}"} if is_secure else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -69,24 +64,25 @@ class Gate:
             return
         request_id = uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        guard = self._guard if scope["path"] in GUARD_PATHS else None
+        has_started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
-                self._responded(scope["path"], message["status"])
+                has_started = True
+                if guard is not None:
+                    guard.metrics.count_response(scope["path"], message["status"])
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers.setdefault("cache-control", "no-store")
-                for name, value in self._headers.items():
-                    headers[name] = value
+                headers.update(self._headers)
             await send(message)
 
         try:
-            limit = self._body_bytes.get(scope["path"], BODY_BYTES)
+            limit = MAX_BODY_BYTES if guard is None else guard.settings.max_body_bytes
             await self._app(scope, _limited(receive, scope, limit), send_with_headers)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends here: a traceback's message may quote a prompt
+        except Exception as error:  # noqa: BLE001 - it must end here: its message may quote a prompt
             events.log().error(
                 events.REQUEST_FAILED,
                 request=request_id,
@@ -94,14 +90,17 @@ class Gate:
                 path=scope["path"],
                 status=500,
                 error=type(error).__name__,
-                where=_where(error),
+                where=_innermost_frame(error),
             )
-            if not started:
-                await problem(500, request_id)(scope, receive, send_with_headers)
+            if not has_started:
+                await problem_response(500, request_id)(scope, receive, send_with_headers)
 
 
 def _limited(receive: Receive, scope: Scope, limit: int) -> Receive:
-    """The body as it comes, until it is too large."""
+    """Receive a body of at most so many bytes, announced or not.
+
+    FastAPI's own `max_body_size` answers a body that was announced too large in plain text, and not as a problem.
+    """
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     left = limit
 
@@ -118,7 +117,7 @@ def _limited(receive: Receive, scope: Scope, limit: int) -> Receive:
     return receive_some
 
 
-def _where(error: BaseException) -> str:
-    """The innermost place, without the message."""
+def _innermost_frame(error: BaseException) -> str:
+    """Where an error was raised, without its message."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
