@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.cells import literals_of
+from ilis_guard.policy.syntax import literals
+from ilis_guard.types import STAGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +20,12 @@ class Threshold:
 
 
 def thresholds_of(policy: Policy) -> Sequence[Threshold]:
-    """All of a policy's thresholds, from small to large; conditions that do more than compare have none."""
+    """The numbers that a policy's conditions compare the uncertainty with, from small to large."""
     found = [
-        Threshold(at=float(at), rule=rule.id, when=rule.when, do=rule.do.value)
-        for rule in policy.rules
-        if rule.when
-        for at in (literals_of(rule.when) or {}).get("uncertainty", ())
-        if 0 < at < 1
+        Threshold(at=float(at), rule=bound.rule.id, when=bound.condition.text, do=bound.rule.do.value)
+        for stage in STAGES
+        for bound in policy.bound_rules(stage)
+        for at in literals(bound.condition.tree).get("uncertainty") or ()
+        if 0 < float(at) < 1
     ]
     return sorted(found, key=lambda threshold: threshold.at)

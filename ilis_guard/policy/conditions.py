@@ -60,11 +60,12 @@ class Condition:
         if len(text) > MAX_LENGTH:
             what = f"a condition has at most {MAX_LENGTH} characters, got {len(text)}; split it into several rules"
             raise ConditionError([Problem(what)])
-        condition = cls.part(text)
-        returned = condition._compiled.return_type()
-        if returned != cel.Type.BOOL:
-            what = f"a condition must be true or false, got {returned.name()}; compare it with something"
-            raise ConditionError([Problem(f"{what} (labels.vip == true)")])
+        compiled = _compiled(text)
+        if compiled.return_type() != cel.Type.BOOL:
+            got = compiled.return_type().name()
+            what = f"a condition must be true or false, got {got}; compare it with something (labels.vip == true)"
+            raise ConditionError([Problem(what)])
+        condition = cls._made(text, compiled)
         if problems := language_problems(text, condition.tree):
             raise ConditionError(problems)
         return condition
@@ -76,10 +77,10 @@ class Condition:
         Raises:
             ConditionError: the text isn't CEL, names a fact that doesn't exist, or compares what can't be compared.
         """
-        try:
-            compiled = _ENVIRONMENT.compile(text)
-        except RuntimeError as complaint:
-            raise ConditionError(compiler_problems(text, str(complaint))) from None
+        return cls._made(text, _compiled(text))
+
+    @classmethod
+    def _made(cls, text: str, compiled: Any) -> "Condition":
         node = tree(compiled.serialize())
         return cls(
             text=text,
@@ -103,7 +104,7 @@ class Condition:
         return self._evaluate(situation.known) is not False
 
     def known_value(self, situation: "Situation") -> bool | None:
-        """The condition's value whatever the unknown facts are; None where it depends on them, or can't be evaluated."""
+        """The condition's value whatever the unknown facts are; None where it depends on them or fails."""
         value = self._evaluate(situation.known)
         return value if isinstance(value, bool) else None
 
@@ -168,19 +169,19 @@ class Situation:
     Args:
         facts: what the conditions look at.
         names: all that they look at, as `looked_at` has it: the less there is, the sooner it is handed over to CEL.
-        still_open: those of them that may come out otherwise, and so aren't known yet.
+        unknown: those of them that aren't known yet, whatever their values are.
     """
 
-    __slots__ = ("_facts", "_known", "_missing", "_still_open", "_values", "activation")
+    __slots__ = ("_facts", "_known", "_missing", "_unknown", "_values", "activation")
 
     def __init__(
         self,
         facts: Facts,
         names: Sequence[str] = tuple(_VARIABLES),
         *,
-        still_open: frozenset[str] = frozenset(),
+        unknown: frozenset[str] = frozenset(),
     ) -> None:
-        self._still_open = still_open
+        self._unknown = unknown
         self._values = seen(facts, names)
         # Only NaN differs from itself.
         self._missing = frozenset([name for name, value in self._values.items() if value != value])  # noqa: PLR0124
@@ -201,9 +202,9 @@ class Situation:
 
     @property
     def known(self) -> Any:
-        """As `activation`, without the numbers that are missing, and without what is still open."""
+        """As `activation`, without the numbers that are missing, and without what is unknown."""
         if self._known is None:
-            unknown = self._missing | self._still_open
+            unknown = self._missing | self._unknown
             known = {name: value for name, value in self._values.items() if name not in unknown}
             self._known = _ENVIRONMENT.Activation(known)
         return self._known
@@ -235,6 +236,13 @@ class Situation:
             self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
         )
         return value
+
+
+def _compiled(text: str) -> Any:
+    try:
+        return _ENVIRONMENT.compile(text)
+    except RuntimeError as complaint:
+        raise ConditionError(compiler_problems(text, str(complaint))) from None
 
 
 def shortened(text: str) -> str:

@@ -151,7 +151,7 @@ def literals(condition: Node) -> Literals:
 
 
 def is_plain(condition: Node) -> bool:
-    """Whether a condition is made only of Boolean facts and comparisons of facts with literals, by ``&&``, ``||``, ``!``."""
+    """Whether a condition only joins Boolean facts and comparisons of facts with literals, by ``&&``, ``||``, ``!``."""
     return all(
         _comparison(leaf) is not None or (leaf.kind in (Kind.NAME, Kind.CONSTANT) and leaf.type == "bool")
         for leaf in condition.leaves()
