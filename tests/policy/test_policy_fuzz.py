@@ -19,10 +19,11 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.errors import ConfigError, PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation, Together
+from ilis_guard.policy.conditions import MAX_LENGTH, Condition, Conditions, Situation, Together
+from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.parts import Part
 from ilis_guard.types import STAGES, Action
-from tests.policy.hostile import (
+from tests.policy.strategies import (
     CONDITIONS,
     FACTS,
     NEAR_KEYS,
@@ -204,7 +205,7 @@ def test_a_policy_rules_as_if_each_rule_was_asked_by_itself_whether_it_might_hol
     if policy is None or slow is None:
         return
     for stage in STAGES:
-        slow._engine._doubtful[stage] = Together(["true"] * len(slow._engine.at(stage)))
+        slow._engine._undetermined[stage] = Together(["true"] * len(slow._engine.at(stage)))
     for facts in [*many, Facts(uncertainty=uncertainty), Facts(uncertainty=uncertainty, last_tier=False)]:
         assert policy.evaluate(facts) == slow.evaluate(facts)
         assert policy.evaluate_prompt(facts) == slow.evaluate_prompt(facts)

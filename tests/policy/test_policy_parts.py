@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ilis_guard.policy import Facts
@@ -237,7 +237,6 @@ def all_of(finding: Finding) -> Iterator[Finding]:
         yield from all_of(part)
 
 
-@settings(max_examples=300, deadline=None)
 @given(CONDITIONS, SOME_FACTS)
 @example("!last_tier == true", Facts())
 @example("last_tier ? true : false || true", Facts())
