@@ -23,6 +23,7 @@ from ilis_guard.policy.conditions import MAX_LENGTH, Condition, Conditions, Situ
 from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.parts import Part
 from ilis_guard.types import STAGES, Action
+from tests.explained import blocked, why
 from tests.policy.strategies import (
     CONDITIONS,
     FACTS,
@@ -218,7 +219,7 @@ def decided_well(policy: Policy, facts: Facts) -> None:
     rule = {rule.id: rule for rule in policy.rules}.get(ruling.rule or "")
     if rule is None:
         assert (ruling.action, ruling.rule, ruling.to, ruling.say, ruling.due) == (Action.ABSTAIN, None, None, "", None)
-        assert ruling.reasons[-1] == "no rule held: abstained"
+        assert why(ruling)[-1] == "no rule held: abstained"
     else:
         assert (ruling.action, ruling.say, rule.stage) == (rule.do, rule.say or "", "answer")
         assert ruling.due == rule.due_seconds
@@ -226,7 +227,7 @@ def decided_well(policy: Policy, facts: Facts) -> None:
         assert facts.error == ""
         assert facts.uncertainty is not None
         assert 0.0 <= facts.uncertainty <= 1.0
-        assert facts.answer_blocked_by == ""
+        assert facts.answer_blocked_by is None
         assert labels.problem(facts.labels) == ""
         assert policy.guarantee is None or facts.certified
     if ruling.action is Action.RETRY:
@@ -241,5 +242,5 @@ def stopped_well(policy: Policy, facts: Facts) -> None:
     if said.ruling is not None:
         assert said.ruling.action is not Action.ANSWER
         assert said.ruling.rule in {rule.id for rule in policy.rules if rule.stage == "prompt"}
-    if facts.answer_blocked_by or labels.problem(facts.labels):
-        assert said.answer_blocked_by
+    if blocked(facts.answer_blocked_by) or labels.problem(facts.labels):
+        assert blocked(said.answer_blocked_by)
