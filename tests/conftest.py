@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests.skips import NO_POSTGRESQL, skip
 
@@ -33,6 +34,14 @@ MARKERS_BY_FIXTURE: Final = {
 
 SMOLLM2 = "packaged:smollm2-135m-instruct"
 FEW_WORDS = "{question} Answer in a few words only."
+
+# How long an example takes depends on the machine's other work.
+_TIMING = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("dev", max_examples=10, derandomize=True, **_TIMING)
+settings.register_profile("ci", max_examples=100, derandomize=True, **_TIMING)
+# `make fuzz` looks for new examples, as many as it is told.
+settings.register_profile("search", max_examples=int(os.environ.get("ILIS_GUARD_FUZZ", "10000")), **_TIMING)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.conditions import Condition, ConditionError, Conditions, Situation
+from ilis_guard.policy.conditions import Condition, Conditions, Situation
+from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.types import Labels
 from tests.explained import why
 

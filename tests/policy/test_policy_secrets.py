@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ilis_guard.config.strict_yaml import MAX_BYTES
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Policy
-from ilis_guard.policy.leaks import leaks
+from ilis_guard.policy.loader import find_secrets
 
 LETTERS = string.ascii_letters + string.digits
 
@@ -111,12 +111,12 @@ def test_a_secret_that_doesnt_stand_in_the_text_as_it_is_is_found_where_its_valu
     ],
 )
 def test_what_only_speaks_of_secrets_is_none(text: str) -> None:
-    assert list(leaks(text)) == []
+    assert list(find_secrets(text)) == []
 
 
 @given(text=st.text(alphabet="abAZ09 .,:/@-_'\n", max_size=200))
 def test_any_text_can_be_looked_through(text: str) -> None:
-    assert all(0 <= index < len(text) for index, _ in leaks(text))
+    assert all(0 <= index < len(text) for index, _ in find_secrets(text))
 
 
 @pytest.mark.parametrize(
@@ -137,4 +137,4 @@ def test_any_text_can_be_looked_through(text: str) -> None:
 )
 def test_the_longest_file_is_looked_through(piece: str) -> None:
     """In a fraction of a second each; with one part unbounded, this test wouldn't end within the hour."""
-    assert list(leaks(piece * (MAX_BYTES // len(piece)))) == []
+    assert list(find_secrets(piece * (MAX_BYTES // len(piece)))) == []

@@ -1,22 +1,21 @@
 """Rules that can never decide are refused; rules that can are never refused."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.cells import Literals, literals_of
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.reach import unreachable
+from ilis_guard.policy.reachability import ReachabilityAnalysis, UnreachableRule
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import Action, Statistics
-from tests.explained import why
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[2] / "policies").glob("*.yaml"))
 
@@ -25,6 +24,10 @@ def bound(index: int, do: str, when: str = "", to: str | None = None) -> BoundRu
     condition = Condition.of(when) if when else ALWAYS
     rule = Rule(id=f"r{index}", do=Action(do)) if to is None else Rule(id=f"r{index}", do=Action(do), to=to)
     return BoundRule(rule, condition)
+
+
+def unreachable(rules: Sequence[BoundRule]) -> list[UnreachableRule]:
+    return ReachabilityAnalysis(rules).unreachable()
 
 
 def found(*rules: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -94,36 +97,6 @@ def test_beyond_the_cap_rules_are_taken_as_reachable() -> None:
     same = ("abstain", "typicality == 0.39 && seconds == 39.0 && tokens == 117")
     assert found(*many, same) == {}
     assert found(many[0], *many) == {"r1": ("r0",)}
-
-
-@pytest.mark.parametrize(
-    ("condition", "literals"),
-    [
-        ("uncertainty < 0.5", {"uncertainty": {0.5}}),
-        ("-1.5e3 <= typicality && !(attempt == 2)", {"typicality": {-1500.0}, "attempt": {2}}),
-        ("tier == 'a' || \"b\" != tier || last_tier || true", {"tier": {"a", "b"}, "last_tier": set()}),
-        ("last_tier == false", {"last_tier": set()}),
-        ("uncertainty < typicality", None),
-        ("uncertainty -0.1 < typicality", None),
-        ("(attempt) -1 < attempt", None),
-        ("2 -1 < attempt", None),
-        ("(uncertainty) < 0.5", None),
-        ("(uncertainty < 0.5) == true", None),
-        ("tier < 'b'", None),
-        ("tier == '\\x61'", None),
-        ("tier == r'a'", None),
-        ("tier == '''a'''", None),
-        ("attempt < 0x10", None),
-        ("labels.x == 1", None),
-        ("has(labels.x)", None),
-        ("last_tier ? true : false", None),
-        ("attempt in [1, 2]", None),
-        ("[1].all(x, x == attempt)", None),
-    ],
-)
-def test_knows_which_conditions_it_can_look_through(condition: str, literals: Literals | None) -> None:
-    Condition.of(condition)
-    assert literals_of(condition) == literals
 
 
 def test_the_error_names_the_place_and_the_rules_before() -> None:
@@ -218,7 +191,6 @@ GUARANTEED_RULES = st.lists(
 EDGES = st.sampled_from([0.0, 5e-324, 0.25, math.nextafter(0.25, 0), math.nextafter(0.25, 1), 0.5, 0.6, 1.0])
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     rules=GUARANTEED_RULES,
     facts=st.lists(
@@ -239,7 +211,8 @@ def test_what_is_certified_reaches_no_rule_that_is_called_unreachable(
         for i, (do, when, sample) in enumerate(rules)
     ]
     refused = {item.rule for item in unreachable(bound_rules)}
-    rulings = [(known, Engine(bound_rules).evaluate(known)) for known in facts]
+    engine = Engine(bound_rules)
+    rulings = [(known, engine.evaluate(known)) for known in facts]
     assert not refused & {ruling.rule for _, ruling in rulings}
     assert all(known.certified for known, ruling in rulings if ruling.action is Action.ANSWER)
 
@@ -326,7 +299,6 @@ def policy_text(rules: list[tuple[str, str, bool]]) -> str:
     return text
 
 
-@settings(max_examples=150, deadline=None)
 @given(rules=RULES, facts=st.lists(FACTS, min_size=20, max_size=60))
 def test_a_rule_that_some_facts_reach_is_never_called_unreachable(
     rules: list[tuple[str, str, bool]], facts: list[Facts]
@@ -335,11 +307,11 @@ def test_a_rule_that_some_facts_reach_is_never_called_unreachable(
         bound(i, do, when, "a" if named and do == "retry" else None) for i, (do, when, named) in enumerate(rules)
     ]
     refused = {item.rule for item in unreachable(bound_rules)}
-    deciding = {Engine(bound_rules).evaluate(known).rule for known in facts}
+    engine = Engine(bound_rules)
+    deciding = {engine.evaluate(known).rule for known in facts}
     assert not refused & deciding
 
 
-@settings(max_examples=100, deadline=None)
 @given(rules=RULES, facts=st.lists(FACTS, min_size=1, max_size=20))
 def test_any_policy_gives_exactly_one_action_and_never_answers_blindly(
     rules: list[tuple[str, str, bool]], facts: list[Facts]
@@ -391,7 +363,6 @@ rules:
 """
 
 
-@settings(max_examples=200, deadline=None)
 @given(facts=ANY_FACTS)
 def test_a_policy_with_every_key_is_total_and_answers_only_what_is_certified(facts: Facts) -> None:
     policy = Policy.parse(ALL_KEYS)
@@ -404,7 +375,6 @@ def test_a_policy_with_every_key_is_total_and_answers_only_what_is_certified(fac
     assert policy.audits(facts.sampling_key) is policy.audits(facts.sampling_key)
 
 
-@settings(max_examples=100, deadline=None)
 @given(facts=ANY_FACTS)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_policies_are_total(name: str, facts: Facts) -> None:
@@ -415,7 +385,7 @@ def check_ruling(policy: Policy, facts: Facts) -> None:
     ruling = policy.evaluate(facts)
     assert isinstance(ruling.action, Action)
     assert ruling == policy.evaluate(facts)
-    assert why(ruling)
+    assert ruling.rule is None or ruling.outcomes[-1].rule == ruling.rule
     assert ruling.rule in {None, *(rule.id for rule in policy.rules)}
     if ruling.rule is None:
         assert ruling.action is Action.ABSTAIN
@@ -463,7 +433,6 @@ PAIRS = st.tuples(FACTS, SHARES, SHARES, st.text(max_size=2)).map(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(early=EARLY, late=RULES, pairs=st.lists(PAIRS, min_size=20, max_size=60))
 def test_a_rule_that_some_way_through_both_stages_reaches_is_never_called_unreachable(
     early: list[tuple[str, str, float | None]],

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ilis_guard.policy import Facts
-from ilis_guard.policy.conditions import Condition, ConditionError
+from ilis_guard.policy.conditions import Condition
+from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.facts import VISIBLE
 from ilis_guard.types import Statistics
 
