@@ -154,4 +154,4 @@ def _id_of(connection: Connection, prefix: str) -> str:
     if len(found) != 1:
         problem = "no dead letter's id starts" if not found else "several dead letters' ids start"
         raise DeliveryNotFoundError(f"{problem} with {prefix!r}; see `ilis-guard queue dead-letters`")
-    return found[0]
+    return str(found[0])

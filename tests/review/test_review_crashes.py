@@ -1,4 +1,4 @@
-"""Several threads, several processes, and processes that die at the worst moment."""
+"""Concurrency and crashes: threads, processes, and processes that are killed."""
 
 import os
 import signal

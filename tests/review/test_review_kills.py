@@ -1,4 +1,4 @@
-"""Whatever is done to a ticket, kill -9 leaves all of it or nothing, and doing it again ends as if nobody had died."""
+"""Kill -9 during any change leaves all of it or nothing; repeating it ends as if nothing had happened."""
 
 import os
 import random
@@ -133,7 +133,7 @@ def test_a_killed_step_is_taken_wholly_or_not_at_all(url: str, clock: Clock, ste
             assert [entry.type for entry in record.history] == happened
 
 
-def test_what_was_told_before_a_kill_at_any_time_is_there(url: str, tmp_path: Path) -> None:
+def test_confirmed_changes_survive_a_kill_at_any_time(url: str, tmp_path: Path) -> None:
     """Workers that do everything all the time are killed at random; what they were told had happened, has."""
     when = random.Random(7)
     for round_ in range(8):

@@ -1,4 +1,4 @@
-"""What PostgreSQL adds: a server that goes away, passwords, other transactions' locks, forks."""
+"""PostgreSQL alone: a server that goes away, passwords, other transactions' locks, forks."""
 
 import signal
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def guard(review: ReviewQueue) -> Iterator[Guard]:
         yield made
 
 
-def test_a_commit_is_durable_whatever_the_servers_default(review: ReviewQueue, postgresql: "Server") -> None:
+def test_commits_are_durable_on_a_server_with_asynchronous_commits(review: ReviewQueue, postgresql: "Server") -> None:
     """The server's default is to commit before anything is on disk, and it writes only every 10 seconds."""
     with review.store.database.reading() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "off"
@@ -57,9 +57,7 @@ def test_a_stronger_promise_of_the_servers_stays(review: ReviewQueue, url: str) 
         assert connection_.execute(text("SHOW synchronous_commit")).scalar_one() == "remote_apply"
 
 
-def test_a_server_that_is_down_makes_an_abstention_and_one_that_is_back_an_escalation(
-    guard: Guard, postgresql: "Server"
-) -> None:
+def test_a_server_that_is_down_turns_an_escalation_into_an_abstention(guard: Guard, postgresql: "Server") -> None:
     assert guard.decide("Is it safe?").action is Action.ESCALATE
     postgresql.stop()
     try:
@@ -101,7 +99,9 @@ def test_a_client_that_was_killed_holds_no_lock(review: ReviewQueue, url: str) -
     assert review.resolve(ticket.id, Verdict.ACCEPT).state == "resolved"
 
 
-def test_a_lock_that_is_never_released(review: ReviewQueue, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_is_an_error_after_a_while(
+    review: ReviewQueue, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticket = put(review, "d")
     short = postgresql_module._DURABLE.replace(f"'{postgresql_module.WAIT_SECONDS}s'", "'50ms'")
     monkeypatch.setattr(postgresql_module, "_DURABLE", short)
@@ -135,7 +135,7 @@ def test_a_queue_that_a_fork_shares_with_its_parent_works_in_both(review: Review
         ("/queue", "/nowhere", "database .nowhere[0-9]*. does not exist; check host, database"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_told_without_the_password(
+def test_an_unusable_server_is_reported_without_the_password(
     url: str, postgresql: "Server", old: str, new: str, words: str
 ) -> None:
     wrong = url.replace("ada@", "ada:s3cret@").replace("ada:s3cret@", new) if old == "ada@" else url
@@ -155,7 +155,7 @@ def test_a_row_that_is_refused_is_not_quoted(review: ReviewQueue) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_without_the_driver_it_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'ilis-guard\[postgresql\]'"):
         ReviewQueue("postgresql://ada@localhost/queue")

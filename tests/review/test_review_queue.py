@@ -1,4 +1,4 @@
-"""What a queue promises to whoever escalates and to whoever reviews."""
+"""The review queue: escalation, lists, records and verdicts."""
 
 import json
 from collections.abc import Callable
@@ -96,9 +96,7 @@ def test_tickets_outlive_the_queue_that_took_them(url: str) -> None:
         assert second.list() == [ticket]
 
 
-def test_a_decision_gets_one_ticket_however_often_it_is_escalated(
-    review: ReviewQueue, escalate: Callable[..., Ticket]
-) -> None:
+def test_a_decision_escalated_again_keeps_its_ticket(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
     first = escalate("d", queue="chemists")
 
     assert escalate("d", queue="others", attempts=[]) == first
@@ -142,7 +140,7 @@ def test_prompts_are_read_without_attempts(review: ReviewQueue, escalate: Callab
     assert review.prompts([]) == {}
 
 
-def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
+def test_overdue_tickets_have_not_ended(url: str) -> None:
     now = [1000.0]
     with ReviewQueue(url, clock=lambda: now[0]) as review:
         late, claimed, _in_time, resolved, _without = (
@@ -165,7 +163,7 @@ def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
         assert [(counts.overdue, counts.claimed) for counts in review.counts()] == [(2, 1)]
 
 
-def test_a_list_of_nonsense_is_refused(review: ReviewQueue) -> None:
+def test_a_list_with_invalid_filters_is_refused(review: ReviewQueue) -> None:
     with pytest.raises(ReviewError, match="got the state 'closed'"):
         review.list(state="closed")  # type: ignore[arg-type]
     with pytest.raises(ReviewError, match="at least 1, got 0"):
@@ -301,7 +299,7 @@ def test_where_no_attempt_answered_there_is_nothing_to_accept(
     assert review.resolve(ticket.id, Verdict.CORRECT, text="2403 °C").state == "resolved"
 
 
-def test_the_last_answer_is_what_is_proposed(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+def test_the_last_answer_is_proposed(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
     attempts = [
         Attempt(tier="small", text="first"),
         Attempt(tier="middle", text="second"),

@@ -1,4 +1,4 @@
-"""The worker on both databases, with a real endpoint: what arrives, when it is tried again, what is kept."""
+"""The relay on both databases, with a real endpoint: delivery, retries, dead letters, rates."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def test_each_event_arrives_once_signed_with_its_link(hearing: Hearing, en
     assert states(queue) == ["delivered"] * 3
 
 
-async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_only_full_messages_hold_prompts(hearing: Hearing, endpoint: Endpoint) -> None:
     queue = hearing(EndpointSettings(**to(endpoint, name="full", full=True)))
     put(queue, "d")
     await relay(queue).drain()
@@ -78,7 +78,7 @@ async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Heari
 
 
 @pytest.mark.parametrize("more", [{"url": "${HOOK_URL}"}, {"template": "pagerduty", "routing_key": "${HOOK_KEY}"}])
-async def test_a_endpoint_that_repeats_a_secret_puts_it_nowhere(
+async def test_a_secret_in_a_response_reaches_no_error_and_no_log(
     hearing: Hearing,
     endpoint: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +136,7 @@ async def test_a_failed_delivery_is_tried_on_schedule_with_one_id(
     assert len(endpoint.heard) == len(SCHEDULE) == 10
 
 
-async def test_a_endpoint_that_fails_for_an_hour_hears_it_after_that(
+async def test_an_endpoint_that_failed_for_an_hour_gets_everything_later(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     endpoint.answer = answering(500)
@@ -184,7 +184,7 @@ async def test_retry_after_holds_all_that_waits_for_the_endpoint(
     assert states(queue) == ["delivered"] * 2
 
 
-async def test_a_endpoint_that_wants_no_more_is_disabled_until_somebody_enables_it(
+async def test_an_endpoint_that_answers_410_is_disabled_until_enabled(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     endpoint.answer = answering(410)
@@ -218,7 +218,7 @@ async def test_a_endpoint_that_wants_no_more_is_disabled_until_somebody_enables_
         dead_letters.enable(queue, "crm")
 
 
-async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
+async def test_a_dead_letter_is_announced_and_replayed_under_its_id(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     def dead_hook(exchange: Exchange) -> None:
@@ -258,7 +258,7 @@ async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
     assert states(queue, endpoint="dead") == ["delivered"]
 
 
-async def test_nobody_hears_that_news_of_a_dead_letter_did_not_arrive(
+async def test_a_lost_announcement_of_a_dead_letter_is_not_announced(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     endpoint.answer = answering(500)
@@ -282,7 +282,7 @@ def test_only_dead_letters_are_replayed(hearing: Hearing) -> None:
             dead_letters.replay(queue, unknown)
 
 
-async def test_a_endpoint_that_hangs_keeps_no_other_waiting(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_an_endpoint_that_hangs_delays_no_other(hearing: Hearing, endpoint: Endpoint) -> None:
     def hang_some(exchange: Exchange) -> None:
         if exchange.path == "/slow":
             endpoint.hang(exchange)
@@ -305,7 +305,7 @@ async def test_a_endpoint_that_hangs_keeps_no_other_waiting(hearing: Hearing, en
         await running
 
 
-async def test_a_worker_that_is_stopped_finishes_what_is_under_way_and_leaves_the_rest(
+async def test_a_stopped_relay_finishes_sends_in_flight_and_leaves_the_rest(
     hearing: Hearing, endpoint: Endpoint
 ) -> None:
     release = asyncio.Event()
@@ -336,7 +336,7 @@ async def test_a_worker_that_is_stopped_finishes_what_is_under_way_and_leaves_th
     assert len(set(endpoint.ids)) == len(endpoint.heard) == 4 * CONCURRENCY
 
 
-async def test_several_workers_deliver_everything_once(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_several_relays_deliver_everything_once(hearing: Hearing, endpoint: Endpoint) -> None:
     queue = hearing()
     for number in range(200):
         put(queue, f"d{number}")
@@ -346,7 +346,7 @@ async def test_several_workers_deliver_everything_once(hearing: Hearing, endpoin
     assert sorted(endpoint.ids) == sorted(row.id for row in rows(queue))
 
 
-async def test_all_workers_together_keep_to_a_endpoints_rate(
+async def test_all_relays_together_keep_to_an_endpoints_rate(
     url: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_SECRET", OLD)
@@ -382,7 +382,9 @@ def test_sends_are_spaced_evenly_and_reserved_a_second_ahead(hearing: Hearing, c
     assert all(later - earlier == pytest.approx(0.2) for earlier, later in pairwise(leased("c")))
 
 
-async def test_overdue_tickets_are_swept_and_told(hearing: Hearing, endpoint: Endpoint, clock: Clock) -> None:
+async def test_a_relay_sweeps_overdue_tickets_and_announces_them(
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
+) -> None:
     queue = hearing(queues=(QueueSettings(name="chemists", due=60.0),), events=("ticket.overdue",))
     put(queue, "d")
     clock.now += 61
@@ -397,7 +399,7 @@ async def test_overdue_tickets_are_swept_and_told(hearing: Hearing, endpoint: En
     assert states(queue) == ["delivered"]
 
 
-async def test_deliveries_for_a_endpoint_that_is_gone_from_the_file_are_kept_and_told_of(
+async def test_deliveries_for_an_unconfigured_endpoint_are_kept_and_logged(
     hearing: Hearing, url: str, clock: Clock
 ) -> None:
     put(hearing(), "d")
@@ -422,7 +424,7 @@ async def test_deliveries_for_a_endpoint_that_is_gone_from_the_file_are_kept_and
         ({"url": "${INSIDE_URL}"}, "SSRFProtectionError: access denied: IP address '10.0.0.7'"),
     ],
 )
-async def test_what_cannot_be_sent_is_a_failed_try_that_says_why(
+async def test_an_unsendable_message_is_a_failed_try_with_its_reason(
     hearing: Hearing, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], error: str
 ) -> None:
     monkeypatch.setenv("PLAIN_URL", "http://hooks.test/s3cret")
@@ -449,7 +451,7 @@ async def test_a_template_that_fails_stops_no_other(hearing: Hearing, endpoint: 
     assert "ZeroDivisionError" in row.last_error
 
 
-async def test_an_answer_is_quoted_only_where_it_cannot_repeat_a_prompt(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_a_response_is_quoted_only_without_a_prompt_in_the_message(hearing: Hearing, endpoint: Endpoint) -> None:
     endpoint.answer = lambda exchange: exchange.reply(400, b"I didn't understand this")
     queue = hearing(EndpointSettings(**to(endpoint, name="full", full=True)))
     put(queue, "d")

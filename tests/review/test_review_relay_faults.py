@@ -1,4 +1,4 @@
-"""Workers that are killed at the worst moment, databases that go, disks that are full, clocks that go back."""
+"""Faults of the relay: kills, databases that fail, full disks, clocks that go back."""
 
 import asyncio
 import os
@@ -135,7 +135,7 @@ def _dies_of(script: str, url: str, endpoint: Endpoint) -> None:
         pytest.param(DIE_AFTER_THE_OUTCOME, True, id="after the outcome is committed"),
     ],
 )
-async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
+async def test_a_killed_relay_loses_nothing_and_makes_no_new_id(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint, moment: str, has_sent: bool
 ) -> None:
     waiting(5)
@@ -154,7 +154,7 @@ async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
     assert max(Counter(endpoint.ids).values()) <= 2, "what may have been taken is sent once more, under its id"
 
 
-async def test_the_first_of_many_that_is_killed_leaves_its_lease_to_nobody_for_a_while(
+async def test_the_lease_of_a_killed_relay_lasts_until_its_end(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
     waiting(1)
@@ -165,7 +165,7 @@ async def test_the_first_of_many_that_is_killed_leaves_its_lease_to_nobody_for_a
     assert endpoint.heard == []
 
 
-async def test_workers_that_are_killed_again_and_again_deliver_everything_in_the_end(
+async def test_relays_killed_repeatedly_deliver_everything_in_the_end(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
     waiting(150)
@@ -199,7 +199,7 @@ def _breaks_off(exchange: Exchange) -> None:
         pytest.param(None, id="hangs"),
     ],
 )
-async def test_a_endpoint_that_is_broken_for_a_while_hears_it_later(
+async def test_an_endpoint_that_was_broken_gets_the_message_later(
     url: str,
     clock: Clock,
     endpoint: Endpoint,
@@ -222,7 +222,7 @@ async def test_a_endpoint_that_is_broken_for_a_while_hears_it_later(
 
 
 @pytest.mark.parametrize("way", ["flood", "drip"])
-async def test_a_endpoint_whose_answer_never_ends_has_taken_it(
+async def test_an_endless_response_counts_as_delivered(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr("ilis_guard.review.transport._BODY_SECONDS", 0.2)
@@ -305,7 +305,7 @@ async def test_a_disk_that_is_full_loses_nothing(sqlite: str, endpoint: Endpoint
     assert endpoint.ids == [row.id] * (2 if is_killed else 1)
 
 
-async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
+async def test_a_clock_that_goes_back_delays_deliveries_and_loses_none(
     url: str, clock: Clock, endpoint: Endpoint
 ) -> None:
     crm = EndpointSettings(**to(endpoint, per_second=0.5))
@@ -325,7 +325,7 @@ async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
 
 
 @pytest.mark.parametrize("first", ["nothing", "retry", "hold", "lease"])
-async def test_what_a_clock_that_ran_far_ahead_put_off_is_sent(
+async def test_deliveries_postponed_by_a_clock_far_ahead_are_sent(
     url: str, clock: Clock, endpoint: Endpoint, first: str
 ) -> None:
     month = 30 * 86_400

@@ -1,4 +1,4 @@
-"""What ended long ago is redacted, exported and deleted; what hasn't ended, or isn't told yet, stays."""
+"""Retention: old tickets are redacted, exported and deleted; open ones and pending deliveries stay."""
 
 import json
 import resource
@@ -141,7 +141,7 @@ def test_tickets_that_wait_are_neither_redacted_nor_deleted(timed: ReviewQueue, 
     assert [timed.get(ticket.id) for ticket in (opened, claimed)] == before
 
 
-def test_what_was_redacted_is_not_left_in_the_file(tmp_path: Path, clock: Clock) -> None:
+def test_redacted_texts_are_erased_from_the_file(tmp_path: Path, clock: Clock) -> None:
     file = tmp_path / "tickets.db"
     with ReviewQueue(f"sqlite:///{file}", clock=clock) as queue:
         for number in range(20):
@@ -172,7 +172,7 @@ def test_old_tickets_are_deleted_with_all_that_belongs_to_them(timed: ReviewQueu
         assert set(connection.scalars(select(history.c.ticket))) == {young.id}
 
 
-def test_what_a_endpoint_is_still_to_hear_of_stays(url: str, clock: Clock) -> None:
+def test_a_ticket_with_a_pending_delivery_is_not_purged(url: str, clock: Clock) -> None:
     endpoints = [EndpointSettings(name="ops", url="https://ops.example", events=("ticket.resolved",))]
     with ReviewQueue(url, clock=clock, endpoints=endpoints) as queue:
         tickets = [put(queue, decision) for decision in ("pending", "delivered", "exhausted", "disabled")]
@@ -204,7 +204,7 @@ def test_everything_that_is_deleted_is_exported_first(timed: ReviewQueue, tmp_pa
 
 
 @pytest.mark.parametrize("problem", ["it is there", "no such folder"])
-def test_nothing_is_deleted_where_it_cannot_be_exported(timed: ReviewQueue, tmp_path: Path, problem: str) -> None:
+def test_a_failed_export_prevents_the_purge(timed: ReviewQueue, tmp_path: Path, problem: str) -> None:
     timed.resolve(put(timed, "d").id, Verdict.ACCEPT)
     file = tmp_path / "gone.jsonl" if problem == "it is there" else tmp_path / "nowhere/gone.jsonl"
     if problem == "it is there":
@@ -238,7 +238,7 @@ def test_an_age_is_a_length_of_time(timed: ReviewQueue, age: float) -> None:
             change(older_than=age)
 
 
-def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest.FixtureRequest, clock: Clock) -> None:
+def test_a_replay_during_a_purge_keeps_the_ticket(request: pytest.FixtureRequest, clock: Clock) -> None:
     url = request.getfixturevalue("postgresql").new_queue()
     crm = EndpointSettings(name="crm", url="https://crm.test/", secret="${S}", events=("ticket.created",))
     with ReviewQueue(url, endpoints=[crm], clock=clock) as queue, ThreadPoolExecutor(1) as others:

@@ -1,4 +1,4 @@
-"""One try: where it may go, what it believes, how long it takes."""
+"""The transport: allowed addresses, time limits, and limits on the response."""
 
 import asyncio
 import gzip
@@ -66,7 +66,7 @@ def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
-async def test_a_message_arrives_as_it_was_given(sender: WebhookTransport, endpoint: Endpoint) -> None:
+async def test_a_message_arrives_unchanged(sender: WebhookTransport, endpoint: Endpoint) -> None:
     answer = await _send(sender, endpoint.url)
 
     assert answer == SendResult(status=204)
@@ -78,7 +78,7 @@ async def test_a_message_arrives_as_it_was_given(sender: WebhookTransport, endpo
     assert heard.headers["user-agent"].startswith("ilis_guard/")
 
 
-async def test_a_endpoint_whose_certificate_nobody_vouches_for_hears_nothing(
+async def test_an_endpoint_with_an_untrusted_certificate_gets_nothing(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
@@ -127,7 +127,7 @@ async def test_proxies_of_the_environment_are_ignored(endpoint: Endpoint, monkey
         "[64:ff9b::7f00:1]",
     ],
 )
-async def test_nobody_on_this_machine_hears_anything(outside: WebhookTransport, endpoint: Endpoint, host: str) -> None:
+async def test_no_address_of_this_machine_is_reached(outside: WebhookTransport, endpoint: Endpoint, host: str) -> None:
     answer = await _send(outside, f"https://{host}:{endpoint.port}/")
 
     assert not answer.is_delivered
@@ -262,13 +262,13 @@ async def test_cookies_are_not_kept(sender: WebhookTransport, endpoint: Endpoint
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_any_success_is_one(sender: WebhookTransport, endpoint: Endpoint, status: int) -> None:
+async def test_any_2xx_status_counts_as_delivered(sender: WebhookTransport, endpoint: Endpoint, status: int) -> None:
     endpoint.answer = answering(status)
     assert (await _send(sender, endpoint.url)).is_delivered
 
 
 @pytest.mark.parametrize("status", [304, 400, 401, 404, 410, 429, 500, 503, 599])
-async def test_anything_else_is_none(sender: WebhookTransport, endpoint: Endpoint, status: int) -> None:
+async def test_any_other_status_is_a_failure(sender: WebhookTransport, endpoint: Endpoint, status: int) -> None:
     endpoint.answer = answering(status)
     answer = await _send(sender, endpoint.url)
     assert (answer.status, answer.is_delivered) == (status, False)
@@ -283,20 +283,20 @@ async def test_an_error_quotes_a_response_in_printable_characters(sender: Webhoo
     assert (await _send(sender, endpoint.url, may_quote=False)).error == "answered 400"
 
 
-async def test_a_compressed_answer_is_not_unpacked(sender: WebhookTransport, endpoint: Endpoint) -> None:
+async def test_a_compressed_response_is_not_unpacked(sender: WebhookTransport, endpoint: Endpoint) -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     endpoint.answer = lambda exchange: exchange.reply(200, bomb, content_encoding="gzip")
     assert (await _send(sender, endpoint.url)).is_delivered
 
 
-async def test_an_endless_answer_is_left_unread(sender: WebhookTransport, endpoint: Endpoint) -> None:
+async def test_an_endless_response_is_not_read_to_the_end(sender: WebhookTransport, endpoint: Endpoint) -> None:
     endpoint.answer = endpoint.flood
     assert (await _send(sender, endpoint.url)).is_delivered
     # Buffers on the way hold some; a sender that read on would take gigabytes before its time is up.
     assert endpoint.written < 32 * 1024 * 1024
 
 
-async def test_an_answer_that_drips_has_been_given(
+async def test_a_slow_response_body_counts_as_delivered(
     sender: WebhookTransport, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "_BODY_SECONDS", 0.2)
@@ -305,7 +305,7 @@ async def test_an_answer_that_drips_has_been_given(
 
 
 @pytest.mark.parametrize("way", ["hang", "drip_headers"])
-async def test_a_endpoint_that_never_comes_to_a_status_runs_out_of_time(
+async def test_a_response_without_a_status_times_out(
     sender: WebhookTransport, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(transport, "TRY_SECONDS", 0.3)
@@ -328,7 +328,7 @@ def _huge_header(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("answer", [Exchange.reset, _half, _nonsense, _huge_header])
-async def test_a_endpoint_that_breaks_off_or_talks_nonsense_has_not_taken_it(
+async def test_a_broken_response_is_a_failed_try(
     sender: WebhookTransport, endpoint: Endpoint, answer: Answering
 ) -> None:
     endpoint.answer = answer
@@ -340,7 +340,7 @@ async def test_a_endpoint_that_breaks_off_or_talks_nonsense_has_not_taken_it(
     assert (await _send(sender, endpoint.url)).is_delivered
 
 
-async def test_a_endpoint_that_is_down_is_an_answer_too(sender: WebhookTransport) -> None:
+async def test_an_endpoint_that_is_down_is_a_failed_try(sender: WebhookTransport) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))  # and nobody listens
         answer = await _send(sender, f"https://{HOST}:{taken.getsockname()[1]}/")

@@ -1,4 +1,4 @@
-"""Whoever escalated may wait for the end."""
+"""Waiting for a ticket's verdict."""
 
 import asyncio
 import copy
@@ -55,7 +55,7 @@ async def test_waiting_has_an_end(review: ReviewQueue) -> None:
         await review.wait("0" * 32)
 
 
-async def test_a_ticket_on_its_own_says_where_to_wait(review: ReviewQueue) -> None:
+async def test_a_ticket_without_its_queue_names_the_method_to_wait_with(review: ReviewQueue) -> None:
     ticket = put(review, "d")
     copies = [pickle.loads(pickle.dumps(ticket)), copy.deepcopy(ticket), Ticket(**ticket.to_dict())]
     for alone in copies:
