@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from ilis_guard.policy.context import PolicyContext
 from ilis_guard.policy.loader import locate
 from ilis_guard.policy.reload import Following
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Decision, Labels, Message, Request, StreamMode
+from ilis_guard.types import Decision, Labels, Request, StreamMode
+from ilis_guard.types.requests import Prompt
 
 if TYPE_CHECKING:  # importing it imports httpx and Jinja
     from ilis_guard.review.worker import OutboxRelay
@@ -138,7 +139,7 @@ class Guard:
 
     def decide(
         self,
-        prompt: str | Sequence[Message | Mapping[str, str]],
+        prompt: Prompt | Request,
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
@@ -150,7 +151,8 @@ class Guard:
         reason; an escalation is returned only after its ticket is committed.
 
         Args:
-            prompt: a question, or a conversation that ends with the user's turn.
+            prompt: a question, or a conversation that ends with the user's turn; or a request from `Request.of`, which
+                isn't checked again and has labels and stop sequences of its own.
             labels: what the policy's conditions see as ``labels.NAME``.
             stop: an answer ends before the first of these, and is scored as it then is. Bundles are fitted to answers
                 that end by themselves: an answer that this cuts may be unlike those, which `typicality` tells.
@@ -164,7 +166,7 @@ class Guard:
 
     async def adecide(
         self,
-        prompt: str | Sequence[Message | Mapping[str, str]],
+        prompt: Prompt | Request,
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
@@ -176,7 +178,7 @@ class Guard:
 
     def stream(
         self,
-        prompt: str | Sequence[Message | Mapping[str, str]],
+        prompt: Prompt | Request,
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
@@ -199,7 +201,7 @@ class Guard:
 
     def astream(
         self,
-        prompt: str | Sequence[Message | Mapping[str, str]],
+        prompt: Prompt | Request,
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
@@ -251,13 +253,12 @@ class Guard:
         other._cascade = cascade  # noqa: SLF001 - it is another self
         return other
 
-    def _request(
-        self, prompt: str | Sequence[Message | Mapping[str, str]], labels: Labels | None, stop: Sequence[str]
-    ) -> Request:
-        request = Request.of(prompt, labels, stop)
+    def _request(self, prompt: Prompt | Request, labels: Labels | None, stop: Sequence[str]) -> Request:
+        request = prompt if isinstance(prompt, Request) else Request.of(prompt, labels, stop)
         if request.stop and (deaf := [tier.name for tier in self.tiers if not tier.takes_stop]):
             raise RequestError(
-                f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out"
+                f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out",
+                "stop",
             )
         return request
 

@@ -1,4 +1,4 @@
-"""A signature as a picture: cells in steps of colour, layers labelled, and the same in words and numbers."""
+"""A signature as a heat map: cells in steps of colour, labelled axes, and the same in words and numbers."""
 
 import itertools
 import math
@@ -12,9 +12,9 @@ from jaxtyping import Float64, Int
 STEPS: Final = 12
 """Colours; the style sheet has one for each, in light and in dark."""
 _TABLE: Final = 6
-"""Rows and columns of the table that says the same in numbers."""
-_LABELS: Final = 6
-"""Labelled layers on an axis, at most so many and the last."""
+"""Rows and columns of the table of the same in numbers."""
+_MAX_LABELS: Final = 6
+"""Labelled layers on an axis, besides the last."""
 
 Map = Sequence[Sequence[float]]
 
@@ -31,31 +31,31 @@ class Area:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """One map, ready to be drawn."""
+    """One map, ready to draw."""
 
     name: str
     layers: int
     areas: tuple[Area, ...]
     labelled: tuple[int, ...]
-    """Layers that the axes name."""
+    """Layers with a label on the axes."""
     words: str
-    """What the picture shows, for those who don't see it."""
+    """A description for screen readers."""
     table: tuple[tuple[str, tuple[float, ...]], ...]
-    """Mean divergence, nats, of groups of layers: the group that is compared, and its values group by group."""
+    """Mean divergence, nats, between groups of layers: the name of a group, and its values group by group."""
 
 
 def top_of(maps: Sequence[Map]) -> float:
-    """The largest divergence in any of these maps, nats: where their common scale ends."""
-    return max((float(np.max(_array(one))) for one in maps), default=0.0)
+    """The largest divergence in any of these maps, nats: the end of their common scale."""
+    return max((float(np.max(_array(each))) for each in maps), default=0.0)
 
 
 def heat_map(name: str, values: Map, *, top: float) -> HeatMap:
     """Draw a map.
 
     Args:
-        name: what it shows.
+        name: its caption.
         values: L x L, nats.
-        top: where the scale of colours ends, nats.
+        top: the end of the scale of colours, nats.
     """
     array = _array(values)
     layers = len(array)
@@ -70,7 +70,7 @@ def heat_map(name: str, values: Map, *, top: float) -> HeatMap:
 
 
 def marks(top: float) -> tuple[float, float, float]:
-    """What the scale of colours says at its start, in its middle and at its end, nats: it is logarithmic."""
+    """The values at the start, the middle and the end of the scale of colours, which is logarithmic; nats."""
     return 0.0, math.expm1(math.log1p(top) / 2), top
 
 
@@ -86,7 +86,7 @@ def _steps(array: Float64[np.ndarray, "layers layers"], top: float) -> Int[np.nd
 
 
 def _areas(steps: Int[np.ndarray, "layers layers"]) -> tuple[Area, ...]:
-    """Cells of one colour that stand side by side are drawn at once: a large model has thousands."""
+    """Draw neighbouring cells of one colour at once: a large model has thousands of cells."""
     paths: dict[int, list[str]] = {}
     for y, row in enumerate(steps):
         edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
@@ -97,7 +97,7 @@ def _areas(steps: Int[np.ndarray, "layers layers"]) -> tuple[Area, ...]:
 
 def _labelled(layers: int) -> tuple[int, ...]:
     """Round numbers from 0, and the last layer."""
-    step = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if layers / size <= _LABELS)
+    step = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if layers / size <= _MAX_LABELS)
     round_ones = [layer for layer in range(0, layers, step) if layers - 1 - layer >= step / 2]
     return (*round_ones, layers - 1)
 

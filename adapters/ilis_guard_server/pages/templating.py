@@ -1,4 +1,4 @@
-"""Templates: everything in them is escaped, whatever a prompt or a model says."""
+"""Templates: everything in them is escaped, whatever a prompt or an answer contains."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,14 +18,14 @@ _STEPS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 def page(
     request: Request, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
 ) -> Response:
-    """A template as a response."""
+    """Render a template into a response."""
     html = _ENVIRONMENT.get_template(template).render(path=request.url.path, version=__version__, **values)
-    # Half characters (lone surrogates) have no UTF-8: one prompt with one would end the page for everybody.
+    # Lone surrogates have no UTF-8: one prompt with one would end the page for everybody.
     return HTMLResponse(html.encode(errors="backslashreplace"), status_code=status, headers=headers)
 
 
 def error_page(request: Request, status: int, *, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """What went wrong, for a person."""
+    """Render an error for a person."""
     return page(
         request,
         "error.html",
@@ -50,13 +50,13 @@ def relative(at: float, now: float) -> str:
     return f"in {span(at - now)}" if at > now else f"{span(now - at)} ago"
 
 
-def written(at: float) -> str:
-    """A time in words."""
+def date_and_time(at: float) -> str:
+    """A time in words: ``3 Jan 2026, 14:05 UTC``."""
     return datetime.fromtimestamp(at, UTC).strftime("%-d %b %Y, %H:%M UTC")
 
 
 def iso(at: float) -> str:
-    """A time for machines."""
+    """A time in ISO 8601."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
@@ -66,7 +66,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def with_code(text: str) -> Markup:
-    """A text in which what stands between backticks is code; all of it escaped."""
+    """A text in which parts between backticks are code; all of it escaped."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
@@ -82,7 +82,7 @@ _ENVIRONMENT: Final = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {
     "relative": relative,
-    "written": written,
+    "date_and_time": date_and_time,
     "iso": iso,
     "number": number,
     "with_code": with_code,

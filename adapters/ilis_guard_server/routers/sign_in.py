@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""Signing in to the reviewers' page, and signing out."""
 
 import hmac
 import math
@@ -10,88 +10,87 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from ilis_guard import events
-from ilis_guard_server.access import Acting, check_same_site, cookie_name, is_secure, set_cookie, visit_of
-from ilis_guard_server.house import House, TheHouse
-from ilis_guard_server.pages import page
+from ilis_guard_server.dependencies import CsrfUserDep, PageDep, PageState, find_user, require_same_site
+from ilis_guard_server.pages.templating import page
 
-HOME: Final = "/tickets"
-_INSIDE: Final = re.compile(r"/tickets(?:/[0-9a-f]+)?(?:\?[\w=&%.+~-]*)?")
-"""Where somebody may be sent back to."""
+_HOME: Final = "/tickets"
+_OWN_PAGE: Final = re.compile(r"/tickets(?:/[0-9a-f]+)?(?:\?[\w=&%.+~-]*)?")
+"""Where browsers may be sent back to."""
 _FORM_SECONDS: Final = 3600.0
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/sign-in", name="sign_in")
-def sign_in_page(request: Request, house: TheHouse, next: str = HOME) -> Response:  # noqa: A002 - the usual word in URLs
-    """Ask for a token, unless somebody is signed in or the proxy vouches for them."""
-    if visit_of(request, house) is not None:
-        return RedirectResponse(_inside(next), status_code=303)
-    person = house.people.vouched_for(request)
-    if person is not None:
-        return _signed_in(house, person.name, "", next)
-    return _form(request, house, next)
+def show_sign_in(request: Request, state: PageDep, next: str = _HOME) -> Response:  # noqa: A002 - usual in URLs
+    """Show the form, unless somebody is signed in or the proxy names them."""
+    if find_user(request, state) is not None:
+        return RedirectResponse(_own_page(next), status_code=303)
+    user = state.users.find_by_proxy(request)
+    if user is not None:
+        return _open_session(state, user.name, "", next)
+    return _form(request, state, next)
 
 
 @router.post("/sign-in")
 def sign_in(
     request: Request,
-    house: TheHouse,
+    state: PageDep,
     token: Annotated[str, Form()] = "",
     form: Annotated[str, Form()] = "",
-    next: Annotated[str, Form()] = HOME,  # noqa: A002 - the usual word in URLs
+    next: Annotated[str, Form()] = _HOME,  # noqa: A002 - usual in URLs
 ) -> Response:
-    """Begin a session for whose token this is."""
-    check_same_site(request)
+    """Open a session for the user whose token this is."""
+    require_same_site(request)
     address = request.client.host if request.client is not None else ""
-    wait = house.sign_in_limit.wait(address)
+    wait = state.sign_in_limit.seconds_to_wait(address)
     if wait > 0:
         events.log().warning(events.SIGN_IN_REFUSED, address=address, why="too many")
-        said = f"Too many wrong tokens came from your address. Try again in {math.ceil(wait / 60)} min."
-        response = _form(request, house, next, said=said, status=429)
+        alert = f"Too many wrong tokens came from your address. Try again in {math.ceil(wait / 60)} min."
+        response = _form(request, state, next, alert=alert, status=429)
         response.headers["retry-after"] = str(math.ceil(wait))
         return response
-    expected = request.cookies.get(_form_cookie(house), "")
+    expected = request.cookies.get(_form_cookie(state), "")
     if not expected or not hmac.compare_digest(form.encode(), expected.encode()):
-        return _form(request, house, next, said="This form was too old. Please try again.", status=403)
-    found = house.people.with_token(token)
+        return _form(request, state, next, alert="This form was too old. Please try again.", status=403)
+    found = state.users.find_by_token(token)
     if found is None:
-        house.sign_in_limit.failed(address)
+        state.sign_in_limit.add_failure(address)
         events.log().warning(events.SIGN_IN_REFUSED, address=address, why="wrong token")
-        return _form(request, house, next, said="Nobody here has this token.", status=401)
-    person, given = found
-    return _signed_in(house, person.name, given, next)
+        return _form(request, state, next, alert="Nobody here has this token.", status=401)
+    user, token_hash = found
+    return _open_session(state, user.name, token_hash, next)
 
 
 @router.post("/sign-out")
-def sign_out(request: Request, house: TheHouse, visit: Acting) -> Response:
+def sign_out(request: Request, state: PageDep, user: CsrfUserDep) -> Response:
     """End the session."""
-    house.sessions.end(request.cookies[cookie_name(house)])
-    events.log().info(events.SIGNED_OUT, name=visit.person.name)
+    state.sessions.end(request.cookies[state.cookie])
+    events.log().info(events.SIGNED_OUT, name=user.name)
     response = RedirectResponse("/sign-in", status_code=303)
-    response.delete_cookie(cookie_name(house), path="/", secure=is_secure(house), httponly=True, samesite="strict")
+    response.delete_cookie(state.cookie, path="/", secure=state.is_secure, httponly=True, samesite="strict")
     return response
 
 
-def _signed_in(house: House, name: str, given: str, next_page: str) -> Response:
-    events.log().info(events.SIGNED_IN, name=name, how="token" if given else "proxy")
-    response = RedirectResponse(_inside(next_page), status_code=303)
-    set_cookie(response, house, cookie_name(house), house.sessions.open(name, given))
+def _open_session(state: PageState, name: str, token_hash: str, next_page: str) -> Response:
+    events.log().info(events.SIGNED_IN, name=name, how="token" if token_hash else "proxy")
+    response = RedirectResponse(_own_page(next_page), status_code=303)
+    state.set_cookie(response, state.cookie, state.sessions.open(name, token_hash))
     return response
 
 
-def _form(request: Request, house: House, next_page: str, *, said: str = "", status: int = 200) -> Response:
-    """The form. A cookie holds what it must send along: no other site's form can sign anybody in."""
-    form = request.cookies.get(_form_cookie(house)) or secrets.token_urlsafe(32)
-    response = page(request, "sign_in.html", status=status, form=form, next=_inside(next_page), said=said)
-    set_cookie(response, house, _form_cookie(house), form, _FORM_SECONDS)
+def _form(request: Request, state: PageState, next_page: str, *, alert: str = "", status: int = 200) -> Response:
+    """The form. Its hidden field repeats a cookie, so that no other site's form can sign anybody in."""
+    form = request.cookies.get(_form_cookie(state)) or secrets.token_urlsafe(32)
+    response = page(request, "sign_in.html", status=status, form=form, next=_own_page(next_page), alert=alert)
+    state.set_cookie(response, _form_cookie(state), form, _FORM_SECONDS)
     return response
 
 
-def _form_cookie(house: House) -> str:
-    return f"{cookie_name(house)}_form"
+def _form_cookie(state: PageState) -> str:
+    return f"{state.cookie}_form"
 
 
-def _inside(next_page: str) -> str:
-    """A page of ours, whatever was asked for."""
-    return next_page if _INSIDE.fullmatch(next_page) else HOME
+def _own_page(next_page: str) -> str:
+    """A page of ours, whatever the address asks for."""
+    return next_page if _OWN_PAGE.fullmatch(next_page) else _HOME

@@ -211,7 +211,9 @@ class VerdictMessage(Body):
 
 _NO_TOOLS: Final = "a guard answers in text and calls no tools; leave it out"
 _FIXED_DECODING: Final = "decoding is set in guard.yaml (a tier's `decoding`), which scores are fitted to"
-_FIXED_LENGTH: Final = "the length of answers is set in guard.yaml (a tier's `max_new_tokens`), which scores are fitted to"
+_FIXED_LENGTH: Final = (
+    "the length of answers is set in guard.yaml (a tier's `max_new_tokens`), which scores are fitted to"
+)
 _NO_LOGPROBS: Final = "a guard returns one calibrated uncertainty instead (`ilis_guard.uncertainty`)"
 UNSUPPORTED: Final[Mapping[str, str]] = {
     "audio": "a guard answers in text",
