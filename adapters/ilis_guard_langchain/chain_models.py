@@ -30,8 +30,6 @@ from ilis_guard_langchain.messages import to_messages
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.tapped import TappedModel
 
-INTERRUPT: Final = "__interrupt__"
-"""The key in a LangGraph state of what the graph waits for."""
 PIPELINE_KWARGS: Final = "pipeline_kwargs"
 """The option that langchain-huggingface passes on to the pipeline, and that to ``generate``."""
 
@@ -318,7 +316,7 @@ def _output_text(output: Any) -> str | None:
     Raises:
         ModelError: that message is no answer, or a graph waits at an interrupt.
     """
-    if isinstance(output, Mapping) and output.get(INTERRUPT):
+    if isinstance(output, Mapping) and output.get("__interrupt__"):
         raise ModelError("the graph in the chain waits at an interrupt, so that there is no answer yet")
     if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
         output = turns[-1]

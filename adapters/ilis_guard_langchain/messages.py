@@ -75,15 +75,14 @@ def summarize_decision(decision: Decision) -> dict[str, Any]:
     Errors stand in it by kind, rules by id and outcome. A stranger's exception text, and so a path, a host or a key,
     never does.
     """
-    attempts = decision.attempts
     return {
         "id": decision.id,
         "action": decision.action.value,
         "rule": decision.rule,
         "uncertainty": decision.uncertainty,
         "rulings": [ruling.for_callers() for ruling in decision.rulings],
-        "errors": [attempt.error.for_callers() for attempt in attempts if attempt.error is not None],
-        "tier": attempts[-1].tier,
+        "errors": [attempt.error.for_callers() for attempt in decision.attempts if attempt.error is not None],
+        "tier": decision.attempts[-1].tier,
         "ticket": None if decision.ticket is None else decision.ticket.id,
         "ticket_error": None if decision.ticket_error is None else decision.ticket_error.for_callers(),
         "cost": decision.cost,

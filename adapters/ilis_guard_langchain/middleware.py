@@ -71,10 +71,9 @@ class AgentCall(ModelCall):
         """Make the call, tagged so that LangGraph streams no token of it: nothing is shown before the decision."""
         config = ensure_config()
         config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
-        call: Any = partial(self.handler, request)
+        call: Callable[[], Any] = partial(self.handler, request)
         with set_config_context(config) as context:
-            response: ModelResponse[Any] = context.run(call if self.portal is None else partial(self.portal.call, call))
-            return response
+            return context.run(call if self.portal is None else partial(self.portal.call, call))
 
     def response(self, attempt: Attempt) -> ModelResponse[Any]:
         """An attempt's answer in the agent's form; of a tier that answered by itself, its text."""

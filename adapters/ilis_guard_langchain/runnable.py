@@ -105,7 +105,7 @@ class _LabelledRunnable(Runnable[Input, Output]):
 
         Raises:
             RequestError: the conversation, or the labels, can't be used.
-            TypeError: there is no runnable to pass a keyword on to: a misspelt `labels` that is ignored would open a
+            TypeError: no runnable is wrapped that takes the keywords: a misspelt `labels` that is ignored would open a
                 gate.
             Exception: what stands before a wrapped runnable's model raised it: then there is nothing to ask.
         """
@@ -151,11 +151,16 @@ class GuardRunnable(_LabelledRunnable[LanguageModelInput, Decision]):
         super().__init__(labels)
         self._guard = guard
 
+    def _options(self, labels: Labels | None = None, **kwargs: Any) -> dict[str, Any]:
+        if kwargs:
+            raise TypeError(f"a guard takes the keyword 'labels' and no other, got {sorted(kwargs)!r}")
+        return super()._options(labels)
+
     def _decide(self, given: LanguageModelInput, config: RunnableConfig, **options: Any) -> Decision:  # noqa: ARG002
-        return self._guard.decide(to_messages(given), labels=_only_labels(**options))
+        return self._guard.decide(to_messages(given), labels=options["labels"])
 
     async def _adecide(self, given: LanguageModelInput, config: RunnableConfig, **options: Any) -> Decision:  # noqa: ARG002
-        return await self._guard.adecide(to_messages(given), labels=_only_labels(**options))
+        return await self._guard.adecide(to_messages(given), labels=options["labels"])
 
 
 class GuardedRunnable(_LabelledRunnable[Any, Any]):
@@ -191,17 +196,18 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         self._parts = parts = split_chain(runnable)
         own_tier = _find_tier(guard, tier)
         self._check_output(guard, own_tier)
-        self._model: ChainModel | TappedChainModel | OpaqueChainModel
-        if parts is None:
-            self._model = OpaqueChainModel(runnable)
-        else:
-            self._model = TappedChainModel.find(parts, own_tier) or ChainModel(parts)
+        tapped = None if parts is None else TappedChainModel.find(parts, own_tier)
+        self._model = tapped or (OpaqueChainModel(runnable) if parts is None else ChainModel(parts))
         self._guard = guard.with_model(own_tier.name, self._model, check=self._store_output)
         self._tier = _find_tier(self._guard, own_tier.name)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Iterator[Any]:  # noqa: A002 - LangChain's name
         """As `invoke`, in one chunk: nothing is shown before the decision."""
-        transform = partial(self._transform, **self._options(**options))
+
+        def transform(inputs: Iterator[Any], config: RunnableConfig) -> Iterator[Any]:
+            for given in inputs:
+                yield as_chunk(self._decide(given, config, **self._options(**options)))
+
         yield from self._transform_stream_with_config(iter([input]), transform, config, run_type="chain")
 
     async def astream(
@@ -215,7 +221,10 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         async def inputs() -> AsyncIterator[Any]:
             yield input
 
-        transform = partial(self._atransform, **self._options(**options))
+        async def transform(inputs: AsyncIterator[Any], config: RunnableConfig) -> AsyncIterator[Any]:
+            async for given in inputs:
+                yield as_chunk(await self._adecide(given, config, **self._options(**options)))
+
         async for chunk in self._atransform_stream_with_config(inputs(), transform, config, run_type="chain"):
             yield chunk
 
@@ -287,16 +296,6 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
             portal.cancel()
         await atrace_attempts(decision, config)
         return output
-
-    def _transform(self, given: Iterator[Any], config: RunnableConfig, **options: Any) -> Iterator[Any]:
-        for each in given:
-            yield as_chunk(self._decide(each, config, **options))
-
-    async def _atransform(
-        self, given: AsyncIterator[Any], config: RunnableConfig, **options: Any
-    ) -> AsyncIterator[Any]:
-        async for each in given:
-            yield as_chunk(await self._adecide(each, config, **options))
 
     def _run(self, call: ChainCall, given: Any, labels: Labels) -> tuple[Decision, Any]:
         """Decide on a call; the decision and the output."""
@@ -371,12 +370,6 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         if self._kind == "message":
             return attach_summary(AIMessage(decision.text, additional_kwargs=refusal_kwargs(decision)), summary)
         return decision.text if self._kind == "text" else Refused(text=decision.text, summary=summary)
-
-
-def _only_labels(labels: Labels, kwargs: dict[str, Any]) -> Labels:
-    if kwargs:
-        raise TypeError(f"a guard takes the keyword 'labels' and no other, got {sorted(kwargs)!r}")
-    return labels
 
 
 def _find_tier(guard: Guard, name: str | None) -> Tier:

@@ -16,7 +16,6 @@ from ilis_guard_langchain.messages import summarize_decision
 
 ATTEMPT: Final = "ilis_guard.attempt"
 DECISION: Final = "ilis_guard.decision"
-FEEDBACK: Final = "ilis_guard.uncertainty"
 _OUTPUTS: Final = ("stage", "uncertainty", "typicality", "tokens", "seconds", "cost", "finish_reason")
 
 
@@ -71,7 +70,7 @@ def feedback(decision: Decision, run_id: UUID | str, session_id: UUID | str | No
     return {
         "run_id": run_id,
         "session_id": session_id,
-        "key": FEEDBACK,
+        "key": "ilis_guard.uncertainty",
         "score": decision.uncertainty,
         "value": decision.action.value,
         "comment": explain_decision(decision),
