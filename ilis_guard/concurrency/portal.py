@@ -4,9 +4,9 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextvars import copy_context
 from typing import Any, TypeVar
 
+from ilis_guard.concurrency.threads import start_thread
 from ilis_guard.errors import ClientDisconnected
 
 T = TypeVar("T")
@@ -20,19 +20,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
     Cancelling the caller doesn't end the work: its result is dropped.
     """
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller must receive it
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=copy_context().run, args=(run,), name="ilis-guard-call", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    return await asyncio.wrap_future(start_thread(work))
 
 
 class LoopPortal:
