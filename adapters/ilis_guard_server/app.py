@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from ilis_guard import Guard, __version__
 from ilis_guard.config import secrets
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.config.server import ServerSettings
 from ilis_guard.errors import ConfigError, IlisGuardError
 from ilis_guard.policy import Policy

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 
 from ilis_guard import events
-from ilis_guard.config.page import is_loopback
+from ilis_guard.config.addresses import is_loopback
 from ilis_guard_server.problems import RefusedError
 from ilis_guard_server.service import TheService
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps

@@ -1,11 +1,9 @@
 """API keys: whose they are."""
 
-import hmac
 from collections.abc import Sequence
 
 from ilis_guard import events
-from ilis_guard.config import secrets
-from ilis_guard.config.page import are_token_hashes, token_hash
+from ilis_guard.config.secrets import hash_token, matches_token_hash, read_token_hashes
 from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 
@@ -23,7 +21,7 @@ class Keys:
     def __init__(self, settings: Sequence[KeySettings]) -> None:
         self._settings = tuple(settings)
         for one in self._settings:
-            _hashes(one)
+            read_token_hashes(one.key)
 
     def __bool__(self) -> bool:
         """Whether a key is needed."""
@@ -31,7 +29,7 @@ class Keys:
 
     def owner(self, key: str) -> str | None:
         """The name of whose key this is; None where it is nobody's."""
-        given = token_hash(key)
+        given = hash_token(key)
         found = None
         for one in self._settings:  # all of them, so that the time taken tells nothing
             if self._has(one, given):
@@ -40,20 +38,8 @@ class Keys:
 
     def _has(self, one: KeySettings, given: str) -> bool:
         try:
-            known = _hashes(one)
+            return matches_token_hash(given, read_token_hashes(one.key))
         except ConfigError as error:
             # Whose hash can't be read can't ask; everybody else still can.
             events.log().error(events.API_KEY_SHUT_OUT, name=one.name, error=str(error))
             return False
-        matches = [hmac.compare_digest(given, hash_) for hash_ in known]
-        return any(matches)
-
-
-def _hashes(one: KeySettings) -> Sequence[str]:
-    """The hashes of the keys that somebody may ask with: one, or two while they are changed."""
-    text = secrets.resolve_secret(one.key) if secrets.is_reference(one.key) else one.key
-    if not are_token_hashes(text):
-        raise ConfigError(
-            f"what stands at {one.key!r} is no key's hash (sha256:...); make one with `ilis-guard api-key`"
-        )
-    return text.split()

@@ -1,15 +1,13 @@
 """Who may sign in: people with a token, and people that a trusted reverse proxy vouches for."""
 
-import hmac
 import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from ilis_guard import events
-from ilis_guard.config import secrets
-from ilis_guard.config.page import PageSettings, ReviewerSettings, Role, are_token_hashes, token_hash
+from ilis_guard.config.review import PageSettings, ReviewerSettings, Role
+from ilis_guard.config.secrets import hash_token, matches_token_hash, read_token_hashes
 from ilis_guard.errors import ConfigError
 
 
@@ -41,11 +39,12 @@ class People:
         self._proxy = settings.proxy
         self._networks = [ipaddress.ip_network(address) for address in (self._proxy.addresses if self._proxy else ())]
         for reviewer in settings.reviewers:
-            _hashes(reviewer)
+            if reviewer.token is not None:
+                read_token_hashes(reviewer.token)
 
     def with_token(self, token: str) -> tuple[Person, str] | None:
         """Whose token this is, and its hash; None where it is nobody's."""
-        given = token_hash(token.strip())
+        given = hash_token(token.strip())
         found = None
         for reviewer in self._reviewers.values():  # all of them, so that the time taken tells nothing
             if self._has(reviewer, given):
@@ -73,28 +72,15 @@ class People:
         return None if reviewer is None else _person(reviewer)
 
     def _has(self, reviewer: ReviewerSettings, given: str) -> bool:
+        if reviewer.token is None:
+            return False
         try:
-            known = _hashes(reviewer)
+            return matches_token_hash(given, read_token_hashes(reviewer.token))
         except ConfigError as error:
             # Whose hash can't be read can't sign in; everybody else still can.
             events.log().error(events.REVIEWER_SHUT_OUT, name=reviewer.name, error=str(error))
             return False
-        matches = [hmac.compare_digest(given, one) for one in known]
-        return any(matches)
 
 
 def _person(reviewer: ReviewerSettings) -> Person:
     return Person(name=reviewer.name, role=reviewer.role)
-
-
-def _hashes(reviewer: ReviewerSettings) -> Sequence[str]:
-    """The hashes of the tokens that somebody may sign in with: none, one, or two while they are changed."""
-    if reviewer.token is None:
-        return ()
-    text = secrets.resolve_secret(reviewer.token) if secrets.is_reference(reviewer.token) else reviewer.token
-    if not are_token_hashes(text):
-        raise ConfigError(
-            f"what stands at {reviewer.token!r} is no token's hash (sha256:...); make one with "
-            "`ilis-guard reviewer-token`"
-        )
-    return text.split()

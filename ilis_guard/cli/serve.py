@@ -42,7 +42,7 @@ def api_key() -> None:
 
 
 def _print_with_hash(what: str, secret: str) -> None:
-    from ilis_guard.config.page import token_hash
+    from ilis_guard.config.secrets import hash_token
 
     out.print(f"{what}, shown only now:  {secret}", highlight=False, soft_wrap=True)
-    out.print(f"its hash, for guard.yaml:                 {token_hash(secret)}", highlight=False, soft_wrap=True)
+    out.print(f"its hash, for guard.yaml:                 {hash_token(secret)}", highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from ilis_guard.config.strict_yaml import nearest
+from ilis_guard.config.strict_yaml import suggest
 from ilis_guard.policy.facts import VISIBLE
 from ilis_guard.policy.syntax import Kind, Node
 
@@ -55,7 +55,7 @@ def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, No
     elif node.kind is Kind.MAPPING and node.text:
         yield f"`{node.text}` isn't part of the policy language; facts are numbers, text, and true or false", node
     elif _is_function(node) and node.text not in FUNCTIONS:
-        hint = nearest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
+        hint = suggest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
         yield f"`{node.text}` isn't part of the policy language{hint}", node
     elif node.type == "null":
         yield "no fact and no label is ever null; ask has(labels.NAME) whether a label is there", node

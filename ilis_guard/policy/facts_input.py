@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ilis_guard.config.strict_yaml import Document, parse, read, validated
+from ilis_guard.config.strict_yaml import Document, parse, read
+from ilis_guard.config.validation import validate
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Label, Statistics
 
@@ -91,7 +92,7 @@ def given_facts(text: str) -> dict[str, Any]:
         raise FactsError(
             f"{document.key_place(('certified',))}: `certified` follows from `uncertainty` and `threshold`; give those"
         )
-    return validated(document, GivenFacts, error=FactsError).values
+    return validate(document, GivenFacts, error=FactsError).values
 
 
 def _file(path: str) -> Document:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ilis_guard.config.guard_yaml import GuardConfig
-from ilis_guard.config.strict_yaml import nearest
+from ilis_guard.config.strict_yaml import suggest
 from ilis_guard.policy import DEFAULT_QUEUE, Notice, Policy, Rule
 from ilis_guard.policy.cells import literals_of
 from ilis_guard.types import Action
@@ -27,7 +27,7 @@ def _of_rule(policy: Policy, rule: Rule, tiers: list[str]) -> Iterator[Notice]:
         yield Notice("warning", policy.place(rule.id, "to"), f"rule '{rule.id}': {what}")
     for name in sorted((literals_of(rule.when or "true") or {}).get("tier", ())):
         if name not in tiers:
-            what = f"there is no tier {name!r}{nearest(name, tiers) or f'; there are {tiers!r}'}"
+            what = f"there is no tier {name!r}{suggest(name, tiers) or f'; there are {tiers!r}'}"
             yield Notice("warning", policy.place(rule.id, "when"), f"rule '{rule.id}': {what}")
 
 
@@ -59,7 +59,7 @@ def _unheard(policy: Policy, config: GuardConfig) -> Iterator[Notice]:
             sent.setdefault(policy.place(rule.id, "do" if rule.to is None else "to"), rule.to or DEFAULT_QUEUE)
     told = set[str]()
     for place, queue in sent.items():
-        if queue not in told and not any(endpoint.hears("ticket.created", [queue]) for endpoint in review.endpoints):
+        if queue not in told and not any(endpoint.receives("ticket.created", [queue]) for endpoint in review.endpoints):
             what = (
                 f"nobody is told of tickets in the queue {queue!r}: guard.yaml has no endpoint that hears of them, and "
                 "no page where people look; add one, or look with `ilis-guard queue list`"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, case, or_, select, update
 
-from ilis_guard.config.queues import LONGEST
+from ilis_guard.config.review import LONGEST
 from ilis_guard.errors import ReviewError, TicketClaimedError, TicketExpiredError, TicketResolvedError
 from ilis_guard.review.ledger import TicketStore, row_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets

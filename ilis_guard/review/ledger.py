@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Row, select, update
 
-from ilis_guard.config.queues import ANY_OTHER, EndpointSettings, Event, QueueSettings
+from ilis_guard.config.review import ANY_OTHER, EndpointSettings, Event, QueueSettings
 from ilis_guard.errors import TicketNotFoundError
 from ilis_guard.review import outbox
 from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ilis_guard.config.queues import EndpointSettings, Event
+from ilis_guard.config.review import EndpointSettings, Event
 from ilis_guard.review.schema import deliveries
 
 
@@ -50,7 +50,7 @@ def put(
             "leased_by": "",
         }
         for endpoint in endpoints
-        if endpoint.hears(event, queues)
+        if endpoint.receives(event, queues)
     ]
     if rows:
         connection.execute(deliveries.insert(), rows)

@@ -5,7 +5,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, or_, select
 
 from ilis_guard import events
-from ilis_guard.config.queues import EXPIRE
+from ilis_guard.config.review import EXPIRE
 from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 

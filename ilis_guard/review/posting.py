@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from ilis_guard.config import addresses, secrets
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.review import signing
 from ilis_guard.review.deliveries import Delivery, Tried
@@ -31,7 +31,7 @@ class Post:
         self._page = page
         self._endpoints = {endpoint.name: endpoint for endpoint in self._ledger.endpoints}
         self._templates = {name: template_for(endpoint) for name, endpoint in self._endpoints.items()}
-        self.internal_hosts = frozenset(addresses.host(name) for name in internal_hosts)
+        self.internal_hosts = frozenset(addresses.normalize_host(name) for name in internal_hosts)
 
     @property
     def endpoints(self) -> Sequence[str]:
@@ -67,7 +67,7 @@ class Post:
         body = self._templates[settings.name](message)
         now = self._ledger.clock()
         # Read anew each time: addresses and secrets change without a restart.
-        url = secrets.resolve_secret(settings.url) if secrets.is_reference(settings.url) else settings.url
+        url = secrets.resolve_secret(settings.url)
         secret = None if settings.secret is None else secrets.resolve_secret(settings.secret)
         headers = signing.sign(secret, id=message.id, at=now, body=body)
         # What an endpoint says may repeat what it was told, and where.

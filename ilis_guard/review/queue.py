@@ -12,7 +12,7 @@ from typing import Final, Self
 from sqlalchemy import select
 
 from ilis_guard import events
-from ilis_guard.config.queues import LONGEST, EndpointSettings, QueueSettings
+from ilis_guard.config.review import LONGEST, EndpointSettings, QueueSettings
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import claims, export, listing, overdue, retention, verdicts
 from ilis_guard.review.ledger import TicketStore, row_of

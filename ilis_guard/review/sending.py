@@ -73,7 +73,7 @@ class Sender:
     """Connections to endpoints, kept open between tries. Use it as an async context manager.
 
     Args:
-        internal_hosts: may have any address, and plain http, as `addresses.host` writes them.
+        internal_hosts: may have any address, and plain http, as `addresses.normalize_host` writes them.
     """
 
     def __init__(self, internal_hosts: Collection[str]) -> None:
@@ -112,7 +112,8 @@ class Sender:
         Raises:
             ConfigError: nothing may be sent to this address.
         """
-        client = self._internal if addresses.check(url, self._internal_hosts) in self._internal_hosts else self._public
+        host = addresses.check_address(url, self._internal_hosts)
+        client = self._internal if host in self._internal_hosts else self._public
         answer: Answer | None = None
         _is_sending.set(True)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.review import ReviewQueue, migrate
 from ilis_guard.review.deliveries import LEASE_SECONDS
 from ilis_guard.review.worker import AT_ONCE
@@ -29,7 +29,7 @@ import asyncio, os, signal, sys, time
 from sqlalchemy import Engine, event
 from ilis_guard.review import ReviewQueue, deliveries
 from ilis_guard.review.sending import Sender
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.review.worker import OutboxRelay
 
 def die(*_, **__):

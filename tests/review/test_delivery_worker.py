@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Row, select
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.config.review import EndpointSettings, QueueSettings
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
 from ilis_guard.review import ReviewQueue, dead_letters
 from ilis_guard.review.deliveries import SCHEDULE, pause_after

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from ilis_guard import events
-from ilis_guard.config.page import token_hash
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
@@ -79,8 +79,8 @@ def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
     queue: ReviewQueue, tmp_path: Path, logged: list[Any]
 ) -> None:
     file = tmp_path / "hash"
-    file.write_text(token_hash("old"))
-    keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=token_hash(KEY)))
+    file.write_text(hash_token("old"))
+    keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=hash_token(KEY)))
     with asking(shop(queue), api_keys=keys) as served:
 
         def status(key: str) -> int:
@@ -88,7 +88,7 @@ def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
                 return client.get("/v1/models").status_code
 
         assert (status("old"), status("new")) == (200, 401)
-        file.write_text(f"{token_hash('old')} {token_hash('new')}")
+        file.write_text(f"{hash_token('old')} {hash_token('new')}")
         assert (status("old"), status("new")) == (200, 200)
         file.unlink()
         assert (status("old"), status(KEY)) == (401, 200)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ilis_guard.cli.views.decisions import attempts_table
 from ilis_guard.cli.views.text import SHORT_ID, escape, moment
-from ilis_guard.config.queues import EXPIRE
+from ilis_guard.config.review import EXPIRE
 from ilis_guard.review import QueueCounts, TicketEvent, TicketRecord
 from ilis_guard.types import Ticket
 
