@@ -27,7 +27,7 @@ from rich.progress import track
 from benchmarks.common import show
 from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.stream import Shown
-from ilis_guard.cascade.stream_events import StreamEvent, TextDelta
+from ilis_guard.cascade.stream import StreamEvent, TextDelta
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
@@ -218,7 +218,7 @@ def _replayed(path: Path) -> Iterator[Row]:
                 f"  - {{id: sure, when: uncertainty < {limit} && typicality >= 0.01, do: answer}}\n"
                 "  - {id: rest, do: abstain}\n"
             )
-            way = CascadeState(policy=policy, left=("only",))
+            way = CascadeState(policy=policy, tiers=("only",))
             for convincing, patience in RULES:
                 yield _counted(
                     Row(model=path.stem, half=half, limit=limit, convincing=convincing, patience=patience), way, answers
@@ -232,7 +232,7 @@ def _counted(row: Row, way: CascadeState, answers: Sequence[tuple[list[Moment], 
         events: list[StreamEvent] = []
         stopped_at = _stopped_at(row, way, running, events)
         pieces = sum(isinstance(event, TextDelta) for event in events)
-        is_answer = way.at_answer(AttemptSummary.of(_attempt(end))).action is Action.ANSWER
+        is_answer = way.evaluate_answer(AttemptSummary.of(_attempt(end))).action is Action.ANSWER
         is_cut, goes_out = stopped_at is not None, is_answer and stopped_at is None
         counts.update(
             questions=1,

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ilis_guard.cascade.stream_events import Retraction, StreamEvent, TextDelta
+    from ilis_guard.cascade.stream import Retraction, StreamEvent, TextDelta
     from ilis_guard.cascade.tier import Tier
     from ilis_guard.errors import IlisGuardError
     from ilis_guard.guard import Guard
@@ -41,7 +41,7 @@ _HOMES = {
     "ilis_guard.guard": ("Guard",),
     "ilis_guard.policy": ("Facts", "Policy", "Ruling"),
     "ilis_guard.review": ("ReviewQueue",),
-    "ilis_guard.cascade.stream_events": ("TextDelta", "Retraction", "StreamEvent"),
+    "ilis_guard.cascade.stream": ("TextDelta", "Retraction", "StreamEvent"),
     "ilis_guard.cascade.tier": ("Tier",),
     "ilis_guard.types": (
         "Action",

@@ -15,10 +15,14 @@ class IlisGuardError(Exception):
     """
 
     is_retryable: ClassVar[bool] = False
+    caller_message: ClassVar[str] = "The request failed."
+    """What an API's callers are told of an error of this class, whatever its own message says."""
 
 
 class RequestError(IlisGuardError):
     """The caller's prompt, messages or labels can't be used."""
+
+    caller_message = "The request is invalid."
 
 
 class ConfigError(IlisGuardError):
@@ -40,9 +44,13 @@ class QuestionError(IlisGuardError):
 class ModelError(IlisGuardError):
     """A model can't be loaded or didn't answer."""
 
+    caller_message = "The model gave no answer."
+
 
 class TransientModelError(ModelError):
     """The model didn't answer this time: a time-out, a rate limit, a connection that broke."""
+
+    caller_message = "The model is unreachable or overloaded."
 
     is_retryable = True
 
@@ -50,17 +58,25 @@ class TransientModelError(ModelError):
 class PromptTooLongError(ModelError):
     """The prompt and the tokens to be generated don't fit into the model's context."""
 
+    caller_message = "The prompt is too long for the model."
+
 
 class CircuitOpenError(ModelError):
     """The tier's model failed too often in a row: it isn't called for a while."""
+
+    caller_message = "The model failed too often and is not called for a while."
 
 
 class BudgetError(IlisGuardError):
     """The request's time is over: what still comes is no answer to it."""
 
+    caller_message = "The time for the request is over."
+
 
 class ClientDisconnected(IlisGuardError):  # noqa: N818 - no failure, and the field's word for it
     """Whoever asked has left: nobody waits for this any more. It never reaches a caller."""
+
+    caller_message = "The client disconnected."
 
 
 class WeightsError(ModelError):
@@ -74,13 +90,19 @@ class MissingDependencyError(IlisGuardError):
 class SignatureError(IlisGuardError):
     """No signature can be computed: a layer wasn't found, didn't fire, or gave a non-finite activation."""
 
+    caller_message = "The answer could not be scored."
+
 
 class ScoringError(IlisGuardError):
     """A generation can't be scored."""
 
+    caller_message = "The answer could not be scored."
+
 
 class BundleError(IlisGuardError):
     """A bundle can't be read: a file is missing, damaged, or not what its metadata says."""
+
+    caller_message = "The answer could not be scored."
 
 
 class BundleMismatchError(BundleError):
@@ -97,6 +119,8 @@ class SimulationError(IlisGuardError):
 
 class ReviewError(IlisGuardError):
     """The human queue can't do what was asked."""
+
+    caller_message = "The request could not be put before a person."
 
 
 class QueueStorageError(ReviewError):
@@ -133,6 +157,19 @@ class WebhookSignatureError(ReviewError):
 
 class DeliveryNotFoundError(ReviewError):
     """No dead letter has this id."""
+
+
+def public_class(error: BaseException) -> type[IlisGuardError] | None:
+    """The class of this module that an error is an instance of, a user's subclasses aside; None for strangers."""
+    return next(
+        (each for each in type(error).__mro__ if issubclass(each, IlisGuardError) and each.__module__ == __name__), None
+    )
+
+
+def log_detail(error: BaseException) -> str:
+    """An error as it may be logged: ours with its message, a stranger's by its class alone: it may quote texts."""
+    known = public_class(error)
+    return f"UnexpectedError: {type(error).__name__}" if known is None else f"{known.__name__}: {error}"
 
 
 _FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)

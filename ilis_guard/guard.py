@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from tenacity.wait import wait_base
 
 from ilis_guard.cascade.caller import BACKOFF
-from ilis_guard.cascade.decider import Decider
+from ilis_guard.cascade.cascade import Cascade
 from ilis_guard.cascade.escalation import Review
-from ilis_guard.cascade.stream import Audience
-from ilis_guard.cascade.stream_events import StreamEvent
+from ilis_guard.cascade.stream import StreamEvent, StreamWriter
 from ilis_guard.cascade.tier import Check, Tier, load_tier, policy_context
 from ilis_guard.concurrency.channel import EventChannel, aread, read
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
@@ -70,7 +69,7 @@ class Guard:
         self._ground = policy_context(tiers, has_queue=review is not None)
         self._in_force = _wired(self._ground, policy, shadow)
         self._following: Following | None = None
-        self._decider = Decider.of(tiers, review=review, log_texts=log_texts, backoff=backoff)
+        self._cascade = Cascade.of(tiers, review=review, log_texts=log_texts, backoff=backoff)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
@@ -132,12 +131,12 @@ class Guard:
     @property
     def tiers(self) -> tuple[Tier, ...]:
         """From small to large."""
-        return self._decider.tiers
+        return self._cascade.tiers
 
     @property
     def review(self) -> Review | None:
         """Where escalated requests go; None where the guard has no queue."""
-        return self._decider.review
+        return self._cascade.review
 
     def decide(
         self,
@@ -223,7 +222,7 @@ class Guard:
             ConfigError: there is no such tier, or it has a prompt bundle and the model can't stop at the prompt.
             BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
         """
-        return self._with(self._decider.with_model(tier, model, check))
+        return self._with(self._cascade.with_model(tier, model, check))
 
     def wrap(
         self,
@@ -263,7 +262,7 @@ class Guard:
         Args:
             why: stands in each attempt's error; a sentence without prompts and answers.
         """
-        return self._with(self._decider.without_models(why))
+        return self._with(self._cascade.without_models(why))
 
     def close(self) -> None:
         """Let go of the queue's storage."""
@@ -278,9 +277,9 @@ class Guard:
     ) -> None:
         self.close()
 
-    def _with(self, decider: Decider) -> Self:
+    def _with(self, cascade: Cascade) -> Self:
         other = copy(self)
-        other._decider = decider  # noqa: SLF001 - it is another self
+        other._cascade = cascade  # noqa: SLF001 - it is another self
         return other
 
     def _request(
@@ -301,17 +300,17 @@ class Guard:
         if mode not in get_args(StreamMode):
             raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
 
-        def work(feed: EventChannel[StreamEvent]) -> None:
-            audience = Audience(feed, mode)
-            audience.shown.conclude(self._decide(request, since=time.monotonic(), audience=audience))
+        def work(channel: EventChannel[StreamEvent]) -> None:
+            writer = StreamWriter(channel, mode)
+            writer.finish(self._decide(request, since=time.monotonic(), writer=writer))
 
         return work
 
     def _decide(
-        self, request: Request, *, since: float, decision: str | None = None, audience: Audience | None = None
+        self, request: Request, *, since: float, decision: str | None = None, writer: StreamWriter | None = None
     ) -> Decision:
-        return self._decider.decide(
-            request, self._now_in_force(), decision=decision or uuid.uuid4().hex, since=since, audience=audience
+        return self._cascade.decide(
+            request, self._now_in_force(), decision=decision or uuid.uuid4().hex, since=since, writer=writer
         )
 
 

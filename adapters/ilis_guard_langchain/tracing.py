@@ -15,6 +15,8 @@ from langchain_core.runnables.config import get_async_callback_manager_for_confi
 
 from ilis_guard import Attempt, Decision
 from ilis_guard.errors import ModelError
+from ilis_guard.policy.explain import explain_decision
+from ilis_guard.types import ErrorInfo
 from ilis_guard_langchain.telling import told
 
 ATTEMPT: Final = "ilis_guard.attempt"
@@ -34,8 +36,8 @@ def trace_attempts(decision: Decision, given: RunnableConfig | BaseRunManager) -
     manager = _sync(given)
     for number, attempt in enumerate(decision.attempts, start=1):
         run = manager.on_chain_start({}, _asked(attempt, number), name=ATTEMPT)
-        if attempt.error:
-            run.on_chain_error(ModelError(attempt.error), outputs=_found(attempt))
+        if attempt.error is not None:
+            run.on_chain_error(_error(attempt.error), outputs=_found(attempt))
         else:
             run.on_chain_end(_found(attempt))
     if manager.parent_run_id is not None:
@@ -47,8 +49,8 @@ async def atrace_attempts(decision: Decision, given: RunnableConfig | BaseRunMan
     manager = _async(given)
     for number, attempt in enumerate(decision.attempts, start=1):
         run = await manager.on_chain_start({}, _asked(attempt, number), name=ATTEMPT)
-        if attempt.error:
-            await run.on_chain_error(ModelError(attempt.error), outputs=_found(attempt))
+        if attempt.error is not None:
+            await run.on_chain_error(_error(attempt.error), outputs=_found(attempt))
         else:
             await run.on_chain_end(_found(attempt))
     if manager.parent_run_id is not None:
@@ -70,9 +72,13 @@ def feedback(decision: Decision, run_id: UUID | str, session_id: UUID | str | No
         "key": FEEDBACK,
         "score": decision.uncertainty,
         "value": decision.action.value,
-        "comment": decision.explain(),
+        "comment": explain_decision(decision),
         "source_info": {"decision": decision.id, "policy": decision.policy, "rule": decision.rule},
     }
+
+
+def _error(error: ErrorInfo) -> ModelError:
+    return ModelError(f"{error.kind}: {error.message}")
 
 
 def _asked(attempt: Attempt, number: int) -> dict[str, Any]:

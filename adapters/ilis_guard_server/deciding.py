@@ -72,7 +72,7 @@ async def stream(service: Service, asked: Asked) -> AsyncGenerator[StreamEvent, 
         except TimeOver as why:
             if is_shown:
                 service.meter.retracted()
-                yield Retraction(reason=str(why))
+                yield Retraction(reason="out_of_time")
             given_up = service.guard.without_models(str(why))
             event = await asyncio.to_thread(given_up.decide, asking.messages, labels=asking.labels, stop=asking.stop)
     _tell(service, asked, event, time.monotonic() - since)

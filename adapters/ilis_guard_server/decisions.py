@@ -5,13 +5,13 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from ilis_guard.types import FinishReason, Label, Mode, Stage, TicketState, Verdict
+from ilis_guard.types import FinishReason, Label, Mode, Stage, TicketKind, TicketState, Verdict
 from ilis_guard_server.asked import asked_of, read
 from ilis_guard_server.clients import Client
 from ilis_guard_server.deciding import decide
 from ilis_guard_server.document import body_of, json_response
 from ilis_guard_server.openai_requests import DecisionRequest
-from ilis_guard_server.openai_responses import Outcome, Told
+from ilis_guard_server.openai_responses import ErrorBody, Outcome, RulingBody, Told
 from ilis_guard_server.problems import responses
 from ilis_guard_server.service import TheService
 from ilis_guard_server.telling import header
@@ -44,7 +44,7 @@ class AttemptBody(Told):
     cost: float
     finish_reason: FinishReason | None
     stopped_at: int | None
-    error: str
+    error: ErrorBody | None
     signatures: dict[str, list[list[float]]]
 
 
@@ -54,6 +54,7 @@ class TicketBody(Told):
     id: str
     queue: str
     state: TicketState
+    kind: TicketKind
     created_at: float
     priority: int
     due_at: float | None
@@ -72,8 +73,8 @@ class ShadowBody(Told):
     policy: str
     action: Literal["answer", "abstain", "retry", "escalate"] | None
     rule: str | None
-    reasons: list[str]
-    error: str
+    rulings: list[RulingBody]
+    error: ErrorBody | None
 
 
 class DecisionBody(Told):
@@ -85,8 +86,7 @@ class DecisionBody(Told):
     text: str
     uncertainty: float | None
     rule: str | None
-    rules: list[str | None]
-    reasons: list[str]
+    rulings: list[RulingBody]
     policy: str
     labels: dict[str, Label]
     prompt_length: int
@@ -96,6 +96,7 @@ class DecisionBody(Told):
     shadow: ShadowBody | None
     cost: float
     ticket: TicketBody | None
+    ticket_error: ErrorBody | None
     attempts: list[AttemptBody]
 
 
@@ -109,5 +110,5 @@ async def decisions(request: Request, service: TheService, client: Client) -> Re
     """Every attempt with its text, its scores, its statistics and its signatures, and what became of it."""
     body = await read(request, DecisionRequest)
     decision = await decide(service, asked_of(body, service, client=client, request=request), request.receive)
-    told: dict[str, Any] = decision.to_dict()
+    told: dict[str, Any] = decision.for_callers()
     return JSONResponse(DecisionBody.model_validate(told).model_dump(), headers=header(decision))

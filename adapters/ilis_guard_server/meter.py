@@ -1,6 +1,5 @@
 """What is counted of requests and decisions, for Prometheus; never by prompts, answers or callers' labels."""
 
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -10,7 +9,6 @@ from ilis_guard.types import Attempt, Decision
 
 SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 UNCERTAINTY: Final = tuple(step / 20 for step in range(1, 21))
-_KIND: Final = re.compile(r"(?:unexpected )?(\w+)")
 
 
 class Metrics:
@@ -102,7 +100,5 @@ class Metrics:
         self._tokens.labels(attempt.tier, "answer").inc(attempt.tokens)
         if attempt.uncertainty is not None:
             self._uncertainty.labels(attempt.tier).observe(attempt.uncertainty)
-        if attempt.error:
-            # The class alone: a stranger's message may quote the prompt.
-            kind = _KIND.match(attempt.error)
-            self._errors.labels(attempt.tier, kind[1] if kind else "").inc()
+        if attempt.error is not None:
+            self._errors.labels(attempt.tier, attempt.error.kind).inc()

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ilis_guard.types import FinishReason, Mode
+from ilis_guard.types import FinishReason, Mode, ObstacleKind, Stage
+from ilis_guard.types import Outcome as RuleResult
 
 EndReason = Literal["stop", "length", "content_filter"]
 """`content_filter` where what was shown was withdrawn, or a legacy completion has no answer."""
@@ -15,6 +16,31 @@ class Told(BaseModel):
     """What stands in a response. In chunks, which leave out what wasn't set, what is always there has no default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class OutcomeBody(Told):
+    """What became of one rule; fields as of `ilis_guard.types.RuleOutcome`."""
+
+    rule: str
+    stage: Stage
+    outcome: RuleResult
+    obstacle: ObstacleKind | None
+
+
+class RulingBody(Told):
+    """What the policy said to one attempt."""
+
+    action: Literal["answer", "abstain", "retry", "escalate"]
+    rule: str | None
+    stage: Stage
+    outcomes: list[OutcomeBody]
+
+
+class ErrorBody(Told):
+    """An error by its kind: the name of a class in `ilis_guard.errors`, or ``UnexpectedError``."""
+
+    kind: str
+    message: str
 
 
 class TicketSummary(Told):
@@ -33,7 +59,9 @@ class Summary(Told):
     """The rule that decided; none where no rule held."""
     uncertainty: float | None
     """Calibrated probability, 0 to 1, that the answer is wrong."""
-    reasons: list[str]
+    rulings: list[RulingBody]
+    errors: list[ErrorBody]
+    """Of the attempts that failed, in order."""
     tier: str
     """The last that was asked."""
     attempts: int

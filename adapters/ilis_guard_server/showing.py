@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ilis_guard.policy import Policy
+from ilis_guard.policy.explain import error_text
 from ilis_guard.review import TicketRecord
 from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
-from ilis_guard.types import POSITIONS, Position
+from ilis_guard.types import POSITIONS, ErrorInfo, Position
 from ilis_guard_server.heat_map import HeatMap, Map, heat_map, marks, top_of
 from ilis_guard_server.thresholds import Threshold, thresholds_of
 
@@ -82,7 +83,7 @@ def _shown(attempt: Mapping[str, Any], index: int, typical: TypicalMaps | None, 
         is_cut_off=attempt["finish_reason"] == "length",
         # Tickets of older releases hold nothing that a stream cut.
         stopped_at=attempt.get("stopped_at"),
-        error=attempt["error"],
+        error="" if attempt["error"] is None else error_text(ErrorInfo(**attempt["error"])),
         uncertainty=attempt["uncertainty"],
         typicality=attempt["typicality"],
         tokens=attempt["tokens"],

@@ -3,7 +3,7 @@
 from typing import Final
 
 from ilis_guard.types import Action, Decision, FinishReason
-from ilis_guard_server.openai_responses import Summary, TicketSummary, Usage
+from ilis_guard_server.openai_responses import ErrorBody, RulingBody, Summary, TicketSummary, Usage
 
 HEADER: Final = "x-ilis-guard-decision"
 """For clients that drop fields which they don't know."""
@@ -20,7 +20,12 @@ def summary(decision: Decision, *, retracted: bool = False) -> Summary:
         action=decision.action.value,  # type: ignore[arg-type]  # a decision is never a retry
         rule=decision.rule,
         uncertainty=decision.uncertainty,
-        reasons=list(decision.reasons),
+        rulings=[RulingBody.model_validate(ruling.for_callers()) for ruling in decision.rulings],
+        errors=[
+            ErrorBody.model_validate(attempt.error.for_callers())
+            for attempt in decision.attempts
+            if attempt.error is not None
+        ],
         tier=decision.attempts[-1].tier,
         attempts=len(decision.attempts),
         ticket=None if ticket is None else TicketSummary(id=ticket.id, queue=ticket.queue),

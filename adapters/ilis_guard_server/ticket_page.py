@@ -6,7 +6,9 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from ilis_guard.errors import ReviewError
+from ilis_guard.policy.explain import attempt_reasons
 from ilis_guard.types import Verdict
+from ilis_guard.types.decisions import read_attempt
 from ilis_guard_server.access import Reviewing, Visit, Visiting
 from ilis_guard_server.house import House, TheHouse
 from ilis_guard_server.pages import page
@@ -102,6 +104,7 @@ def _page(
         status=status,
         visit=visit,
         record=record,
+        reasons=attempt_reasons(tuple(map(read_attempt, record.attempts)), record.rulings),
         attempts=attempts_of(record, house.typical),
         thresholds=thresholds_for(record, house.in_force()),
         now=house.clock(),

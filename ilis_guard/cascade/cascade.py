@@ -1,153 +1,316 @@
-"""A request's way through the tiers: asked, scored and ruled on, until no rule wants a larger one."""
+"""The cascade: tiers are tried from small to large until a rule ends the request, and its ruling is carried out."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
+
+from tenacity.wait import wait_base
 
 from ilis_guard import events
-from ilis_guard.cascade.attempt import Asked, Asking
+from ilis_guard.cascade.attempt import AttemptResult, AttemptRunner
 from ilis_guard.cascade.caller import ModelCaller
-from ilis_guard.cascade.early_stop import PATIENCE, EarlyStopper
-from ilis_guard.cascade.stream import Audience
-from ilis_guard.cascade.tier import Tier
+from ilis_guard.cascade.early_stop import EarlyStopper
+from ilis_guard.cascade.escalation import Escalation, Escalator, Review
+from ilis_guard.cascade.shadow import shadow_ruling
+from ilis_guard.cascade.stream import RetractionReason, StreamWriter
+from ilis_guard.cascade.tier import Check, Tier
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.models import StepwiseModel
-from ilis_guard.policy import PromptRuling, Ruling
-from ilis_guard.policy.binding import BoundPolicy
-from ilis_guard.policy.state import AttemptSummary
-from ilis_guard.sentences import cut_after
-from ilis_guard.types import Action, Attempt, Request
+from ilis_guard.errors import ClientDisconnected, ConfigError
+from ilis_guard.models import Model, StepwiseModel
+from ilis_guard.models.unavailable import UnavailableModel
+from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
+from ilis_guard.policy.state import AttemptSummary, CascadeState
+from ilis_guard.types import Action, Attempt, Decision, PromptRuling, Request, Ruling, ShadowRuling
 
 
-class Walk:
-    """One request's way. What happened on it stands in `attempts`, `rulings` and `reasons`, as it came about.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """Decides requests, whichever policies are active for each."""
 
-    Args:
-        request: what is asked.
-        tiers: from small to large.
-        callers: of their models, by tier.
-        wired: the policy that decides, or in shadow mode only looks on.
-        decision: its id.
-        since: when the request came, on the clock of `time.monotonic`.
-        audience: of the stream that it is; None where nobody looks on.
-    """
+    tiers: tuple[Tier, ...]
+    """From small to large."""
+    callers: Mapping[str, ModelCaller]
+    """Of the tiers' models, by tier: they keep state from one request to the next."""
+    review: Review | None
+    """Where escalated requests go."""
+    log_texts: bool
+    """Whether log events may carry prompts and answers."""
 
-    def __init__(
-        self,
-        request: Request,
-        tiers: Sequence[Tier],
-        callers: Mapping[str, ModelCaller],
-        wired: BoundPolicy,
-        *,
-        decision: str,
-        since: float,
-        audience: Audience | None = None,
-    ) -> None:
-        self.attempts: list[Attempt] = []
-        self.rulings: list[Ruling] = []
-        """One an attempt."""
-        self.reasons: list[str] = []
-        self.request = request
-        """What is asked; from an attempt on whose model words its own prompt, that."""
-        self._tiers = {tier.name: tier for tier in tiers}
-        self._callers = callers
-        self._policy = wired.policy
-        self._is_binding = wired.policy.mode == "enforce"
-        self._way = wired.way(request, tuple(self._tiers), sampling_key=decision)
-        self._audience = audience
-        self._deadline = self._deadline_after(since)
-        self._decision = decision
-        self._since = since
+    @classmethod
+    def of(cls, tiers: Sequence[Tier], *, review: Review | None, log_texts: bool, backoff: wait_base) -> Self:
+        """Build a cascade over tiers that nobody has called yet."""
+        callers = {
+            tier.name: ModelCaller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
+            for tier in tiers
+        }
+        _warn_of_unscored(tiers)
+        return cls(tiers=tuple(tiers), callers=callers, review=review, log_texts=log_texts)
 
-    def run(self) -> Ruling:
-        """Go from tier to tier; the last ruling, which is no retry. In shadow mode, the first tier's ruling.
+    def with_model(self, name: str, model: Model, check: Check | None) -> Self:
+        """Put another model in a tier's place; see `Guard.with_model`."""
+        if name not in self.callers:
+            raise ConfigError(f"there is no tier {name!r}; there are {list(self.callers)!r}")
+        tiers = [tier.with_model(model) if tier.name == name else tier for tier in self.tiers]
+        _warn_of_unscored([tier for tier in tiers if tier.name == name])
+        return replace(
+            self,
+            tiers=tuple(replace(tier, check=check) for tier in tiers),
+            callers={**self.callers, name: self.callers[name].anew()},
+        )
+
+    def without_models(self, why: str) -> Self:
+        """Make all tiers fail; see `Guard.without_models`."""
+        return replace(
+            self,
+            tiers=tuple(replace(tier, model=UnavailableModel(why), prompt_scorer=None) for tier in self.tiers),
+            # Nobody queues for a model that isn't called.
+            callers={tier.name: ModelCaller(tier.name) for tier in self.tiers},
+        )
+
+    def decide(
+        self, request: Request, active: ActivePolicies, *, decision: str, since: float, writer: StreamWriter | None
+    ) -> Decision:
+        """Try the tiers, and carry out the last ruling.
+
+        Args:
+            request: the request.
+            active: the policies for it.
+            decision: its id.
+            since: when the request came, on the clock of `time.monotonic`.
+            writer: of the stream that shows the answer; None without a stream.
 
         Raises:
-            ClientDisconnected: the audience has left.
+            ClientDisconnected: the stream's reader has left; there is no decision, and no ticket.
         """
+        policy = active.enforced.policy
+        run = CascadeRun(cascade=self, bound=active.enforced, decision=decision, since=since, writer=writer)
+        try:
+            result = run.run(request)
+            if writer is not None:
+                writer.wait_for_reader()
+        except ClientDisconnected:
+            events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
+            raise
+        made = Decision(
+            id=decision,
+            action=result.attempt_action if policy.mode == "shadow" else result.ruling.action,
+            text=result.attempts[-1].text if policy.mode == "shadow" else result.ruling.say,
+            uncertainty=result.attempts[-1].uncertainty,
+            rulings=() if policy.mode == "shadow" else result.rulings,
+            attempts=result.attempts,
+            policy=policy.fingerprint,
+            labels=result.request.labels,
+            prompt_length=len(result.request.prompt),
+            mode=policy.mode,
+            thresholds=active.enforced.thresholds,
+            bundles={tier.name: tier.bundle.digest for tier in self.tiers if tier.bundle is not None},
+            shadow=self._shadow(result, active, decision),
+        )
+        if policy.mode == "enforce":
+            made = self._carry_out(made, result, active.enforced)
+        elif made.action is not Action.ANSWER:
+            made = replace(made, text="")
+        self._log(request, made, time.monotonic() - since)
+        return made
+
+    def _carry_out(self, made: Decision, result: "CascadeResult", bound: BoundPolicy) -> Decision:
+        """Give the answer, or put the request before people, as the policy says."""
+        if self.review is None:
+            escalation = Escalation()
+        else:
+            escalator = Escalator(
+                review=self.review,
+                policy=bound.policy,
+                decision=made.id,
+                request=result.request,
+                attempts=result.attempts,
+                rulings=result.rulings,
+            )
+            if made.action is Action.ANSWER:
+                escalation = escalator.audit()
+            else:
+                escalation = escalator.escalate() if made.action is Action.ESCALATE else Escalation()
+        made = replace(made, ticket=escalation.ticket, ticket_error=escalation.error)
+        if made.action is Action.ANSWER:
+            return replace(made, text=result.attempts[-1].text)
+        if made.action is Action.ESCALATE and made.ticket is None:
+            # The policy's message may promise a reviewer.
+            return replace(made, action=Action.ABSTAIN, text="")
+        return made
+
+    def _shadow(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> ShadowRuling | None:
+        """What a policy in shadow would have decided."""
+        if active.enforced.policy.mode == "shadow":
+            ruling = result.ruling
+            return ShadowRuling(
+                policy=active.enforced.policy.fingerprint,
+                action=ruling.action,
+                rule=ruling.rule,
+                rulings=result.rulings,
+            )
+        if active.shadow is None:
+            return None
+        tiers = [tier.name for tier in self.tiers]
+        return shadow_ruling(active.shadow, result.request, tiers, result.attempts, decision=decision)
+
+    def _log(self, request: Request, decision: Decision, seconds: float) -> None:
+        texts = {"prompt": request.prompt, "text": decision.text} if self.log_texts else {}
+        shadow = decision.shadow
+        events.log().info(
+            events.DECISION_MADE,
+            decision=decision.id,
+            action=decision.action.value,
+            rule=decision.rule,
+            tier=decision.attempts[-1].tier,
+            uncertainty=decision.uncertainty,
+            attempts=len(decision.attempts),
+            ticket=None if decision.ticket is None else decision.ticket.id,
+            seconds=seconds,
+            cost=decision.cost,
+            mode=decision.mode,
+            policy=decision.policy,
+            thresholds=dict(decision.thresholds),
+            bundles=dict(decision.bundles),
+            shadow=None if shadow is None else {"policy": shadow.policy, "action": shadow.action, "rule": shadow.rule},
+            **texts,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeResult:
+    """A request whose attempts are made."""
+
+    request: Request
+    """As the last model got it: a chain words its own prompt, and larger tiers and tickets get that one."""
+    attempts: tuple[Attempt, ...] = ()
+    rulings: tuple[Ruling, ...] = ()
+    """One an attempt."""
+
+    @property
+    def ruling(self) -> Ruling:
+        """The last one, which is no retry; in shadow mode the first tier's."""
+        return self.rulings[-1]
+
+    @property
+    def attempt_action(self) -> Action:
+        """What is done without a policy: whatever the model answered is given."""
+        return Action.ANSWER if self.attempts[-1].text.strip() else Action.ABSTAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeRun:
+    """One request in the cascade."""
+
+    cascade: Cascade
+    bound: BoundPolicy
+    """The policy that decides, or is in shadow mode."""
+    decision: str
+    """Its id, which is also what samples are drawn from."""
+    since: float
+    """When the request came, on the clock of `time.monotonic`."""
+    writer: StreamWriter | None
+
+    def run(self, request: Request) -> CascadeResult:
+        """Try one tier after the other until no rule retries; in shadow mode, the first tier.
+
+        Raises:
+            ClientDisconnected: the stream's reader has left.
+        """
+        tiers = {tier.name: tier for tier in self.cascade.tiers}
+        state = self.bound.initial_state(request, tuple(tiers), sampling_key=self.decision)
+        result, since, deadline = CascadeResult(request=request), self.since, self._deadline()
         while True:
-            ruling = self._try(self._way.left[0])
-            self.rulings.append(ruling)
-            self.reasons.extend(ruling.reasons)
-            if self._audience is not None and self._is_binding and ruling.action is not Action.ANSWER:
-                self._audience.shown.withdraw(_withdrawn(self.attempts[-1], ruling))
+            made = self._attempt(tiers[state.tiers[0]], result.request, state, deadline, since)
+            since = time.monotonic()
+            if made.sent:
+                result = replace(result, request=replace(result.request, messages=made.sent))
+                state = replace(state, prompt_length=len(result.request.prompt))
+            self._log(made, number=len(result.attempts) + 1)
+            ruling = self._rule(made, state)
+            result = replace(result, attempts=(*result.attempts, made.attempt), rulings=(*result.rulings, ruling))
+            if self.writer is not None and self._is_binding and ruling.action is not Action.ANSWER:
+                self.writer.retract(_retraction_reason(made.attempt))
             if ruling.action is not Action.RETRY or not self._is_binding:
-                return ruling
-            self._way = self._way.after_retry(AttemptSummary.of(self.attempts[-1]), ruling.to)
+                return result
+            state = state.after_retry(AttemptSummary.of(made.attempt), ruling.to)
 
-    def _deadline_after(self, since: float) -> Deadline | None:
-        budget, cancel_token = self._policy.budget, None if self._audience is None else self._audience.cancel_token
-        # In shadow mode everything is as it was before the guard: the slowest answer too.
+    @property
+    def _is_binding(self) -> bool:
+        return self.bound.policy.mode == "enforce"
+
+    def _deadline(self) -> Deadline | None:
+        budget, token = self.bound.policy.budget, None if self.writer is None else self.writer.cancel_token
+        # In shadow mode everything is as it was without a guard: the slowest answer too.
         max_seconds = None if budget is None or not self._is_binding else budget.max_seconds
-        if max_seconds is None and cancel_token is None:
+        if max_seconds is None and token is None:
             return None
-        return Deadline.after(max_seconds, since=since, cancel_token=cancel_token)
+        return Deadline.after(max_seconds, since=self.since, cancel_token=token)
 
-    def _try(self, name: str) -> Ruling:
-        """One tier's attempt, and what the policy says to it."""
-        asked = Asking(
-            self._tiers[name],
-            self._callers[name],
-            self.request,
-            at_prompt=self._at_prompt if self._policy.prompt_rules else None,
+    def _attempt(
+        self, tier: Tier, request: Request, state: CascadeState, deadline: Deadline | None, since: float
+    ) -> AttemptResult:
+        made = AttemptRunner(
+            tier,
+            self.cascade.callers[tier.name],
+            request,
+            evaluate_prompt=(
+                (lambda attempt: state.evaluate_prompt(AttemptSummary.of(attempt)))
+                if state.policy.prompt_rules
+                else None
+            ),
             is_binding=self._is_binding,
-            deadline=self._deadline,
-            since=self._since,
-            follower=self._follower(self._tiers[name]),
-        ).ask()
-        self._since = time.monotonic()
-        if self._audience is not None:
-            self._audience.shown.close()
-        self._log(asked)
-        if asked.sent:
-            self.request = replace(self.request, messages=asked.sent)
-        attempt, prompt = asked.attempt, asked.prompt
-        self.attempts.append(attempt)
-        if prompt.ruling is None:
-            self.reasons.extend(prompt.reasons)
-        if attempt.error:
-            self.reasons.append(f"tier {name!r} failed: {attempt.error}")
-        if attempt.stopped_at is not None:
-            why = f"for {PATIENCE} tokens in a row, no rule could have answered"
-            self.reasons.append(f"tier {name!r} was {cut_after(attempt.stopped_at)}: {why}")
-        facts = AttemptSummary.of(attempt)
-        goes_on = prompt.ruling is not None and prompt.ruling.action is Action.RETRY
-        if len(self._way.left) > 1 and not goes_on and (spent := self._way.spent(facts)):
-            self.reasons.append(f"no larger tier is left: {spent}")
-        # What a rule said at the prompt stands, even where the model that it spared fails afterwards.
-        return prompt.ruling or self._way.at_answer(facts, answer_blocked_by=prompt.answer_blocked_by)
+            deadline=deadline,
+            since=since,
+            stopper=self._stopper(tier, state),
+        ).run()
+        if self.writer is not None:
+            self.writer.close_attempt()
+        return made
 
-    def _follower(self, tier: Tier) -> EarlyStopper | None:
-        """Who follows the tier's answer; None where it comes whole."""
-        audience = self._audience
-        if audience is None or audience.mode == "hold" or not isinstance(tier.model, StepwiseModel):
+    @staticmethod
+    def _rule(made: AttemptResult, state: CascadeState) -> Ruling:
+        """The policy's ruling on an attempt. One on the prompt stands, even where the model failed afterwards."""
+        if made.prompt.ruling is not None:
+            ruling, outcomes = made.prompt.ruling, made.prompt.ruling.outcomes
+        else:
+            ruling = state.evaluate_answer(
+                AttemptSummary.of(made.attempt), answer_blocked_by=made.prompt.answer_blocked_by
+            )
+            outcomes = (*made.prompt.outcomes, *ruling.outcomes)
+        may_retry = len(state.tiers) > 1 and ruling.action is not Action.RETRY
+        spent = state.spent_budget(AttemptSummary.of(made.attempt)) if may_retry else None
+        return replace(ruling, outcomes=outcomes, spent=spent)
+
+    def _stopper(self, tier: Tier, state: CascadeState) -> EarlyStopper | None:
+        """What follows the tier's answer; None where it comes whole."""
+        writer = self.writer
+        if writer is None or writer.mode == "hold" or not isinstance(tier.model, StepwiseModel):
             return None
-        shows = audience.mode == "optimistic"
-        if shows and audience.shown.is_withdrawn:
+        is_shown = writer.mode == "optimistic"
+        if is_shown and writer.is_retracted:
             return None
         if not self._is_binding:
-            return EarlyStopper(may_answer=None, showing=audience.shown.begin()) if shows else None
+            return EarlyStopper(may_answer=None, writer=writer.open_attempt()) if is_shown else None
         # Of a tier without a bundle nothing is ever answered: there is nothing to show, and nothing to go by.
         if tier.scorer is None:
             return None
-        return EarlyStopper(may_answer=self._may_answer, showing=audience.shown.begin() if shows else None)
 
-    def _may_answer(self, so_far: Attempt, prompt: PromptRuling) -> bool:
-        return self._way.may_answer(AttemptSummary.of(so_far), answer_blocked_by=prompt.answer_blocked_by)
+        def may_answer(so_far: Attempt, prompt: PromptRuling) -> bool:
+            return state.may_answer(AttemptSummary.of(so_far), answer_blocked_by=prompt.answer_blocked_by)
 
-    def _at_prompt(self, attempt: Attempt) -> PromptRuling:
-        return self._way.at_prompt(AttemptSummary.of(attempt))
+        return EarlyStopper(may_answer=may_answer, writer=writer.open_attempt() if is_shown else None)
 
-    def _log(self, asked: Asked) -> None:
-        attempt = asked.attempt
-        told = {
-            "decision": self._decision,
+    def _log(self, made: AttemptResult, *, number: int) -> None:
+        attempt = made.attempt
+        fields = {
+            "decision": self.decision,
             "tier": attempt.tier,
-            "attempt": len(self.attempts) + 1,
+            "attempt": number,
             "seconds": attempt.seconds,
         }
-        if asked.logged:
-            events.log().warning(events.ATTEMPT_FAILED, error=asked.logged, **told)
+        if made.log_detail:
+            events.log().warning(events.ATTEMPT_FAILED, error=made.log_detail, **fields)
         else:
             events.log().info(
                 events.ATTEMPT_FINISHED,
@@ -156,13 +319,17 @@ class Walk:
                 typicality=attempt.typicality,
                 tokens=attempt.tokens,
                 stopped_at=attempt.stopped_at,
-                **told,
+                **fields,
             )
 
 
-def _withdrawn(attempt: Attempt, ruling: Ruling) -> str:
+def _retraction_reason(attempt: Attempt) -> RetractionReason:
     if attempt.stopped_at is not None:
-        return f"the answer was {cut_after(attempt.stopped_at)}: no rule could have given it any more"
-    if attempt.error:
-        return "the attempt failed"
-    return f"the policy doesn't give this answer: {ruling.action.value}"
+        return "stopped_early"
+    return "not_answered" if attempt.error is None else "attempt_failed"
+
+
+def _warn_of_unscored(tiers: Sequence[Tier]) -> None:
+    for tier in tiers:
+        if tier.scorer is None:
+            events.log().warning(events.TIER_UNSCORED, tier=tier.name)

@@ -1,11 +1,13 @@
-"""What a decision puts before people: the requests that a policy escalates, and the answers that it has audited."""
+"""Escalation: what a decision puts before people, requests that a policy escalates and answers that it audits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ilis_guard import events
-from ilis_guard.policy import DEFAULT_QUEUE, Policy, Ruling
-from ilis_guard.types import Attempt, Request, Ticket
+from ilis_guard.errors import log_detail
+from ilis_guard.policy import DEFAULT_QUEUE, Policy
+from ilis_guard.types import Attempt, ErrorInfo, Request, Ruling, Ticket, TicketKind
 
 
 class Review(Protocol):
@@ -20,84 +22,72 @@ class Review(Protocol):
         queue: str,
         policy: str,
         rule: str | None,
-        reasons: Sequence[str],
+        rulings: Sequence[Ruling],
         say: str = "",
-        probability: float = 1.0,
         due: float | None = None,
+        kind: TicketKind = "escalated",
+        probability: float = 1.0,
     ) -> Ticket:
         """Store a ticket; returns when it is safe."""
 
     def close(self) -> None:
-        """Let go of the storage."""
+        """Release the storage."""
 
 
-class Tickets:
-    """Those of one decision.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalation:
+    """What became of a request that is put before people; of the two fields at most one is set."""
 
-    Args:
-        review: where they are stored.
-        policy: what decided.
-        decision: the decision's id.
-        request: what was asked.
-        attempts: every tier's try, in order.
-        reasons: why, so far; grows by what becomes of the ticket.
-    """
+    ticket: Ticket | None = None
+    error: ErrorInfo | None = None
+    """Why the ticket couldn't be stored."""
 
-    def __init__(
-        self,
-        review: Review,
-        policy: Policy,
-        *,
-        decision: str,
-        request: Request,
-        attempts: Sequence[Attempt],
-        reasons: list[str],
-    ) -> None:
-        self._review = review
-        self._policy = policy
-        self._decision = decision
-        self._request = request
-        self._attempts = attempts
-        self._reasons = reasons
 
-    def escalate(self, ruling: Ruling) -> Ticket | None:
-        """Put the request before people; None where the ticket can't be stored."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalator:
+    """Puts one decision before people."""
+
+    review: Review
+    policy: Policy
+    decision: str
+    """Its id."""
+    request: Request
+    attempts: tuple[Attempt, ...]
+    rulings: tuple[Ruling, ...]
+    """One an attempt; the last one escalates, or answers."""
+
+    def escalate(self) -> Escalation:
+        """Put the request before people. Nothing is raised: a request that can't wait safely is no answer either."""
+        ruling = self.rulings[-1]
+        sample = next((rule.sample for rule in self.policy.rules if rule.id == ruling.rule), None)
         queue = ruling.to or DEFAULT_QUEUE
-        sample = next((rule.sample for rule in self._policy.rules if rule.id == ruling.rule), None)
+        return self._store("escalated", queue, probability=1.0 if sample is None else sample)
+
+    def audit(self) -> Escalation:
+        """Have a person check an answer that is given, if it is sampled; it is given whatever happens here."""
+        audit = self.policy.audit
+        if audit is None or not self.policy.audits(self.decision):
+            return Escalation()
+        return self._store("audited", audit.queue, probability=audit.fraction)
+
+    def _store(self, kind: TicketKind, queue: str, *, probability: float) -> Escalation:
+        ruling = self.rulings[-1]
         try:
-            return self._put(ruling, queue, probability=1.0 if sample is None else sample)
-        except Exception as error:  # noqa: BLE001 - fail closed: a request that can't wait safely is no answer either
-            self._reasons.append(f"abstained: the ticket couldn't be stored: {type(error).__name__}: {error}")
-            self._log(events.ESCALATION_FAILED, queue, error)
-            return None
-
-    def audit(self, ruling: Ruling) -> Ticket | None:
-        """Have a person look at an answer that goes out, if it is drawn; the answer goes out whatever happens here."""
-        audit = self._policy.audit
-        if audit is None or not self._policy.audits(self._decision):
-            return None
-        self._reasons.append(f"drawn for an audit, as {audit.fraction:g} of what is answered")
-        try:
-            return self._put(ruling, audit.queue, probability=audit.fraction)
-        except Exception as error:  # noqa: BLE001 - the caller's answer doesn't hang on the audit
-            self._reasons.append(f"the audit's ticket couldn't be stored: {type(error).__name__}: {error}")
-            self._log(events.AUDIT_FAILED, audit.queue, error)
-            return None
-
-    def _put(self, ruling: Ruling, queue: str, *, probability: float) -> Ticket:
-        return self._review.escalate(
-            decision=self._decision,
-            request=self._request,
-            attempts=self._attempts,
-            queue=queue,
-            policy=self._policy.fingerprint,
-            rule=ruling.rule,
-            reasons=tuple(self._reasons),
-            say=ruling.say,
-            probability=probability,
-            due=ruling.due,
-        )
-
-    def _log(self, event: str, queue: str, error: Exception) -> None:
-        # Without its words, which may quote the prompt.
-        events.log().error(event, decision=self._decision, queue=queue, error=type(error).__name__)
+            ticket = self.review.escalate(
+                decision=self.decision,
+                request=self.request,
+                attempts=self.attempts,
+                queue=queue,
+                policy=self.policy.fingerprint,
+                rule=ruling.rule,
+                rulings=self.rulings,
+                say=ruling.say,
+                due=ruling.due,
+                kind=kind,
+                probability=probability,
+            )
+        except Exception as error:  # noqa: BLE001 - fail closed, whatever the storage raises
+            event = events.ESCALATION_FAILED if kind == "escalated" else events.AUDIT_FAILED
+            events.log().error(event, decision=self.decision, queue=queue, error=log_detail(error))
+            return Escalation(error=ErrorInfo.of(error))
+        return Escalation(ticket=ticket)

@@ -1,88 +1,97 @@
-"""What a policy that looks on would have decided, from the attempts that were made; it asks no model."""
+"""Shadow rulings: what a policy would have decided from attempts made under another. No model is called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ilis_guard import events
-from ilis_guard.policy import Ruling
 from ilis_guard.policy.binding import BoundPolicy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
-from ilis_guard.sentences import cut_after
-from ilis_guard.types import Action, Attempt, Request, ShadowRuling
+from ilis_guard.types import Action, Attempt, ErrorInfo, PromptRuling, Request, Ruling, ShadowNote, ShadowRuling
 
 
-def looked_on(
-    wired: BoundPolicy, request: Request, tiers: Sequence[str], attempts: Sequence[Attempt], *, decision: str
+def shadow_ruling(
+    bound: BoundPolicy, request: Request, tiers: Sequence[str], attempts: Sequence[Attempt], *, decision: str
 ) -> ShadowRuling:
-    """Let a policy look at attempts that were made under another one. Nothing is raised.
+    """Evaluate a policy on attempts that were made under another one. Nothing is raised.
 
     It goes from tier to tier as it would have, as far as there are attempts.
 
     Args:
-        wired: the policy.
-        request: what was asked.
+        bound: the policy.
+        request: the request.
         tiers: names, from small to large.
         attempts: those made, in order.
         decision: the decision's id.
     """
-    reasons: list[str] = []
+    fingerprint = bound.policy.fingerprint
+    replay = _Replay({attempt.tier: attempt for attempt in attempts})
     try:
-        way = wired.way(request, tiers, sampling_key=decision)
-        ruling = _last_ruling(way, {attempt.tier: attempt for attempt in attempts}, reasons)
-    except Exception as error:  # noqa: BLE001 - who only looks on does no harm, whatever is wrong with them
+        ruling = replay.run(bound.initial_state(request, tiers, sampling_key=decision))
+    except Exception as error:  # noqa: BLE001 - a policy in shadow does no harm, whatever is wrong with it
         events.log().error(events.SHADOW_FAILED, decision=decision, error=type(error).__name__)
         return ShadowRuling(
-            policy=wired.policy.fingerprint,
+            policy=fingerprint,
             action=None,
             rule=None,
-            reasons=tuple(reasons),
-            error=f"{type(error).__name__}: {error}",
+            rulings=tuple(replay.rulings),
+            notes=tuple(replay.notes),
+            error=ErrorInfo.of(error),
         )
     return ShadowRuling(
-        policy=wired.policy.fingerprint,
+        policy=fingerprint,
         action=None if ruling is None else ruling.action,
         rule=None if ruling is None else ruling.rule,
-        reasons=tuple(reasons),
+        rulings=tuple(replay.rulings),
+        notes=tuple(replay.notes),
     )
 
 
-def _last_ruling(way: CascadeState, made: dict[str, Attempt], reasons: list[str]) -> Ruling | None:
-    """The ruling it comes to; None where that hangs on an answer that was never made. `reasons` grows on the way."""
-    while True:
-        attempt = made[way.left[0]]
-        ruling, facts = _ruling(way, attempt, reasons)
-        if ruling is None:
-            kept = "spared its answer" if attempt.stopped_at is None else cut_after(attempt.stopped_at)
-            reasons.append(f"the tier {attempt.tier!r} was {kept}, so what there was to say isn't known")
-            return None
-        if ruling.action is not Action.RETRY:
-            return ruling
-        way = way.after_retry(facts, ruling.to)
-        if way.left[0] not in made:
-            reasons.append(f"the tier {way.left[0]!r} wasn't asked, so what comes of it isn't known")
-            return ruling
+@dataclass(slots=True)
+class _Replay:
+    """A cascade over attempts that were made."""
+
+    attempts: Mapping[str, Attempt]
+    """By tier."""
+    rulings: list[Ruling] = field(default_factory=list)
+    notes: list[ShadowNote] = field(default_factory=list)
+
+    def run(self, state: CascadeState) -> Ruling | None:
+        """The ruling that it comes to; None where that depends on an answer that was never made."""
+        while True:
+            attempt = self.attempts[state.tiers[0]]
+            ruling, summary = self._rule(state, attempt)
+            if ruling is None:
+                self.notes.append(_no_answer(attempt))
+                return None
+            self.rulings.append(ruling)
+            if ruling.action is not Action.RETRY:
+                return ruling
+            state = state.after_retry(summary, ruling.to)
+            if state.tiers[0] not in self.attempts:
+                self.notes.append(ShadowNote(kind="tier_not_tried", tier=state.tiers[0]))
+                return ruling
+
+    def _rule(self, state: CascadeState, attempt: Attempt) -> tuple[Ruling | None, AttemptSummary]:
+        """The ruling on one attempt, and that attempt as far as it would have come under it.
+
+        None where it would have let the model answer, which never did, or was stopped early.
+        """
+        summary, prompt = AttemptSummary.of(attempt), PromptRuling()
+        if state.policy.prompt_rules:
+            if attempt.prompt_score is None and state.policy.scored_prompt_rules:
+                # Only the policy in force has prompts scored.
+                self.notes.append(ShadowNote(kind="prompt_not_scored", tier=attempt.tier))
+            at_prompt = AttemptSummary.at_prompt(attempt)
+            prompt = state.evaluate_prompt(at_prompt)
+            if prompt.ruling is not None:
+                return prompt.ruling, summary if attempt.stage == "prompt" else at_prompt
+        if attempt.stage == "prompt" or attempt.stopped_at is not None:
+            return None, summary
+        ruling = state.evaluate_answer(summary, answer_blocked_by=prompt.answer_blocked_by)
+        return replace(ruling, outcomes=(*prompt.outcomes, *ruling.outcomes)), summary
 
 
-def _ruling(way: CascadeState, attempt: Attempt, reasons: list[str]) -> tuple[Ruling | None, AttemptSummary]:
-    """What it says to one attempt, and that attempt as far as it would have come under it.
-
-    It says nothing, None, where it would have let the model answer, which never did, or was cut on its way.
-    """
-    facts, answer_blocked_by = AttemptSummary.of(attempt), ""
-    if way.policy.prompt_rules:
-        if attempt.prompt_score is None and way.policy.scored_prompt_rules:
-            reasons.append(
-                f"the prompt wasn't scored on the tier {attempt.tier!r}: only the policy in force has that done"
-            )
-        at_prompt = AttemptSummary.at_prompt(attempt)
-        early = way.at_prompt(at_prompt)
-        reasons.extend(early.reasons)
-        if early.ruling is not None:
-            return early.ruling, facts if attempt.stage == "prompt" else at_prompt
-        answer_blocked_by = early.answer_blocked_by
-    if attempt.stage == "prompt":
-        return None, facts
-    if attempt.stopped_at is not None:
-        return None, facts
-    ruling = way.at_answer(facts, answer_blocked_by=answer_blocked_by)
-    reasons.extend(ruling.reasons)
-    return ruling, facts
+def _no_answer(attempt: Attempt) -> ShadowNote:
+    if attempt.stopped_at is None:
+        return ShadowNote(kind="answer_spared", tier=attempt.tier)
+    return ShadowNote(kind="answer_stopped_early", tier=attempt.tier, tokens=attempt.stopped_at)

@@ -1,135 +1,165 @@
-"""Who reads a stream, and what they have been shown of the answer."""
+"""Streams: what a reader sees of an answer while it is generated, and what is retracted when it isn't given."""
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from ilis_guard.cascade.stream_events import Retraction, StreamEvent, StreamMode, TextDelta
 from ilis_guard.concurrency.cancellation import CancelToken
 from ilis_guard.concurrency.channel import EventChannel
-from ilis_guard.types import Action, Decision
+from ilis_guard.types import Action, Decision, StreamMode
 
 HALF_A_CHARACTER: Final = "\ufffd"
 """What a decoder writes for the first bytes of a character whose others are still to come."""
 
-
-class Audience:
-    """The reader of one stream.
-
-    Args:
-        feed: to the reader.
-        mode: what they want to be shown.
-    """
-
-    def __init__(self, feed: EventChannel[StreamEvent], mode: StreamMode) -> None:
-        self.mode = mode
-        self.shown = Shown(feed.tell)
-        self._feed = feed
-
-    @property
-    def cancel_token(self) -> CancelToken:
-        """Whether they are still there."""
-        return self._feed.cancel_token
-
-    def catch_up(self) -> None:
-        """Wait until they have read all that was shown, and want more.
-
-        Raises:
-            ClientDisconnected: they have left.
-        """
-        self._feed.catch_up()
+RetractionReason = Literal["attempt_failed", "not_answered", "stopped_early", "answer_differs", "out_of_time"]
+"""The attempt failed; the policy doesn't give this answer; no rule could have given it any more; the answer that is
+given isn't the one that was shown; or the time for the request is over."""
 
 
-class Shown:
-    """What was shown of the answer: of one attempt after the other, until something is withdrawn.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """The next part of the answer's text. Where nothing was retracted, the parts joined are the decision's text."""
+
+    text: str
+    """Never empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retraction:
+    """All text so far is retracted; nothing but the decision follows."""
+
+    reason: RetractionReason
+
+
+StreamEvent = TextDelta | Retraction | Decision
+"""The decision comes exactly once, at the end."""
+
+
+class StreamWriter:
+    """Writes one stream: the text of one attempt after the other, until something is retracted, then the decision.
 
     Threads may share it: a call that was given up may go on beside the attempt that follows.
 
     Args:
-        tell: told of what happens.
+        channel: to the reader.
+        mode: what the reader wants to see.
     """
 
-    def __init__(self, tell: Callable[[StreamEvent], None]) -> None:
-        self._tell = tell
-        self._lock = threading.Lock()
-        self._text = ""
-        self._is_withdrawn = False
-        self._showing: Showing | None = None
+    def __init__(self, channel: EventChannel[StreamEvent], mode: StreamMode) -> None:
+        self.mode = mode
+        self._channel = channel
+        self._text = TextOnStream(channel.tell)
 
     @property
-    def is_withdrawn(self) -> bool:
-        """Whether anything was shown and withdrawn: then nothing is shown any more."""
-        return self._is_withdrawn
+    def cancel_token(self) -> CancelToken:
+        """Cancelled when the reader leaves."""
+        return self._channel.cancel_token
 
-    def begin(self) -> "Showing":
-        """Where the next attempt shows its answer."""
-        with self._lock:
-            self._showing = Showing(self)
-            return self._showing
+    @property
+    def is_retracted(self) -> bool:
+        """Whether any text was retracted: then no more text is written."""
+        return self._text.is_retracted
 
-    def close(self) -> None:
-        """The attempt is over: whatever still comes of it isn't shown."""
-        with self._lock:
-            self._showing = None
+    def open_attempt(self) -> "AttemptWriter":
+        """Let the next attempt write."""
+        return self._text.open_attempt()
 
-    def withdraw(self, reason: str) -> None:
-        """Take back what was shown, if anything was.
+    def close_attempt(self) -> None:
+        """End the attempt: whatever still comes of it isn't written."""
+        self._text.close_attempt()
 
-        Args:
-            reason: a sentence without prompts and answers.
+    def retract(self, reason: RetractionReason) -> None:
+        """Retract the text so far, if there is any."""
+        self._text.retract(reason)
+
+    def finish(self, decision: Decision) -> None:
+        """Write what is missing of the answer, or retract the text if it isn't given; then the decision."""
+        self._text.finish(decision)
+        self._channel.tell(decision)
+
+    def wait_for_reader(self) -> None:
+        """Wait until the reader has read everything and wants more.
+
+        Raises:
+            ClientDisconnected: the reader has left.
         """
-        with self._lock:
-            self._withdraw(reason)
+        self._channel.catch_up()
 
-    def conclude(self, decision: Decision) -> None:
-        """Show what is missing of the answer, or take back what was shown if it doesn't go out; then the decision."""
+
+class TextOnStream:
+    """The text on a stream.
+
+    Args:
+        send: called with each event.
+    """
+
+    def __init__(self, send: Callable[[StreamEvent], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._text = ""
+        self._attempt: AttemptWriter | None = None
+        self.is_retracted = False
+        """Whether any text was retracted."""
+
+    def open_attempt(self) -> "AttemptWriter":
+        """Let the next attempt write."""
         with self._lock:
-            self._showing = None
-            goes_out = decision.action is Action.ANSWER
-            if goes_out and decision.text.startswith(self._text):
-                self._grow(decision.text)
+            self._attempt = AttemptWriter(self)
+            return self._attempt
+
+    def close_attempt(self) -> None:
+        """End the attempt."""
+        with self._lock:
+            self._attempt = None
+
+    def retract(self, reason: RetractionReason, *, of: "AttemptWriter | None" = None) -> None:
+        """Retract the text so far, if there is any; that of an attempt only while it is the newest."""
+        with self._lock:
+            if of is None or of is self._attempt:
+                self._retract(reason)
+
+    def write(self, attempt: "AttemptWriter", text: str) -> None:
+        """Write an attempt's text as far as it has come, unless another attempt is the newest."""
+        with self._lock:
+            if attempt is self._attempt and text.startswith(self._text):
+                self._write(text)
+
+    def finish(self, decision: Decision) -> None:
+        """Write what is missing of the answer, or retract the text if it isn't given."""
+        with self._lock:
+            self._attempt = None
+            is_given = decision.action is Action.ANSWER
+            if is_given and decision.text.startswith(self._text):
+                self._write(decision.text)
             else:
-                other = "the answer that goes out isn't the one that was shown" if goes_out else "nothing is answered"
-                self._withdraw(other)
-            self._tell(decision)
+                self._retract("answer_differs" if is_given else "not_answered")
 
-    def grow(self, showing: "Showing", text: str) -> None:
-        """Show an attempt's text as far as it has come, unless it isn't shown any more."""
-        with self._lock:
-            if showing is self._showing and text.startswith(self._text):
-                self._grow(text)
-
-    def fail(self, showing: "Showing") -> None:
-        """Take back what was shown of an attempt whose model failed, unless it isn't shown any more."""
-        with self._lock:
-            if showing is self._showing:
-                self._withdraw("the model failed on its way")
-
-    def _grow(self, text: str) -> None:
-        piece = text[len(self._text) :]
-        if piece and not self._is_withdrawn:
+    def _write(self, text: str) -> None:
+        delta = text[len(self._text) :]
+        if delta and not self.is_retracted:
             self._text = text
-            self._tell(TextDelta(text=piece))
+            self._send(TextDelta(text=delta))
 
-    def _withdraw(self, reason: str) -> None:
-        if self._text and not self._is_withdrawn:
-            self._is_withdrawn = True
-            self._tell(Retraction(reason=reason))
+    def _retract(self, reason: RetractionReason) -> None:
+        if self._text and not self.is_retracted:
+            self.is_retracted = True
+            self._send(Retraction(reason=reason))
 
 
-class Showing:
-    """Where one attempt shows its answer."""
+class AttemptWriter:
+    """Writes the text of one attempt."""
 
-    def __init__(self, shown: Shown) -> None:
-        self._shown = shown
+    def __init__(self, stream: TextOnStream) -> None:
+        self._stream = stream
 
-    def so_far(self, text: str) -> None:
-        """Show it as far as it has come. What may still change is kept back: half characters, and spaces at the end."""
+    def write(self, text: str) -> None:
+        """Write the text as far as it has come, without what may still change: half characters, spaces at the end."""
         settled = ""
         while settled != text:
             settled, text = text, text.rstrip().rstrip(HALF_A_CHARACTER)
-        self._shown.grow(self, settled)
+        self._stream.write(self, settled)
 
-    def failed(self) -> None:
-        """Take it back: what comes of another call is another text."""
-        self._shown.fail(self)
+    def fail(self) -> None:
+        """Retract it: another call gives another text."""
+        self._stream.retract("attempt_failed", of=self)

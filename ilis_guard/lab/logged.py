@@ -152,7 +152,7 @@ def _row(decision: _Decision, attempt: WrittenAttempt, wrong: bool | None) -> di
         "prompt_length": decision.prompt_length,
         "text_length": len(attempt.text),
         "finish_reason": attempt.finish_reason or "",
-        "error": attempt.error,
+        "error": "" if attempt.error is None else attempt.error.kind,
         "labels": None if decision.labels is None else _labels(decision.labels),
         "wrong": wrong,
     }

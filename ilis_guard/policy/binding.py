@@ -17,11 +17,11 @@ class BoundPolicy:
     """By tier, where the policy gives a guarantee: the uncertainty up to which it holds; None where it can't be
     certified."""
 
-    def way(self, request: Request, tiers: Sequence[str], *, sampling_key: str) -> CascadeState:
-        """A request's way before its first attempt."""
+    def initial_state(self, request: Request, tiers: Sequence[str], *, sampling_key: str) -> CascadeState:
+        """The state of a request before its first attempt."""
         return CascadeState(
             policy=self.policy,
-            left=tuple(tiers),
+            tiers=tuple(tiers),
             labels=request.labels,
             prompt_length=len(request.prompt),
             sampling_key=sampling_key,

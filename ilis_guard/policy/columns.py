@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from ilis_guard.policy.equivalence import LABELS, Column
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.recordings import UNKNOWN, Few, Recorded, RecordedTier
-from ilis_guard.policy.state import out_of_time
+from ilis_guard.policy.state import OUT_OF_TIME
 from ilis_guard.types import Stage, Statistics
 
 Rows = Int64[np.ndarray, " rows"]
@@ -150,7 +150,7 @@ class Columns:
             return known
         is_late = self._is_out_of_time & ~known.is_true
         return Few(
-            values=(*known.values, out_of_time(self._max_seconds)),
+            values=(*known.values, OUT_OF_TIME),
             codes=np.where(is_late, len(known.values), known.codes),
         )
 

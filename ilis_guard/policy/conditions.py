@@ -15,7 +15,7 @@ from ilis_guard.config.strict_yaml import shorten, suggest
 from ilis_guard.policy.bounds import objections
 from ilis_guard.policy.facts import VISIBLE, Facts, seen
 from ilis_guard.policy.syntax import Kind, Node, expression, tree
-from ilis_guard.sentences import kind_of
+from ilis_guard.types import FactValue
 
 MAX_LENGTH: Final = 2000
 """Characters of one condition; more belongs into several rules."""
@@ -200,7 +200,7 @@ class Situation:
         still_open: those of them that may come out otherwise, and so aren't known yet.
     """
 
-    __slots__ = ("_known", "_missing", "_still_open", "_values", "_words", "activation")
+    __slots__ = ("_facts", "_known", "_missing", "_still_open", "_values", "activation")
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Situation:
         self._values = seen(facts, names)
         # Only NaN differs from itself.
         self._missing = frozenset([name for name, value in self._values.items() if value != value])  # noqa: PLR0124
-        self._words: dict[str | tuple[str, ...], str] = {}
+        self._facts: dict[tuple[str, ...], Mapping[str, FactValue | None]] = {}
         self._known: Any = None
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
 
@@ -248,35 +248,22 @@ class Situation:
             return ""
         return next(name for name in names if name in self._missing)
 
-    def describe(self, names: tuple[str, ...]) -> str:
-        """``uncertainty is 0.43, typicality is missing``: some facts and their values."""
-        words = self._words.get(names)
-        if words is None:
-            told = dict.fromkeys(fact for name in names for fact in _BEHIND.get(name, (name,)))
-            words = self._words[names] = ", ".join([self._word(name) for name in told])
-        return words
+    def facts(self, names: tuple[str, ...]) -> Mapping[str, FactValue | None]:
+        """The values of these facts and labels, and of the facts behind them; None where one is missing."""
+        found = self._facts.get(names)
+        if found is None:
+            read = dict.fromkeys(fact for name in names for fact in _BEHIND.get(name, (name,)))
+            found = self._facts[names] = {name: self._fact(name) for name in read}
+        return found
 
-    def _word(self, name: str) -> str:
-        # Most facts are looked at by several conditions.
-        word = self._words.get(name)
-        if word is None:
-            word = self._words[name] = f"{name} is {self.value(name)}"
-        return word
-
-    def value(self, name: str) -> str:
-        """A fact's value in a few words."""
+    def _fact(self, name: str) -> FactValue | None:
+        if name in self._missing:
+            return None
         is_label = name.startswith("labels.")
-        value = self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
-        if value is None or name in self._missing:
-            return "missing"
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if value == "":
-            return "empty"
-        if name == "error":
-            value = kind_of(value)
-        text = f"{value:.6g}" if isinstance(value, float) else repr(value)
-        return text if len(text) <= 60 else f"{text[:57]}..."  # about as much as is read
+        value: FactValue | None = (
+            self._values["labels"].get(name.removeprefix("labels.")) if is_label else self._values[name]
+        )
+        return value
 
 
 def _compiled(text: str) -> Any:

@@ -1,28 +1,330 @@
-"""Explanations: what the engine ruled on some facts, rule by rule, with what each part of a condition came to."""
+"""Explanations: the only place where rulings, attempts and errors become sentences. Nothing reads them back.
+
+What is made here is for reviewers and operators: it quotes facts and labels, and errors by their kind. Prompts and
+answers aren't quoted.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine, Ruling, in_sample
+from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
 from ilis_guard.policy.facts import Facts, seen
 from ilis_guard.policy.parts import Finding, Part
 from ilis_guard.policy.schema import Rule
-from ilis_guard.sentences import GOES_ON, paragraph, passed_over, why_of
-from ilis_guard.types import Mode, Stage
+from ilis_guard.types import (
+    Action,
+    Attempt,
+    Decision,
+    ErrorInfo,
+    FactValue,
+    Mode,
+    Obstacle,
+    ObstacleKind,
+    PartOutcome,
+    RuleOutcome,
+    Ruling,
+    ShadowNote,
+    ShadowRuling,
+    SpentBudget,
+    Stage,
+    Ticket,
+)
+from ilis_guard.types.rulings import json_values
 
-Outcome = Literal["decided", "passed over", "not reached"]
+NO_RULE_HELD: Final = "no rule held: abstained"
+GOES_ON: Final = "no rule held at the prompt: the model goes on to answer"
+MAX_PASSED_OVER: Final = 3
+"""Rules that were passed over and are listed in a paragraph; `reasons` lists them all."""
+MAX_VALUE: Final = 60
+"""Characters of a fact's value that are shown."""
+
+_DONE: Final[Mapping[Action | None, str]] = {
+    Action.ANSWER: "the answer is given",
+    Action.ABSTAIN: "nothing is answered (abstain)",
+    Action.RETRY: "a larger tier is asked (retry)",
+    Action.ESCALATE: "a person is asked (escalate)",
+    None: "the model goes on to answer",
+}
+_WOULD_HAVE: Final = {
+    Action.ANSWER: "have answered",
+    Action.ABSTAIN: "have abstained",
+    Action.RETRY: "have asked a larger tier (retry)",
+    Action.ESCALATE: "have escalated",
+}
+
+
+def explain_decision(decision: Decision) -> str:
+    """What was done and why, in a few sentences for a reviewer."""
+    return paragraph(
+        action=decision.action,
+        attempts=decision.attempts,
+        rulings=decision.rulings,
+        ticket=decision.ticket,
+        ticket_error=decision.ticket_error,
+        mode=decision.mode,
+        shadow=decision.shadow,
+    )
+
+
+def explain_ticket(ticket: Ticket, attempts: Sequence[Attempt], rulings: Sequence[Ruling]) -> str:
+    """What happened to a ticket's request and why, in a few sentences for a reviewer."""
+    action = Action.ANSWER if ticket.kind == "audited" else Action.ESCALATE
+    return paragraph(action=action, attempts=attempts, rulings=rulings, ticket=ticket)
+
+
+def paragraph(
+    *,
+    action: Action,
+    attempts: Sequence[Attempt],
+    rulings: Sequence[Ruling],
+    ticket: Ticket | None = None,
+    ticket_error: ErrorInfo | None = None,
+    mode: Mode = "enforce",
+    shadow: ShadowRuling | None = None,
+) -> str:
+    """What happened to a request and why, in a few sentences for a reviewer.
+
+    Args:
+        action: what was done in the end.
+        attempts: every tier's try, in order.
+        rulings: one an attempt.
+        ticket: where a person looks at it; None for nowhere.
+        ticket_error: why the ticket couldn't be stored.
+        mode: of the policy in force.
+        shadow: what a policy in shadow said.
+    """
+    if mode == "shadow":
+        given = "The answer is given, as it would be without a policy." if action is Action.ANSWER else "No answer."
+        sentences = [*map(_attempt, attempts), given]
+    elif len(rulings) == len(attempts):
+        pairs = zip(map(_attempt, attempts), map(_ruling, rulings), strict=True)
+        sentences = [sentence for pair in pairs for sentence in pair]
+    else:
+        sentences = [*map(_attempt, attempts), f"In the end {_DONE[action]}."]
+    if ticket_error is not None:
+        effect = "the answer isn't audited" if action is Action.ANSWER else _DONE[action]
+        sentences.append(f"The ticket couldn't be stored ({ticket_error.kind}), so {effect}.")
+    if mode != "shadow" and rulings and (passed := _not_decisive(rulings[-1])):
+        sentences.append(_passed_over(passed))
+    if ticket is not None:
+        sentences.append(_ticket(ticket))
+    if shadow is not None:
+        sentences += _shadow(shadow, is_in_force=mode == "shadow")
+    return " ".join(sentences)
+
+
+def reasons(decision: Decision) -> list[str]:
+    """Why a decision was made, in the order in which it came about, for operators: errors with their details."""
+    found = attempt_reasons(decision.attempts, decision.rulings)
+    if decision.mode == "shadow":
+        became = "the answer was given" if decision.action is Action.ANSWER else "there was no answer to give"
+        found.append(f"the policy is in shadow mode: {became}")
+    if decision.ticket_error is not None:
+        effect = "the audit's ticket" if decision.action is Action.ANSWER else "abstained: the ticket"
+        found.append(f"{effect} couldn't be stored: {error_text(decision.ticket_error)}")
+    elif decision.ticket is not None and decision.ticket.kind == "audited":
+        found.append(f"sampled for an audit in the queue {decision.ticket.queue!r}")
+    return found
+
+
+def attempt_reasons(attempts: Sequence[Attempt], rulings: Sequence[Ruling]) -> list[str]:
+    """As `reasons`, of the attempts and the rulings on them; either may be missing."""
+    found: list[str] = []
+    for index in range(max(len(attempts), len(rulings))):
+        attempt = attempts[index] if index < len(attempts) else None
+        ruling = rulings[index] if index < len(rulings) else None
+        at_prompt = () if ruling is None else [one for one in ruling.outcomes if one.stage == "prompt"]
+        if ruling is not None and ruling.stage == "answer":
+            found += map(_outcome, at_prompt)
+        if attempt is not None and attempt.error is not None:
+            found.append(f"tier {attempt.tier!r} failed: {error_text(attempt.error)}")
+        if attempt is not None and attempt.stopped_at is not None:
+            found.append(f"tier {attempt.tier!r} was {_stopped(attempt.stopped_at)}: no rule could have answered")
+        if ruling is None:
+            continue
+        if ruling.spent is not None:
+            found.append(f"no larger tier is left: {_spent(ruling.spent)}")
+        if ruling.stage == "prompt":
+            found += [_outcome(one, ruling) for one in at_prompt]
+        else:
+            found += [_outcome(one, ruling) for one in ruling.outcomes if one.stage == "answer"]
+        if ruling.rule is None:
+            found.append(NO_RULE_HELD)
+    return found
+
+
+def error_text(error: ErrorInfo) -> str:
+    """An error for operators: its kind and its details."""
+    return f"{error.kind}: {error.detail or error.message}"
+
+
+def outcome_text(outcome: RuleOutcome) -> str:
+    """Why a rule decided or was passed over."""
+    if outcome.outcome == "not_sampled":
+        return f"it holds for a sample of {outcome.sample:g}, and this request isn't in it"
+    if outcome.outcome == "failed":
+        return f"condition `{outcome.condition}` failed: {outcome.detail}"
+    if outcome.obstacle is not None:
+        return _OBSTACLES[outcome.obstacle.kind](outcome.obstacle)
+    held = " and ".join(map(_part, outcome.parts)) if outcome.parts else "it has no condition"
+    is_sampled = outcome.outcome == "decided" and outcome.sample is not None
+    return f"{held}, and this request is in its sample ({outcome.sample:g})" if is_sampled else held
+
+
+def fact_text(value: FactValue | None) -> str:
+    """A fact's value in a few words."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value == "":
+        return "empty"
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
+
+
+def facts_text(facts: Mapping[str, FactValue | None]) -> str:
+    """``uncertainty is 0.43, typicality is missing``: some facts and their values."""
+    return ", ".join(f"{name} is {fact_text(value)}" for name, value in facts.items())
+
+
+def _part(part: PartOutcome) -> str:
+    facts = facts_text(part.facts)
+    return f"`{part.condition}` is {'true' if part.value else 'false'}{f' ({facts})' if facts else ''}"
+
+
+def _outcome(outcome: RuleOutcome, ruling: Ruling | None = None) -> str:
+    if outcome.outcome == "decided" and ruling is not None:
+        early = " at the prompt" if outcome.stage == "prompt" else ""
+        return f"rule '{outcome.rule}' decided{early}: {ruling.action.value}, because {outcome_text(outcome)}"
+    return f"rule '{outcome.rule}' passed over: {outcome_text(outcome)}"
+
+
+_OBSTACLES: Final[Mapping[ObstacleKind, Callable[[Obstacle], str]]] = {
+    "attempt_failed": lambda _: "it would answer, but the attempt failed",
+    "no_uncertainty": lambda _: "it would answer, but the attempt has no uncertainty from 0 to 1",
+    "not_certified": lambda of: (
+        "it would answer, but on this tier the policy's guarantee covers "
+        f"{'no uncertainty' if of.threshold is None else f'only an uncertainty up to {of.threshold:.6g}'}"
+    ),
+    "missing_fact": lambda of: f"it would answer, but it looks at {of.fact}, which is missing",
+    "no_larger_tier": lambda _: "it would retry, but there is no larger tier",
+    "same_tier": lambda of: f"it would retry on {of.tier!r}, but that tier made this attempt",
+    "not_a_larger_tier": lambda of: f"it would retry on {of.tier!r}, but that isn't one of the larger tiers left",
+    "invalid_labels": lambda of: f"{of.detail}, so nothing is answered",
+    "stopped_early": lambda of: f"the answer was {_stopped(of.tokens or 0)}, so nothing is answered",
+    "rule_failed": lambda of: f"rule '{of.rule}' couldn't be evaluated, so nothing is answered after it: {of.detail}",
+    "rule_undetermined": lambda of: (
+        f"rule '{of.rule}' might have held: it looks at {of.fact}, which is missing, so nothing is answered"
+    ),
+}
+
+
+def _attempt(attempt: Attempt) -> str:
+    tier = f"The tier '{attempt.tier}'" if attempt.tier else "The model"
+    value = attempt.uncertainty
+    uncertainty = None if value is None or math.isnan(value) else value
+    if attempt.stage == "prompt":
+        scored = "" if uncertainty is None else f"; the prompt has an uncertainty of {uncertainty:.3g}"
+        return f"{tier} hadn't answered yet{scored}."
+    if attempt.error is not None:
+        return f"{tier} failed ({attempt.error.kind})."
+    if attempt.stopped_at is not None:
+        scored = "" if uncertainty is None else f", with an uncertainty of {uncertainty:.3g} so far"
+        return f"{tier} was {_stopped(attempt.stopped_at)}{scored}."
+    scored = "; its answer has no uncertainty" if uncertainty is None else f" with an uncertainty of {uncertainty:.3g}"
+    return f"{tier} answered{scored}."
+
+
+def _ruling(ruling: Ruling) -> str:
+    if ruling.rule is None:
+        return f"No rule held, so {_DONE[ruling.action]}."
+    early = ", before a token is generated" if ruling.stage == "prompt" else ""
+    return f"By rule '{ruling.rule}' {_DONE[ruling.action]}{early}, because {outcome_text(ruling.outcomes[-1])}."
+
+
+def _ticket(ticket: Ticket) -> str:
+    is_audit = ticket.kind == "audited"
+    if ticket.state == "resolved":
+        verdict = "" if ticket.verdict is None else f" ({ticket.verdict.value})"
+        return f"A person has {'checked' if is_audit else 'resolved'} it{verdict}."
+    if ticket.state == "expired":
+        return f"Its ticket expired in the queue '{ticket.queue}' without a verdict."
+    if is_audit:
+        return f"It also waits in the queue '{ticket.queue}' for a person's look."
+    return f"It waits in the queue '{ticket.queue}' for a person."
+
+
+def _shadow(shadow: ShadowRuling, *, is_in_force: bool) -> list[str]:
+    policy = "The policy is in shadow mode" if is_in_force else "Another policy is in shadow"
+    if shadow.error is not None:
+        return [f"{policy}, and couldn't be evaluated ({shadow.error.kind})."]
+    if shadow.action is None or not shadow.rulings:
+        return [f"{policy}: what it would have done depends on an answer that was never made."]
+    ruling = shadow.rulings[-1]
+    passed = _not_decisive(ruling)
+    # Of the policy in force everything is said, as if it had decided.
+    return [f"{policy}: {_would_have(ruling)}.", *([_passed_over(passed)] if is_in_force and passed else [])]
+
+
+def shadow_note(note: ShadowNote) -> str:
+    """What limits a shadow ruling, in a sentence."""
+    match note.kind:
+        case "prompt_not_scored":
+            return f"the prompt wasn't scored on the tier {note.tier!r}: only the policy in force has that done"
+        case "answer_spared":
+            return f"the tier {note.tier!r} was spared its answer, so the ruling on it isn't known"
+        case "answer_stopped_early":
+            return f"the tier {note.tier!r} was {_stopped(note.tokens or 0)}, so the ruling on its answer isn't known"
+        case "tier_not_tried":
+            return f"the tier {note.tier!r} wasn't tried, so the ruling on its answer isn't known"
+
+
+def _would_have(ruling: Ruling) -> str:
+    if ruling.rule is None:
+        return f"no rule held, so it would {_WOULD_HAVE[ruling.action]}"
+    early = ", before a token is generated" if ruling.stage == "prompt" else ""
+    why = outcome_text(ruling.outcomes[-1])
+    return f"by rule '{ruling.rule}' it would {_WOULD_HAVE[ruling.action]}{early}, because {why}"
+
+
+def _not_decisive(ruling: Ruling) -> tuple[RuleOutcome, ...]:
+    """The rules that were passed over at the stage that decided."""
+    return tuple(one for one in ruling.outcomes if one.outcome != "decided" and one.stage == ruling.stage)
+
+
+def _passed_over(outcomes: Sequence[RuleOutcome]) -> str:
+    # Those nearest to the rule that decided say most of why it came to that one.
+    listed = [f"rule '{one.rule}', as {outcome_text(one)}" for one in outcomes[-MAX_PASSED_OVER:]]
+    others = len(outcomes) - len(listed)
+    first = [] if others == 0 else ["1 other" if others == 1 else f"{others} others"]
+    return f"Passed over before it: {'; '.join(first + listed)}."
+
+
+def _stopped(tokens: int) -> str:
+    return f"stopped after {tokens} token{'' if tokens == 1 else 's'}"
+
+
+def _spent(spent: SpentBudget) -> str:
+    match spent.limit:
+        case "max_seconds":
+            return f"the request's {spent.value:g} seconds are over"
+        case "max_attempts":
+            return f"the request's attempts ({spent.value:g}) are made"
+        case "max_cost":
+            return f"the request's cost limit ({spent.value:g}) is reached"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedRule:
-    """One rule, and what became of it."""
+    """One rule of a policy, and what became of it on some facts."""
 
     rule: Rule
-    outcome: Outcome
-    why: str = ""
-    """Why it decided or was passed over; empty where it wasn't reached."""
+    outcome: RuleOutcome | None = None
+    """None where it wasn't reached."""
     condition: Finding | None = None
     """What its condition came to; None where it has none, and where it wasn't reached."""
 
@@ -31,15 +333,15 @@ class ExplainedRule:
         return {
             "rule": self.rule.id,
             "do": self.rule.do.value,
-            "outcome": self.outcome,
-            "why": self.why,
+            "outcome": "not_reached" if self.outcome is None else self.outcome.outcome,
+            "why": "" if self.outcome is None else outcome_text(self.outcome),
             "condition": None if self.condition is None else self.condition.to_dict(),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a policy says what it says to some facts."""
+    """Why a policy rules as it does on some facts."""
 
     mode: Mode
     """`shadow` where what is ruled isn't done."""
@@ -49,22 +351,24 @@ class Explanation:
     """The engine's own. None at stage `prompt` where no rule held, and the model goes on to answer."""
     rules: tuple[ExplainedRule, ...]
     """The rules of the stage, in order."""
-    answer_blocked_by: str
-    """What `Facts.answer_blocked_by` must say of the answer, at stage `prompt`."""
+    answer_blocked_by: Obstacle | None
+    """As `PromptRuling.answer_blocked_by`, at stage `prompt`."""
 
     @property
     def decisive(self) -> Finding | None:
         """What the condition came to of the rule that decided; None where none did, or it has none."""
-        return next((one.condition for one in self.rules if one.outcome == "decided"), None)
+        return next((one.condition for one in self.rules if one.outcome and one.outcome.outcome == "decided"), None)
 
     @property
     def paragraph(self) -> str:
         """The same in a few sentences."""
-        facts, ruling = self.facts, self.ruling
-        attempt = {"tier": facts.tier, "stage": self.stage, "uncertainty": facts.uncertainty, "error": facts.error}
-        reasons = [passed_over(one.rule.id, one.why) for one in self.rules if one.outcome == "passed over"]
-        reasons.append(GOES_ON if ruling is None else ruling.reasons[-1])
-        return paragraph(action="" if ruling is None else ruling.action.value, attempts=[attempt], reasons=reasons)
+        facts = self.facts
+        error = ErrorInfo(kind=facts.error, message="") if facts.error else None
+        attempt = Attempt(tier=facts.tier, stage=self.stage, uncertainty=facts.uncertainty, error=error)
+        outcomes = tuple(one.outcome for one in self.rules if one.outcome is not None)
+        passed = tuple(one for one in outcomes if one.outcome != "decided")
+        ruled = f"No rule held, so {_DONE[None]}." if self.ruling is None else _ruling(self.ruling)
+        return " ".join([_attempt(attempt), ruled, *([_passed_over(passed)] if passed else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, with the facts as conditions see them: a number that is missing is null."""
@@ -78,51 +382,42 @@ class Explanation:
             "say": "" if ruling is None else ruling.say,
             "paragraph": self.paragraph,
             "rules": [one.to_dict() for one in self.rules],
-            "facts": {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in seen(self.facts).items()
-            },
+            "facts": json_values(seen(self.facts)),
         }
 
 
 def explain(engine: Engine, facts: Facts, stage: Stage = "answer", *, mode: Mode = "enforce") -> Explanation:
-    """Let the engine rule on some facts, and tell what it did with each rule of that stage."""
-    answer_blocked_by = ""
+    """Let the engine rule on some facts, and say what became of each rule of that stage."""
+    blocked_by: Obstacle | None = None
     ruling: Ruling | None
     if stage == "answer":
         ruling = engine.evaluate(facts)
-        reasons = ruling.reasons
+        outcomes = ruling.outcomes
     else:
-        early = engine.evaluate_prompt(facts)
-        ruling, reasons, answer_blocked_by = early.ruling, early.reasons, early.answer_blocked_by
-    rules = engine.at(stage)
-    decisive = next((index for index, one in enumerate(rules) if ruling and one.rule.id == ruling.rule), len(rules))
+        prompt = engine.evaluate_prompt(facts)
+        ruling, outcomes, blocked_by = prompt.ruling, prompt.outcomes, prompt.answer_blocked_by
     situation = Situation(facts)
     return Explanation(
         mode=mode,
         stage=stage,
         facts=facts,
         ruling=ruling,
-        rules=(
-            *(_passed_over(bound, situation, facts, reasons[index]) for index, bound in enumerate(rules[:decisive])),
-            *(_decided(bound, situation, reasons[decisive]) for bound in rules[decisive : decisive + 1]),
-            *(ExplainedRule(rule=bound.rule, outcome="not reached") for bound in rules[decisive + 1 :]),
-        ),
-        answer_blocked_by=answer_blocked_by,
+        rules=tuple(_explained(engine.at(stage), outcomes, situation)),
+        answer_blocked_by=blocked_by,
     )
 
 
-def _decided(bound: BoundRule, situation: Situation, reason: str) -> ExplainedRule:
-    condition = None if bound.condition is ALWAYS else Part.of(bound.condition).check(situation)
-    return ExplainedRule(rule=bound.rule, outcome="decided", why=why_of(reason), condition=condition)
-
-
-def _passed_over(bound: BoundRule, situation: Situation, facts: Facts, reason: str) -> ExplainedRule:
-    if bound.condition is ALWAYS:
-        return ExplainedRule(rule=bound.rule, outcome="passed over", why=why_of(reason))
-    part = Part.of(bound.condition)
-    finding = part.check(situation)
-    # The engine, which is in a hurry, tells a false condition as a whole; its parts say which of them made it false.
-    is_false = finding.value is False and in_sample(bound.rule, facts)
-    why = part.sentence(situation, value=False) if is_false else why_of(reason)
-    return ExplainedRule(rule=bound.rule, outcome="passed over", why=why, condition=finding)
+def _explained(
+    rules: Sequence[BoundRule], outcomes: Sequence[RuleOutcome], situation: Situation
+) -> Iterator[ExplainedRule]:
+    for index, bound in enumerate(rules):
+        if index >= len(outcomes):
+            yield ExplainedRule(rule=bound.rule)
+        elif bound.condition is ALWAYS:
+            yield ExplainedRule(rule=bound.rule, outcome=outcomes[index])
+        else:
+            part, outcome = Part.of(bound.condition), outcomes[index]
+            # The engine, which is in a hurry, keeps a false condition whole; here the parts that made it false count.
+            if outcome.outcome == "not_held":
+                outcome = replace(outcome, parts=part.outcomes(situation, value=False))
+            yield ExplainedRule(rule=bound.rule, outcome=outcome, condition=part.check(situation))

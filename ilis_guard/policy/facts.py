@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from ilis_guard import labels
-from ilis_guard.types import FinishReason, Label, Labels, Statistics
+from ilis_guard.types import FinishReason, Label, Labels, Obstacle, Statistics
 
 LONGEST_ERROR: Final = 10_000
 """Characters of an error that conditions see."""
@@ -47,11 +47,11 @@ class Facts:
     labels: Labels = field(default_factory=dict)
     """The caller's labels."""
     error: str = ""
-    """Why the attempt has no scored answer; empty where it has one."""
+    """Why the attempt has no scored answer, as `ErrorInfo.kind`; empty where it has one."""
     statistics: Statistics | None = None
     """Output statistics of the attempt."""
-    answer_blocked_by: str = ""
-    """Why no rule may answer, whatever it says: a rule of stage `prompt` might have stopped it."""
+    answer_blocked_by: Obstacle | None = None
+    """Why no rule may answer, whatever it says: a rule of stage `prompt` might have stopped it, or a stream did."""
     sampling_key: str = ""
     """What samples are drawn from: the decision's id, or a row's in a simulation. Conditions don't see it."""
 
@@ -69,7 +69,7 @@ class Facts:
         return self.uncertainty <= self.threshold  # false where the threshold is NaN
 
     @property
-    def mislabelled(self) -> str:
+    def label_problem(self) -> str:
         """What is wrong with the labels, so that nothing may be answered; empty where nothing is."""
         return labels.problem(self.labels) if self.labels else ""
 
@@ -155,7 +155,7 @@ def _text(value: str) -> str:
 def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:
     """Labels as CEL can hold them; those it can't hold, and those too long to look at in every decision, aren't there.
 
-    `Facts.mislabelled` says so, and then nothing is answered.
+    `Facts.label_problem` says so, and then nothing is answered.
     """
     for name, value in itertools.islice(of_caller.items(), labels.MOST):
         if not isinstance(name, str) or len(name) > labels.LONGEST_NAME:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import BoundRule, in_sample, mislabelled, missing_facts, obstacle
+from ilis_guard.policy.engine import BoundRule, in_sample, invalid_labels, missing_facts, obstacle_to
 from ilis_guard.policy.facts import Facts
 from ilis_guard.types import Action
 
@@ -27,13 +27,13 @@ def may_answer(rules: Iterable[BoundRule], facts: Facts, *, tiers_may_go: bool) 
         facts: of the attempt as far as it has come.
         tiers_may_go: whether a larger tier that is left now may be out of reach at the answer's end.
     """
-    if facts.error or facts.answer_blocked_by or mislabelled(facts):
+    if facts.error or facts.answer_blocked_by or invalid_labels(facts):
         return False
     still_open = OPEN | {"last_tier"} if tiers_may_go and not facts.last_tier else OPEN
     situation = Situation(facts, still_open=still_open)
     for bound in rules:
         holds = bound.condition.outlook(situation) if in_sample(bound.rule, facts) else False
-        if holds is False or obstacle(bound, facts):
+        if holds is False or obstacle_to(bound, facts):
             continue
         if bound.rule.do is Action.ANSWER:
             if not missing_facts(bound, situation):

@@ -6,18 +6,19 @@ isn't possible the condition stays in one part.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ilis_guard.policy.conditions import Condition, ConditionError, Situation
 from ilis_guard.policy.facts import VISIBLE
-from ilis_guard.sentences import came_to
+from ilis_guard.types import FactValue, PartOutcome
+from ilis_guard.types.rulings import json_values
 
 MAX_CUTS: Final = 40
 """A condition with more operators than this stays in one part: nobody would read them all."""
 MAX_TOLD: Final = 5
-"""So many parts are told one by one in a sentence; where more matter, the whole condition is."""
+"""Parts that are listed one by one; where more matter, the whole condition is."""
 
 Operator = Literal["||", "&&", "!"]
 
@@ -40,8 +41,8 @@ class Finding:
     text: str
     value: bool | str
     """A string where it can't be evaluated, and says why."""
-    facts: dict[str, str]
-    """The facts that it names, and their values in words."""
+    facts: Mapping[str, FactValue | None]
+    """The facts that it reads; None where one is missing."""
     operator: Operator | None = None
     """What joins its parts; None where it has none."""
     parts: tuple["Finding", ...] = ()
@@ -53,7 +54,7 @@ class Finding:
             "text": self.text,
             "value": None if failed else self.value,
             "failed": self.value if failed else None,
-            "facts": dict(self.facts),
+            "facts": json_values(self.facts),
             "operator": self.operator,
             "parts": [part.to_dict() for part in self.parts],
         }
@@ -76,12 +77,15 @@ class Part:
             return cls(condition)
         return _part(condition, _unwrapped(tokens))
 
-    def sentence(self, situation: Situation, *, value: bool) -> str:
-        """What made it come to `value`, which it did: the parts that did so, each with its facts."""
-        telling = list(self.telling(situation, value))
-        if len(telling) > MAX_TOLD:
-            telling = [(self.condition, value)]
-        return " and ".join(came_to(one.brief, true, situation.describe(one.names)) for one, true in telling)
+    def outcomes(self, situation: Situation, *, value: bool) -> tuple[PartOutcome, ...]:
+        """The parts that made it come to `value`, which it did; the whole condition where these are too many."""
+        decisive = list(self.telling(situation, value))
+        if len(decisive) > MAX_TOLD:
+            decisive = [(self.condition, value)]
+        return tuple(
+            PartOutcome(condition=one.brief, value=came_to, facts=situation.facts(one.names))
+            for one, came_to in decisive
+        )
 
     def telling(self, situation: Situation, value: bool) -> Iterator[tuple[Condition, bool]]:
         """The smallest parts that made it come to `value`, whatever the others came to, with their own values."""
@@ -117,7 +121,7 @@ class Part:
         return Finding(
             text=self.condition.text,
             value=self.condition.check(situation),
-            facts={name: situation.value(name) for name in self.condition.names},
+            facts=situation.facts(self.condition.names),
             operator=self.operator,
             parts=tuple(part.check(situation) for part in self.parts),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ilis_guard.config.strict_yaml import Document, parse, read
 from ilis_guard.errors import PolicyError
-from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, PromptRuling, Ruling, at_stage
+from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, at_stage
 from ilis_guard.policy.explain import Explanation, explain
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.lint import Notice, notices
@@ -16,7 +16,7 @@ from ilis_guard.policy.outlook import may_answer
 from ilis_guard.policy.reach import Reach
 from ilis_guard.policy.sampling import AUDITS, drawn
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
-from ilis_guard.types import Action, Mode, Stage
+from ilis_guard.types import Action, Mode, PromptRuling, Ruling, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from ilis_guard.policy.cells import MISSING, Literals, cells, count, literals_of, merged
 from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import BoundRule, at_stage, doubt, missing_facts, obstacle
+from ilis_guard.policy.engine import BoundRule, at_stage, missing_facts, obstacle_to, undetermined
+from ilis_guard.policy.explain import facts_text
 from ilis_guard.policy.facts import VISIBLE, Facts
 from ilis_guard.types import STAGES, Action, Stage
 
@@ -110,7 +111,7 @@ class Reach:
         for cell in self.cells("answer", fixed):
             if not cell.is_decided:
                 named = tuple(name for name in self._literals["answer"] if name not in fixed)
-                return Situation(cell.facts).describe(named)
+                return facts_text(Situation(cell.facts).facts(named))
         return ""
 
     def _read(self, stage: Stage, shared: Literals) -> Literals:
@@ -152,14 +153,14 @@ class Reach:
                 yield Turn(bound, tuple([*deciding, *holding_back] if answers else deciding), acts)
                 if acts and not (answers and holding_back):
                     deciding.append(rule.id)
-            elif is_plain and doubt(bound, facts, situation):
+            elif is_plain and undetermined(bound, facts, situation):
                 holding_back += [rule.id] if is_sure else []
                 may_be_held_back = may_be_held_back or not is_sure
             # It may fail on these facts.
             may_be_held_back = may_be_held_back or not (is_plain or answers)
 
     def _could_act(self, bound: BoundRule, facts: Facts, situation: Situation) -> bool:
-        if obstacle(bound, facts):
+        if obstacle_to(bound, facts):
             return False
         if bound.rule.id not in self._plain:
             return True

@@ -1,15 +1,25 @@
 """Decisions and tickets read back from the JSON that they were printed as."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from ilis_guard.errors import FactsError
 from ilis_guard.policy.replay import Retold
 from ilis_guard.policy.written import Written, WrittenAttempt
-from ilis_guard.sentences import action_behind
-from ilis_guard.types import Action, Label, Mode, ShadowRuling
+from ilis_guard.types import (
+    Action,
+    ErrorInfo,
+    Label,
+    Mode,
+    Ruling,
+    ShadowRuling,
+    Ticket,
+    TicketKind,
+    TicketState,
+    Verdict,
+)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -60,36 +70,34 @@ class _Request(Written):
 
 
 class _Ticket(Written):
+    id: str
     queue: str
-
-
-class _ShadowRuling(Written):
-    policy: str
-    action: Action | None
-    rule: str | None
-    reasons: tuple[str, ...]
-    error: str
+    state: TicketState
+    kind: TicketKind
+    created_at: float
+    verdict: Annotated[Verdict | None, Field(strict=False)] = None
 
     @property
-    def made(self) -> ShadowRuling:
-        """The ruling itself."""
-        return ShadowRuling(**self.model_dump())
+    def made(self) -> Ticket:
+        """The ticket itself, as far as it is explained."""
+        return Ticket(**self.model_dump())
 
 
 class _DecisionFile(Written):
     """As `Decision.to_dict` has it."""
 
     id: str
-    action: Action
-    reasons: tuple[str, ...]
+    action: Annotated[Action, Field(strict=False)]
+    rulings: Annotated[tuple[Ruling, ...], Field(strict=False)]
     policy: str
     ticket: _Ticket | None
+    ticket_error: ErrorInfo | None = None
     attempts: tuple[WrittenAttempt, ...] = Field(min_length=1)
     labels: dict[str, Label] | None = None
     prompt_length: int = 0
     thresholds: dict[str, float | None] = Field(default_factory=dict)
     mode: Mode = "enforce"
-    shadow: _ShadowRuling | None = None
+    shadow: ShadowRuling | None = None
 
     @property
     def retold(self) -> Retold:
@@ -97,15 +105,16 @@ class _DecisionFile(Written):
         return Retold(
             id=self.id,
             policy=self.policy,
-            action=self.action.value,
-            queue="" if self.ticket is None else self.ticket.queue,
-            reasons=self.reasons,
+            action=self.action,
+            ticket=None if self.ticket is None else self.ticket.made,
+            ticket_error=self.ticket_error,
+            rulings=self.rulings,
             attempts=tuple(attempt.made for attempt in self.attempts),
             labels=self.labels,
             prompt_length=self.prompt_length,
             thresholds=self.thresholds,
             mode=self.mode,
-            shadow=None if self.shadow is None else self.shadow.made,
+            shadow=self.shadow,
         )
 
 
@@ -114,7 +123,7 @@ class _TicketFile(Written):
 
     decision: str
     request: _Request
-    reasons: tuple[str, ...]
+    rulings: Annotated[tuple[Ruling, ...], Field(strict=False)]
     policy: str
     ticket: _Ticket
     attempts: tuple[WrittenAttempt, ...] = Field(min_length=1)
@@ -125,9 +134,9 @@ class _TicketFile(Written):
         return Retold(
             id=self.decision,
             policy=self.policy,
-            action=action_behind(self.reasons),
-            queue=self.ticket.queue,
-            reasons=self.reasons,
+            action=Action.ANSWER if self.ticket.kind == "audited" else Action.ESCALATE,
+            ticket=self.ticket.made,
+            rulings=self.rulings,
             attempts=tuple(attempt.made for attempt in self.attempts),
             labels=self.request.labels,
             prompt_length=len(self.request.messages[-1].content),

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ilis_guard.policy.explain import Explanation
+from ilis_guard.policy.explain import Explanation, paragraph
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
-from ilis_guard.sentences import Said, paragraph, said_in
-from ilis_guard.types import Attempt, Labels, Mode, ShadowRuling, Stage
+from ilis_guard.types import Action, Attempt, ErrorInfo, Labels, Mode, Obstacle, Ruling, ShadowRuling, Stage, Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +17,9 @@ class Retold:
     id: str
     policy: str
     """Fingerprint of the policy that decided."""
-    action: str
-    queue: str
-    """Where it waits for a person; empty where it doesn't."""
-    reasons: tuple[str, ...]
+    action: Action
+    ticket: Ticket | None
+    rulings: tuple[Ruling, ...]
     attempts: tuple[Attempt, ...]
     """Without signatures."""
     labels: Labels | None
@@ -31,23 +29,24 @@ class Retold:
     mode: Mode = "enforce"
     shadow: ShadowRuling | None = None
     """As a decision's; tickets hold none."""
+    ticket_error: ErrorInfo | None = None
 
     @property
-    def said(self) -> tuple[Said, ...]:
-        """What the policy said to each attempt, in force or only looking on; less where the reasons don't tell."""
-        reasons = self.reasons if self.mode == "enforce" or self.shadow is None else self.shadow.reasons
-        return tuple(said_in(reasons))
+    def evaluated(self) -> tuple[Ruling, ...]:
+        """What the policy in force said to each attempt, whether it decided or was in shadow mode."""
+        return self.rulings if self.mode == "enforce" or self.shadow is None else self.shadow.rulings
 
     @property
     def paragraph(self) -> str:
-        """As `Decision.explain`."""
+        """As `explain_decision`."""
         return paragraph(
             action=self.action,
-            attempts=[attempt.to_dict() for attempt in self.attempts],
-            reasons=self.reasons,
-            queue=self.queue,
+            attempts=self.attempts,
+            rulings=self.rulings,
+            ticket=self.ticket,
+            ticket_error=self.ticket_error,
             mode=self.mode,
-            shadow=None if self.shadow is None else self.shadow.to_dict(),
+            shadow=self.shadow,
         )
 
 
@@ -60,7 +59,7 @@ class Step:
     explanation: Explanation
     """What the policy says to the facts on record."""
     agrees: bool | None
-    """Whether that is what was decided; None where the reasons on record don't tell."""
+    """Whether that is what was decided; None where the rulings on record aren't one an attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +78,7 @@ class Retracing:
         if self.policy != self.retold.policy:
             found.append(f"another policy decided, with the fingerprint {self.retold.policy}; this is {self.policy}")
         if any(step.agrees is None for step in self.steps):
-            found.append("the reasons on record don't tell what was decided at each step, so that isn't compared")
+            found.append("the rulings on record aren't one an attempt, so they aren't compared")
         if any(step.agrees is False for step in self.steps):
             found.append("which larger tiers there were isn't on record; give --config guard.yaml")
             if self.retold.labels is None:
@@ -117,17 +116,18 @@ def _steps(policy: Policy, retold: Retold, larger_tiers: Sequence[str], given: M
     tiers = tuple(attempt.tier for attempt in retold.attempts)
     way = CascadeState(
         policy=policy,
-        left=(*tiers, *larger_tiers),
+        tiers=(*tiers, *larger_tiers),
         labels=retold.labels or {},
         prompt_length=retold.prompt_length,
         sampling_key=retold.id,
         thresholds=retold.thresholds,
     )
-    said: list[Said | None] = list(retold.said)
-    if len(said) != len(tiers):  # redacted by now, or not written by the engine
-        said = [None] * len(tiers)
-    for number, (attempt, recorded) in enumerate(zip(retold.attempts, said, strict=True), start=1):
-        newest, answer_blocked_by = AttemptSummary.of(attempt), ""
+    rulings: Sequence[Ruling | None] = retold.evaluated
+    if len(rulings) != len(tiers):
+        rulings = [None] * len(tiers)
+    for number, (attempt, recorded) in enumerate(zip(retold.attempts, rulings, strict=True), start=1):
+        newest = AttemptSummary.of(attempt)
+        answer_blocked_by: Obstacle | None = None
         stages = _stages(policy, attempt)
         for stage in stages:
             told = newest if stage == "answer" else AttemptSummary.at_prompt(attempt)
@@ -145,8 +145,8 @@ def _stages(policy: Policy, attempt: Attempt) -> tuple[Stage, ...]:
     return ("prompt", "answer") if policy.prompt_rules else ("answer",)
 
 
-def _agrees(explanation: Explanation, recorded: Said, *, is_last: bool) -> bool:
+def _agrees(explanation: Explanation, recorded: Ruling, *, is_last: bool) -> bool:
     ruling = explanation.ruling
     if not is_last:
         return ruling is None
-    return ruling is not None and (ruling.action.value, ruling.rule) == (recorded.action, recorded.rule)
+    return ruling is not None and (ruling.action, ruling.rule) == (recorded.action, recorded.rule)

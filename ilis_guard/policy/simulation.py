@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from ilis_guard.policy.columns import Columns, Rows, Spent
-from ilis_guard.policy.engine import Ruling
 from ilis_guard.policy.equivalence import Codes, Sight, alike
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded
 from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.state import CascadeState
-from ilis_guard.types import STAGES, Action, Stage
+from ilis_guard.types import STAGES, Action, Obstacle, Ruling, Stage
 
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ class _Said:
     """None where the way goes on to the answer, or nothing was decided."""
     rule: str | None = None
     to: str | None = None
-    answer_blocked_by: str = ""
+    answer_blocked_by: Obstacle | None = None
     undecided: str = ""
 
 
@@ -113,7 +112,7 @@ class _Walks:
         self._action = np.full(requests, OUTCOMES.index(None), dtype=np.int8)
         self._rule = _Remembered[str | None](None, requests)
         self._undecided = _Remembered("", requests)
-        self._held_back = _Remembered("", requests)
+        self._blocked_by: _Remembered[Obstacle | None] = _Remembered(None, requests)
         self._tier = np.zeros(requests, dtype=np.int64)
         self._spent = Spent.nothing(requests)
 
@@ -168,14 +167,14 @@ class _Walks:
         if said.undecided:
             self._give_up(rows, said.undecided)
         elif said.action is None:
-            self._held_back.set(rows, said.answer_blocked_by)
+            self._blocked_by.set(rows, said.answer_blocked_by)
         else:
             tier = self._recorded.tiers[index]
             self._came_to[index][rows] = STOPPED_AT_PROMPT if stage == "prompt" else ANSWERED
             self._spent.add(tier, stage, rows)
             if said.action is Action.RETRY:
                 self._next[rows] = index + 1 if said.to is None else self._tiers.index(said.to)
-                self._held_back.set(rows, "")
+                self._blocked_by.set(rows, None)
             else:
                 self._end(rows, said)
 
@@ -199,7 +198,7 @@ class _Walks:
         unknown = {name: missing for name in sight.first if (missing := columns.unknown(name)).any()}
         drawn_for = [self._drawn(bound.rule.id, bound.rule.sample, rows) for bound in rules if bound.rule.sample]
         told_apart = [sight.codes(name, columns[name]) for name in sight.literals]
-        answer_blocked_by = self._held_back.few.codes[rows]
+        answer_blocked_by = self._blocked_by.few.codes[rows]
         first, group, sizes = alike([answer_blocked_by, *told_apart, *unknown.values(), *drawn_for])
         said: dict[_Said, int] = {}
         which = np.empty(len(first), dtype=np.int64)
@@ -214,12 +213,12 @@ class _Walks:
     def _say(self, index: int, stage: Stage, row: int, unrecorded: Sequence[str]) -> _Said:
         """What the policy says to one request's attempt, unless that depends on what wasn't recorded."""
         way, attempt = self._way(index, row), self._recorded.tiers[index].attempt(row, stage)
-        answer_blocked_by = self._held_back[row]
+        answer_blocked_by = self._blocked_by[row]
         ruling: Ruling | None
         if stage == "answer":
-            ruling = way.at_answer(attempt, answer_blocked_by=answer_blocked_by)
+            ruling = way.evaluate_answer(attempt, answer_blocked_by=answer_blocked_by)
         else:
-            early = way.at_prompt(attempt)
+            early = way.evaluate_prompt(attempt)
             ruling, answer_blocked_by = early.ruling, early.answer_blocked_by
         ids = [bound.rule.id for bound in self._rules[stage]]
         decided = len(ids) if ruling is None or ruling.rule is None else ids.index(ruling.rule)
@@ -238,12 +237,12 @@ class _Walks:
         before = zip(self._recorded.tiers[:index], self._came_to[:index], strict=True)
         return CascadeState(
             policy=self._policy,
-            left=self._tiers[index:],
+            tiers=self._tiers[index:],
             labels=self._recorded.labels[row] or {},
             prompt_length=max(0, int(self._recorded.prompt_length[row])),
             sampling_key=self._recorded.ids[row],
             thresholds=self._thresholds,
-            before=tuple(
+            earlier=tuple(
                 tier.attempt(row, "prompt" if came_to[row] == STOPPED_AT_PROMPT else "answer")
                 for tier, came_to in before
                 if came_to[row] != NEVER_RUN

@@ -1,24 +1,35 @@
-"""A request's way through the tiers as far as a policy goes: what it is told, what it says, who is asked next.
+"""Where a request stands in the cascade, as far as a policy goes: the facts, the rulings, the tiers that are left.
 
-No model runs here and no clock is asked. The live guard brings what its models said and how long they took, the
-simulation what was recorded of them; both walk this way.
+No model runs here and no clock is read. The live guard brings what its models returned and how long they took, the
+simulation what was recorded of that; both go through this class.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
-from ilis_guard.policy.engine import PromptRuling, Ruling
+from ilis_guard.errors import BudgetError
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.policy import Policy
-from ilis_guard.sentences import cut_after
-from ilis_guard.types import Attempt, FinishReason, Labels, Statistics
+from ilis_guard.types import (
+    Attempt,
+    FinishReason,
+    Labels,
+    Obstacle,
+    PromptRuling,
+    Ruling,
+    SpentBudget,
+    Statistics,
+)
+
+OUT_OF_TIME: Final = BudgetError.__name__
+"""The error, as a fact, of an attempt by whose end the request's seconds were over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSummary:
-    """What a policy is told of one attempt. Prompts and answers are no facts, so their texts aren't here."""
+    """What a policy may know of one attempt. Prompts and answers are no facts, so their texts aren't here."""
 
     tier: str
     uncertainty: float | None = None
@@ -31,12 +42,13 @@ class AttemptSummary:
     text_length: int = 0
     finish_reason: FinishReason | Literal[""] = ""
     stopped_at: int | None = None
-    """As `Attempt.stopped_at`: what was cut is no answer."""
+    """As `Attempt.stopped_at`: what was stopped early is no answer."""
     error: str = ""
+    """As `ErrorInfo.kind`; empty where there is none."""
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
-        """Those of an attempt that was made, or has just come as far as the prompt."""
+        """Summarise an attempt that was made, or has just come as far as the prompt."""
         return cls(
             tier=attempt.tier,
             uncertainty=attempt.uncertainty,
@@ -48,12 +60,12 @@ class AttemptSummary:
             text_length=len(attempt.text),
             finish_reason=attempt.finish_reason or "",
             stopped_at=attempt.stopped_at,
-            error=attempt.error,
+            error="" if attempt.error is None else attempt.error.kind,
         )
 
     @classmethod
     def at_prompt(cls, attempt: Attempt) -> Self:
-        """Those that an attempt on record had at the prompt; seconds and cost are told as 0 where nobody asked then."""
+        """Summarise a recorded attempt as it stood at the prompt; seconds and cost are 0 where they aren't known."""
         score = attempt.prompt_score
         return cls(
             tier=attempt.tier,
@@ -66,26 +78,26 @@ class AttemptSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeState:
-    """Where a request stands: at the first of the tiers that are left, with its attempts on smaller ones behind it."""
+    """A request at the first of the tiers that are left, with its attempts on smaller ones behind it."""
 
     policy: Policy
-    left: Sequence[str]
-    """The tiers that may still be asked, from small to large; the first is asked now."""
+    tiers: Sequence[str]
+    """The tiers that are left, from small to large; the first is tried now."""
     labels: Labels = field(default_factory=dict)
     prompt_length: int = 0
     """Characters of the user's last turn."""
     sampling_key: str = ""
-    """What samples are drawn from."""
+    """What decides whether the request is in a sample."""
     thresholds: Mapping[str, float | None] = field(default_factory=dict)
     """By tier: the uncertainty up to which the policy's guarantee holds; None where it can't be certified."""
-    before: tuple[AttemptSummary, ...] = ()
+    earlier: tuple[AttemptSummary, ...] = ()
     """Attempts on earlier tiers, each of which ended in a retry."""
 
-    def at_prompt(self, newest: AttemptSummary) -> PromptRuling:
+    def evaluate_prompt(self, newest: AttemptSummary) -> PromptRuling:
         """What the policy says before a token is generated."""
         return self.policy.evaluate_prompt(self.facts(newest))
 
-    def at_answer(self, newest: AttemptSummary, *, answer_blocked_by: str = "") -> Ruling:
+    def evaluate_answer(self, newest: AttemptSummary, *, answer_blocked_by: Obstacle | None = None) -> Ruling:
         """What the policy says to an attempt that was made.
 
         Args:
@@ -94,35 +106,36 @@ class CascadeState:
         """
         return self.policy.evaluate(self.facts(newest, answer_blocked_by))
 
-    def may_answer(self, so_far: AttemptSummary, *, answer_blocked_by: str = "") -> bool:
+    def may_answer(self, so_far: AttemptSummary, *, answer_blocked_by: Obstacle | None = None) -> bool:
         """Whether the policy may still answer with an attempt that is under way; as `Policy.may_answer`."""
         return self.policy.may_answer(self.facts(so_far, answer_blocked_by))
 
     def after_retry(self, newest: AttemptSummary, to: str | None) -> Self:
-        """Where a retry leads.
+        """The state that a retry leads to.
 
         Args:
-            newest: the attempt that it follows on.
+            newest: the attempt that it follows.
             to: one of the tiers left; None for the next larger one.
         """
-        return replace(self, left=self.left[1 if to is None else self.left.index(to) :], before=(*self.before, newest))
+        left = self.tiers[1 if to is None else self.tiers.index(to) :]
+        return replace(self, tiers=left, earlier=(*self.earlier, newest))
 
-    def spent(self, newest: AttemptSummary) -> str:
-        """Which part of the policy's budget is spent, so that no larger tier may be asked; empty where none is."""
+    def spent_budget(self, newest: AttemptSummary) -> SpentBudget | None:
+        """The part of the policy's budget that is spent, so that no larger tier may be tried; None where none is."""
         budget = self.policy.budget
         if budget is None:
-            return ""
+            return None
         if budget.max_seconds is not None and self._seconds(newest) > budget.max_seconds:
-            return f"the request's {budget.max_seconds:g} seconds are over"
-        if budget.max_attempts is not None and len(self.before) + 1 >= budget.max_attempts:
-            return f"the request's attempts ({budget.max_attempts}) are made"
+            return SpentBudget(limit="max_seconds", value=budget.max_seconds)
+        if budget.max_attempts is not None and len(self.earlier) + 1 >= budget.max_attempts:
+            return SpentBudget(limit="max_attempts", value=budget.max_attempts)
         if budget.max_cost is not None and self._cost(newest) >= budget.max_cost:
-            return f"what the request may cost ({budget.max_cost:g}) is spent"
-        return ""
+            return SpentBudget(limit="max_cost", value=budget.max_cost)
+        return None
 
-    def facts(self, newest: AttemptSummary, answer_blocked_by: str = "") -> Facts:
-        """What the policy is told once the newest attempt has come to its stage."""
-        larger = () if self.spent(newest) else tuple(self.left[1:])
+    def facts(self, newest: AttemptSummary, answer_blocked_by: Obstacle | None = None) -> Facts:
+        """The facts once the newest attempt has come to its stage."""
+        larger = () if self.spent_budget(newest) else tuple(self.tiers[1:])
         return Facts(
             uncertainty=newest.uncertainty,
             typicality=newest.typicality,
@@ -130,44 +143,37 @@ class CascadeState:
             tier=newest.tier,
             last_tier=not larger,
             larger_tiers=larger,
-            attempt=len(self.before) + 1,
-            tokens=newest.tokens + sum(attempt.tokens for attempt in self.before),
+            attempt=len(self.earlier) + 1,
+            tokens=newest.tokens + sum(attempt.tokens for attempt in self.earlier),
             seconds=self._seconds(newest),
             cost=self._cost(newest),
             prompt_length=self.prompt_length,
             text_length=newest.text_length,
             finish_reason=newest.finish_reason,
             labels=self.labels,
-            error=newest.error or self._out_of_time(newest),
+            error=newest.error or self._late(newest),
             statistics=newest.statistics,
-            answer_blocked_by=answer_blocked_by or _cut(newest),
+            answer_blocked_by=answer_blocked_by or _stopped_early(newest),
             sampling_key=self.sampling_key,
         )
 
-    def _out_of_time(self, newest: AttemptSummary) -> str:
-        """An answer that comes too late is an error, however good it is."""
+    def _late(self, newest: AttemptSummary) -> str:
+        """The error of an answer that comes too late, however good it is; empty where it doesn't."""
         limit = None if self.policy.budget is None else self.policy.budget.max_seconds
-        return out_of_time(limit) if limit is not None and self._seconds(newest) > limit else ""
+        return OUT_OF_TIME if limit is not None and self._seconds(newest) > limit else ""
 
     def _seconds(self, newest: AttemptSummary) -> float:
-        return newest.seconds + _added_up([attempt.seconds for attempt in self.before])
+        return newest.seconds + _total([attempt.seconds for attempt in self.earlier])
 
     def _cost(self, newest: AttemptSummary) -> float:
-        return newest.cost + _added_up([attempt.cost for attempt in self.before])
+        return newest.cost + _total([attempt.cost for attempt in self.earlier])
 
 
-def _cut(newest: AttemptSummary) -> str:
-    if newest.stopped_at is None:
-        return ""
-    return f"the answer was {cut_after(newest.stopped_at)}, so nothing is answered"
+def _stopped_early(newest: AttemptSummary) -> Obstacle | None:
+    return None if newest.stopped_at is None else Obstacle(kind="stopped_early", tokens=newest.stopped_at)
 
 
-def out_of_time(max_seconds: float) -> str:
-    """The error of an attempt by whose end the request's seconds were over."""
-    return f"BudgetError: the request's {max_seconds:g} seconds are over"
-
-
-def _added_up(values: Sequence[float]) -> float:
+def _total(values: Sequence[float]) -> float:
     # One after the other, as the simulation adds up its columns: Python's sum() rounds otherwise from 3.12 on.
     total = 0.0
     for value in values:

@@ -4,7 +4,7 @@ import math
 
 from pydantic import BaseModel, ConfigDict
 
-from ilis_guard.types import Attempt, FinishReason, Score, Stage, Statistics
+from ilis_guard.types import Attempt, ErrorInfo, FinishReason, Score, Stage, Statistics
 
 
 class Written(BaseModel):
@@ -58,15 +58,16 @@ class WrittenAttempt(Written):
     """None in those of releases that didn't keep it."""
     finish_reason: FinishReason | None
     stopped_at: int | None = None
-    error: str
+    error: ErrorInfo | None
 
     @property
     def made(self) -> Attempt:
         """The attempt itself."""
         score = self.prompt_score
         return Attempt(
-            **self.model_dump(exclude={"prompt_score", "statistics", "cost"}),
+            **self.model_dump(exclude={"prompt_score", "statistics", "cost", "error"}),
             cost=self.cost or 0.0,
+            error=self.error,
             prompt_score=None if score is None else score.made,
             statistics=None if self.statistics is None else self.statistics.made,
         )

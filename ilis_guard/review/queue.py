@@ -20,7 +20,7 @@ from ilis_guard.review.listing import QueueCounts
 from ilis_guard.review.record import TicketRecord, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.storage import Storage
-from ilis_guard.types import Attempt, Request, Ticket, TicketState, Verdict
+from ilis_guard.types import Attempt, Request, Ruling, Ticket, TicketKind, TicketState, Verdict
 
 _FIRST_LOOK: Final = 0.1
 _LAST_LOOK: Final = 5.0
@@ -84,7 +84,8 @@ class ReviewQueue:
         queue: str,
         policy: str,
         rule: str | None,
-        reasons: Sequence[str],
+        rulings: Sequence[Ruling] = (),
+        kind: TicketKind = "escalated",
         say: str = "",
         probability: float = 1.0,
         priority: int | None = None,
@@ -102,7 +103,8 @@ class ReviewQueue:
             queue: name of the queue whose reviewers shall see it.
             policy: fingerprint of the policy that decided.
             rule: id of the rule that decided; None where no rule held.
-            reasons: why, in the order it came about.
+            rulings: what the policy said to each attempt.
+            kind: whether a person decides, or checks an answer that was given.
             say: what the caller is told meanwhile.
             probability: of such a request's getting a ticket, above 0 and at most 1: less than 1 where the policy draws
                 a sample.
@@ -130,7 +132,8 @@ class ReviewQueue:
             "created_at": now,
             "policy": policy,
             "rule": rule,
-            "reasons": list(reasons),
+            "rulings": [ruling.to_dict() for ruling in rulings],
+            "kind": kind,
             "say": say,
             "probability": probability,
             "request": request.to_dict(),

@@ -6,8 +6,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from ilis_guard.sentences import action_behind, paragraph
-from ilis_guard.types import Ticket, TicketState, TicketWait, Verdict
+from ilis_guard.policy.explain import explain_ticket
+from ilis_guard.types import Ruling, Ticket, TicketState, TicketWaiter, Verdict
+from ilis_guard.types.decisions import read_attempt
+from ilis_guard.types.rulings import read_rulings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,8 @@ class TicketRecord:
     """Fingerprint of the policy that decided."""
     rule: str | None
     """Id of the rule that decided; None where no rule held."""
-    reasons: tuple[str, ...]
-    """Why the policy escalated, in the order it came about."""
+    rulings: tuple[Ruling, ...]
+    """What the policy said to each attempt. Of a redacted ticket, without the values of facts."""
     say: str
     """What the caller was told meanwhile; may be empty."""
     overdue: str
@@ -72,12 +74,7 @@ class TicketRecord:
 
     def explain(self) -> str:
         """As `Decision.explain`: what was done and why, in a few sentences, without prompts and answers."""
-        return paragraph(
-            action=action_behind(self.reasons),
-            attempts=self.attempts,
-            reasons=self.reasons,
-            queue=self.ticket.queue,
-        )
+        return explain_ticket(self.ticket, tuple(map(read_attempt, self.attempts)), self.rulings)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -88,7 +85,7 @@ class TicketRecord:
             "attempts": [dict(attempt) for attempt in self.attempts],
             "policy": self.policy,
             "rule": self.rule,
-            "reasons": list(self.reasons),
+            "rulings": [ruling.to_dict() for ruling in self.rulings],
             "say": self.say,
             "overdue": self.overdue,
             "probability": self.probability,
@@ -114,7 +111,7 @@ def _is_answer(attempt: Mapping[str, Any]) -> bool:
     return bool(attempt["text"].strip()) and attempt.get("stopped_at") is None
 
 
-def ticket_of(row: Row[Any], *, now: float, waiter: TicketWait | None = None) -> Ticket:
+def ticket_of(row: Row[Any], *, now: float, waiter: TicketWaiter | None = None) -> Ticket:
     """The ticket in a row that has at least the small columns, as it stands at a time."""
     is_claimed = row.claimed_until is not None and row.claimed_until > now
     state: TicketState = "claimed" if is_claimed else row.state
@@ -122,6 +119,7 @@ def ticket_of(row: Row[Any], *, now: float, waiter: TicketWait | None = None) ->
         id=row.id,
         queue=row.queue,
         state=state,
+        kind=row.kind,
         created_at=row.created_at,
         priority=row.priority,
         due_at=row.due_at,
@@ -146,7 +144,7 @@ def record_of(row: Row[Any], happenings: Iterable[Row[Any]], *, now: float) -> T
         attempts=tuple(attempts),
         policy=row.policy,
         rule=row.rule,
-        reasons=tuple(row.reasons),
+        rulings=read_rulings(row.rulings),
         say=row.say,
         overdue=row.overdue,
         probability=row.probability,

@@ -101,12 +101,15 @@ def _without_texts(row: Row[Any]) -> dict[str, Any]:
     messages = [turn | {"content": _redacted(turn["content"])} for turn in row.request["messages"]]
     return {
         "request": row.request | {"messages": messages},
-        # An error keeps its kind: what follows may quote the prompt, and so may the reasons, which repeat it.
+        # An error keeps its kind: its detail may quote the prompt. Rulings keep which rules decided: labels are facts.
         "attempts": [
-            tried | {"text": _redacted(tried["text"]), "error": tried["error"].partition(":")[0]}
+            tried | {"text": _redacted(tried["text"]), "error": tried["error"] and tried["error"] | {"detail": ""}}
             for tried in row.attempts
         ],
-        "reasons": [REDACTED] if row.reasons else [],
+        "rulings": [
+            ruling | {"outcomes": [outcome | {"parts": [], "detail": ""} for outcome in ruling["outcomes"]]}
+            for ruling in row.rulings
+        ],
         "text": _redacted(row.text),
         "reason": _redacted(row.reason),
     }

@@ -41,7 +41,7 @@ tickets: Final = Table(
     Column("created_at", Float, nullable=False),
     Column("policy", String, nullable=False),
     Column("rule", String),
-    Column("reasons", JSON, nullable=False),
+    Column("rulings", JSON, nullable=False),
     Column("say", Text, nullable=False),
     # How likely a request like this was to get a ticket: below 1 where a policy draws a sample. Whoever counts over
     # tickets weighs each by its inverse. The default is for tickets from before there was one.
@@ -55,6 +55,7 @@ tickets: Final = Table(
     Column("overdue", String, nullable=False),
     # How it stands. A claim is a lease: a ticket is claimed while `claimed_until` lies ahead, and open again after
     # it, with nobody having to write that down. `version` grows by one with each change that a person should know of.
+    Column("kind", String, nullable=False, server_default="escalated"),
     Column("state", String, nullable=False),
     Column("version", Integer, nullable=False),
     Column("claimed_by", String, nullable=False),
@@ -68,6 +69,7 @@ tickets: Final = Table(
     Column("redacted_at", Float),
     CheckConstraint("state IN ('open', 'resolved', 'expired')", name="state"),
     CheckConstraint("probability > 0 AND probability <= 1", name="probability"),
+    CheckConstraint("kind IN ('escalated', 'audited')", name="kind"),
     CheckConstraint("verdict IN ('accept', 'correct', 'reject')", name="verdict"),
     CheckConstraint("(state = 'resolved') = (verdict IS NOT NULL)", name="resolved_by_verdict"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_or_open"),

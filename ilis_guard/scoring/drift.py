@@ -86,7 +86,8 @@ class DriftTest:
         typicality = round(score.typicality * cells) / cells
         if not (0 < typicality <= 1 and abs(typicality - score.typicality) < 1e-9 and 0 <= score.uncertainty <= 1):
             raise ScoringError(
-                f"the score (uncertainty {score.uncertainty!r}, typicality {score.typicality!r}) isn't of a bundle with "
+                f"the score (uncertainty {score.uncertainty!r}, typicality {score.typicality!r}) isn't of a bundle "
+                "with "
                 f"{cells - 1} calibration distances"
             )
         if self._scores == self._window:

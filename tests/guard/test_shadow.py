@@ -223,7 +223,7 @@ def test_it_needs_no_queue_and_makes_no_ticket() -> None:
 
 
 def test_an_error_in_it_is_recorded_and_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    shadow, right = policy("{id: no, do: abstain}"), CascadeState.at_answer
+    shadow, right = policy("{id: no, do: abstain}"), CascadeState.evaluate_answer
 
     def broken(self: CascadeState, *args: Any, **options: Any) -> Any:
         if self.policy is shadow:
@@ -298,7 +298,7 @@ def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkey
         "Another policy looks on: what it would have done hangs on an answer that was never made."
     )
     shadow = policy("{id: no, do: abstain}")
-    right = CascadeState.at_answer
+    right = CascadeState.evaluate_answer
 
     def broken(self: CascadeState, *args: Any, **options: Any) -> Any:
         if self.policy is shadow:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ilis_guard import Action, Guard, Policy, Tier
-from ilis_guard.cascade.stream_events import TextDelta
+from ilis_guard.cascade.stream import TextDelta
 from ilis_guard.errors import RequestError
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue

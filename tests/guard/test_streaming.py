@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ilis_guard import Guard, Policy, Retraction, TextDelta, events
 from ilis_guard.cascade.early_stop import CONVINCING, PATIENCE
-from ilis_guard.cascade.stream_events import StreamEvent
+from ilis_guard.cascade.stream import StreamEvent
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import ModelError, RequestError, ScoringError, TransientModelError

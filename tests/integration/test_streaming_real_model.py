@@ -10,7 +10,7 @@ import pytest
 
 from ilis_guard import Decision, Guard, Policy, Retraction, TextDelta
 from ilis_guard.cascade.early_stop import PATIENCE
-from ilis_guard.cascade.stream_events import StreamEvent
+from ilis_guard.cascade.stream import StreamEvent
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.errors import TransientModelError
 from ilis_guard.scoring import LightGBMScorer, read_bundle

@@ -162,24 +162,24 @@ def alone(policy: Policy, recorded: Recorded, row: int, thresholds: dict[str, fl
     """One request's way, step by step, without anything that puts requests together; everything was recorded."""
     way = CascadeState(
         policy=policy,
-        left=[tier.name for tier in recorded.tiers],
+        tiers=[tier.name for tier in recorded.tiers],
         labels=recorded.labels[row] or {},
         prompt_length=int(recorded.prompt_length[row]),
         sampling_key=recorded.ids[row],
         thresholds=thresholds,
     )
     while True:
-        tier = next(tier for tier in recorded.tiers if tier.name == way.left[0])
-        ruling, answer_blocked_by, attempt = None, "", tier.attempt(row, "prompt")
+        tier = next(tier for tier in recorded.tiers if tier.name == way.tiers[0])
+        ruling, answer_blocked_by, attempt = None, None, tier.attempt(row, "prompt")
         failed_before = tier.scores_prompts and attempt.uncertainty is None
         if policy.prompt_rules and not failed_before:
-            early = way.at_prompt(attempt)
+            early = way.evaluate_prompt(attempt)
             ruling, answer_blocked_by = early.ruling, early.answer_blocked_by
         if ruling is None:
             attempt = tier.attempt(row, "answer")
-            ruling = way.at_answer(attempt, answer_blocked_by=answer_blocked_by)
+            ruling = way.evaluate_answer(attempt, answer_blocked_by=answer_blocked_by)
         if ruling.action is not Action.RETRY:
-            made = [*way.before, attempt]
+            made = [*way.earlier, attempt]
             seconds = cost = 0.0
             for one in made:
                 seconds, cost = seconds + one.seconds, cost + one.cost
@@ -481,9 +481,9 @@ def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
         ]
     )
     asked: list[AttemptSummary] = []
-    really = CascadeState.at_answer
+    really = CascadeState.evaluate_answer
 
-    def counted(way: CascadeState, newest: AttemptSummary, *, answer_blocked_by: str = "") -> object:
+    def counted(way: CascadeState, newest: AttemptSummary, *, answer_blocked_by: Obstacle | None = None) -> object:
         asked.append(newest)
         return really(way, newest, answer_blocked_by=answer_blocked_by)
 

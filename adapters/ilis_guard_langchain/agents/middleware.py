@@ -18,7 +18,6 @@ from ilis_guard import Action, Decision, Guard, ReviewQueue
 from ilis_guard.errors import ConfigError
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.review import TicketRecord
-from ilis_guard.sentences import action_behind
 from ilis_guard.types import Attempt, Labels
 from ilis_guard_langchain.agents.calling import AgentCall, AgentModel, AsyncHandler, Bridge, Handler, ToolsWantedError
 from ilis_guard_langchain.agents.reviewing import (
@@ -134,7 +133,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
     def _escalated_before(self, decision: str) -> TicketRecord | None:
         """The ticket of this very call, where the program ended before the agent's state knew of it."""
         record = None if self._queue is None else self._queue.of_decision(decision)
-        return record if record is not None and action_behind(record.reasons) == "escalate" else None
+        return record if record is not None and record.ticket.kind == "escalated" else None
 
     def _guard_of(self, model: BaseChatModel) -> Guard:
         """The guard with the agent in its tiers' places; where the agent's model is the guard, the guard itself."""
@@ -235,7 +234,8 @@ def _told_on(record: TicketRecord) -> dict[str, Any]:
         "action": Action.ESCALATE.value,
         "rule": record.rule,
         "uncertainty": last["uncertainty"],
-        "reasons": list(record.reasons),
+        "rulings": [ruling.for_callers() for ruling in record.rulings],
+        "errors": [],
         "tier": last["tier"],
         "ticket": record.ticket.id,
         "cost": sum(attempt["cost"] for attempt in record.attempts),

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ilis_guard import ReviewQueue, Verdict
 from ilis_guard.errors import QueueStorageError, ReviewError
+from ilis_guard.policy.explain import attempt_reasons
 from ilis_guard.review import TicketRecord
+from ilis_guard.types.decisions import read_attempt
 
 THREAD_LABEL: Final = "thread_id"
 """The label in which a ticket keeps the graph's thread that waits for it."""
@@ -171,6 +173,6 @@ def _question(record: TicketRecord, refused: str = "") -> dict[str, Any]:
         "version": record.ticket.version,
         "question": record.request["messages"][-1]["content"],
         "proposed": record.proposed,
-        "reasons": list(record.reasons),
+        "reasons": attempt_reasons(tuple(map(read_attempt, record.attempts)), record.rulings),
         "refused": refused,
     }

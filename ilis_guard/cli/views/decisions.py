@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ilis_guard.cli.views.text import SHORT_ID, coloured, escape
-from ilis_guard.sentences import cut_after
-from ilis_guard.types import Action, Decision, ShadowRuling, Stage
+from ilis_guard.policy.explain import error_text, explain_decision, reasons
+from ilis_guard.types import Action, Decision, ErrorInfo, ShadowRuling, Stage
 
 
 def decisions_table(questions: Sequence[str], decisions: Sequence[Decision]) -> Table:
@@ -58,8 +58,8 @@ def decision_view(made: Decision) -> RenderableType:
         f"{coloured(made.action)}  {escape(made.text)}",
         attempts_table([attempt.to_dict() for attempt in made.attempts]),
     ]
-    parts.append(escape(made.explain()))
-    parts += [f"- {escape(reason)}" for reason in made.reasons]
+    parts.append(escape(explain_decision(made)))
+    parts += [f"- {escape(reason)}" for reason in reasons(made)]
     if made.shadow is not None:
         parts.append(f"- the policy that looks on, {made.shadow.policy}, would {_would(made.shadow)}")
     if made.ticket is not None:
@@ -81,14 +81,14 @@ def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
             _number(attempt["typicality"]),
             str(attempt["tokens"]),
             f"{attempt['seconds'] * 1000:.0f}",
-            escape(attempt["error"]),
+            escape(_error(attempt["error"])),
         )
     return table
 
 
 def _would(said: ShadowRuling) -> str:
     if said.error:
-        return f"say nothing: {escape(said.error)}"
+        return f"say nothing: {escape(error_text(said.error))}"
     if said.action is None:
         return "have wanted an answer that was never made"
     return f"{coloured(said.action)} by {escape(said.rule or 'no rule')}"
@@ -97,7 +97,11 @@ def _would(said: ShadowRuling) -> str:
 def _said(stage: Stage, text: str, stopped_at: int | None) -> str:
     if stage == "prompt":
         return "[dim]stopped at the prompt[/]"
-    return escape(text) if stopped_at is None else f"{escape(text)} [dim]({cut_after(stopped_at)})[/]"
+    return escape(text) if stopped_at is None else f"{escape(text)} [dim](stopped after {stopped_at} tokens)[/]"
+
+
+def _error(values: Mapping[str, Any] | None) -> str:
+    return "" if values is None else error_text(ErrorInfo(**values))
 
 
 def _number(value: float | None) -> str:

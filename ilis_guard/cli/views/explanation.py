@@ -7,11 +7,19 @@ from rich.table import Table
 
 from ilis_guard.cli.views.text import coloured, escape
 from ilis_guard.policy import Explanation
-from ilis_guard.policy.explain import Outcome
+from ilis_guard.policy.explain import fact_text, outcome_text
 from ilis_guard.policy.parts import Finding
 from ilis_guard.policy.replay import Retracing
+from ilis_guard.types import Outcome
 
-_STYLES: dict[Outcome, str] = {"decided": "bold", "passed over": "", "not reached": "dim"}
+_STYLES: dict[Outcome, str] = {"decided": "bold"}
+_OUTCOMES: dict[Outcome, str] = {
+    "decided": "decided",
+    "not_held": "passed over",
+    "not_sampled": "passed over",
+    "failed": "passed over",
+    "obstructed": "passed over",
+}
 _SHADOW = "[bold cyan]SHADOW MODE: what the rules say is recorded, and not done[/bold cyan]"
 
 
@@ -51,9 +59,9 @@ def _rules_table(explained: Explanation) -> Table:
         table.add_row(
             escape(one.rule.id),
             coloured(one.rule.do),
-            one.outcome,
-            escape(one.why),
-            style=_STYLES[one.outcome],
+            "not reached" if one.outcome is None else _OUTCOMES[one.outcome.outcome],
+            escape("" if one.outcome is None else outcome_text(one.outcome)),
+            style="dim" if one.outcome is None else _STYLES.get(one.outcome.outcome, ""),
         )
     return table
 
@@ -63,7 +71,7 @@ def _parts_table(finding: Finding) -> Table:
     for heading in ("part", "value", "facts"):
         table.add_column(heading, overflow="fold")
     for depth, part in _indented(finding):
-        facts = ", ".join(f"{name} is {value}" for name, value in part.facts.items())
+        facts = ", ".join(f"{name} is {fact_text(value)}" for name, value in part.facts.items())
         value = part.value if isinstance(part.value, str) else str(part.value).lower()
         table.add_row("  " * depth + escape(part.text), escape(value), escape(facts))
     return table

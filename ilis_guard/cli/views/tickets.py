@@ -8,8 +8,10 @@ from rich.table import Table
 from ilis_guard.cli.views.decisions import attempts_table
 from ilis_guard.cli.views.text import SHORT_ID, escape, moment
 from ilis_guard.config.review import EXPIRE
+from ilis_guard.policy.explain import attempt_reasons
 from ilis_guard.review import QueueCounts, TicketEvent, TicketRecord
 from ilis_guard.types import Ticket
+from ilis_guard.types.decisions import read_attempt
 
 
 def tickets_table(tickets: Sequence[Ticket], *, more: bool = False) -> RenderableType:
@@ -72,7 +74,9 @@ def ticket_view(record: TicketRecord) -> RenderableType:
         parts.append(escape(f"labels: {record.request['labels']}"))
     parts.append(attempts_table(record.attempts))
     parts.append(escape(record.explain()))
-    parts += [f"- {escape(reason)}" for reason in record.reasons]
+    parts += [
+        f"- {escape(reason)}" for reason in attempt_reasons(tuple(map(read_attempt, record.attempts)), record.rulings)
+    ]
     if record.say:
         parts.append(f"the caller was told: {escape(record.say)}")
     if ticket.verdict is None:

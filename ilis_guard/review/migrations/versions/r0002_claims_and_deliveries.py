@@ -7,7 +7,7 @@ revision = "0002"
 down_revision = "0001"
 
 _TAKEN_OVER = (
-    "id, decision, created_at, policy, rule, reasons, say, request, attempts, queue, state, verdict, text, reason, "
+    "id, decision, created_at, policy, rule, rulings, say, request, attempts, queue, state, verdict, text, reason, "
     "reviewer"
 )
 
@@ -50,7 +50,7 @@ def _make_tickets() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("policy", sa.String, nullable=False),
         sa.Column("rule", sa.String),
-        sa.Column("reasons", sa.JSON, nullable=False),
+        sa.Column("rulings", sa.JSON, nullable=False),
         sa.Column("say", sa.Text, nullable=False),
         sa.Column("request", sa.JSON, nullable=False),
         sa.Column("attempts", sa.JSON, nullable=False),

@@ -13,3 +13,7 @@ def upgrade() -> None:
         "ALTER TABLE tickets ADD COLUMN probability FLOAT DEFAULT 1.0 NOT NULL "
         "CONSTRAINT ck_tickets_probability CHECK (probability > 0 AND probability <= 1)"
     )
+    op.execute(
+        "ALTER TABLE tickets ADD COLUMN kind VARCHAR DEFAULT 'escalated' NOT NULL "
+        "CONSTRAINT ck_tickets_kind CHECK (kind IN ('escalated', 'audited'))"
+    )

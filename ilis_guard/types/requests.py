@@ -1,0 +1,95 @@
+"""Requests: a conversation that ends with the user's turn, with the caller's labels and stop sequences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from ilis_guard.errors import RequestError
+from ilis_guard.labels import CheckedLabels
+from ilis_guard.labels import problem as label_problem
+
+Label = str | int | float | bool
+Labels = Mapping[str, Label]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the caller asks: a conversation that ends with the user's turn, and labels that policies may look at."""
+
+    messages: tuple[Message, ...]
+    labels: Labels = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these."""
+
+    @classmethod
+    def of(
+        cls,
+        prompt: "str | Sequence[Message | Mapping[str, str]]",
+        labels: Labels | None = None,
+        stop: Sequence[str] = (),
+    ) -> Self:
+        """Build a request from a string, messages, or ``{"role": ..., "content": ...}`` mappings.
+
+        Raises:
+            RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, a label isn't a
+                short string, a number or a boolean (see `labels`), or a stop sequence isn't a string or is empty.
+        """
+        if not isinstance(prompt, Sequence):
+            raise RequestError(f"a prompt is a string or a sequence of messages, got a {type(prompt).__name__}")
+        turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+        messages = tuple(_message(index, turn) for index, turn in enumerate(turns))
+        if not messages:
+            raise RequestError("there are no messages; pass at least one turn by the user")
+        if messages[-1].role != "user":
+            raise RequestError(
+                f"the last message (number {len(messages)}) is by {messages[-1].role!r}; the last turn must be the "
+                "user's"
+            )
+        if not messages[-1].content.strip():
+            raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
+        if what := label_problem(labels or {}):
+            raise RequestError(what)
+        if isinstance(stop, str) or not all(isinstance(sequence, str) and sequence for sequence in stop):
+            raise RequestError(f"`stop` is a list of strings that aren't empty, got a {type(stop).__name__} of others")
+        return cls(messages=messages, labels=CheckedLabels(labels or {}), stop=tuple(stop))
+
+    @property
+    def prompt(self) -> str:
+        """The user's last turn."""
+        return self.messages[-1].content
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `stop` only where there is any, so that others look as their tickets always did."""
+        told = {
+            "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
+            "labels": dict(self.labels),
+        }
+        return told | ({"stop": list(self.stop)} if self.stop else {})
+
+
+def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
+    where = f"message number {index + 1}"
+    if isinstance(turn, Message):
+        turn = {"role": turn.role, "content": turn.content}
+    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+        raise RequestError(f"{where} must have exactly the keys 'role' and 'content', got {_shape(turn)}")
+    role, content = turn["role"], turn["content"]
+    if role not in ("system", "user", "assistant"):
+        raise RequestError(f"{where} has the role {role!r}; it must be 'system', 'user' or 'assistant'")
+    if not isinstance(content, str):
+        raise RequestError(f"{where} has content of type {type(content).__name__}; it must be a string")
+    return Message(role=role, content=content)  # type: ignore[arg-type]  # narrowed by the check above
+
+
+def _shape(turn: object) -> str:
+    """What was got, without its text: prompts stay out of error messages."""
+    return f"the keys {sorted(map(str, turn))!r}" if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
