@@ -26,8 +26,7 @@ from rich.progress import track
 
 from benchmarks.common import show
 from ilis_guard.cascade.early_stop import EarlyStopper
-from ilis_guard.cascade.stream import Shown
-from ilis_guard.cascade.stream import StreamEvent, TextDelta
+from ilis_guard.cascade.stream import Shown, StreamEvent, TextDelta
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
