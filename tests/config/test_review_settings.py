@@ -71,7 +71,7 @@ def test_tickets_wait_as_their_queue_says(write: Callable[[str], Path], tmp_path
             attempts=[Attempt(tier="small", text="x")],
             queue="chemists",
             policy="p",
-            rulings=[],
+            rule=None,
         )
         assert (ticket.priority, ticket.due_at) == (3, ticket.created_at + 60)
         assert queue.get(ticket.id).overdue == "seniors"

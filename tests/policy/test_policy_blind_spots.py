@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.types import Action, Statistics
+from tests.explained import blocked, why
 
 SURE = Facts(uncertainty=0.1, typicality=0.5, last_tier=False)
 BLIND = replace(SURE, typicality=None)
@@ -31,7 +32,7 @@ def test_nothing_is_answered_after_a_rule_that_a_missing_number_kept_from_holdin
     rules = policy(f"id: strange, when: typicality < 0.05, do: {do}", ANSWER, LAST)
     ruling = rules.evaluate(replace(SURE, typicality=typicality))
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")
-    assert ruling.reasons[:2] == (
+    assert why(ruling)[:2] == (
         "rule 'strange' passed over: `typicality < 0.05` is false (typicality is missing)",
         "rule 'sure' passed over: rule 'strange' might have held: it looks at typicality, which is missing, so nothing "
         "is "
@@ -104,7 +105,7 @@ def test_what_is_missing_at_a_prompt_that_was_scored_holds_its_answer_back() -> 
     rules = policy("id: strange, stage: prompt, when: typicality < 0.05, do: escalate", ANSWER, LAST)
     early = rules.evaluate_prompt(Facts(uncertainty=0.1))
     assert early.ruling is None
-    assert early.answer_blocked_by.startswith(
+    assert blocked(early.answer_blocked_by).startswith(
         "rule 'strange' might have held: it looks at typicality, which is missing"
     )
     assert rules.evaluate(replace(SURE, answer_blocked_by=early.answer_blocked_by)).rule == "last"
@@ -112,7 +113,7 @@ def test_what_is_missing_at_a_prompt_that_was_scored_holds_its_answer_back() -> 
 
 def test_a_prompt_that_nothing_scores_is_no_doubt_about_its_answer() -> None:
     rules = policy("id: hard, stage: prompt, when: uncertainty > 0.9 || typicality < 0.05, do: escalate", ANSWER, LAST)
-    assert rules.evaluate_prompt(Facts()).answer_blocked_by == ""
+    assert blocked(rules.evaluate_prompt(Facts()).answer_blocked_by) == ""
 
 
 @pytest.mark.parametrize(

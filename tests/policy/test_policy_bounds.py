@@ -6,6 +6,7 @@ from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.policy.conditions import Condition, ConditionError, Conditions, Situation
 from ilis_guard.types import Labels
+from tests.explained import why
 
 
 def refusal(condition: str) -> list[tuple[int, int, str]]:
@@ -136,6 +137,4 @@ def test_a_mistaken_label_holds_answers_back() -> None:
     assert policy.evaluate(Facts(uncertainty=0.1, labels={"urgent": False})).rule == "sure"
     ruling = policy.evaluate(Facts(uncertainty=0.1, labels={"urgent": "true"}))
     assert ruling.rule is None
-    assert (
-        "rule 'urgent' couldn't be evaluated, so nothing is answered after it: the label 'urgent'" in ruling.reasons[1]
-    )
+    assert "rule 'urgent' couldn't be evaluated, so nothing is answered after it: the label 'urgent'" in why(ruling)[1]

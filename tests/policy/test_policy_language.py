@@ -16,6 +16,7 @@ from ilis_guard.policy.facts import VISIBLE, seen
 from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import LONGEST_DUE, seconds
 from ilis_guard.types import Action
+from tests.explained import why
 
 RULES = "rules:\n  - {id: sure, when: uncertainty < 0.5, do: answer}\n  - {id: last, do: abstain}\n"
 SURE = Facts(uncertainty=0.1, typicality=0.5, threshold=0.2)
@@ -122,7 +123,7 @@ def test_without_a_threshold_nothing_is_compared_with_it() -> None:
     rules = "rules:\n  - {id: over, when: uncertainty > threshold, do: escalate}\n"
     ruling = policy("guarantee: {max_error: 0.1}", rules).evaluate(replace(SURE, threshold=None))
     assert ruling.rule is None
-    assert "threshold is missing" in ruling.reasons[0]
+    assert "threshold is missing" in why(ruling)[0]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_policy_with_a_guarantee_answers_nothing_beyond_it(threshold: float | 
     assert promising.evaluate(SURE).rule == "sure"
     ruling = promising.evaluate(replace(SURE, threshold=threshold))
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")
-    assert ruling.reasons[0] == (
+    assert why(ruling)[0] == (
         f"rule 'sure' passed over: it would answer, but on this tier the policy's guarantee {covers}"
     )
     assert policy().evaluate(replace(SURE, threshold=threshold)).rule == "sure"
@@ -204,7 +205,7 @@ def test_a_sampled_rule_holds_for_its_share_of_requests_whatever_is_known_of_the
 
 def test_who_is_not_drawn_is_passed_over_and_told_so() -> None:
     sampling_key = next(sampling_key for sampling_key in SAMPLING_KEYS if drawn(sampling_key, "part") >= 0.1)
-    assert sampled(0.1).evaluate(Facts(sampling_key=sampling_key)).reasons[0] == (
+    assert why(sampled(0.1).evaluate(Facts(sampling_key=sampling_key)))[0] == (
         "rule 'part' passed over: it holds for a sample of 0.1, and this request wasn't drawn"
     )
     assert all(

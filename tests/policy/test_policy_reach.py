@@ -16,6 +16,7 @@ from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
 from ilis_guard.policy.reach import unreachable
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import Action, Statistics
+from tests.explained import why
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[2] / "policies").glob("*.yaml"))
 
@@ -414,7 +415,7 @@ def check_ruling(policy: Policy, facts: Facts) -> None:
     ruling = policy.evaluate(facts)
     assert isinstance(ruling.action, Action)
     assert ruling == policy.evaluate(facts)
-    assert ruling.reasons
+    assert why(ruling)
     assert ruling.rule in {None, *(rule.id for rule in policy.rules)}
     if ruling.rule is None:
         assert ruling.action is Action.ABSTAIN
