@@ -47,4 +47,4 @@ def _check_on_this_machine(request: Request) -> None:
 
 def _log_refused(request: Request) -> None:
     address = "" if request.client is None else request.client.host
-    events.log().warning(events.API_KEY_REFUSED, request=request.state.request_id, address=address)
+    events.log().warning(events.AUTH_FAILED, request=request.state.request_id, address=address)

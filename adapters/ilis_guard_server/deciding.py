@@ -104,7 +104,7 @@ async def noting_if_gone(service: Service, asked: Asked, awaited: Coroutine[None
     except ClientGoneError:
         service.meter.gone()
         events.log().info(
-            events.CLIENT_GONE,
+            events.CLIENT_DISCONNECTED,
             request=asked.id,
             client=asked.client,
             path=asked.path,

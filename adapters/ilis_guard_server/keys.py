@@ -41,5 +41,5 @@ class Keys:
             return matches_token_hash(given, read_token_hashes(one.key))
         except ConfigError as error:
             # Whose hash can't be read can't ask; everybody else still can.
-            events.log().error(events.API_KEY_SHUT_OUT, name=one.name, error=str(error))
+            events.log().error(events.API_KEY_UNREADABLE, name=one.name, error=str(error))
             return False

@@ -78,7 +78,7 @@ class People:
             return matches_token_hash(given, read_token_hashes(reviewer.token))
         except ConfigError as error:
             # Whose hash can't be read can't sign in; everybody else still can.
-            events.log().error(events.REVIEWER_SHUT_OUT, name=reviewer.name, error=str(error))
+            events.log().error(events.REVIEWER_UNREADABLE, name=reviewer.name, error=str(error))
             return False
 
 

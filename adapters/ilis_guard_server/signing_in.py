@@ -46,7 +46,7 @@ def sign_in(
     address = request.client.host if request.client is not None else ""
     wait = house.sign_in_limit.wait(address)
     if wait > 0:
-        events.log().warning(events.SIGN_IN_REFUSED, address=address, why="too many")
+        events.log().warning(events.SIGN_IN_FAILED, address=address, reason="too many")
         said = f"Too many wrong tokens came from your address. Try again in {math.ceil(wait / 60)} min."
         response = _form(request, house, next, said=said, status=429)
         response.headers["retry-after"] = str(math.ceil(wait))
@@ -57,7 +57,7 @@ def sign_in(
     found = house.people.with_token(token)
     if found is None:
         house.sign_in_limit.failed(address)
-        events.log().warning(events.SIGN_IN_REFUSED, address=address, why="wrong token")
+        events.log().warning(events.SIGN_IN_FAILED, address=address, reason="wrong token")
         return _form(request, house, next, said="Nobody here has this token.", status=401)
     person, given = found
     return _signed_in(house, person.name, given, next)
@@ -67,14 +67,14 @@ def sign_in(
 def sign_out(request: Request, house: TheHouse, visit: Acting) -> Response:
     """End the session."""
     house.sessions.end(request.cookies[cookie_name(house)])
-    events.log().info(events.SIGNED_OUT, name=visit.person.name)
+    events.log().info(events.SIGN_OUT_SUCCEEDED, name=visit.person.name)
     response = RedirectResponse("/sign-in", status_code=303)
     response.delete_cookie(cookie_name(house), path="/", secure=is_secure(house), httponly=True, samesite="strict")
     return response
 
 
 def _signed_in(house: House, name: str, given: str, next_page: str) -> Response:
-    events.log().info(events.SIGNED_IN, name=name, how="token" if given else "proxy")
+    events.log().info(events.SIGN_IN_SUCCEEDED, name=name, method="token" if given else "proxy")
     response = RedirectResponse(_inside(next_page), status_code=303)
     set_cookie(response, house, cookie_name(house), house.sessions.open(name, given))
     return response

@@ -28,6 +28,7 @@ from ilis_guard.types import Verdict
 if TYPE_CHECKING:  # the database's libraries, which `--help` doesn't need
     from ilis_guard.config.review import ReviewConfig
     from ilis_guard.review import ReviewQueue
+    from ilis_guard.review.deliveries import Outcome
     from ilis_guard.review.worker import OutboxRelay
 
 commands = typer.Typer(
@@ -39,7 +40,7 @@ Reviewer = Annotated[str, typer.Option(help="Your name.")]
 OlderThan = Annotated[str, typer.Option(help="How long ago they ended: a number and s, m, h or d, such as 30d.")]
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_OUTCOMES: Final = ("delivered", "failed", "taken over", "exhausted", "disabled")
+_OUTCOMES: "Final[tuple[Outcome, ...]]" = ("delivered", "failed", "taken over", "exhausted", "disabled")
 """Of deliveries, in the order in which they are counted."""
 
 
@@ -301,7 +302,7 @@ async def _deliver_until_stopped(relay: "OutboxRelay") -> None:
     await work
 
 
-def _summarize(counts: Mapping[str, int]) -> str:
+def _summarize(counts: "Mapping[Outcome, int]") -> str:
     """``12 delivered, 1 failed``."""
     return ", ".join(f"{counts[one]} {one}" for one in _OUTCOMES if one in counts) or "nothing to deliver"
 

@@ -19,7 +19,7 @@ def sweep(ledger: TicketStore) -> int:
     while done := _sweep_some(ledger):
         swept += len(done)
         for row in done:
-            events.log().info(events.TICKET_OVERDUE, ticket=row.id, queue=row.queue, became=row.overdue)
+            events.log().info(events.TICKET_OVERDUE, ticket=row.id, queue=row.queue, overdue=row.overdue)
     return swept
 
 

@@ -104,7 +104,7 @@ class _Shift:
                     was_busy = await self._turn()
                 except ReviewError as error:
                     failures += 1
-                    events.log().warning(events.DELIVERIES_HELD_UP, error=str(error), tried=len(self._tried))
+                    events.log().warning(events.RELAY_DELAYED, error=str(error), unrecorded=len(self._tried))
                     if self._stop.is_set() and failures >= _LAST_TRIES and not self._under_way:
                         return
                     await self._pause(failures)

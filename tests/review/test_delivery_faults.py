@@ -260,7 +260,7 @@ async def test_a_database_that_is_restarted_is_waited_for(endpoint: Endpoint) ->
                 await until(lambda: len(endpoint.heard) == AT_ONCE)
                 await asyncio.to_thread(running.stop, signal.SIGQUIT)
                 gone.set()
-                await until(lambda: any(entry["event"] == "ilis_guard.deliveries.held_up" for entry in logged))
+                await until(lambda: any(entry["event"] == "ilis_guard.relay.delayed" for entry in logged))
                 await asyncio.to_thread(running.start)
                 await until(lambda: states(queue) == ["delivered"] * 50)
                 stop.set()
@@ -286,7 +286,7 @@ async def test_a_disk_that_is_full_loses_nothing(sqlite: str, endpoint: Endpoint
         endpoint.answer = fill_disk
         assert child.stdout is not None
         line = await asyncio.to_thread(child.stdout.readline)
-        assert "ilis_guard.deliveries.held_up" in line
+        assert "ilis_guard.relay.delayed" in line
         assert "check the disk" in line
         if is_killed:
             child.kill()

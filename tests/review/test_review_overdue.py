@@ -62,7 +62,7 @@ def test_an_overdue_ticket_expires_without_a_verdict(timed: ReviewQueue, clock: 
             "event": "ilis_guard.ticket.overdue",
             "ticket": ticket.id,
             "queue": "chemists",
-            "became": "expire",
+            "overdue": "expire",
             "log_level": "info",
         }
     ]

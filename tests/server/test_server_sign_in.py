@@ -61,8 +61,8 @@ def test_a_wrong_token_is_refused_and_logged_without_it(site: Site, logged: list
         assert response.status_code == 401
         assert "Nobody here has this token." in response.text
         assert client.get("/tickets").status_code == 303
-    refused = [event for event in logged if event["event"] == "ilis_guard.sign_in.refused"]
-    assert [(event["address"], event["why"]) for event in refused] == [("127.0.0.1", "wrong token")]
+    refused = [event for event in logged if event["event"] == "ilis_guard.sign_in.failed"]
+    assert [(event["address"], event["reason"]) for event in refused] == [("127.0.0.1", "wrong token")]
     assert "guessed-token" not in str(logged)
 
 
@@ -161,7 +161,7 @@ def test_a_hash_that_is_gone_shuts_out_nobody_else(
         (tmp_path / "ben.hash").unlink()
         assert sign_in(client, "ben").status_code == 401
         assert sign_in(client, TOKENS["ana"]).status_code == 303
-    assert {event["name"] for event in logged if event["event"] == "ilis_guard.reviewer.shut_out"} == {"ben"}
+    assert {event["name"] for event in logged if event["event"] == "ilis_guard.reviewer.unreadable"} == {"ben"}
 
 
 @pytest.mark.parametrize("text", ["hunter2", "", "sha256:12"])
