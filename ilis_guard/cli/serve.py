@@ -10,7 +10,7 @@ from ilis_guard.errors import MissingDependencyError
 
 commands = typer.Typer()
 SERVERS = "ilis_guard.servers"
-"""The group of entry points that name servers: functions of the config's path, `host`, `port` and `started`."""
+"""The group of entry points that name servers: functions of the config's path, `host`, `port` and `on_start`."""
 
 
 @commands.command()
@@ -21,7 +21,7 @@ def serve(
 ) -> None:
     """Serve the guard as an OpenAI-compatible model, the reviewers' page, or both; also deliver webhooks."""
     run = _load_server()
-    run(config, host=host, port=port, started=lambda line: err.print(line, highlight=False, soft_wrap=True))
+    run(config, host=host, port=port, on_start=lambda line: err.print(line, highlight=False, soft_wrap=True))
 
 
 @commands.command()

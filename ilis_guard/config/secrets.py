@@ -73,11 +73,12 @@ def is_token_hash(text: str) -> bool:
     return _TOKEN_HASHES.fullmatch(text) is not None
 
 
-def read_token_hashes(text: str) -> tuple[str, ...]:
+def read_token_hashes(text: str, *, command: str) -> tuple[str, ...]:
     """Read the hashes of the tokens that are valid now: one, or two while the token is being changed.
 
     Args:
         text: the hashes, or a reference to them.
+        command: makes a token and its hash, for the message: ``ilis-guard api-key``.
 
     Raises:
         ConfigError: the reference can't be resolved, or holds no hash.
@@ -85,8 +86,7 @@ def read_token_hashes(text: str) -> tuple[str, ...]:
     hashes = resolve_secret(text)
     if not is_token_hash(hashes):
         raise ConfigError(
-            f"{text!r} holds no hash of a token or key (sha256:...); make one with `ilis-guard reviewer-token` or "
-            "`ilis-guard api-key`"
+            f"the value at {text!r} is not the hash of a token (sha256:...); make one with `{command}`"
         )
     return tuple(hashes.split())
 

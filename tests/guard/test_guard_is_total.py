@@ -57,7 +57,7 @@ class Unruly(FakeModel):
         stop: Sequence[str] = (),
     ) -> Generation:
         if self._is_late and deadline is not None:
-            raise deadline.passed()
+            raise deadline.error()
         return super().generate(messages, proceed=proceed, stop=stop)
 
 

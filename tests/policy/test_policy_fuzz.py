@@ -19,11 +19,12 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.errors import ConfigError, PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation, Together
+from ilis_guard.policy.conditions import MAX_LENGTH, Condition, Conditions, Situation, Together
+from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.parts import Part
 from ilis_guard.types import STAGES, Action
 from tests.explained import blocked, why
-from tests.policy.hostile import (
+from tests.policy.strategies import (
     CONDITIONS,
     FACTS,
     NEAR_KEYS,
