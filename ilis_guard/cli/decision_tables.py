@@ -211,5 +211,5 @@ def _due(record: TicketRecord) -> str:
 
 def _event_line(event: TicketEvent) -> str:
     by = f" by {escape(event.by)}" if event.by else ""
-    to = f" to {escape(repr(event.details['moved_to']))}" if event.what == "moved" else ""
-    return f"[dim]{format_time(event.at)}[/dim] {event.what}{to}{by}"
+    to = f" to {escape(repr(event.details['moved_to']))}" if event.type == "moved" else ""
+    return f"[dim]{format_time(event.at)}[/dim] {event.type}{to}{by}"

@@ -28,8 +28,8 @@ from ilis_guard.types import Verdict
 if TYPE_CHECKING:  # the database's libraries, which `--help` doesn't need
     from ilis_guard.config.review import ReviewConfig
     from ilis_guard.review import ReviewQueue
-    from ilis_guard.review.deliveries import Outcome
-    from ilis_guard.review.worker import OutboxRelay
+    from ilis_guard.review.outbox import Outcome
+    from ilis_guard.review.relay import OutboxRelay
 
 commands = typer.Typer(
     name="queue", help="The human queue: list, show, claim and resolve tickets, deliver webhooks.", no_args_is_help=True
@@ -274,8 +274,8 @@ def replay(
             return
         replayed = letters.replay_since(tickets, _parse_time(str(since)))
     print_line(f"{replayed.pending} pending")
-    if replayed.left:
-        print_line(f"{replayed.left} stay dead: their endpoints are disabled, or guard.yaml doesn't name them")
+    if replayed.dead:
+        print_line(f"{replayed.dead} stay dead: their endpoints are disabled, or guard.yaml doesn't name them")
 
 
 @commands.command()

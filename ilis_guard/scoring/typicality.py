@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import AfterValidator, FailFast, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.config.base import StrictModel
 from ilis_guard.scoring.features import Maps, distance_profile
@@ -34,6 +34,8 @@ class TypicalityReference(StrictModel):
     calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
     the calibration rows, that is a p-value: uniform, so values under 0.01 come in one case of a hundred.
     """
+
+    model_config = ConfigDict(strict=False)  # built from lists, too; files are read strictly
 
     mean: Row
     precision: Annotated[tuple[Row, ...], FailFast()]

@@ -10,7 +10,7 @@ from ilis_guard.config.review import PageSettings
 from ilis_guard.config.secrets import hash_token
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.worker import OutboxRelay
+from ilis_guard.review.relay import OutboxRelay
 from ilis_guard_server import create_app, serve
 from tests.server.asking import KEY, settings_with, shop
 
