@@ -160,20 +160,15 @@ def _repeated_ids(document: Document, rules: tuple[Rule, ...]) -> Iterator[str]:
 
 def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]:
     """Keys that mean nothing for the rule's action, and so hint at a misunderstanding."""
-    do = rule.do
-    if rule.to is not None and do in (Action.ANSWER, Action.ABSTAIN):
-        why = "only retry (a tier) and escalate (a queue) go somewhere"
-        yield _complaint(
-            document, (index, "to"), rule, f"`to` is not allowed with `do: {do.value}`: {why}; take it out"
-        )
-    if rule.say is not None and do in (Action.ANSWER, Action.RETRY):
-        why = "the caller gets the answer itself" if do is Action.ANSWER else "the caller hears nothing of a retry"
-        text = f"`say` is not allowed with `do: {do.value}`: {why}; take it out"
-        yield _complaint(document, (index, "say"), rule, text)
-    if rule.due is not None and do is not Action.ESCALATE:
-        why = "only a ticket can be overdue, and only escalate makes one"
-        text = f"`due` is not allowed with `do: {do.value}`: {why}; take it out"
-        yield _complaint(document, (index, "due"), rule, text)
+    unheard = "the caller gets the answer itself" if rule.do is Action.ANSWER else "the caller hears nothing of a retry"
+    for key, allowed, why in (
+        ("to", (Action.RETRY, Action.ESCALATE), "only retry (a tier) and escalate (a queue) go somewhere"),
+        ("say", (Action.ABSTAIN, Action.ESCALATE), unheard),
+        ("due", (Action.ESCALATE,), "only a ticket can be overdue, and only escalate makes one"),
+    ):
+        if getattr(rule, key) is not None and rule.do not in allowed:
+            what = f"`{key}` is not allowed with `do: {rule.do.value}`: {why}; take it out"
+            yield _complaint(document, (index, key), rule, what)
 
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:

@@ -265,9 +265,9 @@ def test_the_parts_never_contradict_the_whole(text: str, facts: Facts) -> None:
     parts = Part.of(condition)
     whole = parts.check(situation)
     assert whole.value == condition.check(situation)
-    for part in split_parts(parts):
+    for split in split_parts(parts):
         # Their texts are what CEL reads there.
-        assert tuple(one.condition.tree for one in part.parts) == part.condition.tree.operands
+        assert tuple(part.condition.tree for part in split.parts) == split.condition.tree.operands
     for part in all_of(whole):
         compared = Condition.part(part.text).label_types.items()
         if any(situation.type_conflict(name, types) for name, types in compared):
