@@ -1,4 +1,4 @@
-"""What a rule's condition may look at, and under which names."""
+"""Facts: what a rule's condition may read, and under which names; and which requests a sample holds."""
 
 import hashlib
 import itertools
@@ -18,7 +18,7 @@ AUDIT_SALT: Final = "(audit)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known when a policy is asked about one attempt. Prompts and answers are no facts."""
+    """What is known of one attempt when a policy is evaluated. Prompts and answers are no facts."""
 
     uncertainty: float | None = None
     """Calibrated probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
@@ -127,7 +127,7 @@ _NO_STATISTICS: Final = Statistics(
 )
 
 
-def seen(facts: Facts, names: Iterable[str] | None = None) -> dict[str, Any]:
+def fact_values(facts: Facts, names: Iterable[str] | None = None) -> dict[str, Any]:
     """The facts as conditions see them: a missing number is NaN, so every comparison with it is false.
 
     Args:

@@ -1,4 +1,4 @@
-"""From a policy's text to rules with compiled conditions, or one error with every problem and its place."""
+"""Load policies: a text becomes rules with compiled conditions, or one error with every problem and its place."""
 
 import re
 from collections.abc import Iterator
@@ -172,14 +172,14 @@ def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]
 
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """Nobody switches the guard off by forgetting a line."""
+    """An answer rule without the score would switch the guard off."""
     if rule.do is Action.ANSWER and rule.stage == "answer" and not SCORE & set(condition.names):
         text = "an answer rule must look at the score; add a condition such as `when: uncertainty < 0.2`"
         yield _complaint(document, (index, "do" if rule.when is None else "when"), rule, text)
 
 
 def _too_early(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """What a rule of stage `prompt` can't do or see: nothing was generated yet."""
+    """Actions and facts that a rule of stage `prompt` can't have: nothing was generated yet."""
     if rule.stage != "prompt":
         return
     if rule.do is Action.ANSWER:
@@ -191,7 +191,7 @@ def _too_early(document: Document, index: int, rule: Rule, condition: Condition)
 
 
 def _no_guarantee(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """What is never certified can't be waited for."""
+    """Facts of a guarantee in a policy that gives none."""
     for name in sorted(OF_THE_GUARANTEE & set(condition.names)):
         text = f"`{name}` needs a guarantee, and the policy gives none; add one, `guarantee: {{max_error: 0.05}}` say"
         yield _complaint(document, (index, "when"), rule, text)

@@ -272,7 +272,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def _shape(expression: _Message) -> tuple[Kind, str, list[bytes]]:
+def _shape(expression: _Message) -> tuple[Kind, str, list[bytes]]:  # noqa: PLR0911  # one for each kind
     """Kind, text and parts of a ``cel.expr.Expr``; its fields 3 to 9 are the kinds."""
     field = next((field for field in range(4, 10) if field in expression), 3)
     of = _Message(expression.message(field))
