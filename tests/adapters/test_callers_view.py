@@ -48,11 +48,11 @@ class EventSpy(BaseCallbackHandler):
     def __init__(self) -> None:
         self.events: list[Any] = []
 
-    def on_custom_event(self, _: str, data: Any, **__: Any) -> None:
+    def on_custom_event(self, name: str, data: Any, **_: Any) -> None:  # noqa: ARG002 - LangChain's signature
         self.events.append(data)
 
-    def on_chain_error(self, _: BaseException, *, outputs: Any = None, **__: Any) -> None:
-        self.events.append(outputs)
+    def on_chain_error(self, error: BaseException, **about: Any) -> None:  # noqa: ARG002 - as above
+        self.events.append(about.get("outputs"))
 
 
 def failing_chat() -> ScriptedChat:
@@ -82,7 +82,7 @@ Entrance = Callable[[InMemoryQueue, ScriptedChat], Any]
 
 
 def agent(queue: InMemoryQueue, model: ScriptedChat) -> Any:
-    made = create_agent(model, middleware=[IlisGuardMiddleware(guard_of(queue))], checkpointer=InMemorySaver())
+    made: Any = create_agent(model, middleware=[IlisGuardMiddleware(guard_of(queue))], checkpointer=InMemorySaver())
     return RunnableLambda(lambda question: {"messages": [("user", question)]}).with_config(run_name="input") | made
 
 
