@@ -10,9 +10,7 @@ from langchain_core.runnables import Runnable
 
 from ilis_guard import Generation, IlisGuardError, Message
 from ilis_guard.errors import ModelError, control_flow
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import as_model_error
-from ilis_guard.models.replies import check_not_refused, generation_of
+from ilis_guard.models.remote import as_model_error, check_not_refused, fingerprint_of, generation_of
 from ilis_guard.types import RemoteFingerprint
 from ilis_guard_langchain.calls import CURRENT, Call
 from ilis_guard_langchain.overhearing import CaptureCallback
@@ -65,7 +63,7 @@ class TappedModelOfChain:
             SignatureError: an activation is missing or not finite.
         """
         call, model = CURRENT.get(), self._tapped.model
-        with model.listening() as listening:
+        with model.record() as listening:
             call.problem = call.problem or self._tapped.problem(call.kwargs)
             options = self._tapped.options(listening.options, call.kwargs)
             call.reply = _asked(call, self._parts.model, self._parts.core, here=options)

@@ -66,8 +66,8 @@ class TappedPipeline:
             turns: the same as messages.
         """
         if self._is_chat:
-            return self.model.worded(turns)
-        return self.model.rendered(given.to_string() if isinstance(given, PromptValue) else turns[-1].content)
+            return self.model.strip_template(turns)
+        return self.model.strip_rendered(given.to_string() if isinstance(given, PromptValue) else turns[-1].content)
 
     def problem(self, given: Mapping[str, Any]) -> str:
         """Why an answer to a call with these options has no score; empty where they change nothing about it."""

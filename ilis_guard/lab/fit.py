@@ -17,17 +17,9 @@ from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.sequence_probability import fit_sequence_probability
 from ilis_guard.lab.tuning import Progress, grow
-from ilis_guard.scoring.blending import Blending, raw_scores
-from ilis_guard.scoring.bundle import (
-    BundleMetadata,
-    CalibrationSet,
-    DatasetRows,
-    Split,
-    TypicalMaps,
-    row_digest,
-    write_bundle,
-)
-from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
+from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, Split, TypicalMaps, row_digest
+from ilis_guard.scoring.bundle_files import write_bundle
+from ilis_guard.scoring.calibration import BetaCalibration, Blending, calibration_terms, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, positions_of
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 from ilis_guard.types import Stage
@@ -106,7 +98,7 @@ def fit(
         harvest.signatures,
         harvest.statistics,
         log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(harvest)),
-        familiarity=None if blending is None else blending.detector(reference).typicality(profiles),
+        familiarity=None if blending is None else blending.familiarity(reference).typicality(profiles),
     )
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from ilis_guard.scoring.blending import SequenceProbability
+from ilis_guard.scoring.calibration import SequenceProbability
 
 _INTERCEPT_SCALE: Final = 10.0
 """Of the columns that stand for datasets: so large that the penalty hardly weighs on their coefficients."""

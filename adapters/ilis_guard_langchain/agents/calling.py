@@ -19,8 +19,7 @@ from langgraph.errors import GraphBubbleUp
 
 from ilis_guard import Generation, Message
 from ilis_guard.errors import ClientDisconnected, ModelError, control_flow
-from ilis_guard.models.remote import as_model_error
-from ilis_guard.models.replies import check_not_refused, generation_of
+from ilis_guard.models.remote import as_model_error, check_not_refused, generation_of
 
 _NOBODY: Final = "the agent's run was cancelled"
 

@@ -10,7 +10,7 @@ from ilis_guard.cli.views.text import coloured, escape
 from ilis_guard.policy import Budget, Guarantee, Notice, Policy, Rule
 
 if TYPE_CHECKING:  # importing it imports scipy, and every command imports this module
-    from ilis_guard.scoring.certify import Certificate
+    from ilis_guard.scoring.risk_control import Certificate
 
 _STYLES: Final = {"warning": "yellow", "note": "bold cyan"}
 _MODES: Final = {
