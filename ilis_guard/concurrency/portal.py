@@ -48,18 +48,18 @@ class LoopPortal:
             return await work()
 
         with self._lock:
-            self._check()
+            self.check()
             future = asyncio.run_coroutine_threadsafe(run(), self._loop)
             self._pending.add(future)
         try:
             result = future.result()
         except Exception:
-            self._check()
+            self.check()
             raise
         finally:
             with self._lock:
                 self._pending.discard(future)
-        self._check()
+        self.check()
         return result
 
     def cancel(self) -> None:
@@ -70,11 +70,11 @@ class LoopPortal:
         for future in pending:
             future.cancel()
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for results any more."""
-        return self._is_cancelled
+    def check(self) -> None:
+        """Check that somebody still waits for results.
 
-    def _check(self) -> None:
+        Raises:
+            ClientDisconnected: the portal was cancelled.
+        """
         if self._is_cancelled:
             raise ClientDisconnected("the caller was cancelled") from None

@@ -14,7 +14,6 @@ from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
 from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
-
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -219,8 +219,8 @@ def enough_rows(wrong: Counts, max_error: float, risk: float) -> int | None:
     """Estimate how many rows, these included, would certify a threshold; None where no number would.
 
     The least number of rows like these at which one of the starts passes with probability `ENOUGH_PROBABILITY`. The
-    error rate of the surest answers, up to the share of rows at which a start then lies, is estimated from these rows by
-    the rule of succession, (wrong + 1) / (rank + 2), so that three right answers don't count as an error rate of 0.
+    error rate of the surest answers, up to the share of rows at which a start then lies, is estimated from these rows
+    by the rule of succession, (wrong + 1) / (rank + 2), so that three right answers don't count as an error rate of 0.
     """
     rows = len(wrong)
 

@@ -43,8 +43,8 @@ def prove(model: Any, points: Sequence[TapPoint], *, hidden: int) -> tuple[Proof
 
     One forward pass over ``layers + 2`` rows of four tokens: row l has layer l's output disturbed by noise of ten times
     its own spread, and the last two rows, undisturbed, show how much equal rows differ by rounding. At site ``mlp``,
-    two more passes over two texts have layer l's output zeroed in row l: if it held the residual stream, instead of what
-    is added to it, nothing of the texts would be left, and the logits of both would agree.
+    two more passes over two texts have layer l's output zeroed in row l: if it held the residual stream, not what is
+    added to it, nothing of the texts would be left, and the logits of both would agree.
 
     Args:
         model: a causal language model of transformers, on its device.

@@ -157,7 +157,7 @@ def test_a_request_alone_takes_the_passes_of_the_model_itself(
 def test_who_asks_again_and_again_alone_waits_for_nobody(
     batched: BatchedModel, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 1e9)  # were anybody else waited for, this would hang
+    monkeypatch.setattr(batching, "GATHER_SHARE", 1e9)  # were anybody else waited for, this would hang
     assert [batched.generate(ask("short")).text for _ in range(3)] == ["Oslo"] * 3
     let_go(batched)
 
@@ -165,7 +165,7 @@ def test_who_asks_again_and_again_alone_waits_for_nobody(
 def test_those_who_were_answered_and_ask_again_are_waited_for(
     tiny: LocalModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 1e9)
+    monkeypatch.setattr(batching, "GATHER_SHARE", 1e9)
     model = BatchedModel(tiny, 4)
 
     def three_times() -> None:

@@ -139,5 +139,5 @@ def test_a_long_answer_of_a_model_that_gives_no_cache_back_is_refused(
     answer, expected = recorded(model, 7)
     assert_equal(replay(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
     monkeypatch.setattr(recorder, "REPLAY_LENGTH", 3)
-    with pytest.raises(SignatureError, match=r"an answer of 7 tokens can't be read: .* answers of up to 3 tokens can"):
+    with pytest.raises(SignatureError, match=r"7 tokens can't be replayed: .* answers of up to 3 tokens can"):
         replay(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True)
