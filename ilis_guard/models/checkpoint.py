@@ -174,7 +174,7 @@ class Checkpoint:
                 unfinished.write(json.dumps(moved))
             os.replace(unfinished.name, cached)  # noqa: PTH105 - the name is a string
         except OSError as error:  # a read-only home costs a pass at each start, and no more
-            events.log().warning(events.PROOF_NOT_KEPT, error=type(error).__name__)
+            events.log().warning(events.PROOF_NOT_STORED, error=type(error).__name__)
 
     def _proof_key(self, points: Sequence[TapPoint]) -> str:
         parts = [self.weights, self.precision, self.dtype, type(self.model).__name__]

@@ -5,8 +5,9 @@ from typing import Annotated, Final
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, model_validator
 
+from ilis_guard.config.base import StrictModel
 from ilis_guard.scoring.features import Maps, distance_profile
 from ilis_guard.types import Position, Stage
 
@@ -16,10 +17,10 @@ PROFILED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), 
 Row = Annotated[tuple[float, ...], FailFast()]
 
 
-class BundlePart(BaseModel):
+class BundlePart(StrictModel):
     """A part of a bundle's JSON, without unknown keys, infinities and NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 def _ascending(distances: Row) -> Row:
@@ -38,6 +39,8 @@ class TypicalityReference(BundlePart):
     calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
     the calibration rows, that is a p-value: uniform, so values under 0.01 come in one case of a hundred.
     """
+
+    model_config = ConfigDict(strict=False)  # built from lists, too; files are read strictly
 
     mean: Row
     precision: Annotated[tuple[Row, ...], FailFast()]

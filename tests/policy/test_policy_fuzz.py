@@ -18,7 +18,7 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.errors import ConfigError, PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.conditions import MAX_LENGTH, Condition, Conditions, Situation, Together
+from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionBatch, Conditions, Situation
 from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.parts import Part
 from ilis_guard.types import STAGES, Action
@@ -161,7 +161,7 @@ def test_conditions_say_the_same_alone_and_together(texts: list[str], facts: Fac
 def test_what_may_hold_for_all_that_is_known_is_never_called_impossible(text: str, facts: Facts) -> None:
     for condition in (Condition.of(text), Condition.of(f"!({text})")):
         situation = Situation(facts)
-        (possible,) = Together([Part.of(condition).possibly(True)]).evaluate(situation.activation) or [True]
+        (possible,) = ConditionBatch([Part.of(condition).may_be(True)]).evaluate(situation.activation) or [True]
         assert possible or not condition.might_hold(situation)
 
 
@@ -188,7 +188,7 @@ def test_a_policy_rules_as_if_each_rule_was_asked_by_itself_whether_it_might_hol
     if policy is None or slow is None:
         return
     for stage in STAGES:
-        slow._engine._undetermined[stage] = Together(["true"] * len(slow._engine.at(stage)))
+        slow._engine._undetermined[stage] = ConditionBatch(["true"] * len(slow._engine.at(stage)))
     for facts in [*many, Facts(uncertainty=uncertainty), Facts(uncertainty=uncertainty, last_tier=False)]:
         assert policy.evaluate(facts) == slow.evaluate(facts)
         assert policy.evaluate_prompt(facts) == slow.evaluate_prompt(facts)
