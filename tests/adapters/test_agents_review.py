@@ -20,7 +20,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, ValidationError
 
 from ilis_guard import ReviewQueue
-from ilis_guard.config.queues import QueueSettings
+from ilis_guard.config.review import QueueSettings
 from ilis_guard.errors import QueueStorageError, ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.testing import InMemoryQueue
 from ilis_guard.types import Verdict
@@ -149,7 +149,7 @@ def test_a_faster_verdict_in_the_queue_stands_and_the_graph_says_so(queue: Revie
         "reviewer": "ben",
         "overruled": {"verdict": "accept", "reviewer": "ana"},
     }
-    assert [entry.what for entry in queue.get(ticket).history] == ["created", "resolved"]
+    assert [entry.type for entry in queue.get(ticket).history] == ["created", "resolved"]
 
 
 def test_a_faster_verdict_in_the_graph_stands(queue: ReviewQueue) -> None:
@@ -166,7 +166,7 @@ def test_the_same_verdict_from_both_sides_is_one(queue: ReviewQueue) -> None:
     queue.resolve(ticket, Verdict.ACCEPT, reviewer="ben")
     done = agent.invoke(Command(resume={"verdict": "accept", "reviewer": "ana"}), ONE)
     assert "overruled" not in verdict_in(done)
-    assert [entry.what for entry in queue.get(ticket).history] == ["created", "resolved"]
+    assert [entry.type for entry in queue.get(ticket).history] == ["created", "resolved"]
 
 
 def test_a_refused_verdict_leaves_the_graph_waiting_and_never_returns(queue: ReviewQueue) -> None:
