@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
 
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import harvest, read_harvest
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.bundle_files import CALIBRATION, METADATA
