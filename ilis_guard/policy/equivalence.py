@@ -15,12 +15,12 @@ from jaxtyping import Int64
 
 from ilis_guard.policy.engine import BoundRule
 from ilis_guard.policy.facts import VISIBLE
-from ilis_guard.policy.recordings import Few
+from ilis_guard.policy.recordings import Categorical
 from ilis_guard.types import Action
 
 LABELS: Final = "labels"
 """The name under which conditions find all labels."""
-Column = np.ndarray | Few[Any]
+Column = np.ndarray | Categorical[Any]
 Codes = Int64[np.ndarray, " rows"]
 """Whole numbers from 0; rows of one number are alike."""
 
@@ -70,7 +70,7 @@ class Sight:
 
     def codes(self, name: str, column: Column) -> Codes:
         """A fact's column, in which equal numbers stand for values that no rule tells apart."""
-        if isinstance(column, Few):
+        if isinstance(column, Categorical):
             return column.codes
         literals = self.literals[name]
         return _same(column) if literals is None else _cells(column, literals)

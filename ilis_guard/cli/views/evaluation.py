@@ -5,8 +5,8 @@ from rich.table import Table
 
 from ilis_guard.cli.views.text import escape
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
-from ilis_guard.lab.evaluation.headlines import Table as Headline
-from ilis_guard.lab.evaluation.headlines import ahead, by_protocol
+from ilis_guard.lab.evaluation.tables import Table as MethodTable
+from ilis_guard.lab.evaluation.tables import ahead, by_protocol
 
 
 def evaluation_view(evaluation: Evaluation) -> RenderableType:
@@ -21,7 +21,7 @@ def evaluation_view(evaluation: Evaluation) -> RenderableType:
     )
 
 
-def _table(shown: Headline) -> Table:
+def _table(shown: MethodTable) -> Table:
     table = Table(title=escape(shown.title), title_justify="left")
     for name in shown.columns:
         table.add_column(escape(name), justify="left" if name == shown.columns[0] else "right")

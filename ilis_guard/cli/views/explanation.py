@@ -9,7 +9,7 @@ from ilis_guard.cli.views.text import coloured, escape
 from ilis_guard.policy import Explanation
 from ilis_guard.policy.explain import fact_text, outcome_text
 from ilis_guard.policy.parts import Finding
-from ilis_guard.policy.replay import Retracing
+from ilis_guard.policy.replay import Replay
 from ilis_guard.types import Outcome
 
 _STYLES: dict[Outcome, str] = {"decided": "bold"}
@@ -23,7 +23,7 @@ _OUTCOMES: dict[Outcome, str] = {
 _SHADOW = "[bold cyan]SHADOW MODE: what the rules say is recorded, and not done[/bold cyan]"
 
 
-def explanation_view(explained: Explanation | Retracing) -> RenderableType:
+def explanation_view(explained: Explanation | Replay) -> RenderableType:
     """An explanation, of facts or of a decision."""
     if not isinstance(explained, Explanation):
         return _of_decision(explained)
@@ -39,9 +39,9 @@ def _of_facts(explained: Explanation) -> RenderableType:
     return Group(*parts, escape(explained.paragraph))
 
 
-def _of_decision(retraced: Retracing) -> RenderableType:
+def _of_decision(retraced: Replay) -> RenderableType:
     """A decision's way, step by step, and whether the policy still says what was decided."""
-    parts: list[RenderableType] = [escape(retraced.retold.paragraph)]
+    parts: list[RenderableType] = [escape(retraced.record.paragraph)]
     for step in retraced.steps:
         tier = escape(repr(step.explanation.facts.tier))
         parts += [f"\n[bold]attempt {step.attempt}[/bold], tier {tier}", _of_facts(step.explanation)]

@@ -8,9 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ilis_guard.cli.views.text import coloured, escape
-from ilis_guard.lab.comparison import Change, Comparison
-from ilis_guard.lab.figures import difference, shown, wrong
-from ilis_guard.lab.simulating import Simulated
+from ilis_guard.lab.comparison import Change, Comparison, format_difference, format_estimate, format_wrong
+from ilis_guard.lab.simulate import SimulationResult
 from ilis_guard.types import Action
 
 WIDTH: Final = 60
@@ -20,9 +19,9 @@ _CURVES: Final = "·:+*"
 """The signs of the tiers' curves, from small to large."""
 
 
-def simulation_view(simulated: Simulated) -> RenderableType:
+def simulation_view(simulated: SimulationResult) -> RenderableType:
     """All of it, and last what the reader must know."""
-    compared = simulated.compared
+    compared = simulated.comparison
     return Group(
         figures_table(compared),
         became_table(compared),
@@ -37,21 +36,26 @@ def figures_table(compared: Comparison) -> Table:
     table = Table(title=f"{compared.requests} requests, 95 % bootstrap intervals", title_justify="left")
     for heading in ("figure", "old", "new", "new - old"):
         table.add_column(heading, justify="left" if heading == "figure" else "right")
-    for row in compared.rows:
-        table.add_row(row.name, shown(row, row.old), shown(row, row.new), difference(row))
+    for measure in compared.measures:
+        table.add_row(
+            measure.name,
+            format_estimate(measure, measure.old),
+            format_estimate(measure, measure.new),
+            format_difference(measure),
+        )
     return table
 
 
 def became_table(compared: Comparison) -> Table:
     """What becomes of requests under the new policy, by what became of them under the old one."""
-    seen = {action for pair in compared.became for action in pair}
+    seen = {action for pair in compared.transitions for action in pair}
     actions = [action for action in (Action.ANSWER, Action.ABSTAIN, Action.ESCALATE, None) if action in seen]
     table = Table(title="requests by what becomes of them", title_justify="left")
     table.add_column("old \\ new")
     for action in actions:
         table.add_column(_action(action), justify="right")
     for old in actions:
-        counts = {new: str(compared.became.get((old, new), 0)) for new in actions}
+        counts = {new: str(compared.transitions.get((old, new), 0)) for new in actions}
         cells = (f"[bold]{count}[/]" if old != new else count for new, count in counts.items())
         table.add_row(_action(old), *cells)
     return table
@@ -75,7 +79,7 @@ def changes_table(compared: Comparison, changes: Sequence[Change]) -> Renderable
             _action(change.new),
             escape(change.new_rule or ""),
             escape(change.new_tier),
-            wrong(change),
+            format_wrong(change),
         )
     return table
 
