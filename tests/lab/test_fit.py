@@ -316,12 +316,12 @@ def test_numbers_that_are_not_finite_are_refused_with_their_place(name: str, tmp
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 2**32))
 def test_each_row_falls_into_one_split_and_each_dataset_keeps_the_shares(counts: list[int], seed: int) -> None:
-    datasets = tuple(f"d{number}" for number, count in enumerate(counts) for _ in range(count))
+    datasets = np.array([f"d{number}" for number, count in enumerate(counts) for _ in range(count)])
     splits = module.split(datasets, seed)
     assert list(splits) == ["train", "validation", "calibration", "test"]
     assert (np.sum(list(splits.values()), axis=0) == 1).all()
     for name, rows in splits.items():
-        found = Counter(np.array(datasets)[rows].tolist())
+        found = Counter(datasets[rows].tolist())
         for number, count in enumerate(counts):
             assert abs(found[f"d{number}"] - module.SHARES[name] * count) < 1 + 1e-9
 
