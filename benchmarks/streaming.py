@@ -27,7 +27,7 @@ from rich.progress import track
 from benchmarks.common import show
 from benchmarks.world_facts import world_facts
 from ilis_guard.cascade.early_stop import EarlyStopper
-from ilis_guard.cascade.stream import Shown, StreamEvent, TextDelta
+from ilis_guard.cascade.stream import StreamEvent, TextDelta, TextOnStream
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
@@ -47,7 +47,7 @@ RULES: Final = tuple(
 )
 """The least uncertainty of an unfinished answer that counts, and how many tokens in a row it must."""
 SEED: Final = 0
-NOTHING_SAID: Final = PromptRuling(ruling=None, reasons=(), answer_blocked_by="")
+NOTHING_SAID: Final = PromptRuling()
 
 application = typer.Typer(add_completion=False)
 
@@ -120,7 +120,7 @@ def unseen(tier: Tier) -> list[Question]:
     """
     assert tier.bundle is not None
     asked = world_facts()
-    splits = split(tuple(question.dataset for question in asked), SEED)
+    splits = split(np.array([question.dataset for question in asked]), SEED)
     bundle, calibration = tier.bundle, np.flatnonzero(splits["calibration"])
     if sum(bundle.metadata.rows.values()) != len(asked) or bundle.metadata.rows["unanswered"]:
         raise SystemExit("the bundle was fitted to other questions")
@@ -253,7 +253,7 @@ def _stopped_at(row: Row, way: CascadeState, running: Sequence[Moment], events: 
     """Where the guard's own follower cuts, showing what it shows to `events`; None where it doesn't."""
     follower = EarlyStopper(
         may_answer=lambda so_far, _: way.may_answer(AttemptSummary.of(so_far)),
-        showing=Shown(events.append).begin(),
+        writer=TextOnStream(events.append).open_attempt(),
         convincing=row.convincing,
         patience=row.patience,
     )

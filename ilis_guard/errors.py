@@ -5,7 +5,7 @@ message: messages are logged. All errors carry plain strings, so they survive pi
 """
 
 import sys
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 
 class IlisGuardError(Exception):
@@ -20,9 +20,18 @@ class IlisGuardError(Exception):
 
 
 class RequestError(IlisGuardError):
-    """The caller's prompt, messages or labels can't be used."""
+    """The caller's prompt, messages, labels or stop sequences can't be used.
+
+    Args:
+        message: what is wrong.
+        field: the field of `Request` at fault.
+    """
 
     caller_message = "The request is invalid."
+
+    def __init__(self, message: str, field: Literal["messages", "labels", "stop"] = "messages") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ConfigError(IlisGuardError):

@@ -1,26 +1,106 @@
-"""What Prometheus reads."""
+"""Prometheus metrics of requests and decisions. No prompt, answer or caller's label is ever a metric's label."""
 
-from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from collections.abc import Callable
+from typing import Final
 
-from ilis_guard_server.clients import Client
-from ilis_guard_server.problems import responses
-from ilis_guard_server.service import TheService
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-router = APIRouter(tags=["operation"])
+from ilis_guard.types import Attempt, Decision
+
+SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+UNCERTAINTY: Final = tuple(step / 20 for step in range(1, 21))
 
 
-@router.get(
-    "/metrics",
-    summary="Counters for Prometheus",
-    response_class=Response,
-    responses={
-        200: {"description": "Counters", "content": {"text/plain": {"schema": {"type": "string"}}}},
-        **responses(401, 403, 500),
-    },
-)
-async def metrics(service: TheService, client: Client) -> Response:
-    """Names of rules, tiers and queues are labels; prompts, answers and callers' labels never are."""
-    del client
-    return Response(service.meter.text(), media_type=CONTENT_TYPE_LATEST)
+class Metrics:
+    """Metrics of one application, in a registry of its own.
+
+    Args:
+        in_flight: returns how many requests are worked on.
+        waiting: returns how many wait for a slot.
+    """
+
+    def __init__(self, *, in_flight: Callable[[], float], waiting: Callable[[], float]) -> None:
+        registry = self._registry = CollectorRegistry()
+        Gauge("ilis_guard_requests_in_flight", "Requests that are worked on.", registry=registry).set_function(
+            in_flight
+        )
+        Gauge("ilis_guard_requests_waiting", "Requests that wait for a slot.", registry=registry).set_function(waiting)
+        self._responses = Counter(
+            "ilis_guard_responses", "Responses by path and status.", ["path", "status"], registry=registry
+        )
+        self._decisions = Counter(
+            "ilis_guard_decisions",
+            "Decisions by action, by the rule that decided, and by the last tier that was tried.",
+            ["action", "rule", "tier"],
+            registry=registry,
+        )
+        self._attempts = Counter("ilis_guard_attempts", "Tiers' attempts.", ["tier", "stage"], registry=registry)
+        self._errors = Counter(
+            "ilis_guard_attempt_errors",
+            "Attempts that failed, by the kind of the error.",
+            ["tier", "error"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "ilis_guard_tokens", "Tokens that models read and generated.", ["tier", "kind"], registry=registry
+        )
+        self._tickets = Counter("ilis_guard_tickets", "Tickets that decisions made.", ["queue"], registry=registry)
+        self._retractions = Counter(
+            "ilis_guard_retractions", "Streams whose text had to be retracted.", registry=registry
+        )
+        self._disconnects = Counter(
+            "ilis_guard_client_disconnects", "Requests whose clients disconnected.", registry=registry
+        )
+        self._seconds = Histogram(
+            "ilis_guard_decision_seconds",
+            "From a slot to the decision, by action.",
+            ["action"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._uncertainty = Histogram(
+            "ilis_guard_uncertainty",
+            "Of scored attempts: the probability that the answer is wrong.",
+            ["tier"],
+            buckets=UNCERTAINTY,
+            registry=registry,
+        )
+
+    def count_decision(self, decision: Decision, seconds: float) -> None:
+        """Count a decision, its attempts and its ticket."""
+        self._decisions.labels(decision.action.value, decision.rule or "", decision.attempts[-1].tier).inc()
+        self._seconds.labels(decision.action.value).observe(seconds)
+        for attempt in decision.attempts:
+            self._count_attempt(attempt)
+        if decision.ticket is not None:
+            self._tickets.labels(decision.ticket.queue).inc()
+
+    def count_retraction(self) -> None:
+        """Count a stream whose text had to be retracted."""
+        self._retractions.inc()
+
+    def count_disconnect(self) -> None:
+        """Count a request whose client disconnected."""
+        self._disconnects.inc()
+
+    def count_response(self, path: str, status: int) -> None:
+        """Count a response.
+
+        Args:
+            path: one of the guard's: paths that a client made up are no labels.
+            status: its HTTP status.
+        """
+        self._responses.labels(path, str(status)).inc()
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _count_attempt(self, attempt: Attempt) -> None:
+        self._attempts.labels(attempt.tier, attempt.stage).inc()
+        self._tokens.labels(attempt.tier, "prompt").inc(attempt.prompt_tokens)
+        self._tokens.labels(attempt.tier, "answer").inc(attempt.tokens)
+        if attempt.uncertainty is not None:
+            self._uncertainty.labels(attempt.tier).observe(attempt.uncertainty)
+        if attempt.error is not None:
+            self._errors.labels(attempt.tier, attempt.error.kind).inc()

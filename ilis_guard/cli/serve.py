@@ -26,7 +26,7 @@ def serve(
         raise MissingDependencyError(
             f"the server needs {error.name!r}, which isn't installed: pip install 'ilis-guard[server]'"
         ) from None
-    run(config, host=host, port=port, started=lambda told: err.print(told, highlight=False, soft_wrap=True))
+    run(config, host=host, port=port, on_start=lambda line: err.print(line, highlight=False, soft_wrap=True))
 
 
 @commands.command("reviewer-token")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.fit import SHARES
 from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
-from ilis_guard.policy.sampling import drawn
+from ilis_guard.policy.facts import is_sampled
 from ilis_guard.scoring import LightGBMScorer
 from ilis_guard.scoring.bundle import Bundle, row_digest
 from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, RemoteFingerprint, Score
@@ -141,7 +140,8 @@ def splits_of(bundle: Bundle, scored: Sequence[str], unscored: Sequence[str]) ->
 def random_split(row: str) -> Split:
     """Assign a row that a fit left out to a split, so that such rows are as rare in each split as among all rows."""
     *ends, _ = accumulate(SHARES.values())
-    return list(SHARES)[bisect_right(ends, drawn(row, "split"))]
+    *splits, last = SHARES
+    return next((name for name, end in zip(splits, ends, strict=True) if is_sampled(row, "split", end)), last)
 
 
 def most_flattering(splits: Sequence[Split]) -> Split:

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from ilis_guard.policy.columns import Columns, Rows, Spent
-from ilis_guard.policy.equivalence import Codes, Sight, alike
+from ilis_guard.policy.equivalence import Codes, Partition, group_rows
+from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Categorical, Recording
-from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.types import STAGES, Action, Obstacle, Ruling, Stage
 
@@ -104,7 +104,7 @@ class _Simulation:
         self._progress = progress
         self._tiers = tuple(tier.name for tier in recording.tiers)
         self._rules = {stage: policy.bound_rules(stage) for stage in STAGES}
-        self._sights = {stage: Sight.of(rules) for stage, rules in self._rules.items()}
+        self._partitions = {stage: Partition.of(rules) for stage, rules in self._rules.items()}
         requests = len(recording)
         self._next = np.zeros(requests, dtype=np.int64)
         self._reached = [np.full(requests, NEVER_RUN, dtype=np.int8) for _ in recording.tiers]
@@ -192,16 +192,16 @@ class _Simulation:
 
     def _evaluate_groups(self, index: int, stage: Stage, rows: Rows) -> tuple[list[_StageResult], Codes]:
         """Evaluate the engine on one request of each group: distinct results, and the index of each row's result."""
-        rules, sight = self._rules[stage], self._sights[stage]
+        rules, partition = self._rules[stage], self._partitions[stage]
         threshold = self._thresholds.get(self._tiers[index])
         columns = Columns(
             self._recording, index, stage, rows, spent=self._spent, policy=self._policy, threshold=threshold
         )
-        unknown = {name: missing for name in sight.first if (missing := columns.unknown(name)).any()}
+        unknown = {name: missing for name in partition.first if (missing := columns.unknown(name)).any()}
         samples = [self._in_sample(bound.rule.id, bound.rule.sample, rows) for bound in rules if bound.rule.sample]
-        distinctions = [sight.codes(name, columns[name]) for name in sight.literals]
+        distinctions = [partition.codes(name, columns[name]) for name in partition.literals]
         answer_blocked_by = self._blocked_by.column.codes[rows]
-        first, group, sizes = alike([answer_blocked_by, *distinctions, *unknown.values(), *samples])
+        first, group, sizes = group_rows([answer_blocked_by, *distinctions, *unknown.values(), *samples])
         results: dict[_StageResult, int] = {}
         which = np.empty(len(first), dtype=np.int64)
         for number, at in enumerate(first.tolist()):
@@ -225,7 +225,7 @@ class _Simulation:
         ids = [bound.rule.id for bound in self._rules[stage]]
         decided = len(ids) if ruling is None or ruling.rule is None else ids.index(ruling.rule)
         for name in unrecorded:
-            if (first := self._sights[stage].first[name]) <= decided:
+            if (first := self._partitions[stage].first[name]) <= decided:
                 return _StageResult(undecided=f"rule {ids[first]!r} looks at {name!r}, which wasn't recorded")
         if ruling is None:
             return _StageResult(answer_blocked_by=answer_blocked_by)
@@ -233,7 +233,7 @@ class _Simulation:
 
     def _in_sample(self, rule: str, share: float, rows: Rows) -> Codes:
         ids = self._recording.ids
-        return np.array([drawn(ids[row], rule) < share for row in rows.tolist()], dtype=np.int64)
+        return np.array([is_sampled(ids[row], rule, share) for row in rows.tolist()], dtype=np.int64)
 
     def _state(self, index: int, row: int) -> CascadeState:
         before = zip(self._recording.tiers[:index], self._reached[:index], strict=True)

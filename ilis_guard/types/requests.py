@@ -21,6 +21,10 @@ class Message:
     content: str
 
 
+Prompt = str | Sequence[Message | Mapping[str, str]]
+"""A question, or a conversation that ends with the user's turn."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the caller asks: a conversation that ends with the user's turn, and labels that policies may look at."""
@@ -33,7 +37,7 @@ class Request:
     @classmethod
     def of(
         cls,
-        prompt: "str | Sequence[Message | Mapping[str, str]]",
+        prompt: Prompt,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
     ) -> Self:
@@ -57,9 +61,10 @@ class Request:
         if not messages[-1].content.strip():
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
         if what := label_problem(labels or {}):
-            raise RequestError(what)
+            raise RequestError(what, "labels")
         if isinstance(stop, str) or not all(isinstance(sequence, str) and sequence for sequence in stop):
-            raise RequestError(f"`stop` is a list of strings that aren't empty, got a {type(stop).__name__} of others")
+            what = f"`stop` is a list of strings that aren't empty, got a {type(stop).__name__} of others"
+            raise RequestError(what, "stop")
         return cls(messages=messages, labels=CheckedLabels(labels or {}), stop=tuple(stop))
 
     @property

@@ -93,7 +93,6 @@ def test_it_delivers_webhooks_that_lead_to_the_page(
                 queue="chemists",
                 policy="p",
                 rule=None,
-                reasons=[],
             )
             endpoint.await_heard(1)
     (heard,) = endpoint.heard

@@ -323,11 +323,12 @@ def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_pro
         "  - {id: covered, when: certified, do: answer}\n  - {id: no, do: abstain}\n"
     )
     run("score", "h.parquet", "--tier", "small", "--to", "harvested.parquet")
-    manifest, table = read_scored(bundled / "harvested.parquet")
+    table = read_attempts(bundled / "harvested.parquet")
     digest = table.manifest.tiers[0].bundle
     for bundle, is_doubted in ((digest, False), (None, True)):
-        tier = ScoredTier(name="small", bundle=bundle, prompt_bundle="logged")
-        write_scored(bundled / "s.parquet", ScoredManifest(origin="decisions", tiers=(tier,)), table)
+        tier = AttemptTier(name="small", bundle=bundle, prompt_bundle="logged")
+        decided = AttemptManifest(origin="decisions", tiers=(tier,))
+        write_attempts(bundled / "s.parquet", AttemptTable(manifest=decided, table=table.table))
         told = run("policy", "simulate", "p.yaml", "p.yaml", "--on", "s.parquet", "-c", "guard.yaml")
         assert told.status == 0, told.err
         assert ("Which bundle scored the tiers ['small'] isn't on record" in told.flat) is is_doubted

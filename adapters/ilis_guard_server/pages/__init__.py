@@ -1,0 +1,1 @@
+"""The reviewers' page: templates, view models and heat maps."""

@@ -1,0 +1,1 @@
+"""Path functions, one router a resource."""
