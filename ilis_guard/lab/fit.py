@@ -116,7 +116,8 @@ def fit(
         typicality=reference,
         typical=_typical_maps(answers, splits["calibration"]) if stage == "answer" and answers.signatures else None,
         splits={
-            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows)) for name, rows in splits.items()
+            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows))
+            for name, rows in splits.items()
         },
     )
     datasets = _dataset_rows(names, wrong, seen)
