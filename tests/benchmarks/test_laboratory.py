@@ -196,7 +196,7 @@ def killed_at(owner, name, last):
     setattr(owner, name, counted)
 
 killed_at(LocalModel, "generate_batch", 9)
-killed_at(Passes, "read", 5 if sys.argv[1] == "observing" else None)
+killed_at(ForwardRunner, "run", 5 if sys.argv[1] == "observing" else None)
 test_laboratory.run(Path({str(model)!r}), Path({str(tmp_path / "to")!r}))
 """
     for when in ("asking", "observing"):

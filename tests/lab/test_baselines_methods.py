@@ -68,6 +68,13 @@ def made(size: int, seed: int, *, signal: float = 1.5) -> Answers:
 ROWS = made(900, 0)
 
 
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of the probe on all layers learns these rows in a few epochs."""
+    monkeypatch.setattr(probes, "MOST_EPOCHS", 12)
+    monkeypatch.setattr(probes, "PATIENCE", 3)
+
+
 def thirds(rows: Answers) -> tuple[Mask, Mask, Mask]:
     """Rows to learn from, to choose on, and to look at."""
     place = np.arange(len(rows)) / len(rows)

@@ -123,9 +123,9 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     kept: dict[tuple[str, int], torch.Tensor] = {}
     hooks = []
     for index, layer in enumerate(network.model.layers):
-        for site, module in (("mlp", layer.mlp), ("residual", layer)):
+        for site, tapped in (("mlp", layer.mlp), ("residual", layer)):
             hooks.append(
-                module.register_forward_hook(
+                tapped.register_forward_hook(
                     lambda _module, _inputs, output, key=(site, index): kept.update(
                         {key: output[0] if isinstance(output, tuple) else output}
                     )

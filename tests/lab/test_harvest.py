@@ -1,6 +1,8 @@
+import os
+import random
 import re
-import subprocess
-import sys
+import signal
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from ilis_guard.lab.grading import is_correct, load_judge
 from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question
 from ilis_guard.types import Fingerprint, Generation, Message, Position, Signature, Statistics
+from tests.processes import ended, forked
 
 LAYERS = 3
 POSITIONS: tuple[Position, ...] = ("prompt", "last", "mean")
@@ -271,38 +274,37 @@ def test_an_unfinished_part_that_is_damaged_is_named(path: Path) -> None:
     assert_rows_are(read_attempts(path).answers(), QUESTIONS)
 
 
-def test_a_run_killed_at_any_instant_loses_nothing_and_asks_nothing_twice(path: Path) -> None:
-    """A real process, killed again and again."""
+def test_a_run_killed_at_any_instant_loses_nothing(path: Path) -> None:
+    """Child processes, each killed by the system at an instant of its own, until one finishes."""
     path.parent.mkdir(parents=True)
-    log = path.parent / "asked.log"
-    code = f"""
-import os, random, signal, sys, threading, time
-sys.path.insert(0, {str(Path.cwd())!r})
-from pathlib import Path
-from tests.lab.test_harvest import QUESTIONS, FakeTapped
-from ilis_guard.lab.harvest import harvest
+    log = path.parent / "done.log"
 
-class Logged(FakeTapped):
-    def generate_batch(self, conversations):
-        answers = super().generate_batch(conversations)
-        time.sleep(0.01)
-        return answers
+    class Slow(FakeTapped):
+        def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
+            time.sleep(0.01)
+            return super().generate_batch(conversations)
 
-def told(done, every):
-    with open({str(log)!r}, "a") as file:
-        file.write(f"{{done}}\\n")
+    def record(done: int, _all: int) -> None:
+        with log.open("a") as file:
+            file.write(f"{done}\n")
 
-threading.Timer(random.uniform(0.005, 0.06), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-harvest(Logged(), QUESTIONS, Path({str(path)!r}), name="fake", batch_size=2, progress=told)
-os._exit(0)
-"""
-    for _ in range(40):
-        if subprocess.run([sys.executable, "-c", code], check=False).returncode == 0:
+    def run() -> None:
+        harvest(Slow(), QUESTIONS, path, name="fake", batch_size=2, progress=record)
+
+    instants = random.Random(0)
+    kills = 0
+    for _ in range(60):
+        child = forked(run)
+        time.sleep(instants.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        kills += ended(child) == -signal.SIGKILL
+        if path.exists():
             break
     harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=2)
     assert_rows_are(read_attempts(path).answers(), QUESTIONS)
+    assert kills >= 2
     done = [int(line) for line in log.read_text().split()]
-    assert done == sorted(done), "what was on disk stayed there"
+    assert done == sorted(done), "rows that were on disk stayed there"
 
 
 def test_a_judge_of_ones_own_says_what_is_right(path: Path) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
 from ilis_guard.lab import fit as module
 from ilis_guard.lab import recalibrate
+from ilis_guard.lab.evaluation import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator
@@ -25,7 +26,9 @@ ROWS = towns_harvest(FINGERPRINT, 600)
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundles") / "towns"
-    fit(ROWS, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 60)
+        fit(ROWS, folder)
     return read_bundle(str(folder))
 
 

@@ -488,7 +488,7 @@ def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
         return really(way, newest, answer_blocked_by=answer_blocked_by)
 
     with monkeypatch.context() as patched:
-        patched.setattr(CascadeState, "at_answer", counted)
+        patched.setattr(CascadeState, "evaluate_answer", counted)
         outcomes = simulate(policy, recorded)
     assert (len(asked) == 200) is one_by_one
     assert len(asked) <= 5 or one_by_one
