@@ -3,14 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, out, step_bars, steps
-from ilis_guard.cli.views.bundle import candidates_table, held_out_table
+from ilis_guard.cli.console import GUARD_YAML, Config, out, print_line, progress_bar, step_bars, steps
 from ilis_guard.errors import ConfigError, SimulationError
-from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.types import Site, Stage
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
@@ -18,6 +16,7 @@ if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.tiers import TierConfig
     from ilis_guard.lab.attempts import AttemptTable
     from ilis_guard.lab.harvest import HarvestedModel
+    from ilis_guard.scoring.features import FeatureGroup
 
 commands = typer.Typer()
 
@@ -55,7 +54,7 @@ def harvest(
     labelled = read_questions(questions)
     judged_by, judging = load_judge(judge)
     name, model = _harvested_model(chosen, site)
-    with counted(f"asking {tier}") as progress:
+    with progress_bar(f"asking {tier}") as progress:
         run(
             model,
             labelled,
@@ -66,7 +65,7 @@ def harvest(
             judged_by=judged_by,
             progress=progress,
         )
-    out.print(f"{len(labelled)} rows in {to}", highlight=False, soft_wrap=True)
+    print_line(f"{len(labelled)} rows in {to}")
 
 
 def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
@@ -114,9 +113,9 @@ def observe(
             site=harvested.site,
             progress=progress,
         )
-    with counted(f"tokens through {tier}") as progress:
+    with progress_bar(f"tokens through {tier}") as progress:
         run(model, harvest, read_questions(questions), to, progress=progress)
-    out.print(f"observations in {to}", highlight=False, soft_wrap=True)
+    print_line(f"observations in {to}")
 
 
 @commands.command()
@@ -131,17 +130,18 @@ def fit(
         typer.Option(
             metavar="GROUP",
             help="The trees' features, a group each time; without it validation rows select them. "
-            f"Groups: {', '.join(get_args(FeatureGroup))}.",
+            "The error of an unknown group lists all.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
 ) -> None:
     """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
+    from ilis_guard.cli.lab_tables import candidates_table, held_out_table
     from ilis_guard.lab.attempts import read_attempts
     from ilis_guard.lab.fit import fit as run
 
     # `fit` refuses names that aren't groups of features, and lists those that are.
-    with counted("training trees") as progress:
+    with progress_bar("training trees") as progress:
         metadata = run(
             read_attempts(rows).answers(),
             to,
@@ -152,7 +152,7 @@ def fit(
         )
     out.print(candidates_table(metadata))
     out.print(held_out_table(metadata))
-    out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+    print_line(f"bundle in {to}")
 
 
 @commands.command()
@@ -190,7 +190,7 @@ def score(
     else:
         raise SimulationError("there is nothing to make a table from; give HARVEST --tier NAME, or --decisions FILE")
     write_attempts(to, attempts)
-    out.print(f"{len(attempts)} rows in {to}", highlight=False, soft_wrap=True)
+    print_line(f"{len(attempts)} rows in {to}")
 
 
 def _score_harvests(config: "GuardConfig", harvests: list[Path], tiers: list[str]) -> "AttemptTable":
@@ -201,12 +201,11 @@ def _score_harvests(config: "GuardConfig", harvests: list[Path], tiers: list[str
             f"each harvest goes with a tier of its own: got {len(harvests)} files and the tiers {tiers!r}; write "
             "HARVEST --tier NAME for each"
         )
-    with bar() as shown:
-        task = shown.add_task("scoring", total=None)
+    with progress_bar("scoring") as progress:
         return run(
             config,
             dict(zip(tiers, harvests, strict=True)),
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
+            progress=progress,
         )
 
 
@@ -229,7 +228,7 @@ def recalibrate(
     run(known, labelled, to)
     size = len(read_bundle(str(to)).calibration_set.wrong)
     out.print(f"calibrated on {len(labelled.wrong)} rows; {size} of them are a random sample, for thresholds")
-    out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+    print_line(f"bundle in {to}")
 
 
 @commands.command()
@@ -251,7 +250,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="How often rows are split again.")] = 5,
 ) -> None:
     """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
-    from ilis_guard.cli.views.evaluation import evaluation_view
+    from ilis_guard.cli.lab_tables import evaluation_view
     from ilis_guard.lab.evaluation.evaluate import Source
     from ilis_guard.lab.evaluation.evaluate import evaluate as run
     from ilis_guard.lab.evaluation.page import page
@@ -274,4 +273,4 @@ def evaluate(
     write_tables(evaluation, to)
     (to / "report.html").write_text(report, encoding="utf-8")
     out.print(evaluation_view(evaluation))
-    out.print(f"tables and report in {to}", highlight=False, soft_wrap=True)
+    print_line(f"tables and report in {to}")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ilis_guard.policy.conditions import Situation
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.facts import Facts, seen
+from ilis_guard.policy.facts import Facts, fact_values
 from ilis_guard.policy.parts import Finding, Part
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import (
@@ -387,7 +387,7 @@ class Explanation:
             "say": "" if ruling is None else ruling.say,
             "paragraph": self.paragraph,
             "rules": [one.to_dict() for one in self.rules],
-            "facts": json_values(seen(self.facts)),
+            "facts": json_values(fact_values(self.facts)),
         }
 
 

@@ -81,7 +81,7 @@ def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: 
 def test_a_table_of_attempts_says_it(cut: Decision) -> None:
     console = Console(width=200)
     with console.capture() as printed:
-        console.print(attempts_table([attempt.to_dict() for attempt in cut.attempts]))
+        console.print(attempts_table(cut.attempts))
     told = printed.get()
     assert f"one two three four (cut after {PATIENCE} tokens)" in told
     assert "right" in told
@@ -90,5 +90,5 @@ def test_a_table_of_attempts_says_it(cut: Decision) -> None:
 def test_half_an_answer_is_no_example_though_an_earlier_attempt_is_one() -> None:
     whole, half = Attempt(tier="small", text="whole"), Attempt(tier="large", text="hal", stopped_at=1)
     attempts = [whole.to_dict(), half.to_dict()]
-    assert proposed_in(attempts) == "whole"
+    assert judged_in(attempts) == attempts[0]
     assert judged_in([half.to_dict()]) is None

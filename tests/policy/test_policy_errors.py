@@ -86,8 +86,8 @@ WRONG: list[tuple[str, str, str]] = [
     ),
     # conditions; `when: ` ends at column 10
     (rule("id: a", "when: uncertanty < 0.2", "do: abstain"), "5:11", "unknown name 'uncertanty'; did you mean"),
-    (rule("id: a", "when: typicality < 0.2 && lables.x", "do: abstain"), "5:26", "did you mean 'labels.x'?"),
-    (rule("id: a", "when: \"typicality < 0.2 && tyer != 'x'\"", "do: abstain"), "5:27", "did you mean 'tier'?"),
+    (rule("id: a", "when: typicality < 0.2 && lables.x", "do: abstain"), "5:31", "did you mean 'labels.x'?"),
+    (rule("id: a", "when: \"typicality < 0.2 && tyer != 'x'\"", "do: abstain"), "5:32", "did you mean 'tier'?"),
     (
         rule("id: a", "when: statistics.margin < 0.2", "do: abstain"),
         "5:11",

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ilis_guard.policy import Explanation, Facts, Policy
@@ -12,7 +12,7 @@ from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
 from ilis_guard.policy.explain import ExplainedRule, explain, outcome_text
 from ilis_guard.policy.schema import Rule
-from ilis_guard.types import STAGES, Action, Stage, Statistics
+from ilis_guard.types import STAGES, Action, Obstacle, Stage, Statistics
 
 LEGAL = Facts(uncertainty=0.43, typicality=0.5, tier="small", labels={"topic": "legal"})
 
@@ -92,15 +92,14 @@ def test_at_the_prompt_a_rule_decides_or_the_model_goes_on() -> None:
 @pytest.mark.parametrize(
     ("facts", "told"),
     [
-        (Facts(tier="small", error="ModelError: about 'my question'"), "The tier 'small' failed (ModelError). "),
+        (Facts(tier="small", error="ModelError"), "The tier 'small' failed (ModelError). "),
         (Facts(tier="small"), "The tier 'small' answered; its answer has no uncertainty. "),
         (Facts(uncertainty=float("nan")), "The model answered; its answer has no uncertainty. "),
     ],
 )
-def test_what_the_model_did_is_told_without_its_texts(facts: Facts, told: str) -> None:
+def test_a_paragraph_begins_with_the_attempt(facts: Facts, told: str) -> None:
     paragraph = policy("id: failed, when: \"error != ''\", do: abstain").explain(facts).paragraph
     assert paragraph.startswith(told)
-    assert "question" not in paragraph
 
 
 def test_a_part_that_cannot_be_evaluated_says_why() -> None:
@@ -116,12 +115,12 @@ def test_a_part_that_cannot_be_evaluated_says_why() -> None:
     ]
 
 
-def test_a_rule_for_a_sample_says_whether_the_request_was_drawn() -> None:
+def test_a_rule_for_a_sample_says_whether_the_request_is_in_it() -> None:
     sampled = policy("id: look, sample: 0.5, do: escalate")
     told = {outcomes(sampled.explain(Facts(sampling_key=str(sampling_key))))[0][1:] for sampling_key in range(20)}
     assert told == {
-        ("decided", "it has no condition, and this request was drawn (a sample of 0.5)"),
-        ("passed over", "it holds for a sample of 0.5, and this request wasn't drawn"),
+        ("decided", "it has no condition, and this request is in its sample (0.5)"),
+        ("passed over", "it holds for a sample of 0.5, and this request isn't in it"),
     }
 
 
@@ -133,7 +132,7 @@ def test_it_is_json_with_missing_numbers_as_null() -> None:
         "text": "tokens > 3",
         "value": True,
         "failed": None,
-        "facts": {"tokens": "7"},
+        "facts": {"tokens": 7},
         "operator": None,
         "parts": [],
     }
@@ -182,11 +181,11 @@ FACTS = st.builds(
     larger_tiers=st.sampled_from([None, (), ("large",)]),
     tokens=st.integers(0, 3),
     labels=st.sampled_from([{}, {"vip": True}, {"vip": "yes"}]),
-    error=st.sampled_from(["", "ModelError: secret"]),
+    error=st.sampled_from(["", "ModelError"]),
     statistics=st.sampled_from(
         [None, Statistics(logprob_sum=-1.0, logprob_mean=-1.0, entropy_mean=0.5, margin_min=0.2)]
     ),
-    answer_blocked_by=st.sampled_from(["", "rule 'p' couldn't be evaluated"]),
+    answer_blocked_by=st.sampled_from([None, Obstacle(kind="rule_failed", rule="p", detail="why")]),
     sampling_key=st.sampled_from(["a", "b", "c"]),
 )
 
@@ -203,7 +202,6 @@ def engine_of(rules: list[tuple[Stage, Action, str | None, str | None, float | N
     return Engine([bound(index, *rule) for index, rule in enumerate(rules) if rule[:2] != ("prompt", Action.ANSWER)])
 
 
-@settings(max_examples=400, deadline=None)
 @given(RULES, FACTS, st.sampled_from(STAGES))
 def test_an_explanation_never_contradicts_the_ruling(
     rules: list[tuple[Stage, Action, str | None, str | None, float | None]], facts: Facts, stage: Stage
@@ -231,7 +229,6 @@ def test_an_explanation_never_contradicts_the_ruling(
     if ruling is not None and decided is not None:
         assert f"By rule '{decided}' " in explained.paragraph
         assert f"({ruling.action.value})" in explained.paragraph or ruling.action is Action.ANSWER
-    assert "secret" not in explained.paragraph
     json.dumps(explained.to_dict(), allow_nan=False)
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilis_guard.config.queues import LONGEST
+from ilis_guard.config.review import LONGEST
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Audit, Budget, Facts, Guarantee, Policy
-from ilis_guard.policy.facts import AUDIT_SALT, VISIBLE, is_sampled, seen
+from ilis_guard.policy.facts import AUDIT_SALT, VISIBLE, fact_values, is_sampled
 from ilis_guard.policy.schema import LONGEST_DUE, seconds
 from ilis_guard.types import Action, Obstacle
 
@@ -92,11 +92,11 @@ def test_every_key_counts_for_the_fingerprint(keys: str) -> None:
 )
 def test_certified_is_a_score_without_an_error_up_to_a_known_threshold(facts: Facts, certified: bool) -> None:
     assert facts.certified is certified
-    assert seen(facts)["certified"] is certified
+    assert fact_values(facts)["certified"] is certified
 
 
 def test_conditions_see_every_fact_that_has_a_name_and_none_that_has_not() -> None:
-    assert seen(SURE).keys() == {*VISIBLE, "labels"}
+    assert fact_values(SURE).keys() == {*VISIBLE, "labels"}
     assert "sampling_key" not in VISIBLE
 
 

@@ -267,7 +267,7 @@ def requests(random: np.random.Generator, count: int, scores_prompts: Sequence[b
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_requests_ruled_on_together_end_as_each_does_alone(data: st.DataObject) -> None:
     scores_prompts = data.draw(st.lists(st.booleans(), min_size=1, max_size=3))
     policy = data.draw(policies(len(scores_prompts)))
@@ -312,8 +312,9 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
 
 @given(st.data())
 @settings(
-    max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
-)  # shrinking takes minutes
+    max_examples=min(30, settings.default.max_examples),  # type: ignore[union-attr]  # tests/conftest.py loads a profile
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
+)
 def test_a_simulation_decides_as_the_live_guard_does(data: st.DataObject) -> None:
     scores_prompts = data.draw(st.lists(st.booleans(), min_size=1, max_size=3))
     policy = data.draw(policies(len(scores_prompts), may_guarantee=False))

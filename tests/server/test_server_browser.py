@@ -178,7 +178,7 @@ def test_of_two_reviewers_one_gets_the_ticket_and_the_other_is_told(
     ana.get_by_role("button", name="Give it back").click()
     expect(ana.locator("#standing-said")).to_contain_text("Nobody has this ticket.")
     expect(ben.locator("#standing-said")).to_contain_text("It changed since you opened it")
-    assert [entry.what for entry in review.get(ticket.id).history] == ["created", "claimed", "released"]
+    assert [entry.type for entry in review.get(ticket.id).history] == ["created", "claimed", "released"]
 
 
 def test_a_verdict_by_mouse(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
