@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from ilis_guard.lab.evaluation.metrics import INTERVAL, RESAMPLES
+from ilis_guard.lab.metrics import INTERVAL, RESAMPLES
 from ilis_guard.policy.recordings import UNKNOWN, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action

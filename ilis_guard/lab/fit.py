@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.evaluation.metrics import held_out
+from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.tuning import Progress, tune
 from ilis_guard.scoring.blending import Blending, SequenceProbability, raw_scores
 from ilis_guard.scoring.bundle import (

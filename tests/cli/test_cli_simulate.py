@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ilis_guard.lab import metrics
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier
 from ilis_guard.lab.attempts import AttemptTable, read_attempts, write_attempts
-from ilis_guard.lab.evaluation import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question

@@ -10,12 +10,12 @@ from rich.console import Console
 from ilis_guard import Attempt, Decision, Guard, Policy
 from ilis_guard.cascade.early_stop import PATIENCE
 from ilis_guard.cascade.tier import Tier
-from ilis_guard.cli.views.decisions import attempts_table
+from ilis_guard.cli.decision_tables import attempts_table
 from ilis_guard.lab.score import score_decisions
 from ilis_guard.policy.explain import explain_decision
 from ilis_guard.policy.records import AttemptJson
 from ilis_guard.policy.replay import DecisionRecord, replay
-from ilis_guard.review.record import judged_in, proposed_in
+from ilis_guard.review.record import judged_in
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
 

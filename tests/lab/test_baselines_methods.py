@@ -13,7 +13,7 @@ from ilis_guard.lab.baselines.estimator import Estimator, Method
 from ilis_guard.lab.baselines.methods import SIGNATURE, methods
 from ilis_guard.lab.baselines.observations import SCORES, SITES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LayerProbeEstimator
-from ilis_guard.lab.evaluation.metrics import auroc
+from ilis_guard.lab.metrics import auroc
 from ilis_guard.types import Fingerprint, Position, Site
 from tests.lab.synthetic import harvest_manifest
 

@@ -15,9 +15,8 @@ from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module
-from ilis_guard.lab import tuning
+from ilis_guard.lab import metrics, tuning
 from ilis_guard.lab.attempts import Answers
-from ilis_guard.lab.evaluation import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.blending import raw_scores

@@ -6,8 +6,8 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.evaluation import metrics
-from ilis_guard.lab.evaluation.metrics import (
+from ilis_guard.lab import metrics
+from ilis_guard.lab.metrics import (
     auprc_correct,
     auprc_wrong,
     auroc,

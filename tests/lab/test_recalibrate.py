@@ -10,9 +10,9 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
+from ilis_guard.lab import metrics
 from ilis_guard.lab import recalibrate as module
 from ilis_guard.lab.attempts import Answers
-from ilis_guard.lab.evaluation import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.recalibrate import CalibrationRows, read_calibration_rows, recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle

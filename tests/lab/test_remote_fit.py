@@ -10,8 +10,7 @@ from scipy import stats
 
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
 from ilis_guard.lab import fit as module
-from ilis_guard.lab import recalibrate
-from ilis_guard.lab.evaluation import metrics
+from ilis_guard.lab import metrics, recalibrate
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ilis_guard.lab.evaluation import metrics
-from ilis_guard.lab.evaluation.metrics import BINS, ScoreCounts
+from ilis_guard.lab import metrics
+from ilis_guard.lab.metrics import BINS, ScoreCounts
 
 Formula = Callable[[ScoreCounts], np.ndarray]
 Metric = Callable[[np.ndarray, np.ndarray], float]

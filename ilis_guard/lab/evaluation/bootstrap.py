@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ilis_guard.lab.evaluation.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 from ilis_guard.lab.evaluation.trials import ProtocolName, Scores, Trial
+from ilis_guard.lab.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)
