@@ -37,7 +37,7 @@ def harvest(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="package.module:function of your own, called with (question, text): returns whether the answer is right."
+            help="package.module:function of your own: takes (question, text), returns whether the answer is right."
         ),
     ] = None,
 ) -> None:

@@ -208,8 +208,8 @@ class _Formula:
     """A value for each request; NaN where the measure leaves it out."""
     reduce: Reduce
     is_paired: bool
-    """Whether its difference is over the requests that have a value under both policies. Otherwise each policy's measure is
-    over its own requests, as the error of its answers must be."""
+    """Whether its difference is over the requests that have a value under both policies. Otherwise each policy's
+    measure is over its own requests, as the error of its answers must be."""
 
 
 def _formulas(requests_per_hour: float) -> tuple[_Formula, ...]:

@@ -16,8 +16,8 @@ from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, Sc
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.fit import SHARES
-from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.policy.facts import is_sampled
+from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.scoring import LightGBMScorer
 from ilis_guard.scoring.bundle import Bundle, row_digest
 from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, RemoteFingerprint, Score

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.neighbours.environments import prepare
 from benchmarks.neighbours.roster import Environment, NeighbourError
 
+pytestmark = pytest.mark.usefixtures("process")
+
 
 def wheel(folder: Path, name: str, version: str) -> Path:
     file = folder / f"{name}-{version}-py3-none-any.whl"

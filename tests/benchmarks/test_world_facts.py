@@ -6,8 +6,6 @@ from benchmarks.world_facts import world_facts
 from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question, read_questions, write_questions
 
-from ilis_guard.lab.questions import Question, read_questions, write_questions
-
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:

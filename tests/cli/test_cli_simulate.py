@@ -224,9 +224,7 @@ def splits(path: Path) -> dict[str, str]:
     return {row["id"]: row["split"] for row in read_attempts(path).rows()}
 
 
-def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_row(
-    run: Callable[..., Any], bundled: Path
-) -> None:
+def test_a_scored_harvest_holds_scores_and_the_splits_of_the_fit(run: Callable[..., Any], bundled: Path) -> None:
     result = run("score", "h.parquet", "--tier", "small", "--to", "scored.parquet")
     assert (result.status, result.out) == (0, "600 rows in scored.parquet\n")
     table = read_attempts(bundled / "scored.parquet")
@@ -268,7 +266,7 @@ def test_questions_that_a_fit_didnt_see_are_unseen_in_any_harvest(run: Callable[
     assert "unseen" not in {known[f"q{n}"] for n in range(500, 600)}
 
 
-def test_what_doesnt_go_together_is_refused(run: Callable[..., Any], bundled: Path) -> None:
+def test_inputs_that_do_not_go_together_are_refused(run: Callable[..., Any], bundled: Path) -> None:
     refused = {
         ("--to", "s.parquet"): "there is nothing to make a table from",
         ("h.parquet", "--to", "s.parquet"): "each harvest goes with a tier of its own: got 1 files and the tiers []",
@@ -283,9 +281,7 @@ def test_what_doesnt_go_together_is_refused(run: Callable[..., Any], bundled: Pa
         assert not (bundled / "s.parquet").exists()
 
 
-def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
-    run: Callable[..., Any], config: Path
-) -> None:
+def test_logged_decisions_become_a_table_labelled_by_verdicts(run: Callable[..., Any], config: Path) -> None:
     config.write_text(
         config.read_text().replace("[{name: small, model: m}]", "[{name: small, model: m}, {name: large, model: m}]")
     )
@@ -312,9 +308,7 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     assert [row["wrong"] for row in read_attempts(Path("verdicts.parquet")).rows()] == [False, True]
 
 
-def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_prompts_is_no_matter(
-    run: Callable[..., Any], bundled: Path
-) -> None:
+def test_a_guarantee_on_scores_of_unknown_bundles_has_a_caveat(run: Callable[..., Any], bundled: Path) -> None:
     (bundled / "p.yaml").write_text(
         "version: 1\nname: p\nguarantee: {max_error: 0.4}\nrules:\n"
         "  - {id: covered, when: certified, do: answer}\n  - {id: no, do: abstain}\n"
@@ -331,7 +325,7 @@ def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_pro
         assert ("Which bundle scored the tiers ['small'] isn't on record" in told.flat) is is_doubted
 
 
-def test_the_prompts_cost_is_scored_as_the_live_guard_tells_it(run: Callable[..., Any], bundled: Path) -> None:
+def test_the_prompts_cost_is_that_of_the_live_guard(run: Callable[..., Any], bundled: Path) -> None:
     prices = "{per_request: 1, per_million_prompt_tokens: 1000000, per_million_tokens: 1000000}"
     guard = bundled / "guard.yaml"
     guard.write_text(guard.read_text().replace("bundle: bundle", f"bundle: bundle, cost: {prices}"))
@@ -345,7 +339,7 @@ def test_the_prompts_cost_is_scored_as_the_live_guard_tells_it(run: Callable[...
     assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (4.0, 5.0)
 
 
-def test_a_wrong_line_is_named_without_what_stands_in_it(run: Callable[..., Any], config: Path) -> None:
+def test_a_wrong_line_is_named_without_its_content(run: Callable[..., Any], config: Path) -> None:
     (config.parent / "decisions.jsonl").write_text(
         '\n{"id": "d1", "attempts": [{"tier": "small", "text": ["secret"]}]}\n'
     )

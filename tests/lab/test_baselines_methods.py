@@ -154,7 +154,7 @@ def test_the_probe_looks_at_the_layer_that_tells(site: str) -> None:
     assert fitted.classifier.strength in probes.STRENGTHS
 
 
-def test_layer_and_penalty_are_those_that_validation_rows_are_told_apart_by_best() -> None:
+def test_layer_and_penalty_have_the_best_validation_auroc() -> None:
     train, validation, _ = thirds(ROWS)
     rows = made(900, 5, signal=0.4)
     fitted = LayerProbe(name="probe-mlp", site="mlp").fit(rows, train, validation, 0)
@@ -227,7 +227,7 @@ def test_a_missing_number_is_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_rows_that_were_not_observed_are_refused_by_methods_that_need_it(name: str) -> None:
+def test_methods_that_need_observations_refuse_rows_without(name: str) -> None:
     bare = replace(ROWS, unsupervised=None, activations=None)
     train, validation, _ = thirds(ROWS)
 
