@@ -15,7 +15,7 @@ import numpy as np
 from ilis_guard.lab.attempt_schema import HarvestManifest
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.questions import Question
-from ilis_guard.models.replies import statistics_of
+from ilis_guard.models.remote import statistics_of
 from ilis_guard.types import RemoteFingerprint, Statistic
 
 NUMBER = re.compile(r"\d+")

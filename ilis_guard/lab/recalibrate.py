@@ -18,8 +18,9 @@ from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import Answers, read_attempts
 from ilis_guard.lab.fit import calibrate
 from ilis_guard.policy.records import read_verdicts
-from ilis_guard.scoring.blending import raw_scores
-from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, write_bundle
+from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration
+from ilis_guard.scoring.bundle_files import write_bundle
+from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_count
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
@@ -148,7 +149,7 @@ def _of_harvest(bundle: Bundle, answers: Answers) -> CalibrationRows:
             answers.signatures,
             answers.statistics,
             log_odds=metadata.log_odds(answers.statistics),
-            familiarity=None if blending is None else blending.detector(known).typicality(profiles),
+            familiarity=None if blending is None else blending.familiarity(known).typicality(profiles),
         ),
         wrong=answers.wrong,
         probability=np.ones(len(answers.wrong)),

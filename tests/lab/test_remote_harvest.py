@@ -17,8 +17,7 @@ from ilis_guard.errors import FitError, ModelError
 from ilis_guard.lab.attempt_schema import COLUMNS, HarvestManifest
 from ilis_guard.lab.attempts import read_answers, read_attempts
 from ilis_guard.lab.harvest import ConcurrentRemoteModel, harvest
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import RemoteModel
+from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from tests.provider import Provider, confidence, is_right, provider, town
 
 NUMBERS = range(12)

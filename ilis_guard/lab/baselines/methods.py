@@ -15,7 +15,7 @@ from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
 from ilis_guard.lab.fit import FEATURES, fit_blending, fit_sequence_probability, fit_statistics, typicality_reference
 from ilis_guard.lab.tuning import Candidate, tune
-from ilis_guard.scoring.blending import SequenceProbability, raw_scores
+from ilis_guard.scoring.calibration import SequenceProbability, raw_scores
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import STATISTICS
@@ -177,7 +177,7 @@ class Fused:
             name=self.name,
             best=best,
             sequence=blending.sequence_probability,
-            detector=blending.detector(reference),
+            detector=blending.familiarity(reference),
         )
 
 
