@@ -229,7 +229,9 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
         ROWS.signatures,
         ROWS.statistics,
         log_odds=metadata.log_odds(ROWS.statistics),
-        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(ROWS.profiles("answer")),
+        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(
+            ROWS.profiles("answer")
+        ),
     )
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
     assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty
