@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from ilis_guard.lab.evaluation.metrics import INTERVAL, RESAMPLES
+from ilis_guard.lab.metrics import INTERVAL, RESAMPLES
 from ilis_guard.policy.recordings import UNKNOWN, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
@@ -208,8 +208,8 @@ class _Formula:
     """A value for each request; NaN where the measure leaves it out."""
     reduce: Reduce
     is_paired: bool
-    """Whether its difference is over the requests that have a value under both policies. Otherwise each policy's measure is
-    over its own requests, as the error of its answers must be."""
+    """Whether its difference is over the requests that have a value under both policies. Otherwise each policy's
+    measure is over its own requests, as the error of its answers must be."""
 
 
 def _formulas(requests_per_hour: float) -> tuple[_Formula, ...]:

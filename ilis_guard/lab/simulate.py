@@ -16,7 +16,7 @@ from ilis_guard.errors import SimulationError
 from ilis_guard.lab.attempt_schema import HELD_OUT, AttemptManifest, AttemptTier, Split, parse_labels
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.comparison import Change, Comparison, changes, compare
-from ilis_guard.lab.evaluation.metrics import RESAMPLES
+from ilis_guard.lab.metrics import RESAMPLES
 from ilis_guard.policy import Policy
 from ilis_guard.policy.context import PolicyContext
 from ilis_guard.policy.recordings import (

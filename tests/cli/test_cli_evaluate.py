@@ -86,9 +86,7 @@ def test_evaluating_writes_tables_and_a_page_and_shows_the_headline(run: Callabl
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_the_page_fetches_nothing_runs_nothing_and_tells_no_texts_unless_asked(
-    run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_page_loads_nothing_and_holds_no_texts_by_default(run: Callable[..., Any], tmp_path: Path) -> None:
     harvest = write_harvest(ROWS, tmp_path / "rows.parquet")
     questions = write_questions(ROWS, tmp_path / "asked.jsonl")
     common = ("evaluate", str(harvest), "--seeds", "1", "--questions", str(questions), "--to", str(tmp_path))

@@ -38,7 +38,7 @@ def harvest_manifest(fingerprint: Fingerprint | RemoteFingerprint, **changes: An
 def synthetic_answers(
     sizes: dict[str, int], *, seed: int = 0, share: float = 0.5, signal: float = 0.35, unlike: Sequence[str] = ()
 ) -> Answers:
-    """Answers of several sets, of which the maps tell whether they are wrong; those of `unlike` sets have larger maps."""
+    """Answers of several sets whose maps tell whether they are wrong; those of `unlike` sets have larger maps."""
     random = np.random.default_rng(seed)
     datasets = np.repeat(list(sizes), list(sizes.values()))
     count = len(datasets)

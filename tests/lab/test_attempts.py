@@ -31,7 +31,7 @@ def row(id_: str, tier: str = "small", **other: Any) -> dict[str, Any]:
     return {"id": id_, "tier": tier, **known, **other}
 
 
-def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -> None:
+def test_a_written_table_is_read_and_arranged_by_request(tmp_path: Path) -> None:
     rows = [
         row("b", "large", uncertainty=0.2, wrong=False, labels='{"vip": true}', seconds=1.5),
         row("a", uncertainty=0.5, typicality=0.25, wrong=True, prompt_length=7, text_length=3, cost=0.5),
@@ -157,7 +157,7 @@ def test_no_parquet_file_and_no_file_are_said(tmp_path: Path) -> None:
         read_attempts(tmp_path / "none.parquet")
 
 
-def test_requests_that_a_bundle_saw_are_left_out_by_the_most_flattering_use_of_any_row() -> None:
+def test_requests_of_a_fit_are_left_out_by_their_most_flattering_use() -> None:
     splits = {"a": ("test", "test"), "b": ("test", "train"), "c": ("calibration", "test"), "d": ("unseen", "unseen")}
     splits |= {"e": ("unknown", "test"), "f": ("calibration", "validation")}
     rows = [

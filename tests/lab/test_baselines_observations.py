@@ -69,7 +69,7 @@ def check(rows: Answers, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_rows_of_several_harvests_stand_beside_what_was_observed_of_them(tmp_path: Path, order: int) -> None:
+def test_rows_of_several_harvests_get_their_own_observations(tmp_path: Path, order: int) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
     of_one, of_two = observed(tmp_path / "a", one, order=order), observed(tmp_path / "b", two, order=order)
     rows = with_observations(read_answers([two, one]), [two, one], [of_one, of_two])
@@ -109,7 +109,7 @@ def test_a_harvest_may_be_read_without_observations(tmp_path: Path) -> None:
     assert rows.take(np.array([0])).ids.tolist() == ["q0"]
 
 
-def test_what_is_not_among_the_rows_need_not_be_observed(tmp_path: Path) -> None:
+def test_only_the_rows_need_observations(tmp_path: Path) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
     some = read_answers([one, two]).take(np.array([2, 0]))
     of_one, of_two = observed(tmp_path / "a", one), observed(tmp_path / "b", two)

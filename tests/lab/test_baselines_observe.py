@@ -37,6 +37,8 @@ from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Site
 from tests.lab.tiny_models import LAYERS, SPECIALS, WORDS, make
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 SEEDS = {"llama": 1, "qwen3": 1, "gemma3": 5}
 """With these, answers of every kind are among two dozen; `test_answers_of_every_kind_are_here` sees to it."""
 PROMPT = "{question} w1"
@@ -123,9 +125,9 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     kept: dict[tuple[str, int], torch.Tensor] = {}
     hooks = []
     for index, layer in enumerate(network.model.layers):
-        for site, module in (("mlp", layer.mlp), ("residual", layer)):
+        for site, tapped in (("mlp", layer.mlp), ("residual", layer)):
             hooks.append(
-                module.register_forward_hook(
+                tapped.register_forward_hook(
                     lambda _module, _inputs, output, key=(site, index): kept.update(
                         {key: output[0] if isinstance(output, tuple) else output}
                     )
@@ -298,7 +300,7 @@ def test_p_true_needs_two_words(llama: Lab) -> None:
         verdict_tokens(OneWord())
 
 
-def test_attention_is_as_it_was_afterwards_even_if_the_pass_fails(
+def test_attention_is_restored_even_if_the_pass_fails(
     llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = llama.model.checkpoint.model
@@ -348,7 +350,7 @@ def test_rauq_looks_at_the_middle_third(layers: int) -> None:
     assert list(rauq_layers(layers)) == inside
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
+def test_an_interrupted_run_continues_where_the_last_part_ended(
     llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PART_ROWS", 4)
@@ -402,7 +404,9 @@ def test_parts_of_another_run_are_refused(llama: Lab, tmp_path: Path) -> None:
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
 
 
-def test_what_does_not_belong_together_is_refused(llama: Lab, labs: Callable[[str], Lab], tmp_path: Path) -> None:
+def test_a_harvest_of_another_model_or_questions_is_refused(
+    llama: Lab, labs: Callable[[str], Lab], tmp_path: Path
+) -> None:
     to = tmp_path / "observed.parquet"
     other = [question.model_copy(update={"question": question.question + " w2"}) for question in QUESTIONS]
     refused: list[tuple[type[IlisGuardError], str, LocalModel, Path, list[Question]]] = [
@@ -431,7 +435,7 @@ def test_a_file_that_holds_no_observations_is_refused(llama: Lab, tmp_path: Path
             read_observations(path)
 
 
-def test_the_command_observes_a_tier_as_it_was_harvested(llama: Lab, tmp_path: Path) -> None:
+def test_the_command_observes_a_harvested_tier(llama: Lab, tmp_path: Path) -> None:
     shutil.copytree(llama.folder, tmp_path / "model")
     write_questions(tmp_path / "questions.jsonl", QUESTIONS)
     (tmp_path / "guard.yaml").write_text(

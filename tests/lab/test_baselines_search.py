@@ -30,7 +30,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> list[list[Candidate]]:
     return found
 
 
-def test_methods_that_share_it_are_those_that_search_by_themselves(tuned: list[list[Candidate]]) -> None:
+def test_a_shared_search_gives_the_results_of_separate_ones(tuned: list[list[Candidate]]) -> None:
     shared = TreeSearch()
     sharing = (Trees(name="maps", choices=SIGNATURE, search=shared), Fused(search=shared))
     alone = (Trees(name="maps", choices=SIGNATURE), Fused())
@@ -41,7 +41,7 @@ def test_methods_that_share_it_are_those_that_search_by_themselves(tuned: list[l
     assert said[0] != said[1]
 
 
-def test_the_best_of_what_a_method_may_look_at_is_taken(tuned: list[list[Candidate]]) -> None:
+def test_the_best_candidate_among_the_choices_is_taken(tuned: list[list[Candidate]]) -> None:
     search = TreeSearch()
     for choices in (SIGNATURE, FEATURES["answer"], FEATURES["answer"][-1:]):
         best = search.best("one", choices, ROWS, TRAIN, VALIDATION, 0)

@@ -63,7 +63,7 @@ def recorded(uncertainty: list[float], wrong: list[int]) -> Recording:
     return Recording(ids=ids, labels=none, prompt_length=np.zeros(count, dtype=np.int64), tiers=(tier,))
 
 
-def test_every_figure_is_what_counting_says() -> None:
+def test_every_measure_equals_a_count_by_hand() -> None:
     old = outcomes(A, A, B, E, E, cost=[1, 2, 3, 4, NAN], wrong=[1, 0, NAN, NAN, NAN], attempts=[1, 2, 1, 3, 1])
     new = outcomes(
         A, E, A, U, E, cost=[2, 2, NAN, NAN, 5], wrong=[1, NAN, 0, NAN, NAN], audited=[True, False, False, False, False]
@@ -102,7 +102,7 @@ def test_the_slow_ones_are_the_nearest_rank() -> None:
     assert (slow.difference.low, slow.difference.high) == (0, 0)
 
 
-def test_the_curve_says_what_answering_the_least_uncertain_would_cost() -> None:
+def test_the_curve_is_the_error_of_the_least_uncertain() -> None:
     compared = compare(
         recorded([0.1, 0.4, 0.2, 0.2, NAN], [0, 1, 1, 0, 1]),
         outcomes(*[B] * 5),

@@ -21,11 +21,11 @@ from ilis_guard.lab.evaluation.bootstrap import (
     estimate_metrics,
 )
 from ilis_guard.lab.evaluation.evaluate import _worst_cases as worst_cases
-from ilis_guard.lab.evaluation.metrics import EXACT, ScoreCounts
 from ilis_guard.lab.evaluation.ood import detections
 from ilis_guard.lab.evaluation.sets import best_constant, counted_sets, question_sets
 from ilis_guard.lab.evaluation.trials import OTHERS, Trial, check_pair, count_fits, trials
 from ilis_guard.lab.fit import split
+from ilis_guard.lab.metrics import EXACT, ScoreCounts
 from ilis_guard.lab.questions import Question
 from tests.lab.synthetic import FixedRanker, fingerprint, noise, synthetic_answers
 
@@ -123,7 +123,7 @@ def test_nothing_that_is_tested_was_trained_on_chosen_on_or_calibrated_on(rows: 
     assert len(seen) == count_fits(sets=3, applied_sets=0, methods=1, seeds=2) == 9
 
 
-def test_what_tells_wins_and_noise_is_chance(found: list[MetricEstimate]) -> None:
+def test_an_informative_score_wins_and_noise_is_chance(found: list[MetricEstimate]) -> None:
     for protocol in ("in-distribution", "one-to-one", "leave-one-set-out"):
         assert one(found, protocol, "fused", "auroc").value > 0.75
         # Two normal distributions two standard deviations apart.
@@ -134,7 +134,7 @@ def test_what_tells_wins_and_noise_is_chance(found: list[MetricEstimate]) -> Non
         assert one(found, protocol, "against", "auroc").value < 0.15
 
 
-def test_a_figure_is_the_mean_over_seeds_of_what_scikit_learn_says(
+def test_an_estimate_is_the_mean_over_seeds_of_scikit_learns_metric(
     found: list[MetricEstimate], tried: list[Trial]
 ) -> None:
     cell = [
@@ -169,7 +169,7 @@ def test_unbounded_scores_are_calibrated_too_and_keep_their_order(
             assert (np.diff(trial.probability[order]) >= 0).all()
 
 
-def test_a_score_the_wrong_way_round_is_worth_its_base_rate_and_still_ranks_as_it_does(tried: list[Trial]) -> None:
+def test_a_reversed_score_is_calibrated_to_the_base_rate(tried: list[Trial]) -> None:
     for trial in tried:
         if trial.method == "against":
             assert len(set(trial.probability.tolist())) == 1
@@ -219,7 +219,7 @@ def test_progress_is_told_as_often_as_announced(rows: Answers) -> None:
     assert ticks.count("group") == count_groups(made) == 2 * 5
 
 
-def test_at_the_other_precision_the_same_questions_are_tested_and_what_was_fitted_is_applied(rows: Answers) -> None:
+def test_precision_transfer_tests_the_same_questions(rows: Answers) -> None:
     """There the maps say nothing, so that a refit finds nothing, and rows come in another order."""
     order = np.random.default_rng(1).permutation(len(rows))[:-40]
     silent = synthetic_answers(SIZES, seed=5, signal=0.0)
@@ -246,7 +246,7 @@ def test_precisions_that_are_not_a_pair_are_refused() -> None:
         check_pair(fingerprint(), replace(fingerprint("nf4"), prompt="ef"))
 
 
-def test_a_set_of_one_class_in_a_split_is_an_error_that_names_it(rows: Answers) -> None:
+def test_an_error_names_the_set_with_one_class_in_a_split(rows: Answers) -> None:
     test = split(rows.datasets, 0)["test"] & (rows.datasets == "city")
     with pytest.raises(FitError, match="the test rows of 'city' are all wrong"):
         list(trials(replace(rows, wrong=rows.wrong | test), METHODS, seeds=1, applied=None, progress=lambda: None))
@@ -334,7 +334,7 @@ def test_the_best_constant_answer_of_each_kind() -> None:
     assert best_constant(opened) == pytest.approx(1 / 2)
 
 
-def test_typicality_finds_sets_unlike_the_reference_and_holds_its_level_on_its_own() -> None:
+def test_typicality_detects_other_sets_at_its_level() -> None:
     rows = synthetic_answers({"near": 500, "like": 500, "far": 500}, unlike=["far"])
     found = {(one.trained_on, one.tested_on): one for one in detections(rows, seeds=3)}
     for name in ("near", "far"):

@@ -42,7 +42,7 @@ def test_the_difference_is_not_that_of_hard_and_easy_sets() -> None:
     assert (logs[wrong].mean(axis=0) - logs[~wrong].mean(axis=0)).max() > 1.5
 
 
-def test_importance_lies_on_the_pair_that_tells_and_all_of_it_is_told(rows: Answers) -> None:
+def test_importance_lies_on_the_informative_pair_and_sums_to_one(rows: Answers) -> None:
     found = importance(rows)
     assert found.pairs.argmax() == np.ravel_multi_index(PAIR, found.pairs.shape)
     assert found.pairs[PAIR] > 0.5

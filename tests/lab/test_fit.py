@@ -15,9 +15,8 @@ from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module
-from ilis_guard.lab import tuning
+from ilis_guard.lab import metrics, tuning
 from ilis_guard.lab.attempts import Answers
-from ilis_guard.lab.evaluation import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import Split
@@ -119,7 +118,7 @@ def altered(rows: Answers, where: np.ndarray) -> Answers:
     return replace(rows, signatures=signatures, statistics=statistics, wrong=rows.wrong ^ where)
 
 
-def test_what_only_the_maps_tell_is_learned_and_the_baseline_cannot_know_it(fitted: Fitted) -> None:
+def test_a_signal_in_the_maps_is_learned_and_not_by_the_baseline(fitted: Fitted) -> None:
     metadata, _ = fitted
     assert metadata.held_out.auroc.low > 0.75
     assert metadata.held_out.auroc.low > metadata.baseline.auroc.high
@@ -127,7 +126,7 @@ def test_what_only_the_maps_tell_is_learned_and_the_baseline_cannot_know_it(fitt
     assert metadata.baseline.auroc.low < 0.5 < metadata.baseline.auroc.high
 
 
-def test_what_the_statistics_tell_both_learn(tmp_path: Path) -> None:
+def test_a_signal_in_the_statistics_is_learned_by_both(tmp_path: Path) -> None:
     metadata = fit(made(600, 1, told=1.5), tmp_path / "bundle")
     assert metadata.held_out.auroc.low > 0.8
     assert metadata.baseline.auroc.low > 0.8
@@ -149,7 +148,9 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
     ("split", "unchanged"),
     [("test", {"trees.txt", "calibration.json"}), ("calibration", {"trees.txt"}), ("validation", set())],
 )
-def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path) -> None:
+def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
+    split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
+) -> None:
     where = module.split(ROWS.datasets, 0)[split]
     fit(altered(ROWS, where), tmp_path / "bundle")
     before, after = files(fitted[1]), files(tmp_path / "bundle")
@@ -159,7 +160,7 @@ def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fi
     assert all(getattr(known, name) == getattr(learned, name) for name in grown) == ("trees.txt" in unchanged)
 
 
-def test_the_typicality_reference_does_not_look_at_test_or_validation_rows_nor_at_any_outcome(fitted: Fitted) -> None:
+def test_the_typicality_reference_ignores_other_splits_and_outcomes(fitted: Fitted) -> None:
     splits = module.split(ROWS.datasets, 0)
     reference = read_bundle(str(fitted[1])).calibration_set.typicality
     other = altered(ROWS, splits["test"] | splits["validation"])
@@ -168,7 +169,7 @@ def test_the_typicality_reference_does_not_look_at_test_or_validation_rows_nor_a
     assert len(reference.distances) == splits["calibration"].sum()
 
 
-def test_what_maps_look_like_is_learned_from_train_rows_alone_and_compared_with_calibration_rows() -> None:
+def test_the_reference_is_fitted_to_train_rows_alone() -> None:
     train, calibration = (module.split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
     before = module.typicality_reference(profile(ROWS.signatures, "answer"), train, calibration)
     after = module.typicality_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
@@ -228,7 +229,9 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
         ROWS.signatures,
         ROWS.statistics,
         log_odds=metadata.log_odds(ROWS.statistics),
-        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(ROWS.profiles("answer")),
+        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(
+            ROWS.profiles("answer")
+        ),
     )
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
     assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty
@@ -399,7 +402,7 @@ def test_typicality_is_small_where_maps_are_clearly_others(position: Position, f
     assert np.median(detector.typicality(profile(maps, "answer"))) < 0.02
 
 
-def test_datasets_that_are_nearly_always_right_or_wrong_are_trained_on_and_left_out_of_the_figures(
+def test_datasets_of_extreme_accuracy_train_but_do_not_count(
     tmp_path: Path,
 ) -> None:
     names = ROWS.datasets

@@ -1,6 +1,8 @@
+import os
+import random
 import re
-import subprocess
-import sys
+import signal
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from ilis_guard.lab.grading import is_correct, load_judge
 from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question
 from ilis_guard.types import Fingerprint, Generation, Message, Position, Signature, Statistics
+from tests.processes import ended, forked
 
 LAYERS = 3
 POSITIONS: tuple[Position, ...] = ("prompt", "last", "mean")
@@ -185,9 +188,7 @@ def test_the_files_format_is_stable(path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [("last", "mean"), ("mean",), ("last",), ("prompt",)])
-def test_unanswered_rows_are_counted_and_left_out_and_the_others_stay_together(
-    missing: tuple[Position, ...], path: Path
-) -> None:
+def test_unanswered_rows_are_counted_and_left_out(missing: tuple[Position, ...], path: Path) -> None:
     silent = [question(number, SILENT, "d") for number in (20, 21, 22)]
     asked = [silent[0], *QUESTIONS[:4], silent[1], *QUESTIONS[4:], silent[2]]
     harvest(FakeTapped(missing), asked, path, name="fake", batch_size=4)
@@ -239,7 +240,7 @@ def test_a_run_that_got_nowhere_leaves_nothing(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_run_of_other_questions_does_not_go_on_with_it(path: Path) -> None:
+def test_a_run_of_other_questions_does_not_continue_an_unfinished_one(path: Path) -> None:
     with pytest.raises(ModelError):
         harvest(FakeTapped(fail_at=1), QUESTIONS, path, name="fake", batch_size=4)
     model = FakeTapped()
@@ -250,7 +251,7 @@ def test_a_run_of_other_questions_does_not_go_on_with_it(path: Path) -> None:
     assert model.batches == []
 
 
-def test_what_was_half_written_when_a_run_was_killed_is_asked_again(path: Path) -> None:
+def test_a_half_written_part_is_harvested_again(path: Path) -> None:
     with pytest.raises(ModelError):
         harvest(FakeTapped(fail_at=2), QUESTIONS, path, name="fake", batch_size=4)
     folder = path.with_name(".capitals.parquet.unfinished")
@@ -271,41 +272,41 @@ def test_an_unfinished_part_that_is_damaged_is_named(path: Path) -> None:
     assert_rows_are(read_attempts(path).answers(), QUESTIONS)
 
 
-def test_a_run_killed_at_any_instant_loses_nothing_and_asks_nothing_twice(path: Path) -> None:
-    """A real process, killed again and again."""
+@pytest.mark.usefixtures("process")
+def test_a_run_killed_at_any_instant_loses_nothing(path: Path) -> None:
+    """Child processes, each killed by the system at an instant of its own, until one finishes."""
     path.parent.mkdir(parents=True)
-    log = path.parent / "asked.log"
-    code = f"""
-import os, random, signal, sys, threading, time
-sys.path.insert(0, {str(Path.cwd())!r})
-from pathlib import Path
-from tests.lab.test_harvest import QUESTIONS, FakeTapped
-from ilis_guard.lab.harvest import harvest
+    log = path.parent / "done.log"
 
-class Logged(FakeTapped):
-    def generate_batch(self, conversations):
-        answers = super().generate_batch(conversations)
-        time.sleep(0.01)
-        return answers
+    class Slow(FakeTapped):
+        def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
+            time.sleep(0.01)
+            return super().generate_batch(conversations)
 
-def told(done, every):
-    with open({str(log)!r}, "a") as file:
-        file.write(f"{{done}}\\n")
+    def record(done: int, _all: int) -> None:
+        with log.open("a") as file:
+            file.write(f"{done}\n")
 
-threading.Timer(random.uniform(0.005, 0.06), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-harvest(Logged(), QUESTIONS, Path({str(path)!r}), name="fake", batch_size=2, progress=told)
-os._exit(0)
-"""
-    for _ in range(40):
-        if subprocess.run([sys.executable, "-c", code], check=False).returncode == 0:
+    def run() -> None:
+        harvest(Slow(), QUESTIONS, path, name="fake", batch_size=2, progress=record)
+
+    instants = random.Random(0)
+    kills = 0
+    for _ in range(60):
+        child = forked(run)
+        time.sleep(instants.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        kills += ended(child) == -signal.SIGKILL
+        if path.exists():
             break
     harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=2)
     assert_rows_are(read_attempts(path).answers(), QUESTIONS)
+    assert kills >= 2
     done = [int(line) for line in log.read_text().split()]
-    assert done == sorted(done), "what was on disk stayed there"
+    assert done == sorted(done), "rows that were on disk stayed there"
 
 
-def test_a_judge_of_ones_own_says_what_is_right(path: Path) -> None:
+def test_a_judge_of_ones_own_grades_the_answers(path: Path) -> None:
     def never(asked: Question, text: str) -> bool:
         assert (asked in QUESTIONS, text in ("Yes.", "No.")) == (True, True)
         return False
@@ -387,7 +388,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("content", [b"", b"id,correct\n1,true\n", b"PAR1" * 10])
-def test_what_is_no_parquet_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_files_than_parquet_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows").write_bytes(content)
     refusal(tmp_path / "rows")
 
@@ -425,7 +426,7 @@ def test_maps_of_other_layers_than_the_manifest_says_are_refused(rows: Answers, 
     refusal(path)
 
 
-def test_what_was_generated_is_kept_token_by_token(tmp_path: Path) -> None:
+def test_generated_token_ids_are_kept(tmp_path: Path) -> None:
     harvest(FakeTapped(), QUESTIONS, tmp_path / "rows.parquet", name="fake")
     answers = dict(read_attempts(tmp_path / "rows.parquet").generations())
     assert {answer.text: answer.token_ids for answer in answers.values()} == {"Yes.": (7, 1), "No.": (8, 1)}

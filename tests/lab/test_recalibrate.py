@@ -10,9 +10,9 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
+from ilis_guard.lab import metrics
 from ilis_guard.lab import recalibrate as module
 from ilis_guard.lab.attempts import Answers
-from ilis_guard.lab.evaluation import metrics
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.recalibrate import CalibrationRows, read_calibration_rows, recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
@@ -99,9 +99,7 @@ def taken_at_face_value(labelled: CalibrationRows) -> CalibrationRows:
     return replace(labelled, probability=np.ones(len(labelled.wrong)))
 
 
-def test_on_traffic_whose_truth_is_known_the_promise_holds_and_taken_at_face_value_it_does_not(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_the_promise_holds_on_synthetic_traffic_only_with_weights(bundle: Bundle, tmp_path: Path) -> None:
     everything = Traffic(bundle, seed=1000, count=400_000)
     order = np.argsort(everything.raw)
     raws, errors = everything.raw[order], np.cumsum(everything.wrong[order])
@@ -130,7 +128,7 @@ def test_on_traffic_whose_truth_is_known_the_promise_holds_and_taken_at_face_val
     assert abs(np.mean(off["naive"])) > 0.03
 
 
-def test_the_new_map_is_a_weighted_logistic_regression_on_the_trees_own_scores(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_new_map_is_a_weighted_logistic_regression(bundle: Bundle, tmp_path: Path) -> None:
     traffic = Traffic(bundle, 0, 3000)
     labelled = read_calibration_rows(bundle, written(tmp_path / "rows.jsonl", traffic.rows()))
     # Near 0 and 1 an uncertainty's digits tell the raw score less sharply.
@@ -156,9 +154,7 @@ def test_the_calibration_set_is_a_random_sample_of_the_requests(bundle: Bundle, 
     assert abs(len(kept) - audits.sum() - AUDITED * escalated) < 4 * np.sqrt(AUDITED * escalated)
 
 
-def test_the_trees_the_figures_and_the_typicality_reference_stay_and_the_metadata_says_what_happened(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_recalibration_keeps_trees_metrics_and_typicality_reference(bundle: Bundle, tmp_path: Path) -> None:
     labelled = read_calibration_rows(bundle, written(tmp_path / "rows.jsonl", Traffic(bundle, 0, 3000).rows()))
     recalibrate(bundle, labelled, tmp_path / "new")
     new = read_bundle(str(tmp_path / "new"))
@@ -176,7 +172,7 @@ def test_the_trees_the_figures_and_the_typicality_reference_stay_and_the_metadat
     LightGBMScorer(new).score(generation(made(5), 0))
 
 
-def test_a_harvest_is_scored_by_the_bundle_and_gives_it_distances_too(
+def test_a_harvest_recalibrates_scores_and_typicality(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = made(200, seed=5, signal=0.6, share=0.3)

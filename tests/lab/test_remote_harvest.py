@@ -62,7 +62,7 @@ def test_each_row_holds_its_own_answer_and_the_statistics_of_its_logprobs(servin
     assert len({row["margin_min"] for row in table}) == len(table)
 
 
-def test_what_is_read_back_has_the_statistics_that_were_told_and_no_maps(serving: Provider, path: Path) -> None:
+def test_remote_answers_have_their_statistics_and_no_maps(serving: Provider, path: Path) -> None:
     harvested(serving, path)
     rows = read_attempts(path).answers()
     assert (rows.known, rows.signatures) == (("logprob_sum", "logprob_mean", "margin_min"), {})
@@ -76,7 +76,7 @@ def test_what_is_read_back_has_the_statistics_that_were_told_and_no_maps(serving
     assert first.signatures == {}
 
 
-def test_the_manifest_says_who_was_asked_and_with_what(serving: Provider, path: Path) -> None:
+def test_the_manifest_names_model_and_arguments(serving: Provider, path: Path) -> None:
     manifest = harvested(serving, path)
     assert read_attempts(path).harvest == manifest
     assert manifest.fingerprint == fingerprint_of(ChatOpenAI(**serving.arguments(timeout=3)))
@@ -125,16 +125,14 @@ def test_a_batch_is_asked_at_once_as_far_as_the_tier_allows(serving: Provider, p
     assert len(serving.asked) == len(TOWNS)
 
 
-def test_what_failed_in_passing_is_asked_again(serving: Provider, path: Path) -> None:
+def test_transient_failures_are_retried(serving: Provider, path: Path) -> None:
     serving.before = lambda prompt: 503 if serving.times[prompt] < 3 and "number 7" in prompt else 200
     harvested(serving, path)
     assert sorted(serving.times.values()) == [1] * 11 + [3]
     assert len(read_attempts(path).answers().ids) == len(TOWNS)
 
 
-def test_an_answer_that_cannot_be_had_fails_the_run_and_the_next_one_asks_for_it_alone(
-    serving: Provider, path: Path
-) -> None:
+def test_a_failed_answer_fails_the_run_and_is_retried_by_the_next(serving: Provider, path: Path) -> None:
     refused = TOWNS[5].prompt()
     serving.before = lambda prompt: 400 if prompt == refused else 200
     with pytest.raises(ModelError, match=r"1 answer couldn't be had, such as that to 'q5' \(ModelError: .*400.*kept"):
@@ -159,7 +157,7 @@ def test_where_nothing_comes_the_rest_is_not_asked_for(serving: Provider, path: 
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_run_with_other_arguments_does_not_go_on_with_it(serving: Provider, path: Path) -> None:
+def test_other_arguments_do_not_continue_an_unfinished_run(serving: Provider, path: Path) -> None:
     serving.before = lambda prompt: 400 if prompt == TOWNS[0].prompt() else 200
     with pytest.raises(ModelError):
         harvested(serving, path)
@@ -176,7 +174,7 @@ def test_no_question_stands_in_a_message(serving: Provider, path: Path) -> None:
     assert "code of the town" not in str(caught.value)
 
 
-def test_what_needs_maps_says_so(serving: Provider, path: Path) -> None:
+def test_maps_of_a_remote_model_are_refused(serving: Provider, path: Path) -> None:
     manifest = harvested(serving, path)
     with pytest.raises(FitError, match=r"'town-clerk' hold no maps.*can't be tapped"):
         manifest.tapped()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ilis_guard.lab.evaluation import metrics
-from ilis_guard.lab.evaluation.metrics import BINS, ScoreCounts
+from ilis_guard.lab import metrics
+from ilis_guard.lab.metrics import BINS, ScoreCounts
 
 Formula = Callable[[ScoreCounts], np.ndarray]
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -71,13 +71,13 @@ def test_rankings_are_scikit_learns(decimals: int) -> None:
 
 @pytest.mark.parametrize(("formula", "metric"), SHARED)
 @pytest.mark.parametrize("decimals", [16, 1])
-def test_what_bundles_hold_too_is_the_same(formula: Formula, metric: Metric, decimals: int) -> None:
+def test_metrics_of_counts_equal_those_of_bundles(formula: Formula, metric: Metric, decimals: int) -> None:
     wrong, scores = made(200, 1, decimals=decimals)
     assert one(formula, wrong, scores) == pytest.approx(metric(wrong, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
-def test_a_draw_is_what_its_rows_written_out_give(formula: Formula) -> None:
+def test_a_draw_equals_its_rows_repeated(formula: Formula) -> None:
     wrong, scores = made(80, 2, decimals=1)
     random = np.random.default_rng(3)
     draws = np.stack([np.bincount(random.integers(80, size=80), minlength=80) for _ in range(20)])
@@ -86,7 +86,7 @@ def test_a_draw_is_what_its_rows_written_out_give(formula: Formula) -> None:
     np.testing.assert_allclose(together, alone, atol=1e-12)
 
 
-def test_aurc_is_the_mean_error_of_the_least_uncertain_over_all_orders_of_equal_scores() -> None:
+def test_aurc_is_the_mean_error_over_all_orders_of_equal_scores() -> None:
     scores = np.array([0.2, 0.2, 0.2, 0.7, 0.7, 0.9])
     wrong = np.array([True, False, False, True, False, True])
     naive = np.mean([errors_in_order(wrong, order).mean() for order in orders_of(scores)])

@@ -55,7 +55,7 @@ class ForwardResult:
 
     statistics: TokenStatistics
     activations: dict[Site, Float16[np.ndarray, "layers hidden"]]
-    """At the last answer token that went through the model, the signature's position `last`; in the `UNIT` of the site."""
+    """At the last answer token that went through the model, the signature's `last`; in the `UNIT` of the site."""
 
 
 class ForwardRunner:
@@ -189,8 +189,8 @@ def _token_statistics(
     distributions = logits[first:][: len(given.answer)][list(counted)]
     drawn: Int[Tensor, " tokens"] = torch.tensor([given.answer[place] for place in counted])
     logprobs, entropies, margins = next_token_numbers(distributions, drawn).to(torch.float64).cpu().numpy()
-    # While a token is generated, the newest token that attention sees is the previous one, so that its weight is that of
-    # the previous token on itself.
+    # While a token is generated, the newest token that attention sees is the previous one: its weight is that of the
+    # previous token on itself.
     before = [first + place for place in counted[1:]]
     return TokenStatistics(
         logprobs=logprobs,

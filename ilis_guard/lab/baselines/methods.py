@@ -110,7 +110,7 @@ class _Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceProbabilityWithinSets:
-    """The log-probability of an answer in a logistic regression with an intercept for each set, as in `ilis-guard fit`."""
+    """A logistic regression on an answer's log-probability, with an intercept for each set, as in `ilis-guard fit`."""
 
     name: str = "sequence-probability"
     kind: Kind = "statistics"

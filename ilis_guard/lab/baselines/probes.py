@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines.estimator import check_fittable, finite, observed
-from ilis_guard.lab.evaluation.metrics import auroc
+from ilis_guard.lab.metrics import auroc
 from ilis_guard.types import Site
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

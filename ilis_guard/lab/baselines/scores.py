@@ -37,7 +37,7 @@ class TokenStatistics:
     from_uniform: Float64[np.ndarray, " tokens"]
     """KL(uniform || that distribution), nats."""
     attention: Float32[np.ndarray, "layers heads later_tokens"]
-    """Of each token but the first, in the layers of `rauq_layers`: the weight on the previous token, when it was drawn."""
+    """Of each token but the first, in the layers of `rauq_layers`: its weight on the previous token when drawn."""
 
 
 def neg_logprob_sum(of: TokenStatistics) -> float:

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ilis_guard.lab.evaluation.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 from ilis_guard.lab.evaluation.trials import ProtocolName, Scores, Trial
+from ilis_guard.lab.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)
@@ -169,7 +169,7 @@ class MetricDraws:
 class Draws:
     """Bootstrap draws of a set's questions, with replacement, which all methods share.
 
-    So differences between methods are paired, and a question that is tested with several seeds is drawn for all of them.
+    So differences between methods are paired, and a question that several seeds test is drawn for all of them.
     """
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ def measure(sample: Sample, metrics: Sequence[Metric]) -> Mapping[str, MetricDra
 
 
 def error_if_exact(probability: Scores) -> float:
-    """Compute the mean calibration error if outcomes were drawn from the probabilities: the least that can be expected."""
+    """Compute the mean calibration error of outcomes drawn from the probabilities: the least that can be expected."""
     random = np.random.default_rng(0)
     wrong = (random.random((EXACT_OUTCOMES, len(probability))) < probability).astype(np.int64)
     twice = np.repeat([True, False], len(probability))

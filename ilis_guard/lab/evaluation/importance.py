@@ -40,8 +40,8 @@ class Importance:
     """By pair of layers, over all maps. Sums to 1 with `statistics`."""
     statistics: Mapping[str, float]
     by_distance: Float64[np.ndarray, " distances"]
-    """Mean share of a pair of layers that are 1, 2, ... L-1 apart, of the gain of all pairs: a mean, since far pairs are
-    fewer."""
+    """Mean share of a pair of layers that are 1, 2, ... L-1 apart, of the gain of all pairs. A mean, since there are
+    fewer far pairs."""
 
 
 def typical_answers(rows: Answers) -> TypicalAnswers:

@@ -15,8 +15,8 @@ from ilis_guard.lab.baselines.methods import methods
 from ilis_guard.lab.evaluation.bootstrap import MEAN
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
 from ilis_guard.lab.evaluation.importance import POSITION, Map
-from ilis_guard.lab.evaluation.metrics import BINS
 from ilis_guard.lab.evaluation.trials import OTHERS, ProtocolName, Trial
+from ilis_guard.lab.metrics import BINS
 from ilis_guard.lab.svg import TEXT, SvgRenderer, escape_math
 
 LINES: Final = (

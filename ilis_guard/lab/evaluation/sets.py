@@ -48,7 +48,7 @@ def question_sets(rows: Answers, questions: Sequence[Question] | None) -> tuple[
     """Return every set in the rows, by name.
 
     A set counts where the model is right 15 to 85 % of the time, significantly more often than the best constant
-    answer (which is often right on yes/no and multiple-choice questions), and where there are enough rows of both classes.
+    answer (often right on yes/no and multiple-choice questions), and where there are enough rows of both classes.
 
     Args:
         rows: of all sets.

@@ -10,9 +10,9 @@ import numpy as np
 
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED, Difference, MetricEstimate
 from ilis_guard.lab.evaluation.evaluate import Evaluation
-from ilis_guard.lab.evaluation.metrics import EXACT
 from ilis_guard.lab.evaluation.ood import LEVELS
 from ilis_guard.lab.evaluation.trials import ProtocolName
+from ilis_guard.lab.metrics import EXACT
 
 SETS: Final = "sets.csv"
 METRICS: Final = "metrics.csv"
