@@ -136,7 +136,7 @@ def test_new_rows_recalibrate_it_where_the_same_is_told(
         ({"statistics": ("logprob_sum", "logprob_sum")}, "stands twice"),
         ({"statistics": ()}, "at least 1"),
         ({"statistics": ("surprise",)}, "Input should be 'logprob_sum'"),
-        ({"max_new_tokens": 8}, "max_new_tokens is told of a model that can be tapped"),
+        ({"max_new_tokens": 8}, "max_new_tokens belongs to a model that can be tapped"),
         ({"stage": "prompt"}, "at stage 'prompt'"),
     ],
     ids=str,
