@@ -39,7 +39,7 @@ class ChatIlisGuard(BaseChatModel):
 
     The output is a message: the answer, or the policy's text with a ``refusal`` in its ``additional_kwargs``. The
     decision's summary stands in ``response_metadata["ilis_guard"]``. An abstention or an escalation is a value, never
-    an exception, so that ``with_fallbacks`` doesn't swallow it. Async calls decide in a thread, as `Guard.adecide` does.
+    an exception, so that ``with_fallbacks`` doesn't swallow it. Async calls decide in a thread, as `Guard.adecide`.
 
     Labels come from the field, from ``bind(labels={...})``, and from a call's ``labels={...}``, the later over the
     earlier. `configurable_fields` makes the field one of a run's ``config["configurable"]``.
