@@ -21,7 +21,7 @@ from ilis_guard.review.signing import verify
 from ilis_guard.types import Request
 from tests.cli.conftest import Result
 from tests.endpoint import listening
-from tests.website import SECRET
+from tests.server.website import SECRET
 
 Run = Callable[..., Result]
 
@@ -93,7 +93,6 @@ def test_it_delivers_webhooks_that_lead_to_the_page(
                 queue="chemists",
                 policy="p",
                 rule=None,
-                reasons=[],
             )
             endpoint.await_heard(1)
     (heard,) = endpoint.heard

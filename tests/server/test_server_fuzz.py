@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard_server import create_app
-from tests.server.asking import KEY, guard_of, settings_with
+from tests.server.servers import KEY, guard_of, settings_with
 
 CHECKS = [
     not_a_server_error,

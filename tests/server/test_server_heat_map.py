@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilis_guard_server.heat_map import STEPS, heat_map, marks, top_of
+from ilis_guard_server.pages.heat_map import STEPS, heat_map, marks, top_of
 
 
 def drawn(areas: object, layers: int) -> np.ndarray:

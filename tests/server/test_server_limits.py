@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-import httpx
+import httpx2
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,8 +21,8 @@ from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard_server.openai_requests import ChatRequest, CompletionRequest, DecisionRequest
-from tests.server.asking import CLIENT, KEY, Asking, Endless, asking, guard_of, shop, until
+from ilis_guard_server.schemas.requests import ChatRequest, CompletionRequest, DecisionRequest
+from tests.server.servers import CLIENT, KEY, Endless, ServedGuard, guard_of, serve, serve_on_socket, shop, until
 
 ASKED: Any = {"model": "ilis-guard", "messages": [{"role": "user", "content": "sure?"}]}
 
@@ -40,7 +40,7 @@ def endless() -> Iterator[Endless]:
     model.is_tired = True
 
 
-def counted(served: Asking) -> dict[tuple[str, ...], float]:
+def counted(served: ServedGuard) -> dict[tuple[str, ...], float]:
     """All samples by name and labels' values."""
     with served.http() as client:
         text = client.get("/metrics").text
@@ -57,7 +57,7 @@ def counted(served: Asking) -> dict[tuple[str, ...], float]:
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer ä"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/decisions", "/v1/models", "/metrics"])
 def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header: str | None, path: str) -> None:
-    with asking(shop(queue)) as served, served.http(key=None) as client:
+    with serve(shop(queue)) as served, served.http(key=None) as client:
         headers = [] if header is None else [(b"authorization", header.encode())]
         response = client.request("POST" if "comp" in path or "dec" in path else "GET", path, headers=headers)
         assert response.status_code == 401
@@ -66,7 +66,7 @@ def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header:
 
 
 def test_the_client_raises_what_it_raises_for_a_wrong_key(queue: ReviewQueue, logged: list[Any]) -> None:
-    with asking(shop(queue)) as served, served.client() as client:
+    with serve(shop(queue)) as served, served.client() as client:
         with pytest.raises(openai.AuthenticationError, match="API key") as caught:
             client.with_options(api_key="ilis-wrong").models.list()
         assert caught.value.code == "invalid_api_key"
@@ -81,7 +81,7 @@ def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
     file = tmp_path / "hash"
     file.write_text(token_hash("old"))
     keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=token_hash(KEY)))
-    with asking(shop(queue), api_keys=keys) as served:
+    with serve(shop(queue), api_keys=keys) as served:
 
         def status(key: str) -> int:
             with served.http(key=key) as client:
@@ -98,7 +98,7 @@ def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
 def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQueue) -> None:
     with (
         pytest.raises(ConfigError, match="NO_SUCH_HASH"),
-        asking(shop(queue), api_keys=(KeySettings(name="a", key="${NO_SUCH_HASH}"),)),
+        serve(shop(queue), api_keys=(KeySettings(name="a", key="${NO_SUCH_HASH}"),)),
     ):
         raise AssertionError("it started")
 
@@ -116,7 +116,7 @@ def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQ
 def test_without_keys_only_programs_on_this_machine_may_ask(
     queue: ReviewQueue, headers: dict[str, str], status: int
 ) -> None:
-    with asking(shop(queue), api_keys=()) as served, served.http(key=None) as client:
+    with serve(shop(queue), api_keys=()) as served, served.http(key=None) as client:
         response = client.post("/v1/chat/completions", json=ASKED, headers=headers)
         assert response.status_code == status
         assert "access-control-allow-origin" not in response.headers
@@ -126,7 +126,7 @@ def test_without_keys_only_programs_on_this_machine_may_ask(
 
 
 def test_a_body_may_be_as_large_as_the_operator_says(queue: ReviewQueue) -> None:
-    with asking(shop(queue), max_body_bytes=2000) as served, served.http() as client:
+    with serve(shop(queue), max_body_bytes=2000) as served, served.http() as client:
         fits = json.dumps(ASKED).ljust(2000)
         json_type = {"content-type": "application/json"}
         assert client.post("/v1/chat/completions", content=fits, headers=json_type).status_code == 200
@@ -146,7 +146,7 @@ def test_of_a_body_full_of_problems_only_the_first_is_gathered() -> None:
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: ReviewQueue, logged: list[Any]) -> None:
-    with asking(shop(queue)) as served:
+    with serve_on_socket(shop(queue)) as served:
         with begun(served, length=100) as connection:
             connection.sendall(b'{"mod')
         responses = ("ilis_guard_responses_total", "/v1/chat/completions")
@@ -160,7 +160,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: Revi
 
 def test_who_finds_the_line_full_is_told_when_to_come_again(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, max_concurrent=1, max_waiting=1) as served, sent(served), sent(served):
+    with serve_on_socket(guard, max_concurrent=1, max_waiting=1) as served, sent(served), sent(served):
         until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
         with served.client() as client, pytest.raises(openai.RateLimitError) as caught:
             client.chat.completions.create(**ASKED)
@@ -172,7 +172,7 @@ def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
     queue: ReviewQueue, endless: Endless
 ) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, timeout_seconds=0.3) as served, served.client() as client:
+    with serve(guard, timeout_seconds=0.3) as served, served.client() as client:
         completion: Any = client.chat.completions.create(**ASKED, stop="never said")
         assert endless.stopped.wait(20)
         assert completion.choices[0].message.refusal == "A person will look at it."
@@ -187,7 +187,7 @@ def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
 
 def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, timeout_seconds=0.5, stream_mode="optimistic") as served, served.client() as client:
+    with serve(guard, timeout_seconds=0.5, stream_mode="optimistic") as served, served.client() as client:
         chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
     assert chunks[1].choices[0].delta.content.startswith("word")
     assert chunks[-1].choices[0].finish_reason == "content_filter"
@@ -197,7 +197,7 @@ def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue,
 # Clients that leave.
 
 
-def sent(served: Asking, **more: Any) -> socket.socket:
+def sent(served: ServedGuard, **more: Any) -> socket.socket:
     """A request on a socket of its own."""
     body = json.dumps(ASKED | more).encode()
     connection = begun(served, length=len(body))
@@ -205,7 +205,7 @@ def sent(served: Asking, **more: Any) -> socket.socket:
     return connection
 
 
-def begun(served: Asking, *, length: int) -> socket.socket:
+def begun(served: ServedGuard, *, length: int) -> socket.socket:
     """The head of a request on a socket of its own."""
     port = int(served.url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port))
@@ -224,7 +224,7 @@ def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
     queue: ReviewQueue, endless: Endless, logged: list[Any], more: dict[str, Any]
 ) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, max_concurrent=1, max_waiting=0, modes=("optimistic",)) as served:
+    with serve_on_socket(guard, max_concurrent=1, max_waiting=0, modes=("optimistic",)) as served:
         connection = sent(served, **more)
         assert endless.began.wait(20)
         if more:
@@ -234,7 +234,7 @@ def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
         assert endless.stopped.wait(20)
         until(lambda: counted(served)["ilis_guard_requests_in_flight",] == 0)
         words = endless.words
-        assert counted(served)["ilis_guard_clients_gone_total",] == 1
+        assert counted(served)["ilis_guard_client_disconnects_total",] == 1
     assert endless.words == words
     (gone,) = [one for one in logged if one["event"] == events.CLIENT_GONE]
     assert gone["client"] == CLIENT
@@ -244,7 +244,7 @@ def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
 
 def test_a_client_that_leaves_the_line_makes_room_in_it(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, max_concurrent=1, max_waiting=1) as served, sent(served):
+    with serve_on_socket(guard, max_concurrent=1, max_waiting=1) as served, sent(served):
         assert endless.began.wait(20)
         with sent(served):
             until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
@@ -254,9 +254,9 @@ def test_a_client_that_leaves_the_line_makes_room_in_it(queue: ReviewQueue, endl
 def test_a_long_stream_is_kept_open_by_comments(
     queue: ReviewQueue, endless: Endless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ilis_guard_server.event_stream.KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr("ilis_guard_server.sse.KEEP_ALIVE_SECONDS", 0.05)
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, timeout_seconds=1.0) as served, served.client() as client:
+    with serve(guard, timeout_seconds=1.0) as served, served.client() as client:
         chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
         assert chunks[-1].ilis_guard["action"] == "escalate"  # OpenAI's client passes over comments
         with served.http() as http:
@@ -267,11 +267,14 @@ def test_a_long_stream_is_kept_open_by_comments(
 def test_a_client_that_takes_nothing_is_as_good_as_gone(
     queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, endless: Endless
 ) -> None:
-    monkeypatch.setattr("ilis_guard_server.event_stream.SEND_SECONDS", 0.2)
+    monkeypatch.setattr("ilis_guard_server.sse.SEND_SECONDS", 0.2)
     endless.word = "word" * 10_000  # what a socket takes is soon full
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, stream_mode="optimistic", model="m" * 100) as served, sent(served, model="m" * 100, stream=True):
-        until(lambda: counted(served)["ilis_guard_clients_gone_total",] == 1)
+    with (
+        serve_on_socket(guard, stream_mode="optimistic", model="m" * 100) as served,
+        sent(served, model="m" * 100, stream=True),
+    ):
+        until(lambda: counted(served)["ilis_guard_client_disconnects_total",] == 1)
         assert endless.stopped.wait(20)
 
 
@@ -284,8 +287,8 @@ def test_a_stream_that_fails_says_so_and_tells_nothing_else(
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the prompt was: sure?")
 
-    monkeypatch.setattr("ilis_guard_server.chat.summary", fails)
-    with asking(shop(queue)) as served, served.client() as client:
+    monkeypatch.setattr("ilis_guard_server.routers.openai.DecisionSummary.of", fails)
+    with serve(shop(queue)) as served, served.client() as client:
         coming: Any = client.chat.completions.create(**ASKED, stream=True)
         with pytest.raises(openai.APIError, match=r"request [0-9a-f]{32}") as caught:
             list(coming)
@@ -299,7 +302,7 @@ def test_a_stream_that_fails_says_so_and_tells_nothing_else(
 
 
 def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
-    with asking(shop(queue)) as served:
+    with serve(shop(queue)) as served:
         with served.http() as client:
             for question in ("sure?", "larger?", "broken?"):
                 asked = ASKED | {"messages": [{"role": "user", "content": question}]}
@@ -322,7 +325,7 @@ def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
 
 
 def test_two_applications_count_for_themselves(queue: ReviewQueue) -> None:
-    with asking(shop(queue)) as one, asking(shop(queue)) as other:
+    with serve(shop(queue)) as one, serve(shop(queue)) as other:
         with one.http() as client:
             client.post("/v1/chat/completions", json=ASKED)
         name = ("ilis_guard_decisions_total", "answer", "sure", "small")
@@ -335,10 +338,10 @@ def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: lis
     with ReviewQueue(f"sqlite:///{database}") as queue:
         guard = guard_of({"small": (FakeModel("x"), FixedScorer(0.1))}, queue)
         guard.follow(policy)
-        with asking(guard, review=queue) as served, served.http(key=None) as client:
+        with serve(guard, review=queue) as served, served.http(key=None) as client:
 
             def ready() -> tuple[int, dict[str, Any]]:
-                response: httpx.Response = client.get("/readyz")
+                response: httpx2.Response = client.get("/readyz")
                 return response.status_code, response.json()
 
             assert ready() == (200, {"status": "ready", "queue": True, "policy": True, "serving": True})
@@ -355,7 +358,7 @@ def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: lis
 
 def test_a_probe_waits_for_no_thread_that_requests_use(queue: ReviewQueue) -> None:
     at_work, done = threading.Event(), threading.Event()
-    with asking(shop(queue), review=queue) as served, served.http() as client, served.http() as other:
+    with serve(shop(queue), review=queue) as served, served.http() as client, served.http() as other:
 
         @served.app.get("/narrow")
         async def narrow() -> None:
@@ -379,7 +382,7 @@ def test_a_probe_waits_for_no_thread_that_requests_use(queue: ReviewQueue) -> No
 
 
 def test_the_log_leads_from_request_to_decision_to_client(queue: ReviewQueue, logged: list[Any]) -> None:
-    with asking(shop(queue)) as served, served.client() as client:
+    with serve(shop(queue)) as served, served.client() as client:
         completion: Any = client.chat.completions.create(**ASKED)
     (told,) = [one for one in logged if one["event"] == events.REQUEST_DECIDED]
     assert (told["decision"], told["client"]) == (completion.ilis_guard["id"], CLIENT)

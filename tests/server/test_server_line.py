@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from ilis_guard_server.limits import STOPPING, TOO_LONG, Ending, Line
-from ilis_guard_server.problems import RefusedError
+from ilis_guard_server.limits import ConcurrencyLimiter, Deadline, DeadlinePassed, Deadlines, Reason
+from ilis_guard_server.problem_details import ApiError
 
 
-def later() -> "asyncio.Future[str]":
+def later() -> Deadline:
     return asyncio.get_running_loop().create_future()
 
 
@@ -19,50 +19,50 @@ async def turns() -> None:
 
 
 async def test_places_are_given_in_the_order_of_coming() -> None:
-    line, order = Line(1, 5), []
+    limiter, order = ConcurrencyLimiter(1, 5), []
 
     async def come(name: str) -> None:
-        with await line.enter(later()):
+        with await limiter.admit(later()):
             order.append(name)
             await turns()
 
     await asyncio.gather(*(come(name) for name in "abc"))
-    assert (order, line.under_way, line.waiting) == (["a", "b", "c"], 0, 0)
+    assert (order, limiter.in_flight, limiter.waiting) == (["a", "b", "c"], 0, 0)
 
 
-@pytest.mark.parametrize(("why", "status"), [(TOO_LONG, 429), (STOPPING, 503)])
-async def test_who_waits_until_time_is_over_is_told_to_come_again(why: str, status: int) -> None:
-    line, over = Line(1, 5), later()
-    with await line.enter(later()):
-        waiting = asyncio.ensure_future(line.enter(over))
+@pytest.mark.parametrize(("reason", "status"), [("timeout", 429), ("shutdown", 503)])
+async def test_who_waits_until_time_is_over_is_told_to_come_again(reason: Reason, status: int) -> None:
+    limiter, over = ConcurrencyLimiter(1, 5), later()
+    with await limiter.admit(later()):
+        waiting = asyncio.ensure_future(limiter.admit(over))
         await turns()
-        assert line.waiting == 1
-        over.set_result(why)
-        with pytest.raises(RefusedError) as refused:
+        assert limiter.waiting == 1
+        over.set_result(DeadlinePassed(reason))
+        with pytest.raises(ApiError) as refused:
             await waiting
     assert refused.value.status_code == status
     assert int((refused.value.headers or {})["retry-after"]) >= 1
-    assert line.waiting == 0
-    with await line.enter(later()):
-        assert line.under_way == 1
+    assert limiter.waiting == 0
+    with await limiter.admit(later()):
+        assert limiter.in_flight == 1
 
 
 async def test_a_full_line_lets_nobody_in_and_says_for_how_long() -> None:
     seconds = iter([0.0, 100.0, 200.0, 300.0])
-    line = Line(1, 0, clock=lambda: next(seconds))
-    with await line.enter(later()):
+    limiter = ConcurrencyLimiter(1, 0, clock=lambda: next(seconds))
+    with await limiter.admit(later()):
         pass  # it took a hundred seconds
-    with await line.enter(later()):
-        with pytest.raises(RefusedError) as refused:
-            await line.enter(later())
+    with await limiter.admit(later()):
+        with pytest.raises(ApiError) as refused:
+            await limiter.admit(later())
         assert refused.value.status_code == 429
         assert (refused.value.headers or {})["retry-after"] == "21"
 
 
 async def test_who_leaves_just_when_their_turn_comes_leaves_it_to_the_next() -> None:
-    line = Line(1, 5)
-    place = await line.enter(later())
-    leaving, next_one = asyncio.ensure_future(line.enter(later())), asyncio.ensure_future(line.enter(later()))
+    limiter = ConcurrencyLimiter(1, 5)
+    place = await limiter.admit(later())
+    leaving, next_one = asyncio.ensure_future(limiter.admit(later())), asyncio.ensure_future(limiter.admit(later()))
     await turns()
     with place:
         pass
@@ -71,20 +71,25 @@ async def test_who_leaves_just_when_their_turn_comes_leaves_it_to_the_next() -> 
     await turns()
     assert next_one.done()
     with await next_one:
-        assert (line.under_way, line.waiting) == (1, 0)
+        assert (limiter.in_flight, limiter.waiting) == (1, 0)
 
 
-async def test_everything_ends_once_the_server_has_waited_long_enough() -> None:
-    ending = Ending()
-    with ending.within(60) as under_way:
-        assert not ending.is_near
-        ending.begin(0)
-        assert ending.is_near
-        assert await under_way == STOPPING
-    with ending.within(60) as late:
-        assert late.result() == STOPPING
+async def test_all_deadlines_pass_once_the_server_has_waited_long_enough() -> None:
+    deadlines = Deadlines()
+    with deadlines.open(60) as open_before:
+        assert not deadlines.is_shutting_down
+        deadlines.begin_shutdown(0)
+        assert deadlines.is_shutting_down
+        assert reason_of(await open_before) == "shutdown"
+    with deadlines.open(60) as late:
+        assert reason_of(late.result()) == "shutdown"
 
 
-async def test_what_takes_too_long_ends_by_itself() -> None:
-    with Ending().within(0) as over:
-        assert await over == TOO_LONG
+async def test_a_deadline_passes_by_itself() -> None:
+    with Deadlines().open(0) as deadline:
+        assert reason_of(await deadline) == "timeout"
+
+
+def reason_of(passed: Exception) -> str:
+    assert isinstance(passed, DeadlinePassed)
+    return passed.reason

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from tests.server.asking import CLIENT, Asking, asking, guard_of, shop
+from tests.server.servers import CLIENT, ServedGuard, guard_of, serve, serve_on_socket, shop
 
 PERSON = "A person will look at it."
 MODES = ("optimistic", "early_stop")
@@ -22,13 +22,13 @@ def queue() -> Iterator[ReviewQueue]:
 
 
 @pytest.fixture(scope="module")
-def served(queue: ReviewQueue) -> Iterator[Asking]:
-    with asking(shop(queue), review=queue, modes=MODES, client_label="client") as one:
+def served(queue: ReviewQueue) -> Iterator[ServedGuard]:
+    with serve_on_socket(shop(queue), review=queue, modes=MODES, client_label="client") as one:
         yield one
 
 
 @pytest.fixture
-def client(served: Asking) -> Iterator[openai.OpenAI]:
+def client(served: ServedGuard) -> Iterator[openai.OpenAI]:
     with served.client() as one:
         yield one
 
@@ -87,7 +87,7 @@ def test_a_policy_without_words_of_its_own_refuses_all_the_same(client: openai.O
     assert completion.ilis_guard["rule"] == "silent"
 
 
-def test_the_policy_sees_whose_key_it_was(served: Asking) -> None:
+def test_the_policy_sees_whose_key_it_was(served: ServedGuard) -> None:
     with served.http() as client:
         decision = client.post("/v1/decisions", json={"messages": [{"role": "user", "content": "sure?"}]}).json()
     assert decision["labels"] == {"client": CLIENT}
@@ -203,7 +203,7 @@ def test_the_clients_own_stream_helper_collects_the_whole(client: openai.OpenAI)
     assert "refusal.done" in kinds
 
 
-async def test_the_async_client_does_the_same(served: Asking) -> None:
+async def test_the_async_client_does_the_same(served: ServedGuard) -> None:
     async with served.async_client() as client:
         turns: Any = [{"role": "user", "content": "larger?"}]
         whole = await client.chat.completions.create(model="ilis-guard", messages=turns)
@@ -225,7 +225,7 @@ def test_the_guard_is_the_only_model(client: openai.OpenAI) -> None:
 
 
 def test_the_guards_name_may_look_like_a_path(queue: ReviewQueue) -> None:
-    with asking(shop(queue), model="shop/guard") as served, served.client() as client:
+    with serve(shop(queue), model="shop/guard") as served, served.client() as client:
         assert client.models.retrieve("shop/guard").id == "shop/guard"
 
 
@@ -262,15 +262,15 @@ STOPS = [
 
 
 @pytest.fixture(scope="module")
-def sure(queue: ReviewQueue) -> Iterator[Asking]:
+def sure(queue: ReviewQueue) -> Iterator[ServedGuard]:
     """A server whose guard gives any answer that isn't empty."""
     guard = guard_of({"small": (FakeModel("Oslo it is."), FixedScorer(0.1))}, queue)
-    with asking(guard, review=queue, modes=MODES) as one:
+    with serve(guard, review=queue, modes=MODES) as one:
         yield one
 
 
 @pytest.mark.parametrize(("stop", "left"), STOPS)
-def test_an_answer_ends_before_the_first_stop_sequence(sure: Asking, stop: str | list[str], left: str) -> None:
+def test_an_answer_ends_before_the_first_stop_sequence(sure: ServedGuard, stop: str | list[str], left: str) -> None:
     with sure.client() as client:
         (choice,) = ask(client, "?", stop=stop).choices
         legacy: Any = client.completions.create(model="ilis-guard", prompt="?", stop=stop).choices[0]
@@ -281,7 +281,9 @@ def test_an_answer_ends_before_the_first_stop_sequence(sure: Asking, stop: str |
 
 @pytest.mark.parametrize("mode_", ["hold", *MODES])
 @pytest.mark.parametrize(("stop", "left"), STOPS)
-def test_nothing_of_a_stop_sequence_is_streamed(sure: Asking, stop: str | list[str], left: str, mode_: str) -> None:
+def test_nothing_of_a_stop_sequence_is_streamed(
+    sure: ServedGuard, stop: str | list[str], left: str, mode_: str
+) -> None:
     with sure.client() as client:
         chunks = stream(client, "?", stop=stop, **mode(mode_))
         legacy: Any = list(
@@ -293,7 +295,7 @@ def test_nothing_of_a_stop_sequence_is_streamed(sure: Asking, stop: str | list[s
 
 
 def test_a_stop_sequence_ends_larger_tiers_answers_too_and_stands_in_the_ticket(
-    client: openai.OpenAI, served: Asking, queue: ReviewQueue
+    client: openai.OpenAI, served: ServedGuard, queue: ReviewQueue
 ) -> None:
     assert ask(client, "larger?", stop=" the").choices[0].message.content == "Oslo, says"
     told = ask(client, "person?", stop=["never", "said"]).ilis_guard
@@ -312,14 +314,14 @@ def test_where_a_tier_cannot_stop_that_is_said_by_name(queue: ReviewQueue) -> No
             return FakeModel("Oslo it is.").generate(messages)
 
     guard = guard_of({"small": (FakeModel("x"), FixedScorer(0.9)), "own": (Deaf(), FixedScorer(0.1))}, queue)
-    with asking(guard, review=queue) as one, one.client() as client:
+    with serve(guard, review=queue) as one, one.client() as client:
         with pytest.raises(openai.BadRequestError, match=r"tiers \['own'\] can't end an answer at one") as caught:
             ask(client, "?", stop="it")
         assert (caught.value.param, caught.value.code) == ("stop", "unsupported_value")
         assert ask(client, "?").choices[0].message.refusal == "I can't answer this reliably."
 
 
-def test_a_whole_decision_has_everything_that_the_guard_knows(served: Asking, queue: ReviewQueue) -> None:
+def test_a_whole_decision_has_everything_that_the_guard_knows(served: ServedGuard, queue: ReviewQueue) -> None:
     with served.http() as client:
         response = client.post("/v1/decisions", json={"messages": [{"role": "user", "content": "person?"}]})
     decision = response.json()
@@ -396,22 +398,22 @@ def test_another_model_isnt_there(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b'{"model": "\\ud800"}', b"[" * 100_000, b"\xff"])
-def test_what_is_no_json_of_ours_is_a_bad_request(served: Asking, body: bytes) -> None:
+def test_what_is_no_json_of_ours_is_a_bad_request(served: ServedGuard, body: bytes) -> None:
     with served.http() as client:
         response = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_body")
 
 
-def test_a_body_that_isnt_announced_as_json_is_refused(served: Asking) -> None:
+def test_a_body_that_isnt_announced_as_json_is_refused(served: ServedGuard) -> None:
     with served.http() as client:
         response = client.post("/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert response.status_code == 415
 
 
-def test_a_stream_on_the_wire(served: Asking) -> None:
+def test_a_stream_on_the_wire(served: ServedGuard) -> None:
     asked = {"model": "ilis-guard", "messages": [{"role": "user", "content": "sure?"}], "stream": True}
     with served.http() as client:
-        response: httpx.Response = client.post("/v1/chat/completions", json=asked)
+        response: httpx2.Response = client.post("/v1/chat/completions", json=asked)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert "x-ilis-guard-decision" not in response.headers
     events = response.text.split("\n\n")

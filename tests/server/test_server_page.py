@@ -13,11 +13,10 @@ from ilis_guard.config.page import PageSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Attempt, Request, Verdict
-from ilis_guard_server.queue_page import Filters
-from ilis_guard_server.thresholds import thresholds_of
-from tests.server.asking import until
+from ilis_guard_server.pages.view_models import Filters, thresholds_of
 from tests.server.conftest import Ask, Start
-from tests.website import Clock, Site, lifelike
+from tests.server.servers import until
+from tests.server.website import Clock, Site, lifelike
 
 CHANGES = ("claim", "release", "verdict")
 
@@ -30,7 +29,6 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> str:
         "queue": "default",
         "policy": "p",
         "rule": None,
-        "reasons": ["no rule held: abstained"],
     }
     return review.escalate(decision=decision, **plain | changes).id
 
@@ -180,9 +178,9 @@ def test_a_claim_is_seen_by_all(site: Site, ask: Ask) -> None:
     ticket = ask("q?").id
     ana, ben = site.signed_in("ana"), site.signed_in("ben")
     assert ana.post(f"/tickets/{ticket}/claim").status_code == 303
-    assert "<strong>ana</strong> has this ticket" in ben.get(f"/tickets/{ticket}/standing?seen=1").text
-    assert "It changed since you opened it" in ben.get(f"/tickets/{ticket}/standing?seen=1").text
-    assert "It changed since you opened it" not in ben.get(f"/tickets/{ticket}/standing?seen=2").text
+    assert "<strong>ana</strong> has this ticket" in ben.get(f"/tickets/{ticket}/state?seen=1").text
+    assert "It changed since you opened it" in ben.get(f"/tickets/{ticket}/state?seen=1").text
+    assert "It changed since you opened it" not in ben.get(f"/tickets/{ticket}/state?seen=2").text
     assert ben.post(f"/tickets/{ticket}/claim").status_code == 409
     assert ben.post(f"/tickets/{ticket}/release").status_code == 409
     assert ana.post(f"/tickets/{ticket}/release").status_code == 303
@@ -348,7 +346,7 @@ def test_what_goes_on_beside_is_told_to_stop(settings: PageSettings, start: Star
         await stop.wait()
         heard.append("stopped")
 
-    with start(settings, beside=[work]) as site, site.client() as client:
+    with start(settings, background=[work]) as site, site.client() as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert heard == ["started"]
     assert heard == ["started", "stopped"]

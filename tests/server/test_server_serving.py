@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import httpx
 import pytest
 
 from ilis_guard.config.page import PageSettings, token_hash
@@ -11,7 +10,7 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.worker import OutboxRelay
 from ilis_guard_server import create_app, serve
-from tests.server.asking import KEY, settings_with, shop
+from tests.server.servers import KEY, settings_with, shop
 
 
 def test_a_worker_that_fails_ends_the_server_instead_of_leaving_webhooks_to_nobody(

@@ -3,15 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ilis_guard.config.page import PageSettings, ProxySettings, ReviewerSettings, token_hash
 from ilis_guard.errors import ConfigError
-from ilis_guard_server.people import People
-from ilis_guard_server.sessions import FAILURE_SECONDS, FAILURES, MOST_SESSIONS, SESSION_SECONDS, Sessions, SignInLimit
+from ilis_guard_server.auth import (
+    FAILURE_SECONDS,
+    MAX_FAILURES,
+    MAX_SESSIONS,
+    SESSION_SECONDS,
+    Sessions,
+    SignInLimit,
+    Users,
+)
 from tests.server.conftest import Start
-from tests.website import TOKENS, Clock, Site, field_of, sign_in
+from tests.server.website import TOKENS, Clock, Site, field_of, sign_in
 
 PROXY = ProxySettings(header="X-Reviewer", addresses=("127.0.0.1",))
 
@@ -67,7 +74,7 @@ def test_a_wrong_token_is_refused_and_logged_without_it(site: Site, logged: list
 
 def test_after_many_wrong_tokens_an_address_has_to_wait(site: Site) -> None:
     with site.client() as client:
-        for _ in range(FAILURES):
+        for _ in range(MAX_FAILURES):
             assert sign_in(client, "guessed").status_code == 401
         response = sign_in(client, TOKENS["ana"])
         assert response.status_code == 429
@@ -78,16 +85,16 @@ def test_after_many_wrong_tokens_an_address_has_to_wait(site: Site) -> None:
 def test_the_wait_is_over_when_failures_are_long_ago_and_is_each_addresss_own() -> None:
     clock = Clock()
     limit = SignInLimit(clock)
-    for _ in range(FAILURES):
-        assert limit.wait("10.0.0.1") == 0
-        limit.failed("10.0.0.1")
+    for _ in range(MAX_FAILURES):
+        assert limit.seconds_to_wait("10.0.0.1") == 0
+        limit.add_failure("10.0.0.1")
         clock.now += 1
-    assert limit.wait("10.0.0.1") == FAILURE_SECONDS - FAILURES
-    assert limit.wait("10.0.0.2") == 0
-    clock.now += FAILURE_SECONDS - FAILURES
-    assert limit.wait("10.0.0.1") == 0
-    limit.failed("10.0.0.1")
-    assert limit.wait("10.0.0.1") > 0
+    assert limit.seconds_to_wait("10.0.0.1") == FAILURE_SECONDS - MAX_FAILURES
+    assert limit.seconds_to_wait("10.0.0.2") == 0
+    clock.now += FAILURE_SECONDS - MAX_FAILURES
+    assert limit.seconds_to_wait("10.0.0.1") == 0
+    limit.add_failure("10.0.0.1")
+    assert limit.seconds_to_wait("10.0.0.1") > 0
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_a_session_ends_by_itself_and_the_oldest_makes_room() -> None:
     assert found.name == "ana"
     clock.now += 1
     assert sessions.get(key) is None
-    keys = [sessions.open("ana", "sha256:x") for _ in range(MOST_SESSIONS + 1)]
+    keys = [sessions.open("ana", "sha256:x") for _ in range(MAX_SESSIONS + 1)]
     assert sessions.get(keys[0]) is None
     assert sessions.get(keys[1]) is not None
 
@@ -168,7 +175,7 @@ def test_a_server_does_not_start_with_what_is_no_hash(tmp_path: Path, text: str)
     (tmp_path / "ana.hash").write_text(text)
     reviewer = ReviewerSettings(name="ana", token=f"file:{tmp_path}/ana.hash")
     with pytest.raises(ConfigError) as caught:
-        People(PageSettings(url="https://x.example", reviewers=(reviewer,)))
+        Users(PageSettings(url="https://x.example", reviewers=(reviewer,)))
     assert "hunter2" not in str(caught.value)
 
 
@@ -193,7 +200,7 @@ def test_whom_the_proxy_does_not_clearly_name_is_not_in(
     start: Start, settings: PageSettings, headers: list[tuple[str, str]]
 ) -> None:
     with start(settings.model_copy(update={"proxy": PROXY})) as site, site.client() as client:
-        assert client.get("/sign-in", headers=httpx.Headers(headers)).status_code == 200
+        assert client.get("/sign-in", headers=httpx2.Headers(headers)).status_code == 200
 
 
 @pytest.mark.parametrize("proxy", [None, ProxySettings(header="X-Reviewer", addresses=("10.0.0.0/8",))])

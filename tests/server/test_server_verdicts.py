@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ilis_guard.config.page import PageSettings
@@ -15,7 +15,7 @@ from ilis_guard.review import ReviewQueue
 from ilis_guard.review.signing import sign
 from ilis_guard.types import Request, Ticket, Verdict
 from tests.server.conftest import Ask, Start
-from tests.website import SECRET, Clock, Site
+from tests.server.website import SECRET, Clock, Site
 
 OTHER_SECRET = "whsec_" + "b3RoZXIhIW90aGVyISFvdGhlciEhb3RoZXIh"
 
@@ -39,7 +39,7 @@ class Tool:
         body: str | None = None,
         headers: Mapping[str, str] | None = None,
         **message: Any,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Sign a message and send it; tests change what they are about."""
         text = json.dumps({"ticket": ticket} | message) if body is None else body
         signed = sign(secret, id="msg_1", at=time.time() if at is None else at, body=text)
@@ -60,7 +60,7 @@ def ticket(ask: Ask) -> Ticket:
     return ask("What is the boiling point of gallium?")
 
 
-def problem(response: httpx.Response, status: int, kind: str = "about:blank") -> dict[str, Any]:
+def problem(response: httpx2.Response, status: int, kind: str = "about:blank") -> dict[str, Any]:
     """A response that is a problem of this kind, with an id that the log knows."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
@@ -116,7 +116,6 @@ def test_conflicts_are_told_apart(tool: Tool, review: ReviewQueue, ticket: Ticke
         queue="urgent",
         policy="p",
         rule=None,
-        reasons=[],
     )
     clock.now += 601
     assert review.sweep() == 1
