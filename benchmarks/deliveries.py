@@ -105,7 +105,6 @@ def fill(url: str, endpoint: EndpointSettings, count: int) -> None:
             queue="chemists",
             policy="sha256:abc",
             rule="unsure",
-            reasons=["uncertainty 0.40 is above 0.25"],
         )
         with queue._ledger.writing() as connection:  # noqa: SLF001 - the outbox is filled behind the queue's back
             row = connection.execute(select(table).where(table.c.ticket == ticket.id)).one()

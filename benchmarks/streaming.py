@@ -26,8 +26,7 @@ from rich.progress import track
 
 from benchmarks.common import show
 from ilis_guard.cascade.early_stop import EarlyStopper
-from ilis_guard.cascade.stream import Shown
-from ilis_guard.cascade.stream import StreamEvent, TextDelta
+from ilis_guard.cascade.stream import StreamEvent, TextDelta, TextOnStream
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
@@ -48,7 +47,7 @@ RULES: Final = tuple(
 )
 """The least uncertainty of an unfinished answer that counts, and how many tokens in a row it must."""
 SEED: Final = 0
-NOTHING_SAID: Final = PromptRuling(ruling=None, reasons=(), answer_blocked_by="")
+NOTHING_SAID: Final = PromptRuling()
 
 application = typer.Typer(add_completion=False)
 
@@ -254,7 +253,7 @@ def _stopped_at(row: Row, way: CascadeState, running: Sequence[Moment], events: 
     """Where the guard's own follower cuts, showing what it shows to `events`; None where it doesn't."""
     follower = EarlyStopper(
         may_answer=lambda so_far, _: way.may_answer(AttemptSummary.of(so_far)),
-        showing=Shown(events.append).begin(),
+        writer=TextOnStream(events.append).open_attempt(),
         convincing=row.convincing,
         patience=row.patience,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from ilis_guard import Guard, Policy
 from ilis_guard.cascade.tier import load_tier
 from ilis_guard.config.guard_yaml import read_config
+from ilis_guard.policy.explain import reasons
 
 POLICY = """
 version: 1
@@ -36,4 +37,4 @@ if __name__ == "__main__":
         time.sleep(1)  # a changed file counts once it has stood still for a quarter of a second
         decision = guard.decide("What is the capital of Norway?")
         print(f"{edit}: {decision.action}, {decision.text}")
-        print(f"    {guard.policy_problem or decision.reasons[0]}")
+        print(f"    {guard.policy_problem or reasons(decision)[0]}")

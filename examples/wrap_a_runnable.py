@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig
 
 from ilis_guard import Guard
 from ilis_guard.models.weights import converted_folder, packaged_weights
+from ilis_guard_langchain import wrap
 
 CONFIG, *COUNTRIES = sys.argv[1:] or [str(Path(__file__).with_name("guard.yaml")), "Norway", "Kenya", "Italy"]
 NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
@@ -33,6 +34,6 @@ if __name__ == "__main__":
     )
     prompt = ChatPromptTemplate.from_template("What is the capital of {country}? Answer in a few words only.")
     chain = prompt | ChatHuggingFace(llm=llm) | StrOutputParser()
-    guarded = Guard.from_config(CONFIG).wrap(chain)
+    guarded = wrap(chain, Guard.from_config(CONFIG))
     for country in COUNTRIES:
         print(f"{country}: {guarded.invoke({'country': country})}")

@@ -1,13 +1,13 @@
 """The guard: a request in, a decision out."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 from tenacity.wait import wait_base
 
@@ -16,7 +16,8 @@ from ilis_guard.cascade.cascade import Cascade
 from ilis_guard.cascade.escalation import Review
 from ilis_guard.cascade.stream import StreamEvent, StreamWriter
 from ilis_guard.cascade.tier import Check, Tier, load_tier, policy_context
-from ilis_guard.concurrency.channel import EventChannel, aread, read
+from ilis_guard.concurrency.portal import run_in_thread
+from ilis_guard.concurrency.threads import EventChannel, astream_events, stream_events
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.config.review import ReviewConfig
 from ilis_guard.errors import ConfigError, RequestError
@@ -31,11 +32,8 @@ from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Decision, Labels, Request, StreamMode
 from ilis_guard.types.requests import Prompt
 
-if TYPE_CHECKING:  # importing it imports the adapter
-    from langchain_core.runnables import Runnable
-
+if TYPE_CHECKING:  # importing it imports httpx and Jinja
     from ilis_guard.review.worker import OutboxRelay
-    from ilis_guard_langchain import GuardedRunnable
 
 
 class Guard:
@@ -176,7 +174,7 @@ class Guard:
     ) -> Decision:
         """As `decide`, in a thread, so that the event loop goes on."""
         request = self._request(prompt, labels, stop)
-        return await asyncio.to_thread(self._decide, request, decision=id, since=time.monotonic())
+        return await run_in_thread(partial(self._decide, request, decision=id, since=time.monotonic()))
 
     def stream(
         self,
@@ -199,7 +197,7 @@ class Guard:
         Raises:
             RequestError: the prompt, the labels or the stop sequences can't be used, or there is no such mode.
         """
-        return read(self._streaming(self._request(prompt, labels, stop), mode))
+        return stream_events(self._streaming(self._request(prompt, labels, stop), mode))
 
     def astream(
         self,
@@ -210,7 +208,7 @@ class Guard:
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
         """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
-        return aread(self._streaming(self._request(prompt, labels, stop), mode))
+        return astream_events(self._streaming(self._request(prompt, labels, stop), mode))
 
     def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
         """This guard with another model in a tier's place; policies, queue, and the other tiers are shared.
@@ -225,35 +223,6 @@ class Guard:
             BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
         """
         return self._with(self._cascade.with_model(tier, model, check))
-
-    def wrap(
-        self,
-        runnable: "Runnable[Any, Any]",
-        *,
-        tier: str | None = None,
-        labels: Labels | None = None,
-        output: Literal["answer", "decision"] = "answer",
-        prompt: Callable[[Any], Any] | None = None,
-        as_output: Callable[[str], Any] | None = None,
-    ) -> "GuardedRunnable":
-        """A LangChain runnable under this guard, in the place of a tier's model.
-
-        Args:
-            runnable: a model, a chain, an agent, a function.
-            tier: in whose place it stands; the first unless named.
-            labels: what the policy's conditions see as ``labels.NAME``.
-            output: `answer`, in the runnable's own type, or the whole `decision` instead.
-            prompt: as of `ilis_guard_langchain.GuardedRunnable`; so is `as_output`.
-            as_output: see `prompt`.
-
-        Raises:
-            ConfigError, BundleMismatchError, ModelError, SignatureError: as `GuardedRunnable`.
-        """
-        from ilis_guard_langchain import GuardedRunnable
-
-        return GuardedRunnable(
-            self, runnable, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output
-        )
 
     def without_models(self, why: str) -> Self:
         """The same guard, whose models aren't asked any more: each tier fails, and the policy says what comes of that.

@@ -3,7 +3,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 # Before torch is imported: one thread, so that sums come in one order and tests don't fight over processors.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests.skips import NO_POSTGRESQL, skip
 
@@ -23,8 +24,47 @@ if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do with
     from ilis_guard.types import Precision
     from tests.postgresql import Server
 
+MARKERS_BY_FIXTURE: Final = {
+    "model": {"make_tiny", "real_model", "smollm2_full", "smollm2_nf4", "tiny", "tiny_folder"},
+    "db": {"postgresql"},
+    "browser": {"browser"},
+    "process": {"process"},
+}
+"""A test has these markers by the fixtures that it uses, its own or those of others: `make quick` leaves them out."""
+
 SMOLLM2 = "packaged:smollm2-135m-instruct"
 FEW_WORDS = "{question} Answer in a few words only."
+
+# How long an example takes depends on the machine's other work.
+_TIMING = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("dev", max_examples=10, derandomize=True, **_TIMING)
+settings.register_profile("ci", max_examples=100, derandomize=True, **_TIMING)
+# `make fuzz` looks for new examples, as many as it is told.
+settings.register_profile("search", max_examples=int(os.environ.get("ILIS_GUARD_FUZZ", "10000")), **_TIMING)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use; those of Hypothesis are fuzz tests."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for marker, names in MARKERS_BY_FIXTURE.items():
+            if fixtures & names:
+                item.add_marker(marker)
+        if "postgresql" in getattr(getattr(item, "callspec", None), "params", {}).values():
+            item.add_marker("db")
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("fuzz")
+
+
+@pytest.fixture
+def process() -> None:
+    """Marks tests that start other processes: ``pytestmark = pytest.mark.usefixtures("process")``."""
+
+
+@pytest.fixture
+def real_model() -> None:
+    """Marks tests that load or run a model, of any size, or import torch."""
 
 
 @pytest.fixture(autouse=True)

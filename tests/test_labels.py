@@ -8,6 +8,7 @@ from ilis_guard import labels
 from ilis_guard.errors import RequestError
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.types import Action, Request
+from tests.explained import blocked
 
 BAD: list[tuple[dict[Any, Any], str]] = [
     ({7: "x"}, "the label name 7 isn't an identifier"),
@@ -58,7 +59,7 @@ def test_no_policy_answers_where_labels_are_no_labels(bad: dict[Any, Any]) -> No
     )
     facts = Facts(uncertainty=0.1, typicality=0.5, labels=bad)
     assert policy.evaluate(facts).action in (Action.ABSTAIN, Action.ESCALATE)
-    assert policy.evaluate_prompt(facts).answer_blocked_by.endswith("so nothing is answered")
+    assert blocked(policy.evaluate_prompt(facts).answer_blocked_by).endswith("so nothing is answered")
     fine = Facts(uncertainty=0.1, typicality=0.5, labels={"a": False})
     assert policy.evaluate(fine).rule == "sure"
-    assert policy.evaluate_prompt(fine).answer_blocked_by == ""
+    assert blocked(policy.evaluate_prompt(fine).answer_blocked_by) == ""

@@ -22,8 +22,7 @@ from ilis_guard import Decision, Guard, StreamMode, TextDelta
 from ilis_guard.models import Tokenizing
 from ilis_guard.models.weights import Progress
 from ilis_guard.types import Label, Labels
-from ilis_guard_langchain.chunks import chunk, message_of
-from ilis_guard_langchain.messages import to_messages
+from ilis_guard_langchain.messages import build_chunk, build_message, to_messages
 from ilis_guard_langchain.tracing import atrace_attempts, trace_attempts
 
 NO_TOOLS = (
@@ -175,7 +174,7 @@ class ChatIlisGuard(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        decision = self.guard.decide(to_messages(messages), **self._asked(stop, kwargs))
+        decision = self.guard.decide(to_messages(messages), **self._options(stop, kwargs))
         if run_manager is not None:
             trace_attempts(decision, run_manager)
         return self._result(decision)
@@ -187,7 +186,7 @@ class ChatIlisGuard(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        decision = await self.guard.adecide(to_messages(messages), **self._asked(stop, kwargs))
+        decision = await self.guard.adecide(to_messages(messages), **self._options(stop, kwargs))
         if run_manager is not None:
             await atrace_attempts(decision, run_manager)
         return self._result(decision)
@@ -202,12 +201,12 @@ class ChatIlisGuard(BaseChatModel):
         del (
             run_manager
         )  # LangChain tells callbacks of each chunk itself, and gives a stream no run to trace attempts in
-        asked = self._asked(stop, kwargs)
-        shown = False
-        with closing(self.guard.stream(to_messages(messages), mode=self.stream_mode, **asked)) as events:
+        options = self._options(stop, kwargs)
+        has_text = False
+        with closing(self.guard.stream(to_messages(messages), mode=self.stream_mode, **options)) as events:
             for event in events:
-                yield chunk(event, model_name=self.model_name, shown=shown)
-                shown = isinstance(event, TextDelta)
+                yield build_chunk(event, model_name=self.model_name, has_text=has_text)
+                has_text = isinstance(event, TextDelta)
 
     async def _astream(
         self,
@@ -217,25 +216,25 @@ class ChatIlisGuard(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         del run_manager
-        asked = self._asked(stop, kwargs)
-        shown = False
-        async with aclosing(self.guard.astream(to_messages(messages), mode=self.stream_mode, **asked)) as events:
+        options = self._options(stop, kwargs)
+        has_text = False
+        async with aclosing(self.guard.astream(to_messages(messages), mode=self.stream_mode, **options)) as events:
             async for event in events:
-                yield chunk(event, model_name=self.model_name, shown=shown)
-                shown = isinstance(event, TextDelta)
+                yield build_chunk(event, model_name=self.model_name, has_text=has_text)
+                has_text = isinstance(event, TextDelta)
 
     def _stream_chat_model_events(
-        self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **asked: Any
+        self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **options: Any
     ) -> Iterator[MessagesData]:
         """LangChain's own events of a stream (``stream_events(version="v3")``), which can withdraw nothing."""
-        chunks = self._held()._stream(messages, **asked)  # noqa: SLF001 - its own kind
+        chunks = self._held()._stream(messages, **options)  # noqa: SLF001 - its own kind
         return chunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
 
     def _astream_chat_model_events(
-        self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **asked: Any
+        self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **options: Any
     ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
-        chunks = self._held()._astream(messages, **asked)  # noqa: SLF001 - its own kind
+        chunks = self._held()._astream(messages, **options)  # noqa: SLF001 - its own kind
         return achunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
 
     def _held(self) -> Self:
@@ -243,12 +242,12 @@ class ChatIlisGuard(BaseChatModel):
         return self.model_copy(update={"stream_mode": "hold"}) if self.stream_mode == "optimistic" else self
 
     def _result(self, decision: Decision) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=message_of(decision, model_name=self.model_name))])
+        return ChatResult(generations=[ChatGeneration(message=build_message(decision, model_name=self.model_name))])
 
     def _stop(self, stop: list[str] | None) -> list[str] | None:
         return self.stop if stop is None else stop
 
-    def _asked(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
+    def _options(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
         """What is asked beside the messages."""
         # `stream` is LangChain's: whether the stream is taken.
         if unknown := sorted(set(given) - {"labels", "stream"}):

@@ -1,30 +1,362 @@
-"""A guard as the last step of a chain: what a chat model takes goes in, a decision comes out."""
+"""Guards as runnables: `wrap` puts any runnable under a guard, `GuardRunnable` is a guard as a chain's last step."""
 
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.graph import Graph
+from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.utils.pydantic import TypeBaseModel
 
-from ilis_guard import Decision, Guard
+from ilis_guard import Action, Decision, Generation, Guard, Message, Tier
+from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
+from ilis_guard.errors import ConfigError, ModelError, ScoringError
 from ilis_guard.types import Labels
-from ilis_guard_langchain.messages import to_messages
+from ilis_guard_langchain.chain import check_unguarded, output_kind, split_chain
+from ilis_guard_langchain.chain_models import (
+    CURRENT_CALL,
+    ChainCall,
+    ChainModel,
+    OpaqueChainModel,
+    TappedChainModel,
+    convert_errors,
+    generation_message,
+)
+from ilis_guard_langchain.messages import (
+    as_chunk,
+    attach_summary,
+    find_conversation,
+    refusal_kwargs,
+    summarize_decision,
+    to_messages,
+)
+from ilis_guard_langchain.tracing import atrace_attempts, trace_attempts
+
+Output = Literal["answer", "decision"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The output in the place of one that is neither text nor a message, where the policy gives no answer."""
+
+    text: str
+    """The policy's message."""
+    summary: dict[str, Any]
+    """The decision's, as a message has it in ``response_metadata["ilis_guard"]``."""
+
+
+def wrap(
+    runnable: Runnable[Any, Any],
+    guard: Guard,
+    *,
+    tier: str | None = None,
+    labels: Labels | None = None,
+    output: Output = "answer",
+    prompt: Callable[[Any], LanguageModelInput] | None = None,
+    as_output: Callable[[str], Any] | None = None,
+) -> "GuardedRunnable":
+    """Put a runnable under a guard, in the place of a tier's model.
+
+    Args:
+        runnable: a model, a chain, an agent, a function.
+        guard: decides on its answers.
+        tier: the tier in whose place it stands; the guard's first unless named.
+        labels: what the policy's conditions see as ``labels.NAME``; a call may add more, ``invoke(..., labels={})``.
+        output: `answer`, in the runnable's own type, or the whole `decision` instead.
+        prompt: converts the input to the text or messages of the request, which larger tiers are asked and tickets
+            show. Needed where the runnable shows no model and takes neither text nor messages.
+        as_output: converts a larger tier's text to the runnable's output. Needed where it shows no model, a retry is
+            possible, and its output is neither text nor a message.
+
+    Raises:
+        ConfigError: there is no such tier, the runnable is guarded already, or `as_output` is needed.
+        BundleMismatchError: the runnable's model is local, and not the one that the tier's bundle was fitted to.
+        ModelError, SignatureError: it is local and can't be tapped.
+    """
+    return GuardedRunnable(runnable, guard, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output)
+
+
+class GuardedRunnable(Runnable[Any, Any]):
+    """A runnable in the place of a tier's model, with the runnable's own input and output; `wrap` builds it.
+
+    Each attempt on the tier calls the runnable's model once. Where the policy retries on a larger tier, that is asked
+    the conversation that the runnable's model received, and its answer goes through what stands after that model. An
+    abstention or an escalation is a value: the policy's message as text or as a message, or `Refused`.
+
+    Arguments and errors: as of `wrap`.
+    """
+
+    def __init__(
+        self,
+        runnable: Runnable[Any, Any],
+        guard: Guard,
+        *,
+        tier: str | None = None,
+        labels: Labels | None = None,
+        output: Output = "answer",
+        prompt: Callable[[Any], LanguageModelInput] | None = None,
+        as_output: Callable[[str], Any] | None = None,
+    ) -> None:
+        if output not in ("answer", "decision"):
+            raise ConfigError(f"a guarded runnable's output is 'answer' or 'decision', got {output!r}")
+        check_unguarded(runnable)
+        self._runnable = runnable
+        self._labels = labels or {}
+        self._output = output
+        self._prompt = prompt
+        self._as_output = as_output
+        self._kind = output_kind(runnable)
+        self._parts = parts = split_chain(runnable)
+        own_tier = _find_tier(guard, tier)
+        self._check_output(guard, own_tier)
+        self._model: ChainModel | TappedChainModel | OpaqueChainModel
+        if parts is None:
+            self._model = OpaqueChainModel(runnable)
+        else:
+            self._model = TappedChainModel.find(parts, own_tier) or ChainModel(parts)
+        self._guard = guard.with_model(own_tier.name, self._model, check=self._store_output)
+        self._tier = _find_tier(self._guard, own_tier.name)
+
+    def invoke(
+        self,
+        input: Any,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        labels: Labels | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run, score and decide.
+
+        Args:
+            input: the runnable's.
+            config: LangChain's; what is inside runs as a child of this run.
+            labels: added to those of the guarded runnable.
+            kwargs: passed on to the runnable.
+
+        Raises:
+            RequestError: the conversation, or the labels, can't be used.
+            Exception: what stands before the runnable's model raised it: then there is nothing to ask.
+        """
+        return self._call_with_config(
+            partial(self._decide, labels=labels, kwargs=kwargs), input, config, run_type="chain"
+        )
+
+    async def ainvoke(
+        self,
+        input: Any,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        labels: Labels | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `invoke`. The guard decides in a thread of its own; what is inside is awaited on this event loop."""
+        return await self._acall_with_config(
+            partial(self._adecide, labels=labels, kwargs=kwargs), input, config, run_type="chain"
+        )
+
+    def stream(
+        self,
+        input: Any,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        labels: Labels | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """As `invoke`, in one chunk: nothing is shown before the decision."""
+        transform = partial(self._transform, labels=labels, kwargs=kwargs)
+        yield from self._transform_stream_with_config(iter([input]), transform, config, run_type="chain")
+
+    async def astream(
+        self,
+        input: Any,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        labels: Labels | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """As `stream`, run as by `ainvoke`."""
+
+        async def inputs() -> AsyncIterator[Any]:
+            yield input
+
+        transform = partial(self._atransform, labels=labels, kwargs=kwargs)
+        async for chunk in self._atransform_stream_with_config(inputs(), transform, config, run_type="chain"):
+            yield chunk
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """The runnable's."""
+        return self._runnable.InputType
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """The runnable's, or `Refused` where that is neither text nor a message."""
+        if self._output == "decision":
+            return Decision
+        return self._runnable.OutputType if self._kind != "other" else self._runnable.OutputType | Refused
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The runnable's."""
+        return self._runnable.config_specs
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+        """The runnable's."""
+        return self._runnable.get_input_schema(config)
+
+    def get_output_schema(self, config: RunnableConfig | None = None) -> TypeBaseModel:
+        """The runnable's, where the output is always of its type."""
+        if self._output == "answer" and self._kind != "other":
+            return self._runnable.get_output_schema(config)
+        return super().get_output_schema(config)
+
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+        """The runnable's, and the guard after it."""
+        graph = self._runnable.get_graph(config)
+        graph.trim_last_node()
+        before = graph.last_node()
+        guard, output = graph.add_node(self), graph.add_node(self.get_output_schema(config))
+        if before is not None:
+            graph.add_edge(before, guard)
+        graph.add_edge(guard, output)
+        return graph
+
+    def _check_output(self, guard: Guard, tier: Tier) -> None:
+        """Check that a larger tier's answer can be converted to the runnable's output."""
+        is_last = guard.tiers[-1].name == tier.name
+        if is_last or self._parts is not None or self._kind != "other" or self._as_output or self._output != "answer":
+            return
+        raise ConfigError(
+            f"{type(self._runnable).__name__} puts out {self._runnable.OutputType!r} and shows no model inside, so a "
+            "larger tier's answer can't be brought into that form: pass as_output=, which makes it of the answer's "
+            "text; or say that it puts out text, runnable.with_types(output_type=str)"
+        )
+
+    def _decide(self, given: Any, config: RunnableConfig, *, labels: Labels | None, kwargs: dict[str, Any]) -> Any:
+        inner, head = _silence(config), None if self._parts is None else self._parts.head
+        sent = given if head is None else head.invoke(given, inner, **kwargs)
+        call = ChainCall(given=sent, config=inner, kwargs=kwargs if head is None else {}, portal=None)
+        decision, output = self._run(call, given, labels)
+        trace_attempts(decision, config)
+        return output
+
+    async def _adecide(
+        self, given: Any, config: RunnableConfig, *, labels: Labels | None, kwargs: dict[str, Any]
+    ) -> Any:
+        inner, head = _silence(config), None if self._parts is None else self._parts.head
+        sent = given if head is None else await head.ainvoke(given, inner, **kwargs)
+        portal = LoopPortal()
+        call = ChainCall(given=sent, config=inner, kwargs=kwargs if head is None else {}, portal=portal)
+        try:
+            decision, output = await run_in_thread(partial(self._run, call, given, labels))
+        finally:
+            portal.cancel()
+        await atrace_attempts(decision, config)
+        return output
+
+    def _transform(self, given: Iterator[Any], config: RunnableConfig, **options: Any) -> Iterator[Any]:
+        for each in given:
+            yield as_chunk(self._decide(each, config, **options))
+
+    async def _atransform(
+        self, given: AsyncIterator[Any], config: RunnableConfig, **options: Any
+    ) -> AsyncIterator[Any]:
+        async for each in given:
+            yield as_chunk(await self._adecide(each, config, **options))
+
+    def _run(self, call: ChainCall, given: Any, labels: Labels | None) -> tuple[Decision, Any]:
+        """Decide on a call; the decision and the output."""
+        token = CURRENT_CALL.set(call)
+        try:
+            decision = self._guard.decide(self._conversation(call, given), labels={**self._labels, **(labels or {})})
+            return decision, self._build_output(call, decision)
+        finally:
+            CURRENT_CALL.reset(token)
+
+    def _conversation(self, call: ChainCall, given: Any) -> Sequence[Message]:
+        """The request's messages: what the runnable's model is about to receive, or the input itself.
+
+        Raises:
+            RequestError: that is no conversation.
+        """
+        if self._prompt is not None:
+            asked = self._prompt(given)
+        else:
+            asked = find_conversation(given) if self._parts is None else call.given
+        messages = to_messages(asked)
+        if isinstance(self._model, TappedChainModel):
+            stripped = self._model.strip_wording(call)
+            return messages if stripped is None or self._prompt is not None else stripped
+        if self._tier.bundle is not None and (options := sorted(call.kwargs.keys() - {"stop"})):
+            call.unscorable = (
+                f"the call passes {options!r} on to the chain's model, which was compared with the tier's bundle "
+                "without them: how uncertain its answers are isn't known; bind them before it is wrapped"
+            )
+        return messages
+
+    def _store_output(self, tier: str, generation: Generation) -> None:
+        """Compute the output for a tier's answer before it is scored: what the chain can't use is no answer.
+
+        Raises:
+            ModelError: what stands after the model failed.
+            ScoringError: the answer has no score, whatever it is.
+        """
+        call = CURRENT_CALL.get()
+        if tier == self._tier.name:
+            call.outputs[tier] = self._finish(call, call.reply)
+            if call.unscorable:
+                raise ScoringError(call.unscorable)
+        elif self._as_output is not None:
+            with convert_errors(_output_error):
+                call.outputs[tier] = self._as_output(generation.text)
+        else:
+            is_message = self._kind == "message" if self._parts is None else isinstance(self._parts.core, BaseChatModel)
+            call.outputs[tier] = self._finish(call, generation_message(generation) if is_message else generation.text)
+
+    def _finish(self, call: ChainCall, reply: Any) -> Any:
+        """Run what stands after the chain's model on a reply."""
+        if self._parts is None or self._parts.tail is None:
+            return reply
+        with convert_errors(_output_error):
+            return call.run(self._parts.tail, reply)
+
+    def _build_output(self, call: ChainCall, decision: Decision) -> Any:
+        if self._output == "decision":
+            return decision
+        tier, summary = decision.attempts[-1].tier, summarize_decision(decision)
+        if decision.mode == "shadow":  # what would come out without a guard, errors too
+            if tier not in call.outputs and call.reply is not None:  # it answered, and only couldn't be scored
+                call.outputs[tier] = self._finish(call, call.reply)
+            if tier in call.outputs:
+                return attach_summary(call.outputs[tier], summary)
+            if call.error is not None:
+                raise call.error
+        elif decision.action is Action.ANSWER:
+            return attach_summary(call.outputs[tier], summary)
+        if self._kind == "message":
+            return attach_summary(AIMessage(decision.text, additional_kwargs=refusal_kwargs(decision)), summary)
+        return decision.text if self._kind == "text" else Refused(text=decision.text, summary=summary)
 
 
 class GuardRunnable(Runnable[LanguageModelInput, Decision]):
-    """Stands where a chat model would: ``prompt | GuardRunnable(guard)``.
+    """A guard in the place of a chat model: ``prompt | GuardRunnable(guard)``; the output is the decision.
 
     An abstention or an escalation is a value, not an exception, so that ``with_fallbacks`` doesn't swallow it.
 
     Args:
-        guard: what decides.
-        labels: what the policy's conditions see as ``labels.NAME``; a call may bring more:
+        guard: decides.
+        labels: what the policy's conditions see as ``labels.NAME``; a call may add more:
             ``invoke(..., labels={...})`` or ``bind(labels={...})``.
     """
 
     def __init__(self, guard: Guard, *, labels: Labels | None = None) -> None:
         self._guard = guard
-        self._labels = labels
+        self._labels = labels or {}
 
     def invoke(
         self,
@@ -39,7 +371,7 @@ class GuardRunnable(Runnable[LanguageModelInput, Decision]):
         Raises:
             RequestError: the input holds no prompt, or a message that isn't text by a user, an assistant or a system.
         """
-        _refuse(unknown)
+        _check_keywords(unknown)
         return self._call_with_config(partial(self._decide, labels=labels), input, config, run_type="chain")
 
     async def ainvoke(
@@ -50,21 +382,35 @@ class GuardRunnable(Runnable[LanguageModelInput, Decision]):
         labels: Labels | None = None,
         **unknown: Any,
     ) -> Decision:
-        """As `invoke`; the event loop goes on meanwhile."""
-        _refuse(unknown)
+        """As `invoke`, by `Guard.adecide`: in a thread, while the event loop stays free."""
+        _check_keywords(unknown)
         return await self._acall_with_config(partial(self._adecide, labels=labels), input, config, run_type="chain")
 
     def _decide(self, given: LanguageModelInput, *, labels: Labels | None) -> Decision:
-        return self._guard.decide(to_messages(given), labels=self._all(labels))
+        return self._guard.decide(to_messages(given), labels={**self._labels, **(labels or {})})
 
     async def _adecide(self, given: LanguageModelInput, *, labels: Labels | None) -> Decision:
-        return await self._guard.adecide(to_messages(given), labels=self._all(labels))
-
-    def _all(self, labels: Labels | None) -> Labels:
-        return {**(self._labels or {}), **(labels or {})}
+        return await self._guard.adecide(to_messages(given), labels={**self._labels, **(labels or {})})
 
 
-def _refuse(unknown: dict[str, Any]) -> None:
-    """A misspelt `labels` that is swallowed would open a gate."""
+def _check_keywords(unknown: dict[str, Any]) -> None:
+    """Refuse unknown keywords: a misspelt `labels` that is ignored would open a gate."""
     if unknown:
         raise TypeError(f"a guard takes the keyword 'labels' and no other, got {sorted(unknown)!r}")
+
+
+def _find_tier(guard: Guard, name: str | None) -> Tier:
+    tiers = {tier.name: tier for tier in guard.tiers}
+    if name is not None and name not in tiers:
+        raise ConfigError(f"there is no tier {name!r} to wrap a runnable in the place of; there are {list(tiers)!r}")
+    return guard.tiers[0] if name is None else tiers[name]
+
+
+def _silence(config: RunnableConfig) -> RunnableConfig:
+    """A config for what is inside: LangGraph streams the tokens of any model in a node unless it is tagged so."""
+    return merge_configs(config, {"tags": ["nostream"]})
+
+
+def _output_error(error: Exception) -> ModelError:
+    # The error's own text may quote the answer.
+    return ModelError(f"what the chain does with the answer failed: {type(error).__name__}")

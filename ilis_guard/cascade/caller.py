@@ -12,7 +12,7 @@ from tenacity.wait import wait_base
 from ilis_guard import events
 from ilis_guard.cascade.breaker import Breaker, Permit
 from ilis_guard.cascade.limiter import Line
-from ilis_guard.concurrency.deadline import Deadline, within
+from ilis_guard.concurrency.deadline import Deadline, run_with_deadline
 from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import BudgetError, IlisGuardError, control_flow
 
@@ -74,7 +74,7 @@ class ModelCaller:
         if deadline is not None:
             deadline.check()
             # Rather the model's own error at once than a repeat that there is no time for.
-            stop = stop | tenacity.stop_before_delay(deadline.left)
+            stop = stop | tenacity.stop_before_delay(deadline.remaining)
         repeated = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_retryable),
             stop=stop,
@@ -89,7 +89,7 @@ class ModelCaller:
     def _call_once(self, work: Callable[[], T], deadline: Deadline | None) -> T:
         if self._breaker is None:
             self._line.enter(deadline)
-            return within(deadline, work, ended=self._line.leave)
+            return run_with_deadline(work, deadline, on_end=self._line.leave)
         # Nobody waits in line for a tier that is down; who waited may find that it went down meanwhile.
         self._breaker.check()
         self._line.enter(deadline)
@@ -99,7 +99,7 @@ class ModelCaller:
             self._line.leave()
             raise
         try:
-            return within(deadline, self._telling(work, self._breaker, permit), ended=self._line.leave)
+            return run_with_deadline(self._telling(work, self._breaker, permit), deadline, on_end=self._line.leave)
         except BaseException as error:
             # Of a call that was given up, or couldn't be begun, nobody has told yet.
             self._breaker.ended(permit, failed=True if isinstance(error, BudgetError) else None)

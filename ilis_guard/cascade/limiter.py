@@ -1,9 +1,9 @@
 """The line in front of a tier: at most so many calls at once, the others wait."""
 
 import threading
-from contextlib import nullcontext
 
-from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.concurrency.deadline import Deadline, wait_until
+from ilis_guard.errors import ClientDisconnected
 
 
 class Line:
@@ -27,20 +27,16 @@ class Line:
         """
         if self._free is None:
             return
-        cancel_token = None if deadline is None else deadline.cancel_token
-        with nullcontext() if cancel_token is None else cancel_token.waking(self._changed), self._changed:
-
-            def may_stop() -> bool:
-                return self._free != 0 or (cancel_token is not None and cancel_token.is_cancelled)
-
-            self._changed.wait_for(may_stop, timeout=None if deadline is None else deadline.left)
-            if cancel_token is not None and cancel_token.is_cancelled:
-                # It may have been woken for a place, which another one wants.
+        with self._changed:
+            try:
+                has_place = wait_until(self._changed, lambda: self._free != 0, deadline)
+            except ClientDisconnected:
+                # This thread may have been notified of a place that another one waits for.
                 self._changed.notify()
-                cancel_token.check()
-            if self._free == 0:
+                raise
+            if not has_place:
                 assert deadline is not None, "without a deadline, the wait ends with a place"
-                raise deadline.passed("; it waited in line for the tier (max_concurrent)")
+                raise deadline.error("; it waited in line for the tier (max_concurrent)")
             self._free -= 1
 
     def leave(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ilis_guard.concurrency.cancellation import CancelToken
-from ilis_guard.concurrency.channel import EventChannel
+from ilis_guard.concurrency.threads import EventChannel
 from ilis_guard.types import Action, Decision, StreamMode
 
 HALF_A_CHARACTER: Final = "\ufffd"
@@ -49,7 +49,7 @@ class StreamWriter:
     def __init__(self, channel: EventChannel[StreamEvent], mode: StreamMode) -> None:
         self.mode = mode
         self._channel = channel
-        self._text = TextOnStream(channel.tell)
+        self._text = TextOnStream(channel.send)
 
     @property
     def cancel_token(self) -> CancelToken:
@@ -76,7 +76,7 @@ class StreamWriter:
     def finish(self, decision: Decision) -> None:
         """Write what is missing of the answer, or retract the text if it isn't given; then the decision."""
         self._text.finish(decision)
-        self._channel.tell(decision)
+        self._channel.send(decision)
 
     def wait_for_reader(self) -> None:
         """Wait until the reader has read everything and wants more.
@@ -84,7 +84,7 @@ class StreamWriter:
         Raises:
             ClientDisconnected: the reader has left.
         """
-        self._channel.catch_up()
+        self._channel.wait_for_request()
 
 
 class TextOnStream:

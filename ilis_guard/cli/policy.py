@@ -36,7 +36,6 @@ def check(
     """
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.policy import Policy
-    from ilis_guard.policy import lint_config as notices
     from ilis_guard.policy.context import check_config
 
     checked = Policy.load(policy)
@@ -44,7 +43,7 @@ def check(
     if config is not None:
         operated = read_config(config)
         certified = check_config(checked, operated)
-        found += notices.notices(checked, operated)
+        found += checked.config_notices(operated)
     warnings = sum(notice.level == "warning" for notice in found)
     out.print(policy_view(checked))
     if certified:
@@ -66,9 +65,9 @@ def schema() -> None:
 
     Save it, and name it in the policy's first line: # yaml-language-server: $schema=policy.schema.json
     """
-    from ilis_guard.policy import json_schema
+    from ilis_guard.policy.schema import json_schema_text
 
-    typer.echo(json_schema.as_text(), nl=False)
+    typer.echo(json_schema_text(), nl=False)
 
 
 @commands.command()

@@ -1,59 +1,67 @@
-"""Whether whoever asked is still there."""
+"""Cancellation that a client requests from one thread and work in other threads checks."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from ilis_guard.errors import ClientDisconnected
 
 
 class CancelToken:
-    """Somebody's, who waits for what is worked on until they leave. Threads may share it."""
+    """Tells work that its client has disconnected. Threads may share it; a cancelled token stays cancelled."""
 
     def __init__(self) -> None:
-        self._gone = threading.Event()
-        self._waking: set[threading.Condition] = set()
+        self._cancelled = threading.Event()
+        self._conditions: set[threading.Condition] = set()
         self._lock = threading.Lock()
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether they have."""
-        return self._gone.is_set()
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Cancel, for good."""
+        """Cancel, and wake every thread in `wait_for`."""
         with self._lock:
-            self._gone.set()
-            waiting = tuple(self._waking)
-        for condition in waiting:
+            self._cancelled.set()
+            conditions = tuple(self._conditions)
+        for condition in conditions:
             with condition:
                 condition.notify_all()
 
-    def check(self) -> None:
-        """See that they are still there.
+    def raise_if_cancelled(self) -> None:
+        """Check the token.
 
         Raises:
-            ClientDisconnected: they aren't.
+            ClientDisconnected: it was cancelled.
         """
         if self.is_cancelled:
-            raise ClientDisconnected("whoever asked has left")
+            raise ClientDisconnected("the client has disconnected")
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, as long as they are there.
+        """Sleep, at most until the token is cancelled.
 
         Raises:
-            ClientDisconnected: they have left.
+            ClientDisconnected: it was cancelled.
         """
-        self._gone.wait(seconds)
-        self.check()
+        self._cancelled.wait(seconds)
+        self.raise_if_cancelled()
 
-    @contextmanager
-    def waking(self, condition: threading.Condition) -> Iterator[None]:
-        """Wake whoever waits for a condition when they leave; each condition is given once at a time."""
+    def wait_for(
+        self, condition: threading.Condition, is_met: Callable[[], bool], timeout: float | None = None
+    ) -> bool:
+        """Wait on a condition that the caller has acquired, as `threading.Condition.wait_for`.
+
+        A token waits on a condition in one thread at a time.
+
+        Raises:
+            ClientDisconnected: the token was cancelled, even if the condition is met.
+        """
         with self._lock:
-            self._waking.add(condition)
+            self._conditions.add(condition)
         try:
-            yield
+            met = condition.wait_for(lambda: self.is_cancelled or is_met(), timeout)
         finally:
             with self._lock:
-                self._waking.discard(condition)
+                self._conditions.discard(condition)
+        self.raise_if_cancelled()
+        return met

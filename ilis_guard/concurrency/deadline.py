@@ -1,15 +1,15 @@
-"""The deadline of a request, and work that is given up when it has passed."""
+"""Deadlines of requests: check them, wait until them, and abandon work that passes them."""
 
 import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from contextvars import copy_context
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from ilis_guard.concurrency.cancellation import CancelToken
+from ilis_guard.concurrency.threads import start_thread
 from ilis_guard.errors import BudgetError
 
 T = TypeVar("T")
@@ -17,96 +17,103 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """The end of a request: its ``max_seconds`` are over, or whoever asked has left before."""
+    """The end of a request: its ``max_seconds`` are over, or its client has disconnected."""
 
     max_seconds: float
-    """What the policy's budget allows; infinity for any time."""
+    """The policy's budget; infinity for none."""
     at: float
     """On the clock of `time.monotonic`."""
     cancel_token: CancelToken | None = None
-    """Of whoever asked; None where they can't leave."""
+    """The client's; None where a client can't disconnect."""
 
     @classmethod
     def after(cls, max_seconds: float | None, *, since: float, cancel_token: CancelToken | None = None) -> Self:
-        """So many seconds after a time on that clock, None for any number, as long as somebody is there."""
+        """Build the deadline so many seconds after a time on that clock; None for no limit of time."""
         seconds = math.inf if max_seconds is None else max_seconds
         return cls(max_seconds=seconds, at=since + seconds, cancel_token=cancel_token)
 
     @property
-    def left(self) -> float:
-        """Seconds until then, at least 0, and at most as many as anything can wait."""
+    def remaining(self) -> float:
+        """Seconds until the deadline, from 0 to `threading.TIMEOUT_MAX`, the most that a lock can wait."""
         return min(max(0.0, self.at - time.monotonic()), threading.TIMEOUT_MAX)
 
     def check(self) -> None:
-        """See that it hasn't passed.
+        """Check the deadline.
 
         Raises:
-            BudgetError: it has.
-            ClientDisconnected: whoever asked has left.
+            BudgetError: it has passed.
+            ClientDisconnected: the client has disconnected.
         """
         if self.cancel_token is not None:
-            self.cancel_token.check()
-        if not self.left:
-            raise self.passed()
+            self.cancel_token.raise_if_cancelled()
+        if not self.remaining:
+            raise self.error()
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass.
+        """Sleep.
 
         Raises:
-            ClientDisconnected: whoever asked has left meanwhile.
+            ClientDisconnected: the client has disconnected meanwhile.
         """
         if self.cancel_token is None:
             time.sleep(seconds)
         else:
             self.cancel_token.sleep(seconds)
 
-    def passed(self, what: str = "") -> BudgetError:
-        """The error of whoever came too late.
+    def error(self, consequence: str = "") -> BudgetError:
+        """Build the error of a deadline that has passed.
 
         Args:
-            what: about to be said of what was given up.
+            consequence: appended to the message: ``; the model was given up``.
         """
-        return BudgetError(f"the request's {self.max_seconds:g} seconds are over{what}")
+        return BudgetError(f"the request's {self.max_seconds:g} seconds are over{consequence}")
 
 
-def within(deadline: Deadline | None, work: Callable[[], T], *, ended: Callable[[], None]) -> T:
-    """Do some work, and give it up when the deadline has passed: it may end later, and nobody hears of that.
+def wait_until(condition: threading.Condition, is_met: Callable[[], bool], deadline: Deadline | None) -> bool:
+    """Wait on a condition, which the caller has acquired, at most until a deadline.
 
-    With a deadline it runs in a thread of its own, with the caller's context variables. That thread is a daemon: work
-    that hangs keeps neither its caller nor the program from ending.
+    Returns:
+        Whether it is met; if not, the deadline has passed.
+
+    Raises:
+        ClientDisconnected: the client has disconnected, even if the condition is met.
+    """
+    timeout = None if deadline is None else deadline.remaining
+    if deadline is None or deadline.cancel_token is None:
+        return condition.wait_for(is_met, timeout)
+    return deadline.cancel_token.wait_for(condition, is_met, timeout)
+
+
+def run_with_deadline(work: Callable[[], T], deadline: Deadline | None, *, on_end: Callable[[], None]) -> T:
+    """Run work, and abandon it when a deadline has passed: it may end later, and its result is dropped.
+
+    Work with a deadline runs in a daemon thread (`start_thread`), so that work that hangs blocks neither its caller nor
+    the program's end.
 
     Args:
-        deadline: without one, or with any time, the work isn't given up and needs no thread.
-        work: what to do.
-        ended: called once the work has ended, however late that is, or couldn't be begun.
+        work: what to run.
+        deadline: work without one, or with an infinite one, runs in the caller's thread.
+        on_end: called once, when the work has ended, however late that is, or couldn't be started.
 
     Raises:
         BudgetError: the deadline has passed.
-        BaseException: whatever the work raises.
+        BaseException: any error of the work.
     """
-    if deadline is None or math.isinf(deadline.at):
+
+    def run() -> T:
         try:
             return work()
         finally:
-            ended()
-    outcome: Future[T] = Future()
+            on_end()
 
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller must hear of it
-            ended()
-            outcome.set_exception(error)
-        else:
-            ended()
-            outcome.set_result(result)
-
+    if deadline is None or math.isinf(deadline.at):
+        return run()
     try:
-        threading.Thread(target=copy_context().run, args=(run,), name="ilis-guard-call", daemon=True).start()
+        future = start_thread(run)
     except BaseException:
-        ended()
+        on_end()
         raise
-    wait([outcome], timeout=deadline.left)
-    if not outcome.done():
-        raise deadline.passed("; the model was given up")
-    return outcome.result()
+    wait([future], timeout=deadline.remaining)
+    if not future.done():
+        raise deadline.error("; the model was given up")
+    return future.result()

@@ -5,8 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from ilis_guard.policy import json_schema
 from ilis_guard.policy.loader import locate
+from ilis_guard.policy.schema import JSON_SCHEMA_FILE, with_local_schema
 
 QUESTIONS: Final = (
     "What is the capital of France?",
@@ -35,6 +35,6 @@ def prepare(folder: Path) -> Path:
             shutil.copyfile(shipped, config)
     if not policy.exists():
         # With what an editor completes it by beside it.
-        shutil.copyfile(json_schema.SHIPPED, folder / json_schema.SHIPPED.name)
-        policy.write_text(json_schema.beside(locate("default").read_text("utf-8")), "utf-8")
+        shutil.copyfile(JSON_SCHEMA_FILE, folder / JSON_SCHEMA_FILE.name)
+        policy.write_text(with_local_schema(locate("default").read_text("utf-8")), "utf-8")
     return config

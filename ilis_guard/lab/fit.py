@@ -1,4 +1,7 @@
-"""Fit: harvested rows -> a bundle. Trees, calibration and figures each see rows that the others don't."""
+"""Fit a scorer to harvested answers and write its bundle.
+
+Trees, calibration and held-out metrics each use rows that the others don't.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,18 +9,19 @@ from typing import Final, get_args
 
 import lightgbm
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
+from scipy.optimize import brentq
+from scipy.special import expit
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.harvest import Harvest
-from ilis_guard.lab.metrics import held_out
-from ilis_guard.lab.sequence_probability import fit_sequence_probability
-from ilis_guard.lab.tuning import Progress, grow
-from ilis_guard.scoring.blending import Blending, raw_scores
+from ilis_guard.lab.attempts import Answers, Mask
+from ilis_guard.lab.evaluation.metrics import held_out
+from ilis_guard.lab.tuning import Progress, tune
+from ilis_guard.scoring.blending import Blending, SequenceProbability, raw_scores
 from ilis_guard.scoring.bundle import (
     BundleMetadata,
     CalibrationSet,
@@ -41,19 +45,21 @@ FEATURES: Final[Mapping[Stage, tuple[tuple[FeatureGroup, ...], ...]]] = {
         ("statistics",),
     ),
 }
-"""What the trees may look at: validation rows choose. Of an answer, what the generated tokens' maps add to the prompt's
-one, whole or summed up, with the output statistics; and each of the two alone (docs/scoring.md)."""
+"""The choices of features, of which validation rows select one. For answers: what the generated tokens' maps add to the
+prompt's map, cell by cell or summarised, with the output statistics; and each of the two alone (docs/scoring.md)."""
 SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
-LEAST_OF_A_CLASS: Final = 50
-"""Fewer right or wrong rows can't be split four ways and still say something."""
-COUNTED: Final = (0.15, 0.85)
-"""A dataset counts in the figures where the model is right so often, judged by the rows that aren't held out."""
-
-Rows = Bool[np.ndarray, " rows"]
+MIN_PER_CLASS: Final = 50
+"""Fewer right or wrong rows are too few to be split four ways."""
+ACCURACY_RANGE: Final = (0.15, 0.85)
+"""A dataset counts in the held-out metrics where the model's accuracy, on rows that aren't held out, is in this range."""
+_INTERCEPT_SCALE: Final = 10.0
+"""Of the columns that stand for datasets: so large that the penalty hardly affects their coefficients."""
+_FAR: Final = 40.0
+"""Log-odds at which an answer is as good as certainly right or wrong."""
 
 
 def fit(
-    harvest: Harvest,
+    answers: Answers,
     folder: Path,
     *,
     stage: Stage = "answer",
@@ -61,82 +67,81 @@ def fit(
     seed: int = 0,
     progress: Progress = lambda _done, _all: None,
 ) -> BundleMetadata:
-    """Fit a scorer to harvested rows and write its bundle.
+    """Fit a scorer to harvested answers and write its bundle.
 
-    Half the rows train the trees, a tenth stops their training and chooses features and settings, a fifth calibrates
-    them, and the last fifth is only looked at for the figures in the metadata. Each dataset is split in these shares.
-    Datasets on which the model is nearly always right or nearly always wrong are trained on, and left out of the
-    figures.
+    Half the rows train the trees, a tenth stops their training and selects features and settings, a fifth calibrates
+    them, and the last fifth only gives the metrics in the metadata. Each dataset is split in these shares. Datasets on
+    which the model is nearly always right or nearly always wrong are trained on, and left out of the metrics.
 
     Args:
-        harvest: labelled rows.
+        answers: labelled.
         folder: the bundle's.
         stage: what is scored.
-        features: what the trees look at; without any, validation rows choose among `FEATURES`.
+        features: the trees' features; without any, validation rows select among `FEATURES`.
         seed: of the splits and the trees.
-        progress: told of each candidate that was grown.
+        progress: called after each candidate.
 
     Raises:
         FitError: there are too few right or too few wrong answers, a value isn't finite, nothing was learned, or a
-            feature isn't known at this stage or of this model.
+            feature doesn't exist at this stage or for this model.
         BundleError: something other than a bundle stands in the folder.
     """
-    _check_classes(harvest)
-    _check_finite(harvest)
-    splits = split(harvest.datasets, seed)
-    _check_splits(harvest.wrong, splits)
-    wrong, names = harvest.wrong, np.array(harvest.datasets)
-    grown = grow(
-        _choices(harvest, stage, tuple(features)),
-        harvest.signatures,
-        harvest.statistics,
+    _check_classes(answers)
+    _check_finite(answers)
+    splits = split(answers.datasets, seed)
+    _check_splits(answers.wrong, splits)
+    wrong, names = answers.wrong, answers.datasets
+    candidates = tune(
+        _choices(answers, stage, tuple(features)),
+        answers.signatures,
+        answers.statistics,
         wrong,
         train=splits["train"],
         validation=splits["validation"],
         seed=seed,
         progress=progress,
     )
-    best = grown[0]
-    profiles = harvest.profiles(stage)
+    best = candidates[0]
+    profiles = answers.profiles(stage)
     reference = typicality_reference(profiles, splits["train"], splits["calibration"])
-    blending = _blending(harvest, stage, splits["train"], splits["validation"])
+    blending = _blending(answers, stage, splits["train"], splits["validation"])
     raw = raw_scores(
         best.booster,
-        best.candidate.features,
-        harvest.signatures,
-        harvest.statistics,
-        log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(harvest)),
+        best.metadata.features,
+        answers.signatures,
+        answers.statistics,
+        log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(answers)),
         familiarity=None if blending is None else blending.detector(reference).typicality(profiles),
     )
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]
-    baseline = _baseline(harvest.statistics, wrong, seen)
+    baseline = _baseline(answers.statistics, wrong, seen)
 
     calibration_set = CalibrationSet(
         uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
         wrong=tuple(wrong[splits["calibration"]].tolist()),
         typicality=reference,
-        typical=_typical_maps(harvest, splits["calibration"]) if stage == "answer" and harvest.signatures else None,
+        typical=_typical_maps(answers, splits["calibration"]) if stage == "answer" and answers.signatures else None,
         splits={
-            name: tuple(row_digest(harvest.ids[row]) for row in np.flatnonzero(rows)) for name, rows in splits.items()
+            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows)) for name, rows in splits.items()
         },
     )
     datasets = _dataset_rows(names, wrong, seen)
     test = splits["test"] & np.isin(names, [name for name, known in datasets.items() if known.counted])
-    manifest = harvest.manifest
+    manifest = answers.manifest
     metadata = BundleMetadata(
         model=manifest.model,
         fingerprint=manifest.fingerprint,
         prompt=manifest.prompt,
         max_new_tokens=manifest.max_new_tokens,
         stage=stage,
-        features=best.candidate.features,
-        statistics=harvest.known,
-        candidates=tuple(one.candidate for one in grown),
+        features=best.metadata.features,
+        statistics=answers.known,
+        candidates=tuple(one.metadata for one in candidates),
         blending=blending,
         calibration=calibration,
-        rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": harvest.unanswered},
+        rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": answers.unanswered},
         datasets=datasets,
         held_out=held_out(wrong[test], uncertainty[test], names[test]),
         baseline=held_out(wrong[test], baseline[test], names[test]),
@@ -146,19 +151,19 @@ def fit(
     return metadata
 
 
-def _choices(harvest: Harvest, stage: Stage, wanted: tuple[FeatureGroup, ...]) -> tuple[tuple[FeatureGroup, ...], ...]:
-    """What there is to choose from: of a model that can't be tapped, the statistics of its answers."""
-    known = FEATURES[stage] if harvest.signatures else tuple(one for one in FEATURES[stage] if one == ("statistics",))
+def _choices(answers: Answers, stage: Stage, wanted: tuple[FeatureGroup, ...]) -> tuple[tuple[FeatureGroup, ...], ...]:
+    """The choices of features: of a model that can't be tapped, only the statistics of its answers."""
+    known = FEATURES[stage] if answers.signatures else tuple(one for one in FEATURES[stage] if one == ("statistics",))
     if not known:
         raise FitError(
-            f"{harvest.manifest.model!r} can't be tapped, so nothing is known of it before it has answered: fit to the "
+            f"{answers.manifest.model!r} can't be tapped, so nothing is known of it before it has answered: fit to the "
             "stage 'answer'"
         )
     if not wanted:
         return known
     if len(set(wanted)) < len(wanted):
         raise FitError(f"each group of features is named once, got {wanted!r}")
-    usable = _usable(harvest, stage)
+    usable = _usable(answers, stage)
     if unusable := [group for group in wanted if group not in usable]:
         raise FitError(
             f"the features {unusable!r} aren't known of these rows at the stage {stage!r}; known are {usable!r}"
@@ -166,22 +171,22 @@ def _choices(harvest: Harvest, stage: Stage, wanted: tuple[FeatureGroup, ...]) -
     return (wanted,)
 
 
-def _usable(harvest: Harvest, stage: Stage) -> tuple[FeatureGroup, ...]:
+def _usable(answers: Answers, stage: Stage) -> tuple[FeatureGroup, ...]:
     groups: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
     if stage == "prompt":
         return tuple(group for group in groups if positions_of(group) == ("prompt",))
-    return groups if harvest.signatures else ("statistics",)
+    return groups if answers.signatures else ("statistics",)
 
 
-def _blending(harvest: Harvest, stage: Stage, train: Rows, validation: Rows) -> Blending | None:
-    """None where nothing is known of an answer's tokens."""
-    if stage == "prompt" or "logprob_sum" not in harvest.known:
+def _blending(answers: Answers, stage: Stage, train: Mask, validation: Mask) -> Blending | None:
+    """Fit what is blended with the trees; None where the tokens' log-probabilities aren't known."""
+    if stage == "prompt" or "logprob_sum" not in answers.known:
         return None
     return fit_blending(
-        _logprob_sums(harvest),
-        harvest.wrong,
-        np.array(harvest.datasets),
-        harvest.profiles(stage),
+        _logprob_sums(answers),
+        answers.wrong,
+        answers.datasets,
+        answers.profiles(stage),
         train=train,
         validation=validation,
     )
@@ -189,22 +194,22 @@ def _blending(harvest: Harvest, stage: Stage, train: Rows, validation: Rows) -> 
 
 def fit_blending(
     logprob_sum: Float64[np.ndarray, " rows"],
-    wrong: Rows,
+    wrong: Mask,
     datasets: np.ndarray,
     profiles: Float64[np.ndarray, "rows profile"],
     *,
-    train: Rows,
-    validation: Rows,
+    train: Mask,
+    validation: Mask,
 ) -> Blending:
-    """What is blended with the trees' word, of the rows that the trees were grown on and chosen by.
+    """Fit what is blended with the trees, to the rows that trained and selected them.
 
     Args:
         logprob_sum: of each answer, nats.
         wrong: some are and some aren't.
-        datasets: their names, one a row.
+        datasets: the name of each row's dataset.
         profiles: what typicality compares.
-        train: what familiar rows look like.
-        validation: and how far from that familiar rows lie.
+        train: rows that give the location and spread of familiar profiles.
+        validation: rows that give the distances of familiar profiles.
     """
     seen = train | validation
     return Blending(
@@ -213,56 +218,86 @@ def fit_blending(
     )
 
 
-def _logprob_sums(harvest: Harvest) -> Float64[np.ndarray, " rows"]:
-    return harvest.statistics[:, harvest.known.index("logprob_sum")]
+def fit_sequence_probability(
+    logprob_sum: Float64[np.ndarray, " rows"], wrong: Mask, datasets: np.ndarray
+) -> SequenceProbability:
+    """Fit a logistic regression of being wrong on the log-probability, with an intercept for each dataset.
+
+    Without these intercepts the slope would also reflect how long a dataset's answers are and how often they are wrong.
+    The one intercept that is kept is the one with which, at that slope, as many answers are expected to be wrong as
+    are.
+
+    Args:
+        logprob_sum: of each answer, nats.
+        wrong: both classes occur.
+        datasets: the name of each row's dataset.
+    """
+    names, places = np.unique(datasets, return_inverse=True)
+    # Less the dataset's mean, which the intercepts absorb: otherwise the penalty would shrink the slope the more, the
+    # more datasets differ in the length of their answers.
+    away = logprob_sum - (np.bincount(places, weights=logprob_sum) / np.bincount(places))[places]
+    spread = float(away.std()) or 1.0
+    columns = np.column_stack([-away / spread, _INTERCEPT_SCALE * np.eye(len(names))[places]])
+    fitted = LogisticRegression(fit_intercept=False, max_iter=1000).fit(columns, wrong)
+    slope = max(float(fitted.coef_[0, 0]), 0.0) / spread
+
+    def excess(intercept: float) -> float:
+        return float(np.mean(expit(intercept - slope * logprob_sum) - wrong))
+
+    steep = slope * logprob_sum
+    intercept = float(brentq(excess, steep.min() - _FAR, steep.max() + _FAR))
+    return SequenceProbability(slope=slope, intercept=intercept)
 
 
-def _check_classes(harvest: Harvest) -> None:
-    wrong = int(harvest.wrong.sum())
-    right = len(harvest.wrong) - wrong
-    if min(wrong, right) < LEAST_OF_A_CLASS:
+def _logprob_sums(answers: Answers) -> Float64[np.ndarray, " rows"]:
+    return answers.statistics[:, answers.known.index("logprob_sum")]
+
+
+def _check_classes(answers: Answers) -> None:
+    wrong = int(answers.wrong.sum())
+    right = len(answers.wrong) - wrong
+    if min(wrong, right) < MIN_PER_CLASS:
         raise FitError(
-            f"of {len(harvest.wrong)} scored answers {right} are right and {wrong} wrong; a fit needs at least "
-            f"{LEAST_OF_A_CLASS} of each: harvest more questions, or ones that the model gets right 20 to 80 % of "
+            f"of {len(answers.wrong)} scored answers {right} are right and {wrong} wrong; a fit needs at least "
+            f"{MIN_PER_CLASS} of each: harvest more questions, or ones that the model gets right 20 to 80 % of "
             "the time"
         )
 
 
-def _check_finite(harvest: Harvest) -> None:
-    """LightGBM takes a number that isn't one for a missing value, and learns from where they are missing."""
-    for name, values in (("statistics", harvest.statistics), *harvest.signatures.items()):
+def _check_finite(answers: Answers) -> None:
+    """Refuse NaN: LightGBM takes it for a missing value, and learns from where values are missing."""
+    for name, values in (("statistics", answers.statistics), *answers.signatures.items()):
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if not finite.all():
-            first = harvest.ids[int(np.argmin(finite))]
+            first = answers.ids[int(np.argmin(finite))]
             raise FitError(
                 f"{int((~finite).sum())} rows hold numbers in {name!r} that aren't finite, such as {first!r:.60}"
             )
 
 
-def _check_splits(wrong: Rows, splits: Mapping[Split, Rows]) -> None:
-    """With one class only, training stops anywhere, and neither calibration nor figures mean anything."""
+def _check_splits(wrong: Mask, splits: Mapping[Split, Mask]) -> None:
+    """Refuse a split of one class: early stopping, calibration and metrics mean nothing there."""
     for name, rows in splits.items():
         bad, size = int(wrong[rows].sum()), int(rows.sum())
         if bad in (0, size):
             raise FitError(f"the {name} rows hold {size - bad} right and {bad} wrong answers: harvest more questions")
 
 
-def split(datasets: tuple[str, ...], seed: int) -> dict[Split, Rows]:
-    """Each dataset's rows, shuffled and dealt out in the shares."""
+def split(datasets: np.ndarray, seed: int) -> dict[Split, Mask]:
+    """Assign each dataset's rows to the splits at random, in their shares."""
     random = np.random.default_rng(seed)
-    names = np.array(datasets)
-    place = np.empty(len(names))
-    for dataset in sorted(set(datasets)):
-        rows = np.flatnonzero(names == dataset)
+    place = np.empty(len(datasets))
+    for dataset in np.unique(datasets):
+        rows = np.flatnonzero(datasets == dataset)
         place[random.permutation(rows)] = (np.arange(len(rows)) + random.random()) / len(rows)
     ends = np.cumsum(list(SHARES.values()))
     part = np.searchsorted(ends[:-1], place, side="right")
     return {name: part == index for index, name in enumerate(SHARES)}
 
 
-def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, DatasetRows]:
-    """How the model fared on each dataset; where none would count, all do."""
-    least, most = COUNTED
+def _dataset_rows(names: np.ndarray, wrong: Mask, seen: Mask) -> dict[str, DatasetRows]:
+    """Count each dataset's rows and right answers; where no dataset would count in the metrics, all do."""
+    least, most = ACCURACY_RANGE
     shares = {str(name): float(1 - wrong[(names == name) & seen].mean()) for name in np.unique(names[seen])}
     usable = {name for name, share in shares.items() if least <= share <= most} or set(shares)
     return {
@@ -274,17 +309,17 @@ def _dataset_rows(names: np.ndarray, wrong: Rows, seen: Rows) -> dict[str, Datas
 
 
 def calibrate(
-    raw: Float64[np.ndarray, " rows"], wrong: Rows, weights: Float64[np.ndarray, " rows"] | None = None
+    raw: Float64[np.ndarray, " rows"], wrong: Mask, weights: Float64[np.ndarray, " rows"] | None = None
 ) -> BetaCalibration:
-    """Fit beta calibration; a term that would turn the order round is left out, as its authors do.
+    """Fit beta calibration, without a term that would reverse the order, as its authors do.
 
     Args:
         raw: scores before calibration, 0 to 1.
-        wrong: whether the answers were wrong; some are and some aren't.
-        weights: how many rows each one stands for; without them, itself.
+        wrong: whether each answer was wrong; both classes occur.
+        weights: how many rows each row stands for; 1 without them.
 
     Raises:
-        FitError: a higher score means less often wrong.
+        FitError: higher scores are less often wrong.
     """
     terms = np.column_stack(calibration_terms(raw))
     kept = [0, 1]
@@ -297,34 +332,34 @@ def calibrate(
     raise FitError("the score ranks the calibration rows the wrong way round: nothing was learned from these rows")
 
 
-def fit_statistics(statistics: Float64[np.ndarray, "rows statistics"], wrong: Rows) -> Pipeline:
-    """What output statistics alone say: a logistic regression on them, standardised."""
+def fit_statistics(statistics: Float64[np.ndarray, "rows statistics"], wrong: Mask) -> Pipeline:
+    """Fit a logistic regression to standardised output statistics."""
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(statistics, wrong)
 
 
 def _baseline(
-    statistics: Float64[np.ndarray, "rows statistics"], wrong: Rows, seen: Rows
+    statistics: Float64[np.ndarray, "rows statistics"], wrong: Mask, seen: Mask
 ) -> Float64[np.ndarray, " rows"]:
-    """What output statistics alone say, learned from every row but the test's."""
+    """Score every row by its output statistics alone, with a model fitted to all but the test rows."""
     model = fit_statistics(statistics[seen], wrong[seen])
     uncertainty: Float64[np.ndarray, " rows"] = model.predict_proba(statistics)[:, 1]
     return uncertainty
 
 
-def _typical_maps(harvest: Harvest, calibration: Rows) -> TypicalMaps:
-    def typical(rows: Rows) -> tuple[tuple[float, ...], ...]:
-        logarithms = np.log1p(harvest.signatures["mean"][rows], dtype=np.float64)
-        # Four decimals are more than a colour shows.
+def _typical_maps(answers: Answers, calibration: Mask) -> TypicalMaps:
+    def typical(rows: Mask) -> tuple[tuple[float, ...], ...]:
+        logarithms = np.log1p(answers.signatures["mean"][rows], dtype=np.float64)
+        # Four decimals are finer than the colours that show them.
         nats = np.expm1(logarithms.mean(axis=0)).round(4)
         return tuple(map(tuple, nats.tolist()))
 
-    return TypicalMaps(right=typical(calibration & ~harvest.wrong), wrong=typical(calibration & harvest.wrong))
+    return TypicalMaps(right=typical(calibration & ~answers.wrong), wrong=typical(calibration & answers.wrong))
 
 
 def typicality_reference(
-    profiles: Float64[np.ndarray, "rows profile"], train: Rows, calibration: Rows
+    profiles: Float64[np.ndarray, "rows profile"], train: Mask, calibration: Mask
 ) -> TypicalityReference:
-    """What training rows' profiles look like, and how far from that the calibration rows lie."""
+    """Fit the location and spread of training profiles, and measure the calibration rows' distances from them."""
     spread = LedoitWolf().fit(profiles[train])
     distances = squared_distances(profiles[calibration], spread.location_, spread.precision_)
     return TypicalityReference(

@@ -1,118 +1,88 @@
-"""Harvest: run a model over labelled questions and keep what was seen inside it, with whether it was right."""
+"""Run a model over labelled questions; keep its answers, whether each is right, and the maps of its layers."""
 
 import hashlib
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Float64
-from pydantic import BaseModel, ConfigDict
-
+from ilis_guard.cascade.caller import ModelCaller
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import FitError, ModelError, QuestionError
-from ilis_guard.lab.answering import HarvestedModel, check_told, check_whole
-from ilis_guard.lab.judging import RULES, Judge, judged
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, HarvestManifest, schema_of
+from ilis_guard.lab.attempts import AttemptTable
+from ilis_guard.lab.grading import RULES, Judge, grade, is_correct
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.unfinished import Unfinished
-from ilis_guard.scoring.typicality import profile, statistics_profile
-from ilis_guard.types import (
-    POSITIONS,
-    STATISTICS,
-    Fingerprint,
-    Generation,
-    Message,
-    Position,
-    RemoteFingerprint,
-    Stage,
-    Statistic,
-    Statistics,
-)
+from ilis_guard.lab.storage import PartialTable
+from ilis_guard.models.remote import RemoteModel
+from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint
 
-METADATA_KEY: Final = b"ilis_guard"
-TOKEN_IDS: Final = "token_ids"  # noqa: S105 - no password
-"""The column of what was generated, up to the end token: other methods read the very same answer again."""
 GIVEN_UP_AFTER: Final = 20
-"""So many answers in a row that can't be had: nothing comes any more, and the rest isn't asked for."""
+"""Failed answers in a row after which a run stops: the model is down."""
 RECORDED_VERSIONS: Final = ("ilis-guard", "torch", "transformers", "bitsandbytes")
 
-T = TypeVar("T")
 Progress = Callable[[int, int], None]
-"""Told (questions done, questions in all)."""
+"""Called with (questions done, questions in all)."""
 
 
-class Manifest(BaseModel):
-    """How rows were harvested; it stands in the Parquet file's metadata."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    fingerprint: Fingerprint | RemoteFingerprint
-    prompt: str
-    max_new_tokens: int | None
-    """None where the model's own arguments bound its answers."""
-    versions: Mapping[str, str]
-    questions: str = ""
-    """Digest of the questions with their answers, hexadecimal; empty in files from before it was kept."""
-    judge: str = RULES
-    """Who said what is right: the rules of `lab.matching`, or the path of a user's own callable."""
-
-    def tapped(self) -> Fingerprint:
-        """The fingerprint of a model that was tapped.
-
-        Raises:
-            FitError: this one wasn't.
-        """
-        if isinstance(self.fingerprint, RemoteFingerprint):
-            raise FitError(
-                f"the rows of {self.model!r} hold no maps, and there are no weights to run again: a model behind a "
-                "network can't be tapped. `fit`, `score` and `recalibrate` work with such rows, this doesn't"
-            )
-        return self.fingerprint
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Harvest:
-    """Harvested rows. Rows without a scored answer (nothing was generated) aren't among them."""
-
-    manifest: Manifest
-    ids: tuple[str, ...]
-    datasets: tuple[str, ...]
-    wrong: Bool[np.ndarray, " rows"]
-    signatures: Mapping[Position, Float32[np.ndarray, "rows layers layers"]]
-    """Empty where the model can't be tapped."""
-    statistics: Float64[np.ndarray, "rows statistics"]
-    """Columns in the order of `known`."""
-    unanswered: int
-    """Rows left out because the model generated nothing that could be scored."""
-    known: tuple[Statistic, ...] = STATISTICS
-    """The output statistics that there are; of a model that can't be tapped, those that its logprobs told."""
+class HarvestedModel(Protocol):
+    """A model that answers in batches: a local one, whose layers are tapped, or a `ConcurrentRemoteModel`."""
 
     @property
-    def layers(self) -> int:
-        """Of the maps; 0 where there are none."""
-        return next((maps.shape[-1] for maps in self.signatures.values()), 0)
+    def fingerprint(self) -> Fingerprint | RemoteFingerprint:
+        """What its signatures, or the statistics of its answers, are comparable with."""
 
-    def profiles(self, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
-        """What typicality compares of each row: its maps, or, where there are none, its output statistics."""
-        return profile(self.signatures, stage) if self.signatures else statistics_profile(self.statistics)
+    @property
+    def prompt(self) -> str:
+        """The wording around a question."""
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The limit of an answer's tokens; None where the model's own arguments set it."""
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> Sequence[Generation | ModelError]:
+        """Answer several conversations; an answer that failed is its error."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HarvestedRow:
-    """One harvested row, as the model said it."""
+class ConcurrentRemoteModel:
+    """A remote model that answers a batch of questions concurrently.
 
-    id: str
-    correct: bool
-    generation: Generation
-    """Its `seconds` say nothing: batches don't tell what one answer takes alone."""
+    Args:
+        model: called once for each question.
+        caller: the tier's, which retries transient failures.
+        max_concurrent: limit of concurrent calls; None for a whole batch.
+    """
+
+    prompt = QUESTION
+    max_new_tokens = None
+
+    def __init__(self, model: RemoteModel, caller: ModelCaller, *, max_concurrent: int | None) -> None:
+        self._model = model
+        self._caller = caller
+        self._max_concurrent = max_concurrent
+
+    @property
+    def fingerprint(self) -> RemoteFingerprint:
+        """The model's."""
+        return self._model.fingerprint
+
+    def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation | ModelError]:
+        """Answer all conversations; a failure of one stops none of the others."""
+        workers = min(len(conversations), self._max_concurrent or len(conversations))
+        # An interrupt waits for the calls that are under way, and no further ones are paid for.
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            return list(pool.map(self._answer, conversations))
+
+    def _answer(self, turns: Sequence[Message]) -> Generation | ModelError:
+        try:
+            return self._caller.call(partial(self._model.generate, turns))
+        except ModelError as error:
+            return error
 
 
 def harvest(
@@ -125,33 +95,33 @@ def harvest(
     judge: Judge = is_correct,
     judged_by: str = RULES,
     progress: Progress = lambda _done, _all: None,
-) -> Manifest:
-    """Ask a model all questions and write one Parquet row each; the file appears when it is complete.
+) -> HarvestManifest:
+    """Put all questions to a model and write a row for each; the file appears when it is complete.
 
-    Each batch is on disk before the next is asked. A run that was stopped, killed or failed is gone on with by calling
-    it again: what was harvested isn't asked again. Where some answers can't be had, the others are asked for before
-    that is said.
+    Each batch is on disk before the next one starts. A run that was stopped, killed or failed continues when this is
+    called again: questions that have a row aren't asked again. Where some answers fail, the others are asked for
+    before the error is raised.
 
     Args:
-        model: asked as its tier says, in batches of questions of like length.
+        model: answers in batches of questions of similar length.
         questions: labelled.
         path: the Parquet file.
-        name: what the model is called in the manifest.
+        name: what the manifest calls the model.
         batch_size: questions asked together.
-        judge: says whether an answer is right.
-        judged_by: what the judge is called in the manifest.
-        progress: told at first, and after each batch.
+        judge: decides whether an answer is right.
+        judged_by: what the manifest calls the judge.
+        progress: called first, and after each batch.
 
     Raises:
         QuestionError: two questions have the same id, or the judge failed.
-        FitError: an unfinished harvest stands beside the file, and was made otherwise; or the model can't be tapped,
-            and its replies hold no logprobs.
-        OSError: the file can't be written; as far as can be told, that is said before anything is asked.
-        ModelError: the model failed on a batch, or some of its answers couldn't be had.
+        FitError: an unfinished harvest that was made differently stands beside the file; or the model can't be tapped,
+            and its replies hold no log-probabilities.
+        OSError: the file can't be written; where that can be known, this is raised before anything is asked.
+        ModelError: the model failed on a batch, or some answers failed.
         SignatureError: an activation is missing or not finite.
     """
     _check_ids(questions)
-    manifest = Manifest(
+    manifest = HarvestManifest(
         model=name,
         fingerprint=model.fingerprint,
         prompt=model.prompt,
@@ -160,161 +130,57 @@ def harvest(
         questions=questions_digest(questions),
         judge=judged_by,
     )
-    schema = _schema(model.fingerprint).with_metadata({METADATA_KEY: manifest.model_dump_json()})
-    unfinished = Unfinished(path, schema)
+    table = AttemptManifest(origin="harvest", tiers=(AttemptTier(name=name),), harvest=manifest)
+    unfinished = PartialTable(path, schema_of(table))
     done = unfinished.begin()
-    left = [asked for asked in questions if asked.id not in done]
-    missing: dict[str, ModelError] = {}
-    in_a_row = 0
+    remaining = [question for question in questions if question.id not in done]
+    failures: dict[str, ModelError] = {}
+    failed_in_a_row = 0
     progress(len(done), len(questions))
     try:
-        for batch in _batches(left, batch_size):
-            answers = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
-            said = {asked.id: answer for asked, answer in zip(batch, answers, strict=True)}
-            failed = {id_: answer for id_, answer in said.items() if isinstance(answer, ModelError)}
-            missing |= failed
-            if len(failed) == len(batch):
-                in_a_row += len(failed)
-                if in_a_row >= GIVEN_UP_AFTER:
+        for batch in _batches(remaining, batch_size):
+            generated = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
+            answers = list(zip(batch, generated, strict=True))
+            failures |= {asked.id: answer for asked, answer in answers if isinstance(answer, ModelError)}
+            answered = [(asked, answer) for asked, answer in answers if not isinstance(answer, ModelError)]
+            if not answered:
+                failed_in_a_row += len(batch)
+                if failed_in_a_row >= GIVEN_UP_AFTER:
                     break
                 continue
-            in_a_row = 0
-            check_told(model.fingerprint, said.values())
-            rows = [
-                _row(asked, answer, judge=judge)
-                for asked in batch
-                if not isinstance(answer := said[asked.id], ModelError)
-            ]
-            unfinished.add(pa.Table.from_pylist(rows, schema=schema))
-            done = done.union(said.keys() - failed.keys())
+            failed_in_a_row = 0
+            _check_logprobs(model.fingerprint, [answer for _, answer in answered])
+            rows = [_row(name, asked, answer, judge=judge) for asked, answer in answered]
+            unfinished.add(AttemptTable.of_rows(table, rows).table)
+            done = done.union(asked.id for asked, _ in answered)
             progress(len(done), len(questions))
-        check_whole(missing)
+        _check_complete(failures)
         unfinished.finish([asked.id for asked in questions])
     finally:
-        unfinished.drop_if_empty()
+        unfinished.discard_if_empty()
     return manifest
 
 
-def read_harvest(path: Path) -> Harvest:
-    """Read a harvested Parquet file.
-
-    Raises:
-        FitError: it isn't one.
-    """
-    return _read(path, _harvest)
+def questions_digest(questions: Sequence[Question]) -> str:
+    """Return the SHA-256 of questions with their answers, in their order, hexadecimal."""
+    lines = "\n".join(asked.model_dump_json() for asked in questions)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def read_rows(path: Path) -> tuple[Manifest, tuple[HarvestedRow, ...]]:
-    """Read a harvested Parquet file row by row, with the rows that have no scored answer.
-
-    Raises:
-        FitError: it isn't one.
-    """
-    return _read(path, lambda table, manifest: (manifest, tuple(_harvested(table, manifest))))
+def recorded_versions() -> dict[str, str]:
+    """Return the versions of the packages that a manifest records, and Python's."""
+    return {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
 
 
-def read_manifest(path: Path) -> Manifest:
-    """How the rows of a harvested Parquet file came about.
-
-    Raises:
-        FitError: it isn't one.
-    """
+def _version(package: str) -> str:
     try:
-        return Manifest.model_validate_json((pq.read_schema(path).metadata or {})[METADATA_KEY])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _no_harvest(path, error) from error
-
-
-def read_texts(path: Path) -> Mapping[str, str]:
-    """What was answered, by row id.
-
-    Raises:
-        FitError: it isn't a file of harvested rows.
-    """
-    try:
-        table = pq.read_table(path, columns=["id", "text"])
-        return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise _no_harvest(path, error) from error
-
-
-def _no_harvest(path: Path, error: Exception) -> FitError:
-    return FitError(f"{str(path)!r} isn't a file of harvested rows: {type(error).__name__}: {error}")
-
-
-def _read(path: Path, build: Callable[[pa.Table, Manifest], T]) -> T:
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-        manifest = Manifest.model_validate_json((table.schema.metadata or {})[METADATA_KEY])
-        schema = _schema(manifest.fingerprint)
-        if TOKEN_IDS not in table.column_names:  # harvested before they were kept
-            table = table.append_column(schema.field(TOKEN_IDS), pa.nulls(table.num_rows, schema.field(TOKEN_IDS).type))
-        return build(table.select(schema.names).cast(schema), manifest)
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _no_harvest(path, error) from error
-
-
-def _harvest(table: pa.Table, manifest: Manifest) -> Harvest:
-    layers = _layers(manifest.fingerprint)
-    positions, known = (POSITIONS, STATISTICS) if layers else ((), _known(table))
-    scored = table.select(["id", "dataset", "correct", *known, *positions]).drop_null()
-    return Harvest(
-        manifest=manifest,
-        ids=tuple(scored["id"].to_pylist()),
-        datasets=tuple(scored["dataset"].to_pylist()),
-        wrong=~scored["correct"].to_numpy(zero_copy_only=False),
-        signatures={position: _maps(scored[position], layers) for position in positions},
-        statistics=np.column_stack([scored[name].to_numpy() for name in known]),
-        unanswered=table.num_rows - scored.num_rows,
-        known=known,
-    )
-
-
-def _known(table: pa.Table) -> tuple[Statistic, ...]:
-    """The output statistics that any row has; where none has any, there are no rows that it could matter to."""
-    return tuple(name for name in STATISTICS if table[name].null_count < table.num_rows) or STATISTICS
-
-
-def _maps(column: pa.ChunkedArray, layers: int) -> Float32[np.ndarray, "rows layers layers"]:
-    maps: Float32[np.ndarray, "rows layers layers"] = column.combine_chunks().flatten().to_numpy()
-    return maps.reshape(-1, layers, layers)
-
-
-def _harvested(table: pa.Table, manifest: Manifest) -> Iterator[HarvestedRow]:
-    layers = _layers(manifest.fingerprint)
-    maps = {position: table[position].combine_chunks() for position in POSITIONS} if layers else {}
-    for index, row in enumerate(table.drop_columns(list(POSITIONS)).to_pylist()):
-        flat = {position: column[index].values for position, column in maps.items()}
-        yield HarvestedRow(
-            id=row["id"],
-            correct=row["correct"],
-            generation=Generation(
-                text=row["text"],
-                tokens=row["tokens"],
-                prompt_tokens=row["prompt_tokens"],
-                finish_reason=row["finish_reason"],
-                seconds=0.0,
-                token_ids=tuple(row[TOKEN_IDS] or ()),
-                signatures={
-                    position: values.to_numpy().reshape(layers, layers)
-                    for position, values in flat.items()
-                    if values is not None
-                },
-                statistics=_statistics([row[name] for name in STATISTICS]),
-            ),
-        )
-
-
-def _statistics(told: Sequence[float | None]) -> Statistics | None:
-    if all(value is None for value in told):
-        return None
-    values = (math.nan if value is None else value for value in told)
-    return Statistics(**dict(zip(STATISTICS, values, strict=True)))
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
-    """Questions of like length together, so that little is padded.
+    """Group questions of similar length, so that little is padded.
 
     The longest come first: a batch that is too large for the memory fails at once.
     """
@@ -323,51 +189,31 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question
         yield ordered[start : start + size]
 
 
-def _row(asked: Question, answer: Generation, *, judge: Judge) -> dict[str, Any]:
+def _row(tier: str, asked: Question, answer: Generation, *, judge: Judge) -> dict[str, Any]:
     statistics = {} if answer.statistics is None else answer.statistics.to_dict()
-    if not answer.signatures:  # what logprobs don't tell; of a tapped model, it is an overflow, which `fit` refuses
+    # A remote model's NaN is a statistic that its log-probabilities don't give; a tapped model's is an overflow, which
+    # `fit` refuses.
+    if not answer.signatures:
         statistics = {name: value for name, value in statistics.items() if not math.isnan(value)}
     return {
         "id": asked.id,
+        "tier": tier,
         "dataset": asked.dataset,
-        "text": answer.text,
-        "correct": judged(judge, asked, answer.text),
+        "split": "unseen",
+        "stage": "answer",
+        **statistics,
         "tokens": answer.tokens,
         "prompt_tokens": answer.prompt_tokens,
-        "finish_reason": answer.finish_reason,
-        TOKEN_IDS: answer.token_ids,
-        **statistics,
-        **{position: _flat(answer, position) for position in POSITIONS},
+        "prompt_length": len(asked.prompt()),
+        "text_length": len(answer.text),
+        "finish_reason": answer.finish_reason or "",
+        "error": "",
+        "labels": "{}",
+        "wrong": not grade(judge, asked, answer.text),
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        **{position: signature.ravel() for position, signature in answer.signatures.items()},
     }
-
-
-def _flat(answer: Generation, position: Position) -> Float32[np.ndarray, " cells"] | None:
-    signature = answer.signatures.get(position)
-    return None if signature is None else signature.ravel()
-
-
-def _layers(fingerprint: Fingerprint | RemoteFingerprint) -> int:
-    """0 where the model can't be tapped."""
-    return fingerprint.layers if isinstance(fingerprint, Fingerprint) else 0
-
-
-def _schema(fingerprint: Fingerprint | RemoteFingerprint) -> pa.Schema:
-    layers = _layers(fingerprint)
-    cells = pa.list_(pa.float32(), layers * layers) if layers else pa.null()
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("dataset", pa.string(), nullable=False),
-            pa.field("text", pa.string(), nullable=False),
-            pa.field("correct", pa.bool_(), nullable=False),
-            pa.field("tokens", pa.int32(), nullable=False),
-            pa.field("prompt_tokens", pa.int32(), nullable=False),
-            pa.field("finish_reason", pa.string(), nullable=False),
-            pa.field(TOKEN_IDS, pa.list_(pa.int32())),
-            *(pa.field(name, pa.float64()) for name in STATISTICS),
-            *(pa.field(position, cells) for position in POSITIONS),
-        ]
-    )
 
 
 def _check_ids(questions: Sequence[Question]) -> None:
@@ -377,19 +223,22 @@ def _check_ids(questions: Sequence[Question]) -> None:
         )
 
 
-def questions_digest(questions: Sequence[Question]) -> str:
-    """What a manifest says of the questions: SHA-256 of them with their answers, in their order, hexadecimal."""
-    lines = "\n".join(asked.model_dump_json() for asked in questions)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _check_logprobs(fingerprint: Fingerprint | RemoteFingerprint, answers: Iterable[Generation]) -> None:
+    """Refuse a remote model whose replies hold no log-probabilities: nothing is left to score its answers by."""
+    texts = [answer for answer in answers if answer.text]
+    if isinstance(fingerprint, Fingerprint) or not texts:
+        return
+    if all(answer.statistics is None or math.isnan(answer.statistics.logprob_sum) for answer in texts):
+        raise FitError(
+            "the model's replies hold no logprobs, and nothing else could score them: set `logprobs: true` among the "
+            "tier's `remote.arguments`, or what else the chat model calls it, and `top_logprobs: 2` for the margin"
+        )
 
 
-def recorded_versions() -> dict[str, str]:
-    """Of what runs here, by package."""
-    return {package: _version(package) for package in RECORDED_VERSIONS} | {"python": platform.python_version()}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def _check_complete(failures: Mapping[str, ModelError]) -> None:
+    for first, error in failures.items():
+        answers = "1 answer" if len(failures) == 1 else f"{len(failures)} answers"
+        raise ModelError(
+            f"{answers} couldn't be had, such as that to {first!r:.60} ({type(error).__name__}: {error}). What was "
+            "harvested is kept: run it again, and only what is missing is asked for"
+        ) from error

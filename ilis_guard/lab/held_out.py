@@ -1,6 +1,5 @@
 """What a bundle's fit did with a row: scores of rows that it was fitted to flatter it."""
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final, get_args
@@ -10,7 +9,7 @@ import numpy as np
 from ilis_guard.lab.fit import SHARES, split
 from ilis_guard.lab.harvest import Harvest
 from ilis_guard.lab.scored import Split
-from ilis_guard.policy.sampling import drawn
+from ilis_guard.policy.facts import is_sampled
 from ilis_guard.scoring.bundle import Bundle, row_digest
 
 SEED: Final = 0
@@ -67,5 +66,5 @@ def _dealt_anew(
 
 def _share_of(row: str) -> Split:
     """The split of a row without an answer, which a fit leaves out: as rare among held-out rows as among all."""
-    *ends, _ = accumulate(SHARES.values())
-    return list(SHARES)[bisect_right(ends, drawn(row, "split"))]
+    *smaller, last = zip(SHARES, accumulate(SHARES.values()), strict=True)
+    return next((name for name, end in smaller if is_sampled(row, "split", end)), last[0])

@@ -5,11 +5,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.concurrency.deadline import Deadline, wait_until
 from ilis_guard.errors import ModelError, SignatureError
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.stepwise import Unfolding
@@ -208,18 +208,11 @@ class _Row:
         """
         if deadline is not None:
             deadline.check()
-        cancel_token = None if deadline is None else deadline.cancel_token
-        with nullcontext() if cancel_token is None else cancel_token.waking(self._came), self._came:
-            self._came.wait_for(
-                lambda: self._news or (cancel_token is not None and cancel_token.is_cancelled),
-                timeout=None if deadline is None else deadline.left,
-            )
-            news = self._news.popleft() if self._news else None
-        if cancel_token is not None:
-            cancel_token.check()
-        if news is None:
-            assert deadline is not None, "without a deadline, news is waited for"
-            raise deadline.passed("; it left its batch")
+        with self._came:
+            if not wait_until(self._came, lambda: bool(self._news), deadline):
+                assert deadline is not None, "without a deadline, news is waited for"
+                raise deadline.error("; it left its batch")
+            news = self._news.popleft()
         if isinstance(news, BaseException):
             raise _own(news) from news
         return news

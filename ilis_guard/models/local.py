@@ -9,6 +9,7 @@ import torch
 
 from ilis_guard import events
 from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.concurrency.threads import stream_steps
 from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.base import Proceed
@@ -27,7 +28,6 @@ from ilis_guard.models.passes import Asked, Audience, Everybody, Following, One,
 from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.models.proofs import prove_once
 from ilis_guard.models.spans import Span, offsets, tokens_in
-from ilis_guard.models.stepwise import stepwise
 from ilis_guard.models.texts import Texts
 from ilis_guard.models.weights import Progress
 from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, pattern, read
@@ -194,7 +194,7 @@ class LocalModel:
         def work(report: Callable[[Step], None]) -> None:
             self.run([self.asked(messages, stop)], Reporting(report))
 
-        return stepwise(work)
+        return stream_steps(work)
 
     def asked(self, messages: Sequence[Message], stop: Sequence[str] = ()) -> Asked:
         """A conversation whose answer is wanted, up to a stop sequence, as `run` takes it.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ilis_guard.policy.conditions import Condition, Conditions, Situation, Together, looked_at
-from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.facts import Facts, is_sampled
 from ilis_guard.policy.parts import Part
-from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import (
     STAGES,
@@ -144,7 +143,7 @@ def invalid_labels(facts: Facts) -> Obstacle | None:
 
 def in_sample(rule: Rule, facts: Facts) -> bool:
     """Whether a rule that holds for a share of requests may hold for this one: in all its attempts, or in none."""
-    return rule.sample is None or drawn(facts.sampling_key, rule.id) < rule.sample
+    return rule.sample is None or is_sampled(facts.sampling_key, rule.id, rule.sample)
 
 
 def obstacle_to(bound: BoundRule, facts: Facts) -> Obstacle | None:

@@ -1,38 +1,35 @@
-"""Which requests a stage's rules can't tell apart: the engine is asked once for all of them.
+"""Equivalence classes of facts: sets of facts that no condition distinguishes.
 
-Where every mention of a number in the rules' conditions is a comparison with a literal, only the literals tell its
-values apart, as in `policy.reach`: all values between two of them are alike. Of any other number every difference may
-count: a policy that adds two of them up, for instance, is asked about nearly every request alone.
+A condition's value changes only at the literals that it compares facts with, as `syntax.literals` reads them. So the
+values of a fact fall into finitely many classes, and an answer for one representative holds for its whole class. A
+reachability analysis enumerates representatives; a simulation groups recorded rows, and evaluates one row of each
+group. Where a condition reads a fact in any other way, every difference between its values may count.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from jaxtyping import Int64
 
 from ilis_guard.policy.engine import BoundRule
-from ilis_guard.policy.facts import VISIBLE
-from ilis_guard.policy.recordings import Few
-from ilis_guard.types import Action
+from ilis_guard.policy.facts import VISIBLE, Facts, Kind
+from ilis_guard.policy.syntax import Literals, literals
+from ilis_guard.types import Action, Label, Statistics
 
 LABELS: Final = "labels"
 """The name under which conditions find all labels."""
-Column = np.ndarray | Few[Any]
 Codes = Int64[np.ndarray, " rows"]
-"""Whole numbers from 0; rows of one number are alike."""
+"""Whole numbers from 0; rows of one number are equivalent."""
+ClassLiterals = Mapping[str, frozenset[Label]]
+"""By fact: the literals that delimit its classes."""
 
-_MOST: Final = 2**62
-_OF_THE_ENGINE: Final[Mapping[str, frozenset[float] | None]] = {
-    "uncertainty": frozenset(),
-    "error": None,
-    "certified": None,
-    "last_tier": None,
-}
-"""What the engine itself looks at, whatever the conditions are."""
-_ABLE_BY: Final[Mapping[Action, frozenset[str]]] = {
+_MAX_CODE: Final = 2**62
+_READ_BY_ENGINE: Final[Literals] = {"uncertainty": frozenset(), "error": None, "certified": None, "last_tier": None}
+_OBSTACLE_FACTS: Final[Mapping[Action, frozenset[str]]] = {
     Action.ANSWER: frozenset({"uncertainty", "certified", "error"}),
     Action.ABSTAIN: frozenset(),
     Action.RETRY: frozenset({"last_tier"}),
@@ -40,50 +37,138 @@ _ABLE_BY: Final[Mapping[Action, frozenset[str]]] = {
 }
 """The facts that decide whether a rule that holds can act."""
 
-_NUMBER: Final = r"-?(?:\d*\.\d+(?:[eE][-+]?\d+)?|\d+(?:[eE][-+]?\d+)?)"
-# Whatever stands before and behind it, here a comparison stands alone: nothing binds closer than it does.
-_BEFORE, _BEHIND = r"(?:^|[(\[,?:]|&&|\|\|)\s*", r"\s*(?=$|[)\],?:]|&&|\|\|)"
-_OPERATOR: Final = r"\s*(?:<=|>=|==|!=|<|>)\s*"
+
+class CodedColumn(Protocol):
+    """A fact's values by row, as numbers of its distinct values."""
+
+    @property
+    def codes(self) -> Codes:
+        """Each row's number."""
+
+
+Column = np.ndarray | CodedColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The numbers from `low` to `high`, both included, as one class."""
+
+    low: float
+    high: float
+
+
+MISSING: Final = Interval(math.nan, math.nan)
+"""A number that isn't known."""
+
+
+def united(one: ClassLiterals, other: ClassLiterals) -> ClassLiterals:
+    """The literals of both."""
+    return {name: one.get(name, frozenset()) | other.get(name, frozenset()) for name in [*one, *other]}
+
+
+def class_count(delimiters: ClassLiterals) -> int:
+    """How many classes of facts there are; an upper bound."""
+    return math.prod(len(_classes(VISIBLE[name], found)) for name, found in delimiters.items())
+
+
+def representatives(delimiters: ClassLiterals, fixed: Mapping[str, Any]) -> Iterator[Facts]:
+    """Yield one set of facts from every class.
+
+    Args:
+        delimiters: the facts that vary; all other facts are as `Facts` has them by default.
+        fixed: facts, by the names that conditions know them by, that have this one value; fractions as `Interval`s.
+    """
+    choices = {name: _classes(VISIBLE[name], found) for name, found in delimiters.items()}
+    choices |= {name: [value] for name, value in fixed.items()}
+    for values in itertools.product(*choices.values()):
+        facts = _facts(dict(zip(choices, values, strict=True)))
+        if facts is not None:
+            yield facts
+
+
+def _facts(values: dict[str, Any]) -> Facts | None:
+    """Facts from these classes; None where there are none, because `certified` contradicts the others."""
+    is_certified = values.pop("certified", None)
+    intervals = {name: value for name, value in values.items() if isinstance(value, Interval)}
+    if is_certified is not None and "threshold" not in intervals:
+        intervals["threshold"] = Interval(1.0, 1.0) if is_certified else MISSING
+    ends: dict[str, Any] = {name: interval.low for name, interval in intervals.items()}
+    # Conditions don't distinguish the numbers of an interval, so those are taken that make it certified, or not.
+    if is_certified:
+        ends["threshold"] = intervals["threshold"].high
+    elif is_certified is not None:
+        ends["uncertainty"] = intervals["uncertainty"].high
+    statistics = {
+        name: ends.pop(f"statistics.{name}", math.nan)
+        for name in ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
+    }
+    others = {name: value for name, value in values.items() if name not in intervals}
+    facts = Facts(**others, **ends, statistics=Statistics(**statistics))
+    return facts if is_certified in (None, facts.certified) else None
+
+
+def _classes(kind: Kind, delimiters: Iterable[Any]) -> list[Any]:
+    """One value of each class below, at, between and above all literals, in range; an interval of fractions."""
+    if kind.cel == "bool":
+        return [True, False]
+    if kind.values:
+        return list(kind.values)
+    if kind.cel == "string":
+        other = " "  # no tier has this name, see schema.Name
+        while other in delimiters:
+            other += " "
+        return [*sorted(delimiters), other]
+    if kind.cel == "int":
+        near = {value for at in delimiters for value in (at - 1, at, at + 1) if value >= kind.low}
+        return sorted({int(kind.low)} | near)
+    edges = sorted({kind.low, kind.high} | {at for at in delimiters if kind.low <= at <= kind.high})
+    gaps = [
+        Interval(math.nextafter(low, math.inf), math.nextafter(high, -math.inf))
+        for low, high in itertools.pairwise(edges)
+    ]
+    intervals = [*(Interval(edge, edge) for edge in edges), *(gap for gap in gaps if gap.low <= gap.high)]
+    return [*intervals, *([MISSING] if kind.may_be_missing else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
-    """How the rules of one stage look at facts."""
+class Partition:
+    """How the rules of one stage partition facts."""
 
-    literals: Mapping[str, frozenset[float] | None]
-    """By fact that is looked at: what alone tells its values apart; None where every difference may."""
+    literals: Literals
+    """By fact that is read."""
     first: Mapping[str, int]
-    """By fact: index of the first rule that looks at it, or can act only by it."""
+    """By fact: index of the first rule that reads it, or can act only by it."""
 
     @classmethod
-    def of(cls, rules: Sequence[BoundRule]) -> "Sight":
-        """Of a stage's rules, in order."""
-        literals, first = dict(_OF_THE_ENGINE), dict[str, int]()
+    def of(cls, rules: Sequence[BoundRule]) -> "Partition":
+        """The partition by a stage's rules, in order."""
+        delimiters, first = dict(_READ_BY_ENGINE), dict[str, int]()
         for index, bound in enumerate(rules):
-            looked_at = _looked_at(bound.condition.text)
-            for name, found in looked_at.items():
-                known = literals.get(name, frozenset())
-                literals[name] = None if known is None or found is None else known | found
-            for name in looked_at.keys() | _ABLE_BY[bound.rule.do]:
+            read = literals(bound.condition.tree)
+            for name, found in read.items():
+                known = delimiters.get(name, frozenset())
+                delimiters[name] = None if known is None or found is None else known | found
+            for name in read.keys() | _OBSTACLE_FACTS[bound.rule.do]:
                 first.setdefault(name, index)
-        return cls(literals=literals, first=first)
+        return cls(literals=delimiters, first=first)
 
     def codes(self, name: str, column: Column) -> Codes:
-        """A fact's column, in which equal numbers stand for values that no rule tells apart."""
-        if isinstance(column, Few):
+        """Number a fact's values by their classes."""
+        if not isinstance(column, np.ndarray):
             return column.codes
-        literals = self.literals[name]
-        return _same(column) if literals is None else _cells(column, literals)
+        delimiters = self.literals[name]
+        is_number = name in VISIBLE and VISIBLE[name].cel in ("double", "int")
+        return _number_classes(column, delimiters) if is_number and delimiters is not None else _distinct(column)
 
 
-def alike(columns: Sequence[Codes]) -> tuple[Int64[np.ndarray, " groups"], Codes, Int64[np.ndarray, " groups"]]:
-    """Group rows that are alike in all columns: the first row of each group, each row's group, and their sizes."""
+def group_rows(columns: Sequence[Codes]) -> tuple[Int64[np.ndarray, " groups"], Codes, Int64[np.ndarray, " groups"]]:
+    """Group rows that are equivalent in all columns: each group's first row, each row's group, the groups' sizes."""
     combined, width = np.zeros(len(columns[0]), dtype=np.int64), 1
     for column in columns:
         own = int(column.max(initial=0)) + 1
         if own == 1:
             continue
-        if width * own > _MOST:
+        if width * own > _MAX_CODE:
             combined = np.unique(combined, return_inverse=True)[1]
             width = int(combined.max(initial=0)) + 1
         combined = combined * own + column
@@ -92,44 +177,14 @@ def alike(columns: Sequence[Codes]) -> tuple[Int64[np.ndarray, " groups"], Codes
     return first, group, sizes
 
 
-def _looked_at(condition: str) -> dict[str, frozenset[float] | None]:
-    """The facts that a condition may look at, however it is written, and what alone tells their values apart."""
-    found: dict[str, frozenset[float] | None] = {}
-    for first, names in _BY_FIRST_PART.items():
-        mentions = len(re.findall(rf"\b{first}\b", condition, re.ASCII))
-        compared = {name: _compared(name, condition) for name in names}
-        # A comment may stand where it hides what a comparison is part of.
-        are_all = "//" not in condition and mentions == sum(map(len, compared.values()))
-        if are_all:
-            found |= {name: frozenset(literals) for name, literals in compared.items() if literals}
-        elif mentions:
-            found |= dict.fromkeys(names)
-    return found
-
-
-def _compared(name: str, condition: str) -> list[float]:
-    """The numbers that a fact is compared with, wherever that stands alone."""
-    fact = re.escape(name)
-    pattern = rf"{_BEFORE}(?:{fact}{_OPERATOR}({_NUMBER})|({_NUMBER}){_OPERATOR}{fact}){_BEHIND}"
-    return [float(left or right) for left, right in re.findall(pattern, condition)]
-
-
-def _by_first_part(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-    parts = {name: name.partition(".")[0] for name in names}
-    return {part: tuple(name for name in parts if parts[name] == part) for part in parts.values()}
-
-
-_BY_FIRST_PART: Final = _by_first_part([*VISIBLE, LABELS])
-
-
-def _cells(column: np.ndarray, literals: frozenset[float]) -> Codes:
+def _number_classes(column: np.ndarray, delimiters: frozenset[Label]) -> Codes:
     """Below, at and above each literal, and missing."""
-    edges = np.array(sorted(literals))
+    edges = np.array(sorted(delimiters))
     codes = np.searchsorted(edges, column, side="left") + np.searchsorted(edges, column, side="right")
     return np.where(np.isnan(column), 2 * len(edges) + 1, codes)
 
 
-def _same(column: np.ndarray) -> Codes:
+def _distinct(column: np.ndarray) -> Codes:
     # By their bits: 0.0 and -0.0 are equal, and one divided by them isn't.
     bits = column.view(np.int64) if column.dtype == np.float64 else column
     return np.asarray(np.unique(bits, return_inverse=True)[1])

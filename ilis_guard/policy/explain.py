@@ -166,12 +166,17 @@ def outcome_text(outcome: RuleOutcome) -> str:
     if outcome.outcome == "not_sampled":
         return f"it holds for a sample of {outcome.sample:g}, and this request isn't in it"
     if outcome.outcome == "failed":
-        return f"condition `{outcome.condition}` failed: {outcome.detail}"
+        return f"condition `{outcome.condition}` failed{f': {outcome.detail}' if outcome.detail else ''}"
     if outcome.obstacle is not None:
-        return _OBSTACLES[outcome.obstacle.kind](outcome.obstacle)
+        return obstacle_text(outcome.obstacle)
     held = " and ".join(map(_part, outcome.parts)) if outcome.parts else "it has no condition"
     is_sampled = outcome.outcome == "decided" and outcome.sample is not None
     return f"{held}, and this request is in its sample ({outcome.sample:g})" if is_sampled else held
+
+
+def obstacle_text(obstacle: Obstacle) -> str:
+    """Why a rule that holds can't act."""
+    return _OBSTACLES[obstacle.kind](obstacle)
 
 
 def fact_text(value: FactValue | None) -> str:

@@ -1,5 +1,6 @@
 """What a rule's condition may look at, and under which names."""
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,6 +12,8 @@ from ilis_guard.types import FinishReason, Label, Labels, Obstacle, Statistics
 
 LONGEST_ERROR: Final = 10_000
 """Characters of an error that conditions see."""
+AUDIT_SALT: Final = "(audit)"
+"""The salt that audits are sampled by; no rule has this id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,3 +199,19 @@ _SEEN: Final[Mapping[str, Callable[[Facts], Any]]] = {
     "statistics.margin_min": lambda facts: _number(_statistics(facts).margin_min),
 }
 """How conditions see each of them."""
+
+
+def is_sampled(sampling_key: str, salt: str, share: float) -> bool:
+    """Whether a key is in the sample of a share, 0 to 1: the same on every machine and in every release.
+
+    The first 53 bits of SHA-256 over the salt's length, the salt and the key make a number from 0 to below 1, and
+    the key is sampled where it lies below the share. Over keys these numbers are uniform; with another salt they are
+    independent of these. So a smaller sample is part of every larger one with the same salt.
+
+    Args:
+        sampling_key: what is sampled, a decision's id for instance.
+        salt: what the sample is for, a rule's id for instance.
+        share: of all keys.
+    """
+    hashed = f"{len(salt)}:{salt}{sampling_key}".encode("utf-8", "surrogatepass")
+    return (int.from_bytes(hashlib.sha256(hashed).digest()[:8]) >> 11) / 2**53 < share

@@ -1,4 +1,4 @@
-"""What a policy may do that its author may not mean. It can be loaded all the same: `policy check` tells of it."""
+"""Notices: what a policy may do, alone or with a guard.yaml, that nobody may mean. It can be loaded all the same."""
 
 import itertools
 import re
@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from ilis_guard.config.strict_yaml import Document, Keys
-from ilis_guard.policy.engine import BoundRule, Engine
+from ilis_guard.config.guard_yaml import GuardConfig
+from ilis_guard.config.strict_yaml import Document, Keys, nearest
+from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine
 from ilis_guard.policy.facts import Facts, seen
-from ilis_guard.policy.reach import Cell, Reach
+from ilis_guard.policy.reachability import ClassMatches, ReachabilityAnalysis
 from ilis_guard.policy.schema import PolicyFile
+from ilis_guard.policy.syntax import literals, tested_labels
 from ilis_guard.types import Action, Statistics
 
 _OF_THE_SCORE: Final = ("uncertainty", "typicality", "threshold", "certified")
@@ -31,8 +33,8 @@ _WORST: Final = Facts(
     statistics=Statistics(logprob_sum=-1000.0, logprob_mean=-10.0, entropy_mean=10.0, margin_min=0.0),
 )
 """An everyday answer that is as uncertain as can be."""
-_LOTS: Final = tuple(map(str, range(20)))
-"""Enough of them that few samples draw all."""
+_SAMPLING_KEYS: Final = tuple(map(str, range(20)))
+"""Enough of them that few samples hold all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,18 @@ class Notice:
 
 
 def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notice, ...]:
-    """All there is to say of a policy by itself, whatever guard it is for."""
-    reach = Reach(engine.rules)
+    """Notices on a policy by itself, whatever guard it is for."""
+    analysis = ReachabilityAnalysis(engine.rules)
     return (
         *_shadow(file, document),
         *_never_answers(file, document),
-        *(tuple(_answers_whatever_the_score(file, reach, document)) or _answers_at_the_worst(file, engine, document)),
-        *_uncertified(file, reach, document),
+        *(
+            tuple(_answers_whatever_the_score(file, analysis, document))
+            or _answers_at_the_worst(file, engine, document)
+        ),
+        *_uncertified(file, analysis, document),
         *_retries_without_attempts(file, document),
-        *_labels_taken_for_granted(engine.rules, document),
+        *_untested_labels(engine.rules, document),
         *_placeholders(file, document),
     )
 
@@ -77,14 +82,16 @@ def _never_answers(file: PolicyFile, document: Document) -> Iterator[Notice]:
         yield Notice("warning", document.key_place(("rules",)), what)
 
 
-def _answers_whatever_the_score(file: PolicyFile, reach: Reach, document: Document) -> Iterator[Notice]:
+def _answers_whatever_the_score(
+    file: PolicyFile, analysis: ReachabilityAnalysis, document: Document
+) -> Iterator[Notice]:
     """A condition may name the score, and let every score pass."""
-    names = [name for name in reach.told_apart("answer") if name not in (*_OF_THE_SCORE, "error")]
+    names = [name for name in analysis.distinguishing_facts("answer") if name not in (*_OF_THE_SCORE, "error")]
     answering: dict[tuple[Any, ...], set[str]] = defaultdict(set)
-    for cell in reach.cells("answer", {"error": ""}):
-        values = seen(cell.facts)
-        if all(values[name] == values[name] for name in reach.told_apart("answer")):  # no NaN
-            answering[tuple(values[name] for name in names)].add(_surely_answers(cell))
+    for one in analysis.classes("answer", {"error": ""}):
+        values = seen(one.facts)
+        if all(values[name] == values[name] for name in analysis.distinguishing_facts("answer")):  # no NaN
+            answering[tuple(values[name] for name in names)].add(_certain_answer(one))
     ungated = {rest: rules for rest, rules in answering.items() if "" not in rules}
     if not ungated:
         return
@@ -100,7 +107,7 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
     # What a guarantee doesn't cover is no answer, whatever the rules say.
     if file.guarantee is not None:
         return
-    for sampling_key, last_tier in itertools.product(_LOTS, (True, False)):
+    for sampling_key, last_tier in itertools.product(_SAMPLING_KEYS, (True, False)):
         early = engine.evaluate_prompt(
             replace(_WORST, uncertainty=0.0, typicality=1.0, sampling_key=sampling_key, last_tier=last_tier)
         )
@@ -112,20 +119,19 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
             by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
             what = (
                 "answers even where the uncertainty is 1.0, the typicality is 0.0 and there are no labels, so whatever "
-                "the "
-                "score says: compare `uncertainty`"
+                "the score says: compare `uncertainty`"
             )
             yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
             return
 
 
-def _surely_answers(cell: Cell) -> str:
-    """The rule that answers on a cell's facts; empty where another action is possible."""
-    for turn in cell.turns:
-        if turn.kept_by or turn.bound.rule.do is not Action.ANSWER:
+def _certain_answer(one: ClassMatches) -> str:
+    """The rule that answers on a class's facts; empty where another action is possible."""
+    for match in one.matches:
+        if match.preempted_by or match.bound.rule.do is not Action.ANSWER:
             return ""
-        if turn.is_sure:
-            return turn.bound.rule.id
+        if match.is_certain:
+            return match.bound.rule.id
     return ""
 
 
@@ -146,8 +152,8 @@ def _named(value: object) -> str:
     return "any other" if isinstance(value, str) and value.isspace() else repr(value)
 
 
-def _uncertified(file: PolicyFile, reach: Reach, document: Document) -> Iterator[Notice]:
-    if file.guarantee is not None and (where := reach.undecided(_ANY_TIER)):
+def _uncertified(file: PolicyFile, analysis: ReachabilityAnalysis, document: Document) -> Iterator[Notice]:
+    if file.guarantee is not None and (where := analysis.undecided(_ANY_TIER)):
         what = (
             f"no rule surely decides where nothing is certified and, for instance, {where}: a guard with a tier that "
             "can't be certified won't start. End with a rule that always holds, `do: abstain` say"
@@ -164,13 +170,13 @@ def _retries_without_attempts(file: PolicyFile, document: Document) -> Iterator[
             yield Notice("warning", document.place(("rules", index, "do")), what)
 
 
-def _labels_taken_for_granted(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+def _untested_labels(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
     """Labels are the caller's, who may leave them out: a condition on one that isn't there fails."""
-    asked = ""
+    tested: frozenset[str] = frozenset()
     for index, bound in enumerate(rules):
-        asked += f"\n{bound.condition.text}"
-        for name in (name for name in bound.condition.names if name.startswith("labels.")):
-            if bound.rule.do is Action.ANSWER or re.search(rf"\bhas\(\s*{re.escape(name)}\s*\)", asked):
+        tested |= tested_labels(bound.condition.tree)
+        for name in bound.condition.names:
+            if not name.startswith("labels.") or name in tested or bound.rule.do is Action.ANSWER:
                 continue
             what = (
                 f"rule '{bound.rule.id}': where a request has no {name}, the condition fails, and nothing is answered "
@@ -195,3 +201,65 @@ def _texts(file: PolicyFile) -> Iterator[tuple[Keys, str]]:
     for index, rule in enumerate(file.rules):
         for key in ("when", "to", "say"):
             yield ("rules", index, key), getattr(rule, key) or ""
+
+
+def config_notices(
+    file: PolicyFile, rules: Sequence[BoundRule], document: Document, config: GuardConfig
+) -> tuple[Notice, ...]:
+    """Notices on a policy and a guard.yaml that go with one another; see `context.check_config`."""
+    return (
+        *_tiers(file, rules, document, [tier.name for tier in config.tiers]),
+        *_passed_on(file, document, config),
+        *_silent_queues(file, document, config),
+    )
+
+
+def _tiers(file: PolicyFile, rules: Sequence[BoundRule], document: Document, tiers: Sequence[str]) -> Iterator[Notice]:
+    named = {bound.rule.id: literals(bound.condition.tree).get("tier") or () for bound in rules}
+    for index, rule in enumerate(file.rules):
+        if rule.do is Action.RETRY and len(tiers) == 1:
+            what = f"never retries: this guard has one tier, {tiers[0]!r}, so the rule is always passed over"
+            yield Notice("warning", document.place(("rules", index, "do")), f"rule '{rule.id}': {what}")
+        elif rule.do is Action.RETRY and rule.to == tiers[0]:
+            what = f"never retries: {rule.to!r} is the smallest tier, and a retry goes to a larger one"
+            yield Notice("warning", document.place(("rules", index, "to")), f"rule '{rule.id}': {what}")
+        for name in sorted(map(str, named[rule.id])):
+            if name not in tiers:
+                what = f"there is no tier {name!r}{nearest(name, list(tiers)) or f'; there are {list(tiers)!r}'}"
+                yield Notice("warning", document.place(("rules", index, "when")), f"rule '{rule.id}': {what}")
+
+
+def _passed_on(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
+    """Tiers whose guarantee rests on rows of all requests, where they see only what smaller ones didn't answer."""
+    targets = [rule.to for rule in file.rules if rule.do is Action.RETRY]
+    later = [
+        tier.name
+        for tier in config.tiers[1:]
+        if tier.bundle is not None and any(to is None or to == tier.name for to in targets)
+    ]
+    if file.guarantee is not None and later:
+        what = (
+            f"the tiers {later!r} see only what rules pass on to them, mostly harder requests, and are certified on "
+            "their bundles' calibration rows: there the guarantee holds only if these rows are such requests too, not "
+            "all (docs/risk-control.md)"
+        )
+        yield Notice("note", document.place(("guarantee",)), what)
+
+
+def _silent_queues(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
+    """Queues whose tickets nobody is told of."""
+    review = config.review
+    if review is None or review.page is not None:
+        return
+    places = {} if file.audit is None else {file.audit.queue: document.place(("audit", "queue"))}
+    for index, rule in enumerate(file.rules):
+        if rule.do is Action.ESCALATE:
+            key = "do" if rule.to is None else "to"
+            places.setdefault(rule.to or DEFAULT_QUEUE, document.place(("rules", index, key)))
+    for queue, place in places.items():
+        if not any(endpoint.hears("ticket.created", [queue]) for endpoint in review.endpoints):
+            what = (
+                f"nobody is told of tickets in the queue {queue!r}: guard.yaml has no endpoint that hears of them, and "
+                "no page where people look; add one, or look with `ilis-guard queue list`"
+            )
+            yield Notice("warning", place, what)

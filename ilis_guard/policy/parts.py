@@ -1,37 +1,19 @@
-"""Conditions cut into their parts at ``||``, ``&&`` and ``!``, so that what each part came to can be told.
+"""What each part of a condition came to: the operands of its ``||``, ``&&`` and ``!``, as CEL reads them."""
 
-How CEL reads a condition is what counts: a cut is kept only where CEL reads the parts, put together again, as the very
-condition that was cut. So nothing here has to know how tightly operators bind or what a macro is, and where a cut
-isn't possible the condition stays in one part.
-"""
-
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from ilis_guard.policy.conditions import Condition, ConditionError, Situation
+from ilis_guard.policy.conditions import Condition, Situation
 from ilis_guard.policy.facts import VISIBLE
+from ilis_guard.policy.syntax import Node, Operator, without_strings
 from ilis_guard.types import FactValue, PartOutcome
 from ilis_guard.types.rulings import json_values
 
-MAX_CUTS: Final = 40
-"""A condition with more operators than this stays in one part: nobody would read them all."""
-MAX_TOLD: Final = 5
+MAX_OPERATORS: Final = 40
+"""A condition with more logical operators than this stays in one part: nobody would read them all."""
+MAX_OUTCOMES: Final = 5
 """Parts that are listed one by one; where more matter, the whole condition is."""
-
-Operator = Literal["||", "&&", "!"]
-
-_BINARY: Final[tuple[Operator, ...]] = ("||", "&&")  # the one that binds less tightly first
-_TOKEN: Final = re.compile(
-    r"""
-    (?P<gap> \s+ )
-    | [bB]?[rR][bB]? (?: '{3}.*?'{3} | "{3}.*?"{3} | '[^'\n]*' | "[^"\n]*" )
-    | [bB]? (?: '{3}(?:\\.|[^\\])*?'{3} | "{3}(?:\\.|[^\\])*?"{3} | '(?:\\.|[^'\\\n])*' | "(?:\\.|[^"\\\n])*" )
-    | \w+ | \|\| | && | != | .
-    """,
-    re.DOTALL | re.VERBOSE,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,34 +53,33 @@ class Part:
 
     @classmethod
     def of(cls, condition: Condition) -> "Part":
-        """A whole condition, cut as far as it can be."""
-        tokens = _tokens(condition.text)
-        if sum(token in ("||", "&&", "!") for token in tokens) > MAX_CUTS:
+        """Split a condition at all its logical operators."""
+        if sum(node.operator is not None for node in condition.tree.walk()) > MAX_OPERATORS:
             return cls(condition)
-        return _part(condition, _unwrapped(tokens))
+        return _split(condition, condition.tree, _Source(condition.text), 0, len(condition.text))
 
     def outcomes(self, situation: Situation, *, value: bool) -> tuple[PartOutcome, ...]:
         """The parts that made it come to `value`, which it did; the whole condition where these are too many."""
-        decisive = list(self.telling(situation, value))
-        if len(decisive) > MAX_TOLD:
+        decisive = list(self.decisive(situation, value))
+        if len(decisive) > MAX_OUTCOMES:
             decisive = [(self.condition, value)]
         return tuple(
             PartOutcome(condition=one.brief, value=came_to, facts=situation.facts(one.names))
             for one, came_to in decisive
         )
 
-    def telling(self, situation: Situation, value: bool) -> Iterator[tuple[Condition, bool]]:
+    def decisive(self, situation: Situation, value: bool) -> Iterator[tuple[Condition, bool]]:
         """The smallest parts that made it come to `value`, whatever the others came to, with their own values."""
         if not self.parts:
             yield self.condition, value
         elif self.operator == "!":
-            yield from self.parts[0].telling(situation, not value)
+            yield from self.parts[0].decisive(situation, not value)
         else:
             # CEL needn't be asked again what follows: where `a && b` is true, both are.
             all_alike = value is (self.operator == "&&")
             for part in self.parts:
                 if all_alike or part.condition.check(situation) is value:
-                    yield from part.telling(situation, value)
+                    yield from part.decisive(situation, value)
 
     def possibly(self, value: bool) -> str:
         """A condition that is false only where this part can't come to `value`, whatever the missing numbers are.
@@ -127,51 +108,49 @@ class Part:
         )
 
 
-def _part(condition: Condition, tokens: list[str]) -> Part:
-    for operator, pieces in _cuts(tokens):
-        try:
-            conditions = [Condition.part("".join(piece)) for piece in pieces]
-            texts = [f"({part.text})" for part in conditions]
-            together = Condition.part(f"!{texts[0]}" if operator == "!" else f" {operator} ".join(texts))
-        except ConditionError:  # cut where it can't be, as inside `c ? a || b : d`
-            continue
-        if condition.tree == together.tree:
-            return Part(condition, operator, tuple(map(_part, conditions, pieces)))
-    return Part(condition)
+class _Source:
+    """A condition's text, with the bracket that belongs to each of its parentheses."""
 
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._partners: dict[int, int] = {}
+        opened: list[int] = []
+        for position, character in enumerate(without_strings(text)):
+            if character == "(":
+                opened.append(position)
+            elif character == ")":
+                start = opened.pop()
+                self._partners |= {start: position, position: start}
 
-def _cuts(tokens: list[str]) -> Iterator[tuple[Operator, list[list[str]]]]:
-    """The ways in which a condition may be cut, the outermost operator first."""
-    for operator in _BINARY:
-        pieces: list[list[str]] = [[]]
-        for token, depth in _with_depths(tokens):
-            if token == operator and depth == 0:
-                pieces.append([])
+    def trim(self, start: int, end: int) -> tuple[int, int]:
+        """Narrow a stretch of text to the operand in it, without spaces and parentheses around it."""
+        while True:
+            if self.text[start].isspace():
+                start += 1
+            elif self.text[end - 1].isspace():
+                end -= 1
+            elif self.text[start] == "(" and self._partners[start] >= end - 1:
+                # Its partner is the last character here, or stands behind an operator further out.
+                end -= self._partners[start] == end - 1
+                start += 1
+            elif self.text[end - 1] == ")" and self._partners.get(end - 1, start) < start:
+                end -= 1
             else:
-                pieces[-1].append(token)
-        if len(pieces) > 1:
-            yield operator, [_unwrapped(piece) for piece in pieces]
-    if tokens[:1] == ["!"]:
-        yield "!", [_unwrapped(tokens[1:])]
+                return start, end
 
 
-def _tokens(text: str) -> list[str]:
-    """Strings, names, operators and single characters; spaces between them are one space each."""
-    return [" " if match["gap"] else match.group() for match in _TOKEN.finditer(text)]
-
-
-def _unwrapped(tokens: list[str]) -> list[str]:
-    """Without the spaces and the parentheses around all of it."""
-    while tokens and (tokens[0] == " " or tokens[-1] == " "):
-        tokens = tokens[tokens[0] == " " : len(tokens) - (tokens[-1] == " ")]
-    is_wrapped = tokens[:1] == ["("] and all(depth > 0 for _, depth in _with_depths(tokens))
-    return _unwrapped(tokens[1:-1]) if is_wrapped else tokens
-
-
-def _with_depths(tokens: list[str]) -> Iterator[tuple[str, int]]:
-    """Each token, and how many brackets it stands in; a bracket stands in itself."""
-    depth = 0
-    for token in tokens:
-        depth += token in ("(", "[", "{")
-        yield token, depth
-        depth -= token in (")", "]", "}")
+def _split(condition: Condition, node: Node, source: _Source, start: int, end: int) -> Part:
+    """Split the condition of a node, whose text stands from `start` to `end`."""
+    if node.operator is None:
+        return Part(condition)
+    # CEL says where each operator stands, and so where its operands begin and end.
+    offsets = node.operator_offsets
+    starts = [offset + len(node.operator) for offset in offsets]
+    spans = list(zip(starts, [*offsets[1:], end], strict=True))
+    if node.operator != "!":
+        spans.insert(0, (start, offsets[0]))
+    parts = []
+    for operand, span in zip(node.operands, spans, strict=True):
+        first, last = source.trim(*span)
+        parts.append(_split(Condition.part(source.text[first:last]), operand, source, first, last))
+    return Part(condition, node.operator, tuple(parts))

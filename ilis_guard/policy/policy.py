@@ -5,16 +5,15 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.strict_yaml import Document, parse, read
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, at_stage
 from ilis_guard.policy.explain import Explanation, explain
-from ilis_guard.policy.facts import Facts
-from ilis_guard.policy.lint import Notice, notices
+from ilis_guard.policy.facts import AUDIT_SALT, Facts, is_sampled
+from ilis_guard.policy.lint import Notice, config_notices, notices
 from ilis_guard.policy.loader import SCORE, bind, locate
-from ilis_guard.policy.outlook import may_answer
-from ilis_guard.policy.reach import Reach
-from ilis_guard.policy.sampling import AUDITS, drawn
+from ilis_guard.policy.reachability import ReachabilityAnalysis, may_answer
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
 from ilis_guard.types import Action, Mode, PromptRuling, Ruling, Stage
 
@@ -86,7 +85,7 @@ class Policy:
     def may_answer(self, facts: Facts) -> bool:
         """Whether an answer that is under way may still be given, if its uncertainty stays as in `facts`.
 
-        What an answer has only at its end (`outlook.OPEN`) rules nothing out. Nothing is raised.
+        What an answer has only at its end (`reachability.UNKNOWN_UNTIL_END`) rules nothing out. Nothing is raised.
         """
         tiers_may_go = self.budget is not None and self.budget.max_cost is not None
         return may_answer(self._engine.at("answer"), facts, tiers_may_go=tiers_may_go)
@@ -100,7 +99,7 @@ class Policy:
 
     def audits(self, sampling_key: str) -> bool:
         """Whether the answered request of this sampling_key is one of those that a person looks at all the same."""
-        return self.audit is not None and drawn(sampling_key, AUDITS) < self.audit.fraction
+        return self.audit is not None and is_sampled(sampling_key, AUDIT_SALT, self.audit.fraction)
 
     def unhandled_uncertified(self, tier: str) -> str:
         """What the rules leave open where nothing can be certified on a tier; empty where they decide in every case.
@@ -108,7 +107,7 @@ class Policy:
         A rule only counts where it can be seen to hold: one that looks at labels or does arithmetic may hold or not,
         and one with a `sample`, or that retries on a tier by name, may be passed over.
         """
-        where = Reach(self._engine.rules).undecided(tier)
+        where = ReachabilityAnalysis(self._engine.rules).undecided(tier)
         return f"no rule surely decides where nothing is certified and {where}" if where else ""
 
     def bound_rules(self, stage: Stage) -> tuple[BoundRule, ...]:
@@ -118,6 +117,10 @@ class Policy:
     def notices(self) -> tuple[Notice, ...]:
         """What its author may not mean, though it can be loaded; takes under a second."""
         return notices(self._file, self._engine, self._document)
+
+    def config_notices(self, config: GuardConfig) -> tuple[Notice, ...]:
+        """What neither its author nor the operator of this guard.yaml may mean, though the two go with one another."""
+        return config_notices(self._file, self._engine.rules, self._document, config)
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:

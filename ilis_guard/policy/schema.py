@@ -1,19 +1,25 @@
-"""The policy language, version 1: the shape of a policy file.
+"""The policy language, version 1: the shape of a policy file, also as a JSON Schema for editors.
 
-What a shape can't say (conditions that compile, rules that can be reached) is checked by `policy.loading`.
+What a shape can't say (conditions that compile, rules that can be reached) is checked by `policy.loader`.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from ilis_guard.types import Action, Mode, Stage
 
 VERSION: Final = 1
 """Of the language, apart from the package's."""
+JSON_SCHEMA_FILE: Final = Path(__file__).with_name("policy.schema.json")
+"""The JSON Schema, which a policy's first line can name: ``# yaml-language-server: $schema=PATH``."""
 LONGEST_DUE: Final = 36_525 * 86_400.0
 """Seconds: a century, as long as the review queue lets a ticket wait."""
 SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -271,3 +277,35 @@ class PolicyFile(_Strict):
     """Which answered requests a person looks at all the same. Left out: none."""
     rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=MAX_RULES)]
     """From top to bottom; where none holds, the guard abstains."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The shape as a JSON Schema, draft 2020-12: an editor completes keys by it, and underlines what is wrong."""
+    schema = PolicyFile.model_json_schema(schema_generator=_SchemaGenerator)
+    return {"$schema": _SchemaGenerator.schema_dialect, **schema, "title": f"ilis_guard policy, version {VERSION}"}
+
+
+def json_schema_text() -> str:
+    """The JSON Schema as the shipped file has it."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+def with_local_schema(text: str) -> str:
+    """A shipped policy's text for a folder that also holds the JSON Schema."""
+    name = JSON_SCHEMA_FILE.name
+    return text.replace(f"$schema=../ilis_guard/policy/{name}", f"$schema={name}", 1)
+
+
+class _SchemaGenerator(GenerateJsonSchema):
+    """A key without a value is refused, so none takes null; and no title but the keys themselves."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        if schema.get("default") is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  # none has one
+        return False

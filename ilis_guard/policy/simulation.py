@@ -1,8 +1,8 @@
 """Simulation: what a policy would have decided on recorded requests, by the very code that decides live.
 
 All requests walk side by side, tier by tier. At each stage those that no rule can tell apart are put together
-(`policy.alike`), and the real engine is asked once for each such group, with the facts of one of its requests. What
-wasn't recorded isn't made up: a request whose way depends on it stays undecided, with the reason.
+(`policy.equivalence`), and the real engine is asked once for each such group, with the facts of one of its requests.
+What wasn't recorded isn't made up: a request whose way depends on it stays undecided, with the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from ilis_guard.policy.columns import Columns, Rows, Spent
-from ilis_guard.policy.equivalence import Codes, Sight, alike
+from ilis_guard.policy.equivalence import Codes, Partition, group_rows
+from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, UNKNOWN, Few, Recorded
-from ilis_guard.policy.sampling import drawn
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.types import STAGES, Action, Obstacle, Ruling, Stage
 
@@ -104,7 +104,7 @@ class _Walks:
         self._progress = progress
         self._tiers = tuple(tier.name for tier in recorded.tiers)
         self._rules = {stage: policy.bound_rules(stage) for stage in STAGES}
-        self._sights = {stage: Sight.of(rules) for stage, rules in self._rules.items()}
+        self._partitions = {stage: Partition.of(rules) for stage, rules in self._rules.items()}
         requests = len(recorded)
         self._next = np.zeros(requests, dtype=np.int64)
         self._came_to = [np.full(requests, NEVER_RUN, dtype=np.int8) for _ in recorded.tiers]
@@ -190,16 +190,16 @@ class _Walks:
 
     def _ask(self, index: int, stage: Stage, rows: Rows) -> tuple[list[_Said], Codes]:
         """Ask the engine of one request of each group that is alike: what it said, and what was said of each row."""
-        rules, sight = self._rules[stage], self._sights[stage]
+        rules, partition = self._rules[stage], self._partitions[stage]
         threshold = self._thresholds.get(self._tiers[index])
         columns = Columns(
             self._recorded, index, stage, rows, spent=self._spent, policy=self._policy, threshold=threshold
         )
-        unknown = {name: missing for name in sight.first if (missing := columns.unknown(name)).any()}
+        unknown = {name: missing for name in partition.first if (missing := columns.unknown(name)).any()}
         drawn_for = [self._drawn(bound.rule.id, bound.rule.sample, rows) for bound in rules if bound.rule.sample]
-        told_apart = [sight.codes(name, columns[name]) for name in sight.literals]
+        told_apart = [partition.codes(name, columns[name]) for name in partition.literals]
         answer_blocked_by = self._blocked_by.few.codes[rows]
-        first, group, sizes = alike([answer_blocked_by, *told_apart, *unknown.values(), *drawn_for])
+        first, group, sizes = group_rows([answer_blocked_by, *told_apart, *unknown.values(), *drawn_for])
         said: dict[_Said, int] = {}
         which = np.empty(len(first), dtype=np.int64)
         for number, at in enumerate(first.tolist()):
@@ -223,7 +223,7 @@ class _Walks:
         ids = [bound.rule.id for bound in self._rules[stage]]
         decided = len(ids) if ruling is None or ruling.rule is None else ids.index(ruling.rule)
         for name in unrecorded:
-            if (first := self._sights[stage].first[name]) <= decided:
+            if (first := self._partitions[stage].first[name]) <= decided:
                 return _Said(undecided=f"rule {ids[first]!r} looks at {name!r}, which wasn't recorded")
         if ruling is None:
             return _Said(answer_blocked_by=answer_blocked_by)
@@ -231,7 +231,7 @@ class _Walks:
 
     def _drawn(self, rule: str, share: float, rows: Rows) -> Codes:
         ids = self._recorded.ids
-        return np.array([drawn(ids[row], rule) < share for row in rows.tolist()], dtype=np.int64)
+        return np.array([is_sampled(ids[row], rule, share) for row in rows.tolist()], dtype=np.int64)
 
     def _way(self, index: int, row: int) -> CascadeState:
         before = zip(self._recorded.tiers[:index], self._came_to[:index], strict=True)

@@ -1,28 +1,47 @@
-"""The syntax tree of a condition, read from what CEL's compiler made of it.
+"""The syntax tree of a condition: the one reader of what a condition says.
 
-Whoever searches a condition's text for names is led astray by comments, strings and the variables of macros. CEL hands
-its checked tree out as a protocol buffer, ``cel.expr.CheckedExpr`` of github.com/google/cel-spec; only the few fields
-below are wanted, so they are read here without a protobuf library.
+CEL's compiler hands out its checked tree as a protocol buffer, ``cel.expr.CheckedExpr`` of github.com/google/cel-spec.
+Only the fields below are needed, so this module decodes them without a protobuf library. A search in the text would
+be misled by comments, strings and the variables of macros.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
+
+from ilis_guard.policy.facts import VISIBLE
+from ilis_guard.types import Label
+
+Operator = Literal["||", "&&", "!"]
+Literals = Mapping[str, frozenset[Label] | None]
+"""By fact: the literals that a condition compares it with; None where any difference between its values may count."""
+
+_OPERATORS: Final[Mapping[str, Operator]] = {"_||_": "||", "_&&_": "&&", "!_": "!"}
+_EQUALITIES: Final = frozenset({"_==_", "_!=_"})
+_COMPARISONS: Final = _EQUALITIES | {"_<_", "_<=_", "_>_", "_>=_"}
+_STRING: Final = re.compile(
+    r"""[bB]?[rR][bB]?(?:'''.*?'''|\"\"\".*?\"\"\"|'[^'\n]*'|"[^"\n]*")"""
+    r"""|'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""",
+    re.DOTALL,
+)
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MACRO_PARTS: Final = (2, 4, 5, 6, 7)
-"""Numbers of a comprehension's fields: what it goes over, what the result starts as, whether to go on, a step, the
-result."""
+_COMPREHENSION_FIELDS: Final = (2, 4, 5, 6, 7)
+"""Of a comprehension: its range, the initial result, whether to go on, the step, the result."""
 _PRIMITIVES: Final = {1: "bool", 2: "number", 3: "number", 4: "number", 5: "string", 6: "bytes"}
 
 
 class Kind(StrEnum):
-    """What a part of a condition is."""
+    """What a node is."""
 
     CONSTANT = "constant"
     NAME = "name"
     FIELD = "field"
+    PRESENCE = "presence"
+    """``has(x.y)``."""
     CALL = "call"
     LIST = "list"
     MAPPING = "mapping"
@@ -31,38 +50,155 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A part of a condition."""
+    """A condition, or an expression in it. Equal to a node that means the same, wherever the two stand."""
 
     kind: Kind
     text: str = ""
-    """The name, the field, the function or operator (``_<_``), a string constant, a mapping's message type, a macro's
-    variable."""
+    """The name, the field, the function or operator (``_<_``), a mapping's message type, a macro's variable."""
+    value: Label | None = None
+    """A constant's; None for null, bytes and unsigned integers, which no fact can be compared with."""
     type: str = ""
     """``bool``, ``number``, ``string``, ``bytes``, ``null``, or ``list`` of one of them (``list string``); empty where
-    that isn't known before it's evaluated."""
+    only an evaluation can tell."""
     parts: tuple["Node", ...] = ()
-    """What it's made of; a call's target comes first. A macro's first part is what it goes over, the second what its
-    result starts as; all but the first see its variable."""
+    """The expressions in it; a call's target comes first. A macro's first part is its range, the second its initial
+    result; all but the first see its variable."""
     overloads: tuple[str, ...] = ()
-    """What a call may turn out to be, by the types of its arguments: ``add_int64``."""
-    offset: int = 0
-    """Characters before the place in the condition's text that stands for it."""
+    """The functions that a call may stand for, by the types of its arguments: ``add_int64``."""
+    offset: int = field(default=0, compare=False)
+    """Characters before its place in the text: an operator's own, a call's parenthesis."""
 
     def walk(self) -> Iterator["Node"]:
-        """This part and all those in it, from the outside in."""
+        """Yield this node and all nodes in it, from the outside in."""
         yield self
         for part in self.parts:
             yield from part.walk()
 
+    @property
+    def operator(self) -> Operator | None:
+        """The logical operator that joins its operands; None where it is no such operation."""
+        return _OPERATORS.get(self.text) if self.kind is Kind.CALL else None
+
+    @property
+    def operands(self) -> tuple["Node", ...]:
+        """What its operator joins: of ``a || b || c`` three; empty where it has none."""
+        if self.operator is None:
+            return ()
+        return tuple(
+            operand
+            for part in self.parts
+            for operand in (part.operands if self.operator != "!" and part.operator == self.operator else (part,))
+        )
+
+    @property
+    def operator_offsets(self) -> tuple[int, ...]:
+        """Where its operator stands between its operands, from left to right."""
+        if self.operator in (None, "!"):
+            return (self.offset,)
+        first, second = (part.operator_offsets if part.operator == self.operator else () for part in self.parts)
+        return (*first, self.offset, *second)
+
+    def leaves(self) -> Iterator["Node"]:
+        """Yield what ``||``, ``&&`` and ``!`` are applied to."""
+        if self.operator is None:
+            yield self
+        for operand in self.operands:
+            yield from operand.leaves()
+
+
+def names(condition: Node) -> tuple[str, ...]:
+    """The facts that a condition reads, in order, each once; labels as ``labels.NAME``."""
+    found = dict[str, None]()
+    for node in condition.walk():
+        if node.kind is Kind.NAME and node.text in VISIBLE:
+            found[node.text] = None
+        elif (label := _label(node)) is not None:
+            found[f"labels.{label}"] = None
+    return tuple(found)
+
+
+def tested_labels(condition: Node) -> frozenset[str]:
+    """The labels whose presence a condition tests with ``has``, as ``labels.NAME``."""
+    tests = (node for node in condition.walk() if node.kind is Kind.PRESENCE)
+    return frozenset(f"labels.{label}" for label in map(_label, tests) if label is not None)
+
+
+def label_types(condition: Node) -> Mapping[str, frozenset[str]]:
+    """By label: the types that ``==`` and ``in`` compare it with; without those compared with something untyped."""
+    compared: dict[str, set[str]] = {}
+    for node in condition.walk():
+        if node.kind is not Kind.CALL or node.text not in ("_==_", "@in"):
+            continue
+        one, other = node.parts
+        if (label := _label(one)) is not None:
+            compared.setdefault(label, set()).add(other.type.removeprefix("list "))
+        if (label := _label(other)) is not None:
+            compared.setdefault(label, set()).add(one.type)
+    return {label: frozenset(types) for label, types in compared.items() if "" not in types}
+
+
+def literals(condition: Node) -> Literals:
+    """The facts that a condition reads, `labels` as one of them, each with the literals it is compared with.
+
+    A condition depends on a fact only through these comparisons, so its value changes at the literals alone. A fact
+    that is read in any other way, as in ``uncertainty < typicality`` or ``tier < 'b'``, has None.
+    """
+    found: dict[str, frozenset[Label] | None] = {}
+    for fact, literal in _reads(condition):
+        known = found.get(fact, frozenset())
+        found[fact] = None if literal is None or known is None else known | {literal}
+    return found
+
+
+def is_plain(condition: Node) -> bool:
+    """Whether a condition only joins Boolean facts and comparisons of facts with literals, by ``&&``, ``||``, ``!``."""
+    return all(
+        _comparison(leaf) is not None or (leaf.kind in (Kind.NAME, Kind.CONSTANT) and leaf.type == "bool")
+        for leaf in condition.leaves()
+    )
+
+
+def without_strings(text: str) -> str:
+    """A condition's text with blanks in place of the strings in it."""
+    return _STRING.sub(lambda match: " " * len(match.group()), text)
+
+
+def _reads(node: Node) -> Iterator[tuple[str, Label | None]]:
+    """Each place where a fact is read: its name, and the literal that it is compared with there."""
+    if (comparison := _comparison(node)) is not None:
+        yield comparison
+    elif node.kind is Kind.NAME and (node.text in VISIBLE or node.text == "labels"):
+        yield node.text, None
+    else:
+        for part in node.parts:
+            yield from _reads(part)
+
+
+def _comparison(node: Node) -> tuple[str, Label] | None:
+    """The fact and the literal that a node compares; strings only by their equality."""
+    if node.kind is not Kind.CALL or node.text not in _COMPARISONS:
+        return None
+    fact, literal = sorted(node.parts, key=lambda part: part.kind is Kind.CONSTANT)
+    if fact.kind is not Kind.NAME or fact.text not in VISIBLE or literal.kind is not Kind.CONSTANT:
+        return None
+    is_ordered = literal.type == "number" or node.text in _EQUALITIES
+    return (fact.text, literal.value) if is_ordered and literal.value is not None else None
+
+
+def _label(node: Node) -> str | None:
+    """The name of the label that a node reads: ``labels.NAME``, ``has(labels.NAME)`` or ``labels['NAME']``."""
+    if not node.parts or node.parts[0].kind is not Kind.NAME or node.parts[0].text != "labels":
+        return None
+    if node.kind in (Kind.FIELD, Kind.PRESENCE):
+        return node.text
+    if node.kind is Kind.CALL and node.text == "_[_]" and isinstance(node.parts[1].value, str):
+        return node.parts[1].value
+    return None
+
 
 def tree(serialized: bytes) -> Node:
-    """The tree in a compiled expression's serialized form."""
+    """Decode the tree of a compiled expression."""
     return _Reader(_Message(_Message(serialized).message(2))).tree()
-
-
-def expression(serialized: bytes) -> bytes:
-    """The same tree as CEL wrote it, without places and types: equal for texts that mean the same."""
-    return _Message(_Message(serialized).message(2)).message(4)
 
 
 class _Message:
@@ -138,6 +274,7 @@ class _Reader:
         return Node(
             kind=kind,
             text=text,
+            value=_constant(_Message(expression.message(3))) if kind is Kind.CONSTANT else None,
             type=_type(_Message(self._types.get(number, b""))),
             parts=tuple(self._node(part) for part in parts),
             overloads=tuple(name.decode() for name in reference.messages(3)),
@@ -157,24 +294,36 @@ def _shape(expression: _Message) -> tuple[Kind, str, list[bytes]]:  # noqa: PLR0
         return Kind.NAME, _Message(expression.message(4)).string(1), []
     if 5 in expression:
         select = _Message(expression.message(5))
-        return Kind.FIELD, select.string(2), [select.message(1)]
+        return Kind.PRESENCE if select.number(3) else Kind.FIELD, select.string(2), [select.message(1)]
     if 6 in expression:
         call = _Message(expression.message(6))
         return Kind.CALL, call.string(2), [*call.messages(1), *call.messages(3)]
     if 7 in expression:
         return Kind.LIST, "", _Message(expression.message(7)).messages(1)
     if 8 in expression:
-        struct = _Message(expression.message(8))
-        entries = [_Message(entry) for entry in struct.messages(2)]
+        mapping = _Message(expression.message(8))
+        entries = [_Message(entry) for entry in mapping.messages(2)]
         return (
             Kind.MAPPING,
-            struct.string(1),
+            mapping.string(1),
             [part for entry in entries for part in entry.messages(3) + entry.messages(4)],
         )
     if 9 in expression:
         macro = _Message(expression.message(9))
-        return Kind.MACRO, macro.string(1), [macro.message(field) for field in _MACRO_PARTS]
-    return Kind.CONSTANT, _Message(expression.message(3)).string(6), []
+        return Kind.MACRO, macro.string(1), [macro.message(field) for field in _COMPREHENSION_FIELDS]
+    return Kind.CONSTANT, "", []
+
+
+def _constant(constant: _Message) -> Label | None:
+    """The value of a ``cel.expr.Constant``."""
+    if 2 in constant:
+        return bool(constant.number(2))
+    if 3 in constant:
+        number = constant.number(3)  # 64 bits, two's complement
+        return number - 2**64 if number >= 2**63 else number
+    if 5 in constant:
+        return float(struct.unpack("<d", constant.message(5))[0])
+    return constant.string(6) if 6 in constant else None
 
 
 def _type(declared: _Message) -> str:

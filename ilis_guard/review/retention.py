@@ -107,12 +107,15 @@ def _without_texts(row: Row[Any]) -> dict[str, Any]:
             for tried in row.attempts
         ],
         "rulings": [
-            ruling | {"outcomes": [outcome | {"parts": [], "detail": ""} for outcome in ruling["outcomes"]]}
-            for ruling in row.rulings
+            ruling | {"outcomes": [_without_facts(outcome) for outcome in ruling["outcomes"]]} for ruling in row.rulings
         ],
         "text": _redacted(row.text),
         "reason": _redacted(row.reason),
     }
+
+
+def _without_facts(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    return {**outcome, "parts": [part | {"facts": {}} for part in outcome["parts"]], "detail": ""}
 
 
 def _redacted(text: str) -> str:

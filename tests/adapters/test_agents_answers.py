@@ -154,7 +154,7 @@ def test_a_model_that_fails_is_the_policys_to_rule_on() -> None:
     guard = guarding(None, larger={"large": (large, 0.2)})
     said = create_agent(small, middleware=[IlisGuardMiddleware(guard)]).invoke(ASKED)["messages"][-1]
     assert said.content == "Mild."
-    assert "ScriptedChat didn't answer: ValueError" in about(said)["reasons"][0]
+    assert about(said)["errors"] == [{"kind": "ModelError", "message": "The model gave no answer."}]
     assert "secret" not in str(about(said))
 
 
@@ -361,8 +361,8 @@ def test_a_tier_that_fails_again_and_again_is_down_for_the_whole_agent() -> None
     chat = ScriptedChat(replies=[ConnectionError()] * CALLS_PER_ATTEMPT + ["never asked"])
     guard = guarding(None, breaker=BreakerSettings(failures=CALLS_PER_ATTEMPT, seconds=60))
     agent = create_agent(chat, middleware=[IlisGuardMiddleware(guard)])
-    errors = [about(agent.invoke(ASKED)["messages"][-1])["reasons"][0] for _ in range(2)]
-    assert ["CircuitOpenError" in error for error in errors] == [False, True]
+    errors = [about(agent.invoke(ASKED)["messages"][-1])["errors"] for _ in range(2)]
+    assert [error["kind"] for (error,) in errors] == ["TransientModelError", "CircuitOpenError"]
     assert len(chat.calls) == CALLS_PER_ATTEMPT
 
 

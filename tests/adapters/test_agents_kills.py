@@ -108,7 +108,7 @@ def before_writing(channel: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 ESCALATING: Final = {
     "the ticket is committed and the thread doesn't know": after(ReviewQueue, "escalate"),
-    "the answer waits and its state isn't stored": before_writing("ilis_guard_waiting"),
+    "the answer waits and its state isn't stored": before_writing("ilis_guard_pending"),
     "the answer waits and the interrupt isn't stored": before_writing("__interrupt__"),
 }
 

@@ -77,7 +77,7 @@ def test_an_escalated_answer_is_a_ticket_and_an_interrupt_and_its_caller_is_told
     assert (question["ticket"], question["proposed"], question["refused"]) == (ticket.id, "Mild.", "")
     assert question["question"] == "How is the weather in Oslo?"
     assert text(paused) == MEANWHILE
-    assert "ilis_guard_waiting" not in paused
+    assert "ilis_guard_pending" not in paused
     assert queue.get(ticket.id).request["labels"] == {"thread_id": "one"}
 
 

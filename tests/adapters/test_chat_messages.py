@@ -29,12 +29,13 @@ def test_an_answer_is_a_message_with_its_decision() -> None:
     told = message.response_metadata["ilis_guard"]
     assert (told["action"], told["rule"], told["uncertainty"], told["tier"]) == ("answer", "sure", 0.1, "only")
     assert (told["ticket"], told["cost"], told["policy"]) == (None, 0.0, Policy.parse(POLICY).fingerprint)
-    assert told["reasons"]
+    assert [outcome["outcome"] for outcome in told["rulings"][0]["outcomes"]] == ["not_held", "decided"]
 
 
 def test_what_is_told_of_a_decision_is_small_and_json() -> None:
     told = chat(0.1).invoke(QUESTION).response_metadata["ilis_guard"]
-    assert set(told) == {"id", "action", "rule", "uncertainty", "reasons", "tier", "ticket", "cost", "policy"}
+    names = "id action rule uncertainty rulings errors tier ticket ticket_error cost policy"
+    assert list(told) == names.split()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert "It is Oslo" not in json.dumps(told)
 
@@ -65,7 +66,7 @@ def test_a_refusal_is_seen_even_where_the_policy_says_nothing() -> None:
 def test_a_model_that_fails_is_no_exception() -> None:
     message = chat(0.1, says=ModelError("it broke")).invoke(QUESTION)
     assert message.additional_kwargs["refusal"]
-    assert any("it broke" in reason for reason in message.response_metadata["ilis_guard"]["reasons"])
+    assert [error["kind"] for error in message.response_metadata["ilis_guard"]["errors"]] == ["ModelError"]
 
 
 def test_an_answer_that_was_cut_off_at_its_limit_says_so() -> None:

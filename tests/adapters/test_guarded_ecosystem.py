@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from ilis_guard import Decision
 from ilis_guard.errors import RequestError
-from ilis_guard_langchain import GuardedRunnable, Refused
+from ilis_guard_langchain import GuardedRunnable, Refused, wrap
 from tests.adapters.wrapping import ABSTAIN, PROMPT, RETRY, chain_of, chat, guard_of
 
 NORWAY = {"country": "Norway"}
@@ -48,13 +48,14 @@ async def test_ainvoke_awaits_what_can_only_be_awaited() -> None:
         await asyncio.sleep(0)
         return f"answer to {question}"
 
-    assert await guard_of().wrap(RunnableLambda(ask)).ainvoke("q") == "answer to q"
+    assert await wrap(RunnableLambda(ask), guard_of()).ainvoke("q") == "answer to q"
     assert loops == [asyncio.get_running_loop()]
 
 
 def test_a_batch_keeps_its_order() -> None:
-    wrapped = guard_of().wrap(
+    wrapped = wrap(
         PROMPT | RunnableLambda(lambda given: given.to_messages()[-1].content).with_types(output_type=str),
+        guard_of(),
         prompt=lambda given: given["country"],
     )
     found = wrapped.batch([{"country": str(number)} for number in range(20)], {"max_concurrency": 4})
@@ -63,7 +64,7 @@ def test_a_batch_keeps_its_order() -> None:
 
 async def test_a_large_async_batch_gets_through_models_that_use_the_loops_pool() -> None:
     """Were the guard's own threads taken from that pool, all of it would wait for itself."""
-    wrapped = guard_of(RETRY).wrap(chain_of(FakeListChatModel(responses=["Bergen"])))
+    wrapped = wrap(chain_of(FakeListChatModel(responses=["Bergen"])), guard_of(RETRY))
     async with asyncio.timeout(60):
         assert await wrapped.abatch([NORWAY] * 100) == ["Oslo, surely"] * 100
 
@@ -79,21 +80,21 @@ async def test_an_async_batch_runs_so_many_at_once_as_it_may() -> None:
         running -= 1
         return question
 
-    wrapped = guard_of().wrap(RunnableLambda(ask))
+    wrapped = wrap(RunnableLambda(ask), guard_of())
     questions = [str(number) for number in range(12)]
     assert await wrapped.abatch(questions, {"max_concurrency": 3}) == questions
     assert most == 3
 
 
 def test_a_batch_returns_errors_where_it_is_asked_to() -> None:
-    good, bad = guard_of().wrap(chat()).batch(["q", ""], return_exceptions=True)
+    good, bad = wrap(chat(), guard_of()).batch(["q", ""], return_exceptions=True)
     assert good.content == "Oslo"
     assert isinstance(bad, RequestError)
 
 
 @pytest.mark.parametrize("uncertainty", [RETRY, ABSTAIN])
 async def test_a_stream_is_one_piece_that_comes_when_it_is_decided(uncertainty: float) -> None:
-    wrapped = guard_of(uncertainty).wrap(chain_of(FakeListChatModel(responses=["Bergen"])))
+    wrapped = wrap(chain_of(FakeListChatModel(responses=["Bergen"])), guard_of(uncertainty))
     expected = wrapped.invoke(NORWAY)
     assert list(wrapped.stream(NORWAY)) == [expected]
     assert [piece async for piece in wrapped.astream(NORWAY)] == [expected]
@@ -101,7 +102,7 @@ async def test_a_stream_is_one_piece_that_comes_when_it_is_decided(uncertainty: 
 
 async def test_a_streamed_message_is_a_chunk_with_the_decision() -> None:
     usage: Any = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
-    wrapped = guard_of().wrap(chat(AIMessage("Oslo", usage_metadata=usage)))
+    wrapped = wrap(chat(AIMessage("Oslo", usage_metadata=usage)), guard_of())
     for pieces in (list(wrapped.stream("q")), [piece async for piece in wrapped.astream("q")]):
         (piece,) = pieces
         assert isinstance(piece, AIMessageChunk)
@@ -118,7 +119,7 @@ async def test_a_stream_may_come_in_and_go_on() -> None:
             yield piece
 
     model = chat()
-    wrapped = guard_of().wrap(model)
+    wrapped = wrap(model, guard_of())
     assert [piece.content for piece in wrapped.transform(pieces())] == ["Oslo"]
     assert [piece.content async for piece in wrapped.atransform(apieces())] == ["Oslo"]
     assert [turns[0].content for turns in model.asked] == ["Capital of Norway?"] * 2
@@ -126,7 +127,7 @@ async def test_a_stream_may_come_in_and_go_on() -> None:
 
 
 async def test_events_show_the_runs_inside_and_the_decision() -> None:
-    wrapped = guard_of(RETRY).wrap(chain_of(chat("Bergen"))).with_config(run_name="capitals")
+    wrapped = wrap(chain_of(chat("Bergen")), guard_of(RETRY)).with_config(run_name="capitals")
     events = [event async for event in wrapped.astream_events(NORWAY, version="v2")]
     assert (events[0]["event"], events[0]["name"]) == ("on_chain_start", "capitals")
     assert (events[-1]["event"], events[-1]["data"]["output"]) == ("on_chain_end", "Oslo, surely")
@@ -144,7 +145,7 @@ def test_langgraph_streams_no_token_before_the_decision() -> None:
         messages: Annotated[list[Any], add_messages]
 
     before = FakeListChatModel(responses=["a question made by a model"]) | StrOutputParser()
-    wrapped = guard_of(RETRY).wrap(before | FakeListChatModel(responses=["Bergen"]))
+    wrapped = wrap(before | FakeListChatModel(responses=["Bergen"]), guard_of(RETRY))
 
     def node(state: State, config: RunnableConfig) -> dict[str, Any]:
         return {"messages": [wrapped.invoke(state["messages"], config)]}
@@ -166,7 +167,7 @@ def test_what_is_inside_runs_as_a_child_with_the_callers_tags_and_metadata() -> 
         "tags": ["test"],
         "metadata": {"user": "7"},
     }
-    guard_of().wrap(chain_of(chat())).invoke(NORWAY, config)
+    wrap(chain_of(chat()), guard_of()).invoke(NORWAY, config)
     assert spy.runs[mine]["name"] == "capitals"
     assert spy.runs[mine]["parent_run_id"] is None
     for name in ("ChatPromptTemplate", "model", "StrOutputParser", "ilis_guard.attempt"):
@@ -178,14 +179,14 @@ def test_what_is_inside_runs_as_a_child_with_the_callers_tags_and_metadata() -> 
 
 def test_it_is_a_child_of_the_chain_that_it_stands_in() -> None:
     spy = Spy()
-    (guard_of().wrap(chain_of(chat())) | RunnableLambda(str.upper)).invoke(NORWAY, {"callbacks": [spy]})
+    (wrap(chain_of(chat()), guard_of()) | RunnableLambda(str.upper)).invoke(NORWAY, {"callbacks": [spy]})
     (outer,) = [run_id for run_id, run in spy.runs.items() if run["parent_run_id"] is None]
     assert spy.named("GuardedRunnable")[0]["parent_run_id"] == outer
 
 
 def test_a_refusal_is_a_value_that_retries_and_fallbacks_leave_alone() -> None:
     model = chat()
-    wrapped = guard_of(ABSTAIN).wrap(chain_of(model))
+    wrapped = wrap(chain_of(model), guard_of(ABSTAIN))
     assert wrapped.with_retry().invoke(NORWAY) == "I don't know."
     assert wrapped.with_fallbacks([RunnableLambda(lambda _: "swallowed")]).invoke(NORWAY) == "I don't know."
     assert len(model.asked) == 2
@@ -193,13 +194,13 @@ def test_a_refusal_is_a_value_that_retries_and_fallbacks_leave_alone() -> None:
 
 def test_what_is_passed_on_reaches_the_chain() -> None:
     model = chat()
-    guard_of().wrap(model).bind(stop=["\n"]).invoke("q", seed=1)
+    wrap(model, guard_of()).bind(stop=["\n"]).invoke("q", seed=1)
     assert model.options == [{"stop": ["\n"], "seed": 1}]
 
 
 def test_fields_stay_configurable() -> None:
     model = FakeListChatModel(responses=["Bergen"]).configurable_fields(responses=ConfigurableField(id="responses"))
-    wrapped = guard_of().wrap(chain_of(model))
+    wrapped = wrap(chain_of(model), guard_of())
     assert (
         "responses"
         in wrapped.config_schema(include=["configurable"]).model_json_schema()["$defs"]["Configurable"]["properties"]
@@ -209,16 +210,16 @@ def test_fields_stay_configurable() -> None:
 
 def test_schemas_are_those_of_the_chain() -> None:
     chain = chain_of(chat())
-    wrapped = guard_of().wrap(chain)
+    wrapped = wrap(chain, guard_of())
     assert wrapped.get_input_jsonschema() == chain.get_input_jsonschema()
     assert wrapped.get_output_jsonschema() == chain.get_output_jsonschema()
     assert (wrapped.InputType, wrapped.OutputType) == (chain.InputType, str)
-    assert guard_of().wrap(chain, output="decision").OutputType is Decision
-    assert Refused in guard_of().wrap(PROMPT | chat() | JsonOutputParser()).OutputType.__args__
+    assert wrap(chain, guard_of(), output="decision").OutputType is Decision
+    assert Refused in wrap(PROMPT | chat() | JsonOutputParser(), guard_of()).OutputType.__args__
 
 
 def test_the_graph_shows_the_chain_and_then_the_guard() -> None:
-    wrapped = guard_of().wrap(chain_of(chat()))
+    wrapped = wrap(chain_of(chat()), guard_of())
     graph = wrapped.get_graph()
     assert [node.name for node in graph.nodes.values()] == [
         "PromptInput",
@@ -231,15 +232,15 @@ def test_the_graph_shows_the_chain_and_then_the_guard() -> None:
     names = {key: node.name for key, node in graph.nodes.items()}
     drawn = [(names[edge.source], names[edge.target]) for edge in graph.edges]
     assert drawn[-2:] == [("StrOutputParser", "GuardedRunnable"), ("GuardedRunnable", "StrOutputParserOutput")]
-    assert "GuardedRunnable" in (PROMPT | guard_of().wrap(chat())).get_graph().draw_mermaid()
+    assert "GuardedRunnable" in (PROMPT | wrap(chat(), guard_of())).get_graph().draw_mermaid()
 
 
 def test_it_has_a_name() -> None:
-    assert guard_of().wrap(chat()).get_name() == "GuardedRunnable"
+    assert wrap(chat(), guard_of()).get_name() == "GuardedRunnable"
 
 
 def test_it_is_not_serialised_for_it_holds_models() -> None:
-    wrapped = guard_of().wrap(chat())
+    wrapped = wrap(chat(), guard_of())
     assert dumpd(wrapped)["type"] == "not_implemented"
 
 
@@ -250,7 +251,7 @@ async def test_calls_at_once_never_mix() -> None:
         seen.add(threading.get_ident())
         return f"answer to {question}"
 
-    wrapped: GuardedRunnable = guard_of().wrap(RunnableLambda(ask))
+    wrapped: GuardedRunnable = wrap(RunnableLambda(ask), guard_of())
     questions = [f"q{number}" for number in range(30)]
     found = await asyncio.gather(*(asyncio.to_thread(wrapped.invoke, question) for question in questions))
     assert found == [f"answer to {question}" for question in questions]

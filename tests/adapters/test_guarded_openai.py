@@ -14,7 +14,9 @@ from pydantic import SecretStr
 
 from ilis_guard import Action, Guard, Policy, Tier
 from ilis_guard.models.remote import RemoteModel
+from ilis_guard_langchain import wrap
 from tests.adapters.wrapping import PROMPT, guard_of
+from tests.explained import problem
 
 NORWAY = {"country": "Norway"}
 TOKENS = [("Os", 0.8, 0.1), ("lo", 0.95, 0.02)]
@@ -100,7 +102,7 @@ Given = tuple[type[Provider], Callable[..., ChatOpenAI]]
 
 def test_statistics_come_from_the_logprobs_and_tokens_from_the_usage(provider: Given) -> None:
     model = provider[1](logprobs=True, top_logprobs=2)
-    decision = guard_of().wrap(PROMPT | model | StrOutputParser(), output="decision").invoke(NORWAY)
+    decision = wrap(PROMPT | model | StrOutputParser(), guard_of(), output="decision").invoke(NORWAY)
     (attempt,) = decision.attempts
     assert (attempt.text, attempt.tokens, attempt.finish_reason) == ("Oslo", 2, "stop")
     assert attempt.statistics is not None
@@ -113,22 +115,22 @@ def test_statistics_come_from_the_logprobs_and_tokens_from_the_usage(provider: G
 async def test_a_condition_may_look_at_them_and_without_them_nothing_is_answered(provider: Given) -> None:
     guard = guard_of(policy=POLICY)
     for wrapped, expected in (
-        (guard.wrap(provider[1](logprobs=True)), "Oslo"),
-        (guard.wrap(provider[1]()), "No."),
+        (wrap(provider[1](logprobs=True), guard), "Oslo"),
+        (wrap(provider[1](), guard), "No."),
     ):
         assert wrapped.invoke("Capital of Norway?").content == expected
         assert (await wrapped.ainvoke("Capital of Norway?")).content == expected
 
 
 def test_without_a_score_a_policy_must_say_what_becomes_of_it(provider: Given) -> None:
-    wrapped = guard_of(None, tiers=1).wrap(provider[1](logprobs=True, top_logprobs=2), output="decision")
+    wrapped = wrap(provider[1](logprobs=True, top_logprobs=2), guard_of(None, tiers=1), output="decision")
     decision = wrapped.invoke("Capital of Norway?")
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
     assert decision.attempts[0].statistics is not None
 
 
 def test_the_message_keeps_what_the_integration_told(provider: Given) -> None:
-    found = guard_of().wrap(provider[1](logprobs=True)).invoke("Capital of Norway?")
+    found = wrap(provider[1](logprobs=True), guard_of()).invoke("Capital of Norway?")
     assert found.usage_metadata["total_tokens"] == 19
     assert found.response_metadata["model_name"] == "gpt-small"
     assert found.response_metadata["ilis_guard"]["action"] == "answer"
@@ -138,9 +140,9 @@ def test_the_message_keeps_what_the_integration_told(provider: Given) -> None:
 def test_what_may_pass_is_tried_again_and_what_is_refused_is_not(status: int, calls: int, provider: Given) -> None:
     handler, model = provider
     handler.status = status
-    decision = guard_of().wrap(model(), output="decision").invoke("Capital of Norway?")
+    decision = wrap(model(), guard_of(), output="decision").invoke("Capital of Norway?")
     assert len(handler.asked) == calls
-    assert f"status {status}" in decision.attempts[0].error
+    assert f"status {status}" in problem(decision.attempts[0])
     assert decision.text == "Oslo, surely"
 
 
@@ -154,7 +156,7 @@ def test_a_remote_tier_of_a_guard_has_them_too(provider: Given) -> None:
 def test_a_larger_remote_tier_answers_in_the_chains_type(provider: Given) -> None:
     handler, model = provider
     larger: Any = RemoteModel(model())
-    wrapped = guard_of(0.4, models={"large": larger}).wrap(PROMPT | model() | StrOutputParser())
+    wrapped = wrap(PROMPT | model() | StrOutputParser(), guard_of(0.4, models={"large": larger}))
     assert wrapped.invoke(NORWAY) == "Oslo"
     assert [[turn["content"] for turn in body["messages"]] for body in handler.asked] == [
         ["Be brief.", "Capital of Norway?"]

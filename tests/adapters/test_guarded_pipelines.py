@@ -21,6 +21,8 @@ from ilis_guard.models.weights import converted_folder, packaged_weights
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Generation
+from ilis_guard_langchain import wrap
+from tests.explained import problem
 
 BUNDLE = "packaged:smollm2-135m-instruct-full"
 QUESTIONS = ["What is the capital of France?", "What is 2 + 2?", "Who wrote Hamlet?", "Name the largest ocean."]
@@ -73,7 +75,7 @@ def guard(large: FakeModel | None = None) -> Guard:
 
 def check_same(decision: Decision, expected: Generation) -> None:
     (attempt,) = decision.attempts
-    assert (attempt.error, attempt.text, attempt.tokens) == ("", expected.text, expected.tokens)
+    assert (attempt.error, attempt.text, attempt.tokens) == (None, expected.text, expected.tokens)
     assert attempt.finish_reason == expected.finish_reason
     assert set(attempt.signatures) == set(expected.signatures) == {"prompt", "last", "mean"}
     for position, signature in expected.signatures.items():
@@ -88,13 +90,13 @@ def check_same(decision: Decision, expected: Generation) -> None:
 def test_the_chains_own_pass_shows_what_a_local_model_shows(
     question: str, chain: Runnable[Any, str], smollm2_full: LocalModel
 ) -> None:
-    decision = guard().wrap(chain, output="decision").invoke({"question": question})
+    decision = wrap(chain, guard(), output="decision").invoke({"question": question})
     check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
 
 
 def test_a_system_turn_and_a_history_are_put_as_they_are(pipe: Pipe, smollm2_full: LocalModel) -> None:
     turns = [("system", "You know geography."), ("human", "Hello."), ("ai", "Hello!"), *FEW_WORDS.messages]
-    wrapped = guard().wrap(ChatPromptTemplate.from_messages(turns) | chat(pipe()), output="decision")
+    wrapped = wrap(ChatPromptTemplate.from_messages(turns) | chat(pipe()), guard(), output="decision")
     conversation = [
         Message(role="system", content="You know geography."),
         Message(role="user", content="Hello."),
@@ -111,7 +113,7 @@ def test_a_pipeline_without_a_chat_model_may_write_the_marks_itself(pipe: Pipe, 
         tokenize=False,
         add_generation_prompt=True,
     )
-    wrapped = guard().wrap(PromptTemplate.from_template(rendered) | pipe(), output="decision")
+    wrapped = wrap(PromptTemplate.from_template(rendered) | pipe(), guard(), output="decision")
     check_same(
         wrapped.invoke({"question": QUESTIONS[0]}),
         smollm2_full.generate([Message(role="user", content=QUESTIONS[0])]),
@@ -119,14 +121,14 @@ def test_a_pipeline_without_a_chat_model_may_write_the_marks_itself(pipe: Pipe, 
 
 
 def test_batches_and_threads_never_mix(chain: Runnable[Any, str], smollm2_full: LocalModel) -> None:
-    wrapped = guard().wrap(chain, output="decision")
+    wrapped = wrap(chain, guard(), output="decision")
     decisions = wrapped.batch([{"question": question} for question in QUESTIONS])
     for question, decision in zip(QUESTIONS, decisions, strict=True):
         check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
 
 
 async def test_async_calls_are_heard_too(chain: Runnable[Any, str], smollm2_full: LocalModel) -> None:
-    wrapped = guard().wrap(chain, output="decision")
+    wrapped = wrap(chain, guard(), output="decision")
     decisions = await wrapped.abatch([{"question": question} for question in QUESTIONS[:2]])
     for question, decision in zip(QUESTIONS, decisions, strict=False):
         check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
@@ -134,7 +136,7 @@ async def test_async_calls_are_heard_too(chain: Runnable[Any, str], smollm2_full
 
 async def test_events_do_not_move_the_pass_out_of_hearing(chain: Runnable[Any, str]) -> None:
     """Whoever listens for tokens makes LangChain stream, and the pipeline would run in a thread of its own."""
-    wrapped = guard().wrap(chain)
+    wrapped = wrap(chain, guard())
     events = [event async for event in wrapped.astream_events({"question": QUESTIONS[0]}, version="v2")]
     (told,) = [dict(event["data"]) for event in events if event["name"] == "ilis_guard.decision"]
     assert (told["action"], told["rule"]) == ("answer", "scored")
@@ -144,7 +146,7 @@ async def test_events_do_not_move_the_pass_out_of_hearing(chain: Runnable[Any, s
 def test_who_asks_the_same_model_beside_the_guard_is_not_heard(
     chain: Runnable[Any, str], smollm2_full: LocalModel
 ) -> None:
-    wrapped = guard().wrap(chain, output="decision")
+    wrapped = wrap(chain, guard(), output="decision")
     with ThreadPoolExecutor() as others:
         beside = [others.submit(chain.invoke, {"question": question}) for question in QUESTIONS[1:]]
         decision = wrapped.invoke({"question": QUESTIONS[0]})
@@ -153,36 +155,36 @@ def test_who_asks_the_same_model_beside_the_guard_is_not_heard(
 
 
 def test_nothing_is_left_on_the_model(chain: Runnable[Any, str], loaded: tuple[Any, Any]) -> None:
-    guard().wrap(chain).invoke({"question": QUESTIONS[0]})
+    wrap(chain, guard()).invoke({"question": QUESTIONS[0]})
     assert not any(module._forward_hooks for module in loaded[0].modules())
 
 
 def test_an_answer_cut_off_says_so(pipe: Pipe, smollm2_full: LocalModel) -> None:
     question = "Tell me a very long story about a dragon."
-    decision = guard().wrap(FEW_WORDS | chat(pipe()), output="decision").invoke({"question": question})
+    decision = wrap(FEW_WORDS | chat(pipe()), guard(), output="decision").invoke({"question": question})
     check_same(decision, smollm2_full.generate([Message(role="user", content=question)]))
     assert decision.attempts[0].finish_reason == "length"
 
 
 def test_other_words_than_the_bundles_have_no_score(pipe: Pipe) -> None:
     prompt = ChatPromptTemplate.from_messages([("human", "{question} Answer in one sentence, my secret friend.")])
-    decision = guard().wrap(prompt | chat(pipe()), output="decision").invoke({"question": QUESTIONS[0]})
+    decision = wrap(prompt | chat(pipe()), guard(), output="decision").invoke({"question": QUESTIONS[0]})
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "words its prompt otherwise than the tier's bundle" in decision.attempts[0].error
-    assert "secret" not in decision.attempts[0].error
+    assert "words its prompt otherwise than the tier's bundle" in problem(decision.attempts[0])
+    assert "secret" not in problem(decision.attempts[0])
 
 
 def test_a_prompt_of_other_tokens_has_no_score(pipe: Pipe) -> None:
     """As where the tokenizer puts a beginning-of-text token before the one that the chat template wrote."""
     doubled = pipe(tokenizer_encode_kwargs={"add_special_tokens": True}, prefix="<|im_start|>")
-    decision = guard().wrap(FEW_WORDS | chat(doubled), output="decision").invoke({"question": QUESTIONS[0]})
+    decision = wrap(FEW_WORDS | chat(doubled), guard(), output="decision").invoke({"question": QUESTIONS[0]})
     assert decision.action is Action.ABSTAIN
-    assert "puts its prompt to the model otherwise" in decision.attempts[0].error
+    assert "puts its prompt to the model otherwise" in problem(decision.attempts[0])
 
 
 def test_larger_tiers_are_asked_without_the_bundles_words(pipe: Pipe) -> None:
     large = FakeModel("Paris")
-    wrapped = guard(large).wrap(FEW_WORDS | chat(pipe(prefix="<|im_start|>")) | StrOutputParser())
+    wrapped = wrap(FEW_WORDS | chat(pipe(prefix="<|im_start|>")) | StrOutputParser(), guard(large))
     assert wrapped.invoke({"question": QUESTIONS[0]}) == "Paris"
     assert large.calls == [(Message(role="user", content=QUESTIONS[0]),)]
 
@@ -199,24 +201,24 @@ def test_larger_tiers_are_asked_without_the_bundles_words(pipe: Pipe) -> None:
 )
 def test_a_pipeline_that_generates_otherwise_is_refused(options: dict[str, Any], named: str, pipe: Pipe) -> None:
     with pytest.raises(BundleMismatchError, match=named):
-        guard().wrap(FEW_WORDS | chat(pipe(**options)))
+        wrap(FEW_WORDS | chat(pipe(**options)), guard())
 
 
 def test_options_that_are_bound_count_too(pipe: Pipe) -> None:
     sampling = chat(pipe(do_sample=True))
     with pytest.raises(BundleMismatchError, match="do_sample"):
-        guard().wrap(FEW_WORDS | sampling)
+        wrap(FEW_WORDS | sampling, guard())
     bound = sampling.bind(pipeline_kwargs={"do_sample": False})
-    decision = guard().wrap(FEW_WORDS | bound, output="decision").invoke({"question": QUESTIONS[0]})
+    decision = wrap(FEW_WORDS | bound, guard(), output="decision").invoke({"question": QUESTIONS[0]})
     assert decision.rule == "scored"
 
 
 def test_an_answer_to_a_call_with_options_of_its_own_has_no_score(pipe: Pipe) -> None:
-    wrapped = guard().wrap(chat(pipe()), output="decision")
+    wrapped = wrap(chat(pipe()), guard(), output="decision")
     asked = f"{QUESTIONS[0]} Answer in a few words only."
     decision = wrapped.invoke(asked, pipeline_kwargs={"max_new_tokens": 2})
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "passes ['max_new_tokens'] on" in decision.attempts[0].error
+    assert "passes ['max_new_tokens'] on" in problem(decision.attempts[0])
 
 
 def test_another_precision_is_refused(loaded: tuple[Any, Any]) -> None:
@@ -226,7 +228,7 @@ def test_another_precision_is_refused(loaded: tuple[Any, Any]) -> None:
         pipeline=pipeline("text-generation", model=model, tokenizer=loaded[1], **pipeline_kwargs)
     )
     with pytest.raises(BundleMismatchError, match="dtype differ"):
-        guard().wrap(FEW_WORDS | chat(other))
+        wrap(FEW_WORDS | chat(other), guard())
 
 
 def test_weights_in_four_bits_are_known_too(loaded: tuple[Any, Any], smollm2_nf4: LocalModel) -> None:
@@ -243,7 +245,7 @@ def test_weights_in_four_bits_are_known_too(loaded: tuple[Any, Any], smollm2_nf4
     llm = HuggingFacePipeline(pipeline=pipeline("text-generation", model=model, tokenizer=loaded[1], **options))
     scorer = LightGBMScorer(read_bundle("packaged:smollm2-135m-instruct-nf4"))
     tiers = [Tier(name="small", model=FakeModel([]), scorer=scorer)]
-    wrapped = Guard(tiers=tiers, policy=Policy.parse(POLICY)).wrap(FEW_WORDS | chat(llm), output="decision")
+    wrapped = wrap(FEW_WORDS | chat(llm), Guard(tiers=tiers, policy=Policy.parse(POLICY)), output="decision")
     decision = wrapped.invoke({"question": QUESTIONS[0]})
     expected = smollm2_nf4.generate([Message(role="user", content=QUESTIONS[0])])
     assert decision.text == expected.text
@@ -256,14 +258,14 @@ def test_a_model_in_training_mode_is_refused(pipe: Pipe) -> None:
     llm.pipeline.model.train()
     try:
         with pytest.raises(ModelError, match=r"call model\.eval\(\)"):
-            guard().wrap(FEW_WORDS | chat(llm))
+            wrap(FEW_WORDS | chat(llm), guard())
     finally:
         llm.pipeline.model.eval()
 
 
 def test_a_cache_does_not_answer_in_the_models_place(pipe: Pipe) -> None:
     cached = ChatHuggingFace(llm=pipe(), tokenizer=pipe().pipeline.tokenizer, cache=InMemoryCache())
-    wrapped = guard().wrap(FEW_WORDS | cached, output="decision")
+    wrapped = wrap(FEW_WORDS | cached, guard(), output="decision")
     assert [wrapped.invoke({"question": QUESTIONS[0]}).rule for _ in range(2)] == ["scored", "scored"]
 
 
@@ -273,6 +275,6 @@ def test_a_model_in_a_function_is_not_heard_and_has_no_score(pipe: Pipe) -> None
     def ask(question: str) -> str:
         return str(model.invoke(f"{question} Answer in a few words only.").content)
 
-    decision = guard().wrap(RunnableLambda(ask), output="decision").invoke(QUESTIONS[0])
+    decision = wrap(RunnableLambda(ask), guard(), output="decision").invoke(QUESTIONS[0])
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "no bundle" in decision.attempts[0].error
+    assert "no bundle" in problem(decision.attempts[0])

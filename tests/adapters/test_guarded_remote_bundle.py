@@ -18,6 +18,8 @@ from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer
+from ilis_guard_langchain import wrap
+from tests.explained import problem
 from tests.provider import Provider, provider, sure_and_unsure, town, towns_harvest
 
 SURE, UNSURE = sure_and_unsure()
@@ -51,7 +53,7 @@ def guard(serving: Provider, tmp_path_factory: pytest.TempPathFactory) -> Guard:
 
 
 def decided(guard: Guard, wrapped: Runnable[Any, Any], number: int, **options: Any) -> Decision:
-    found: Decision = guard.wrap(wrapped, output="decision").invoke(town(number).prompt(), **options)
+    found: Decision = wrap(wrapped, guard, output="decision").invoke(town(number).prompt(), **options)
     return found
 
 
@@ -74,7 +76,7 @@ def test_the_bundle_scores_a_model_that_is_asked_alike(name: str, guard: Guard, 
 
 
 async def test_it_does_so_when_it_is_awaited(guard: Guard, serving: Provider) -> None:
-    wrapped = guard.wrap(chat(serving))
+    wrapped = wrap(chat(serving), guard)
     assert (await wrapped.ainvoke(town(SURE).prompt())).content == f"T{SURE}"
     assert (await wrapped.ainvoke(town(UNSURE).prompt())).content == "I don't know."
 
@@ -94,7 +96,7 @@ def test_one_that_is_asked_otherwise_has_no_score_and_it_is_told_which_argument(
     with structlog.testing.capture_logs() as logs:
         decision = decided(guard, chat(serving, **changes), SURE)
     assert (decision.action, decision.uncertainty, decision.bundles) == (Action.ABSTAIN, None, {})
-    assert "no bundle" in decision.attempts[0].error
+    assert "no bundle" in problem(decision.attempts[0])
     (told,) = (log for log in logs if log["event"] == events.TIER_UNFIT)
     assert (told["tier"], told["differing"]) == ("clerk", differing)
 
@@ -114,7 +116,7 @@ def test_what_a_call_passes_on_takes_the_score_but_not_where_it_ends_the_answer(
 ) -> None:
     decision = decided(guard, chat(serving), SURE, temperature=1.5)
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "the call passes ['temperature'] on to the chain's model" in decision.attempts[0].error
+    assert "the call passes ['temperature'] on to the chain's model" in problem(decision.attempts[0])
     assert decided(guard, chat(serving), SURE, stop=["\n"]).action is Action.ANSWER
     assert serving.asked[-1]["stop"] == ["\n"]
 

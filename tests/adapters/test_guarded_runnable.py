@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from ilis_guard import Action, Decision, Message
 from ilis_guard.errors import ConfigError, RequestError
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard_langchain import GuardedRunnable, GuardRunnable, Refused
+from ilis_guard_langchain import GuardedRunnable, GuardRunnable, Refused, wrap
 from tests.adapters.wrapping import ABSTAIN, ANSWER, ESCALATE, POLICY, PROMPT, RETRY, chain_of, chat, guard_of
+from tests.explained import problem
 
 NORWAY = {"country": "Norway"}
 SENT = (Message(role="system", content="Be brief."), Message(role="user", content="Capital of Norway?"))
@@ -42,14 +43,14 @@ class City(BaseModel):
 
 def test_an_answer_is_what_the_chain_would_have_put_out() -> None:
     model = chat("Oslo")
-    assert guard_of().wrap(chain_of(model)).invoke(NORWAY) == chain_of(chat("Oslo")).invoke(NORWAY) == "Oslo"
+    assert wrap(chain_of(model), guard_of()).invoke(NORWAY) == chain_of(chat("Oslo")).invoke(NORWAY) == "Oslo"
     assert [turn.content for turn in model.asked[0]] == ["Be brief.", "Capital of Norway?"]
 
 
 def test_a_message_keeps_its_metadata_and_carries_the_decision() -> None:
     usage: Any = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
     reply = AIMessage("Oslo", usage_metadata=usage, response_metadata={"model_name": "m"}, id="msg_1")
-    found = guard_of().wrap(chat(reply)).invoke("Capital of Norway?")
+    found = wrap(chat(reply), guard_of()).invoke("Capital of Norway?")
     assert isinstance(found, AIMessage)
     assert (found.content, found.usage_metadata, found.id) == ("Oslo", usage, "msg_1")
     assert found.response_metadata["model_name"] == "m"
@@ -60,8 +61,8 @@ def test_a_message_keeps_its_metadata_and_carries_the_decision() -> None:
 
 def test_a_refusal_is_the_policys_message_in_the_same_type() -> None:
     guard = guard_of(ABSTAIN)
-    assert guard.wrap(chain_of(chat())).invoke(NORWAY) == "I don't know."
-    message = guard.wrap(chat()).invoke("Capital of Norway?")
+    assert wrap(chain_of(chat()), guard).invoke(NORWAY) == "I don't know."
+    message = wrap(chat(), guard).invoke("Capital of Norway?")
     assert isinstance(message, AIMessage)
     assert message.content == "I don't know."
     assert message.response_metadata["ilis_guard"]["action"] == "abstain"
@@ -69,15 +70,15 @@ def test_a_refusal_is_the_policys_message_in_the_same_type() -> None:
 
 
 def test_a_refusal_of_another_type_is_a_value_of_its_own() -> None:
-    wrapped = guard_of(ABSTAIN).wrap(PROMPT | chat('{"name": "Oslo"}') | JsonOutputParser())
+    wrapped = wrap(PROMPT | chat('{"name": "Oslo"}') | JsonOutputParser(), guard_of(ABSTAIN))
     found = wrapped.invoke(NORWAY)
     assert isinstance(found, Refused)
-    assert (found.text, found.decision.action) == ("I don't know.", Action.ABSTAIN)
+    assert (found.text, found.summary["action"]) == ("I don't know.", "abstain")
 
 
 def test_an_escalation_returns_its_message_and_the_ticket_shows_what_the_model_was_sent(queue: InMemoryQueue) -> None:
     guard = guard_of(ESCALATE, review=queue)
-    message = guard.wrap(PROMPT | chat("Bergen")).invoke(NORWAY)
+    message = wrap(PROMPT | chat("Bergen"), guard).invoke(NORWAY)
     assert message.content == "A colleague will answer."
     record = queue.get(message.response_metadata["ilis_guard"]["ticket"])
     assert record.proposed == "Bergen"
@@ -85,14 +86,14 @@ def test_an_escalation_returns_its_message_and_the_ticket_shows_what_the_model_w
 
 
 def test_the_decision_comes_out_instead_where_it_is_asked_for() -> None:
-    found = guard_of(RETRY).wrap(chain_of(chat()), output="decision").invoke(NORWAY)
+    found = wrap(chain_of(chat()), guard_of(RETRY), output="decision").invoke(NORWAY)
     assert isinstance(found, Decision)
     assert (found.action, found.text, found.rules) == (Action.ANSWER, "Oslo, surely", ("unsure", "sure"))
 
 
 def test_an_output_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ConfigError, match="'decisions'"):
-        GuardedRunnable(guard_of(), chat(), output="decisions")  # type: ignore[arg-type]  # that is the point
+        GuardedRunnable(chat(), guard_of(), output="decisions")  # type: ignore[arg-type]  # that is the point
 
 
 # Larger tiers
@@ -100,7 +101,7 @@ def test_an_output_that_nobody_knows_is_refused() -> None:
 
 def test_a_larger_tier_is_asked_what_the_chains_model_was_sent() -> None:
     large = FakeModel("Oslo, surely")
-    wrapped = guard_of(RETRY, models={"large": large}).wrap(chain_of(chat("Bergen")))
+    wrapped = wrap(chain_of(chat("Bergen")), guard_of(RETRY, models={"large": large}))
     assert wrapped.invoke(NORWAY) == "Oslo, surely"
     assert large.calls == [SENT]
 
@@ -108,12 +109,12 @@ def test_a_larger_tier_is_asked_what_the_chains_model_was_sent() -> None:
 def test_a_larger_tiers_answer_goes_through_the_chains_end() -> None:
     large = FakeModel('```json\n{"name": "Oslo"}\n```')
     parser: PydanticOutputParser[City] = PydanticOutputParser(pydantic_object=City)
-    wrapped = guard_of(RETRY, models={"large": large}).wrap(PROMPT | chat('{"name": "Bergen"}') | parser)
+    wrapped = wrap(PROMPT | chat('{"name": "Bergen"}') | parser, guard_of(RETRY, models={"large": large}))
     assert wrapped.invoke(NORWAY) == City(name="Oslo")
 
 
 def test_a_larger_tiers_answer_is_a_message_with_its_usage_where_the_chain_ends_with_a_model() -> None:
-    found = guard_of(RETRY).wrap(chat("Bergen")).invoke("Capital of Norway?")
+    found = wrap(chat("Bergen"), guard_of(RETRY)).invoke("Capital of Norway?")
     assert isinstance(found, AIMessage)
     assert found.content == "Oslo, surely"
     assert found.usage_metadata is not None
@@ -124,37 +125,36 @@ def test_a_larger_tiers_answer_is_a_message_with_its_usage_where_the_chain_ends_
 def test_what_the_chain_cannot_use_is_no_answer_whichever_tier_gave_it() -> None:
     parser: PydanticOutputParser[City] = PydanticOutputParser(pydantic_object=City)
     large = FakeModel("no JSON at all, secret")
-    wrapped = guard_of(models={"large": large}).wrap(PROMPT | chat("Oslo, a secret") | parser, output="decision")
+    wrapped = wrap(PROMPT | chat("Oslo, a secret") | parser, guard_of(models={"large": large}), output="decision")
     decision = wrapped.invoke(NORWAY)
     assert decision.action is Action.ABSTAIN
     assert decision.rules == ("failed", "declined")
     assert [attempt.text for attempt in decision.attempts] == ["Oslo, a secret", "no JSON at all, secret"]
     for attempt in decision.attempts:
-        assert "what the chain does with the answer failed: OutputParserException" in attempt.error
-        assert "secret" not in attempt.error
+        assert problem(attempt) == "ModelError: what the chain does with the answer failed: OutputParserException"
 
 
 def test_a_model_of_texts_may_stand_in_the_chain() -> None:
     chain = PromptTemplate.from_template("Capital of {country}?") | FakeListLLM(responses=["Bergen"])
     large = FakeModel("Oslo")
-    assert guard_of(RETRY, models={"large": large}).wrap(chain).invoke(NORWAY) == "Oslo"
+    assert wrap(chain, guard_of(RETRY, models={"large": large})).invoke(NORWAY) == "Oslo"
     assert large.calls == [SENT[1:]]
-    assert guard_of().wrap(chain).invoke(NORWAY) == "Bergen"
+    assert wrap(chain, guard_of()).invoke(NORWAY) == "Bergen"
 
 
 def test_a_runnable_may_stand_in_a_later_tiers_place() -> None:
     guard = guard_of(RETRY, models={"small": FakeModel("Bergen")})
     model = chat("Oslo")
-    assert guard.wrap(chain_of(model), tier="large").invoke(NORWAY) == "Oslo"
+    assert wrap(chain_of(model), guard, tier="large").invoke(NORWAY) == "Oslo"
     assert len(model.asked) == 1
     with pytest.raises(ConfigError, match="'huge'"):
-        guard.wrap(chat(), tier="huge")
+        wrap(chat(), guard, tier="huge")
 
 
 def test_the_guard_itself_goes_on_with_its_own_model() -> None:
     small = FakeModel("own")
     guard = guard_of(models={"small": small})
-    guard.wrap(chat("Oslo")).invoke("q")
+    wrap(chat("Oslo"), guard).invoke("q")
     assert small.calls == []
     assert guard.decide("q").text == "own"
 
@@ -170,7 +170,7 @@ def test_the_guard_itself_goes_on_with_its_own_model() -> None:
 )
 def test_a_model_is_found_behind_what_is_bound_to_it(bent: Any) -> None:
     model, large = chat("Bergen"), FakeModel("Oslo")
-    wrapped = guard_of(RETRY, models={"large": large}).wrap(PROMPT | bent(model) | StrOutputParser())
+    wrapped = wrap(PROMPT | bent(model) | StrOutputParser(), guard_of(RETRY, models={"large": large}))
     assert wrapped.invoke(NORWAY) == "Oslo"
     assert (len(model.asked), large.calls) == (1, [SENT])
 
@@ -178,14 +178,14 @@ def test_a_model_is_found_behind_what_is_bound_to_it(bent: Any) -> None:
 def test_a_chain_is_taken_apart_behind_its_config_too() -> None:
     large = FakeModel("Oslo")
     chain = chain_of(chat("Bergen")).with_config(run_name="capitals", tags=["mine"])
-    assert guard_of(RETRY, models={"large": large}).wrap(chain).invoke(NORWAY) == "Oslo"
+    assert wrap(chain, guard_of(RETRY, models={"large": large})).invoke(NORWAY) == "Oslo"
     assert large.calls == [SENT]
 
 
 def test_the_last_model_is_the_one_that_answers() -> None:
     rewrites = PROMPT | chat("What is Norway's capital?") | StrOutputParser()
     large = FakeModel("Oslo")
-    wrapped = guard_of(RETRY, models={"large": large}).wrap(rewrites | chat("Bergen"))
+    wrapped = wrap(rewrites | chat("Bergen"), guard_of(RETRY, models={"large": large}))
     assert wrapped.invoke(NORWAY).content == "Oslo"
     assert large.calls == [(Message(role="user", content="What is Norway's capital?"),)]
 
@@ -195,7 +195,7 @@ def test_a_later_model_in_a_step_that_does_more_is_what_answers() -> None:
     branch: Any = RunnableBranch((lambda _: True, PROMPT | chat("second") | StrOutputParser()), lambda _: "never")
     for step in (later, branch):
         chain = (PROMPT | chat("first") | (lambda said: {"country": said.text}) | step).with_types(output_type=str)
-        wrapped = guard_of(FixedScorer({"second": ANSWER})).wrap(chain, prompt=str, output="decision")
+        wrapped = wrap(chain, guard_of(FixedScorer({"second": ANSWER})), prompt=str, output="decision")
         assert wrapped.invoke(NORWAY).text == "second"
 
 
@@ -208,7 +208,7 @@ def test_what_is_retrieved_before_the_model_is_retrieved_once() -> None:
 
     chain = RunnablePassthrough.assign(country=retrieve) | chain_of(chat("Bergen"))
     large = FakeModel("Oslo")
-    assert guard_of(RETRY, models={"large": large}).wrap(chain).invoke(NORWAY) == "Oslo"
+    assert wrap(chain, guard_of(RETRY, models={"large": large})).invoke(NORWAY) == "Oslo"
     assert retrieved == ["Norway"]
     assert large.calls[0][-1].content == "Capital of Norge?"
 
@@ -226,7 +226,7 @@ def hidden(model: Any) -> Any:
 def test_a_function_is_run_once_and_larger_tiers_are_asked_what_its_model_was_sent(queue: InMemoryQueue) -> None:
     model, large = chat("Bergen"), FakeModel("Oslo")
     guard = guard_of(RETRY, ESCALATE, models={"large": large}, review=queue)
-    decision = guard.wrap(hidden(model), output="decision").invoke("Norway")
+    decision = wrap(hidden(model), guard, output="decision").invoke("Norway")
     assert (len(model.asked), large.calls) == (1, [SENT])
     assert decision.attempts[0].text == "Bergen"
     assert queue.get(decision.ticket.id).request["messages"] == SHOWN
@@ -244,7 +244,7 @@ def test_its_usage_is_that_of_all_its_models_and_its_statistics_that_of_none_but
         def work(question: str) -> str:
             return [str(model.invoke(question).content) for _ in range(times)][-1]
 
-        decision: Decision = guard_of().wrap(RunnableLambda(work), output="decision").invoke("Norway")
+        decision: Decision = wrap(RunnableLambda(work), guard_of(), output="decision").invoke("Norway")
         return decision
 
     once, twice = ask(1).attempts[0], ask(2).attempts[0]
@@ -257,17 +257,17 @@ def test_an_agents_state_is_a_conversation_and_its_last_message_an_answer() -> N
     def agent(state: dict[str, list[BaseMessage]]) -> dict[str, list[BaseMessage]]:
         return {"messages": [*state["messages"], AIMessage("Oslo")]}
 
-    found = guard_of(tiers=1).wrap(RunnableLambda(agent)).invoke({"messages": [HumanMessage("Capital of Norway?")]})
+    found = wrap(RunnableLambda(agent), guard_of(tiers=1)).invoke({"messages": [HumanMessage("Capital of Norway?")]})
     assert [turn.content for turn in found["messages"]] == ["Capital of Norway?", "Oslo"]
 
 
 def test_an_agent_is_wrapped_whole() -> None:
     agent = create_agent(chat("Oslo"), tools=[])
     question = {"messages": [HumanMessage("Capital of Norway?")]}
-    assert guard_of(tiers=1).wrap(agent).invoke(question)["messages"][-1].content == "Oslo"
-    refusal = guard_of(ABSTAIN, tiers=1).wrap(agent).invoke(question)
+    assert wrap(agent, guard_of(tiers=1)).invoke(question)["messages"][-1].content == "Oslo"
+    refusal = wrap(agent, guard_of(ABSTAIN, tiers=1)).invoke(question)
     assert isinstance(refusal, Refused)
-    wrapped = guard_of(RETRY).wrap(agent, as_output=lambda text: {"messages": [AIMessage(text)]})
+    wrapped = wrap(agent, guard_of(RETRY), as_output=lambda text: {"messages": [AIMessage(text)]})
     assert wrapped.invoke(question)["messages"][-1].content == "Oslo, surely"
 
 
@@ -276,10 +276,12 @@ def test_an_input_that_asks_nothing_by_itself_needs_a_prompt() -> None:
         return f"The capital of {given['country']} is Oslo."
 
     with pytest.raises(RequestError, match="prompt="):
-        guard_of().wrap(RunnableLambda(ask)).invoke(NORWAY)
+        wrap(RunnableLambda(ask), guard_of()).invoke(NORWAY)
     large = FakeModel("Oslo")
-    wrapped = guard_of(RETRY, models={"large": large}).wrap(
-        RunnableLambda(ask), prompt=lambda given: f"Capital of {given['country']}?"
+    wrapped = wrap(
+        RunnableLambda(ask),
+        guard_of(RETRY, models={"large": large}),
+        prompt=lambda given: f"Capital of {given['country']}?",
     )
     assert wrapped.invoke(NORWAY) == "Oslo"
     assert large.calls == [SENT[1:]]
@@ -290,50 +292,50 @@ def test_a_larger_tiers_answer_in_an_unknown_type_needs_as_output() -> None:
         return [str(chat("Bergen").invoke("Capital of Norway?").content)]
 
     with pytest.raises(ConfigError, match="as_output="):
-        guard_of(RETRY).wrap(RunnableLambda(cities))
-    assert guard_of(RETRY).wrap(RunnableLambda(cities), as_output=lambda text: [text]).invoke("q") == ["Oslo, surely"]
-    assert guard_of(tiers=1).wrap(RunnableLambda(cities)).invoke("q") == ["Bergen"]
+        wrap(RunnableLambda(cities), guard_of(RETRY))
+    assert wrap(RunnableLambda(cities), guard_of(RETRY), as_output=lambda text: [text]).invoke("q") == ["Oslo, surely"]
+    assert wrap(RunnableLambda(cities), guard_of(tiers=1)).invoke("q") == ["Bergen"]
 
 
 def test_an_undeclared_type_may_be_declared() -> None:
     untyped: RunnableLambda[str, Any] = RunnableLambda(lambda question: "Bergen")  # noqa: ARG005
     with pytest.raises(ConfigError, match="with_types"):
-        guard_of(RETRY).wrap(untyped)
-    assert guard_of(RETRY).wrap(untyped.with_types(output_type=str)).invoke("q") == "Oslo, surely"
-    assert guard_of(ABSTAIN).wrap(untyped.with_types(output_type=str)).invoke("q") == "I don't know."
+        wrap(untyped, guard_of(RETRY))
+    assert wrap(untyped.with_types(output_type=str), guard_of(RETRY)).invoke("q") == "Oslo, surely"
+    assert wrap(untyped.with_types(output_type=str), guard_of(ABSTAIN)).invoke("q") == "I don't know."
 
 
 def test_an_output_without_a_text_is_no_answer() -> None:
-    decision = guard_of(tiers=1).wrap(RunnableLambda(lambda _: 7), output="decision").invoke("q")
+    decision = wrap(RunnableLambda(lambda _: 7), guard_of(tiers=1), output="decision").invoke("q")
     assert decision.action is Action.ABSTAIN
-    assert "has no text to judge" in decision.attempts[0].error
+    assert "has no text to judge" in problem(decision.attempts[0])
 
 
 # Failures
 
 
 def test_an_error_of_the_chains_model_is_the_attempts_and_does_not_quote_the_prompt() -> None:
-    wrapped = guard_of().wrap(chain_of(chat(ValueError("about Norway"))), output="decision")
+    wrapped = wrap(chain_of(chat(ValueError("about Norway"))), guard_of(), output="decision")
     decision = wrapped.invoke(NORWAY)
     assert (decision.action, decision.text) == (Action.ANSWER, "Oslo, surely")
-    assert decision.attempts[0].error == "ModelError: Chat didn't answer: ValueError"
+    assert problem(decision.attempts[0]) == "ModelError: Chat didn't answer: ValueError"
 
 
 def test_an_error_in_passing_is_tried_again() -> None:
     model = chat(ConnectionError("down"), "Oslo")
-    assert guard_of().wrap(model).invoke("q").content == "Oslo"
+    assert wrap(model, guard_of()).invoke("q").content == "Oslo"
     assert len(model.asked) == 2
 
 
 def test_an_error_before_the_model_is_raised_for_there_is_nothing_to_ask() -> None:
     with pytest.raises(KeyError, match="country"):
-        guard_of().wrap(chain_of(chat())).invoke({"city": "Oslo"})
+        wrap(chain_of(chat()), guard_of()).invoke({"city": "Oslo"})
 
 
 def test_a_missing_score_is_never_an_answer() -> None:
-    decision = guard_of(None, tiers=1).wrap(chat("Oslo"), output="decision").invoke("q")
+    decision = wrap(chat("Oslo"), guard_of(None, tiers=1), output="decision").invoke("q")
     assert (decision.action, decision.uncertainty, decision.text) == (Action.ABSTAIN, None, "I can't answer that.")
-    assert "no bundle" in decision.attempts[0].error
+    assert "no bundle" in problem(decision.attempts[0])
 
 
 @pytest.mark.parametrize(
@@ -346,9 +348,9 @@ def test_a_missing_score_is_never_an_answer() -> None:
 )
 def test_a_providers_refusal_is_no_answer(reply: AIMessage) -> None:
     for chain in (chat(reply), hidden(chat(reply))):
-        decision = guard_of(tiers=1).wrap(chain, output="decision").invoke("Norway")
+        decision = wrap(chain, guard_of(tiers=1), output="decision").invoke("Norway")
         assert decision.action is Action.ABSTAIN
-        assert re.search("refused to answer|content filter", decision.attempts[0].error)
+        assert re.search("refused to answer|content filter", problem(decision.attempts[0]))
 
 
 CALL = AIMessage("Let me see.", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
@@ -357,7 +359,7 @@ CALL = AIMessage("Let me see.", tool_calls=[{"name": "search", "args": {}, "id":
 @pytest.mark.parametrize("said", ["", "Let me see."])
 def test_a_message_that_calls_a_tool_is_no_answer(said: str) -> None:
     call = CALL.model_copy(update={"content": said})
-    assert guard_of(tiers=1).wrap(chat(call)).invoke("q").response_metadata["ilis_guard"]["action"] == "abstain"
+    assert wrap(chat(call), guard_of(tiers=1)).invoke("q").response_metadata["ilis_guard"]["action"] == "abstain"
 
 
 @pytest.mark.parametrize(
@@ -372,28 +374,27 @@ def test_a_message_that_calls_a_tool_is_no_answer(said: str) -> None:
     ids=["calls", "state-calls", "state-of-user", "interrupted", "refusal"],
 )
 def test_what_is_no_answer_of_a_model_does_not_come_out_of_a_function_as_one(output: Any) -> None:
-    wrapped = guard_of(tiers=1).wrap(RunnableLambda(lambda _: output), output="decision")
+    wrapped = wrap(RunnableLambda(lambda _: output), guard_of(tiers=1), output="decision")
     decision = wrapped.invoke("q")
     assert (decision.action, decision.text) == (Action.ABSTAIN, "I can't answer that.")
 
 
 def test_a_refusal_of_a_guard_in_a_function_is_no_answer() -> None:
-    hidden = {"guarded": guard_of(ABSTAIN).wrap(chat())}
-    outer = guard_of(tiers=1).wrap(RunnableLambda(lambda question: {"messages": [hidden["guarded"].invoke(question)]}))
-    refused = outer.invoke("q")
-    assert isinstance(refused, Refused)
-    assert "refused" in refused.decision.attempts[0].error
+    hidden = {"guarded": wrap(chat(), guard_of(ABSTAIN))}
+    ask = RunnableLambda(lambda question: {"messages": [hidden["guarded"].invoke(question)]})
+    outer = wrap(ask, guard_of(tiers=1), output="decision")
+    decision = outer.invoke("q")
+    assert decision.action is Action.ABSTAIN
+    assert "refused" in problem(decision.attempts[0])
 
 
 def test_as_output_that_fails_does_not_quote_the_answer() -> None:
     def parse(text: str) -> City:
         raise ValueError(f"can't parse {text}")
 
-    wrapped = guard_of(RETRY).wrap(RunnableLambda(lambda _: {"text": "x"}), as_output=parse)
-    refused = wrapped.invoke("q")
-    assert isinstance(refused, Refused)
-    assert "ValueError" in str(refused.decision.reasons)
-    assert "surely" not in str(refused.decision.reasons)
+    wrapped = wrap(RunnableLambda(lambda _: {"text": "x"}), guard_of(RETRY), output="decision", as_output=parse)
+    failed = wrapped.invoke("q").attempts[-1]
+    assert problem(failed) == "ModelError: what the chain does with the answer failed: ValueError"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -402,7 +403,7 @@ async def test_an_interrupt_of_langgraph_passes_through(is_async: bool) -> None:
         raise GraphInterrupt
 
     for chain in (RunnableLambda(pause), chain_of(chat(GraphInterrupt()))):
-        wrapped = guard_of().wrap(chain)
+        wrapped = wrap(chain, guard_of())
         given: Any = "q" if isinstance(chain, RunnableLambda) else NORWAY
         with pytest.raises(GraphInterrupt):
             await wrapped.ainvoke(given) if is_async else wrapped.invoke(given)
@@ -410,7 +411,7 @@ async def test_an_interrupt_of_langgraph_passes_through(is_async: bool) -> None:
 
 def test_what_stops_the_program_stops_it() -> None:
     with pytest.raises(KeyboardInterrupt):
-        guard_of().wrap(chat(KeyboardInterrupt())).invoke("q")
+        wrap(chat(KeyboardInterrupt()), guard_of()).invoke("q")
 
 
 async def test_who_is_cancelled_asks_no_larger_tier_and_leaves_no_ticket(queue: InMemoryQueue) -> None:
@@ -422,7 +423,7 @@ async def test_who_is_cancelled_asks_no_larger_tier_and_leaves_no_ticket(queue: 
         return "never"
 
     guard = guard_of(RETRY, models={"large": large}, review=queue)
-    asking = asyncio.create_task(guard.wrap(RunnableLambda(hang)).ainvoke("q"))
+    asking = asyncio.create_task(wrap(RunnableLambda(hang), guard).ainvoke("q"))
     await begun.wait()
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -442,13 +443,13 @@ SHADOW = POLICY.replace("name: by-score", "name: by-score\nmode: shadow")
 
 def test_a_policy_that_only_looks_on_lets_everything_out() -> None:
     guard = guard_of(ABSTAIN, policy=SHADOW)
-    assert guard.wrap(chain_of(chat("Oslo"))).invoke(NORWAY) == "Oslo"
+    assert wrap(chain_of(chat("Oslo")), guard).invoke(NORWAY) == "Oslo"
     call = AIMessage("", tool_calls=[{"name": "search", "args": {}, "id": "1"}])
-    assert guard.wrap(chat(call)).invoke("q").tool_calls == call.tool_calls
+    assert wrap(chat(call), guard).invoke("q").tool_calls == call.tool_calls
 
 
 def test_a_policy_that_only_looks_on_lets_errors_out_too() -> None:
-    wrapped = guard_of(policy=SHADOW).wrap(chain_of(chat(ValueError("mine"))))
+    wrapped = wrap(chain_of(chat(ValueError("mine"))), guard_of(policy=SHADOW))
     with pytest.raises(ValueError, match="mine"):
         wrapped.invoke(NORWAY)
 
@@ -460,7 +461,7 @@ def test_labels_reach_the_policy_those_of_a_call_over_those_of_the_wrapped() -> 
     policy = POLICY.replace(
         "rules:", "rules:\n  - {id: law, when: 'has(labels.topic) && labels.topic == \"law\"', do: abstain, say: Law.}"
     )
-    wrapped = guard_of(policy=policy).wrap(chain_of(chat()), labels={"topic": "law"})
+    wrapped = wrap(chain_of(chat()), guard_of(policy=policy), labels={"topic": "law"})
     assert wrapped.invoke(NORWAY) == "Law."
     assert wrapped.invoke(NORWAY, labels={"topic": "geography"}) == "Oslo"
     assert wrapped.bind(labels={"topic": "geography"}).invoke(NORWAY) == "Oslo"
@@ -469,7 +470,7 @@ def test_labels_reach_the_policy_those_of_a_call_over_those_of_the_wrapped() -> 
 @pytest.mark.parametrize("place", ["alone", "inside", "bound", "fallback", "branch", "deep"])
 def test_what_is_guarded_already_is_refused(place: str) -> None:
     guard = guard_of()
-    inner: Any = GuardRunnable(guard) if place == "alone" else guard.wrap(chat())
+    inner: Any = GuardRunnable(guard) if place == "alone" else wrap(chat(), guard)
     branch: Any = RunnableBranch((lambda _: True, inner), lambda _: "never")
     chain = {
         "alone": inner,
@@ -480,9 +481,9 @@ def test_what_is_guarded_already_is_refused(place: str) -> None:
         "deep": PROMPT | {"said": branch.with_config(run_name="deep")},
     }[place]
     with pytest.raises(ConfigError, match="guarded already"):
-        guard.wrap(chain)
+        wrap(chain, guard)
 
 
 def test_a_prompt_that_holds_no_conversation_is_refused() -> None:
     with pytest.raises(RequestError, match=re.escape("the last turn must be the user's")):
-        guard_of().wrap(chat()).invoke([HumanMessage("q"), AIMessage("a")])
+        wrap(chat(), guard_of()).invoke([HumanMessage("q"), AIMessage("a")])

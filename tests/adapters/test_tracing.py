@@ -15,6 +15,7 @@ from langsmith import Client
 
 from ilis_guard import Decision
 from ilis_guard.errors import ModelError
+from ilis_guard.policy.explain import explain_decision
 from ilis_guard.testing import FakeModel, fake_guard
 from ilis_guard_langchain import feedback, trace_attempts
 from ilis_guard_langchain.tracing import atrace_attempts
@@ -89,7 +90,7 @@ def test_a_failed_attempt_is_a_failed_run() -> None:
     spy = Spy()
     decision = fake_guard("default", {"only": ModelError("down")}).decide("q")
     trace_attempts(decision, {"callbacks": CallbackManager([spy], [spy], parent_run_id=uuid4())})
-    assert [str(error) for error in spy.failed] == ["ModelError: down"]
+    assert [str(error) for error in spy.failed] == ["ModelError: The model gave no answer."]
 
 
 def test_without_a_run_to_belong_to_there_is_no_event(decision: Decision) -> None:
@@ -160,6 +161,6 @@ def test_langsmith_takes_the_feedback(
     assert (body["run_id"], body["session_id"]) == (str(run), str(project))
     assert body["key"] == "ilis_guard.uncertainty"
     assert (body.get("score"), body["value"]) == (uncertainty, action)
-    assert body["comment"] == decision.explain()
+    assert body["comment"] == explain_decision(decision)
     assert body["feedback_source"]["metadata"]["decision"] == decision.id
     assert SECRET not in json.dumps(body)

@@ -10,7 +10,7 @@ import pytest
 from ilis_guard.cli import main
 from ilis_guard.guard import Guard
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Attempt, Request
+from ilis_guard.types import Attempt, ErrorInfo, Request
 
 PROMPT = "[red]Is[/red] 1:100:2 [/] safe? \\[bold]"
 ANSWER = "[blink]yes[/blink] :smile: \x1b]0;owned\x07\u202egnp"
@@ -74,12 +74,11 @@ def ticket(config: Path) -> str:
             request=Request.of(PROMPT, {"topic": "[i]chemistry[/i]"}),
             attempts=[
                 Attempt(tier="small", text=ANSWER, uncertainty=0.6, typicality=0.2),
-                Attempt(tier="large", error="[/]"),
+                Attempt(tier="large", error=ErrorInfo(kind="ModelError", message="", detail="[/]")),
             ],
             queue="chemists",
             policy="ff",
             rule="person",
-            reasons=["rule [u]'person'[/u] decided"],
             say="A [b]chemist[/b] will write to you.",
         ).id
 

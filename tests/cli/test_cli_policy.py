@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.policy import Policy, json_schema
+from ilis_guard.policy import Policy
+from ilis_guard.policy.schema import json_schema_text
 from ilis_guard.policy.guarantees import resolve
 from ilis_guard.scoring import read_bundle
 

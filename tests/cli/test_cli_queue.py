@@ -24,7 +24,6 @@ def fill(config: Path, count: int, *, queue: str = "q", text: str = "yes") -> li
                 queue=queue,
                 policy="ff",
                 rule="r",
-                reasons=["because"],
             ).id
             for number in range(count)
         ]

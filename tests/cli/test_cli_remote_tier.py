@@ -16,6 +16,7 @@ from ilis_guard.errors import BundleMismatchError
 from ilis_guard.lab.questions import write_questions
 from ilis_guard.scoring import read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from tests.explained import problem
 from tests.provider import Provider, provider, sure_and_unsure, town
 
 POLICY = """
@@ -111,8 +112,8 @@ def test_a_reply_without_logprobs_fails_closed_with_the_reason(config: Path, ser
     finally:
         serving.is_mute = False
     assert (decision.action, decision.rule, decision.uncertainty) == (Action.ABSTAIN, "failed", None)
-    assert decision.attempts[0].error.startswith("ScoringError: the generation has no output statistics")
-    assert "without logprobs" in decision.attempts[0].error
+    assert problem(decision.attempts[0]).startswith("ScoringError: the generation has no output statistics")
+    assert "without logprobs" in problem(decision.attempts[0])
 
 
 def test_a_retry_on_a_larger_remote_tier_ends_in_its_answer(config: Path) -> None:

@@ -13,9 +13,11 @@ from ilis_guard.config.queues import QueueSettings
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
+from ilis_guard.policy.explain import explain_decision
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action, Verdict
+from tests.explained import why
 
 if TYPE_CHECKING:
     from tests.postgresql import Server
@@ -69,10 +71,10 @@ def test_an_audit_draws_its_share_of_answers_and_the_caller_gets_them_all(queue:
     assert (record.ticket.queue, record.rule, record.probability) == ("audits", "sure", 0.25)
     assert (record.proposed, record.say, record.decision) == ("2403 °C", "", drawn[0].id)
     assert record.ticket.due_at == 1_800_086_400.0
-    assert record.reasons == drawn[0].reasons
-    assert record.reasons[-1] == "drawn for an audit, as 0.25 of what is answered"
-    assert record.explain() == drawn[0].explain()
-    assert drawn[0].explain() == (
+    assert (record.ticket.kind, record.rulings) == ("audited", drawn[0].rulings)
+    assert why(drawn[0])[-1] == "sampled for an audit in the queue 'audits'"
+    assert record.explain() == explain_decision(drawn[0])
+    assert explain_decision(drawn[0]) == (
         "The tier 'small' answered with an uncertainty of 0.1. By rule 'sure' the answer is given, because "
         "`uncertainty < 0.2` is true (uncertainty is 0.1). It also waits in the queue 'audits' for a person's look."
     )
@@ -114,7 +116,7 @@ def test_an_audit_that_cant_be_stored_is_said_loudly_and_the_answer_stands() -> 
     with capture_logs() as entries:
         made = watched.decide(QUESTION)
     assert (made.action, made.text, made.rule, made.ticket) == (Action.ANSWER, "2403 °C", "sure", None)
-    assert made.reasons[-1].startswith("the audit's ticket couldn't be stored: ReviewError: the disk is full")
+    assert why(made)[-1].startswith("the audit's ticket couldn't be stored: ReviewError: the disk is full")
     (failed,) = [entry for entry in entries if entry["event"] == events.AUDIT_FAILED]
     assert failed == {
         "event": "ilis_guard.audit.failed",

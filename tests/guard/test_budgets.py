@@ -16,6 +16,7 @@ from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action, Generation, Message
+from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"
 RULES = """
@@ -64,9 +65,9 @@ def test_a_model_that_hangs_doesnt_hang_its_caller(hanging: Hanging) -> None:
     made = guard("{max_seconds: 0.1}", tier("small", 0.1, hanging), large).decide(QUESTION)
     error = "BudgetError: the request's 0.1 seconds are over; the model was given up"
     assert (made.action, made.text, made.rules) == (Action.ABSTAIN, "Sorry.", ("failed-for-good",))
-    assert [attempt.error for attempt in made.attempts] == [error]
+    assert [problem(attempt) for attempt in made.attempts] == [error]
     # The time is up for larger tiers too, and the reasons say so.
-    assert made.reasons[:2] == (
+    assert why(made)[:2] == (
         f"tier 'small' failed: {error}",
         "no larger tier is left: the request's 0.1 seconds are over",
     )
@@ -78,7 +79,9 @@ async def test_it_doesnt_hang_tasks_either_nor_those_that_come_after(hanging: Ha
     watched = guard("{max_seconds: 0.1}", tier("small", 0.1, hanging))
     many = await asyncio.gather(*(watched.adecide(QUESTION) for _ in range(100)))
     assert {made.action for made in many} == {Action.ABSTAIN}
-    assert {"given up" in made.attempts[0].error or "are over" in made.attempts[0].error for made in many} == {True}
+    assert {"given up" in problem(made.attempts[0]) or "are over" in problem(made.attempts[0]) for made in many} == {
+        True
+    }
 
 
 def test_an_answer_that_comes_too_late_is_none_though_its_model_didnt_hang() -> None:
@@ -92,7 +95,7 @@ def test_an_answer_that_comes_too_late_is_none_though_its_model_didnt_hang() -> 
     (attempt,) = made.attempts
     assert (made.action, made.text) == (Action.ABSTAIN, "Sorry.")
     assert (attempt.text, attempt.uncertainty) == ("yes", 0.0)
-    assert attempt.error == "BudgetError: the request's 0.5 seconds are over"
+    assert problem(attempt) == "BudgetError: the request's 0.5 seconds are over"
 
 
 def test_the_deadline_is_the_whole_requests_and_not_each_attempts(hanging: Hanging) -> None:
@@ -103,7 +106,7 @@ def test_the_deadline_is_the_whole_requests_and_not_each_attempts(hanging: Hangi
 
     made = guard("{max_seconds: 1}", tier("small", 0.9, Slow("no")), tier("large", 0.1, hanging)).decide(QUESTION)
     small, large = made.attempts
-    assert (small.error, large.error) == (
+    assert (problem(small), problem(large)) == (
         "",
         "BudgetError: the request's 1 seconds are over; the model was given up",
     )
@@ -121,7 +124,7 @@ def test_repeats_end_with_the_deadline() -> None:
         backoff=tenacity.wait_fixed(3600),
     )
     made = watched.decide(QUESTION)
-    assert (made.attempts[0].error, len(model.calls)) == ("TransientModelError: busy", 1)
+    assert (problem(made.attempts[0]), len(model.calls)) == ("TransientModelError: busy", 1)
 
 
 def test_a_rule_of_stage_prompt_still_decides_in_time_and_one_that_comes_late_is_not_heard(hanging: Hanging) -> None:
@@ -141,8 +144,8 @@ def test_attempts_are_counted_and_when_they_are_made_no_larger_tier_is_left() ->
     made = guard("{max_attempts: 2}", *map(tier, ("a", "b", "c"))).decide(QUESTION)
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
     assert [attempt.tier for attempt in made.attempts] == ["a", "b"]
-    assert "no larger tier is left: the request's attempts (2) are made" in made.reasons
-    assert "rule 'larger' passed over: it would retry, but there is no larger tier" in made.reasons
+    assert "no larger tier is left: the request's attempts (2) are made" in why(made)
+    assert "rule 'larger' passed over: it would retry, but there is no larger tier" in why(made)
 
 
 def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_is_left() -> None:
@@ -155,7 +158,7 @@ def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_i
     assert made.cost == pytest.approx(0.5023)
     assert made.to_dict()["cost"] == made.cost
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
-    assert "no larger tier is left: what the request may cost (0.4) is spent" in made.reasons
+    assert "no larger tier is left: what the request may cost (0.4) is spent" in why(made)
 
 
 def test_repeated_and_failed_calls_cost_too_and_conditions_see_it() -> None:
@@ -180,7 +183,7 @@ def test_what_a_model_counts_wrongly_ends_no_request(generation: dict[str, Any],
     model = FakeModel(Generation(**counted | generation))
     free_calls = TierCost(per_million_prompt_tokens=1.0, per_million_tokens=1.0)
     made = guard("{max_attempts: 1}", tier("a", model=model, cost=free_calls)).decide(QUESTION)
-    assert (made.attempts[0].error, made.cost) == (error, cost)
+    assert (problem(made.attempts[0]), made.cost) == (error, cost)
 
 
 def test_a_spared_model_costs_nothing() -> None:
@@ -202,7 +205,7 @@ def test_a_tier_that_is_down_is_a_fact_and_another_one_answers() -> None:
     made = [watched.decide(QUESTION) for _ in range(4)]
     assert [decision.text for decision in made] == ["answer of large"] * 4
     assert len(broken.calls) == 2
-    assert made[-1].attempts[0].error.startswith("CircuitOpenError: the tier 'small' is down: 2 calls")
+    assert problem(made[-1].attempts[0]).startswith("CircuitOpenError: the tier 'small' is down: 2 calls")
 
 
 def test_a_tier_that_is_back_answers_again() -> None:
@@ -210,7 +213,7 @@ def test_a_tier_that_is_back_answers_again() -> None:
     small = tier("small", 0.1, model, breaker=BreakerSettings(failures=1, seconds=1.0))
     watched = guard("{max_attempts: 1}", small)
     assert watched.decide(QUESTION).action is Action.ABSTAIN
-    assert "is down" in watched.decide(QUESTION).attempts[0].error
+    assert "is down" in problem(watched.decide(QUESTION).attempts[0])
     time.sleep(1.05)
     assert [watched.decide(QUESTION).text for _ in range(2)] == ["yes", "yes"]
 
@@ -218,10 +221,10 @@ def test_a_tier_that_is_back_answers_again() -> None:
 def test_requests_wait_in_line_for_a_tier_and_none_longer_than_it_may(hanging: Hanging) -> None:
     watched = guard("{max_seconds: 0.2}", tier("small", 0.1, hanging, max_concurrent=1))
     first = watched.decide(QUESTION)
-    assert "given up" in first.attempts[0].error
+    assert "given up" in problem(first.attempts[0])
     # The call that was given up is still under way.
     second = watched.decide(QUESTION)
-    assert second.attempts[0].error == (
+    assert problem(second.attempts[0]) == (
         "BudgetError: the request's 0.2 seconds are over; it waited in line for the tier (max_concurrent)"
     )
     assert hanging.calls == []
@@ -279,7 +282,7 @@ def test_a_model_without_that_argument_is_given_up_all_the_same() -> None:
 
     made = guard("{max_seconds: 0.1}", tier("small", 0.1, Plain())).decide(QUESTION)
     go.set()
-    assert "given up" in made.attempts[0].error
+    assert "given up" in problem(made.attempts[0])
 
 
 def test_every_guard_has_lines_and_breakers_of_its_own_tiers() -> None:
@@ -302,8 +305,8 @@ rules:
     large = tier("large", 0.1, prompt_scorer=FixedScorer(0.1), cost=TierCost(per_request=1.0))
     made = guard("{max_cost: 1}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0)]
-    assert "rule 'hard' passed over: it would retry, but there is no larger tier" in made.reasons
-    assert "no larger tier is left: what the request may cost (1) is spent" in made.reasons
+    assert "rule 'hard' passed over: it would retry, but there is no larger tier" in why(made)
+    assert "no larger tier is left: what the request may cost (1) is spent" in why(made)
     made = guard("{max_cost: 1.5}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0), ("large", 1.0)]
-    assert not any("no larger tier is left" in reason for reason in made.reasons)
+    assert not any("no larger tier is left" in reason for reason in why(made))

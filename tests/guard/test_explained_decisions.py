@@ -8,6 +8,7 @@ import pytest
 
 from ilis_guard.errors import ReviewError
 from ilis_guard.guard import Guard
+from ilis_guard.policy.explain import explain_decision
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Attempt, Request, Score, Verdict
@@ -73,7 +74,7 @@ LARGE_WAS_SURE = (
             {},
             (
                 *SMALL_WAS_UNSURE,
-                "The tier 'large' failed (unexpected RuntimeError).",
+                "The tier 'large' failed (UnexpectedError RuntimeError).",
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
                 "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is missing, "
@@ -133,15 +134,15 @@ def test_a_decision_is_told_in_a_few_sentences(
     path.write_text(POLICY)
     with fake_guard(path, tiers, prompts=dict.fromkeys(tiers, 0.3) | prompts) as guard:
         made = guard.decide(QUESTION, labels={} if topic is None else {"topic": topic})
-    assert made.explain() == " ".join(told)
+    assert explain_decision(made) == " ".join(told)
     for attempt in made.attempts:
-        assert not attempt.text or attempt.text not in made.explain()
-    assert "geheimnis" not in made.explain()
+        assert not attempt.text or attempt.text not in explain_decision(made)
+    assert "geheimnis" not in explain_decision(made)
 
 
 def test_a_rule_that_abstains_says_so(fixture: Callable[[str], Path]) -> None:
     with fake_guard(fixture("abstain"), {"small": 0.6}) as guard:
-        told = guard.decide(QUESTION).explain()
+        told = explain_decision(guard.decide(QUESTION))
     assert "By rule 'hopeless' nothing is answered (abstain), because " in told
 
 
@@ -151,29 +152,48 @@ class FullQueue(InMemoryQueue):
 
 
 def test_a_ticket_that_could_not_be_stored_is_told(build: Callable[..., Guard]) -> None:
-    told = (
-        build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue())
-        .decide(QUESTION)
-        .explain()
-    )
-    assert told == (
+    made = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue()).decide(QUESTION)
+    assert explain_decision(made) == (
         "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person is asked (escalate), because "
-        "`uncertainty > 0.5` is true (uncertainty is 0.6). The ticket couldn't be stored, so nothing is answered "
-        "(abstain)."
+        "`uncertainty > 0.5` is true (uncertainty is 0.6). The ticket couldn't be stored (ReviewError), so nothing "
+        "is answered (abstain)."
     )
 
 
-def test_a_ticket_tells_what_its_decision_tells_until_it_is_redacted(build: Callable[..., Guard]) -> None:
+ESCALATED = (
+    "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person is asked (escalate), because "
+    "`uncertainty > 0.5` is true"
+)
+
+
+def test_explanations_of_escalated_tickets_follow_their_state(build: Callable[..., Guard]) -> None:
     with InMemoryQueue() as queue:
         made = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=queue).decide(QUESTION)
         assert made.ticket is not None
-        assert queue.get(made.ticket.id).explain() == made.explain()
+        waiting = f"{ESCALATED} (uncertainty is 0.6). It waits in the queue 'chemists' for a person."
+        assert queue.get(made.ticket.id).explain() == explain_decision(made) == waiting
         queue.resolve(made.ticket.id, Verdict.REJECT)
+        resolved = f"{ESCALATED} (uncertainty is 0.6). A person has resolved it (reject)."
+        assert queue.get(made.ticket.id).explain() == resolved
         assert queue.redact(older_than=0) == 1
-        assert queue.get(made.ticket.id).explain() == (
-            "The tier 'small' answered with an uncertainty of 0.6. In the end a person is asked (escalate). It waits "
-            "in the queue 'chemists' for a person."
-        )
+        # Facts may be labels: they go with the texts, and which rule decided stays.
+        redacted = queue.get(made.ticket.id).explain()
+        assert redacted.startswith("The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person")
+        assert redacted.endswith("A person has resolved it (reject).")
+        assert "wait" not in redacted
+
+
+def test_explanations_of_redacted_audits_say_that_the_answer_was_given(build: Callable[..., Guard]) -> None:
+    with InMemoryQueue() as queue:
+        made = build("audit", {"small": (FakeModel("2400 °C"), FixedScorer(0.1))}, review=queue).decide(QUESTION)
+        assert made.ticket is not None
+        assert (made.action.value, made.ticket.kind) == ("answer", "audited")
+        queue.resolve(made.ticket.id, Verdict.ACCEPT)
+        assert queue.redact(older_than=0) == 1
+        told = queue.get(made.ticket.id).explain()
+        assert "the answer is given" in told
+        assert "escalate" not in told
+        assert told.endswith("A person has checked it (accept).")
 
 
 def test_a_ticket_that_no_policy_wrote_is_told_as_far_as_it_can_be(tmp_path: Path) -> None:
@@ -181,11 +201,10 @@ def test_a_ticket_that_no_policy_wrote_is_told_as_far_as_it_can_be(tmp_path: Pat
         ticket = queue.escalate(
             decision="d",
             request=Request.of(QUESTION),
-            attempts=[Attempt(tier="small", text="secret", error="")],
+            attempts=[Attempt(tier="small", text="secret", error=None)],
             queue="q",
             policy="p",
             rule="r",
-            reasons=["the caller asked for one"],
         )
         assert queue.get(ticket.id).explain() == (
             "The tier 'small' answered; its answer has no uncertainty. In the end a person is asked (escalate). It "

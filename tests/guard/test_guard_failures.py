@@ -21,6 +21,7 @@ from ilis_guard.errors import (
 from ilis_guard.guard import Guard
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action, Decision, Generation, Request, Score, Statistics
+from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"
 # As eager as a policy can be: it answers whatever the engine lets it answer.
@@ -35,9 +36,9 @@ def bare(text: Any = "yes") -> Generation:
 
 def check_failed(made: Decision, error: str) -> None:
     assert (made.action, made.text, made.uncertainty) == (Action.ABSTAIN, "Sorry.", None)
-    assert made.attempts[0].error == error
-    assert made.reasons[0] == f"tier 'small' failed: {error}"
-    assert made.reasons[1].startswith("rule 'any' passed over: ")
+    assert problem(made.attempts[0]) == error
+    assert why(made)[0] == f"tier 'small' failed: {error}"
+    assert why(made)[1].startswith("rule 'any' passed over: ")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def check_failed(made: Decision, error: str) -> None:
         (Score(uncertainty=0.1, typicality=1.5), "ScoringError: the typicality must lie between 0 and 1, got 1.5"),
         (Score(uncertainty=0.1, typicality=None), "ScoringError: the typicality must be a number, got a NoneType"),  # type: ignore[arg-type]
         (ScoringError("no map"), "ScoringError: no map"),
-        (ZeroDivisionError("oh"), "unexpected ZeroDivisionError: oh"),
+        (ZeroDivisionError("oh"), "UnexpectedError: ZeroDivisionError: oh"),
     ],
 )
 def test_no_answer_without_a_proper_score(build: Callable[..., Guard], score: Any, error: str) -> None:
@@ -70,7 +71,7 @@ def test_a_scorer_that_returns_no_score_gives_no_answer(build: Callable[..., Gua
 
     made = build(EAGER_ON_ERROR, {"small": (FakeModel("yes"), Forgetful())}).decide(QUESTION)
     assert made.action is Action.ABSTAIN
-    assert made.attempts[0].error.startswith("unexpected AttributeError: ")
+    assert problem(made.attempts[0]).startswith("UnexpectedError: AttributeError: ")
 
 
 def test_a_typicality_that_cannot_be_told_is_missing_and_not_a_number(build: Callable[..., Guard]) -> None:
@@ -81,7 +82,7 @@ def test_a_typicality_that_cannot_be_told_is_missing_and_not_a_number(build: Cal
         scorer = FixedScorer(0.1, typicality=math.nan)
         made = build(policy, {"small": (FakeModel("yes"), scorer)}, review=queue).decide(QUESTION)
         assert made.ticket is not None
-        assert (made.rule, made.attempts[0].typicality, made.attempts[0].error) == ("ask", None, "")
+        assert (made.rule, made.attempts[0].typicality, problem(made.attempts[0])) == ("ask", None, "")
         assert queue.get(made.ticket.id).attempts[0]["typicality"] is None
 
 
@@ -114,8 +115,8 @@ def test_an_empty_answer_is_none(build: Callable[..., Guard], text: str) -> None
         (ModelError("it refused"), "ModelError: it refused"),
         (SignatureError("layer 3 didn't fire"), "SignatureError: layer 3 didn't fire"),
         (PromptTooLongError("9 tokens, 8 fit"), "PromptTooLongError: 9 tokens, 8 fit"),
-        (RuntimeError("CUDA out of memory"), "unexpected RuntimeError: CUDA out of memory"),
-        (StopIteration(), "unexpected StopIteration: "),
+        (RuntimeError("CUDA out of memory"), "UnexpectedError: RuntimeError: CUDA out of memory"),
+        (StopIteration(), "UnexpectedError: StopIteration: "),
     ],
 )
 def test_a_model_that_raises_is_called_once_and_gives_no_answer(
@@ -166,9 +167,9 @@ def test_a_generation_that_policies_and_tickets_couldnt_read_is_a_failed_attempt
         made = build(ESCALATE_ERRORS, {"small": (model, FixedScorer(0.1))}, review=queue).decide(QUESTION)
         assert made.action is Action.ESCALATE
         assert made.ticket is not None
-        assert queue.get(made.ticket.id).attempts[0]["error"] == made.attempts[0].error
-    assert made.attempts[0].error.startswith("ModelError: a Generation's ")
-    assert error in made.attempts[0].error
+        assert queue.get(made.ticket.id).attempts[0]["error"] == problem(made.attempts[0])
+    assert problem(made.attempts[0]).startswith("ModelError: a Generation's ")
+    assert error in problem(made.attempts[0])
     assert "secret" not in json.dumps(made.to_dict())
 
 
@@ -190,7 +191,7 @@ async def test_a_model_that_cancels_itself_cancels_no_request(build: Callable[..
     with InMemoryQueue() as queue:
         guard = build(ESCALATE_ERRORS, {"small": (Cancelling(""), FixedScorer(0.1))}, review=queue)
         made = await guard.adecide(QUESTION)
-    assert (made.action, made.attempts[0].error) == (
+    assert (made.action, problem(made.attempts[0])) == (
         Action.ESCALATE,
         "ModelError: the model of the tier 'small' cancelled its own call",
     )
@@ -203,7 +204,7 @@ def test_a_larger_tier_may_answer_where_the_first_one_failed(build: Callable[...
     tiers = {"small": (FakeModel(RuntimeError("x")), FixedScorer(0.0)), "large": (FakeModel("yes"), FixedScorer(0.1))}
     made = build(policy, tiers).decide(QUESTION)
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "yes", ("larger", "any"))
-    assert made.attempts[0].error == "unexpected RuntimeError: x"
+    assert problem(made.attempts[0]) == "UnexpectedError: RuntimeError: x"
 
 
 def test_a_model_that_fails_in_passing_is_called_three_times(build: Callable[..., Guard]) -> None:
@@ -256,7 +257,7 @@ def test_an_escalation_that_cannot_be_stored_abstains_and_promises_nothing(
     guard = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=BrokenQueue(error))
     made = guard.decide(QUESTION)
     assert (made.action, made.text, made.ticket, made.rule) == (Action.ABSTAIN, "", None, "person")
-    assert made.reasons[-1] == (f"abstained: the ticket couldn't be stored: {type(error).__name__}: the disk is full")
+    assert why(made)[-1] == (f"abstained: the ticket couldn't be stored: {type(error).__name__}: the disk is full")
 
 
 def test_an_escalation_to_a_database_that_is_gone_abstains(build: Callable[..., Guard]) -> None:
@@ -265,7 +266,7 @@ def test_an_escalation_to_a_database_that_is_gone_abstains(build: Callable[..., 
     queue.close()
     made = guard.decide(QUESTION)
     assert (made.action, made.text, made.ticket) == (Action.ABSTAIN, "", None)
-    assert "abstained: the ticket couldn't be stored: QueueStorageError: " in made.reasons[-1]
+    assert "abstained: the ticket couldn't be stored: QueueStorageError: " in why(made)[-1]
 
 
 def test_a_request_whose_model_failed_can_be_escalated(build: Callable[..., Guard]) -> None:

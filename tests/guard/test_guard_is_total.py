@@ -23,6 +23,7 @@ from ilis_guard.models.base import Proceed
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Action, Decision, Generation, Message, Score, Ticket
+from tests.explained import problem
 
 TIERS = ("small", "middle", "large")
 CONDITIONS = (
@@ -56,7 +57,7 @@ class Unruly(FakeModel):
         stop: Sequence[str] = (),
     ) -> Generation:
         if self._is_late and deadline is not None:
-            raise deadline.passed()
+            raise deadline.error()
         return super().generate(messages, proceed=proceed, stop=stop)
 
 
@@ -161,11 +162,11 @@ def check(made: Decision, policy: Policy) -> None:
         assert (made.action is Action.ANSWER) is bool(last.text.strip())
         assert made.ticket is None
         assert made.shadow is not None
-        assert made.shadow.error == ""
+        assert made.shadow.error is None
         return
     assert len(made.rules) == len(made.attempts)
     if made.action is Action.ANSWER:
-        assert (made.text, last.error, last.stage) == (last.text, "", "answer")
+        assert (made.text, problem(last), last.stage) == (last.text, "", "answer")
         assert made.text.strip()
         assert made.uncertainty is not None
         assert 0 <= made.uncertainty <= 1
@@ -209,4 +210,4 @@ def test_there_is_always_one_decision_and_never_an_answer_on_an_error(
         check(made, policy)
         if shadow is not None and policy.mode != "shadow":
             assert made.shadow is not None
-            assert made.shadow.error == ""
+            assert made.shadow.error is None

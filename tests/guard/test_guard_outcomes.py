@@ -14,6 +14,7 @@ from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Decision, Labels, Score, Verdict
+from tests.explained import why
 
 QUESTION = "What is the boiling point of gallium?"
 
@@ -27,7 +28,7 @@ def test_answer(fixture: Callable[[str], Path]) -> None:
     made = decided(fixture("answer"), {"small": 0.1})
     assert (made.action, made.text, made.uncertainty) == (Action.ANSWER, "answer of small", 0.1)
     assert (made.rule, made.rules, made.ticket) == ("sure", ("sure",), None)
-    assert made.reasons == ("rule 'sure' decided: answer, because `uncertainty < 0.2` is true (uncertainty is 0.1)",)
+    assert why(made) == ("rule 'sure' decided: answer, because `uncertainty < 0.2` is true (uncertainty is 0.1)",)
     assert made.policy == Policy.load(fixture("answer")).fingerprint
 
 
@@ -48,7 +49,7 @@ def test_retry_with_no_tier_left_passes_on_to_the_next_rule(fixture: Callable[[s
     made = decided(fixture("retry-exhausted"), {"small": 0.6, "large": 0.7})
     assert (made.action, made.text, made.uncertainty) == (Action.ABSTAIN, "No model was sure.", 0.7)
     assert made.rules == ("larger", "give-up")
-    assert "rule 'larger' passed over: it would retry, but there is no larger tier" in made.reasons
+    assert "rule 'larger' passed over: it would retry, but there is no larger tier" in why(made)
 
 
 def test_retry_to_a_named_tier_skips_those_between(fixture: Callable[[str], Path]) -> None:
@@ -61,7 +62,7 @@ def test_retry_to_a_named_tier_never_goes_back(fixture: Callable[[str], Path]) -
     made = decided(fixture("retry-skips"), {"large": 0.6, "largest": 0.1})
     assert [attempt.tier for attempt in made.attempts] == ["large"]
     assert made.action is Action.ABSTAIN
-    assert "rule 'largest' passed over: it would retry on 'large', but that tier made this attempt" in made.reasons
+    assert "rule 'largest' passed over: it would retry on 'large', but that tier made this attempt" in why(made)
 
 
 def test_escalate_holds_the_answer_back_and_stores_a_ticket(build: Callable[..., Guard]) -> None:
@@ -74,7 +75,7 @@ def test_escalate_holds_the_answer_back_and_stores_a_ticket(build: Callable[...,
     assert (record.ticket, record.decision, record.policy) == (made.ticket, made.id, made.policy)
     assert (record.ticket.queue, record.rule, record.say) == ("chemists", "person", "A chemist will write to you.")
     assert record.request == {"messages": [{"role": "user", "content": QUESTION}], "labels": {"topic": "chemistry"}}
-    assert record.reasons == made.reasons
+    assert record.rulings == made.rulings
     assert list(record.attempts) == [attempt.to_dict() for attempt in made.attempts]
     assert record.proposed == "2400 °C"
 
@@ -82,7 +83,7 @@ def test_escalate_holds_the_answer_back_and_stores_a_ticket(build: Callable[...,
 def test_a_policy_that_is_exhausted_abstains_and_says_so(fixture: Callable[[str], Path]) -> None:
     made = decided(fixture("no-rule-holds"), {"small": 0.6})
     assert (made.action, made.text, made.rule, made.rules) == (Action.ABSTAIN, "", None, (None,))
-    assert made.reasons[-1] == "no rule held: abstained"
+    assert why(made)[-1] == "no rule held: abstained"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_labels_reach_the_conditions(fixture: Callable[[str], Path], labels: Lab
 
 
 def test_a_missing_label_is_named_in_the_reasons(fixture: Callable[[str], Path]) -> None:
-    reasons = decided(fixture("labels"), {"small": 0.1}).reasons
+    reasons = why(decided(fixture("labels"), {"small": 0.1}))
     assert reasons[1] == (
         "rule 'sure' passed over: rule 'legal' couldn't be evaluated, so nothing is answered after it: the label "
         "'topic' is absent; ask has(labels.topic) first"
@@ -162,7 +163,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "uncertainty": 0.75,
         "rule": "person",
         "rules": ["person"],
-        "reasons": list(made.reasons),
+        "reasons": list(why(made)),
         "policy": made.policy,
         "labels": {},
         "prompt_length": len(QUESTION),

@@ -19,6 +19,7 @@ from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
 from ilis_guard.policy.reload import Following
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
+from tests.explained import why
 
 QUESTION = "What is the boiling point of gallium?"
 LATER = 0.03
@@ -216,7 +217,7 @@ def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed
         made = []
         while not done.is_set():
             decision = guard.decide(QUESTION)
-            made.append((decision.policy, decision.text, decision.action, decision.reasons[-1]))
+            made.append((decision.policy, decision.text, decision.action, why(decision)[-1]))
             time.sleep(0.002)
         return made
 

@@ -6,7 +6,6 @@ import pytest
 
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.policy import Notice, Policy
-from ilis_guard.policy.lint_config import notices
 
 SURE = "id: sure, when: uncertainty < 0.2, do: answer"
 TWO = "[{name: small, model: m}, {name: large, model: m}]"
@@ -27,7 +26,7 @@ def config(folder: Path, tiers: str, review: str = "") -> GuardConfig:
 
 def told(guard: GuardConfig, *rules: str, keys: str = "description: d") -> tuple[Notice, ...]:
     text = f"version: 1\nname: p\n{keys}\nrules:\n" + "".join(f"  - {{{rule}}}\n" for rule in rules)
-    return notices(Policy.parse(text, path="p.yaml"), guard)
+    return Policy.parse(text, path="p.yaml").config_notices(guard)
 
 
 def test_retries_of_a_guard_with_one_tier_are_warned_of(folder: Path) -> None:

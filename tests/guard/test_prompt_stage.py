@@ -13,6 +13,7 @@ from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Attempt, Generation, Message, Score
+from tests.explained import problem, why
 
 QUESTION = "What is the airspeed of an unladen swallow?"
 ROUTING = """
@@ -56,12 +57,12 @@ def test_a_hard_question_goes_to_the_larger_tier_before_a_token_is_paid_for() ->
     assert (first.stage, first.text, first.tokens, first.uncertainty) == ("prompt", "", 0, 0.9)
     assert first.prompt_score == Score(uncertainty=0.9, typicality=1.0)
     assert set(first.signatures) == {"prompt"}
-    assert (first.statistics, first.finish_reason, first.error) == (None, None, "")
+    assert (first.statistics, first.finish_reason, problem(first)) == (None, None, "")
     assert (second.stage, second.uncertainty, second.tokens) == ("answer", 0.1, 3)
     assert second.prompt_score == Score(uncertainty=0.5, typicality=1.0)
     assert isinstance(small.model, CountingModel)
     assert small.model.given == 0
-    assert made.reasons[0] == (
+    assert why(made)[0] == (
         "rule 'too-hard' decided at the prompt: retry, because `uncertainty > 0.8` is true (uncertainty is 0.9)"
     )
 
@@ -69,14 +70,14 @@ def test_a_hard_question_goes_to_the_larger_tier_before_a_token_is_paid_for() ->
 def test_where_no_rule_holds_at_the_prompt_the_same_model_answers_and_the_decision_says_why() -> None:
     made = guard(tier("small", 0.5)).decide(QUESTION)
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "answer of small", ("sure",))
-    assert made.reasons[0] == "rule 'too-hard' passed over: `uncertainty > 0.8` is false (uncertainty is 0.5)"
+    assert why(made)[0] == "rule 'too-hard' passed over: `uncertainty > 0.8` is false (uncertainty is 0.5)"
     assert made.attempts[0].prompt_score == Score(uncertainty=0.5, typicality=1.0)
 
 
 def test_the_largest_tier_may_abstain_at_the_prompt() -> None:
     made = guard(tier("only", 0.97)).decide(QUESTION)
     assert (made.action, made.text, made.rules, made.uncertainty) == (Action.ABSTAIN, "No.", ("hopeless",), 0.97)
-    assert "rule 'too-hard' passed over: it would retry, but there is no larger tier" in made.reasons
+    assert "rule 'too-hard' passed over: it would retry, but there is no larger tier" in why(made)
 
 
 def test_an_escalation_at_the_prompt_waits_for_a_person_without_an_answer_to_accept() -> None:
@@ -121,13 +122,13 @@ def test_a_policy_without_rules_for_it_never_asks_for_the_prompts_score() -> Non
             Score(uncertainty=float("nan"), typicality=1.0),
             "ScoringError: the uncertainty must lie between 0 and 1, got nan",
         ),
-        (ZeroDivisionError("/"), "unexpected ZeroDivisionError: /"),
+        (ZeroDivisionError("/"), "UnexpectedError: ZeroDivisionError: /"),
     ],
 )
 def test_a_prompt_that_cant_be_scored_is_a_failed_attempt_and_no_answer(prompt: Score | Exception, error: str) -> None:
     only = tier("only", prompt)
     made = guard(only).decide(QUESTION)
-    assert (made.action, made.rule, made.attempts[0].error) == (Action.ABSTAIN, None, error)
+    assert (made.action, made.rule, problem(made.attempts[0])) == (Action.ABSTAIN, None, error)
     assert isinstance(only.model, CountingModel)
     assert only.model.given == 0
 
@@ -137,9 +138,7 @@ def test_after_a_prompt_rule_that_couldnt_be_evaluated_nothing_is_answered() -> 
     policy = ROUTING.replace("has(labels.topic) && ", "")
     made = guard(tier("small", 0.1), policy=policy).decide(QUESTION)
     assert (made.action, made.rule) == (Action.ABSTAIN, None)
-    assert any(
-        "rule 'for-people' couldn't be evaluated, so nothing is answered after it" in why for why in made.reasons
-    )
+    assert any("rule 'for-people' couldn't be evaluated, so nothing is answered after it" in why for why in why(made))
 
 
 def test_a_model_that_goes_on_without_asking_gives_no_answer() -> None:
@@ -151,7 +150,8 @@ def test_a_model_that_goes_on_without_asking_gives_no_answer() -> None:
     made = guard(deaf).decide(QUESTION)
     assert made.action is Action.ABSTAIN
     assert (
-        made.attempts[0].error == "ModelError: the model of the tier 'deaf' answered without asking whether to proceed"
+        problem(made.attempts[0])
+        == "ModelError: the model of the tier 'deaf' answered without asking whether to proceed"
     )
 
 
@@ -168,8 +168,8 @@ def test_what_a_rule_said_at_the_prompt_stands_though_the_model_fails_afterwards
     made = guard(failing, tier("large", 0.1), policy=policy).decide(QUESTION, labels={"topic": "legal"})
     assert (made.action, made.rules) == (Action.ESCALATE, ("for-people",))
     (attempt,) = made.attempts
-    assert (attempt.stage, attempt.uncertainty, attempt.error) == ("prompt", 0.5, "ModelError: can't stop")
-    assert "tier 'small' failed: ModelError: can't stop" in made.reasons
+    assert (attempt.stage, attempt.uncertainty, problem(attempt)) == ("prompt", 0.5, "ModelError: can't stop")
+    assert "tier 'small' failed: ModelError: can't stop" in why(made)
 
 
 def test_a_model_that_cant_stop_gives_no_answer() -> None:
@@ -182,7 +182,7 @@ def test_a_model_that_cant_stop_gives_no_answer() -> None:
     plain = Tier(name="plain", model=Plain(), scorer=FixedScorer(0.0), prompt_scorer=FixedScorer(0.9))
     made = guard(plain).decide(QUESTION)
     assert made.action is Action.ABSTAIN
-    assert "can't stop at the prompt" in made.attempts[0].error
+    assert "can't stop at the prompt" in problem(made.attempts[0])
 
 
 def test_a_model_that_asks_again_after_a_no_hears_it_again() -> None:

@@ -84,7 +84,6 @@ def test_tickets_wait_as_their_queue_says(write: Callable[[str], Path], tmp_path
             queue="chemists",
             policy="p",
             rule=None,
-            reasons=[],
         )
         assert (ticket.priority, ticket.due_at) == (3, ticket.created_at + 60)
         assert queue.get(ticket.id).overdue == "seniors"

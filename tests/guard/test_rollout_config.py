@@ -12,6 +12,7 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.types import Action
+from tests.explained import problem
 
 QUESTION = "What is the boiling point of gallium?"
 CHAT = "langchain_core.language_models.fake_chat_models:FakeListChatModel"
@@ -60,7 +61,7 @@ def test_a_remote_model_that_hangs_is_given_up(write: Callable[..., Path]) -> No
     with Guard.from_config(write(tier=LIMITS, sleep=2.0)) as guard:
         made = guard.decide(QUESTION)
     assert (made.action, made.text, made.cost) == (Action.ABSTAIN, "Sorry.", 0.002)
-    assert made.attempts[0].error == "BudgetError: the request's 0.3 seconds are over; the model was given up"
+    assert problem(made.attempts[0]) == "BudgetError: the request's 0.3 seconds are over; the model was given up"
     assert made.attempts[0].seconds < 2.0
 
 

@@ -17,9 +17,11 @@ from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ConfigError, ScoringError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
+from ilis_guard.policy.explain import explain_decision
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Generation, Message, ShadowRuling
+from ilis_guard.types import Action, ErrorInfo, Generation, Message, ShadowRuling
+from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"
 SURE = "{id: sure, when: uncertainty < 0.2, do: answer}"
@@ -60,12 +62,12 @@ def test_in_shadow_mode_the_first_tiers_answer_goes_out_and_what_would_have_been
         assert queue.list() == []
     assert (made.action, made.text, made.uncertainty) == (Action.ANSWER, "answer of small", 0.9)
     assert (made.mode, made.rule, made.rules, made.ticket) == ("shadow", None, (None,), None)
-    assert made.reasons == ("the policy only looks on (mode: shadow): the answer went out",)
+    assert why(made) == ("the policy only looks on (mode: shadow): the answer went out",)
     assert isinstance(large.model, FakeModel)
     assert (len(made.attempts), large.model.calls) == (1, [])
     assert made.shadow is not None
     assert (made.shadow.policy, made.shadow.action, made.shadow.rule) == (made.policy, Action(do), "unsure")
-    assert made.shadow.reasons[0].startswith("rule 'sure' passed over: ")
+    assert why(made.shadow)[0].startswith("rule 'sure' passed over: ")
     assert made.to_dict()["shadow"] == made.shadow.to_dict()
     assert (entries[-1]["mode"], entries[-1]["rule"], entries[-1]["shadow"]) == (
         "shadow",
@@ -99,7 +101,7 @@ def test_in_shadow_mode_an_answer_without_a_score_goes_out_as_it_did_before(unce
     failed = "{id: failed, when: error != '', do: abstain}"
     made = guard(tier("small", uncertainty), policy=looking_on(SURE, failed)).decide(QUESTION)
     assert (made.action, made.text) == (Action.ANSWER, "answer of small")
-    assert made.reasons[0] == f"tier 'small' failed: {error}"
+    assert why(made)[0] == f"tier 'small' failed: {error}"
     assert made.shadow is not None
     assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, "failed")
 
@@ -108,7 +110,7 @@ def test_in_shadow_mode_an_answer_without_a_score_goes_out_as_it_did_before(unce
 def test_in_shadow_mode_an_attempt_without_text_is_still_no_answer(model: FakeModel) -> None:
     made = guard(tier("small", 0.1, model), policy=looking_on(SURE)).decide(QUESTION)
     assert (made.action, made.text) == (Action.ABSTAIN, "")
-    assert made.reasons[-1] == "the policy only looks on (mode: shadow): there was no answer to let out"
+    assert why(made)[-1] == "the policy only looks on (mode: shadow): there was no answer to let out"
 
 
 def test_in_shadow_mode_a_rule_of_stage_prompt_spares_no_answer() -> None:
@@ -125,7 +127,7 @@ def test_in_shadow_mode_a_prompt_that_cant_be_scored_keeps_no_answer_back() -> N
     small = tier("small", 0.1, prompt=ScoringError("no map"))
     made = guard(small, policy=looking_on(hard, SURE)).decide(QUESTION)
     assert (made.action, made.text) == (Action.ANSWER, "answer of small")
-    assert made.attempts[0].error == "ScoringError: no map"
+    assert problem(made.attempts[0]) == "ScoringError: no map"
     assert made.shadow is not None
     assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, None)
 
@@ -140,7 +142,7 @@ def test_in_shadow_mode_nobody_is_cut_short_but_the_policy_sees_that_it_would_ha
         tier("small", 0.1, Slow("yes")),
         policy=looking_on("{id: late, when: error != '', do: abstain}", SURE, head="budget: {max_seconds: 0.02}"),
     ).decide(QUESTION)
-    assert (made.action, made.text, made.attempts[0].error) == (Action.ANSWER, "yes", "")
+    assert (made.action, made.text, problem(made.attempts[0])) == (Action.ANSWER, "yes", "")
     assert made.shadow is not None
     assert (made.shadow.action, made.shadow.rule) == (Action.ABSTAIN, "late")
 
@@ -153,7 +155,7 @@ def beside(shadow: Policy, *tiers: Tier, enforced: Policy = ENFORCED) -> ShadowR
     with InMemoryQueue() as queue:
         alone = guard(*tiers, policy=enforced, review=queue).decide(QUESTION)
         made = guard(*tiers, policy=enforced, shadow=shadow, review=queue).decide(QUESTION)
-    assert (made.action, made.text, made.rules, made.reasons) == (alone.action, alone.text, alone.rules, alone.reasons)
+    assert (made.action, made.text, made.rules, why(made)) == (alone.action, alone.text, alone.rules, why(alone))
     assert len(made.attempts) == len(alone.attempts)
     assert (made.policy, made.mode, alone.shadow) == (enforced.fingerprint, "enforce", None)
     assert made.shadow is not None
@@ -164,8 +166,8 @@ def beside(shadow: Policy, *tiers: Tier, enforced: Policy = ENFORCED) -> ShadowR
 def test_a_second_policy_says_what_it_would_have_decided_on_the_same_attempts() -> None:
     stricter = policy("{id: very-sure, when: uncertainty < 0.05, do: answer}", "{id: no, do: abstain}")
     said = beside(stricter, tier("small", 0.1))
-    assert (said.action, said.rule, said.error) == (Action.ABSTAIN, "no", "")
-    assert said.reasons[-1] == "rule 'no' decided: abstain, because it has no condition"
+    assert (said.action, said.rule, said.error) == (Action.ABSTAIN, "no", None)
+    assert why(said)[-1] == "rule 'no' decided: abstain, because it has no condition"
 
 
 def test_it_goes_from_tier_to_tier_as_far_as_there_are_attempts() -> None:
@@ -176,14 +178,14 @@ def test_it_goes_from_tier_to_tier_as_far_as_there_are_attempts() -> None:
     # Where the enforced policy stopped at the first tier, what comes of a retry isn't known, and isn't made up.
     said = beside(other, tier("small", 0.1), tier("large", 0.1))
     assert (said.action, said.rule) == (Action.RETRY, "on")
-    assert said.reasons[-1] == "the tier 'large' wasn't asked, so what comes of it isn't known"
+    assert why(said)[-1] == "the tier 'large' wasn't asked, so what comes of it isn't known"
 
 
 def test_what_hangs_on_an_answer_that_was_spared_isnt_known() -> None:
     enforced = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
     said = beside(policy(SURE), tier("small", 0.1, prompt=0.9), enforced=enforced)
-    assert (said.action, said.rule, said.error) == (None, None, "")
-    assert said.reasons == ("the tier 'small' was spared its answer, so what there was to say isn't known",)
+    assert (said.action, said.rule, said.error) == (None, None, None)
+    assert why(said) == ("the tier 'small' was spared its answer, so what there was to say isn't known",)
     # One that would have spared it too has decided.
     same = policy("{id: hard-for-me-too, stage: prompt, when: uncertainty > 0.7, do: abstain}", SURE)
     said = beside(same, tier("small", 0.1, prompt=0.9), enforced=enforced)
@@ -193,7 +195,7 @@ def test_what_hangs_on_an_answer_that_was_spared_isnt_known() -> None:
 def test_a_prompt_that_the_policy_in_force_has_not_scored_stays_unscored_and_that_is_said() -> None:
     hard = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
     said = beside(hard, tier("small", 0.1, prompt=0.9))
-    assert said.reasons[0] == "the prompt wasn't scored on the tier 'small': only the policy in force has that done"
+    assert why(said)[0] == "the prompt wasn't scored on the tier 'small': only the policy in force has that done"
     assert said.rule != "hard"
 
 
@@ -230,12 +232,15 @@ def test_an_error_in_it_is_recorded_and_does_no_harm(monkeypatch: pytest.MonkeyP
             raise ZeroDivisionError("a defect")
         return right(self, *args, **options)
 
-    monkeypatch.setattr(CascadeState, "at_answer", broken)
+    monkeypatch.setattr(CascadeState, "evaluate_answer", broken)
     with capture_logs() as entries:
         made = guard(tier("small", 0.1), policy=policy(SURE), shadow=shadow).decide(QUESTION)
     assert (made.action, made.text, made.rule) == (Action.ANSWER, "answer of small", "sure")
     assert made.shadow == ShadowRuling(
-        policy=shadow.fingerprint, action=None, rule=None, reasons=(), error="ZeroDivisionError: a defect"
+        policy=shadow.fingerprint,
+        action=None,
+        rule=None,
+        error=ErrorInfo.of(ZeroDivisionError("a defect")),
     )
     (failed,) = [entry for entry in entries if entry["event"] == events.SHADOW_FAILED]
     assert failed == {
@@ -258,7 +263,7 @@ def test_a_second_policy_must_go_with_the_tiers_as_the_first() -> None:
 
 def test_in_shadow_mode_it_is_told_what_the_policy_would_have_done_and_why() -> None:
     def told(small: Tier, *rules: str) -> str:
-        return guard(small, policy=looking_on(*rules)).decide(QUESTION).explain()
+        return explain_decision(guard(small, policy=looking_on(*rules)).decide(QUESTION))
 
     assert told(tier("small", 0.9), SURE, "{id: unsure, do: escalate}") == (
         "The tier 'small' answered with an uncertainty of 0.9. The answer is given, as it would be without a policy. "
@@ -275,7 +280,7 @@ def test_in_shadow_mode_it_is_told_what_the_policy_would_have_done_and_why() -> 
         "`uncertainty > 0.8` is true (uncertainty is 0.9)."
     )
     assert told(tier("small", 0.1, FakeModel(RuntimeError(QUESTION))), SURE) == (
-        "The tier 'small' failed (unexpected RuntimeError). There's no answer. The policy only looks on: no rule held, "
+        "The tier 'small' failed (UnexpectedError RuntimeError). There's no answer. The policy only looks on: no rule held, "
         "so it would have abstained. Passed over before it: rule 'sure', as `uncertainty < 0.2` is false (uncertainty "
         "is missing)."
     )
@@ -283,7 +288,7 @@ def test_in_shadow_mode_it_is_told_what_the_policy_would_have_done_and_why() -> 
 
 def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(shadow: Policy, *tiers: Tier, enforced: Policy | None = None) -> str:
-        return guard(*tiers, policy=enforced or policy(SURE), shadow=shadow).decide(QUESTION).explain()
+        return explain_decision(guard(*tiers, policy=enforced or policy(SURE), shadow=shadow).decide(QUESTION))
 
     answered = (
         "The tier 'small' answered with an uncertainty of 0.1. By rule 'sure' the answer is given, because "
@@ -305,5 +310,5 @@ def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkey
             raise ZeroDivisionError(QUESTION)
         return right(self, *args, **options)
 
-    monkeypatch.setattr(CascadeState, "at_answer", broken)
+    monkeypatch.setattr(CascadeState, "evaluate_answer", broken)
     assert told(shadow, small) == f"{answered}, and couldn't say what it would have done (ZeroDivisionError)."

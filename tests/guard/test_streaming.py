@@ -16,8 +16,10 @@ from ilis_guard.cascade.stream import StreamEvent
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import ModelError, RequestError, ScoringError, TransientModelError
+from ilis_guard.policy.explain import explain_decision
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Decision, Generation, Message, Step, StreamMode
+from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
@@ -170,10 +172,10 @@ def test_optimistic_cuts_an_answer_that_stays_ruled_out_and_takes_it_back() -> N
     assert (made.action, made.text) == (Action.ANSWER, "right")
     small, large = made.attempts
     assert (small.stopped_at, small.tokens, small.finish_reason) == (2 + PATIENCE, 2 + PATIENCE, None)
-    assert (small.text, small.uncertainty, small.error) == (SO_FAR[1 + PATIENCE], 0.97, "")
+    assert (small.text, small.uncertainty, problem(small)) == (SO_FAR[1 + PATIENCE], 0.97, "")
     assert large.stopped_at is None
-    assert made.reasons[0].startswith(f"tier 'small' was cut after {2 + PATIENCE} tokens")
-    assert "The tier 'small' was cut after 6 tokens, with an uncertainty of 0.97 so far." in made.explain()
+    assert why(made)[0].startswith(f"tier 'small' was cut after {2 + PATIENCE} tokens")
+    assert "The tier 'small' was cut after 6 tokens, with an uncertainty of 0.97 so far." in explain_decision(made)
 
 
 def test_an_unfinished_answer_that_is_merely_unsure_is_not_cut() -> None:
@@ -226,9 +228,7 @@ def test_what_was_cut_is_never_an_answer_even_where_a_rule_would_give_it() -> No
     (made,) = watched.stream(QUESTION, mode="early_stop")
     assert isinstance(made, Decision)
     assert (made.action, made.uncertainty) == (Action.ABSTAIN, 0.0)
-    assert (
-        f"rule 'sure' passed over: the answer was cut after {PATIENCE} tokens, so nothing is answered" in made.reasons
-    )
+    assert f"rule 'sure' passed over: the answer was cut after {PATIENCE} tokens, so nothing is answered" in why(made)
     assert made.attempts[0].to_dict()["stopped_at"] == PATIENCE
 
 
@@ -302,7 +302,7 @@ def test_a_model_that_fails_for_good_hands_on_to_the_next_tier() -> None:
     text, reasons, made = split(list(watched.stream(QUESTION, mode="optimistic")))
     assert (text, reasons) == ("one two three", ["the model failed on its way"])
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "right", ("failed", "sure"))
-    assert made.attempts[0].error == "ModelError: broken"
+    assert problem(made.attempts[0]) == "ModelError: broken"
 
 
 def test_a_stranger_of_a_model_that_yields_nothing_is_a_failed_attempt() -> None:
@@ -312,7 +312,7 @@ def test_a_stranger_of_a_model_that_yields_nothing_is_a_failed_attempt() -> None
             yield from ()
 
     _, _, made = split(list(guard(tier("only", Silent("x"), 0.1)).stream(QUESTION, mode="optimistic")))
-    assert made.attempts[0].error == "ModelError: the model of the tier 'only' ended its stream without a step"
+    assert problem(made.attempts[0]) == "ModelError: the model of the tier 'only' ended its stream without a step"
 
 
 def test_a_breaker_counts_streams_as_it_counts_calls() -> None:
@@ -320,7 +320,7 @@ def test_a_breaker_counts_streams_as_it_counts_calls() -> None:
     only = tier("only", model, 0.1, breaker=BreakerSettings(failures=3))
     watched = guard(only)
     list(watched.stream(QUESTION, mode="optimistic"))
-    assert "is down" in watched.decide(QUESTION).attempts[0].error
+    assert "is down" in problem(watched.decide(QUESTION).attempts[0])
 
 
 class Remote:
@@ -422,8 +422,8 @@ def test_a_policy_that_looks_on_cant_say_what_it_would_have_made_of_a_cut_answer
     (made,) = watched.stream(QUESTION, mode="early_stop")
     assert isinstance(made, Decision)
     assert made.shadow is not None
-    assert (made.shadow.action, made.shadow.error) == (None, "")
-    assert made.shadow.reasons[-1] == (
+    assert (made.shadow.action, made.shadow.error) == (None, None)
+    assert why(made.shadow)[-1] == (
         f"the tier 'only' was cut after {PATIENCE} tokens, so what there was to say isn't known"
     )
 

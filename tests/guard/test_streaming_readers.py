@@ -17,6 +17,7 @@ from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import TransientModelError
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action, Decision, Generation, Message, Step, StreamMode
+from tests.explained import problem
 
 QUESTION = "What is the boiling point of gallium?"
 WORDS = "one two three four five six seven eight"
@@ -204,13 +205,13 @@ def test_leaving_says_nothing_of_the_tier() -> None:
         review=InMemoryQueue(),
         backoff=tenacity.wait_none(),
     )
-    assert "busy" in watched.decide(QUESTION).attempts[0].error
+    assert "busy" in problem(watched.decide(QUESTION).attempts[0])
     stream = watched.stream(QUESTION, mode="optimistic")
     next(stream)
     model.let.release(16)
     stream.close()
     gone()
-    assert "is down" in watched.decide(QUESTION).attempts[0].error
+    assert "is down" in problem(watched.decide(QUESTION).attempts[0])
 
 
 @pytest.mark.parametrize("mode", ["hold", "optimistic", "early_stop"])
@@ -343,7 +344,7 @@ def test_a_call_that_was_given_up_shows_nothing_any_more(guarded: Callable[..., 
     assert isinstance(made, Decision)
     assert pieces == [TextDelta(text="one"), TextDelta(text=" two")]
     assert made.action is not Action.ANSWER
-    assert "seconds are over" in made.attempts[0].error
+    assert "seconds are over" in problem(made.attempts[0])
     model.let.release(16)
     gone()
     assert model.words <= 3

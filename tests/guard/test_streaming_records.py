@@ -12,6 +12,7 @@ from ilis_guard.cascade.early_stop import PATIENCE
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.cli.views.decisions import attempts_table
 from ilis_guard.lab.logged import score_decisions
+from ilis_guard.policy.explain import explain_decision
 from ilis_guard.policy.replay import Retold, retrace
 from ilis_guard.policy.written import WrittenAttempt
 from ilis_guard.review.record import judged_in, proposed_in
@@ -56,9 +57,9 @@ def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
     retold = Retold(
         id=cut.id,
         policy=cut.policy,
-        action=cut.action.value,
-        queue="",
-        reasons=cut.reasons,
+        action=cut.action,
+        ticket=cut.ticket,
+        rulings=cut.rulings,
         attempts=cut.attempts,
         labels=cut.labels,
         prompt_length=cut.prompt_length,
@@ -68,7 +69,7 @@ def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
     assert [step.agrees for step in steps] == [True, True]
     assert steps[0].explanation.ruling is not None
     assert steps[0].explanation.ruling.action is Action.RETRY
-    assert retold.paragraph == cut.explain()
+    assert retold.paragraph == explain_decision(cut)
 
 
 def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Attempt, Fingerprint, Generation, Message, Request, Score, Verdict
+from tests.explained import problem
 
 GUARANTEED = """
 version: 1
@@ -128,7 +129,6 @@ def escalated(queue: ReviewQueue, decision: str = "d") -> str:
         queue="q",
         policy="p",
         rule="r",
-        reasons=["because"],
     ).id
 
 
@@ -178,8 +178,8 @@ def test_a_fake_guard_has_a_real_policy_and_fake_tiers() -> None:
     with fake_guard("default", {"small": RuntimeError("down"), "middle": None, "large": 0.1}) as guard:
         made = guard.decide("?")
     assert (made.action, made.text) == (Action.ANSWER, "answer of large")
-    assert [attempt.error for attempt in made.attempts] == [
-        "unexpected RuntimeError: down",
+    assert [problem(attempt) for attempt in made.attempts] == [
+        "UnexpectedError: RuntimeError: down",
         "ScoringError: the tier 'middle' has no bundle, so its answers have no score",
         "",
     ]

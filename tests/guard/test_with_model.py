@@ -12,6 +12,7 @@ from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import BundleMismatchError, CircuitOpenError, ConfigError, ModelError
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
+from tests.explained import problem
 
 PACKAGED = "packaged:smollm2-135m-instruct-full"
 POLICY = """
@@ -66,8 +67,8 @@ def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytes
 def test_its_breaker_is_its_own() -> None:
     first = guard(breaker=BreakerSettings(failures=1, seconds=60))
     other = first.with_model("small", FakeModel(OSError("down")))
-    assert "unexpected OSError" in other.decide("q").attempts[0].error
-    assert CircuitOpenError.__name__ in other.decide("q").attempts[0].error
+    assert "UnexpectedError: OSError" in problem(other.decide("q").attempts[0])
+    assert CircuitOpenError.__name__ in problem(other.decide("q").attempts[0])
     assert first.decide("q").text == "own"
 
 
@@ -77,7 +78,7 @@ def test_a_bundle_that_cannot_score_the_other_model_goes_with_the_tiers_own() ->
     first = Guard(tiers=tiers, policy=Policy.parse(POLICY))
     decision = first.with_model("small", FakeModel("placed")).decide("q")
     assert (decision.action, decision.uncertainty, decision.bundles) == (Action.ABSTAIN, None, {})
-    assert "no bundle" in decision.attempts[0].error
+    assert "no bundle" in problem(decision.attempts[0])
     fits = FakeModel("placed", fingerprint=bundle.metadata.fingerprint)
     assert first.with_model("small", fits).decide("q").bundles == {"small": bundle.digest}
 
@@ -113,7 +114,7 @@ def test_what_every_tiers_answer_must_pass_is_asked_before_it_is_scored() -> Non
     decision = guard().with_model("small", FakeModel("placed"), check=check).decide("q")
     assert passed == [("small", "placed"), ("large", "larger")]
     assert (decision.text, decision.rules) == ("larger", ("failed", "sure"))
-    assert decision.attempts[0].error == "ModelError: can't be parsed"
+    assert problem(decision.attempts[0]) == "ModelError: can't be parsed"
     assert (decision.attempts[0].text, decision.attempts[0].uncertainty) == ("placed", None)
 
 

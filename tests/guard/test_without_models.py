@@ -5,6 +5,7 @@ import pytest
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action
+from tests.explained import problem
 
 WHY = "the server is being stopped"
 
@@ -25,7 +26,7 @@ def test_what_the_policy_escalates_is_put_before_people_and_no_model_is_asked() 
         assert queue.get(decision.ticket.id).decision == decision.id
         # The guard itself goes on as before.
         assert guard.decide("Is it safe?").text == "yes"
-    assert [attempt.error for attempt in decision.attempts] == [f"BudgetError: {WHY}"] * 2
+    assert [problem(attempt) for attempt in decision.attempts] == [f"BudgetError: {WHY}"] * 2
     assert (decision.action, decision.rules[-1]) == (Action.ESCALATE, "failed-so-ask-a-person")
     assert [len(model.calls) for model in models] == [1, 0]
 
@@ -40,7 +41,7 @@ def test_nobody_waits_in_line_for_a_model_that_isnt_asked() -> None:
     tier = Tier(name="small", model=FakeModel("yes"), scorer=FixedScorer(0.1), max_concurrent=1)
     policy = Policy.parse("version: 1\nname: p\nrules: [{id: all, do: abstain}]\n")
     guard = Guard(tiers=[tier], policy=policy)
-    line = guard._decider.callers["small"]._line
+    line = guard._cascade.callers["small"]._line
     line.enter(None)
     assert guard.without_models(WHY).decide("Is it safe?").action is Action.ABSTAIN
     line.leave()

@@ -16,6 +16,7 @@ from ilis_guard.lab.demo import QUESTIONS, prepare
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import InMemoryQueue
+from tests.explained import problem
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def test_the_demo_shows_all_four_actions_by_honest_scores(decisions: list[Decisi
 def test_every_attempt_on_a_real_model_is_scored(decisions: list[Decision]) -> None:
     for made in decisions:
         for attempt in made.attempts:
-            assert attempt.error == ""
+            assert problem(attempt) == ""
             assert attempt.uncertainty is not None
             assert 0 <= attempt.uncertainty <= 1
             assert attempt.signature is not None
@@ -109,8 +110,8 @@ def test_a_decision_on_real_models_is_json(decisions: list[Decision]) -> None:
 def test_a_prompt_longer_than_the_context_is_no_answer_and_says_why(guard: Guard) -> None:
     made = guard.decide("word " * 40_000)
     assert made.action is not Action.ANSWER
-    assert made.attempts[0].error.startswith(PromptTooLongError.__name__)
-    assert "8192" in made.attempts[0].error
+    assert problem(made.attempts[0]).startswith(PromptTooLongError.__name__)
+    assert "8192" in problem(made.attempts[0])
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full"])

@@ -203,7 +203,7 @@ def test_a_real_model_that_breaks_off_is_asked_again_and_nothing_is_shown_twice(
     monkeypatch.setattr("ilis_guard.concurrency.cancellation.CancelToken.sleep", lambda *_: None)
     shown = list(guard(tier, queue, 0.99).stream(KNOWN, mode="optimistic"))
     *_, retraction, made = shown
-    assert retraction == Retraction(reason="the model failed on its way")
+    assert retraction == Retraction(reason="attempt_failed")
     assert isinstance(made, Decision)
     assert (made.action, made.text) == (Action.ANSWER, whole)
     assert joined(shown) != whole

@@ -248,7 +248,7 @@ def slow_at_the_third_pass(tiny: LocalModel) -> Iterator[Deadline]:
 
     def dawdle(*_: object) -> None:
         if next(number) == 3:
-            time.sleep(deadline.left + 0.01)
+            time.sleep(deadline.remaining + 0.01)
 
     handle = tiny._model.get_input_embeddings().register_forward_hook(dawdle)
     yield deadline

@@ -7,6 +7,7 @@ import pytest
 
 from ilis_guard.policy import Facts, Policy, Ruling
 from ilis_guard.types import Action, Statistics
+from tests.explained import why
 
 SURE = Facts(uncertainty=0.1, typicality=0.5)
 
@@ -28,19 +29,17 @@ def test_the_first_rule_that_holds_decides() -> None:
         "id: c, do: abstain",
     )
     assert rules.evaluate(SURE).rule == "b"
-    assert rules.evaluate(SURE).reasons == (
+    assert why(rules.evaluate(SURE)) == (
         "rule 'a' passed over: `uncertainty < 0.05` is false (uncertainty is 0.1)",
         "rule 'b' decided: answer, because `uncertainty < 0.2` is true (uncertainty is 0.1)",
     )
-    assert rules.evaluate(Facts(uncertainty=0.5)).reasons[-1] == (
-        "rule 'c' decided: abstain, because it has no condition"
-    )
+    assert why(rules.evaluate(Facts(uncertainty=0.5)))[-1] == ("rule 'c' decided: abstain, because it has no condition")
 
 
 def test_where_no_rule_holds_it_abstains() -> None:
     ruling = policy("id: a, when: uncertainty < 0.05, do: answer").evaluate(SURE)
     assert (ruling.action, ruling.rule, ruling.to, ruling.say) == (Action.ABSTAIN, None, None, "")
-    assert ruling.reasons[-1] == "no rule held: abstained"
+    assert why(ruling)[-1] == "no rule held: abstained"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +57,7 @@ def test_never_answers_without_a_score_or_after_an_error(facts: Facts, reason: s
     eager = policy("id: a, when: uncertainty == uncertainty || uncertainty != uncertainty, do: answer")
     ruling = eager.evaluate(facts)
     assert ruling.action is Action.ABSTAIN
-    assert ruling.reasons[0] == f"rule 'a' passed over: {reason}"
+    assert why(ruling)[0] == f"rule 'a' passed over: {reason}"
 
 
 def test_an_unknown_typicality_is_nan_and_forbids_nothing_by_itself() -> None:
@@ -85,7 +84,7 @@ def test_retries_only_where_there_is_a_tier_to_go_to(to: str, facts: Facts, held
     ruling = policy(f"id: r, do: retry{to}").evaluate(facts)
     assert (ruling.action is Action.RETRY) is held
     if not held:
-        assert ruling.reasons[0].startswith("rule 'r' passed over: it would retry")
+        assert why(ruling)[0].startswith("rule 'r' passed over: it would retry")
 
 
 STATISTICS = Statistics(logprob_sum=-3.0, logprob_mean=-0.5, entropy_mean=0.25, margin_min=0.1)
@@ -131,7 +130,7 @@ def test_a_missing_number_makes_every_comparison_false(name: str, facts: Facts) 
     for operator in ("<", "<=", ">", ">=", "=="):
         ruling = ruling_on(f"{name} {operator} 0.5", facts)
         assert ruling.rule is None
-        assert f"is false ({name} is missing)" in ruling.reasons[0]
+        assert f"is false ({name} is missing)" in why(ruling)[0]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_a_condition_that_fails_does_not_hold_and_says_why(condition: str, reaso
     )
     ruling = rules.evaluate(FULL)
     assert ruling.rule == "last"
-    assert reason in ruling.reasons[0]
+    assert reason in why(ruling)[0]
 
 
 @pytest.mark.parametrize("do", ["abstain", "escalate", "retry"])
@@ -161,7 +160,7 @@ def test_nothing_is_answered_after_a_rule_that_could_not_be_evaluated(do: str) -
     )
     ruling = rules.evaluate(SURE)
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")
-    assert ruling.reasons[:2] == (
+    assert why(ruling)[:2] == (
         "rule 'legal' passed over: condition `labels.topic == 'legal'` failed: the label 'topic' is absent; ask "
         "has(labels.topic) first",
         "rule 'sure' passed over: rule 'legal' couldn't be evaluated, so nothing is answered after it: the label "
@@ -214,10 +213,10 @@ def test_odd_values_do_not_stop_a_decision() -> None:
 
 
 def test_reasons_show_values_briefly() -> None:
-    reason = ruling_on("labels.topic == 'x' && last_tier && error == ''", FULL).reasons[0]
+    reason = why(ruling_on("labels.topic == 'x' && last_tier && error == ''", FULL))[0]
     assert "(labels.topic is 'legal', last_tier is false, error is 'broken')" in reason
     long = Facts(labels={"topic": "y" * 900})
-    assert len(ruling_on("labels.topic == '" + "x" * 900 + "'", long).reasons[0]) < 300
+    assert len(why(ruling_on("labels.topic == '" + "x" * 900 + "'", long))[0]) < 300
 
 
 def test_rulings_and_facts_are_frozen_and_pure() -> None:
@@ -246,4 +245,4 @@ def test_an_answer_never_rests_on_a_number_that_is_missing() -> None:
     for typicality in (None, float("nan")):
         ruling = policy.evaluate(Facts(uncertainty=0.1, typicality=typicality))
         assert ruling.rule == "decline"
-        assert "it looks at typicality, which is missing" in ruling.reasons[0]
+        assert "it looks at typicality, which is missing" in why(ruling)[0]

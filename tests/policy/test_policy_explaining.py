@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ilis_guard.policy import Explanation, Facts, Policy
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.explain import explain
+from ilis_guard.policy.explain import ExplainedRule, explain, outcome_text
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import STAGES, Action, Stage, Statistics
 
@@ -22,7 +22,17 @@ def policy(*rules: str) -> Policy:
 
 
 def outcomes(explained: Explanation) -> list[tuple[str, str, str]]:
-    return [(one.rule.id, one.outcome, one.why) for one in explained.rules]
+    return [(one.rule.id, result(one), reason(one)) for one in explained.rules]
+
+
+def result(one: ExplainedRule) -> str:
+    if one.outcome is None:
+        return "not reached"
+    return "decided" if one.outcome.outcome == "decided" else "passed over"
+
+
+def reason(one: ExplainedRule) -> str:
+    return "" if one.outcome is None else outcome_text(one.outcome)
 
 
 def test_every_rule_of_the_stage_has_its_outcome() -> None:
@@ -205,18 +215,18 @@ def test_an_explanation_never_contradicts_the_ruling(
     assert [one.rule for one in explained.rules] == [bound.rule for bound in engine.at(stage)]
 
     decided = None if ruling is None else ruling.rule
-    assert [one.rule.id for one in explained.rules if one.outcome == "decided"] == (
+    assert [one.rule.id for one in explained.rules if result(one) == "decided"] == (
         [] if decided is None else [decided]
     )
-    order = [one.outcome for one in explained.rules]
+    order = [result(one) for one in explained.rules]
     assert order == sorted(order, key=["passed over", "decided", "not reached"].index)
     for one in explained.rules:
-        assert bool(one.why) is (one.outcome != "not reached")
-        if one.outcome == "decided":
+        assert bool(reason(one)) is (result(one) != "not reached")
+        if result(one) == "decided":
             assert one.condition is None or one.condition.value is True
         # A rule that is passed over though its condition holds has another reason than its condition.
-        elif one.outcome == "passed over" and (one.condition is None or one.condition.value is True):
-            assert "is false" not in one.why
+        elif result(one) == "passed over" and (one.condition is None or one.condition.value is True):
+            assert "is false" not in reason(one)
 
     if ruling is not None and decided is not None:
         assert f"By rule '{decided}' " in explained.paragraph
@@ -236,5 +246,5 @@ def test_an_explanation_never_contradicts_the_ruling(
 def test_what_is_certified_or_not_is_told_with_its_threshold(facts: Facts, why: str) -> None:
     text = "version: 1\nname: p\nguarantee: {max_error: 0.1}\nrules:\n  - {id: a, when: certified, do: answer}\n"
     explained = Policy.parse(text).explain(facts)
-    assert explained.rules[0].why == why
+    assert reason(explained.rules[0]) == why
     assert why in explained.paragraph

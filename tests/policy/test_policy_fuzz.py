@@ -19,10 +19,12 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.errors import ConfigError, PolicyError
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionError, Conditions, Situation, Together
+from ilis_guard.policy.conditions import MAX_LENGTH, Condition, Conditions, Situation, Together
+from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.parts import Part
 from ilis_guard.types import STAGES, Action
-from tests.policy.hostile import (
+from tests.explained import blocked, why
+from tests.policy.strategies import (
     CONDITIONS,
     FACTS,
     NEAR_KEYS,
@@ -204,7 +206,7 @@ def test_a_policy_rules_as_if_each_rule_was_asked_by_itself_whether_it_might_hol
     if policy is None or slow is None:
         return
     for stage in STAGES:
-        slow._engine._doubtful[stage] = Together(["true"] * len(slow._engine.at(stage)))
+        slow._engine._undetermined[stage] = Together(["true"] * len(slow._engine.at(stage)))
     for facts in [*many, Facts(uncertainty=uncertainty), Facts(uncertainty=uncertainty, last_tier=False)]:
         assert policy.evaluate(facts) == slow.evaluate(facts)
         assert policy.evaluate_prompt(facts) == slow.evaluate_prompt(facts)
@@ -217,7 +219,7 @@ def decided_well(policy: Policy, facts: Facts) -> None:
     rule = {rule.id: rule for rule in policy.rules}.get(ruling.rule or "")
     if rule is None:
         assert (ruling.action, ruling.rule, ruling.to, ruling.say, ruling.due) == (Action.ABSTAIN, None, None, "", None)
-        assert ruling.reasons[-1] == "no rule held: abstained"
+        assert why(ruling)[-1] == "no rule held: abstained"
     else:
         assert (ruling.action, ruling.say, rule.stage) == (rule.do, rule.say or "", "answer")
         assert ruling.due == rule.due_seconds
@@ -225,7 +227,7 @@ def decided_well(policy: Policy, facts: Facts) -> None:
         assert facts.error == ""
         assert facts.uncertainty is not None
         assert 0.0 <= facts.uncertainty <= 1.0
-        assert facts.answer_blocked_by == ""
+        assert facts.answer_blocked_by is None
         assert labels.problem(facts.labels) == ""
         assert policy.guarantee is None or facts.certified
     if ruling.action is Action.RETRY:
@@ -240,5 +242,5 @@ def stopped_well(policy: Policy, facts: Facts) -> None:
     if said.ruling is not None:
         assert said.ruling.action is not Action.ANSWER
         assert said.ruling.rule in {rule.id for rule in policy.rules if rule.stage == "prompt"}
-    if facts.answer_blocked_by or labels.problem(facts.labels):
-        assert said.answer_blocked_by
+    if blocked(facts.answer_blocked_by) or labels.problem(facts.labels):
+        assert blocked(said.answer_blocked_by)

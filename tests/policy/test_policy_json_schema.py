@@ -10,14 +10,15 @@ from ruamel.yaml import YAML
 
 from ilis_guard.config.strict_yaml import parse
 from ilis_guard.errors import PolicyError
-from ilis_guard.policy import Policy, json_schema
+from ilis_guard.policy import Policy
 from ilis_guard.policy.facts import VISIBLE
+from ilis_guard.policy.schema import JSON_SCHEMA_FILE, json_schema_text, with_local_schema
 from tests.policy.test_policy_errors import WRONG
 from tests.policy.test_policy_language import RULES, WRONG_KEYS, WRONG_RULES
 
 FOLDER = Path(__file__).parents[2] / "policies"
 FIXTURES = Path(__file__).parent / "fixtures"
-SCHEMA = json.loads(json_schema.SHIPPED.read_text("utf-8"))
+SCHEMA = json.loads(JSON_SCHEMA_FILE.read_text("utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -27,7 +28,7 @@ def data(text: str) -> Any:
 
 
 def test_the_shipped_file_is_what_the_models_say() -> None:
-    assert json_schema.SHIPPED.read_text("utf-8") == json_schema.as_text(), (
+    assert JSON_SCHEMA_FILE.read_text("utf-8") == json_schema_text(), (
         "run: ilis-guard policy schema > ilis_guard/policy/policy.schema.json"
     )
 
@@ -47,11 +48,11 @@ def test_every_shipped_policy_names_the_schema_in_its_first_line(file: Path) -> 
     first, _, _ = file.read_text("utf-8").partition("\n")
     key, _, path = first.partition("$schema=")
     assert key == "# yaml-language-server: "
-    assert (file.parent / path).resolve() == json_schema.SHIPPED
+    assert (file.parent / path).resolve() == JSON_SCHEMA_FILE
 
 
 def test_a_shipped_policy_can_be_put_beside_the_schema() -> None:
-    first, _, rest = json_schema.beside((FOLDER / "default.yaml").read_text("utf-8")).partition("\n")
+    first, _, rest = with_local_schema((FOLDER / "default.yaml").read_text("utf-8")).partition("\n")
     assert first == "# yaml-language-server: $schema=policy.schema.json"
     assert rest == (FOLDER / "default.yaml").read_text("utf-8").partition("\n")[2]
 

@@ -5,6 +5,7 @@ import pytest
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.types import Action
+from tests.explained import blocked, why
 
 
 def policy(*rules: str) -> Policy:
@@ -34,13 +35,13 @@ def test_each_stage_has_its_own_rules_in_their_order() -> None:
 def test_where_no_prompt_rule_holds_the_model_goes_on() -> None:
     passed = policy("id: early, stage: prompt, when: uncertainty > 0.5, do: abstain").evaluate_prompt(Facts())
     assert passed.ruling is None
-    assert passed.reasons == ("rule 'early' passed over: `uncertainty > 0.5` is false (uncertainty is missing)",)
-    assert passed.answer_blocked_by == ""
+    assert why(passed) == ("rule 'early' passed over: `uncertainty > 0.5` is false (uncertainty is missing)",)
+    assert blocked(passed.answer_blocked_by) == ""
 
 
 def test_without_prompt_rules_there_is_nothing_to_say() -> None:
     said = policy("id: a, do: abstain").evaluate_prompt(Facts(uncertainty=1.0))
-    assert (said.ruling, said.reasons, said.answer_blocked_by) == (None, (), "")
+    assert (said.ruling, why(said), blocked(said.answer_blocked_by)) == (None, (), "")
 
 
 def test_what_holds_an_answer_back_at_the_prompt_holds_it_back_later() -> None:
@@ -50,13 +51,15 @@ def test_what_holds_an_answer_back_at_the_prompt_holds_it_back_later() -> None:
     )
     early = both.evaluate_prompt(Facts(uncertainty=0.1))
     assert early.ruling is None
-    assert early.answer_blocked_by.startswith("rule 'mine' couldn't be evaluated, so nothing is answered after it")
+    assert blocked(early.answer_blocked_by).startswith(
+        "rule 'mine' couldn't be evaluated, so nothing is answered after it"
+    )
     sure = Facts(uncertainty=0.1, typicality=0.5)
     assert both.evaluate(sure).action is Action.ANSWER
     held = Facts(uncertainty=0.1, typicality=0.5, answer_blocked_by=early.answer_blocked_by)
     ruling = both.evaluate(held)
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, None)
-    assert early.answer_blocked_by in ruling.reasons[0]
+    assert blocked(early.answer_blocked_by) in why(ruling)[0]
 
 
 def test_a_retry_at_the_prompt_needs_a_larger_tier() -> None:

@@ -12,7 +12,6 @@ from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.policy.context import check_config
-from ilis_guard.policy.lint_config import notices
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Decision, Generation, Labels, Statistics
 
@@ -83,7 +82,7 @@ review:
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_about_a_shipped_policy_needs_a_warning(name: str, operated: GuardConfig) -> None:
     policy = Policy.load(name)
-    found = [*policy.notices(), *notices(policy, operated)]
+    found = [*policy.notices(), *policy.config_notices(operated)]
     assert [notice.what for notice in found if notice.level == "warning"] == []
     # Notes: that it only looks on, and that a guarantee behind a retry rests on rows of all requests.
     in_cascade = policy.guarantee is not None and any(rule.do is Action.RETRY for rule in policy.rules)

@@ -20,7 +20,7 @@ from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT,
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes, simulate
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Generation, Labels, Score, Statistics
+from ilis_guard.types import Action, Generation, Labels, Obstacle, Score, Statistics
 
 NAMES = ("small", "middle", "large")
 COST = TierCost(per_request=0.1, per_million_prompt_tokens=0.15e6, per_million_tokens=0.02e6)
@@ -246,7 +246,7 @@ def tried(random: np.random.Generator, *, scores_prompts: bool) -> Tried:
         prompt_cost=one(0.01, 0.25),
         text_length=0 if failed else one(3, 4, 5),
         finish_reason="" if failed else one("", "stop", "length"),
-        error=one("ModelError: down", "unexpected ValueError") if failed else "",
+        error=one("ModelError: down", "UnexpectedError: ValueError") if failed else "",
         wrong=one(None, True, False),
     )
 

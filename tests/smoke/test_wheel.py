@@ -13,6 +13,7 @@ import pytest
 from ilis_guard import Guard, Policy, ReviewQueue
 from ilis_guard.review import migrate
 from ilis_guard.scoring import LightGBMScorer, read_bundle
+from tests.explained import problem
 
 GUARD_YAML = """
 version: 1
@@ -86,7 +87,7 @@ def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> 
     assert attempt.signature is not None
     assert attempt.signature.shape == (30, 30)
     assert attempt.uncertainty is not None
-    assert attempt.error == ""
+    assert problem(attempt) == ""
     json.dumps(decision.to_dict(), allow_nan=False)
 
 

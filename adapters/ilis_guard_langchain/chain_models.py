@@ -1,0 +1,339 @@
+"""Chains in the place of a tier's model: the guard runs them once an attempt."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import merge_configs
+
+from ilis_guard import Generation, Message, Tier
+from ilis_guard.concurrency.portal import LoopPortal
+from ilis_guard.errors import IlisGuardError, ModelError, control_flow
+from ilis_guard.models.chat_fingerprint import fingerprint_of
+from ilis_guard.models.remote import as_model_error
+from ilis_guard.models.replies import check_not_refused, generation_of
+from ilis_guard.types import Fingerprint, RemoteFingerprint
+from ilis_guard_langchain.callbacks import CaptureCallback
+from ilis_guard_langchain.chain import ChainParts, bound_options
+from ilis_guard_langchain.messages import to_messages
+
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.tapped import TappedModel
+
+INTERRUPT: Final = "__interrupt__"
+"""The key in a LangGraph state of what the graph waits for."""
+PIPELINE_KWARGS: Final = "pipeline_kwargs"
+"""The option that langchain-huggingface passes on to the pipeline, and that to ``generate``."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ChainCall:
+    """One call of a guarded runnable: the input and the options of its parts, and their results."""
+
+    given: Any
+    """The input of the part of the chain that runs in an attempt."""
+    config: RunnableConfig
+    """For that part: a child of the guarded runnable's own run."""
+    kwargs: Mapping[str, Any]
+    """Passed on to that part."""
+    portal: LoopPortal | None
+    """Runs it on the caller's event loop; None where the caller waits in its own thread."""
+    unscorable: str = ""
+    """Why an attempt on the chain has no score, whatever its answer."""
+    reply: Any = None
+    """The message, or text, of the chain's own model; None where it hasn't answered."""
+    outputs: dict[str, Any] = field(default_factory=dict)
+    """By tier: the chain's output for the tier's answer."""
+    error: Exception | None = None
+    """The last error of the chain."""
+
+    def run(
+        self,
+        part: Runnable[Any, Any],
+        given: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        callback: BaseCallbackHandler | None = None,
+        in_this_thread: bool = False,
+    ) -> Any:
+        """Run a part of the chain, awaited on the caller's event loop where the caller awaits.
+
+        Args:
+            part: of the chain.
+            given: its input.
+            kwargs: its options.
+            callback: receives the events of this run too.
+            in_this_thread: whether it runs in this thread in any case.
+
+        Raises:
+            ClientDisconnected: the caller was cancelled.
+            Exception: any other error of the part, LangGraph's control flow too.
+        """
+        config = self.config if callback is None else merge_configs(self.config, {"callbacks": [callback]})
+        options = kwargs or {}
+        try:
+            if self.portal is None or in_this_thread:
+                result = part.invoke(given, config, **options)
+            else:
+                result = self.portal.call(partial(part.ainvoke, given, config, **options))
+        except control_flow():
+            raise
+        except Exception as error:
+            self._check_waited_for()
+            self.error = error
+            raise
+        self._check_waited_for()
+        return result
+
+    def _check_waited_for(self) -> None:
+        # Once the caller is gone, no larger tier is called and no ticket is made.
+        if self.portal is not None:
+            self.portal.check()
+
+
+CURRENT_CALL: Final[ContextVar[ChainCall]] = ContextVar("ilis_guard_langchain.call")
+"""The call that is being answered; threads that a guard starts for it inherit it."""
+
+
+@contextmanager
+def convert_errors(convert: Callable[[Exception], ModelError]) -> Iterator[None]:
+    """Raise a stranger's exceptions as model errors; control flow and this package's errors pass.
+
+    Raises:
+        ModelError: what `convert` made of an exception.
+    """
+    try:
+        yield
+    except control_flow():
+        raise
+    except IlisGuardError:
+        raise
+    except Exception as error:
+        raise convert(error) from error
+
+
+class ChainModel:
+    """The model that a chain shows, called with the output of the chain's head."""
+
+    def __init__(self, parts: ChainParts) -> None:
+        self._parts = parts
+
+    @property
+    def fingerprint(self) -> RemoteFingerprint | None:
+        """The chat model's, with the options bound to it; None where it is none, or may be another (fallbacks)."""
+        core, bound = self._parts.core, bound_options(self._parts.model)
+        return fingerprint_of(core, bound) if isinstance(core, BaseChatModel) and bound is not None else None
+
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - the chain words its own
+        """Call the model once.
+
+        Raises:
+            ModelError: it didn't answer; `TransientModelError` where a repeated call may succeed.
+            GraphBubbleUp: LangGraph's control flow, which is neither an answer nor a failure.
+        """
+        call, started = CURRENT_CALL.get(), time.perf_counter()
+        with convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
+            call.reply = call.run(self._parts.model, call.given, call.kwargs)
+        message = as_message(call.reply)
+        check_not_refused(message)
+        return generation_of(message, seconds=time.perf_counter() - started)
+
+
+class TappedChainModel:
+    """As `ChainModel`, of a local transformers pipeline: its activations are recorded in the pass that answers."""
+
+    def __init__(self, parts: ChainParts, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
+        self._parts = parts
+        self._model = model
+        self._bound = bound
+        self._is_chat = is_chat
+
+    @classmethod
+    def find(cls, parts: ChainParts, tier: Tier) -> Self | None:
+        """Tap the pipeline in a chain; None where its model is another, or the tier has no bundle to score it with.
+
+        Raises:
+            BundleMismatchError: it generates otherwise than the bundle says.
+            ModelError, SignatureError: it can't be tapped.
+        """
+        # Not imported here: whoever has such a model has imported it.
+        huggingface = sys.modules.get("langchain_huggingface")
+        if huggingface is None or tier.bundle is None or (bound := bound_options(parts.model)) is None:
+            return None
+        core: Any = parts.core
+        is_chat = isinstance(core, huggingface.ChatHuggingFace)
+        llm = core.llm if is_chat else core
+        metadata = tier.bundle.metadata
+        fitted = metadata.fingerprint
+        if not (isinstance(llm, huggingface.HuggingFacePipeline) and isinstance(fitted, Fingerprint)):
+            return None
+        from ilis_guard.models.tapped import TappedModel
+
+        assert metadata.max_new_tokens is not None, "the bundle of a local model has it"
+        pipeline = llm.pipeline
+        model = TappedModel.of(
+            pipeline.model,
+            pipeline.tokenizer,
+            _generate_options(pipeline, bound.get(PIPELINE_KWARGS, {})),
+            fitted=fitted,
+            prompt=metadata.prompt,
+            max_new_tokens=metadata.max_new_tokens,
+        )
+        return cls(parts, model, bound=bound, is_chat=is_chat)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The pipeline's model's."""
+        return self._model.fingerprint
+
+    def strip_wording(self, call: ChainCall) -> tuple[Message, ...] | None:
+        """The conversation without the bundle's own words; None, and no score, where the chain words it otherwise.
+
+        Raises:
+            RequestError: the model's input is no conversation.
+        """
+        messages = to_messages(call.given)
+        if self._is_chat:
+            stripped = self._model.worded(messages)
+        else:
+            text = call.given.to_string() if isinstance(call.given, PromptValue) else messages[-1].content
+            stripped = self._model.rendered(text)
+        if stripped is None:
+            call.unscorable = (
+                f"the chain words its prompt otherwise than the tier's bundle, which was fitted to "
+                f"{self._model.template.text[:200]!r}: how uncertain its answers are isn't known"
+            )
+        return stripped
+
+    def generate(self, messages: Sequence[Message]) -> Generation:
+        """Call the model once and record the pass.
+
+        Raises:
+            ModelError, GraphBubbleUp: as `ChainModel.generate`.
+            SignatureError: an activation is missing or not finite.
+        """
+        call = CURRENT_CALL.get()
+        given = call.kwargs.get(PIPELINE_KWARGS, {})
+        with self._model.listening() as listening:
+            options = {
+                **call.kwargs,
+                PIPELINE_KWARGS: {**self._bound.get(PIPELINE_KWARGS, {}), **given, **listening.options},
+            }
+            if self._is_chat:  # streaming, the pipeline would run in a thread of its own, whose pass isn't recorded
+                options["stream"] = False
+            with convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
+                call.reply = call.run(self._parts.model, call.given, options, in_this_thread=True)
+            generation = listening.generation(as_message(call.reply).text.strip())
+        if given and not call.unscorable:
+            call.unscorable = (
+                f"the call passes {sorted(given)!r} on to the chain's pipeline, which was compared with the tier's "
+                "bundle without them: how uncertain its answers are isn't known; bind them before it is wrapped"
+            )
+        if not call.unscorable and listening.prompt != self._model.prompt_tokens(messages):
+            call.unscorable = (
+                "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
+                "model's chat template makes of this conversation (is a beginning-of-text token there twice, or does "
+                "the chain write the prompt's marks itself?)"
+            )
+        return generation
+
+
+class OpaqueChainModel:
+    """A chain that doesn't show its model: its output is the answer."""
+
+    fingerprint = None
+
+    def __init__(self, chain: Runnable[Any, Any]) -> None:
+        self._chain = chain
+
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - it has an input of its own
+        """Run the chain once.
+
+        Raises:
+            ModelError: it failed, or its output has no text; `TransientModelError` where a repeated run may succeed.
+            GraphBubbleUp: LangGraph's control flow, which is neither an answer nor a failure.
+        """
+        call, capture, started = CURRENT_CALL.get(), CaptureCallback(), time.perf_counter()
+        with convert_errors(partial(as_model_error, model=f"the chain ({type(self._chain).__name__})")):
+            call.reply = call.run(self._chain, call.given, call.kwargs, callback=capture)
+        for reply in capture.replies[-1:]:
+            check_not_refused(reply)
+        replies = [generation_of(reply, seconds=0.0) for reply in capture.replies]
+        # Of several models' replies, none is the chain's answer.
+        only = replies[0] if len(replies) == 1 else None
+        text = _output_text(call.reply)
+        if text is None and only is not None:
+            text = only.text
+        if text is None:
+            raise ModelError(
+                f"what comes out of the chain, a {type(call.reply).__name__}, has no text to judge: let the chain put "
+                "out text or a message"
+            )
+        return Generation(
+            text=text,
+            tokens=sum(each.tokens for each in replies),
+            prompt_tokens=sum(each.prompt_tokens for each in replies),
+            finish_reason="stop" if only is None else only.finish_reason,
+            seconds=time.perf_counter() - started,
+            statistics=None if only is None else only.statistics,
+            sent=capture.sent,
+        )
+
+
+def as_message(reply: Any) -> AIMessage:
+    """A model's reply as a message; text becomes one without metadata.
+
+    Raises:
+        ModelError: it is neither, or it calls tools: the text beside a tool call is no answer.
+    """
+    if isinstance(reply, str):
+        return AIMessage(reply)
+    if not isinstance(reply, AIMessage):
+        raise ModelError(f"a chain's answer is text or a model's message, got a {type(reply).__name__}")
+    if reply.tool_calls or reply.invalid_tool_calls:
+        raise ModelError("the model asks for tools, which is no answer: wrap the agent that calls them, not its model")
+    return reply
+
+
+def generation_message(generation: Generation) -> AIMessage:
+    """A larger tier's answer as the message of a chat model in the chain."""
+    prompt, answer = generation.prompt_tokens, generation.tokens
+    return AIMessage(
+        generation.text,
+        usage_metadata={"input_tokens": prompt, "output_tokens": answer, "total_tokens": prompt + answer},
+        response_metadata={} if generation.finish_reason is None else {"finish_reason": generation.finish_reason},
+    )
+
+
+def _generate_options(pipeline: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the pipeline passes to ``generate``: its own, the bound ones, and its defaults."""
+    _, of_call, _ = pipeline._sanitize_parameters(**bound)  # noqa: SLF001 - no public method tells what it passes on
+    options: dict[str, Any] = pipeline._prepare_generate_kwargs({**pipeline._forward_params, **of_call})  # noqa: SLF001
+    return options
+
+
+def _output_text(output: Any) -> str | None:
+    """The text in a chain's output: text itself, a message, or the last message of an agent's state.
+
+    Raises:
+        ModelError: that message is no answer, or a graph waits at an interrupt.
+    """
+    if isinstance(output, Mapping) and output.get(INTERRUPT):
+        raise ModelError("the graph in the chain waits at an interrupt, so that there is no answer yet")
+    if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
+        output = turns[-1]
+    if isinstance(output, BaseMessage):
+        message = as_message(output)
+        check_not_refused(message)
+        return str(message.text).strip()
+    return output.strip() if isinstance(output, str) else None

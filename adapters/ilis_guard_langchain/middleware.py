@@ -1,0 +1,305 @@
+"""The middleware of LangChain's agents: answers are scored and ruled on, and an escalated one waits for a person."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeGuard
+
+from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse, hook_config
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config, set_config_context
+from langgraph.config import get_config
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.errors import GraphBubbleUp
+from langgraph.runtime import Runtime
+from langgraph.types import Command
+
+from ilis_guard import Action, Decision, Generation, Guard, Message, ReviewQueue
+from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
+from ilis_guard.errors import ConfigError, ModelError, control_flow
+from ilis_guard.models.remote import RemoteModel, as_model_error
+from ilis_guard.models.replies import check_not_refused, generation_of
+from ilis_guard.review import TicketRecord
+from ilis_guard.types import Attempt, Labels
+from ilis_guard_langchain.chain_models import convert_errors
+from ilis_guard_langchain.chat import ChatIlisGuard
+from ilis_guard_langchain.interrupts import (
+    END,
+    THREAD_LABEL,
+    GuardedState,
+    PendingAnswer,
+    answer_of_ticket,
+    resume_state,
+    summarize_ticket,
+    text_answer,
+    wait_for_verdict,
+)
+from ilis_guard_langchain.messages import KEY, attach_summary, summarize_decision, transcribe
+from ilis_guard_langchain.tracing import trace_attempts
+
+Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
+AsyncHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+MakeLabels = Callable[[ModelRequest[Any]], Labels]
+
+
+class ToolCallSignal(GraphBubbleUp):
+    """The model calls tools: that is no answer, so the guard's cascade ends without a ruling."""
+
+    def __init__(self, response: ModelResponse[Any]) -> None:
+        super().__init__("the model calls tools")
+        self.response = response
+
+
+@dataclass(slots=True, kw_only=True)
+class AgentCall:
+    """One model call of an agent, while a guard decides on it."""
+
+    request: ModelRequest[Any]
+    handler: Handler
+    """Makes the call, with the agent's tools and its other middleware."""
+    responses: dict[str, ModelResponse[Any]] = field(default_factory=dict)
+    """By tier: its last answer in the agent's form."""
+    error: Exception | None = None
+    """The last error of a model."""
+
+    def run(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
+        """Make the call, tagged so that LangGraph streams no token of it: nothing is shown before the decision."""
+        config = ensure_config()
+        config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
+        with set_config_context(config) as context:
+            try:
+                return context.run(self.handler, request)
+            except control_flow():
+                raise
+            except Exception as error:
+                self.error = error
+                raise
+
+    def response(self, attempt: Attempt) -> ModelResponse[Any]:
+        """An attempt's answer in the agent's form; of a tier that answered by itself, its text."""
+        return self.responses.get(attempt.tier) or ModelResponse(result=[AIMessage(attempt.text)])
+
+    def unguarded(self, decision: Decision) -> ModelResponse[Any] | None:
+        """The model's response as without a guard, a refusal too; None where the agent made no call.
+
+        Raises:
+            Exception: the model's own.
+        """
+        response = self.responses.get(decision.attempts[-1].tier)
+        if response is None and self.error is not None:
+            raise self.error
+        return response
+
+    def pending(self, decision: Decision) -> PendingAnswer:
+        """The answer that an escalation proposes."""
+        assert decision.ticket is not None, "an escalation has a ticket"
+        proposed = next((attempt for attempt in reversed(decision.attempts) if attempt.text.strip()), None)
+        if proposed is None:
+            return text_answer(decision.ticket.id, "")
+        response = self.response(proposed)
+        return PendingAnswer(
+            ticket=decision.ticket.id,
+            text=proposed.text,
+            messages=[*response.result],  # type: ignore[list-item]  # LangChain has two types for a message
+            structured_response=response.structured_response,
+        )
+
+
+_CURRENT_CALL: Final[ContextVar[AgentCall]] = ContextVar("ilis_guard_langchain.agent_call")
+"""The call that is being decided on; threads that a guard starts for it inherit it."""
+
+
+class AgentModel:
+    """A chat model in a tier's place, called through the agent at work, with the agent's own messages.
+
+    Args:
+        tier: in whose place.
+        chat: called in the place of the agent's model; None for the agent's own.
+    """
+
+    fingerprint = None
+
+    def __init__(self, tier: str, chat: BaseChatModel | None) -> None:
+        self._tier = tier
+        self._chat = chat
+
+    def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - they transcribe the call's own
+        """Make the agent's call.
+
+        Raises:
+            ToolCallSignal: the model calls tools.
+            TransientModelError: it can't be reached, is overloaded, or timed out.
+            ModelError: it refused, or its response is no answer.
+        """
+        call, started = _CURRENT_CALL.get(), time.perf_counter()
+        request = call.request if self._chat is None else call.request.override(model=self._chat)
+        with convert_errors(partial(as_model_error, model=type(request.model).__name__)):
+            response = call.run(request)
+        message = next((message for message in response.result if isinstance(message, AIMessage)), None)
+        if message is None:
+            types = [turn.type for turn in response.result]
+            raise ModelError(f"the model's answer holds no AIMessage, only {types!r}")
+        if message.tool_calls and response.structured_response is None:
+            raise ToolCallSignal(response)
+        call.responses[self._tier] = response
+        reply = message.model_copy(update={"content": _answer_text(message, response)})
+        check_not_refused(reply)
+        return generation_of(reply, seconds=time.perf_counter() - started)
+
+
+class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
+    """A guard in an agent: ``create_agent(model, middleware=[IlisGuardMiddleware(guard)])``.
+
+    The agent's model stands in the place of the guard's first tier. Where the policy says `retry`, a larger tier that
+    is a chat model is called in the agent's place, with its tools; any other answers the conversation by itself. Calls
+    of tools pass. An escalated answer is a ticket in the guard's queue and an interrupt of the graph, and a verdict
+    given to either ends both.
+
+    Args:
+        guard: decides.
+        labels: what the policy's conditions see as ``labels.NAME``, or a function that makes them of a model call.
+
+    Raises:
+        ConfigError: the guard's queue takes no verdicts.
+    """
+
+    state_schema = GuardedState
+
+    def __init__(self, guard: Guard, *, labels: Labels | MakeLabels | None = None) -> None:
+        super().__init__()
+        if not isinstance(guard.review, ReviewQueue | None):
+            raise ConfigError(f"an agent waits for verdicts in a ReviewQueue, got a {type(guard.review).__name__}")
+        self._guard = guard
+        self._agent_guard: Guard | None = None
+        self._queue = guard.review
+        self._labels = labels or {}
+
+    def wrap_model_call(self, request: ModelRequest[Any], handler: Handler) -> ExtendedModelResponse[Any]:
+        """Let the model answer, and act on the policy's ruling.
+
+        Raises:
+            RequestError: the agent's messages are no conversation that a guard takes, or the labels can't be used.
+        """
+        config = get_config()
+        decision_id = _decision_id(config)
+        if (record := self._previous_escalation(decision_id)) is not None:
+            return _left_pending(record.say, summarize_ticket(record), answer_of_ticket(record), config)
+        call = AgentCall(request=request, handler=handler)
+        token = _CURRENT_CALL.set(call)
+        try:
+            decision = self._decide(request, config, decision_id)
+        except ToolCallSignal as signal:
+            return _answered(signal.response)
+        finally:
+            _CURRENT_CALL.reset(token)
+        trace_attempts(decision, config)
+        summary = summarize_decision(decision)
+        response = call.unguarded(decision) if decision.mode == "shadow" else None
+        if response is None and decision.action is Action.ANSWER:
+            response = call.response(decision.attempts[-1])
+        if response is not None:
+            messages = [attach_summary(message, summary) for message in response.result]
+            return _answered(ModelResponse(result=messages, structured_response=response.structured_response))
+        if decision.action is Action.ABSTAIN:
+            return _answered(ModelResponse(result=[_policy_message(decision.text, summary, config)]))
+        return _left_pending(decision.text, summary, call.pending(decision), config)
+
+    async def awrap_model_call(self, request: ModelRequest[Any], handler: AsyncHandler) -> ExtendedModelResponse[Any]:
+        """As `wrap_model_call`, in a thread of its own; the handler is awaited on this event loop."""
+        portal = LoopPortal()
+
+        def call(request: ModelRequest[Any]) -> ModelResponse[Any]:
+            return portal.call(partial(handler, request))
+
+        try:
+            return await run_in_thread(partial(self.wrap_model_call, request, call))
+        finally:
+            portal.cancel()
+
+    @hook_config(can_jump_to=["end"])
+    def after_model(self, state: GuardedState, runtime: Runtime[Any]) -> dict[str, Any] | None:  # noqa: ARG002 - LangChain's
+        """Wait for the verdict on an escalated answer, with an interrupt, and replace the answer by its outcome.
+
+        Raises:
+            ReviewError: the queue failed; resuming the thread tries again.
+        """
+        pending = state.get("ilis_guard_pending")
+        if pending is None:
+            summary: dict[str, Any] = state["messages"][-1].response_metadata.get(KEY, {})
+            return END if summary.get("action") == Action.ABSTAIN and "structured_response" in state else None
+        assert self._queue is not None, "only a guard with a queue escalates"
+        return resume_state(state, pending, wait_for_verdict(self._queue, pending["ticket"]))
+
+    async def aafter_model(self, state: GuardedState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """As `after_model`, in a thread of the event loop's pool: the queue blocks."""
+        return await asyncio.to_thread(self.after_model, state, runtime)
+
+    def _decide(self, request: ModelRequest[Any], config: RunnableConfig, decision_id: str) -> Decision:
+        model, labels = request.model, self._labels(request) if callable(self._labels) else self._labels
+        stop: Sequence[str] = ()
+        if self._is_own(model):
+            labels, stop = {**model.labels, **labels}, model.stop or ()
+        if (thread := config["configurable"].get("thread_id")) is not None:
+            labels = {**labels, THREAD_LABEL: str(thread)}
+        system = [] if request.system_message is None else [request.system_message]
+        guard = self._guard if self._is_own(model) else self._guard_in_agent()
+        return guard.decide(transcribe([*system, *request.messages]), labels=labels, stop=stop, id=decision_id)
+
+    def _previous_escalation(self, decision_id: str) -> TicketRecord | None:
+        """The ticket of this very call, where the program ended before the agent's state knew of it."""
+        record = None if self._queue is None else self._queue.of_decision(decision_id)
+        return record if record is not None and record.ticket.kind == "escalated" else None
+
+    def _guard_in_agent(self) -> Guard:
+        """The guard with the agent in the place of its first tier, and of those that are chat models."""
+        if self._agent_guard is None:
+            first, *larger = self._guard.tiers
+            guard = self._guard.with_model(first.name, AgentModel(first.name, None))
+            for tier in larger:
+                if isinstance(tier.model, RemoteModel):
+                    guard = guard.with_model(tier.name, AgentModel(tier.name, tier.model.chat))
+            self._agent_guard = guard
+        return self._agent_guard
+
+    def _is_own(self, model: BaseChatModel) -> TypeGuard[ChatIlisGuard]:
+        """Whether the agent's model is this very guard, whose own tiers then answer."""
+        return isinstance(model, ChatIlisGuard) and model.guard is self._guard
+
+
+def _decision_id(config: RunnableConfig) -> str:
+    """The same when the graph makes this call again, after a crash for instance: it is derived from the task's id."""
+    place = config["configurable"]
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{place.get('thread_id')} {place['checkpoint_ns']}").hex
+
+
+def _answer_text(message: AIMessage, response: ModelResponse[Any]) -> str:
+    """The text of an answer; of a structured one that came as a tool's call, the call's arguments."""
+    # Beside it there may be calls of real tools, which nobody has answered yet.
+    answered = {turn.tool_call_id for turn in response.result if isinstance(turn, ToolMessage)}
+    structured = next((call["args"] for call in message.tool_calls if call["id"] in answered), None)
+    return str(message.text).strip() if structured is None else json.dumps(structured, ensure_ascii=False)
+
+
+def _policy_message(text: str, summary: dict[str, Any], config: RunnableConfig) -> AIMessage:
+    """The agent's message in the place of a model's answer."""
+    return AIMessage(text, name=config["metadata"].get("lc_agent_name"), response_metadata={KEY: summary})
+
+
+def _answered(response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
+    """The response, with nothing pending in the agent's state, not even from an earlier turn."""
+    return ExtendedModelResponse(response, Command(update={"ilis_guard_pending": None}))
+
+
+def _left_pending(
+    text: str, summary: dict[str, Any], pending: PendingAnswer, config: RunnableConfig
+) -> ExtendedModelResponse[Any]:
+    """The policy's message, with the escalated answer in the agent's state."""
+    response = ModelResponse[Any](result=[_policy_message(text, summary, config)])
+    return ExtendedModelResponse(response, Command(update={"ilis_guard_pending": pending}))

@@ -1,0 +1,154 @@
+"""What is wrong with a condition, in words that a policy's author understands, each problem with its place.
+
+Conditions may use only a part of CEL, so that a decision takes bounded time and a condition says what it seems to say.
+Of CEL's macros only those that ask (`all`, `exists`, `exists_one`) are in the language, one inside no other: each
+alone takes as many steps as its list has items, while five inside one another, or a text that doubles in each of 30
+`map`, would run until the memory is full. `matches` isn't, because a pattern of 12 characters can take a fifth of a
+second to prepare, each time anew.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ilis_guard.config.strict_yaml import nearest, short
+from ilis_guard.policy.facts import VISIBLE
+from ilis_guard.policy.syntax import Kind, Node, without_strings
+
+FUNCTIONS: Final = ("size", "startsWith", "endsWith", "contains", "int", "double", "string", "type")
+"""Those that conditions may call; beside operators, ``has``, and the macros."""
+MACROS: Final = ("all", "exists", "exists_one")
+_FIRST_NAMES: Final = {name.partition(".")[0] for name in (*VISIBLE, "labels")}
+_NUMBERS: Final = frozenset({"add_int64", "add_uint64", "add_double"})
+
+_COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
+_UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
+_NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
+_UNREADABLE: Final = re.compile(r"token recognition error at: '([^\x00-\x7f])")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a condition can't be compiled."""
+
+    what: str
+    line: int = 1
+    """In the condition's text, from 1."""
+    offset: int = 0
+    """Characters before the place in its line, from 0."""
+
+
+class ConditionError(ValueError):
+    """A text is no condition; `problems` holds every reason."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(problem.what for problem in problems))
+        self.problems = problems
+
+
+def compiler_problems(text: str, complaint: str) -> list[Problem]:
+    """Put what CEL's compiler complains of into words."""
+    found = [(int(line), int(column) - 1, what) for line, column, what in _COMPLAINT.findall(complaint)]
+    if not found:
+        what = "is nested too deeply" if "recursion" in complaint else complaint.splitlines()[0]
+        return [Problem(f"the condition {what}; split it into several rules")]
+    if "Syntax error" in found[0][2]:  # what follows a syntax error are its consequences
+        found = found[:1]
+    lines = text.split("\n")
+    # A name that is wrong 200 times is wrong once, where it stands first.
+    once = {what: (line, offset) for line, offset, what in reversed(found)}
+    return [_problem(what, line, offset, lines[line - 1]) for what, (line, offset) in reversed(once.items())]
+
+
+def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
+    if match := _UNDECLARED.search(what):
+        name = match.group(1)
+        # CEL points behind the name's first part, or at a call's parenthesis.
+        start = line_text.rfind(name, 0, offset + len(name))
+        return Problem(f"unknown name {short(name)}{_suggested(name)}", line, offset if start < 0 else start)
+    if match := _NO_OVERLOAD.search(what):
+        operator, types = match.group(1).replace("_", ""), match.group(2)
+        return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)
+    if match := _UNREADABLE.search(what):
+        letter = match.group(1)
+        name = unicodedata.name(letter, f"U+{ord(letter):04X}")
+        return Problem(
+            f"got {letter!r} ({name}), which may look like another letter; write a-z, 0-9 and _", line, offset
+        )
+    if what.startswith("Syntax error"):
+        brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
+        hint = "CEL writes && || ! == for and, or, not, equals"
+        if re.match(r"\d,\d", line_text[max(0, offset - 1) :]):
+            hint = "a fraction has a point: 0.25"
+        return Problem(f"not a condition: {brief}; {hint}", line, offset)
+    return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
+
+
+def _suggested(name: str) -> str:
+    first, _, rest = name.partition(".")
+    if rest and nearest(first, ["labels"]):
+        return f"; did you mean 'labels.{rest}'?"
+    if name.lower() in ("true", "false"):
+        return f"; write {name.lower()}"
+    text_or_label = (
+        "" if rest else f"; a text stands in quotes ('{name}'), a label after its first name (labels.{name})"
+    )
+    return nearest(name, [*VISIBLE, "labels"]) or f"{text_or_label}; facts are {', '.join(VISIBLE)}, labels.NAME"
+
+
+def _remedy(types: str) -> str:
+    if {"double", "int"} <= set(types.split(", ")):
+        counts = "prompt_length, text_length, attempt and tokens"
+        return f"{counts} go with whole numbers (1); all other numbers need a point: write 1.0"
+    if types.startswith("bool, "):
+        return "write each comparison by itself: 0.1 < uncertainty && uncertainty < 0.2"
+    return "compare like with like: numbers with numbers, text with 'text' in quotes"
+
+
+def language_problems(text: str, condition: Node) -> list[Problem]:
+    """Find what a condition uses of CEL that isn't in the policy language."""
+    found = []
+    if (comment := without_strings(text).find("//")) >= 0:
+        found.append(("a comment hides all that follows on its line; write it above the rule, after a `#`", comment))
+    for what, node in _objections(condition, frozenset()):
+        # CEL points at the parenthesis of a call.
+        start = text.rfind(node.text, 0, node.offset) if _is_function(node) else node.offset
+        found.append((what, max(start, 0)))
+    return [
+        Problem(what, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset) - 1)
+        for what, offset in found
+    ]
+
+
+def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, Node]]:
+    """What there is against a part of a condition; `variables` are those of the macros around."""
+    if node.kind is Kind.MACRO:
+        if node.parts[1].kind is Kind.LIST:
+            yield f"`map` and `filter` aren't part of the policy language; ask with {_listed(MACROS)}", node
+            return
+        if variables:
+            yield f"one of {_listed(MACROS)} can't stand inside another; write its items out, or split the rule", node
+        if node.text in _FIRST_NAMES:
+            yield f"{node.text!r} is a fact, and can't be a name for the items of a list too; choose another", node
+        variables = variables | {node.text}
+    elif node.kind is Kind.MAPPING and node.text:
+        yield f"`{node.text}` isn't part of the policy language; facts are numbers, text, and true or false", node
+    elif _is_function(node) and node.text not in FUNCTIONS:
+        hint = nearest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
+        yield f"`{node.text}` isn't part of the policy language{hint}", node
+    elif node.type == "null":
+        yield "no fact and no label is ever null; ask has(labels.NAME) whether a label is there", node
+    elif node.text == "_+_" and variables and not _NUMBERS.issuperset(node.overloads):
+        yield f"inside {_listed(MACROS)} only facts and numbers are added; ask with ==, &&, contains", node
+    for part in node.parts:
+        yield from _objections(part, variables)
+
+
+def _is_function(node: Node) -> bool:
+    return node.kind is Kind.CALL and node.text[0].isalpha()
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(f'`{name}`' for name in names[:-1])} or `{names[-1]}`"

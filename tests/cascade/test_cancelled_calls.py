@@ -1,0 +1,86 @@
+"""Whoever asked may leave: what waits for them ends, and nobody else is the worse for it."""
+
+import threading
+import time
+
+import pytest
+import tenacity
+
+from ilis_guard.cascade.caller import ModelCaller
+from ilis_guard.cascade.limiter import Line
+from ilis_guard.concurrency.cancellation import CancelToken
+from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.errors import BudgetError, ClientDisconnected, TransientModelError
+
+
+def endless(cancel_token: CancelToken | None = None) -> Deadline:
+    return Deadline.after(None, since=time.monotonic(), cancel_token=cancel_token)
+
+
+def test_a_deadline_without_an_end_passes_only_when_whoever_asked_leaves() -> None:
+    cancel_token = CancelToken()
+    deadline = endless(cancel_token)
+    deadline.check()
+    deadline.sleep(0.0)
+    # Whatever waits by it can wait so long.
+    assert 1e6 < deadline.remaining <= threading.TIMEOUT_MAX
+    cancel_token.cancel()
+    for what in (deadline.check, lambda: deadline.sleep(3600)):
+        with pytest.raises(ClientDisconnected):
+            what()
+
+
+def test_a_call_without_an_end_needs_no_thread_of_its_own() -> None:
+    found = ModelCaller("small").call(threading.current_thread, deadline=endless(CancelToken()))
+    assert found is threading.current_thread()
+
+
+def test_who_has_left_is_not_called_for_again() -> None:
+    cancel_token, calls = CancelToken(), []
+
+    def busy() -> None:
+        calls.append(1)
+        cancel_token.cancel()
+        raise TransientModelError("busy")
+
+    with pytest.raises(ClientDisconnected):
+        ModelCaller("small", backoff=tenacity.wait_fixed(3600)).call(busy, deadline=endless(cancel_token))
+    assert calls == [1]
+
+
+def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_next() -> None:
+    for _ in range(50):
+        line, cancel_token = Line(1), CancelToken()
+        line.enter(None)
+        left, entered = threading.Event(), threading.Event()
+
+        def first(line: Line = line, cancel_token: CancelToken = cancel_token, left: threading.Event = left) -> None:
+            with pytest.raises(ClientDisconnected):
+                line.enter(endless(cancel_token))
+            left.set()
+
+        def second(line: Line = line, entered: threading.Event = entered) -> None:
+            line.enter(None)
+            entered.set()
+
+        waiting = [threading.Thread(target=target) for target in (first, second)]
+        for thread in waiting:
+            thread.start()
+        # A place comes free while the first of those that wait for it leaves.
+        going = [threading.Thread(target=cancel_token.cancel), threading.Thread(target=line.leave)]
+        cancel_token._cancelled.set()
+        for thread in going:
+            thread.start()
+        for thread in (*waiting, *going):
+            thread.join()
+        assert left.is_set()
+        assert entered.is_set()
+
+
+def test_who_waits_in_line_with_an_end_waits_until_then() -> None:
+    line = Line(1)
+    line.enter(None)
+    with pytest.raises(BudgetError, match="it waited in line for the tier"):
+        line.enter(Deadline.after(0.01, since=time.monotonic(), cancel_token=CancelToken()))
+    line.leave()
+    line.enter(Deadline.after(0.0, since=time.monotonic() + 60))

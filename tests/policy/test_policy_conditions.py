@@ -1,0 +1,141 @@
+"""What conditions may use of CEL: nothing that runs away, and nothing that says another thing than it seems to."""
+
+import pytest
+
+from ilis_guard.errors import PolicyError
+from ilis_guard.policy import Facts, Policy
+from ilis_guard.policy.conditions import Condition, Conditions, Situation
+from ilis_guard.policy.diagnostics import ConditionError
+from ilis_guard.types import Labels
+from tests.explained import why
+
+
+def refusal(condition: str) -> list[tuple[int, int, str]]:
+    with pytest.raises(ConditionError) as caught:
+        Condition.of(condition)
+    return [(problem.line, problem.offset, problem.what) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("condition", "offset", "words"),
+    [
+        # Each would double a text, and 2000 characters hold 30 of them.
+        ("['x']" + ".map(t, t + t)" * 2 + " == []", 23, "`map` and `filter` aren't part of the policy language"),
+        ("[1].filter(t, true) == []", 10, "`map` and `filter` aren't part"),
+        ("[1].all(a, [2].all(b, a < b))", 18, "`exists_one` can't stand inside another"),
+        ("[[1].all(a, true)].exists(b, b)", 8, "can't stand inside another"),
+        ("labels.all(a, labels.x + a != 'b')", 23, "only facts and numbers are added"),
+        ("labels.x.matches('(a|b|ab){1,300}c')", 9, "`matches` isn't part of the policy language; it has size, "),
+        ("matches(labels.x, labels.x)", 0, "`matches` isn't part of the policy language"),
+        ("timestamp(labels.x) < timestamp(labels.y)", 0, "`timestamp` isn't part"),
+        ("sizes(labels) == 1", 0, "unknown name 'sizes'"),
+        ("google.protobuf.Duration{} != google.protobuf.Duration{}", 0, "`google.protobuf.Duration` isn't part"),
+        # What is looked at would not be what it seems.
+        ("uncertainty < 0.2 // && typicality > 0.1", 18, "a comment hides all that follows"),
+        ("labels.url == 'http://x' && true // no", 33, "a comment hides all that follows"),
+        ("r'\\d' == labels.x // '", 18, "a comment hides all that follows"),
+        ("[0.1].all(uncertainty, uncertainty < 0.2)", 9, "'uncertainty' is a fact, and can't be a name"),
+        ("[0.1].all(statistics, statistics < 0.2)", 9, "'statistics' is a fact"),
+        ("[0.1].all(labels, labels < 0.2)", 9, "'labels' is a fact"),
+        ("has(labels.x) && labels.x != null", 29, "no fact and no label is ever null; ask has(labels.NAME)"),
+        ("un\u0441ertainty < 0.2", 2, "got '\u0441' (CYRILLIC SMALL LETTER ES), which may look like another letter"),
+        ("uncertainty \uff1c 0.2", 12, "FULLWIDTH LESS-THAN SIGN"),
+        ("uncertainty\u200b < 0.2", 11, "ZERO WIDTH SPACE"),
+        ("uncertainty < \u0660.2", 14, "ARABIC-INDIC DIGIT ZERO"),
+    ],
+)
+def test_what_isnt_in_the_language_is_refused_at_its_place(condition: str, offset: int, words: str) -> None:
+    (line, at, what), *_ = refusal(condition)
+    assert (line, at) == (1, offset)
+    assert words in what
+
+
+def test_a_place_in_a_text_of_several_lines_counts_from_its_own_line() -> None:
+    assert refusal("last_tier &&\n  labels.x.matches('y')")[0][:2] == (2, 11)
+    assert refusal("'\u2028\x85' == tier &&\n  nope < 1")[0][:2] == (2, 2)
+
+
+def test_a_name_that_is_wrong_often_is_complained_of_once() -> None:
+    assert [offset for _, offset, _ in refusal(" || ".join(["nope", "nope", "never"] * 50))] == [0, 16]
+
+
+@pytest.mark.parametrize(
+    ("condition", "names"),
+    [
+        ("has(labels.x) && labels['y'] == 'uncertainty' && labels.x", ("labels.x", "labels.y")),
+        ("'typicality'.size() > attempt", ("attempt",)),
+        ("'''it's typicality''' == tier", ("tier",)),
+        ('r"\\s" == error || b\'typicality\' == b""', ("error",)),
+        ("['a'].exists(shifted, shifted == tier)", ("tier",)),
+        ("statistics.margin_min < 0.1 || .uncertainty < 0.1", ("statistics.margin_min", "uncertainty")),
+        ("labels[tier] == 1", ("tier",)),
+        ("{'typicality': attempt}['typicality'] == 1", ("attempt",)),
+    ],
+)
+def test_the_facts_a_condition_looks_at_are_known_exactly(condition: str, names: tuple[str, ...]) -> None:
+    assert Condition.of(condition).names == names
+
+
+def test_an_answer_rule_cant_look_at_the_score_in_a_string_only() -> None:
+    for condition in ('"""typicality""" != tier', "{'uncertainty': 1}.size() == 1"):
+        with pytest.raises(PolicyError, match="an answer rule must look at the score"):
+            _policy(condition, "answer")
+
+
+def _policy(condition: str, do: str) -> Policy:
+    return Policy.parse(f"version: 1\nname: p\nrules:\n  - id: r\n    when: |-\n      {condition}\n    do: {do}\n")
+
+
+@pytest.mark.parametrize(
+    ("condition", "labels", "complaint"),
+    [
+        ("labels.vip == true", {"vip": "true"}, "the label 'vip' is a string, and is compared with a bool"),
+        ("true == labels.vip", {"vip": 1}, "the label 'vip' is a number, and is compared with a bool"),
+        ("labels.count == 3", {"count": "3"}, "the label 'count' is a string, and is compared with a number"),
+        ("labels['tier'] == tier", {"tier": False}, "the label 'tier' is a bool, and is compared with a string"),
+        (
+            "labels.topic in ['legal', 'tax']",
+            {"topic": 1},
+            "the label 'topic' is a number, and is compared with a string",
+        ),
+        ("['a'].exists(t, t == labels.topic)", {"topic": 1}, "'topic' is a number, and is compared with a string"),
+        ("labels.x == 'a' || labels.x == 1", {"x": True}, "is a bool, and is compared with a number and a string"),
+    ],
+)
+def test_a_label_of_another_type_than_its_compared_with_fails_the_condition(
+    condition: str, labels: Labels, complaint: str
+) -> None:
+    """CEL calls them not equal: who writes "true" for true would switch the rule off that asks for it."""
+    compiled, situation = Condition.of(condition), Situation(Facts(labels=labels))
+    alone, together = compiled.check(situation), list(Conditions([compiled]).check(situation))
+    assert complaint in str(alone)
+    assert together == [alone]
+
+
+@pytest.mark.parametrize(
+    ("condition", "labels", "outcome"),
+    [
+        ("labels.count == 3", {"count": 3.0}, True),
+        ("has(labels.vip) && labels.vip == true", {}, False),
+        ("labels.x == 'a' || labels.x == 1", {"x": 1}, True),
+        ("labels.x != false", {"x": "yes"}, True),
+        ("labels.x == labels.y", {"x": "1", "y": 1}, False),
+        ("labels.x in [1, 'a']", {"x": True}, False),
+        ("'x' in labels", {"x": True}, True),
+    ],
+)
+def test_labels_are_compared_where_the_types_fit_or_cant_be_told(condition: str, labels: Labels, outcome: bool) -> None:
+    assert Condition.of(condition).check(Situation(Facts(labels=labels))) is outcome
+
+
+def test_a_mistaken_label_holds_answers_back() -> None:
+    policy = Policy.parse(
+        "version: 1\nname: p\nrules:\n"
+        "  - {id: urgent, when: has(labels.urgent) && labels.urgent == true, do: escalate}\n"
+        "  - {id: sure, when: uncertainty < 0.2, do: answer}\n"
+    )
+    assert policy.evaluate(Facts(uncertainty=0.1, labels={"urgent": True})).rule == "urgent"
+    assert policy.evaluate(Facts(uncertainty=0.1, labels={"urgent": False})).rule == "sure"
+    ruling = policy.evaluate(Facts(uncertainty=0.1, labels={"urgent": "true"}))
+    assert ruling.rule is None
+    assert "rule 'urgent' couldn't be evaluated, so nothing is answered after it: the label 'urgent'" in why(ruling)[1]
