@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from ilis_guard.config.page import PageSettings
+from ilis_guard.errors import TransientModelError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Attempt, Request, Verdict
+from ilis_guard.types import Action, Attempt, ErrorInfo, PartOutcome, Request, RuleOutcome, Ruling, Verdict
 from tests.server.conftest import Ask
 from tests.server.servers import on_socket
 from tests.server.website import TOKENS, Clock, Site
@@ -291,10 +292,10 @@ def test_what_people_and_models_write_stays_text(enter: Callable[..., Page], ask
         queue=HOSTILE,
         policy="p",
         rule=HOSTILE,
-        reasons=[f"rule `{HOSTILE}` decided"],
+        rulings=[Ruling(action=Action.ESCALATE, rule=HOSTILE, outcomes=(_decided(HOSTILE),))],
     )
     page.goto(f"/tickets/{odd.id}")
-    expect(page.locator(".why code")).to_have_text(HOSTILE)
+    expect(page.locator(".why code").first).to_have_text(HOSTILE)
     expect(page.locator(".crumbs a").last).to_have_text(HOSTILE)
     assert page.locator("main script, main img, main [hx-get='/'], main [onerror]").count() == 0
 
@@ -346,6 +347,12 @@ def test_every_page_in_every_look_is_accessible(
     _check(page, f"keys-{look}")
 
 
+def _decided(text: str) -> RuleOutcome:
+    """A rule whose name and condition are this text."""
+    part = PartOutcome(condition=text, value=True, facts={})
+    return RuleOutcome(rule=text, stage="answer", outcome="decided", parts=(part,))
+
+
 def _press(page: Page, key: str) -> None:
     """Press a key once the page's script is there to hear it."""
     page.wait_for_load_state("domcontentloaded")
@@ -372,7 +379,7 @@ def _everything(ask: Ask, review: ReviewQueue, clock: Clock) -> tuple[str, str, 
     late = review.escalate(
         decision="late",
         request=Request.of("Is the second valve of the east tank open, and since when?"),
-        attempts=[Attempt(tier="small", error="TransientModelError: the model didn't answer in 30 s")],
+        attempts=[Attempt(tier="small", error=ErrorInfo.of(TransientModelError("the model didn't answer in 30 s")))],
         queue="urgent",
         policy="p",
         rule=None,

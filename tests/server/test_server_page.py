@@ -12,7 +12,7 @@ from ilis_guard import Guard, Policy, Tier
 from ilis_guard.config.page import PageSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.types import Attempt, Request, Verdict
+from ilis_guard.types import Action, Attempt, Request, Ruling, Verdict
 from ilis_guard_server.pages.view_models import Filters, thresholds_of
 from tests.server.conftest import Ask, Start
 from tests.server.servers import until
@@ -29,6 +29,7 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> str:
         "queue": "default",
         "policy": "p",
         "rule": None,
+        "rulings": [Ruling(action=Action.ABSTAIN, rule=None)],
     }
     return review.escalate(decision=decision, **plain | changes).id
 

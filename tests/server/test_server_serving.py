@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from ilis_guard.config.page import PageSettings, token_hash
@@ -36,8 +37,8 @@ async def test_guard_and_page_share_an_address_and_each_keeps_its_own_locks(
 ) -> None:
     guard = shop(review)
     app = create_app(settings, review=review, policy=guard.policy, guard=guard, server=settings_with())
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
         asked = {"model": "ilis-guard", "messages": [{"role": "user", "content": "person?"}]}
         key = {"authorization": f"Bearer {KEY}"}
         answered = await client.post("/v1/chat/completions", json=asked, headers=key)

@@ -154,7 +154,7 @@ def test_what_is_not_signed_is_refused(
     headers = sign(SECRET, id="msg_1", at=time.time(), body=body)
     told = problem(tool.send(ticket.id, body=body, headers=spoil(headers)), 401, UNSIGNED)
     # What exactly was wrong is for the log.
-    assert told["detail"] == "Whoever sent the webhook doesn't know the secret, or sent it too long ago."
+    assert told["detail"] == "The signature is missing, wrong or too old."
     assert [(one["request"], one["error"]) for one in logged if one["event"] == "ilis_guard.request.failed"] == [
         (told["request_id"], "WebhookSignatureError")
     ]
@@ -180,13 +180,13 @@ def test_a_verdict_on_one_ticket_can_not_be_sent_on_to_another(
 @pytest.mark.parametrize(
     ("message", "detail"),
     [
-        ({"verdict": "maybe"}, "can't be used: verdict"),
-        ({}, "can't be used: verdict"),
-        ({"verdict": "accept", "colour": "red"}, "can't be used: colour"),
-        ({"verdict": "accept", "version": "1"}, "can't be used: version"),
-        ({"verdict": "accept", "version": 0}, "can't be used: version"),
-        ({"verdict": "accept", "reason": "a\x00b"}, "can't be used: reason"),
-        ({"verdict": "accept", "reviewer": "z" * 101}, "can't be used: reviewer"),
+        ({"verdict": "maybe"}, "missing or invalid: verdict"),
+        ({}, "missing or invalid: verdict"),
+        ({"verdict": "accept", "colour": "red"}, "missing or invalid: colour"),
+        ({"verdict": "accept", "version": "1"}, "missing or invalid: version"),
+        ({"verdict": "accept", "version": 0}, "missing or invalid: version"),
+        ({"verdict": "accept", "reason": "a\x00b"}, "missing or invalid: reason"),
+        ({"verdict": "accept", "reviewer": "z" * 101}, "missing or invalid: reviewer"),
         ({"verdict": "correct"}, "needs the right answer"),
         ({"verdict": "accept", "text": "hunter2"}, "takes no text"),
     ],
