@@ -168,9 +168,7 @@ def test_counts_are_live_and_focus_stays(enter: Callable[..., Page], ask: Ask, c
     expect(page.locator(f"#ticket-{first.id}")).to_be_focused()
 
 
-def test_of_two_reviewers_one_gets_the_ticket_and_the_other_is_told(
-    enter: Callable[..., Page], ask: Ask, review: ReviewQueue
-) -> None:
+def test_of_two_reviewers_only_one_gets_the_ticket(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
     ticket = ask("What is the boiling point of gallium?")
     ana, ben = enter("ana"), enter("ben")
     for page in (ana, ben):
@@ -277,7 +275,7 @@ def test_a_viewer_looks_on(enter: Callable[..., Page], ask: Ask) -> None:
     assert page.get_by_role("button").all_inner_texts() == ["Keys\n?", "Sign out"]
 
 
-def test_what_people_and_models_write_stays_text(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
+def test_texts_of_people_and_models_stay_text(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
     ticket = ask(HOSTILE, HOSTILE, topic=HOSTILE)
     page = enter("ana")
     expect(page.locator(".ticket-question")).to_have_text(HOSTILE)

@@ -64,7 +64,7 @@ async def test_chat_openai_streams(served: ServedGuard) -> None:
     assert "".join(map(str, coming)) == "Oslo, says the larger."
 
 
-def test_what_was_withdrawn_is_marked_for_clients_that_know_nothing_of_it(served: ServedGuard) -> None:
+def test_a_retraction_is_marked_for_clients_without_retractions(served: ServedGuard) -> None:
     chunks = chat(served, extra_body={"ilis_guard": {"mode": "optimistic"}}).stream("withdrawn?")
     reasons = {one.response_metadata.get("finish_reason") for one in chunks}
     assert reasons == {None, "content_filter"}
@@ -102,7 +102,7 @@ def error_of(decision: Decision) -> tuple[str, str]:
     return error.kind, error.detail
 
 
-def test_an_upstreams_answer_waits_for_a_person_who_sees_it(served: ServedGuard, queue: ReviewQueue) -> None:
+def test_an_upstreams_answer_is_proposed_to_a_person(served: ServedGuard, queue: ReviewQueue) -> None:
     decision = asked_upstream(served.url, queue, "larger?")
     attempt = decision.attempts[-1]
     assert (attempt.tier, attempt.text, attempt.tokens) == ("upstream", "Oslo, says the larger.", 6)

@@ -56,7 +56,7 @@ def counted(served: ServedGuard) -> dict[tuple[str, ...], float]:
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer ä"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/decisions", "/v1/models", "/metrics"])
-def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header: str | None, path: str) -> None:
+def test_every_endpoint_needs_a_known_key(queue: ReviewQueue, header: str | None, path: str) -> None:
     with serve(shop(queue)) as served, served.http(key=None) as client:
         headers = [] if header is None else [(b"authorization", header.encode())]
         response = client.request("POST" if "comp" in path or "dec" in path else "GET", path, headers=headers)
@@ -65,7 +65,7 @@ def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header:
         assert response.json()["error"]["type"] == "authentication_error"
 
 
-def test_the_client_raises_what_it_raises_for_a_wrong_key(queue: ReviewQueue, logged: list[Any]) -> None:
+def test_openais_client_raises_its_authentication_error(queue: ReviewQueue, logged: list[Any]) -> None:
     with serve(shop(queue)) as served, served.client() as client:
         with pytest.raises(openai.AuthenticationError, match="API key") as caught:
             client.with_options(api_key="ilis-wrong").models.list()
@@ -75,7 +75,7 @@ def test_the_client_raises_what_it_raises_for_a_wrong_key(queue: ReviewQueue, lo
     assert "ilis-wrong" not in str(logged)
 
 
-def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
+def test_keys_can_change_and_a_lost_hash_shuts_out_its_owner_alone(
     queue: ReviewQueue, tmp_path: Path, logged: list[Any]
 ) -> None:
     file = tmp_path / "hash"
@@ -95,7 +95,7 @@ def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
     assert [one["name"] for one in logged if one["event"] == events.API_KEY_SHUT_OUT] == ["files"] * 2
 
 
-def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQueue) -> None:
+def test_a_missing_hash_keeps_the_server_from_starting(queue: ReviewQueue) -> None:
     with (
         pytest.raises(ConfigError, match="NO_SUCH_HASH"),
         serve(shop(queue), api_keys=(KeySettings(name="a", key="${NO_SUCH_HASH}"),)),
@@ -145,7 +145,7 @@ def test_of_a_body_full_of_problems_only_the_first_is_gathered() -> None:
         assert caught.value.error_count() < 5
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: ReviewQueue, logged: list[Any]) -> None:
+def test_a_disconnect_in_the_middle_of_a_body_is_no_defect(queue: ReviewQueue, logged: list[Any]) -> None:
     with serve_on_socket(shop(queue)) as served:
         with begun(served, length=100) as connection:
             connection.sendall(b'{"mod')
@@ -158,7 +158,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: Revi
 # Limits.
 
 
-def test_who_finds_the_line_full_is_told_when_to_come_again(queue: ReviewQueue, endless: Endless) -> None:
+def test_a_full_waiting_line_is_a_429_with_retry_after(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with serve_on_socket(guard, max_concurrent=1, max_waiting=1) as served, sent(served), sent(served):
         until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
@@ -168,9 +168,7 @@ def test_who_finds_the_line_full_is_told_when_to_come_again(queue: ReviewQueue, 
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
-def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
-    queue: ReviewQueue, endless: Endless
-) -> None:
+def test_the_policy_rules_on_a_request_that_takes_too_long(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with serve(guard, timeout_seconds=0.3) as served, served.client() as client:
         completion: Any = client.chat.completions.create(**ASKED, stop="never said")
@@ -185,7 +183,7 @@ def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
     assert numbers["ilis_guard_tickets_total", "support"] == 1
 
 
-def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue, endless: Endless) -> None:
+def test_text_shown_before_the_timeout_is_retracted(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with serve(guard, timeout_seconds=0.5, stream_mode="optimistic") as served, served.client() as client:
         chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
@@ -220,7 +218,7 @@ def begun(served: ServedGuard, *, length: int) -> socket.socket:
     [{}, {"stream": True}, {"stream": True, "ilis_guard": {"mode": "optimistic"}}],
     ids=["whole", "held stream", "optimistic stream"],
 )
-def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
+def test_a_disconnect_stops_the_model_and_frees_the_slot(
     queue: ReviewQueue, endless: Endless, logged: list[Any], more: dict[str, Any]
 ) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
@@ -242,7 +240,7 @@ def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
     assert list(queue.list()) == []
 
 
-def test_a_client_that_leaves_the_line_makes_room_in_it(queue: ReviewQueue, endless: Endless) -> None:
+def test_a_disconnect_while_waiting_makes_room(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
     with serve_on_socket(guard, max_concurrent=1, max_waiting=1) as served, sent(served):
         assert endless.began.wait(20)
@@ -264,7 +262,7 @@ def test_a_long_stream_is_kept_open_by_comments(
         assert text.count(": keep-alive\n\n") > 2
 
 
-def test_a_client_that_takes_nothing_is_as_good_as_gone(
+def test_a_client_that_reads_nothing_counts_as_disconnected(
     queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, endless: Endless
 ) -> None:
     monkeypatch.setattr("ilis_guard_server.sse.SEND_SECONDS", 0.2)
@@ -281,7 +279,7 @@ def test_a_client_that_takes_nothing_is_as_good_as_gone(
 # A defect in the middle of a stream.
 
 
-def test_a_stream_that_fails_says_so_and_tells_nothing_else(
+def test_a_failed_stream_ends_with_a_problem_without_particulars(
     queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
     def fails(*_: Any, **__: Any) -> Any:
@@ -301,7 +299,7 @@ def test_a_stream_that_fails_says_so_and_tells_nothing_else(
 # Counters and readiness.
 
 
-def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
+def test_requests_and_decisions_are_counted_without_texts(queue: ReviewQueue) -> None:
     with serve(shop(queue)) as served:
         with served.http() as client:
             for question in ("sure?", "larger?", "broken?"):
@@ -332,7 +330,7 @@ def test_two_applications_count_for_themselves(queue: ReviewQueue) -> None:
         assert (counted(one).get(name), counted(other).get(name)) == (1, None)
 
 
-def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: list[Any]) -> None:
+def test_readiness_follows_the_queue_and_the_policy(tmp_path: Path, logged: list[Any]) -> None:
     database, policy = tmp_path / "tickets.db", tmp_path / "policy.yaml"
     policy.write_text("version: 1\nname: p\nrules: [{id: a, do: abstain}]\n")
     with ReviewQueue(f"sqlite:///{database}") as queue:

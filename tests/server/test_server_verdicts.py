@@ -123,9 +123,7 @@ def test_conflicts_are_told_apart(tool: Tool, review: ReviewQueue, ticket: Ticke
 
 
 @pytest.mark.parametrize("seconds", [-301, 301])
-def test_what_was_signed_too_long_ago_is_refused(
-    tool: Tool, review: ReviewQueue, ticket: Ticket, seconds: float
-) -> None:
+def test_old_signatures_are_refused(tool: Tool, review: ReviewQueue, ticket: Ticket, seconds: float) -> None:
     problem(tool.send(ticket.id, verdict="accept", at=time.time() + seconds), 401, UNSIGNED)
     assert review.get(ticket.id).ticket.state == "open"
     assert tool.send(ticket.id, verdict="accept", at=time.time() + seconds * 0.9).status_code == 200
@@ -143,7 +141,7 @@ def test_what_was_signed_too_long_ago_is_refused(
         lambda headers: headers | {"webhook-signature": "nonsense"},
     ],
 )
-def test_what_is_not_signed_is_refused(
+def test_unsigned_messages_are_refused(
     tool: Tool,
     review: ReviewQueue,
     ticket: Ticket,
@@ -191,7 +189,7 @@ def test_a_verdict_on_one_ticket_can_not_be_sent_on_to_another(
         ({"verdict": "accept", "text": "hunter2"}, "takes no text"),
     ],
 )
-def test_what_makes_no_sense_is_refused_without_repeating_it(
+def test_invalid_verdicts_are_refused_without_their_values(
     tool: Tool, review: ReviewQueue, ticket: Ticket, message: dict[str, Any], detail: str
 ) -> None:
     told = problem(tool.send(ticket.id, **message), 400, "urn:ilis-guard:error:ReviewError")
@@ -201,7 +199,7 @@ def test_what_makes_no_sense_is_refused_without_repeating_it(
 
 
 @pytest.mark.parametrize("body", ["", "nonsense", "[]", "{" * 5000, '{"ticket": "\\ud800"}', "null"])
-def test_what_is_no_message_is_refused(tool: Tool, ticket: Ticket, body: str) -> None:
+def test_malformed_messages_are_refused(tool: Tool, ticket: Ticket, body: str) -> None:
     problem(tool.send(ticket.id, body=body), 400, "urn:ilis-guard:error:ReviewError")
 
 
@@ -211,14 +209,14 @@ def test_an_unknown_ticket_is_not_found(tool: Tool, ticket: Ticket) -> None:
     problem(tool.send(ticket.id[:8], verdict="accept"), 400, "urn:ilis-guard:error:ReviewError")
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read(site: Site, tool: Tool, ticket: Ticket) -> None:
+def test_a_large_body_is_refused_before_reading(site: Site, tool: Tool, ticket: Ticket) -> None:
     problem(tool.send(ticket.id, body="x" * 300_000), 413)
     with site.client() as client:
         chunks = (b"x" * 1000 for _ in range(300))
         problem(client.post(f"/v1/tickets/{ticket.id}/verdict", content=chunks), 413)
 
 
-def test_secrets_are_changed_under_the_running_server(
+def test_secrets_can_change_while_the_server_runs(
     start: Start, settings: PageSettings, ask: Ask, tmp_path: Path, logged: list[Any]
 ) -> None:
     secret = tmp_path / "verdicts"
@@ -239,7 +237,7 @@ def test_secrets_are_changed_under_the_running_server(
 
 
 @pytest.mark.parametrize("secret", ["", "too short"])
-def test_a_server_does_not_start_with_what_is_no_secret(
+def test_a_malformed_secret_keeps_the_server_from_starting(
     start: Start, settings: PageSettings, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
     monkeypatch.setenv("VERDICT_SECRET", secret)
@@ -247,14 +245,12 @@ def test_a_server_does_not_start_with_what_is_no_secret(
         pass
 
 
-def test_without_a_secret_nothing_is_taken(start: Start, settings: PageSettings, ticket: Ticket) -> None:
+def test_without_a_secret_no_verdict_is_accepted(start: Start, settings: PageSettings, ticket: Ticket) -> None:
     with start(settings.model_copy(update={"verdict_secret": None})) as site:
         problem(Tool(site).send(ticket.id, verdict="accept"), 404)
 
 
-def test_while_the_database_is_gone_the_tool_is_told_to_come_again(
-    tool: Tool, database: Path, ticket: Ticket, logged: list[Any]
-) -> None:
+def test_a_lost_database_is_a_503(tool: Tool, database: Path, ticket: Ticket, logged: list[Any]) -> None:
     database.write_bytes(b"no database at all" * 1000)
     told = problem(tool.send(ticket.id, verdict="accept"), 503, "urn:ilis-guard:error:QueueStorageError")
     assert "tickets.db" not in told["detail"]

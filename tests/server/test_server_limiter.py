@@ -18,7 +18,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_places_are_given_in_the_order_of_coming() -> None:
+async def test_slots_are_given_in_the_order_of_arrival() -> None:
     limiter, order = ConcurrencyLimiter(1, 5), []
 
     async def come(name: str) -> None:
@@ -31,7 +31,7 @@ async def test_places_are_given_in_the_order_of_coming() -> None:
 
 
 @pytest.mark.parametrize(("reason", "status"), [("timeout", 429), ("shutdown", 503)])
-async def test_who_waits_until_time_is_over_is_told_to_come_again(reason: Reason, status: int) -> None:
+async def test_waiting_past_the_deadline_is_refused_with_retry_after(reason: Reason, status: int) -> None:
     limiter, over = ConcurrencyLimiter(1, 5), later()
     with await limiter.admit(later()):
         waiting = asyncio.ensure_future(limiter.admit(over))
@@ -47,7 +47,7 @@ async def test_who_waits_until_time_is_over_is_told_to_come_again(reason: Reason
         assert limiter.in_flight == 1
 
 
-async def test_a_full_line_lets_nobody_in_and_says_for_how_long() -> None:
+async def test_a_full_waiting_line_refuses_with_retry_after() -> None:
     seconds = iter([0.0, 100.0, 200.0, 300.0])
     limiter = ConcurrencyLimiter(1, 0, clock=lambda: next(seconds))
     with await limiter.admit(later()):
@@ -59,7 +59,7 @@ async def test_a_full_line_lets_nobody_in_and_says_for_how_long() -> None:
         assert (refused.value.headers or {})["retry-after"] == "21"
 
 
-async def test_who_leaves_just_when_their_turn_comes_leaves_it_to_the_next() -> None:
+async def test_a_slot_that_comes_at_a_disconnect_goes_to_the_next() -> None:
     limiter = ConcurrencyLimiter(1, 5)
     place = await limiter.admit(later())
     leaving, next_one = asyncio.ensure_future(limiter.admit(later())), asyncio.ensure_future(limiter.admit(later()))
@@ -74,7 +74,7 @@ async def test_who_leaves_just_when_their_turn_comes_leaves_it_to_the_next() -> 
         assert (limiter.in_flight, limiter.waiting) == (1, 0)
 
 
-async def test_all_deadlines_pass_once_the_server_has_waited_long_enough() -> None:
+async def test_all_deadlines_pass_after_the_shutdown_period() -> None:
     deadlines = Deadlines()
     with deadlines.open(60) as open_before:
         assert not deadlines.is_shutting_down
