@@ -77,7 +77,7 @@ def measure(database: str, url: str, count: int, workers: int, folder: Path) -> 
         seconds = time.perf_counter() - started
         pipe.send(None)
         heard: Counter[str] = Counter(pipe.recv())
-    with ReviewQueue(url) as queue, queue._ledger.reading() as connection:  # noqa: SLF001 - to count what is left
+    with ReviewQueue(url) as queue, queue.store.database.reading() as connection:
         delivered = connection.scalar(select(func.count()).where(table.c.state == "delivered"))
     if delivered != count or len(heard) != count:
         raise SystemExit(f"{database}: {count} pending, {delivered} delivered, {len(heard)} heard")
@@ -106,7 +106,7 @@ def fill(url: str, endpoint: EndpointSettings, count: int) -> None:
             policy="sha256:abc",
             rule="unsure",
         )
-        with queue._ledger.writing() as connection:  # noqa: SLF001 - the outbox is filled behind the queue's back
+        with queue.store.database.writing() as connection:
             row = connection.execute(select(table).where(table.c.ticket == ticket.id)).one()
             more = [{**row._mapping, "id": f"{number:032x}"} for number in range(1, count)]  # noqa: SLF001 - public
             connection.execute(table.insert(), more)
@@ -116,7 +116,7 @@ def drain(url: str, endpoint: EndpointSettings, results: Any) -> None:
     """A worker, in a process of its own; it tells how often it committed."""
     import asyncio
 
-    from ilis_guard.review.worker import OutboxRelay
+    from ilis_guard.review.relay import OutboxRelay
 
     commits = Counter[str]()
     event.listen(Engine, "commit", lambda _: commits.update(["commit"]))

@@ -33,7 +33,7 @@ from ilis_guard.types import Decision, Labels, Request, StreamMode
 from ilis_guard.types.requests import Prompt
 
 if TYPE_CHECKING:  # importing it imports httpx and Jinja
-    from ilis_guard.review.worker import OutboxRelay
+    from ilis_guard.review.relay import OutboxRelay
 
 
 class Guard:
@@ -304,7 +304,7 @@ def outbox_relay(config: ReviewConfig, queue: ReviewQueue) -> "OutboxRelay":
     Raises:
         ConfigError: an endpoint's template can't be used.
     """
-    from ilis_guard.review.worker import OutboxRelay  # with httpx and Jinja, which only relays need
+    from ilis_guard.review.relay import OutboxRelay  # with httpx and Jinja, which only relays need
 
     page = None if config.page is None else config.page.url
     return OutboxRelay(queue, internal_hosts=config.internal_hosts, page=page)

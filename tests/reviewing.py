@@ -1,9 +1,23 @@
 """What tests of the human queue have in common."""
 
-from typing import Any
+from typing import Any, Final
 
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Attempt, Request, Ticket
+from ilis_guard.types import Action, Attempt, ErrorInfo, PartOutcome, Request, RuleOutcome, Ruling, Ticket
+
+RULING: Final = Ruling(
+    action=Action.ESCALATE,
+    rule="unsure",
+    outcomes=(
+        RuleOutcome(
+            rule="unsure",
+            stage="answer",
+            outcome="decided",
+            parts=(PartOutcome(condition="uncertainty > 0.25", value=True, facts={"uncertainty": 0.4}),),
+        ),
+    ),
+)
+FAILURE: Final = ErrorInfo(kind="ModelError", message="The model failed.", detail="it failed")
 
 
 class Clock:
@@ -24,6 +38,6 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> Ticket:
         "queue": "chemists",
         "policy": "sha256:abc",
         "rule": "unsure",
-        "reasons": ["uncertainty 0.40 is above 0.25"],
+        "rulings": [RULING],
     }
     return review.escalate(decision=decision, **plain | changes)

@@ -26,11 +26,11 @@ class CaptureCallback(BaseCallbackHandler):
         """One a model call; plain text becomes a message without metadata."""
         self._lock = threading.Lock()
 
-    def on_chat_model_start(self, _: dict[str, Any], messages: list[list[BaseMessage]], **__: Any) -> None:
+    def on_chat_model_start(self, serialized: Any, messages: list[list[BaseMessage]], **_: Any) -> None:  # noqa: ARG002 - LangChain's
         """Record the conversation."""
         self._record(messages[-1])
 
-    def on_llm_start(self, _: dict[str, Any], prompts: list[str], **__: Any) -> None:
+    def on_llm_start(self, serialized: Any, prompts: list[str], **_: Any) -> None:  # noqa: ARG002 - LangChain's
         """Record the prompt."""
         self._record(prompts[-1])
 

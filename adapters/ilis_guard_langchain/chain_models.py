@@ -30,14 +30,49 @@ from ilis_guard_langchain.messages import to_messages
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.tapped import TappedModel
 
-INTERRUPT: Final = "__interrupt__"
-"""The key in a LangGraph state of what the graph waits for."""
 PIPELINE_KWARGS: Final = "pipeline_kwargs"
 """The option that langchain-huggingface passes on to the pipeline, and that to ``generate``."""
 
 
 @dataclass(slots=True, kw_only=True)
-class ChainCall:
+class ModelCall:
+    """One call of a model in a tier's place, made in the thread that decides."""
+
+    portal: LoopPortal | None
+    """Runs coroutines on the caller's event loop; None where the caller waits in its own thread."""
+    error: Exception | None = None
+    """The last error of what is called."""
+
+    def check(self) -> None:
+        """Check that the caller still waits: otherwise no larger tier is called and no ticket is made.
+
+        Raises:
+            ClientDisconnected: the caller was cancelled.
+        """
+        if self.portal is not None:
+            self.portal.check()
+
+    @contextmanager
+    def convert_errors(self, convert: Callable[[Exception], ModelError]) -> Iterator[None]:
+        """Keep an error, and raise a stranger's as a model's; control flow and this package's errors pass.
+
+        Raises:
+            ModelError: what `convert` made of an exception.
+        """
+        try:
+            yield
+        except control_flow():
+            raise
+        except Exception as error:
+            self.check()
+            self.error = error
+            if isinstance(error, IlisGuardError):
+                raise
+            raise convert(error) from error
+
+
+@dataclass(slots=True, kw_only=True)
+class ChainCall(ModelCall):
     """One call of a guarded runnable: the input and the options of its parts, and their results."""
 
     given: Any
@@ -46,80 +81,32 @@ class ChainCall:
     """For that part: a child of the guarded runnable's own run."""
     kwargs: Mapping[str, Any]
     """Passed on to that part."""
-    portal: LoopPortal | None
-    """Runs it on the caller's event loop; None where the caller waits in its own thread."""
     unscorable: str = ""
     """Why an attempt on the chain has no score, whatever its answer."""
     reply: Any = None
     """The message, or text, of the chain's own model; None where it hasn't answered."""
     outputs: dict[str, Any] = field(default_factory=dict)
     """By tier: the chain's output for the tier's answer."""
-    error: Exception | None = None
-    """The last error of the chain."""
 
     def run(
-        self,
-        part: Runnable[Any, Any],
-        given: Any,
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        callback: BaseCallbackHandler | None = None,
-        in_this_thread: bool = False,
+        self, part: Runnable[Any, Any], given: Any, callback: BaseCallbackHandler | None = None, **kwargs: Any
     ) -> Any:
         """Run a part of the chain, awaited on the caller's event loop where the caller awaits.
 
         Args:
             part: of the chain.
             given: its input.
-            kwargs: its options.
             callback: receives the events of this run too.
-            in_this_thread: whether it runs in this thread in any case.
-
-        Raises:
-            ClientDisconnected: the caller was cancelled.
-            Exception: any other error of the part, LangGraph's control flow too.
+            kwargs: its options.
         """
         config = self.config if callback is None else merge_configs(self.config, {"callbacks": [callback]})
-        options = kwargs or {}
-        try:
-            if self.portal is None or in_this_thread:
-                result = part.invoke(given, config, **options)
-            else:
-                result = self.portal.call(partial(part.ainvoke, given, config, **options))
-        except control_flow():
-            raise
-        except Exception as error:
-            self._check_waited_for()
-            self.error = error
-            raise
-        self._check_waited_for()
-        return result
-
-    def _check_waited_for(self) -> None:
-        # Once the caller is gone, no larger tier is called and no ticket is made.
-        if self.portal is not None:
-            self.portal.check()
+        if self.portal is None:
+            return part.invoke(given, config, **kwargs)
+        return self.portal.call(partial(part.ainvoke, given, config, **kwargs))
 
 
 CURRENT_CALL: Final[ContextVar[ChainCall]] = ContextVar("ilis_guard_langchain.call")
 """The call that is being answered; threads that a guard starts for it inherit it."""
-
-
-@contextmanager
-def convert_errors(convert: Callable[[Exception], ModelError]) -> Iterator[None]:
-    """Raise a stranger's exceptions as model errors; control flow and this package's errors pass.
-
-    Raises:
-        ModelError: what `convert` made of an exception.
-    """
-    try:
-        yield
-    except control_flow():
-        raise
-    except IlisGuardError:
-        raise
-    except Exception as error:
-        raise convert(error) from error
 
 
 class ChainModel:
@@ -142,8 +129,8 @@ class ChainModel:
             GraphBubbleUp: LangGraph's control flow, which is neither an answer nor a failure.
         """
         call, started = CURRENT_CALL.get(), time.perf_counter()
-        with convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
-            call.reply = call.run(self._parts.model, call.given, call.kwargs)
+        with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
+            call.reply = call.run(self._parts.model, call.given, **call.kwargs)
         message = as_message(call.reply)
         check_not_refused(message)
         return generation_of(message, seconds=time.perf_counter() - started)
@@ -231,8 +218,9 @@ class TappedChainModel:
             }
             if self._is_chat:  # streaming, the pipeline would run in a thread of its own, whose pass isn't recorded
                 options["stream"] = False
-            with convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
-                call.reply = call.run(self._parts.model, call.given, options, in_this_thread=True)
+            with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
+                # In this thread, also where the caller awaits: the recorder follows its own thread only.
+                call.reply = self._parts.model.invoke(call.given, call.config, **options)
             generation = listening.generation(as_message(call.reply).text.strip())
         if given and not call.unscorable:
             call.unscorable = (
@@ -264,8 +252,8 @@ class OpaqueChainModel:
             GraphBubbleUp: LangGraph's control flow, which is neither an answer nor a failure.
         """
         call, capture, started = CURRENT_CALL.get(), CaptureCallback(), time.perf_counter()
-        with convert_errors(partial(as_model_error, model=f"the chain ({type(self._chain).__name__})")):
-            call.reply = call.run(self._chain, call.given, call.kwargs, callback=capture)
+        with call.convert_errors(partial(as_model_error, model=f"the chain ({type(self._chain).__name__})")):
+            call.reply = call.run(self._chain, call.given, capture, **call.kwargs)
         for reply in capture.replies[-1:]:
             check_not_refused(reply)
         replies = [generation_of(reply, seconds=0.0) for reply in capture.replies]
@@ -328,7 +316,7 @@ def _output_text(output: Any) -> str | None:
     Raises:
         ModelError: that message is no answer, or a graph waits at an interrupt.
     """
-    if isinstance(output, Mapping) and output.get(INTERRUPT):
+    if isinstance(output, Mapping) and output.get("__interrupt__"):
         raise ModelError("the graph in the chain waits at an interrupt, so that there is no answer yet")
     if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
         output = turns[-1]

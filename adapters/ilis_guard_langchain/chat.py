@@ -1,6 +1,6 @@
 """A guard as a chat model: wherever LangChain takes a model, it takes one that may decline to answer."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -13,7 +13,6 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Model
 from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.tools import BaseTool
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_protocol.protocol import MessagesData
 from pydantic import ConfigDict, Field
@@ -139,13 +138,7 @@ class ChatIlisGuard(BaseChatModel):
             )
         return first.model.text_tokens(text)
 
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | None = None,
-        **kwargs: Any,
-    ) -> NoReturn:
+    def bind_tools(self, tools: Any, **_: Any) -> NoReturn:
         """Refuse.
 
         Raises:
@@ -153,13 +146,7 @@ class ChatIlisGuard(BaseChatModel):
         """
         raise NotImplementedError(NO_TOOLS)
 
-    def with_structured_output(
-        self,
-        schema: dict[str, Any] | type,
-        *,
-        include_raw: bool = False,
-        **kwargs: Any,
-    ) -> NoReturn:
+    def with_structured_output(self, schema: Any, **_: Any) -> NoReturn:
         """Refuse.
 
         Raises:

@@ -11,11 +11,11 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ilis_guard import Action, ReviewQueue, Verdict
+from ilis_guard import Action, Decision, ReviewQueue, Verdict
 from ilis_guard.errors import QueueStorageError, ReviewError
 from ilis_guard.review import TicketRecord
 from ilis_guard.types.decisions import read_attempt
-from ilis_guard_langchain.messages import KEY, attach_summary, summary_of
+from ilis_guard_langchain.messages import KEY, attach_summary, summarize_decision
 
 THREAD_LABEL: Final = "thread_id"
 """The label in which a ticket keeps the graph's thread that waits for it."""
@@ -146,16 +146,19 @@ def answer_of_ticket(record: TicketRecord) -> PendingAnswer:
 
 
 def summarize_ticket(record: TicketRecord) -> dict[str, Any]:
-    """As `summarize_decision`, of an escalation of which only the ticket is left."""
-    return summary_of(
-        id=record.decision,
-        action=Action.ESCALATE,
-        rule=record.rule,
-        rulings=record.rulings,
-        attempts=tuple(map(read_attempt, record.attempts)),
-        ticket=record.ticket.id,
-        ticket_error=None,
-        policy=record.policy,
+    """Summarize an escalation of which only the ticket is left."""
+    attempts = tuple(map(read_attempt, record.attempts))
+    return summarize_decision(
+        Decision(
+            id=record.decision,
+            action=Action.ESCALATE,
+            text=record.say,
+            uncertainty=attempts[-1].uncertainty,
+            rulings=record.rulings,
+            attempts=attempts,
+            policy=record.policy,
+            ticket=record.ticket,
+        )
     )
 
 
@@ -193,14 +196,7 @@ def _last_response(question: dict[str, Any]) -> VerdictResponse | None:
 def _resolve(queue: ReviewQueue, ticket: str, response: VerdictResponse) -> str:
     """Give the verdict to the queue; why the queue refuses it, or an empty string."""
     try:
-        queue.resolve(
-            ticket,
-            response.verdict,
-            text=response.text,
-            reason=response.reason,
-            reviewer=response.reviewer,
-            version=response.version,
-        )
+        queue.resolve(ticket, response.verdict, **response.model_dump(exclude={"verdict"}))
     except QueueStorageError:
         raise
     except ReviewError as refusal:

@@ -12,7 +12,7 @@ from langchain_core.prompt_values import PromptValue
 
 from ilis_guard import Action, Decision, Message, Retraction, StreamEvent, TextDelta
 from ilis_guard.errors import RequestError
-from ilis_guard.types import Attempt, ErrorInfo, Role, Ruling
+from ilis_guard.types import Role
 
 KEY: Final = "ilis_guard"
 """The key in a message's `response_metadata` of its decision's summary; in a stream, before it, of the `retraction`."""
@@ -75,42 +75,18 @@ def summarize_decision(decision: Decision) -> dict[str, Any]:
     Errors stand in it by kind, rules by id and outcome. A stranger's exception text, and so a path, a host or a key,
     never does.
     """
-    return summary_of(
-        id=decision.id,
-        action=decision.action,
-        rule=decision.rule,
-        rulings=decision.rulings,
-        attempts=decision.attempts,
-        ticket=None if decision.ticket is None else decision.ticket.id,
-        ticket_error=decision.ticket_error,
-        policy=decision.policy,
-    )
-
-
-def summary_of(
-    *,
-    id: str,  # noqa: A002 - the decision's word for it
-    action: Action,
-    rule: str | None,
-    rulings: Sequence[Ruling],
-    attempts: Sequence[Attempt],
-    ticket: str | None,
-    ticket_error: ErrorInfo | None,
-    policy: str,
-) -> dict[str, Any]:
-    """As `summarize_decision`, from a decision's fields, as far as a ticket keeps them too."""
     return {
-        "id": id,
-        "action": action.value,
-        "rule": rule,
-        "uncertainty": attempts[-1].uncertainty,
-        "rulings": [ruling.for_callers() for ruling in rulings],
-        "errors": [attempt.error.for_callers() for attempt in attempts if attempt.error is not None],
-        "tier": attempts[-1].tier,
-        "ticket": ticket,
-        "ticket_error": None if ticket_error is None else ticket_error.for_callers(),
-        "cost": sum(attempt.cost for attempt in attempts),
-        "policy": policy,
+        "id": decision.id,
+        "action": decision.action.value,
+        "rule": decision.rule,
+        "uncertainty": decision.uncertainty,
+        "rulings": [ruling.for_callers() for ruling in decision.rulings],
+        "errors": [attempt.error.for_callers() for attempt in decision.attempts if attempt.error is not None],
+        "tier": decision.attempts[-1].tier,
+        "ticket": None if decision.ticket is None else decision.ticket.id,
+        "ticket_error": None if decision.ticket_error is None else decision.ticket_error.for_callers(),
+        "cost": decision.cost,
+        "policy": decision.policy,
     }
 
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeGuard
 
 from langchain.agents.middleware import AgentMiddleware, ExtendedModelResponse, ModelRequest, ModelResponse, hook_config
@@ -23,12 +23,12 @@ from langgraph.types import Command
 
 from ilis_guard import Action, Decision, Generation, Guard, Message, ReviewQueue
 from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
-from ilis_guard.errors import ConfigError, ModelError, control_flow
+from ilis_guard.errors import ConfigError, ModelError
 from ilis_guard.models.remote import RemoteModel, as_model_error
 from ilis_guard.models.replies import check_not_refused, generation_of
 from ilis_guard.review import TicketRecord
 from ilis_guard.types import Attempt, Labels
-from ilis_guard_langchain.chain_models import convert_errors
+from ilis_guard_langchain.chain_models import ModelCall
 from ilis_guard_langchain.chat import ChatIlisGuard
 from ilis_guard_langchain.interrupts import (
     END,
@@ -58,29 +58,22 @@ class ToolCallSignal(GraphBubbleUp):
 
 
 @dataclass(slots=True, kw_only=True)
-class AgentCall:
+class AgentCall(ModelCall):
     """One model call of an agent, while a guard decides on it."""
 
     request: ModelRequest[Any]
-    handler: Handler
-    """Makes the call, with the agent's tools and its other middleware."""
+    handler: Handler | AsyncHandler
+    """Makes the call, with the agent's tools and its other middleware; awaitable where there is a portal."""
     responses: dict[str, ModelResponse[Any]] = field(default_factory=dict)
     """By tier: its last answer in the agent's form."""
-    error: Exception | None = None
-    """The last error of a model."""
 
     def run(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
         """Make the call, tagged so that LangGraph streams no token of it: nothing is shown before the decision."""
         config = ensure_config()
         config["tags"] = [*config.get("tags", []), TAG_NOSTREAM]
+        call: Callable[[], Any] = partial(self.handler, request)
         with set_config_context(config) as context:
-            try:
-                return context.run(self.handler, request)
-            except control_flow():
-                raise
-            except Exception as error:
-                self.error = error
-                raise
+            return context.run(call if self.portal is None else partial(self.portal.call, call))
 
     def response(self, attempt: Attempt) -> ModelResponse[Any]:
         """An attempt's answer in the agent's form; of a tier that answered by itself, its text."""
@@ -140,7 +133,7 @@ class AgentModel:
         """
         call, started = _CURRENT_CALL.get(), time.perf_counter()
         request = call.request if self._chat is None else call.request.override(model=self._chat)
-        with convert_errors(partial(as_model_error, model=type(request.model).__name__)):
+        with call.convert_errors(partial(as_model_error, model=type(request.model).__name__)):
             response = call.run(request)
         message = next((message for message in response.result if isinstance(message, AIMessage)), None)
         if message is None:
@@ -177,7 +170,6 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         if not isinstance(guard.review, ReviewQueue | None):
             raise ConfigError(f"an agent waits for verdicts in a ReviewQueue, got a {type(guard.review).__name__}")
         self._guard = guard
-        self._agent_guard: Guard | None = None
         self._queue = guard.review
         self._labels = labels or {}
 
@@ -187,39 +179,14 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         Raises:
             RequestError: the agent's messages are no conversation that a guard takes, or the labels can't be used.
         """
-        config = get_config()
-        decision_id = _decision_id(config)
-        if (record := self._previous_escalation(decision_id)) is not None:
-            return _left_pending(record.say, summarize_ticket(record), answer_of_ticket(record), config)
-        call = AgentCall(request=request, handler=handler)
-        token = _CURRENT_CALL.set(call)
-        try:
-            decision = self._decide(request, config, decision_id)
-        except ToolCallSignal as signal:
-            return _answered(signal.response)
-        finally:
-            _CURRENT_CALL.reset(token)
-        trace_attempts(decision, config)
-        summary = summarize_decision(decision)
-        response = call.unguarded(decision) if decision.mode == "shadow" else None
-        if response is None and decision.action is Action.ANSWER:
-            response = call.response(decision.attempts[-1])
-        if response is not None:
-            messages = [attach_summary(message, summary) for message in response.result]
-            return _answered(ModelResponse(result=messages, structured_response=response.structured_response))
-        if decision.action is Action.ABSTAIN:
-            return _answered(ModelResponse(result=[_policy_message(decision.text, summary, config)]))
-        return _left_pending(decision.text, summary, call.pending(decision), config)
+        return self._guard_call(AgentCall(request=request, handler=handler, portal=None))
 
     async def awrap_model_call(self, request: ModelRequest[Any], handler: AsyncHandler) -> ExtendedModelResponse[Any]:
         """As `wrap_model_call`, in a thread of its own; the handler is awaited on this event loop."""
         portal = LoopPortal()
-
-        def call(request: ModelRequest[Any]) -> ModelResponse[Any]:
-            return portal.call(partial(handler, request))
-
         try:
-            return await run_in_thread(partial(self.wrap_model_call, request, call))
+            call = AgentCall(request=request, handler=handler, portal=portal)
+            return await run_in_thread(partial(self._guard_call, call))
         finally:
             portal.cancel()
 
@@ -241,6 +208,29 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         """As `after_model`, in a thread of the event loop's pool: the queue blocks."""
         return await asyncio.to_thread(self.after_model, state, runtime)
 
+    def _guard_call(self, call: AgentCall) -> ExtendedModelResponse[Any]:
+        config = get_config()
+        decision_id = _decision_id(config)
+        if (record := self._previous_escalation(decision_id)) is not None:
+            return _leave(answer_of_ticket(record), _policy_response(record.say, summarize_ticket(record), config))
+        token = _CURRENT_CALL.set(call)
+        try:
+            decision = self._decide(call.request, config, decision_id)
+        except ToolCallSignal as signal:
+            return _leave(None, signal.response)
+        finally:
+            _CURRENT_CALL.reset(token)
+        trace_attempts(decision, config)
+        summary = summarize_decision(decision)
+        response = call.unguarded(decision) if decision.mode == "shadow" else None
+        if response is None and decision.action is Action.ANSWER:
+            response = call.response(decision.attempts[-1])
+        if response is not None:
+            messages = [attach_summary(message, summary) for message in response.result]
+            return _leave(None, ModelResponse(result=messages, structured_response=response.structured_response))
+        pending = call.pending(decision) if decision.action is Action.ESCALATE else None
+        return _leave(pending, _policy_response(decision.text, summary, config))
+
     def _decide(self, request: ModelRequest[Any], config: RunnableConfig, decision_id: str) -> Decision:
         model, labels = request.model, self._labels(request) if callable(self._labels) else self._labels
         stop: Sequence[str] = ()
@@ -249,7 +239,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         if (thread := config["configurable"].get("thread_id")) is not None:
             labels = {**labels, THREAD_LABEL: str(thread)}
         system = [] if request.system_message is None else [request.system_message]
-        guard = self._guard if self._is_own(model) else self._guard_in_agent()
+        guard = self._guard if self._is_own(model) else self._agent_guard
         return guard.decide(transcribe([*system, *request.messages]), labels=labels, stop=stop, id=decision_id)
 
     def _previous_escalation(self, decision_id: str) -> TicketRecord | None:
@@ -257,16 +247,15 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         record = None if self._queue is None else self._queue.of_decision(decision_id)
         return record if record is not None and record.ticket.kind == "escalated" else None
 
-    def _guard_in_agent(self) -> Guard:
+    @cached_property
+    def _agent_guard(self) -> Guard:
         """The guard with the agent in the place of its first tier, and of those that are chat models."""
-        if self._agent_guard is None:
-            first, *larger = self._guard.tiers
-            guard = self._guard.with_model(first.name, AgentModel(first.name, None))
-            for tier in larger:
-                if isinstance(tier.model, RemoteModel):
-                    guard = guard.with_model(tier.name, AgentModel(tier.name, tier.model.chat))
-            self._agent_guard = guard
-        return self._agent_guard
+        first, *larger = self._guard.tiers
+        guard = self._guard.with_model(first.name, AgentModel(first.name, None))
+        for tier in larger:
+            if isinstance(tier.model, RemoteModel):
+                guard = guard.with_model(tier.name, AgentModel(tier.name, tier.model.chat))
+        return guard
 
     def _is_own(self, model: BaseChatModel) -> TypeGuard[ChatIlisGuard]:
         """Whether the agent's model is this very guard, whose own tiers then answer."""
@@ -287,19 +276,12 @@ def _answer_text(message: AIMessage, response: ModelResponse[Any]) -> str:
     return str(message.text).strip() if structured is None else json.dumps(structured, ensure_ascii=False)
 
 
-def _policy_message(text: str, summary: dict[str, Any], config: RunnableConfig) -> AIMessage:
+def _policy_response(text: str, summary: dict[str, Any], config: RunnableConfig) -> ModelResponse[Any]:
     """The agent's message in the place of a model's answer."""
-    return AIMessage(text, name=config["metadata"].get("lc_agent_name"), response_metadata={KEY: summary})
+    name = config["metadata"].get("lc_agent_name")
+    return ModelResponse(result=[AIMessage(text, name=name, response_metadata={KEY: summary})])
 
 
-def _answered(response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
-    """The response, with nothing pending in the agent's state, not even from an earlier turn."""
-    return ExtendedModelResponse(response, Command(update={"ilis_guard_pending": None}))
-
-
-def _left_pending(
-    text: str, summary: dict[str, Any], pending: PendingAnswer, config: RunnableConfig
-) -> ExtendedModelResponse[Any]:
-    """The policy's message, with the escalated answer in the agent's state."""
-    response = ModelResponse[Any](result=[_policy_message(text, summary, config)])
+def _leave(pending: PendingAnswer | None, response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
+    """The response, with an answer pending in the agent's state; None clears what an earlier turn left there."""
     return ExtendedModelResponse(response, Command(update={"ilis_guard_pending": pending}))

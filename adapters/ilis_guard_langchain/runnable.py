@@ -1,5 +1,6 @@
 """Guards as runnables: `wrap` puts any runnable under a guard, `GuardRunnable` is a guard as a chain's last step."""
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.graph import Graph
-from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.runnables.utils import ConfigurableFieldSpec, Input, Output
 from langchain_core.utils.pydantic import TypeBaseModel
 
 from ilis_guard import Action, Decision, Generation, Guard, Message, Tier
@@ -24,7 +25,6 @@ from ilis_guard_langchain.chain_models import (
     ChainModel,
     OpaqueChainModel,
     TappedChainModel,
-    convert_errors,
     generation_message,
 )
 from ilis_guard_langchain.messages import (
@@ -37,7 +37,7 @@ from ilis_guard_langchain.messages import (
 )
 from ilis_guard_langchain.tracing import atrace_attempts, trace_attempts
 
-Output = Literal["answer", "decision"]
+OutputMode = Literal["answer", "decision"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def wrap(
     *,
     tier: str | None = None,
     labels: Labels | None = None,
-    output: Output = "answer",
+    output: OutputMode = "answer",
     prompt: Callable[[Any], LanguageModelInput] | None = None,
     as_output: Callable[[str], Any] | None = None,
 ) -> "GuardedRunnable":
@@ -81,7 +81,89 @@ def wrap(
     return GuardedRunnable(runnable, guard, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output)
 
 
-class GuardedRunnable(Runnable[Any, Any]):
+class _LabelledRunnable(Runnable[Input, Output]):
+    """A runnable that takes labels, and decides in one run of its own."""
+
+    def __init__(self, labels: Labels | None) -> None:
+        self._labels = labels or {}
+
+    def invoke(
+        self,
+        input: Input,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        labels: Labels | None = None,
+        **kwargs: Any,
+    ) -> Output:
+        """Run, score and decide.
+
+        Args:
+            input: what is asked.
+            config: LangChain's; what is inside runs as a child of this run.
+            labels: added to the runnable's own.
+            kwargs: passed on to a runnable that is wrapped.
+
+        Raises:
+            RequestError: the conversation, or the labels, can't be used.
+            TypeError: no runnable is wrapped that takes the keywords: a misspelt `labels` that is ignored would open a
+                gate.
+            Exception: what stands before a wrapped runnable's model raised it: then there is nothing to ask.
+        """
+        decide = partial(self._decide, **self._options(labels, **kwargs))
+        return self._call_with_config(decide, input, config, run_type="chain")
+
+    async def ainvoke(
+        self,
+        input: Input,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        labels: Labels | None = None,
+        **kwargs: Any,
+    ) -> Output:
+        """As `invoke`. The guard decides in a thread; what can be awaited is awaited on this event loop."""
+        decide = partial(self._adecide, **self._options(labels, **kwargs))
+        return await self._acall_with_config(decide, input, config, run_type="chain")
+
+    def _options(self, labels: Labels | None = None, **kwargs: Any) -> dict[str, Any]:
+        return {"labels": {**self._labels, **(labels or {})}, "kwargs": kwargs}
+
+    @abstractmethod
+    def _decide(self, given: Input, config: RunnableConfig, *, labels: Labels, kwargs: dict[str, Any]) -> Output:
+        """The output for an input."""
+
+    @abstractmethod
+    async def _adecide(self, given: Input, config: RunnableConfig, *, labels: Labels, kwargs: dict[str, Any]) -> Output:
+        """As `_decide`."""
+
+
+class GuardRunnable(_LabelledRunnable[LanguageModelInput, Decision]):
+    """A guard in the place of a chat model: ``prompt | GuardRunnable(guard)``; the output is the decision.
+
+    An abstention or an escalation is a value, not an exception, so that ``with_fallbacks`` doesn't swallow it.
+
+    Args:
+        guard: decides.
+        labels: what the policy's conditions see as ``labels.NAME``; a call may add more:
+            ``invoke(..., labels={...})`` or ``bind(labels={...})``.
+    """
+
+    def __init__(self, guard: Guard, *, labels: Labels | None = None) -> None:
+        super().__init__(labels)
+        self._guard = guard
+
+    def _options(self, labels: Labels | None = None, **kwargs: Any) -> dict[str, Any]:
+        if kwargs:
+            raise TypeError(f"a guard takes the keyword 'labels' and no other, got {sorted(kwargs)!r}")
+        return super()._options(labels)
+
+    def _decide(self, given: LanguageModelInput, config: RunnableConfig, **options: Any) -> Decision:  # noqa: ARG002
+        return self._guard.decide(to_messages(given), labels=options["labels"])
+
+    async def _adecide(self, given: LanguageModelInput, config: RunnableConfig, **options: Any) -> Decision:  # noqa: ARG002
+        return await self._guard.adecide(to_messages(given), labels=options["labels"])
+
+
+class GuardedRunnable(_LabelledRunnable[Any, Any]):
     """A runnable in the place of a tier's model, with the runnable's own input and output; `wrap` builds it.
 
     Each attempt on the tier calls the runnable's model once. Where the policy retries on a larger tier, that is asked
@@ -98,15 +180,15 @@ class GuardedRunnable(Runnable[Any, Any]):
         *,
         tier: str | None = None,
         labels: Labels | None = None,
-        output: Output = "answer",
+        output: OutputMode = "answer",
         prompt: Callable[[Any], LanguageModelInput] | None = None,
         as_output: Callable[[str], Any] | None = None,
     ) -> None:
         if output not in ("answer", "decision"):
             raise ConfigError(f"a guarded runnable's output is 'answer' or 'decision', got {output!r}")
+        super().__init__(labels)
         check_unguarded(runnable)
         self._runnable = runnable
-        self._labels = labels or {}
         self._output = output
         self._prompt = prompt
         self._as_output = as_output
@@ -114,77 +196,35 @@ class GuardedRunnable(Runnable[Any, Any]):
         self._parts = parts = split_chain(runnable)
         own_tier = _find_tier(guard, tier)
         self._check_output(guard, own_tier)
-        self._model: ChainModel | TappedChainModel | OpaqueChainModel
-        if parts is None:
-            self._model = OpaqueChainModel(runnable)
-        else:
-            self._model = TappedChainModel.find(parts, own_tier) or ChainModel(parts)
+        tapped = None if parts is None else TappedChainModel.find(parts, own_tier)
+        self._model = tapped or (OpaqueChainModel(runnable) if parts is None else ChainModel(parts))
         self._guard = guard.with_model(own_tier.name, self._model, check=self._store_output)
         self._tier = _find_tier(self._guard, own_tier.name)
 
-    def invoke(
-        self,
-        input: Any,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        labels: Labels | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Run, score and decide.
-
-        Args:
-            input: the runnable's.
-            config: LangChain's; what is inside runs as a child of this run.
-            labels: added to those of the guarded runnable.
-            kwargs: passed on to the runnable.
-
-        Raises:
-            RequestError: the conversation, or the labels, can't be used.
-            Exception: what stands before the runnable's model raised it: then there is nothing to ask.
-        """
-        return self._call_with_config(
-            partial(self._decide, labels=labels, kwargs=kwargs), input, config, run_type="chain"
-        )
-
-    async def ainvoke(
-        self,
-        input: Any,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        labels: Labels | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As `invoke`. The guard decides in a thread of its own; what is inside is awaited on this event loop."""
-        return await self._acall_with_config(
-            partial(self._adecide, labels=labels, kwargs=kwargs), input, config, run_type="chain"
-        )
-
-    def stream(
-        self,
-        input: Any,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        labels: Labels | None = None,
-        **kwargs: Any,
-    ) -> Iterator[Any]:
+    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Iterator[Any]:  # noqa: A002 - LangChain's name
         """As `invoke`, in one chunk: nothing is shown before the decision."""
-        transform = partial(self._transform, labels=labels, kwargs=kwargs)
+
+        def transform(inputs: Iterator[Any], config: RunnableConfig) -> Iterator[Any]:
+            for given in inputs:
+                yield as_chunk(self._decide(given, config, **self._options(**options)))
+
         yield from self._transform_stream_with_config(iter([input]), transform, config, run_type="chain")
 
     async def astream(
         self,
         input: Any,  # noqa: A002 - LangChain's name
         config: RunnableConfig | None = None,
-        *,
-        labels: Labels | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> AsyncIterator[Any]:
         """As `stream`, run as by `ainvoke`."""
 
         async def inputs() -> AsyncIterator[Any]:
             yield input
 
-        transform = partial(self._atransform, labels=labels, kwargs=kwargs)
+        async def transform(inputs: AsyncIterator[Any], config: RunnableConfig) -> AsyncIterator[Any]:
+            async for given in inputs:
+                yield as_chunk(await self._adecide(given, config, **self._options(**options)))
+
         async for chunk in self._atransform_stream_with_config(inputs(), transform, config, run_type="chain"):
             yield chunk
 
@@ -237,7 +277,7 @@ class GuardedRunnable(Runnable[Any, Any]):
             "text; or say that it puts out text, runnable.with_types(output_type=str)"
         )
 
-    def _decide(self, given: Any, config: RunnableConfig, *, labels: Labels | None, kwargs: dict[str, Any]) -> Any:
+    def _decide(self, given: Any, config: RunnableConfig, *, labels: Labels, kwargs: dict[str, Any]) -> Any:
         inner, head = _silence(config), None if self._parts is None else self._parts.head
         sent = given if head is None else head.invoke(given, inner, **kwargs)
         call = ChainCall(given=sent, config=inner, kwargs=kwargs if head is None else {}, portal=None)
@@ -245,9 +285,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         trace_attempts(decision, config)
         return output
 
-    async def _adecide(
-        self, given: Any, config: RunnableConfig, *, labels: Labels | None, kwargs: dict[str, Any]
-    ) -> Any:
+    async def _adecide(self, given: Any, config: RunnableConfig, *, labels: Labels, kwargs: dict[str, Any]) -> Any:
         inner, head = _silence(config), None if self._parts is None else self._parts.head
         sent = given if head is None else await head.ainvoke(given, inner, **kwargs)
         portal = LoopPortal()
@@ -259,21 +297,11 @@ class GuardedRunnable(Runnable[Any, Any]):
         await atrace_attempts(decision, config)
         return output
 
-    def _transform(self, given: Iterator[Any], config: RunnableConfig, **options: Any) -> Iterator[Any]:
-        for each in given:
-            yield as_chunk(self._decide(each, config, **options))
-
-    async def _atransform(
-        self, given: AsyncIterator[Any], config: RunnableConfig, **options: Any
-    ) -> AsyncIterator[Any]:
-        async for each in given:
-            yield as_chunk(await self._adecide(each, config, **options))
-
-    def _run(self, call: ChainCall, given: Any, labels: Labels | None) -> tuple[Decision, Any]:
+    def _run(self, call: ChainCall, given: Any, labels: Labels) -> tuple[Decision, Any]:
         """Decide on a call; the decision and the output."""
         token = CURRENT_CALL.set(call)
         try:
-            decision = self._guard.decide(self._conversation(call, given), labels={**self._labels, **(labels or {})})
+            decision = self._guard.decide(self._conversation(call, given), labels=labels)
             return decision, self._build_output(call, decision)
         finally:
             CURRENT_CALL.reset(token)
@@ -307,12 +335,13 @@ class GuardedRunnable(Runnable[Any, Any]):
             ScoringError: the answer has no score, whatever it is.
         """
         call = CURRENT_CALL.get()
+        call.check()
         if tier == self._tier.name:
             call.outputs[tier] = self._finish(call, call.reply)
             if call.unscorable:
                 raise ScoringError(call.unscorable)
         elif self._as_output is not None:
-            with convert_errors(_output_error):
+            with call.convert_errors(_output_error):
                 call.outputs[tier] = self._as_output(generation.text)
         else:
             is_message = self._kind == "message" if self._parts is None else isinstance(self._parts.core, BaseChatModel)
@@ -322,7 +351,7 @@ class GuardedRunnable(Runnable[Any, Any]):
         """Run what stands after the chain's model on a reply."""
         if self._parts is None or self._parts.tail is None:
             return reply
-        with convert_errors(_output_error):
+        with call.convert_errors(_output_error):
             return call.run(self._parts.tail, reply)
 
     def _build_output(self, call: ChainCall, decision: Decision) -> Any:
@@ -341,62 +370,6 @@ class GuardedRunnable(Runnable[Any, Any]):
         if self._kind == "message":
             return attach_summary(AIMessage(decision.text, additional_kwargs=refusal_kwargs(decision)), summary)
         return decision.text if self._kind == "text" else Refused(text=decision.text, summary=summary)
-
-
-class GuardRunnable(Runnable[LanguageModelInput, Decision]):
-    """A guard in the place of a chat model: ``prompt | GuardRunnable(guard)``; the output is the decision.
-
-    An abstention or an escalation is a value, not an exception, so that ``with_fallbacks`` doesn't swallow it.
-
-    Args:
-        guard: decides.
-        labels: what the policy's conditions see as ``labels.NAME``; a call may add more:
-            ``invoke(..., labels={...})`` or ``bind(labels={...})``.
-    """
-
-    def __init__(self, guard: Guard, *, labels: Labels | None = None) -> None:
-        self._guard = guard
-        self._labels = labels or {}
-
-    def invoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        labels: Labels | None = None,
-        **unknown: Any,
-    ) -> Decision:
-        """Decide.
-
-        Raises:
-            RequestError: the input holds no prompt, or a message that isn't text by a user, an assistant or a system.
-        """
-        _check_keywords(unknown)
-        return self._call_with_config(partial(self._decide, labels=labels), input, config, run_type="chain")
-
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        labels: Labels | None = None,
-        **unknown: Any,
-    ) -> Decision:
-        """As `invoke`, by `Guard.adecide`: in a thread, while the event loop stays free."""
-        _check_keywords(unknown)
-        return await self._acall_with_config(partial(self._adecide, labels=labels), input, config, run_type="chain")
-
-    def _decide(self, given: LanguageModelInput, *, labels: Labels | None) -> Decision:
-        return self._guard.decide(to_messages(given), labels={**self._labels, **(labels or {})})
-
-    async def _adecide(self, given: LanguageModelInput, *, labels: Labels | None) -> Decision:
-        return await self._guard.adecide(to_messages(given), labels={**self._labels, **(labels or {})})
-
-
-def _check_keywords(unknown: dict[str, Any]) -> None:
-    """Refuse unknown keywords: a misspelt `labels` that is ignored would open a gate."""
-    if unknown:
-        raise TypeError(f"a guard takes the keyword 'labels' and no other, got {sorted(unknown)!r}")
 
 
 def _find_tier(guard: Guard, name: str | None) -> Tier:

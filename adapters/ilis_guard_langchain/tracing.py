@@ -4,13 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 from uuid import UUID
 
-from langchain_core.callbacks import (
-    AsyncCallbackManager,
-    CallbackManager,
-    adispatch_custom_event,
-    dispatch_custom_event,
-)
-from langchain_core.callbacks.manager import BaseRunManager
+from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.callbacks.manager import AsyncParentRunManager, BaseRunManager, ParentRunManager
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_async_callback_manager_for_config, get_callback_manager_for_config
 
@@ -21,7 +16,6 @@ from ilis_guard_langchain.messages import summarize_decision
 
 ATTEMPT: Final = "ilis_guard.attempt"
 DECISION: Final = "ilis_guard.decision"
-FEEDBACK: Final = "ilis_guard.uncertainty"
 _OUTPUTS: Final = ("stage", "uncertainty", "typicality", "tokens", "seconds", "cost", "finish_reason")
 
 
@@ -35,7 +29,7 @@ def trace_attempts(decision: Decision, given: RunnableConfig | BaseRunManager) -
         given: the config of the run that it was made in, as a child of that run gets it; or that run's manager.
     """
     if isinstance(given, BaseRunManager):
-        manager = CallbackManager(**_inherited(given))
+        manager = ParentRunManager.get_child(given)  # type: ignore[arg-type]  # a model's has all that this reads
     else:
         manager = get_callback_manager_for_config(given)
     for inputs, outputs, error in _attempt_runs(decision):
@@ -51,7 +45,7 @@ def trace_attempts(decision: Decision, given: RunnableConfig | BaseRunManager) -
 async def atrace_attempts(decision: Decision, given: RunnableConfig | BaseRunManager) -> None:
     """As `trace_attempts`, with async callbacks."""
     if isinstance(given, BaseRunManager):
-        manager = AsyncCallbackManager(**_inherited(given))
+        manager = AsyncParentRunManager.get_child(given)  # type: ignore[arg-type]  # as in `trace_attempts`
     else:
         manager = get_async_callback_manager_for_config(given)
     for inputs, outputs, error in _attempt_runs(decision):
@@ -76,7 +70,7 @@ def feedback(decision: Decision, run_id: UUID | str, session_id: UUID | str | No
     return {
         "run_id": run_id,
         "session_id": session_id,
-        "key": FEEDBACK,
+        "key": "ilis_guard.uncertainty",
         "score": decision.uncertainty,
         "value": decision.action.value,
         "comment": explain_decision(decision),
@@ -94,18 +88,3 @@ def _attempt_runs(decision: Decision) -> Iterator[tuple[dict[str, Any], dict[str
             {**outputs, "error": None if info is None else info.for_callers()},
             None if info is None else ModelError(f"{info.kind}: {info.message}"),
         )
-
-
-def _inherited(manager: BaseRunManager) -> dict[str, Any]:
-    """The arguments of a callback manager for a run's children; a model's run manager makes no child itself."""
-    handlers, tags = list(manager.inheritable_handlers), list(manager.inheritable_tags)
-    metadata = dict(manager.inheritable_metadata)
-    return {
-        "handlers": handlers,
-        "inheritable_handlers": list(handlers),
-        "parent_run_id": manager.run_id,
-        "tags": tags,
-        "inheritable_tags": list(tags),
-        "metadata": metadata,
-        "inheritable_metadata": dict(metadata),
-    }

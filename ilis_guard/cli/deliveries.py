@@ -18,8 +18,8 @@ from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.review import dead_letters as letters
 
 if TYPE_CHECKING:
-    from ilis_guard.review.deliveries import Outcome
-    from ilis_guard.review.worker import OutboxRelay
+    from ilis_guard.review.outbox import Outcome
+    from ilis_guard.review.relay import OutboxRelay
 
 _ORDER: Final[tuple["Outcome", ...]] = ("delivered", "failed", "taken over", "exhausted", "disabled")
 
@@ -75,9 +75,9 @@ def replay(
             return
         replayed = letters.replay_since(tickets, _time(str(since)))
     out.print(f"{replayed.pending} pending", highlight=False)
-    if replayed.left:
+    if replayed.dead:
         out.print(
-            f"{replayed.left} stay dead: their endpoints are disabled, or guard.yaml doesn't name them", highlight=False
+            f"{replayed.dead} stay dead: their endpoints are disabled, or guard.yaml doesn't name them", highlight=False
         )
 
 

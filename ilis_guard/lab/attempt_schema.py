@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,16 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from ilis_guard.errors import AttemptsError, FitError, RequestError
-from ilis_guard.types import POSITIONS, STAGES, STATISTICS, FinishReason, Fingerprint, Labels, RemoteFingerprint, Request
+from ilis_guard.types import (
+    POSITIONS,
+    STAGES,
+    STATISTICS,
+    Fingerprint,
+    FinishReason,
+    Labels,
+    RemoteFingerprint,
+    Request,
+)
 
 VERSION: Final = 1
 METADATA_KEY: Final = b"ilis_guard_attempts"

@@ -4,36 +4,28 @@ A row is one tier's attempt at one request. A table that `harvest` wrote also ho
 maps of its layers; no other table holds texts. What isn't known is null, and never made up.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float16, Float32, Float64, Int64
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from ilis_guard.errors import AttemptsError, FitError, RequestError
+from ilis_guard.errors import AttemptsError, FitError
 from ilis_guard.lab.attempt_schema import COLUMNS, METADATA_KEY, AttemptManifest, HarvestManifest, check, schema_of
 from ilis_guard.lab.storage import write_table
 from ilis_guard.scoring.typicality import profile, statistics_profile
 from ilis_guard.types import (
     POSITIONS,
-    STAGES,
     STATISTICS,
-    FinishReason,
-    Fingerprint,
     Generation,
-    Labels,
     Position,
-    RemoteFingerprint,
-    Request,
     Site,
     Stage,
     Statistic,

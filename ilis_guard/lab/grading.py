@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Callable
 from string import ascii_uppercase
-
 from typing import Final
 
 from ilis_guard.config.imports import imported

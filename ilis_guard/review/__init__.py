@@ -1,10 +1,9 @@
-"""The human queue: escalated requests wait here, in a database, until a person gives a verdict."""
+"""The human queue: tickets wait in a database until a person gives a verdict."""
 
 from ilis_guard.config.queues import EVENTS, EndpointSettings, QueueSettings
-from ilis_guard.review.listing import QueueCounts
 from ilis_guard.review.queue import ReviewQueue
-from ilis_guard.review.record import TicketEvent, TicketRecord
-from ilis_guard.review.storage import migrate
+from ilis_guard.review.record import QueueCounts, TicketEvent, TicketRecord
+from ilis_guard.review.store import migrate
 
 __all__ = [
     "EVENTS",

@@ -1,58 +1,193 @@
-"""What the queue asks of a database; `sqlite` and `postgresql` answer it, each in a module of its own."""
+"""A review queue's database: transactions, the tables' revision, and errors that say what to do.
 
-from typing import Protocol
+`sqlite` and `postgresql` hold one subclass of `Database` each; all that differs between the two is there.
+"""
 
-from sqlalchemy import Connection, Engine, inspect, text
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
 
-from ilis_guard.errors import ReviewError
-from ilis_guard.review.schema import REVISION_TABLE
+from sqlalchemy import Connection, Engine, Table, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
-EXAMPLE = "use a URL like 'sqlite:///path/tickets.db' or 'postgresql://user@host/database'"
+from ilis_guard.errors import QueueStorageError, ReviewError
+from ilis_guard.review.schema import REVISION, REVISION_TABLE, metadata
+
+EXAMPLE: Final = "use a URL like 'sqlite:///path/tickets.db' or 'postgresql://user@host/database'"
 
 
-class Database(Protocol):
-    """One kind of database. All that differs between the kinds is here: locks, durability, words for what failed."""
+class Database(ABC):
+    """The database of one review queue."""
 
     name: str
-    """How messages call it: a path, or host and database, never a password."""
+    """For messages: a path, or host and database, never a password."""
     engine: Engine
-    is_made_at_once: bool
-    """Whether a new queue gets its tables when it is first opened, or by `migrate` only."""
+    creates_tables: ClassVar[bool]
+    """Whether opening an empty database creates the tables; otherwise only `migrate` does."""
+    insert: ClassVar[Callable[[Table], Any]]
+    """The dialect's INSERT, which has ON CONFLICT DO NOTHING."""
 
-    def begin_reading(self, connection: Connection) -> None:
-        """Start a transaction that sees one moment of the database."""
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection that sees one snapshot of the database, whatever others write meanwhile.
 
-    def begin_writing(self, connection: Connection) -> None:
-        """Start a transaction whose commit is on disk when it returns, and that waits for others a while at most."""
+        Raises:
+            ReviewError: the database failed.
+        """
+        with self._errors_translated(), self.engine.connect() as connection:
+            self._begin_read(connection)
+            yield connection
 
-    def begin_migrating(self, connection: Connection) -> None:
-        """Inside a writing transaction: lock out all others who migrate."""
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection inside a transaction that is on disk when the block ends, or rolled back when it raises.
 
-    def is_empty(self, connection: Connection) -> bool:
-        """Whether nothing is in it, so that the tables may be made."""
+        Read rows that you will change ``with_for_update``: PostgreSQL then locks them. SQLite ignores it, because its
+        transaction holds the lock on the whole file.
+
+        Raises:
+            ReviewError: the database failed; nothing was written.
+        """
+        with self._errors_translated(), self.engine.connect() as connection, connection.begin():
+            self._begin_write(connection)
+            yield connection
+
+    def insert_new(self, connection: Connection, table: Table, values: dict[str, Any], *, unique: str) -> bool:
+        """Insert a row and return True, unless a row has the same value in the unique column."""
+        statement = type(self).insert(table).values(values).on_conflict_do_nothing(index_elements=[unique])
+        # Without the option, SQLAlchemy drops the row count where the dialect could return rows.
+        return bool(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1)
+
+    def prepare(self) -> None:
+        """Check that the tables have this version's revision; create them in an empty database where that is allowed.
+
+        Raises:
+            ReviewError: this version of ilis_guard can't use the database, or the database failed.
+        """
+        with self.reading() as connection:
+            is_empty = self._check_is_empty(connection)
+        if is_empty:
+            with self.writing() as connection:
+                if self._check_is_empty(connection):  # unless another process was faster
+                    metadata.create_all(connection, checkfirst=False)
+                    create = f"CREATE TABLE {REVISION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+                    connection.execute(text(create))
+                    insert = f"INSERT INTO {REVISION_TABLE} VALUES (:revision)"  # noqa: S608 - a constant
+                    connection.execute(text(insert), {"revision": REVISION})
+                    self._mark(connection)
+        with self._errors_translated():
+            self._configure()
+
+    def migrate(self) -> tuple[str | None, str]:
+        """See `ilis_guard.review.migrate`."""
+        # Only a migration waits for alembic's import.
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "ilis_guard.review:migrations")
+        with self.writing() as connection:
+            self._lock_migrations(connection)
+            before = None if self._is_empty(connection) else self._known_revision(connection)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            self._mark(connection)
+        with self._errors_translated():
+            self._configure()
+        return before, REVISION
+
+    def erase(self) -> None:
+        """Remove deleted and overwritten content from the database's files, as far as this process can.
+
+        Raises:
+            ReviewError: the database failed.
+        """
+        with self._errors_translated():
+            self._erase()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
 
     def revision(self, connection: Connection) -> str | None:
-        """The revision that its tables have; None where it holds no review queue."""
+        """Return the revision of the tables; None where the database holds no review queue. Never writes."""
+        if not inspect(connection).has_table(REVISION_TABLE):
+            return None
+        found = connection.execute(text(f"SELECT version_num FROM {REVISION_TABLE}")).scalars().all()  # noqa: S608 - a constant
+        if len(found) != 1:
+            raise ReviewError(f"the table {REVISION_TABLE!r} must have one row, got {len(found)}; restore a backup")
+        return str(found[0])
 
-    def sign(self, connection: Connection) -> None:
-        """Mark the database as ours, once its tables are those of this version."""
+    def _check_is_empty(self, connection: Connection) -> bool:
+        """Return whether the tables must be created; raise unless they must, or are those of this version."""
+        if self.revision(connection) == REVISION:
+            return False
+        if not self._is_empty(connection):
+            revision = self._known_revision(connection)
+            raise ReviewError(
+                f"the review queue {self.name} has revision {revision}, and this version of ilis_guard uses "
+                f"{REVISION}; stop what uses it, back it up, and run `ilis-guard queue migrate`"
+            )
+        if not self.creates_tables:
+            raise ReviewError(f"the database {self.name} holds no review queue yet; run `ilis-guard queue migrate`")
+        return True
 
-    def finish(self) -> None:
-        """What remains to be set outside a transaction, after the tables are there."""
+    def _known_revision(self, connection: Connection) -> str:
+        revision = self.revision(connection)
+        if revision is None:
+            raise ReviewError(
+                f"the database {self.name} belongs to another program; give the review queue one of its own"
+            )
+        if revision > REVISION:
+            raise ReviewError(
+                f"the review queue {self.name} has revision {revision}, and this version of ilis_guard uses "
+                f"{REVISION}; install the version that made it"
+            )
+        return revision
 
-    def forget(self) -> None:
-        """Leave nothing of what was deleted or overwritten in the files, as far as it is in our hands."""
+    @contextmanager
+    def _errors_translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            # Without the cause: PostgreSQL's quotes the row, and with it prompts and answers.
+            raise self._failure(getattr(error, "orig", None) or error) from None
+        except (ValueError, TypeError, OverflowError) as error:
+            # Values that no column takes: NaN, half a surrogate pair, what is no JSON, huge integers.
+            raise self._failure(error) from error
 
-    def described(self, error: BaseException) -> str:
-        """What failed and what to do, without a word of prompts or answers."""
+    def _failure(self, error: BaseException) -> QueueStorageError:
+        return QueueStorageError(f"the review queue {self.name} failed: {self._describe(error)}")
 
+    @abstractmethod
+    def _begin_read(self, connection: Connection) -> None:
+        """Begin a transaction that sees one snapshot of the database."""
 
-def recorded_revision(connection: Connection) -> str | None:
-    """The revision that stands in the database; None where none does."""
-    if not inspect(connection).has_table(REVISION_TABLE):
-        return None
-    # The table's name is a constant.
-    found = connection.execute(text(f"SELECT version_num FROM {REVISION_TABLE}")).scalars().all()  # noqa: S608
-    if len(found) != 1:
-        raise ReviewError(f"the table {REVISION_TABLE!r} must have one row, got {len(found)}; restore a backup")
-    return str(found[0])
+    @abstractmethod
+    def _begin_write(self, connection: Connection) -> None:
+        """Begin a transaction whose commit is durable when it returns, and that waits for locks for a limited time."""
+
+    @abstractmethod
+    def _is_empty(self, connection: Connection) -> bool:
+        """Return whether the database holds nothing, so that the tables may be created."""
+
+    @abstractmethod
+    def _describe(self, error: BaseException) -> str:
+        """Say what failed and what to do, without quoting prompts or answers."""
+
+    @abstractmethod
+    def _lock_migrations(self, connection: Connection) -> None:
+        """Inside a writing transaction: keep other migrations out until it ends."""
+
+    @abstractmethod
+    def _mark(self, connection: Connection) -> None:
+        """Mark the database as a review queue."""
+
+    @abstractmethod
+    def _configure(self) -> None:
+        """Set what can only be set outside a transaction, once the tables exist."""
+
+    @abstractmethod
+    def _erase(self) -> None:
+        """See `erase`."""

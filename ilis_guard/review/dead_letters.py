@@ -1,6 +1,5 @@
-"""Deliveries that never arrived: they are kept, listed, and sent again when somebody says so."""
+"""Dead letters: deliveries that never arrived are kept, listed, and replayed on request."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -8,21 +7,21 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
 from ilis_guard.review import endpoints
-from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.queue import ReviewQueue
 from ilis_guard.review.schema import deliveries
 from ilis_guard.review.schema import endpoints as endpoints_table
+from ilis_guard.review.store import TicketStore
 
 _DEAD: Final = ("exhausted", "disabled")
-_SHORTEST_PREFIX: Final = 4
+_MIN_PREFIX: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A delivery that isn't tried any more."""
+    """A delivery that no relay tries any more."""
 
     id: str
-    """The webhook's id: sent again, it has the same."""
+    """The webhook's id, the same when it is replayed."""
     ticket: str
     endpoint: str
     event: str
@@ -41,20 +40,20 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """What became of dead letters that were to be sent again."""
+class ReplayCounts:
+    """Result of replaying many dead letters."""
 
     pending: int
-    """So many will be."""
-    left: int
-    """So many stay dead: their endpoints are disabled, or guard.yaml doesn't name them."""
+    """How many will be sent again."""
+    dead: int
+    """How many stay dead: their endpoints are disabled, or guard.yaml doesn't name them."""
 
 
 def dead_letters(queue: ReviewQueue, *, endpoint: str | None = None, limit: int = 50) -> list[DeadLetter]:
-    """Dead letters, the latest event first.
+    """List dead letters, the latest event first.
 
     Args:
-        queue: where they are.
+        queue: whose dead letters.
         endpoint: only this endpoint's; None for all.
         limit: at most so many.
 
@@ -66,37 +65,37 @@ def dead_letters(queue: ReviewQueue, *, endpoint: str | None = None, limit: int 
     if endpoint is not None:
         dead = dead.where(deliveries.c.endpoint == endpoint)
     latest = dead.order_by(deliveries.c.created_at.desc(), deliveries.c.id).limit(limit)
-    with _ledger(queue).reading() as connection:
+    with queue.store.database.reading() as connection:
         return [DeadLetter(**row._mapping) for row in connection.execute(latest)]  # noqa: SLF001 - its public name
 
 
 def disabled_endpoints(queue: ReviewQueue) -> dict[str, float]:
-    """The endpoints that answered 410 Gone, and since when nothing is sent to them.
+    """Return when each disabled endpoint answered 410 Gone, by name.
 
     Raises:
         ReviewError: they can't be read.
     """
     gone = select(endpoints_table.c.name, endpoints_table.c.disabled_at)
     gone = gone.where(endpoints_table.c.disabled_at.is_not(None)).order_by(endpoints_table.c.name)
-    with _ledger(queue).reading() as connection:
+    with queue.store.database.reading() as connection:
         return {row.name: row.disabled_at for row in connection.execute(gone)}
 
 
 def replay(queue: ReviewQueue, id: str) -> str:  # noqa: A002 - the delivery's word for it
-    """Send a dead letter again, with all tries it had at first; its full id.
+    """Send a dead letter again, with all its tries; return its full id.
 
     Args:
-        queue: where it is.
+        queue: whose dead letter.
         id: the delivery's id, or its first characters, at least 4.
 
     Raises:
         DeliveryNotFoundError: no dead letter, or more than one, has an id that starts so.
         ReviewError: its endpoint is disabled or unknown, or it can't be stored.
     """
-    ledger = _ledger(queue)
-    with ledger.writing() as connection:
+    store = queue.store
+    with store.database.writing() as connection:
         found = _id_of(connection, id)
-        if not _revive(connection, ledger, deliveries.c.id == found):
+        if not _replay(connection, store, deliveries.c.id == found):
             raise ReviewError(
                 f"the endpoint of {found[:8]} is disabled, or guard.yaml doesn't name it; see `ilis-guard queue "
                 "dead-letters`, then `queue enable` it"
@@ -104,60 +103,55 @@ def replay(queue: ReviewQueue, id: str) -> str:  # noqa: A002 - the delivery's w
     return found
 
 
-def replay_since(queue: ReviewQueue, since: float) -> Replayed:
-    """Send all dead letters again whose event happened at a time or later.
+def replay_since(queue: ReviewQueue, since: float) -> ReplayCounts:
+    """Send all dead letters again whose event happened at or after a time.
 
     Args:
-        queue: where they are.
+        queue: whose dead letters.
         since: seconds since the epoch.
 
     Raises:
         ReviewError: they can't be stored.
     """
-    ledger = _ledger(queue)
-    with ledger.writing() as connection:
+    store = queue.store
+    with store.database.writing() as connection:
         is_late = deliveries.c.created_at >= since
-        pending = _revive(connection, ledger, is_late)
+        pending = _replay(connection, store, is_late)
         still_dead = select(func.count()).where(deliveries.c.state.in_(_DEAD), is_late)
-        return Replayed(pending=pending, left=connection.execute(still_dead).scalar_one())
+        return ReplayCounts(pending=pending, dead=connection.execute(still_dead).scalar_one())
 
 
 def enable(queue: ReviewQueue, endpoint: str) -> None:
-    """Send to an endpoint again that answered 410 Gone. What it missed meanwhile stays dead until it is replayed.
+    """Enable an endpoint that answered 410 Gone. What it missed meanwhile stays dead until it is replayed.
 
     Raises:
         ReviewError: it isn't disabled, or that can't be stored.
     """
-    with _ledger(queue).writing() as connection:
+    with queue.store.database.writing() as connection:
         if not endpoints.enable(connection, endpoint):
             raise ReviewError(f"the endpoint {endpoint!r} isn't disabled; `ilis-guard queue dead-letters` names those")
 
 
-def _revive(connection: Connection, ledger: TicketStore, which: ColumnElement[bool]) -> int:
-    """Make dead letters pending again, for endpoints that are sent to; how many."""
-    configured = [endpoint.name for endpoint in ledger.endpoints]
+def _replay(connection: Connection, store: TicketStore, condition: ColumnElement[bool]) -> int:
+    """Make dead letters of configured and enabled endpoints pending again; return how many."""
     disabled = select(endpoints_table.c.name).where(endpoints_table.c.disabled_at.is_not(None))
     dead = update(deliveries).where(
         deliveries.c.state.in_(_DEAD),
-        deliveries.c.endpoint.in_(configured),
+        deliveries.c.endpoint.in_(list(store.outbox.endpoints)),
         deliveries.c.endpoint.not_in(disabled),
-        which,
+        condition,
     )
-    return connection.execute(dead.values(state="pending", tries=0, next_try_at=ledger.clock())).rowcount
+    return connection.execute(dead.values(state="pending", tries=0, next_try_at=store.clock())).rowcount
 
 
 def _id_of(connection: Connection, prefix: str) -> str:
     prefix = prefix.strip().lower()
-    if len(prefix) < _SHORTEST_PREFIX:
+    if len(prefix) < _MIN_PREFIX:
         raise DeliveryNotFoundError(f"{prefix!r} is too short for a delivery's id; give at least 4 characters")
     # Ids are lower-case hexadecimal, so whatever follows the prefix sorts before "g".
-    starts_so = (deliveries.c.id >= prefix, deliveries.c.id < prefix + "g", deliveries.c.state.in_(_DEAD))
-    found: Sequence[str] = connection.scalars(select(deliveries.c.id).where(*starts_so).limit(2)).all()
+    starts = (deliveries.c.id >= prefix, deliveries.c.id < prefix + "g", deliveries.c.state.in_(_DEAD))
+    found = connection.scalars(select(deliveries.c.id).where(*starts).limit(2)).all()
     if len(found) != 1:
-        how_many = "no dead letter's id starts" if not found else "several dead letters' ids start"
-        raise DeliveryNotFoundError(f"{how_many} with {prefix!r}; see `ilis-guard queue dead-letters`")
-    return found[0]
-
-
-def _ledger(queue: ReviewQueue) -> TicketStore:
-    return queue._ledger  # noqa: SLF001 - the review room's own
+        problem = "no dead letter's id starts" if not found else "several dead letters' ids start"
+        raise DeliveryNotFoundError(f"{problem} with {prefix!r}; see `ilis-guard queue dead-letters`")
+    return str(found[0])

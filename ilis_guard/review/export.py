@@ -1,4 +1,4 @@
-"""Verdicts as labelled rows: what a model said, what a person said of it, and why a person was asked at all."""
+"""Export verdicts as labelled rows: the model's answer, the person's verdict, and why the ticket exists."""
 
 import json
 import os
@@ -10,48 +10,46 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Row, select
 
-from ilis_guard.review.ledger import TicketStore
 from ilis_guard.review.record import judged_in
 from ilis_guard.review.schema import tickets
+from ilis_guard.review.store import BATCH_SIZE, TicketStore
 from ilis_guard.types import Verdict
 
 DATASET: Final = "review"
-"""What the rows' dataset is called."""
-_AT_ONCE: Final = 100
-"""Rows in memory."""
+"""Name of the rows' dataset."""
 
 
-def labelled(ledger: TicketStore, *, queue: str | None, signatures: bool) -> Iterator[dict[str, Any]]:
+def labelled_rows(store: TicketStore, *, queue: str | None, signatures: bool) -> Iterator[dict[str, Any]]:
     """See `ReviewQueue.export`."""
     resolved = select(tickets).where(tickets.c.state == "resolved").order_by(tickets.c.ended_at, tickets.c.id)
     if queue is not None:
         resolved = resolved.where(tickets.c.queue == queue)
-    with ledger.reading() as connection:
-        for row in connection.execution_options(yield_per=_AT_ONCE).execute(resolved):
-            yield _labelled(row, signatures=signatures)
+    with store.database.reading() as connection:
+        for row in connection.execution_options(yield_per=BATCH_SIZE).execute(resolved):
+            yield _labelled_row(row, signatures=signatures)
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write JSONL that only its owner may read, and that is on disk when this returns; how many rows."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    written = 0
+    """Write JSONL that only its owner may read, and that is on disk when this returns; return the number of rows."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    count = 0
     try:
-        with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
-                written += 1
+                count += 1
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        partial.replace(path)
         _sync_folder(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
-    return written
+        partial.unlink(missing_ok=True)
+    return count
 
 
-def _labelled(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
-    """A row as a harvest would have it, had it asked this question, with the verdict in place of the gold answer."""
-    # Where no attempt answered there is nothing that was right; a harvest says the same of an empty answer.
+def _labelled_row(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
+    """Return a row as a harvest of this question would have it, with the verdict in place of the gold answer."""
+    # Without an answer nothing was correct: a harvest treats an empty answer alike.
     judged = judged_in(row.attempts) or {}
     messages = row.request["messages"]
     exported = {
@@ -69,8 +67,9 @@ def _labelled(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
         "tokens": judged.get("tokens", 0),
         "finish_reason": judged.get("finish_reason"),
         **(judged.get("statistics") or {}),
-        # Why it was reviewed: rows of different rules, queues or policies are samples of different populations, and
-        # within one of them each row stands for 1 / probability requests.
+        # Why it was reviewed: rows of different kinds, rules, queues or policies are samples of different populations,
+        # and within one of them each row stands for 1 / probability requests. (`kind` above is the question's.)
+        "ticket_kind": row.kind,
         "rule": row.rule,
         "probability": row.probability,
         "policy": row.policy,
@@ -89,7 +88,7 @@ def _labelled(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
 
 
 def _right_answers(row: Row[Any], proposed: str) -> list[str]:
-    """What is known to be right; nothing after a rejection, or once the texts are gone."""
+    """Return the known right answers: none after a rejection, or after redaction."""
     if row.redacted_at is not None:
         return []
     right = {Verdict.ACCEPT: proposed, Verdict.CORRECT: row.text, Verdict.REJECT: ""}[Verdict(row.verdict)]
@@ -97,7 +96,7 @@ def _right_answers(row: Row[Any], proposed: str) -> list[str]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the file's name is on disk too."""
+    """Put the file's name on disk, too."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -7,19 +7,20 @@ from functools import partial
 from typing import Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect
+from sqlalchemy.dialects import postgresql
 
 from ilis_guard.errors import MissingDependencyError
-from ilis_guard.review.database import recorded_revision
+from ilis_guard.review.database import Database
 
 WAIT_SECONDS: Final = 30
 """How long a statement waits for another transaction's lock."""
 CONNECT_SECONDS: Final = 10
 
-_ONE_MIGRATION: Final = 0x696C6973
+_MIGRATION_LOCK: Final = 0x696C6973
 """Key of the advisory lock that keeps two migrations apart."""
 
-# Durable whatever the server's default; a stronger setting, which waits for replicas too, stays.
-_PROMISE: Final = f"""
+# Makes commits durable whatever the server's default; keeps a stronger setting, which waits for replicas too.
+_DURABLE: Final = f"""
     SELECT set_config('lock_timeout', '{WAIT_SECONDS}s', true),
            set_config('synchronous_commit',
                       CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
@@ -27,7 +28,7 @@ _PROMISE: Final = f"""
 """
 
 _NO_ANSWER: Final = "08000"
-"""SQLSTATE of what libpq says without one: it got no connection, or lost it."""
+"""The SQLSTATE we give to libpq's errors without one: it got no connection, or lost it."""
 
 # By the first characters of SQLSTATE.
 _ADVICE: Final = {
@@ -42,27 +43,28 @@ _ADVICE: Final = {
 _engines: Final[weakref.WeakSet[Engine]] = weakref.WeakSet()
 
 
-def _leave_connections_to_the_parent() -> None:
-    """A forked child that used its parent's sockets would garble both their conversations."""
+def _drop_inherited_connections() -> None:
+    """Forget the parent's connections in a forked child: two processes on one socket would garble the protocol."""
     for engine in _engines:
         engine.dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_leave_connections_to_the_parent)
+os.register_at_fork(after_in_child=_drop_inherited_connections)
 
 
-class PostgreSQL:
+class PostgreSQL(Database):
     """A queue on a server.
 
     Raises:
         MissingDependencyError: the driver isn't installed.
     """
 
-    is_made_at_once = False
+    creates_tables = False
+    insert = postgresql.insert
 
     def __init__(self, url: URL) -> None:
         try:
-            import psycopg  # noqa: F401 - asked for here, so that the message can say what brings it
+            import psycopg  # noqa: F401 - imported here, so that the message can say what installs it
         except ImportError:
             raise MissingDependencyError(
                 "a review queue in PostgreSQL needs 'psycopg': pip install 'ilis-guard[postgresql]'"
@@ -71,48 +73,43 @@ class PostgreSQL:
         self.engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             connect_args={"connect_timeout": CONNECT_SECONDS},
-            # A connection that died with its server is replaced before it is used.
+            # Replaces a connection that died with its server before using it.
             pool_pre_ping=True,
             hide_parameters=True,
             json_serializer=partial(json.dumps, allow_nan=False),
         )
         _engines.add(self.engine)
 
-    def begin_reading(self, connection: Connection) -> None:
-        """The first read fixes the moment."""
+    def _begin_read(self, connection: Connection) -> None:
+        # The first read takes the snapshot.
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
-    def begin_writing(self, connection: Connection) -> None:
-        """Rows are locked by those who are about to change them (``FOR UPDATE``)."""
-        connection.exec_driver_sql(_PROMISE)
+    def _begin_write(self, connection: Connection) -> None:
+        connection.exec_driver_sql(_DURABLE)
 
-    def begin_migrating(self, connection: Connection) -> None:
-        """PostgreSQL's DDL would let two see the same empty database."""
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ONE_MIGRATION})")
-
-    def is_empty(self, connection: Connection) -> bool:
-        """Whether the schema that the connection looks into first has no table."""
+    def _is_empty(self, connection: Connection) -> bool:
+        # In the first schema of the search path.
         return not inspect(connection).get_table_names()
 
-    def revision(self, connection: Connection) -> str | None:
-        """What stands in the table of the revision."""
-        return recorded_revision(connection)
+    def _lock_migrations(self, connection: Connection) -> None:
+        # Transactional DDL alone would let two migrations see the same empty database.
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
 
-    def sign(self, connection: Connection) -> None:
-        """Nothing: the table of the revision has a name of ours."""
+    def _mark(self, connection: Connection) -> None:
+        """Do nothing: the name of the revision table is mark enough."""
 
-    def finish(self) -> None:
-        """Nothing: there is no setting outside a transaction."""
+    def _configure(self) -> None:
+        """Do nothing: all settings belong to transactions."""
 
-    def forget(self) -> None:
-        """Nothing: the server's own vacuum frees the old rows."""
+    def _erase(self) -> None:
+        """Do nothing: the server's own vacuum frees old rows."""
 
-    def described(self, error: BaseException) -> str:
-        """PostgreSQL's first line: the second, its detail, quotes the row."""
+    def _describe(self, error: BaseException) -> str:
         from psycopg import Error, OperationalError
 
         if not isinstance(error, Error):
             return str(error)
         state = error.sqlstate or (_NO_ANSWER if isinstance(error, OperationalError) else "")
-        what = error.diag.message_primary or str(error).partition("\n")[0]
-        return "; ".join([what, *(advice for start, advice in _ADVICE.items() if state.startswith(start))])
+        # The first line only: the second, the detail, quotes the row.
+        message = error.diag.message_primary or str(error).partition("\n")[0]
+        return "; ".join([message, *(advice for start, advice in _ADVICE.items() if state.startswith(start))])

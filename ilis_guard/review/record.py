@@ -1,15 +1,21 @@
-"""What a reviewer sees of a ticket, and how rows of the tables become it."""
+"""Reading tickets: lists, counts, and records with everything that is known about one ticket."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, get_args
 
-from sqlalchemy import Row
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, select
 
+from ilis_guard.errors import ReviewError
 from ilis_guard.policy.explain import explain_ticket
+from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
+from ilis_guard.review.store import TicketEventType, TicketStore, ticket_row
 from ilis_guard.types import Ruling, Ticket, TicketState, TicketWaiter, Verdict
 from ilis_guard.types.decisions import read_attempt
 from ilis_guard.types.rulings import read_rulings
+
+MAX_LIMIT: Final = 100_000
+"""Tickets in one list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +23,8 @@ class TicketEvent:
     """One entry of a ticket's history."""
 
     at: float
-    """Seconds since the epoch, UTC, by the clock of whoever wrote it; the order of entries is certain without it."""
-    what: str
-    """`created`, `claimed`, `released`, `moved`, `expired`, `resolved` or `redacted`."""
+    """Seconds since the epoch, UTC, by the clock of whichever process wrote it; entries are in order all the same."""
+    type: TicketEventType
     by: str
     """Who did it; empty where nobody did."""
     version: int
@@ -28,22 +33,16 @@ class TicketEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "at": self.at,
-            "what": self.what,
-            "by": self.by,
-            "version": self.version,
-            "details": dict(self.details),
-        }
+        return {name: getattr(self, name) for name in self.__slots__} | {"details": dict(self.details)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TicketRecord:
-    """A ticket with everything that was known when the request was escalated, and what happened since."""
+    """A ticket with everything that was known when it was created, and its history."""
 
     ticket: Ticket
     decision: str
-    """Id of the decision that was escalated."""
+    """Id of the decision that it belongs to."""
     request: Mapping[str, Any]
     """The request as JSON values: messages and labels."""
     attempts: tuple[Mapping[str, Any], ...]
@@ -53,73 +52,69 @@ class TicketRecord:
     rule: str | None
     """Id of the rule that decided; None where no rule held."""
     rulings: tuple[Ruling, ...]
-    """What the policy said to each attempt. Of a redacted ticket, without the values of facts."""
+    """What the policy decided after each attempt; without the facts' values after redaction."""
     say: str
-    """What the caller was told meanwhile; may be empty."""
+    """The message that the caller got meanwhile; may be empty."""
     overdue: str
-    """What becomes of it when it is overdue: `expire`, or the queue that it moves to."""
+    """What happens when it is overdue: `expire`, or the queue that it moves to."""
     probability: float = 1.0
-    """How likely a request like this was to get a ticket: below 1 where the policy drew a sample."""
+    """Of such a request's getting a ticket: below 1 where the policy samples."""
     reviewer: str = ""
     """Who gave the verdict, as the caller of `resolve` named them; may be empty."""
     redacted_at: float | None = None
-    """Since when its texts are gone; None while they are there."""
+    """When its texts were removed; None while they are there."""
     history: tuple[TicketEvent, ...] = ()
-    """What happened to it, the earliest first."""
+    """The earliest event first."""
 
     @property
     def proposed(self) -> str | None:
         """The answer that `accept` accepts: the last attempt's that has one; None where no attempt answered."""
-        return proposed_in(self.attempts)
+        judged = judged_in(self.attempts)
+        return None if judged is None else str(judged["text"])
 
     def explain(self) -> str:
-        """As `Decision.explain`: what was done and why, in a few sentences, without prompts and answers."""
+        """Say what was done and why, in a few sentences, without prompts and answers; as `Decision.explain`."""
         return explain_ticket(self.ticket, tuple(map(read_attempt, self.attempts)), self.rulings)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
+        return {name: getattr(self, name) for name in self.__slots__} | {
             "ticket": self.ticket.to_dict(),
-            "decision": self.decision,
             "request": dict(self.request),
             "attempts": [dict(attempt) for attempt in self.attempts],
-            "policy": self.policy,
-            "rule": self.rule,
             "rulings": [ruling.to_dict() for ruling in self.rulings],
-            "say": self.say,
-            "overdue": self.overdue,
-            "probability": self.probability,
-            "reviewer": self.reviewer,
-            "redacted_at": self.redacted_at,
-            "history": [happening.to_dict() for happening in self.history],
+            "history": [event.to_dict() for event in self.history],
         }
 
 
-def proposed_in(attempts: Sequence[Mapping[str, Any]]) -> str | None:
-    """The answer that is proposed: the last attempt's that has one; None where there is none."""
-    found = judged_in(attempts)
-    return None if found is None else str(found["text"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCounts:
+    """How many tickets a queue has."""
+
+    queue: str
+    open: int
+    claimed: int
+    overdue: int
+    """Of the open and claimed ones: those past their due time."""
+    resolved: int
+    expired: int
 
 
 def judged_in(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The attempt whose answer is proposed, and which a verdict is about; half an answer is none."""
-    return next((tried for tried in reversed(attempts) if _is_answer(tried)), None)
-
-
-def _is_answer(attempt: Mapping[str, Any]) -> bool:
-    # Tickets of older releases don't say whether a stream cut it: there were none.
-    return bool(attempt["text"].strip()) and attempt.get("stopped_at") is None
+    """Return the attempt that a verdict is about: the last one with a whole answer; None where there is none."""
+    return next(
+        (attempt for attempt in reversed(attempts) if attempt["text"].strip() and attempt["stopped_at"] is None), None
+    )
 
 
 def ticket_of(row: Row[Any], *, now: float, waiter: TicketWaiter | None = None) -> Ticket:
-    """The ticket in a row that has at least the small columns, as it stands at a time."""
-    is_claimed = row.claimed_until is not None and row.claimed_until > now
-    state: TicketState = "claimed" if is_claimed else row.state
+    """Return the ticket in a row that has at least the small columns, in its state at a time."""
+    is_claimed = is_claimed_at(row, now)
     return Ticket(
         id=row.id,
-        queue=row.queue,
-        state=state,
         kind=row.kind,
+        queue=row.queue,
+        state="claimed" if is_claimed else row.state,
         created_at=row.created_at,
         priority=row.priority,
         due_at=row.due_at,
@@ -134,14 +129,14 @@ def ticket_of(row: Row[Any], *, now: float, waiter: TicketWaiter | None = None) 
     )
 
 
-def record_of(row: Row[Any], happenings: Iterable[Row[Any]], *, now: float) -> TicketRecord:
-    """The record in a full row and the rows of its history."""
-    attempts: Sequence[Mapping[str, Any]] = row.attempts
+def record_of(connection: Connection, row: Row[Any], *, now: float) -> TicketRecord:
+    """Return the record in a full row, with its history."""
+    entries = connection.execute(select(history).where(history.c.ticket == row.id).order_by(history.c.number))
     return TicketRecord(
         ticket=ticket_of(row, now=now),
         decision=row.decision,
         request=row.request,
-        attempts=tuple(attempts),
+        attempts=tuple(row.attempts),
         policy=row.policy,
         rule=row.rule,
         rulings=read_rulings(row.rulings),
@@ -151,7 +146,112 @@ def record_of(row: Row[Any], happenings: Iterable[Row[Any]], *, now: float) -> T
         reviewer=row.reviewer,
         redacted_at=row.redacted_at,
         history=tuple(
-            TicketEvent(at=entry.at, what=entry.what, by=entry.by, version=entry.version, details=entry.details)
-            for entry in happenings
+            TicketEvent(at=entry.at, type=entry.type, by=entry.by, version=entry.version, details=entry.details)
+            for entry in entries
         ),
     )
+
+
+def list_tickets(
+    store: TicketStore,
+    *,
+    state: TicketState | None,
+    queue: str | None,
+    claimed_by: str | None,
+    is_overdue: bool,
+    limit: int,
+) -> list[Ticket]:
+    """See `ReviewQueue.list`."""
+    if state is not None and state not in get_args(TicketState):
+        raise ReviewError(f"a ticket is 'open', 'claimed', 'resolved' or 'expired', got the state {state!r}")
+    if limit < 1:
+        raise ReviewError(f"the limit must be at least 1, got {limit!r}")
+    if limit > MAX_LIMIT:
+        raise ReviewError(f"the limit {limit!r} is too large; the most is {MAX_LIMIT}")
+    now = store.clock()
+    query = select(*SMALL_COLUMNS).order_by(*most_urgent_first()).limit(limit)
+    if state is not None:
+        query = query.where(is_in_state(state, now))
+    if queue is not None:
+        query = query.where(tickets.c.queue == queue)
+    if claimed_by is not None:
+        query = query.where(tickets.c.claimed_by == claimed_by, is_in_state("claimed", now))
+    if is_overdue:
+        query = query.where(_is_overdue(now))
+    with store.database.reading() as connection:
+        return [ticket_of(row, now=now) for row in connection.execute(query)]
+
+
+def prompts(store: TicketStore, ids: Collection[str]) -> dict[str, str]:
+    """See `ReviewQueue.prompts`."""
+    query = select(tickets.c.id, tickets.c.request).where(tickets.c.id.in_(ids))
+    with store.database.reading() as connection:
+        return {row.id: str(row.request["messages"][-1]["content"]) for row in connection.execute(query)}
+
+
+def counts(store: TicketStore) -> list[QueueCounts]:
+    """See `ReviewQueue.counts`."""
+    now = store.clock()
+    query = select(
+        tickets.c.queue,
+        *(_count(is_in_state(state, now), state) for state in get_args(TicketState)),
+        _count(_is_overdue(now), "overdue"),
+    )
+    with store.database.reading() as connection:
+        rows = connection.execute(query.group_by(tickets.c.queue).order_by(tickets.c.queue)).mappings()
+        return [QueueCounts(**row) for row in rows]
+
+
+def probe(store: TicketStore) -> None:
+    """See `ReviewQueue.probe`."""
+    with store.database.reading() as connection:
+        connection.execute(select(tickets.c.id).limit(1)).all()
+
+
+def get_ticket(store: TicketStore, id: str) -> Ticket:  # noqa: A002 - a ticket's word
+    """Return a ticket without its texts; see `ReviewQueue.get`."""
+    with store.database.reading() as connection:
+        return ticket_of(ticket_row(connection, id), now=store.clock())
+
+
+def get_record(store: TicketStore, id: str) -> TicketRecord:  # noqa: A002 - a ticket's word
+    """See `ReviewQueue.get`."""
+    with store.database.reading() as connection:
+        row = connection.execute(select(tickets).where(tickets.c.id == ticket_row(connection, id).id)).one()
+        return record_of(connection, row, now=store.clock())
+
+
+def record_of_decision(store: TicketStore, decision: str) -> TicketRecord | None:
+    """See `ReviewQueue.of_decision`."""
+    with store.database.reading() as connection:
+        row = connection.execute(select(tickets).where(tickets.c.decision == decision)).one_or_none()
+        return None if row is None else record_of(connection, row, now=store.clock())
+
+
+def is_claimed_at(row: Row[Any], now: float) -> bool:
+    """Whether a reviewer holds the ticket."""
+    return row.claimed_until is not None and bool(row.claimed_until > now)
+
+
+def is_in_state(state: TicketState, now: float) -> ColumnElement[bool]:
+    """Whether a ticket is in a state at a time: a claim that ran out leaves it open."""
+    if state == "claimed":
+        return and_(tickets.c.state == "open", tickets.c.claimed_until > now)
+    if state == "open":
+        return and_(tickets.c.state == "open", or_(tickets.c.claimed_until.is_(None), tickets.c.claimed_until <= now))
+    return tickets.c.state == state
+
+
+def most_urgent_first() -> tuple[Any, ...]:
+    """Return the order in which tickets are reviewed: by priority, then by due time, then by age."""
+    has_no_due_time = case((tickets.c.due_at.is_(None), 1), else_=0)
+    return tickets.c.priority.desc(), has_no_due_time, tickets.c.due_at, tickets.c.created_at, tickets.c.id
+
+
+def _is_overdue(now: float) -> ColumnElement[bool]:
+    """Whether a ticket is past its due time and hasn't ended, claimed or not."""
+    return and_(tickets.c.state == "open", tickets.c.due_at <= now)
+
+
+def _count(condition: ColumnElement[bool], name: str) -> Any:
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0).label(name)

@@ -1,7 +1,7 @@
 """SQLite: one file, several threads and processes, opened so that what was committed survives a crash.
 
-There is no connection pool. A connection lives for one operation, so nothing is shared between threads, and a
-process that forks hands no open database to its child, which SQLite forbids.
+There is no connection pool. A connection lives for one operation, so threads share nothing, and a forked child
+inherits no open database, which SQLite forbids.
 """
 
 import json
@@ -13,22 +13,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from ilis_guard.errors import ReviewError
-from ilis_guard.review.database import EXAMPLE, recorded_revision
+from ilis_guard.review.database import EXAMPLE, Database
 
 BUSY_SECONDS: Final = 30.0
 """How long a connection waits while another one writes."""
 
 APPLICATION_ID: Final = 0x696C6973
 """``ilis`` in ASCII, in the file's header: tells a review queue from other programs' databases."""
-
-BEFORE_REVISIONS: Final = 1
-"""``PRAGMA user_version`` of files made before a table told the revision; they have revision 0001."""
-WITH_REVISIONS: Final = 2
-"""``PRAGMA user_version`` of all later files, so that an ilis_guard from before refuses them."""
 
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: f"another process kept it locked for {BUSY_SECONDS:g} s; find it, then try again",
@@ -41,87 +37,82 @@ _ADVICE: Final = {
 }
 
 
-class SQLite:
-    """A queue in a file. The folder and the file are made where they are missing.
+class SQLite(Database):
+    """A queue in a file. Creates the file and its folder where they are missing.
 
     Raises:
-        ReviewError: the URL names no file, or its folder can't be made.
+        ReviewError: the URL names no file, or its folder can't be created.
     """
 
-    is_made_at_once = True
+    creates_tables = True
+    insert = sqlite.insert
 
     def __init__(self, url: URL) -> None:
-        self._path = _path_in(url)
-        self.name = repr(str(self._path))
-        self._make_file()
-        self.engine = _engine_for(self._path)
+        path = _path_in(url)
+        self.name = repr(str(path))
+        self._create_file(path)
+        self.engine = _engine_for(path)
 
-    def begin_reading(self, connection: Connection) -> None:
-        """A deferred transaction: its first read fixes the moment."""
+    def revision(self, connection: Connection) -> str | None:
+        """Return the revision of the tables; None in a file without our mark."""
+        return super().revision(connection) if _pragma(connection, "application_id") == APPLICATION_ID else None
+
+    def _begin_read(self, connection: Connection) -> None:
+        # Deferred: the first read takes the snapshot.
         connection.exec_driver_sql("BEGIN")
 
-    def begin_writing(self, connection: Connection) -> None:
-        """Writers queue here. A transaction that starts by reading would fail, not wait, when it came to write."""
+    def _begin_write(self, connection: Connection) -> None:
+        # Writers queue here. A transaction that began with a read would fail, not wait, when it came to write.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def begin_migrating(self, connection: Connection) -> None:
-        """Nothing: whoever writes has the file for itself."""
-
-    def is_empty(self, connection: Connection) -> bool:
-        """Whether there is no table, and no other program's mark in the header."""
+    def _is_empty(self, connection: Connection) -> bool:
+        # A number in the header is another program's mark.
         marks = [_pragma(connection, name) for name in ("application_id", "user_version")]
         return marks == [0, 0] and not connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
 
-    def revision(self, connection: Connection) -> str | None:
-        """What the file says. It looks only, so that a file that isn't ours stays as it is."""
-        if _pragma(connection, "application_id") != APPLICATION_ID:
-            return None
-        if _pragma(connection, "user_version") == BEFORE_REVISIONS:
-            return "0001"
-        return recorded_revision(connection)
+    def _lock_migrations(self, connection: Connection) -> None:
+        """Do nothing: a writing transaction already locks the file."""
 
-    def sign(self, connection: Connection) -> None:
-        """Sign the header."""
+    def _mark(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.exec_driver_sql(f"PRAGMA user_version = {WITH_REVISIONS}")
 
-    def finish(self) -> None:
-        """Switch the file to a write-ahead log, once and for all: the mode stands in its header."""
-        # Where another connection writes, SQLite refuses this at once, whatever the busy timeout.
-        patiently = Retrying(
+    def _configure(self) -> None:
+        """Switch the file to a write-ahead log; the header keeps the mode."""
+        # SQLite refuses this at once while another connection writes, whatever the busy timeout.
+        retrying = Retrying(
             retry=retry_if_exception(_is_busy),
             wait=wait_random(0.005, 0.05),
             stop=stop_after_delay(BUSY_SECONDS),
             reraise=True,
         )
         with self.engine.connect() as connection:
-            mode = patiently(lambda: connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar_one())
+            mode = retrying(lambda: connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar_one())
         if mode != "wal":
             raise ReviewError(
                 f"the review queue {self.name} can't keep a write-ahead log (journal mode {mode!r}); put it on a "
                 "local disk"
             )
 
-    def forget(self) -> None:
-        """Empty the write-ahead log, where old pages stand. It waits for readers; a last one may keep the log."""
+    def _erase(self) -> None:
+        """Empty the write-ahead log, which holds old pages. Waits for readers; a remaining one may keep the log."""
         with self.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def described(self, error: BaseException) -> str:
-        """SQLite's words, which quote no values, and advice where there is some."""
+    def _describe(self, error: BaseException) -> str:
+        # SQLite's messages quote no values.
         return "; ".join([str(error), *(advice for code, advice in _ADVICE.items() if code == _code(error))])
 
-    def _make_file(self) -> None:
+    def _create_file(self, path: Path) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise ReviewError(
                 f"the folder of the review queue {self.name} can't be made: {error}; give a path in a folder that "
                 "this process may write to"
             ) from error
-        # Prompts and answers are nobody else's to read. Where the file can't be made, SQLite says why later.
+        # Nobody else may read prompts and answers. Where the file can't be created, SQLite says why later.
         with suppress(OSError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _path_in(url: URL) -> Path:
@@ -132,7 +123,7 @@ def _path_in(url: URL) -> Path:
         )
     if url.database in (None, "", ":memory:"):
         raise ReviewError(f"the review queue can't be kept in memory: tickets outlive the process; {EXAMPLE}")
-    # Absolute, so that messages name the one file that is meant.
+    # Absolute, so that messages name exactly one file.
     return Path(str(url.database)).absolute()
 
 
@@ -140,7 +131,7 @@ def _engine_for(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         poolclass=NullPool,
-        # Transactions begin where `begin_writing` says so, and not where Python's sqlite3 guesses.
+        # Transactions begin where `_begin_write` says so, and not where Python's sqlite3 guesses.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
         # Prompts and answers are parameters: they belong in no error message and no log.
         hide_parameters=True,
@@ -148,10 +139,10 @@ def _engine_for(path: Path) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def _promise(connection: sqlite3.Connection, _: Any) -> None:
+    def _configure_connection(connection: sqlite3.Connection, _: Any) -> None:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        # What is deleted is overwritten with zeros.
+        # Overwrites deleted content with zeros.
         connection.execute("PRAGMA secure_delete = ON")
 
     return engine
@@ -166,6 +157,6 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _code(error: BaseException | None) -> int | None:
-    """SQLite's primary result code, without the detail in its upper bits."""
+    """Return SQLite's primary result code, without the detail in its upper bits."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF

@@ -138,7 +138,7 @@ def test_killed_while_it_escalates(tmp_path: Path, moment: str, is_resolved_mean
             0.5,
         )
         assert chat.calls == []
-        assert [entry.what for entry in queue.get(ticket.id).history] == ["created", "resolved"]
+        assert [entry.type for entry in queue.get(ticket.id).history] == ["created", "resolved"]
         assert len(queue.list()) == 1
 
 
@@ -169,7 +169,7 @@ def test_killed_while_it_is_resumed(tmp_path: Path, moment: str, is_resumed_by_i
             done = agent.invoke(Command(resume=given), ONE)
         assert [message.content for message in done["messages"]] == ["How is the weather in Oslo?", "12 degrees."]
         assert chat.calls == []
-        assert [entry.what for entry in queue.get(ticket.id).history] == ["created", "resolved"]
+        assert [entry.type for entry in queue.get(ticket.id).history] == ["created", "resolved"]
         assert queue.get(ticket.id).reviewer == "ana"
 
 

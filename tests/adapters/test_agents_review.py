@@ -149,7 +149,7 @@ def test_the_queues_verdict_stands_where_it_was_faster_and_the_graph_says_so(que
         "reviewer": "ben",
         "overruled": {"verdict": "accept", "reviewer": "ana"},
     }
-    assert [entry.what for entry in queue.get(ticket).history] == ["created", "resolved"]
+    assert [entry.type for entry in queue.get(ticket).history] == ["created", "resolved"]
 
 
 def test_the_graphs_verdict_stands_where_it_was_faster(queue: ReviewQueue) -> None:
@@ -166,7 +166,7 @@ def test_the_same_verdict_from_both_sides_is_one(queue: ReviewQueue) -> None:
     queue.resolve(ticket, Verdict.ACCEPT, reviewer="ben")
     done = agent.invoke(Command(resume={"verdict": "accept", "reviewer": "ana"}), ONE)
     assert "overruled" not in verdict_in(done)
-    assert [entry.what for entry in queue.get(ticket).history] == ["created", "resolved"]
+    assert [entry.type for entry in queue.get(ticket).history] == ["created", "resolved"]
 
 
 def test_a_refused_verdict_leaves_the_graph_waiting_and_is_never_given_later(queue: ReviewQueue) -> None:

@@ -381,7 +381,7 @@ def test_what_is_no_answer_of_a_model_does_not_come_out_of_a_function_as_one(out
 
 def test_a_refusal_of_a_guard_in_a_function_is_no_answer() -> None:
     hidden = {"guarded": wrap(chat(), guard_of(ABSTAIN))}
-    ask = RunnableLambda(lambda question: {"messages": [hidden["guarded"].invoke(question)]})
+    ask: Any = RunnableLambda(lambda question: {"messages": [hidden["guarded"].invoke(question)]})
     outer = wrap(ask, guard_of(tiers=1), output="decision")
     decision = outer.invoke("q")
     assert decision.action is Action.ABSTAIN

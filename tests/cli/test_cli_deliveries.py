@@ -93,7 +93,7 @@ def _bury(config: Path, **values: Any) -> str:
     """Make a dead letter; its id."""
     with opened(config) as queue:
         put(queue, f"d{values}")
-        with queue._ledger.writing() as connection:
+        with queue.store.database.writing() as connection:
             connection.execute(update(deliveries).values({"state": "exhausted", "tries": 10} | values))
             return str(connection.execute(deliveries.select()).one().id)
 

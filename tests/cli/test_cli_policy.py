@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.schema import json_schema_text
 from ilis_guard.policy.guarantees import resolve
+from ilis_guard.policy.schema import JSON_SCHEMA_FILE
 from ilis_guard.scoring import read_bundle
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[2] / "policies").glob("*.yaml"))
@@ -213,4 +213,4 @@ def test_what_one_guard_makes_of_a_policy_is_warned_of(run: Callable[..., Any], 
 def test_the_schema_is_printed_as_it_is_shipped(run: Callable[..., Any]) -> None:
     result = run("policy", "schema")
     assert (result.status, result.err) == (0, "")
-    assert result.out == json_schema.SHIPPED.read_text("utf-8")
+    assert result.out == JSON_SCHEMA_FILE.read_text("utf-8")

@@ -15,7 +15,7 @@ from ilis_guard.lab.logged import score_decisions
 from ilis_guard.policy.explain import explain_decision
 from ilis_guard.policy.replay import Retold, retrace
 from ilis_guard.policy.written import WrittenAttempt
-from ilis_guard.review.record import judged_in, proposed_in
+from ilis_guard.review.record import judged_in
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
 
@@ -92,5 +92,5 @@ def test_a_table_of_attempts_says_it(cut: Decision) -> None:
 def test_half_an_answer_is_no_example_though_an_earlier_attempt_is_one() -> None:
     whole, half = Attempt(tier="small", text="whole"), Attempt(tier="large", text="hal", stopped_at=1)
     attempts = [whole.to_dict(), half.to_dict()]
-    assert proposed_in(attempts) == "whole"
+    assert judged_in(attempts) == attempts[0]
     assert judged_in([half.to_dict()]) is None

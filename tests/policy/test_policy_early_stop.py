@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ilis_guard.policy import Facts, Policy
@@ -112,7 +112,6 @@ def policies(draw: Any) -> Policy | None:
         return None
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     rules=policies(),
     uncertainty=st.sampled_from([0.1, 0.5, 0.95]),

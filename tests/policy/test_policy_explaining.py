@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ilis_guard.policy import Explanation, Facts, Policy
@@ -203,7 +203,6 @@ def engine_of(rules: list[tuple[Stage, Action, str | None, str | None, float | N
     return Engine([bound(index, *rule) for index, rule in enumerate(rules) if rule[:2] != ("prompt", Action.ANSWER)])
 
 
-@settings(max_examples=400, deadline=None)
 @given(RULES, FACTS, st.sampled_from(STAGES))
 def test_an_explanation_never_contradicts_the_ruling(
     rules: list[tuple[Stage, Action, str | None, str | None, float | None]], facts: Facts, stage: Stage

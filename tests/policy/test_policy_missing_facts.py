@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ilis_guard.errors import PolicyError
@@ -197,7 +197,6 @@ FACTS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(condition=CONDITIONS, do=st.sampled_from(["abstain", "escalate", "retry"]), facts=FACTS, known=st.floats(0, 1))
 def test_what_is_answered_with_a_number_missing_is_answered_whatever_the_number(
     condition: str, do: str, facts: Facts, known: float

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ilis_guard.policy import Facts
 from ilis_guard.policy.conditions import Condition, Situation
 from ilis_guard.policy.diagnostics import ConditionError
-from ilis_guard.policy.parts import MAX_OPERATORS, Finding, Part
 from ilis_guard.policy.explain import outcome_text
+from ilis_guard.policy.parts import MAX_OPERATORS, Finding, Part
 from ilis_guard.types import RuleOutcome
 
 FACTS = Facts(

@@ -1,4 +1,4 @@
-"""A ticket is in one reviewer's hands at most, for as long as their claim lasts."""
+"""Claims: one reviewer at most holds a ticket, for as long as the claim lasts."""
 
 import json
 from collections import Counter
@@ -72,7 +72,7 @@ def test_a_claim_is_renewed_and_never_shortened(timed: ReviewQueue, clock: Clock
     assert renewed.claimed_until == again.claimed_until == clock.now + LEASE
     # Nothing changed that anybody has to know.
     assert claimed.version == renewed.version == again.version
-    assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "claimed"]
+    assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "claimed"]
 
 
 def test_a_claim_that_ran_out_is_renewed_unless_somebody_took_over(timed: ReviewQueue, clock: Clock) -> None:
@@ -86,7 +86,7 @@ def test_a_claim_that_ran_out_is_renewed_unless_somebody_took_over(timed: Review
         timed.renew(ticket.id, reviewer="ada")
 
 
-def test_a_released_ticket_is_anybodys(timed: ReviewQueue) -> None:
+def test_a_released_ticket_can_be_claimed_by_anybody(timed: ReviewQueue) -> None:
     ticket = put(timed, "d")
     timed.claim(ticket.id, reviewer="ada")
     released = timed.release(ticket.id, reviewer="ada")
@@ -97,7 +97,7 @@ def test_a_released_ticket_is_anybodys(timed: ReviewQueue) -> None:
         timed.renew(ticket.id, reviewer="ada")
     assert timed.claim(ticket.id, reviewer="bob").claimed_by == "bob"
     assert timed.release(ticket.id, reviewer="head", force=True).state == "open"
-    assert [(entry.what, entry.by) for entry in timed.get(ticket.id).history] == [
+    assert [(entry.type, entry.by) for entry in timed.get(ticket.id).history] == [
         ("created", ""),
         ("claimed", "ada"),
         ("released", "ada"),
@@ -106,7 +106,7 @@ def test_a_released_ticket_is_anybodys(timed: ReviewQueue) -> None:
     ]
 
 
-def test_the_reviewer_who_claimed_a_ticket_ends_it(timed: ReviewQueue) -> None:
+def test_a_claim_holder_resolves_the_ticket(timed: ReviewQueue) -> None:
     ticket = put(timed, "d")
     claimed = timed.claim(ticket.id, reviewer="ada")
     resolved = timed.resolve(ticket.id, Verdict.ACCEPT, reviewer="ada", version=claimed.version)
@@ -154,7 +154,7 @@ def test_the_next_ticket_is_the_most_urgent_one_that_is_free(timed: ReviewQueue,
     assert names[taken.id] == "elsewhere"
 
 
-def test_a_queue_says_how_long_its_claims_last(url: str, clock: Clock) -> None:
+def test_a_queues_lease_applies_to_its_claims(url: str, clock: Clock) -> None:
     with ReviewQueue(url, clock=clock, queues=[QueueSettings(name="slow", lease=7200.0)]) as queue:
         assert queue.claim(put(queue, "d", queue="slow").id, reviewer="ada").claimed_until == clock.now + 7200
         assert queue.claim(put(queue, "e").id, reviewer="ada", lease=5).claimed_until == clock.now + 5
@@ -181,7 +181,7 @@ def test_an_unknown_ticket_is_not_claimed(timed: ReviewQueue) -> None:
             change("0" * 32, reviewer="ada")
 
 
-def test_an_expired_ticket_is_nobodys(timed: ReviewQueue, clock: Clock) -> None:
+def test_an_expired_ticket_can_not_be_claimed(timed: ReviewQueue, clock: Clock) -> None:
     ticket = put(timed, "d", due=10.0)
     clock.now += 10
     timed.sweep()
@@ -192,7 +192,7 @@ def test_an_expired_ticket_is_nobodys(timed: ReviewQueue, clock: Clock) -> None:
         timed.resolve(ticket.id, Verdict.REJECT)
 
 
-def test_a_clock_that_goes_back_makes_claims_longer_and_gives_no_ticket_twice(timed: ReviewQueue, clock: Clock) -> None:
+def test_a_clock_that_goes_back_only_extends_claims(timed: ReviewQueue, clock: Clock) -> None:
     ticket = put(timed, "d")
     until = timed.claim(ticket.id, reviewer="ada").claimed_until
     clock.now -= 86_400
@@ -202,7 +202,7 @@ def test_a_clock_that_goes_back_makes_claims_longer_and_gives_no_ticket_twice(ti
         timed.claim(ticket.id, reviewer="bob")
     assert timed.renew(ticket.id, reviewer="ada").claimed_until == until
     assert timed.resolve(ticket.id, Verdict.ACCEPT, reviewer="ada").state == "resolved"
-    assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "claimed", "resolved"]
+    assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "claimed", "resolved"]
 
 
 def test_claims_are_logged_by_name(timed: ReviewQueue) -> None:
@@ -244,7 +244,7 @@ def _check_each_went_to_one(queue: ReviewQueue, got: dict[str, list[str]], ticke
         for id_ in ids:
             record = queue.get(id_)
             assert record.ticket.claimed_by == reviewer
-            assert [entry.what for entry in record.history] == ["created", "claimed"]
+            assert [entry.type for entry in record.history] == ["created", "claimed"]
 
 
 def test_twenty_threads_that_claim_share_no_ticket(review: ReviewQueue) -> None:
@@ -270,7 +270,7 @@ def test_twenty_processes_that_claim_share_no_ticket(url: str, tmp_path: Path) -
         _check_each_went_to_one(queue, got, tickets)
 
 
-def test_of_twenty_who_claim_one_ticket_one_gets_it(review: ReviewQueue) -> None:
+def test_one_of_twenty_concurrent_claims_wins(review: ReviewQueue) -> None:
     ticket = put(review, "d")
 
     def claim(name: str) -> list[str]:
@@ -283,4 +283,4 @@ def test_of_twenty_who_claim_one_ticket_one_gets_it(review: ReviewQueue) -> None
     ((winner,),) = [names for names in got if names]
     record = review.get(ticket.id)
     assert record.ticket.claimed_by == winner
-    assert [(entry.what, entry.by) for entry in record.history] == [("created", ""), ("claimed", winner)]
+    assert [(entry.type, entry.by) for entry in record.history] == [("created", ""), ("claimed", winner)]

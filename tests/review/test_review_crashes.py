@@ -1,4 +1,4 @@
-"""Several threads, several processes, and processes that die at the worst moment."""
+"""Concurrency and crashes: threads, processes, and processes that are killed."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def die(*_):
 def escalate(queue, decision):
     attempts = [Attempt(tier="small", text="x" * 100_000)]
     return queue.escalate(
-        decision=decision, request=Request.of("?"), attempts=attempts, queue="q", policy="p", rule="r", reasons=[]
+        decision=decision, request=Request.of("?"), attempts=attempts, queue="q", policy="p", rule="r"
     )
 
 url, name = sys.argv[1:]
@@ -191,7 +191,7 @@ def test_a_kill_before_the_commit_leaves_no_half_ticket(url: str) -> None:
     "moment",
     [
         pytest.param('event.listen(Engine, "commit", die)', id="before the tables are committed"),
-        pytest.param("SQLite.finish = die", id="before the write-ahead log is switched on"),
+        pytest.param("SQLite._configure = die", id="before the write-ahead log is switched on"),
     ],
 )
 def test_a_kill_while_the_queue_is_made_leaves_one_that_can_be_used(tmp_path: Path, moment: str) -> None:
@@ -199,6 +199,6 @@ def test_a_kill_while_the_queue_is_made_leaves_one_that_can_be_used(tmp_path: Pa
     url = f"sqlite:///{tmp_path}/tickets.db"
     _dies_of(f"from ilis_guard.review.sqlite import SQLite\n{moment}\nReviewQueue(url)", url)
 
-    with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
+    with ReviewQueue(url) as queue, queue.store.database.reading() as connection:
         assert queue.list() == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"

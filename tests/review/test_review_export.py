@@ -1,4 +1,4 @@
-"""Verdicts become labelled rows, in the words of questions and harvests."""
+"""Export of verdicts as labelled rows, in the vocabulary of questions and harvests."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from ilis_guard.lab.questions import Question
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Attempt, Message, Request, Statistics, Verdict
-from tests.reviewing import Clock, put
+from tests.reviewing import FAILURE, Clock, put
 
 SIGNATURE = np.array([[0.0, 0.5], [0.25, 0.0]], dtype=np.float32)
 STATISTICS = Statistics(logprob_sum=-3.0, logprob_mean=-1.0, entropy_mean=0.5, margin_min=0.1)
@@ -26,7 +26,7 @@ ATTEMPTS = [
         tokens=2,
         finish_reason="stop",
     ),
-    Attempt(tier="large", error="ModelError: it failed"),
+    Attempt(tier="large", error=FAILURE),
 ]
 
 
@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
-def test_a_row_of_a_sample_says_how_likely_it_was_to_be_drawn(review: ReviewQueue, file: Path) -> None:
+def test_a_row_holds_its_sampling_probability(review: ReviewQueue, file: Path) -> None:
     for number, probability in enumerate((1.0, 0.25, 0.02)):
         ticket = put(review, f"d{number}", probability=probability)
         assert review.get(ticket.id).to_dict()["probability"] == probability
@@ -50,7 +50,7 @@ def test_a_row_of_a_sample_says_how_likely_it_was_to_be_drawn(review: ReviewQueu
     assert [row["probability"] for row in exported(review, file)] == [1.0, 0.25, 0.02]
 
 
-def test_a_row_says_what_was_asked_answered_and_right_and_why_it_was_reviewed(
+def test_a_row_holds_question_answer_verdict_and_reason_for_review(
     timed: ReviewQueue, clock: Clock, file: Path
 ) -> None:
     request = Request.of("What is the capital of Norway?", {"topic": "geography"})
@@ -83,6 +83,7 @@ def test_a_row_says_what_was_asked_answered_and_right_and_why_it_was_reviewed(
         "created_at": clock.now,
         "ended_at": ended.ended_at,
         "redacted": False,
+        "ticket_kind": "escalated",
     }
     # What the lab can read as a question, it does.
     assert Question(**{name: row[name] for name in ("id", "dataset", "kind", "question", "answers")})
@@ -99,7 +100,7 @@ def test_a_corrected_and_a_rejected_answer_were_wrong(timed: ReviewQueue, file: 
 
 
 def test_where_no_tier_answered_nothing_was_right(timed: ReviewQueue, file: Path) -> None:
-    ticket = put(timed, "d", attempts=[Attempt(tier="small", error="ModelError: it failed")])
+    ticket = put(timed, "d", attempts=[Attempt(tier="small", error=FAILURE)])
     timed.resolve(ticket.id, Verdict.CORRECT, text="Oslo")
     (row,) = exported(timed, file)
     assert (row["text"], row["correct"], row["answers"], row["tier"]) == ("", False, ["Oslo"], None)
@@ -137,7 +138,7 @@ def test_a_whole_conversation_is_there_and_no_rule_is_none(timed: ReviewQueue, f
     assert row["rule"] is None
 
 
-def test_redacted_rows_keep_what_recalibration_needs(timed: ReviewQueue, file: Path) -> None:
+def test_redacted_rows_still_serve_recalibration(timed: ReviewQueue, file: Path) -> None:
     timed.resolve(put(timed, "d", attempts=ATTEMPTS).id, Verdict.ACCEPT)
     timed.redact(older_than=0)
     (row,) = exported(timed, file, signatures=True)
@@ -147,7 +148,7 @@ def test_redacted_rows_keep_what_recalibration_needs(timed: ReviewQueue, file: P
     assert row["mean"] == SIGNATURE.ravel().tolist()
 
 
-def test_an_export_replaces_the_file_when_it_is_complete_and_is_nobody_elses(timed: ReviewQueue, file: Path) -> None:
+def test_a_complete_export_replaces_the_file_and_is_private(timed: ReviewQueue, file: Path) -> None:
     file.write_text("an earlier export")
     for number in range(120):
         timed.resolve(put(timed, f"d{number}").id, Verdict.ACCEPT)

@@ -1,4 +1,4 @@
-"""Whatever is done to a ticket, kill -9 leaves all of it or nothing, and doing it again ends as if nobody had died."""
+"""Kill -9 during any change leaves all of it or nothing; repeating it ends as if nothing had happened."""
 
 import os
 import random
@@ -68,13 +68,13 @@ def opened(url: str, clock: Callable[[], float] = time.time) -> ReviewQueue:
 
 def check_whole(queue: ReviewQueue) -> None:
     """See that each ticket, its history and what endpoints are to hear tell the same story."""
-    with queue._ledger.reading() as connection:
+    with queue.store.database.reading() as connection:
         told = Counter((row.ticket, row.endpoint, row.event) for row in connection.execute(select(deliveries)))
     expected: Counter[tuple[str, str, str]] = Counter()
     for ticket in queue.list(limit=10_000):
         record = queue.get(ticket.id)
         assert [entry.version for entry in record.history] == [*range(1, ticket.version + 1)]
-        happened = [entry.what for entry in record.history]
+        happened = [entry.type for entry in record.history]
         assert happened[0] == "created"
         assert ("resolved" in happened) == (ticket.state == "resolved")
         assert ("expired" in happened) == (ticket.state == "expired")
@@ -92,7 +92,7 @@ def _ready_for(step: str, url: str, clock: Clock) -> str:
         if step in ("redact", "purge"):
             queue.resolve(ticket, Verdict.ACCEPT)
         if step == "purge":  # nobody is to hear of it any more
-            with queue._ledger.writing() as connection:
+            with queue.store.database.writing() as connection:
                 connection.execute(deliveries.update().values(state="delivered"))
         if step in QUEUE_OF:
             clock.now += 60
@@ -130,10 +130,10 @@ def test_a_killed_step_is_taken_wholly_or_not_at_all(url: str, clock: Clock, ste
             record = queue.get(ticket)
             state, where, happened = ENDS_AS[step]
             assert (record.ticket.state, record.ticket.queue) == (state, where)
-            assert [entry.what for entry in record.history] == happened
+            assert [entry.type for entry in record.history] == happened
 
 
-def test_what_was_told_before_a_kill_at_any_time_is_there(url: str, tmp_path: Path) -> None:
+def test_confirmed_changes_survive_a_kill_at_any_time(url: str, tmp_path: Path) -> None:
     """Workers that do everything all the time are killed at random; what they were told had happened, has."""
     when = random.Random(7)
     for round_ in range(8):

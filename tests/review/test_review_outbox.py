@@ -1,4 +1,4 @@
-"""What endpoints are to hear is written with the change that it tells of, once, and says no text."""
+"""The outbox: each change writes its deliveries once, in its own transaction, without texts."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ilis_guard.config.queues import EndpointSettings, Event, QueueSettings
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries
-from ilis_guard.types import Attempt, Request, Verdict
+from ilis_guard.types import Action, Attempt, ErrorInfo, Request, Ruling, Verdict
 from tests.reviewing import Clock, put
 
 
@@ -19,11 +19,11 @@ def endpoint(name: str, *events: Event, queues: tuple[str, ...] | None = None) -
 
 
 def told(queue: ReviewQueue) -> list[Row[Any]]:
-    with queue._ledger.reading() as connection:
+    with queue.store.database.reading() as connection:
         return list(connection.execute(select(deliveries).order_by(deliveries.c.created_at, deliveries.c.endpoint)))
 
 
-def test_each_change_is_told_to_whoever_wants_to_hear_of_it(url: str, clock: Clock) -> None:
+def test_each_change_is_announced_to_its_subscribers(url: str, clock: Clock) -> None:
     endpoints = [
         endpoint("all"),
         endpoint("verdicts", "ticket.resolved"),
@@ -66,7 +66,7 @@ def test_each_change_is_told_to_whoever_wants_to_hear_of_it(url: str, clock: Clo
     assert rows[-1].data["verdict"] == "accept"
 
 
-def test_a_ticket_that_moves_is_told_of_where_it_leaves_too(url: str, clock: Clock) -> None:
+def test_a_move_is_announced_to_subscribers_of_both_queues(url: str, clock: Clock) -> None:
     endpoints = [endpoint("chemists", "ticket.overdue", queues=("chemists",))]
     queues = [QueueSettings(name="chemists", due=60.0, overdue="seniors")]
     with ReviewQueue(url, clock=clock, queues=queues, endpoints=endpoints) as queue:
@@ -76,14 +76,21 @@ def test_a_ticket_that_moves_is_told_of_where_it_leaves_too(url: str, clock: Clo
         assert [row.event for row in told(queue)] == ["ticket.overdue"]
 
 
-def test_no_text_of_anybody_is_told(url: str) -> None:
+def test_thin_payloads_hold_no_texts(url: str) -> None:
     with ReviewQueue(url, endpoints=[endpoint("all")]) as queue:
+        error = ErrorInfo(kind="ModelError", message="secret message", detail="secret error")
         ticket = put(
             queue,
             "d",
             request=Request.of("secret question", {"customer": "secret label"}),
-            attempts=[Attempt(tier="small", text="secret answer", error="secret error")],
-            reasons=["secret reason"],
+            attempts=[
+                Attempt(
+                    tier="small",
+                    text="secret answer",
+                    error=error,
+                )
+            ],
+            rulings=[Ruling(action=Action.ESCALATE, rule="unsure", say="secret message")],
             say="secret message",
         )
         queue.resolve(ticket.id, Verdict.CORRECT, text="secret correction", reason="secret why", reviewer="ada")
@@ -92,7 +99,7 @@ def test_no_text_of_anybody_is_told(url: str) -> None:
     assert "secret" not in str([row.data for row in rows])
 
 
-def test_what_is_not_stored_is_not_told(url: str) -> None:
+def test_a_failed_write_announces_nothing(url: str) -> None:
     with ReviewQueue(url, endpoints=[endpoint("all")]) as queue:
         with pytest.raises(ReviewError):
             put(queue, "d", say="half a duck \ud83e")

@@ -1,4 +1,4 @@
-"""A ticket whose time is up expires or moves on, once, and somebody hears of it."""
+"""Overdue tickets expire or move to another queue, exactly once."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ def chain(url: str, clock: Clock) -> Any:
         yield queue
 
 
-def test_a_ticket_without_a_due_time_waits_for_ever(timed: ReviewQueue, clock: Clock) -> None:
+def test_a_ticket_without_a_due_time_never_expires(timed: ReviewQueue, clock: Clock) -> None:
     ticket = put(timed, "d")
     clock.now += 1e9
     assert timed.sweep() == 0
@@ -34,7 +34,7 @@ def test_a_ticket_without_a_due_time_waits_for_ever(timed: ReviewQueue, clock: C
     assert (ticket.due_at, ticket.priority, timed.get(ticket.id).overdue) == (None, 0, "expire")
 
 
-def test_a_queue_says_how_its_tickets_wait(chain: ReviewQueue, clock: Clock) -> None:
+def test_a_queues_settings_apply_to_its_tickets(chain: ReviewQueue, clock: Clock) -> None:
     ticket = put(chain, "d")
     assert (ticket.due_at, ticket.priority, chain.get(ticket.id).overdue) == (clock.now + 3600, 2, "seniors")
     other = put(chain, "e", due=60.0, priority=7, overdue="expire")
@@ -54,7 +54,7 @@ def test_an_overdue_ticket_expires_without_a_verdict(timed: ReviewQueue, clock: 
     record = timed.get(ticket.id)
 
     assert (record.ticket.state, record.ticket.verdict, record.ticket.ended_at) == ("expired", None, clock.now)
-    assert [(entry.what, entry.by, entry.details) for entry in record.history[1:]] == [
+    assert [(entry.type, entry.by, entry.details) for entry in record.history[1:]] == [
         ("expired", "", {"was_due_at": ticket.due_at})
     ]
     assert logged == [
@@ -92,7 +92,7 @@ def test_an_overdue_ticket_moves_on_and_waits_by_its_new_queues_rules(chain: Rev
     assert chain.resolve(opened.id, Verdict.ACCEPT).state == "resolved"
 
 
-def test_who_has_an_overdue_ticket_in_hand_may_finish(timed: ReviewQueue, clock: Clock) -> None:
+def test_a_claimed_overdue_ticket_may_be_finished(timed: ReviewQueue, clock: Clock) -> None:
     finished, dropped = put(timed, "d", due=60.0), put(timed, "e", due=60.0)
     timed.claim(finished.id, reviewer="ada", lease=120)
     timed.claim(dropped.id, reviewer="bob", lease=120)
@@ -113,7 +113,7 @@ def test_a_clock_that_goes_back_brings_no_ticket_back(timed: ReviewQueue, clock:
     clock.now -= 3600
     assert timed.sweep() == 0
     assert timed.get(ticket.id).ticket.state == "expired"
-    assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "expired"]
+    assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "expired"]
 
 
 def test_several_sweep_at_once_and_each_ticket_expires_once(timed: ReviewQueue, clock: Clock) -> None:
@@ -123,7 +123,7 @@ def test_several_sweep_at_once_and_each_ticket_expires_once(timed: ReviewQueue, 
         swept = list(threads.map(lambda _: timed.sweep(), range(4)))
     assert sum(swept) == len(tickets)
     for ticket in tickets:
-        assert [entry.what for entry in timed.get(ticket.id).history] == ["created", "expired"]
+        assert [entry.type for entry in timed.get(ticket.id).history] == ["created", "expired"]
 
 
 @pytest.mark.parametrize("name", [" a", "a\nb", "x" * 500, "expire ", "医生"])

@@ -1,4 +1,4 @@
-"""What PostgreSQL adds: a server that goes away, passwords, other transactions' locks, forks."""
+"""PostgreSQL alone: a server that goes away, passwords, other transactions' locks, forks."""
 
 import signal
 from collections.abc import Iterator
@@ -36,11 +36,11 @@ def guard(review: ReviewQueue) -> Iterator[Guard]:
         yield made
 
 
-def test_a_commit_is_durable_whatever_the_servers_default(review: ReviewQueue, postgresql: "Server") -> None:
+def test_commits_are_durable_on_a_server_with_asynchronous_commits(review: ReviewQueue, postgresql: "Server") -> None:
     """The server's default is to commit before anything is on disk, and it writes only every 10 seconds."""
-    with review._ledger.reading() as connection:
+    with review.store.database.reading() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "off"
-    with review._ledger.writing() as connection:
+    with review.store.database.writing() as connection:
         assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
     tickets = [put(review, f"d{number}") for number in range(20)]
     postgresql.stop(signal.SIGQUIT)
@@ -52,14 +52,12 @@ def test_a_stronger_promise_of_the_servers_stays(review: ReviewQueue, url: str) 
     name = url.rpartition("/")[2]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = remote_apply")
-    review._ledger.storage.close()
-    with review._ledger.writing() as connection_:
+    review.store.database.close()
+    with review.store.database.writing() as connection_:
         assert connection_.execute(text("SHOW synchronous_commit")).scalar_one() == "remote_apply"
 
 
-def test_a_server_that_is_down_makes_an_abstention_and_one_that_is_back_an_escalation(
-    guard: Guard, postgresql: "Server"
-) -> None:
+def test_a_server_that_is_down_turns_an_escalation_into_an_abstention(guard: Guard, postgresql: "Server") -> None:
     assert guard.decide("Is it safe?").action is Action.ESCALATE
     postgresql.stop()
     try:
@@ -67,8 +65,9 @@ def test_a_server_that_is_down_makes_an_abstention_and_one_that_is_back_an_escal
     finally:
         postgresql.start()
     assert made.action is Action.ABSTAIN
-    assert "the ticket couldn't be stored: QueueStorageError" in made.reasons[-1]
-    assert "and that the server runs" in made.reasons[-1]
+    assert made.ticket_error is not None
+    assert made.ticket_error.kind == "QueueStorageError"
+    assert "and that the server runs" in made.ticket_error.detail
     # The pool's connections died with the server.
     assert guard.decide("Is it safe?").action is Action.ESCALATE
 
@@ -80,19 +79,19 @@ def test_a_server_that_restarts_in_the_middle_leaves_no_half_ticket(review: Revi
         postgresql.stop(signal.SIGQUIT)
         postgresql.start()
 
-    event.listen(review._ledger.storage._database.engine, "commit", restart, once=True)
+    event.listen(review.store.database.engine, "commit", restart, once=True)
     with pytest.raises(ReviewError, match="server"):
         put(review, "lost")
     assert review.list() == [kept]
     again = put(review, "lost")
-    assert [entry.what for entry in review.get(again.id).history] == ["created"]
+    assert [entry.type for entry in review.get(again.id).history] == ["created"]
 
 
 def test_a_client_that_was_killed_holds_no_lock(review: ReviewQueue, url: str) -> None:
     ticket = put(review, "d")
 
     def lock_and_die() -> None:
-        with ReviewQueue(url) as queue, queue._ledger.writing() as connection:
+        with ReviewQueue(url) as queue, queue.store.database.writing() as connection:
             connection.execute(text("SELECT * FROM tickets FOR UPDATE"))
             die()
 
@@ -100,10 +99,12 @@ def test_a_client_that_was_killed_holds_no_lock(review: ReviewQueue, url: str) -
     assert review.resolve(ticket.id, Verdict.ACCEPT).state == "resolved"
 
 
-def test_a_lock_that_is_never_released(review: ReviewQueue, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_is_an_error_after_a_while(
+    review: ReviewQueue, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticket = put(review, "d")
-    short = postgresql_module._PROMISE.replace(f"'{postgresql_module.WAIT_SECONDS}s'", "'50ms'")
-    monkeypatch.setattr(postgresql_module, "_PROMISE", short)
+    short = postgresql_module._DURABLE.replace(f"'{postgresql_module.WAIT_SECONDS}s'", "'50ms'")
+    monkeypatch.setattr(postgresql_module, "_DURABLE", short)
     with closing(psycopg.connect(url)) as hog:
         hog.execute("SELECT * FROM tickets FOR UPDATE")
         with pytest.raises(ReviewError, match="lock timeout; another transaction kept its lock"):
@@ -134,7 +135,7 @@ def test_a_queue_that_a_fork_shares_with_its_parent_works_in_both(review: Review
         ("/queue", "/nowhere", "database .nowhere[0-9]*. does not exist; check host, database"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_told_without_the_password(
+def test_an_unusable_server_is_reported_without_the_password(
     url: str, postgresql: "Server", old: str, new: str, words: str
 ) -> None:
     wrong = url.replace("ada@", "ada:s3cret@").replace("ada:s3cret@", new) if old == "ada@" else url
@@ -154,7 +155,7 @@ def test_a_row_that_is_refused_is_not_quoted(review: ReviewQueue) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_without_the_driver_it_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'ilis-guard\[postgresql\]'"):
         ReviewQueue("postgresql://ada@localhost/queue")

@@ -1,7 +1,8 @@
-"""What a queue promises to whoever escalates and to whoever reviews."""
+"""The review queue: escalation, lists, records and verdicts."""
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from structlog.testing import capture_logs
 
 from ilis_guard.errors import ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.review import ReviewQueue, TicketEvent, TicketRecord
-from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
+from ilis_guard.types import Action, Attempt, Message, Request, Ruling, Statistics, Ticket, TicketKind, Verdict
+from tests.reviewing import FAILURE, RULING
 
 SIGNATURE = np.array([[0.0, 0.1, 3.5], [0.25, 0.0, 1e-7], [12.0, 0.3, 0.0]], dtype=np.float32)
 
@@ -46,7 +48,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
             seconds=0.2,
             tokens=5,
         ),
-        Attempt(tier="large", error="TransientModelError: no answer in 30 s", seconds=30.0),
+        Attempt(tier="large", error=FAILURE, seconds=30.0),
     ]
 
     ticket = review.escalate(
@@ -56,7 +58,7 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         queue="ducks",
         policy="sha256:ff",
         rule=None,
-        reasons=("tier small: uncertainty 0.10", "no rule held"),
+        rulings=(RULING, Ruling(action=Action.ESCALATE, rule=None)),
         say="A person will look at this.",
     )
     record = review.get(ticket.id)
@@ -70,10 +72,10 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
         attempts=tuple(attempt.to_dict() for attempt in attempts),
         policy="sha256:ff",
         rule=None,
-        reasons=("tier small: uncertainty 0.10", "no rule held"),
+        rulings=(RULING, Ruling(action=Action.ESCALATE, rule=None)),
         say="A person will look at this.",
         overdue="expire",
-        history=(TicketEvent(at=ticket.created_at, what="created", by="", version=1, details={}),),
+        history=(TicketEvent(at=ticket.created_at, type="created", by="", version=1, details={}),),
     )
     assert {name: type(value) for name, value in record.request["labels"].items()} == {
         "channel": str,
@@ -89,16 +91,12 @@ def test_a_record_holds_everything_that_was_escalated(review: ReviewQueue) -> No
 
 def test_tickets_outlive_the_queue_that_took_them(url: str) -> None:
     with ReviewQueue(url) as first:
-        ticket = first.escalate(
-            decision="d", request=Request.of("?"), attempts=[], queue="q", policy="p", rule="r", reasons=[]
-        )
+        ticket = first.escalate(decision="d", request=Request.of("?"), attempts=[], queue="q", policy="p", rule="r")
     with ReviewQueue(url) as second:
         assert second.list() == [ticket]
 
 
-def test_a_decision_gets_one_ticket_however_often_it_is_escalated(
-    review: ReviewQueue, escalate: Callable[..., Ticket]
-) -> None:
+def test_a_decision_escalated_again_keeps_its_ticket(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
     first = escalate("d", queue="chemists")
 
     assert escalate("d", queue="others", attempts=[]) == first
@@ -142,7 +140,7 @@ def test_prompts_are_read_without_attempts(review: ReviewQueue, escalate: Callab
     assert review.prompts([]) == {}
 
 
-def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
+def test_overdue_tickets_have_not_ended(url: str) -> None:
     now = [1000.0]
     with ReviewQueue(url, clock=lambda: now[0]) as review:
         late, claimed, _in_time, resolved, _without = (
@@ -153,7 +151,6 @@ def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
                 queue="chemists",
                 policy="p",
                 rule=None,
-                reasons=[],
                 due=due,
             )
             for number, due in enumerate([20, 10, 100, 10, None])
@@ -166,7 +163,7 @@ def test_the_overdue_tickets_are_those_that_still_wait(url: str) -> None:
         assert [(counts.overdue, counts.claimed) for counts in review.counts()] == [(2, 1)]
 
 
-def test_a_list_of_nonsense_is_refused(review: ReviewQueue) -> None:
+def test_a_list_with_invalid_filters_is_refused(review: ReviewQueue) -> None:
     with pytest.raises(ReviewError, match="got the state 'closed'"):
         review.list(state="closed")  # type: ignore[arg-type]
     with pytest.raises(ReviewError, match="at least 1, got 0"):
@@ -290,7 +287,7 @@ def test_a_verdict_that_makes_no_sense_leaves_the_ticket_open(
     assert review.list(state="open") == [ticket]
 
 
-@pytest.mark.parametrize("attempts", [[], [Attempt(tier="small", error="no answer")], [Attempt(tier="s", text=" ")]])
+@pytest.mark.parametrize("attempts", [[], [Attempt(tier="small", error=FAILURE)], [Attempt(tier="s", text=" ")]])
 def test_where_no_attempt_answered_there_is_nothing_to_accept(
     review: ReviewQueue, escalate: Callable[..., Ticket], attempts: list[Attempt]
 ) -> None:
@@ -302,11 +299,11 @@ def test_where_no_attempt_answered_there_is_nothing_to_accept(
     assert review.resolve(ticket.id, Verdict.CORRECT, text="2403 °C").state == "resolved"
 
 
-def test_the_last_answer_is_what_is_proposed(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+def test_the_last_answer_is_proposed(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
     attempts = [
         Attempt(tier="small", text="first"),
         Attempt(tier="middle", text="second"),
-        Attempt(tier="large", error="no answer"),
+        Attempt(tier="large", error=FAILURE),
     ]
     assert review.get(escalate("d", attempts=attempts).id).proposed == "second"
 
@@ -328,3 +325,24 @@ def test_events_name_the_ticket_once_and_never_its_texts(review: ReviewQueue, es
             "log_level": "info",
         },
     ]
+
+
+@pytest.mark.parametrize("kind", ["escalated", "audited"])
+def test_a_ticket_keeps_its_kind(
+    review: ReviewQueue, escalate: Callable[..., Ticket], tmp_path: Path, kind: TicketKind
+) -> None:
+    ticket = escalate("d", kind=kind)
+    review.resolve(ticket.id, Verdict.ACCEPT)
+    review.redact(older_than=0)
+    review.export(tmp_path / "rows.jsonl")
+    record = review.get(ticket.id)
+
+    assert (ticket.kind, record.ticket.kind, record.to_dict()["ticket"]["kind"]) == (kind, kind, kind)
+    assert (record.ticket.state, record.redacted_at is not None) == ("resolved", True)
+    assert json.loads((tmp_path / "rows.jsonl").read_text())["ticket_kind"] == kind
+
+
+def test_a_ticket_of_an_unknown_kind_is_refused(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
+    with pytest.raises(ReviewError, match=r"(?i)check constraint"):
+        escalate("d", kind="ignored")
+    assert review.list() == []

@@ -1,4 +1,4 @@
-"""What ended long ago is redacted, exported and deleted; what hasn't ended, or isn't told yet, stays."""
+"""Retention: old tickets are redacted, exported and deleted; open ones and pending deliveries stay."""
 
 import json
 import resource
@@ -18,8 +18,21 @@ from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.errors import ReviewError, TicketNotFoundError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries, history
-from ilis_guard.types import Attempt, Message, Request, Statistics, Ticket, Verdict
-from tests.reviewing import Clock, put
+from ilis_guard.types import (
+    Action,
+    Attempt,
+    ErrorInfo,
+    Message,
+    Obstacle,
+    PartOutcome,
+    Request,
+    RuleOutcome,
+    Ruling,
+    Statistics,
+    Ticket,
+    Verdict,
+)
+from tests.reviewing import RULING, Clock, put
 
 DAY: Final = 86_400.0
 SIGNATURE: Final = np.array([[0.0, 0.5], [0.25, 0.0]], dtype=np.float32)
@@ -49,9 +62,36 @@ def secretive(queue: ReviewQueue, decision: str) -> Ticket:
                 tokens=3,
                 finish_reason="stop",
             ),
-            Attempt(tier="large", error="unexpected RuntimeError: can't tell 'What is the geheimnis?'"),
+            Attempt(tier="large", error=ErrorInfo(kind="ModelError", message="It failed.", detail="geheimnis?")),
         ],
-        reasons=["tier 'large' failed: unexpected RuntimeError: can't tell 'What is the geheimnis?'"],
+        rulings=[
+            Ruling(
+                action=Action.RETRY,
+                rule="large",
+                outcomes=(
+                    RuleOutcome(
+                        rule="first",
+                        stage="answer",
+                        outcome="failed",
+                        condition="labels.topic == 'eggs'",
+                        detail="Fabergé isn't a number",
+                    ),
+                    RuleOutcome(
+                        rule="second",
+                        stage="answer",
+                        outcome="obstructed",
+                        obstacle=Obstacle(kind="invalid_labels", detail="geheimnis"),
+                    ),
+                    RuleOutcome(
+                        rule="large",
+                        stage="answer",
+                        outcome="decided",
+                        parts=(PartOutcome(condition="true", value=True, facts={"labels.owner": "Fabergé"}),),
+                    ),
+                ),
+            ),
+            RULING,
+        ],
     )
 
 
@@ -77,14 +117,19 @@ def test_redaction_takes_the_texts_and_leaves_the_rest(timed: ReviewQueue, clock
             name: was[name] for name in was if name not in ("text", "error")
         }
     assert record.proposed == "[redacted]"
-    assert [attempt["error"] for attempt in record.attempts] == ["", "unexpected RuntimeError"]
+    assert [attempt["error"] for attempt in record.attempts] == [
+        None,
+        {"kind": "ModelError", "message": "It failed.", "detail": ""},
+    ]
+    rules = [[(one.rule, one.outcome) for one in ruling.outcomes] for ruling in record.rulings]
+    assert rules == [[(one.rule, one.outcome) for one in ruling.outcomes] for ruling in before.rulings]
     assert (record.ticket.verdict, record.ticket.ended_at, record.reviewer) == (
         Verdict.CORRECT,
         before.ticket.ended_at,
         "ada",
     )
     assert record.history[:-1] == before.history
-    assert (record.history[-1].what, record.history[-1].at) == ("redacted", clock.now)
+    assert (record.history[-1].type, record.history[-1].at) == ("redacted", clock.now)
 
 
 def test_tickets_that_wait_are_neither_redacted_nor_deleted(timed: ReviewQueue, clock: Clock) -> None:
@@ -96,7 +141,7 @@ def test_tickets_that_wait_are_neither_redacted_nor_deleted(timed: ReviewQueue, 
     assert [timed.get(ticket.id) for ticket in (opened, claimed)] == before
 
 
-def test_what_was_redacted_is_not_left_in_the_file(tmp_path: Path, clock: Clock) -> None:
+def test_redacted_texts_are_erased_from_the_file(tmp_path: Path, clock: Clock) -> None:
     file = tmp_path / "tickets.db"
     with ReviewQueue(f"sqlite:///{file}", clock=clock) as queue:
         for number in range(20):
@@ -123,22 +168,22 @@ def test_old_tickets_are_deleted_with_all_that_belongs_to_them(timed: ReviewQueu
     for gone in (old, expired):
         with pytest.raises(TicketNotFoundError):
             timed.get(gone.id)
-    with timed._ledger.reading() as connection:
+    with timed.store.database.reading() as connection:
         assert set(connection.scalars(select(history.c.ticket))) == {young.id}
 
 
-def test_what_a_endpoint_is_still_to_hear_of_stays(url: str, clock: Clock) -> None:
+def test_a_ticket_with_a_pending_delivery_is_not_purged(url: str, clock: Clock) -> None:
     endpoints = [EndpointSettings(name="ops", url="https://ops.example", events=("ticket.resolved",))]
     with ReviewQueue(url, clock=clock, endpoints=endpoints) as queue:
         tickets = [put(queue, decision) for decision in ("pending", "delivered", "exhausted", "disabled")]
         for ticket in tickets:
             queue.resolve(ticket.id, Verdict.ACCEPT)
             state = queue.get(ticket.id).decision
-            with queue._ledger.writing() as connection:
+            with queue.store.database.writing() as connection:
                 connection.execute(deliveries.update().where(deliveries.c.ticket == ticket.id).values(state=state))
         assert queue.purge(older_than=0) == 3
         assert [ticket.id for ticket in queue.list()] == [tickets[0].id]
-        with queue._ledger.reading() as connection:
+        with queue.store.database.reading() as connection:
             assert connection.scalar(select(func.count()).select_from(deliveries)) == 1
 
 
@@ -159,7 +204,7 @@ def test_everything_that_is_deleted_is_exported_first(timed: ReviewQueue, tmp_pa
 
 
 @pytest.mark.parametrize("problem", ["it is there", "no such folder"])
-def test_nothing_is_deleted_where_it_cannot_be_exported(timed: ReviewQueue, tmp_path: Path, problem: str) -> None:
+def test_a_failed_export_prevents_the_purge(timed: ReviewQueue, tmp_path: Path, problem: str) -> None:
     timed.resolve(put(timed, "d").id, Verdict.ACCEPT)
     file = tmp_path / "gone.jsonl" if problem == "it is there" else tmp_path / "nowhere/gone.jsonl"
     if problem == "it is there":
@@ -193,19 +238,19 @@ def test_an_age_is_a_length_of_time(timed: ReviewQueue, age: float) -> None:
             change(older_than=age)
 
 
-def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest.FixtureRequest, clock: Clock) -> None:
+def test_a_replay_during_a_purge_keeps_the_ticket(request: pytest.FixtureRequest, clock: Clock) -> None:
     url = request.getfixturevalue("postgresql").new_queue()
     crm = EndpointSettings(name="crm", url="https://crm.test/", secret="${S}", events=("ticket.created",))
     with ReviewQueue(url, endpoints=[crm], clock=clock) as queue, ThreadPoolExecutor(1) as others:
         ticket = put(queue, "d")
         queue.resolve(ticket.id, Verdict.REJECT)
         clock.now += DAY
-        with queue._ledger.writing() as connection:
+        with queue.store.database.writing() as connection:
             connection.execute(update(deliveries).values(state="exhausted"))
-        with queue._ledger.writing() as connection:
+        with queue.store.database.writing() as connection:
             connection.execute(update(deliveries).values(state="pending"))  # as a replay does
             purging = others.submit(queue.purge, older_than=DAY)
-            with queue._ledger.reading() as looking:
+            with queue.store.database.reading() as looking:
                 for _ in repeat(None):
                     waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
                     if purging.done() or looking.exec_driver_sql(waits).scalar_one():
@@ -213,5 +258,5 @@ def test_what_is_replayed_while_its_ticket_is_purged_is_not_lost(request: pytest
                     looking.exec_driver_sql("SELECT pg_stat_clear_snapshot(), pg_sleep(0.01)")
         assert purging.result() == 0
         assert queue.get(ticket.id).ticket.id == ticket.id
-        with queue._ledger.reading() as connection:
+        with queue.store.database.reading() as connection:
             assert connection.execute(select(deliveries.c.state)).scalars().all() == ["pending"]

@@ -1,4 +1,4 @@
-"""What a SQLite file promises, and what is said when it can't keep it."""
+"""SQLite alone: durability, locks, and errors."""
 
 import sqlite3
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def url(database: Path) -> str:
 
 def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: ReviewQueue) -> None:
     seen = []
-    for use in (review._ledger.storage.reading, review._ledger.storage.writing, review._ledger.storage.reading):
+    for use in (review.store.database.reading, review.store.database.writing, review.store.database.reading):
         with use() as connection:
             seen.append(
                 tuple(
@@ -41,14 +41,14 @@ def test_every_connection_has_a_write_ahead_log_and_syncs_every_commit(review: R
 
 
 def test_a_write_holds_the_lock_from_its_start(review: ReviewQueue, database: Path) -> None:
-    with review._ledger.storage.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
+    with review.store.database.writing(), closing(sqlite3.connect(database, timeout=0)) as other:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
         assert other.execute("SELECT count(*) FROM tickets").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("busy_with", ["SELECT count(*) FROM tickets", "DELETE FROM tickets"])
-def test_the_write_ahead_log_waits_for_whoever_is_busy(url: str, database: Path, busy_with: str) -> None:
+def test_the_write_ahead_log_waits_for_other_connections(url: str, database: Path, busy_with: str) -> None:
     ReviewQueue(url).close()
     with closing(sqlite3.connect(database, check_same_thread=False, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")  # as a process killed while it made the queue leaves it
@@ -56,12 +56,12 @@ def test_the_write_ahead_log_waits_for_whoever_is_busy(url: str, database: Path,
         other.execute(busy_with).fetchone()
         done = Timer(0.3, other.rollback)
         done.start()
-        with ReviewQueue(url) as queue, queue._ledger.storage.reading() as connection:
+        with ReviewQueue(url) as queue, queue.store.database.reading() as connection:
             assert not done.is_alive()
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
 
-def test_the_folder_is_made_and_a_relative_path_stays_where_it_was(
+def test_the_folder_is_created_and_a_relative_path_made_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -90,7 +90,7 @@ def test_the_folder_is_made_and_a_relative_path_stays_where_it_was(
         ("", "can't be read"),
     ],
 )
-def test_a_url_that_cannot_be_used_says_what_to_do_and_no_password(url: str, message: str) -> None:
+def test_an_unusable_url_is_refused_without_showing_a_password(url: str, message: str) -> None:
     with pytest.raises(ReviewError, match=message) as caught:
         ReviewQueue(url)
     assert "sqlite:///path/tickets.db" in str(caught.value)
@@ -108,7 +108,7 @@ def test_a_path_that_is_a_folder(tmp_path: Path) -> None:
         ReviewQueue(f"sqlite:///{tmp_path}")
 
 
-def test_a_file_that_is_no_database_is_named_and_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_database_is_named_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "diary.txt"
     file.write_text("Dear diary, " * 1000)
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_database_is_named_and_left_as_it_is(tmp_path: Path, m
 @pytest.mark.parametrize(
     "made_by", ["CREATE TABLE cookies (id)", "PRAGMA user_version = 1", "PRAGMA application_id = 7"]
 )
-def test_another_programs_database_is_left_as_it_is(tmp_path: Path, made_by: str) -> None:
+def test_another_programs_database_is_unchanged(tmp_path: Path, made_by: str) -> None:
     file = tmp_path / "cookies.db"
     with closing(sqlite3.connect(file)) as theirs:
         theirs.execute(made_by)
@@ -155,7 +155,9 @@ def test_a_database_that_was_damaged_meanwhile(
         review.list()
 
 
-def test_a_lock_that_is_never_released(review: ReviewQueue, escalate: Callable[..., Ticket], database: Path) -> None:
+def test_a_lock_that_is_never_released_is_an_error_after_a_while(
+    review: ReviewQueue, escalate: Callable[..., Ticket], database: Path
+) -> None:
     _with_pragma(review, "busy_timeout = 50")
     with closing(sqlite3.connect(database)) as hog:
         hog.execute("BEGIN IMMEDIATE")
@@ -185,9 +187,7 @@ def test_a_full_disk_leaves_no_half_ticket(
 
 def _with_pragma(review: ReviewQueue, pragma: str) -> None:
     """Every connection from now on runs under this PRAGMA."""
-    event.listen(
-        review._ledger.storage._database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}")
-    )
+    event.listen(review.store.database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
 
 
 def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_tickets_are_counted_without_reading_their_signatures(
     def note(_connection: Any, _cursor: Any, text: str, values: Any, *_: Any) -> None:
         asked.append((text, values))
 
-    event.listen(review._ledger.storage._database.engine, "before_cursor_execute", note)
+    event.listen(review.store.database.engine, "before_cursor_execute", note)
     assert review.counts()[0].open == 1
     ((text, values),) = [one for one in asked if "GROUP BY" in one[0]]
-    with review._ledger.reading() as connection:
+    with review.store.database.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
     assert ["USING COVERING INDEX" in step.detail for step in plan] == [True]

@@ -186,7 +186,7 @@ def test_of_two_reviewers_only_one_gets_the_ticket(enter: Callable[..., Page], a
     ana.get_by_role("button", name="Give it back").click()
     expect(ana.locator("#ticket-state-text")).to_contain_text("Nobody has this ticket.")
     expect(ben.locator("#ticket-state-text")).to_contain_text("It changed since you opened it")
-    assert [entry.what for entry in review.get(ticket.id).history] == ["created", "claimed", "released"]
+    assert [entry.type for entry in review.get(ticket.id).history] == ["created", "claimed", "released"]
 
 
 def test_a_verdict_by_mouse(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:

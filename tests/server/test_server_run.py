@@ -9,7 +9,7 @@ import pytest
 from ilis_guard.config.page import PageSettings, token_hash
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.worker import OutboxRelay
+from ilis_guard.review.relay import OutboxRelay
 from ilis_guard_server import create_app, serve
 from tests.server.servers import KEY, settings_with, shop
 

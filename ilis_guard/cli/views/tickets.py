@@ -101,5 +101,5 @@ def _due(record: TicketRecord) -> str:
 
 def _happening(happening: TicketEvent) -> str:
     by = f" by {escape(happening.by)}" if happening.by else ""
-    to = f" to {escape(repr(happening.details['moved_to']))}" if happening.what == "moved" else ""
-    return f"[dim]{moment(happening.at)}[/dim] {happening.what}{to}{by}"
+    to = f" to {escape(repr(happening.details['moved_to']))}" if happening.type == "moved" else ""
+    return f"[dim]{moment(happening.at)}[/dim] {happening.type}{to}{by}"

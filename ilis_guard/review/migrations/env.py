@@ -1,4 +1,4 @@
-"""What alembic runs: all steps on the connection, and in the transaction, that it is given."""
+"""Alembic's environment: run all migrations on the connection, and in the transaction, of `Database.migrate`."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Workers that are killed at the worst moment, databases that go, disks that are full, clocks that go back."""
+"""Faults of the relay: kills, databases that fail, full disks, clocks that go back."""
 
 import asyncio
 import os
@@ -18,19 +18,20 @@ from structlog.testing import capture_logs
 
 from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.review import ReviewQueue, migrate
-from ilis_guard.review.deliveries import LEASE_SECONDS
-from ilis_guard.review.worker import AT_ONCE
+from ilis_guard.review.outbox import LEASE_SECONDS
+from ilis_guard.review.relay import CONCURRENCY
 from tests.endpoint import Endpoint, Exchange, answering
-from tests.review.test_delivery_worker import OLD, rows, states, to, until, worker
+from tests.review.support import OLD, relay, rows, states, to, until
 from tests.reviewing import Clock, put
 
 PRELUDE = """
 import asyncio, os, signal, sys, time
 from sqlalchemy import Engine, event
-from ilis_guard.review import ReviewQueue, deliveries
-from ilis_guard.review.sending import Sender
 from ilis_guard.config.queues import EndpointSettings
-from ilis_guard.review.worker import OutboxRelay
+from ilis_guard.review import ReviewQueue
+from ilis_guard.review.outbox import Outbox
+from ilis_guard.review.relay import OutboxRelay
+from ilis_guard.review.transport import WebhookTransport
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -45,36 +46,36 @@ def die_at(number):
             die()
     event.listen(Engine, "commit", count)
 
-send, turn = Sender.send, deliveries.turn
+send, relay_batch = WebhookTransport.send, Outbox.relay_batch
 url, hook, late = sys.argv[1:]
 told = {"name": "crm", "url": hook, "secret": "${HOOK_SECRET}", "events": ("ticket.created",)}
 endpoint = EndpointSettings(**told, per_second=10_000.0)
 queue = ReviewQueue(url, endpoints=[endpoint], clock=lambda: time.time() + float(late))
-deliverer = OutboxRelay(queue, internal_hosts=["127.0.0.1"])
+outbox_relay = OutboxRelay(queue, internal_hosts=["127.0.0.1"])
 
 async def run_until_sigterm():
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await deliverer.run(stop)
+    await outbox_relay.run(stop)
 """
 
 DIE_AFTER_THE_ANSWER = """
 async def send_and_die(*arguments, **options):
     await send(*arguments, **options)
     die()
-Sender.send = send_and_die
+WebhookTransport.send = send_and_die
 """
 DIE_WITH_THE_ANSWER_UNREAD = """
 from httpcore._async.http11 import AsyncHTTP11Connection
 AsyncHTTP11Connection._receive_response_headers = die
 """
 DIE_AFTER_THE_OUTCOME = """
-def turn_and_die(*arguments, **options):
-    done = turn(*arguments, **options)
-    if done.settled:
+def relay_batch_and_die(*arguments, **options):
+    batch = relay_batch(*arguments, **options)
+    if batch.settled:
         die()
-    return done
-deliveries.turn = turn_and_die
+    return batch
+Outbox.relay_batch = relay_batch_and_die
 """
 
 
@@ -118,7 +119,7 @@ def _process(script: str, url: str, endpoint: Endpoint, *, late: float = 0.0) ->
 
 
 def _dies_of(script: str, url: str, endpoint: Endpoint) -> None:
-    with _process(script + "\nasyncio.run(deliverer.drain())", url, endpoint) as child:
+    with _process(script + "\nasyncio.run(outbox_relay.drain())", url, endpoint) as child:
         child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
 
@@ -127,14 +128,14 @@ def _dies_of(script: str, url: str, endpoint: Endpoint) -> None:
     ("moment", "has_sent"),
     [
         pytest.param("die_at(1)", False, id="before the lease is committed"),
-        pytest.param("Sender.send = die", False, id="before anything is sent"),
+        pytest.param("WebhookTransport.send = die", False, id="before anything is sent"),
         pytest.param(DIE_WITH_THE_ANSWER_UNREAD, True, id="when it is sent and the answer unread"),
         pytest.param(DIE_AFTER_THE_ANSWER, True, id="when the answer is read and not written down"),
         pytest.param("die_at(2)", True, id="before the outcome is committed"),
         pytest.param(DIE_AFTER_THE_OUTCOME, True, id="after the outcome is committed"),
     ],
 )
-async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
+async def test_a_killed_relay_loses_nothing_and_makes_no_new_id(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint, moment: str, has_sent: bool
 ) -> None:
     waiting(5)
@@ -144,7 +145,7 @@ async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
     before = list(endpoint.ids)
     with _queue(url, endpoint, late=LEASE_SECONDS + 1) as queue:
         ids = {row.id for row in rows(queue)}
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"] * 5
 
     assert bool(before) == has_sent
@@ -153,18 +154,18 @@ async def test_a_worker_that_is_killed_loses_nothing_and_makes_no_new_id(
     assert max(Counter(endpoint.ids).values()) <= 2, "what may have been taken is sent once more, under its id"
 
 
-async def test_the_first_of_many_that_is_killed_leaves_its_lease_to_nobody_for_a_while(
+async def test_the_lease_of_a_killed_relay_lasts_until_its_end(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
     waiting(1)
-    await asyncio.to_thread(_dies_of, "Sender.send = die", url, endpoint)
+    await asyncio.to_thread(_dies_of, "WebhookTransport.send = die", url, endpoint)
     with _queue(url, endpoint) as queue:
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["pending"]
     assert endpoint.heard == []
 
 
-async def test_workers_that_are_killed_again_and_again_deliver_everything_in_the_end(
+async def test_relays_killed_repeatedly_deliver_everything_in_the_end(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
     waiting(150)
@@ -175,12 +176,12 @@ async def test_workers_that_are_killed_again_and_again_deliver_everything_in_the
             await asyncio.to_thread(endpoint.await_heard, len(endpoint.heard) + 20)
             child.send_signal(signal.SIGKILL)
     with _queue(url, endpoint, late=kills * (LEASE_SECONDS + 1)) as queue:
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"] * 150
         ids = {row.id for row in rows(queue)}
 
     assert set(endpoint.ids) == ids
-    assert len(endpoint.ids) - len(ids) <= kills * 2 * AT_ONCE, "only what was in hand is sent twice"
+    assert len(endpoint.ids) - len(ids) <= kills * 2 * CONCURRENCY, "only what was in hand is sent twice"
 
 
 def _breaks_off(exchange: Exchange) -> None:
@@ -198,37 +199,37 @@ def _breaks_off(exchange: Exchange) -> None:
         pytest.param(None, id="hangs"),
     ],
 )
-async def test_a_endpoint_that_is_broken_for_a_while_hears_it_later(
+async def test_an_endpoint_that_was_broken_gets_the_message_later(
     url: str,
     clock: Clock,
     endpoint: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
     answer: Callable[[Exchange], None] | None,
 ) -> None:
-    monkeypatch.setattr("ilis_guard.review.sending.TRY_SECONDS", 1.0)
+    monkeypatch.setattr("ilis_guard.review.transport.TRY_SECONDS", 1.0)
     endpoint.answer = endpoint.hang if answer is None else answer
     crm = EndpointSettings(**to(endpoint))
     with ReviewQueue(url, endpoints=[crm], clock=clock) as queue:
         put(queue, "d")
-        await worker(queue).drain()
+        await relay(queue).drain()
         (row,) = rows(queue)
         assert (row.state, row.tries) == ("pending", 1)
         endpoint.answer = answering(200)
         clock.now = row.next_try_at
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"]
     assert endpoint.ids == [row.id] * 2
 
 
 @pytest.mark.parametrize("way", ["flood", "drip"])
-async def test_a_endpoint_whose_answer_never_ends_has_taken_it(
+async def test_an_endless_response_counts_as_delivered(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("ilis_guard.review.sending._BODY_SECONDS", 0.2)
+    monkeypatch.setattr("ilis_guard.review.transport._BODY_SECONDS", 0.2)
     endpoint.answer = getattr(endpoint, way)
     waiting(3)
     with _queue(url, endpoint) as queue:
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"] * 3
     assert len(endpoint.heard) == 3
 
@@ -256,8 +257,8 @@ async def test_a_database_that_is_restarted_is_waited_for(endpoint: Endpoint) ->
             endpoint.answer = answer_when_gone
             stop = asyncio.Event()
             with capture_logs() as logged:
-                working = asyncio.create_task(worker(queue).run(stop))
-                await until(lambda: len(endpoint.heard) == AT_ONCE)
+                working = asyncio.create_task(relay(queue).run(stop))
+                await until(lambda: len(endpoint.heard) == CONCURRENCY)
                 await asyncio.to_thread(running.stop, signal.SIGQUIT)
                 gone.set()
                 await until(lambda: any(entry["event"] == "ilis_guard.deliveries.held_up" for entry in logged))
@@ -299,68 +300,64 @@ async def test_a_disk_that_is_full_loses_nothing(sqlite: str, endpoint: Endpoint
             assert child.returncode == 0
     endpoint.answer = answering(200)
     with _queue(sqlite, endpoint, late=LEASE_SECONDS + 1) as queue:
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"]
     assert endpoint.ids == [row.id] * (2 if is_killed else 1)
 
 
-async def test_a_clock_that_goes_back_makes_things_late_and_loses_none(
+async def test_a_clock_that_goes_back_delays_deliveries_and_loses_none(
     url: str, clock: Clock, endpoint: Endpoint
 ) -> None:
     crm = EndpointSettings(**to(endpoint, per_second=0.5))
     with ReviewQueue(url, endpoints=[crm], clock=clock) as queue:
         put(queue, "before")
-        await worker(queue).drain()
+        await relay(queue).drain()
         put(queue, "just before")
         start = clock.now
         clock.now -= 3600
         put(queue, "after")
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert sorted(states(queue)) == ["delivered", "delivered", "pending"], "its rate doesn't wait for an hour"
         clock.now = start
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"] * 3
     assert len(set(endpoint.ids)) == 3
 
 
 @pytest.mark.parametrize("first", ["nothing", "retry", "hold", "lease"])
-async def test_what_a_clock_that_ran_far_ahead_put_off_is_sent(
+async def test_deliveries_postponed_by_a_clock_far_ahead_are_sent(
     url: str, clock: Clock, endpoint: Endpoint, first: str
 ) -> None:
-    from ilis_guard.review.deliveries import turn
-
     month = 30 * 86_400
     with ReviewQueue(url, endpoints=[EndpointSettings(**to(endpoint))], clock=clock) as queue:
         clock.now += month
         put(queue, "d")
         if first == "lease":
-            turn(queue._ledger, "other", tried=(), unsent=(), room={"crm": 10})
+            queue.store.outbox.relay_batch("other", tries=(), unsent=(), capacity={"crm": 10})
         elif first != "nothing":
             endpoint.answer = answering(503, headers={"retry-after": "60"} if first == "hold" else {})
-            await worker(queue).drain()
+            await relay(queue).drain()
         clock.now -= month
         endpoint.answer = answering(204)
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert states(queue) == ["delivered"]
 
         # And what it is asked to wait for now holds.
         endpoint.answer = answering(503, headers={"retry-after": "60"})
         put(queue, "e")
-        await worker(queue).drain()
+        await relay(queue).drain()
         put(queue, "f")
-        await worker(queue).drain()
+        await relay(queue).drain()
         assert len(endpoint.heard) == {"nothing": 2, "lease": 2}.get(first, 3)
 
 
 async def test_a_lease_holds_when_the_clock_goes_back(url: str, clock: Clock, endpoint: Endpoint) -> None:
-    from ilis_guard.review.deliveries import turn
-
     crm = EndpointSettings(**to(endpoint))
     with ReviewQueue(url, endpoints=[crm], clock=clock) as queue:
         put(queue, "d")
 
         def leased() -> Any:
-            return turn(queue._ledger, "other", tried=(), unsent=(), room={"crm": 10}).leased
+            return queue.store.outbox.relay_batch("other", tries=(), unsent=(), capacity={"crm": 10}).leased
 
         assert len(leased()) == 1
         clock.now += LEASE_SECONDS - 1

@@ -1,4 +1,4 @@
-"""Whoever escalated may wait for the end."""
+"""Waiting for a ticket's verdict."""
 
 import asyncio
 import copy
@@ -18,8 +18,8 @@ from tests.reviewing import Clock, put
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_module, "_FIRST_LOOK", 0.001)
-    monkeypatch.setattr(queue_module, "_LAST_LOOK", 0.01)
+    monkeypatch.setattr(queue_module, "_MIN_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(queue_module, "_MAX_POLL_SECONDS", 0.01)
 
 
 async def test_the_waiting_caller_gets_the_verdict(review: ReviewQueue) -> None:
@@ -55,17 +55,17 @@ async def test_waiting_has_an_end(review: ReviewQueue) -> None:
         await review.wait("0" * 32)
 
 
-async def test_a_ticket_on_its_own_says_where_to_wait(review: ReviewQueue) -> None:
+async def test_a_ticket_without_its_queue_names_the_method_to_wait_with(review: ReviewQueue) -> None:
     ticket = put(review, "d")
     copies = [pickle.loads(pickle.dumps(ticket)), copy.deepcopy(ticket), Ticket(**ticket.to_dict())]
     for alone in copies:
         assert alone == ticket
-        with pytest.raises(ReviewError, match=rf"wait with ReviewQueue.ended\('{ticket.id}'\)"):
+        with pytest.raises(ReviewError, match=rf"wait with ReviewQueue.wait\('{ticket.id}'\)"):
             await alone.wait()
     assert json.loads(json.dumps(ticket.to_dict())) == ticket.to_dict()
     assert "wait" not in ticket.to_dict()
     assert "wait" not in repr(ticket)
-    assert replace(ticket, queue="q").wait == ticket.wait
+    assert replace(ticket, queue="q").waiter == ticket.waiter
 
 
 async def test_a_decision_leads_to_its_verdict(url: str) -> None:

@@ -1,33 +1,29 @@
-"""The worker on both databases, with a real endpoint: what arrives, when it is tried again, what is kept."""
+"""The relay on both databases, with a real endpoint: delivery, retries, dead letters, rates."""
 
 import asyncio
-import base64
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.utils import formatdate
-from itertools import pairwise, repeat
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, select
 from structlog.testing import capture_logs
 
 from ilis_guard.config.queues import EndpointSettings, QueueSettings
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
 from ilis_guard.review import ReviewQueue, dead_letters
-from ilis_guard.review.deliveries import SCHEDULE, pause_after
-from ilis_guard.review.schema import deliveries
+from ilis_guard.review.outbox import SCHEDULE, retry_pause
+from ilis_guard.review.relay import CONCURRENCY
 from ilis_guard.review.signing import sign
-from ilis_guard.review.worker import AT_ONCE, OutboxRelay
 from ilis_guard.types import Verdict
-from tests.endpoint import HOST, PATIENCE, Endpoint, Exchange, answering
+from tests.endpoint import Endpoint, Exchange, answering
+from tests.review.support import NEW, OLD, relay, rows, states, to, until
 from tests.reviewing import Clock, put
 
-OLD = "whsec_" + base64.b64encode(b"o" * 32).decode()
-NEW = "whsec_" + base64.b64encode(b"n" * 32).decode()
 HOUR = 3600.0
 WHOLE_SCHEDULE = sum(SCHEDULE) * 1.2
 
@@ -49,48 +45,13 @@ def hearing(
         yield open_queue
 
 
-def to(endpoint: Endpoint, **changes: Any) -> dict[str, Any]:
-    """Settings of an endpoint that is there, fast, and hears that tickets were created."""
-    return {
-        "name": "crm",
-        "url": endpoint.url,
-        "secret": "${HOOK_SECRET}",
-        "events": ("ticket.created", "delivery.exhausted"),
-        "per_second": 10_000.0,
-    } | changes
-
-
-def worker(queue: ReviewQueue) -> OutboxRelay:
-    return OutboxRelay(queue, internal_hosts=[HOST], page="https://review.example.org/")
-
-
-def rows(queue: ReviewQueue, *, endpoint: str = "crm") -> list[Row[Any]]:
-    """An endpoint's deliveries, the earliest first."""
-    with queue._ledger.reading() as connection:
-        mine = select(deliveries).where(deliveries.c.endpoint == endpoint).order_by(deliveries.c.created_at)
-        return list(connection.execute(mine))
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for what a worker does meanwhile."""
-    async with asyncio.timeout(PATIENCE):
-        for pause in repeat(0.02):
-            if is_so():
-                return
-            await asyncio.sleep(pause)
-
-
-def states(queue: ReviewQueue, *, endpoint: str = "crm") -> list[str]:
-    return [row.state for row in rows(queue, endpoint=endpoint)]
-
-
 async def test_each_event_arrives_once_signed_with_its_link(hearing: Hearing, endpoint: Endpoint, clock: Clock) -> None:
     queue = hearing(events=("ticket.created", "ticket.claimed", "ticket.resolved"))
     ticket = put(queue, "d")
     queue.claim(ticket.id, reviewer="ada")
     queue.resolve(ticket.id, Verdict.ACCEPT, reviewer="ada")
-    await worker(queue).drain()
-    await worker(queue).drain()
+    await relay(queue).drain()
+    await relay(queue).drain()
 
     told = {json.loads(heard.body)["type"]: heard for heard in endpoint.heard}
     assert sorted(told) == ["ticket.claimed", "ticket.created", "ticket.resolved"]
@@ -104,10 +65,10 @@ async def test_each_event_arrives_once_signed_with_its_link(hearing: Hearing, en
     assert states(queue) == ["delivered"] * 3
 
 
-async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_only_full_messages_hold_prompts(hearing: Hearing, endpoint: Endpoint) -> None:
     queue = hearing(EndpointSettings(**to(endpoint, name="full", full=True)))
     put(queue, "d")
-    await worker(queue).drain()
+    await relay(queue).drain()
 
     thin, full = sorted((heard.body.decode() for heard in endpoint.heard), key=len)
     assert "gallium" not in thin
@@ -117,7 +78,7 @@ async def test_a_thin_message_holds_no_prompt_and_a_full_one_does(hearing: Heari
 
 
 @pytest.mark.parametrize("more", [{"url": "${HOOK_URL}"}, {"template": "pagerduty", "routing_key": "${HOOK_KEY}"}])
-async def test_a_endpoint_that_repeats_a_secret_puts_it_nowhere(
+async def test_a_secret_in_a_response_reaches_no_error_and_no_log(
     hearing: Hearing,
     endpoint: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,7 +91,7 @@ async def test_a_endpoint_that_repeats_a_secret_puts_it_nowhere(
     endpoint.answer = lambda exchange: exchange.reply(404, exchange.path.encode() + endpoint.heard[-1].body)
     queue = hearing(**more)
     put(queue, "d")
-    await worker(queue).drain()
+    await relay(queue).drain()
 
     assert "s3cr3t" in endpoint.heard[0].path + endpoint.heard[0].body.decode()
     assert rows(queue)[0].last_error == "answered 404"
@@ -141,11 +102,11 @@ async def test_a_new_secret_signs_without_a_restart(
     hearing: Hearing, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     queue = hearing()
-    deliverer = worker(queue)
+    outbox_relay = relay(queue)
     for secret in (OLD, f"{NEW} {OLD}", NEW):
         monkeypatch.setenv("HOOK_SECRET", secret)
         put(queue, secret)
-        await deliverer.drain()
+        await outbox_relay.drain()
         heard = endpoint.heard[-1]
         signed = sign(secret, id=heard.id, at=clock.now, body=heard.body.decode())
         assert heard.headers["webhook-signature"] == signed["webhook-signature"]
@@ -158,8 +119,8 @@ async def test_a_failed_delivery_is_tried_on_schedule_with_one_id(
     queue = hearing()
     put(queue, "d")
     for number, pause in enumerate([*SCHEDULE[1:], None], start=1):
-        await worker(queue).drain()
-        await worker(queue).drain()
+        await relay(queue).drain()
+        await relay(queue).drain()
         (row,) = rows(queue)
         assert (row.tries, row.last_status, row.last_try_at) == (number, 500, clock.now)
         assert len(endpoint.heard) == number
@@ -171,24 +132,24 @@ async def test_a_failed_delivery_is_tried_on_schedule_with_one_id(
     assert states(queue) == ["exhausted"]
     assert len(set(endpoint.ids)) == 1
     clock.now += 10 * WHOLE_SCHEDULE
-    await worker(queue).drain()
+    await relay(queue).drain()
     assert len(endpoint.heard) == len(SCHEDULE) == 10
 
 
-async def test_a_endpoint_that_fails_for_an_hour_hears_it_after_that(
+async def test_an_endpoint_that_failed_for_an_hour_gets_everything_later(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     endpoint.answer = answering(500)
     queue = hearing()
     made = [put(queue, f"d{number}").id for number in range(20)]
-    start, deliverer = clock.now, worker(queue)
+    start, outbox_relay = clock.now, relay(queue)
     while clock.now < start + HOUR:
-        await deliverer.drain()
+        await outbox_relay.drain()
         clock.now = min(row.next_try_at for row in rows(queue))
     endpoint.answer = answering(200)
     failed = len(endpoint.heard)
     clock.now += HOUR
-    await deliverer.drain()
+    await outbox_relay.drain()
 
     assert states(queue) == ["delivered"] * 20
     arrived = endpoint.heard[failed:]
@@ -197,7 +158,7 @@ async def test_a_endpoint_that_fails_for_an_hour_hears_it_after_that(
 
 
 def test_pauses_are_jittered() -> None:
-    pauses = {pause_after(1, None) for _ in range(100)}
+    pauses = {retry_pause(1, None) for _ in range(100)}
     assert len(pauses) > 90
     assert 5.0 <= min(pauses) <= max(pauses) <= 6.0
 
@@ -210,32 +171,32 @@ async def test_retry_after_holds_all_that_waits_for_the_endpoint(
     endpoint.answer = answering(429, 200, headers={"retry-after": text})
     queue = hearing(per_second=1.0)
     put(queue, "first")
-    await worker(queue).drain()
+    await relay(queue).drain()
     put(queue, "second")
     clock.now += 899
-    await worker(queue).drain()
+    await relay(queue).drain()
     assert len(endpoint.heard) == 1
 
     clock.now += 300
-    await worker(queue).drain()
+    await relay(queue).drain()
     clock.now += 2
-    await worker(queue).drain()
+    await relay(queue).drain()
     assert states(queue) == ["delivered"] * 2
 
 
-async def test_a_endpoint_that_wants_no_more_is_disabled_until_somebody_enables_it(
+async def test_an_endpoint_that_answers_410_is_disabled_until_enabled(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     endpoint.answer = answering(410)
     queue = hearing()
     put(queue, "first")
-    deliverer = worker(queue)
+    outbox_relay = relay(queue)
     with capture_logs() as logged:
-        await deliverer.drain()
+        await outbox_relay.drain()
     assert [entry["event"] for entry in logged] == ["ilis_guard.endpoint.disabled"]
     clock.now += 10
     put(queue, "second")
-    await deliverer.drain()
+    await outbox_relay.drain()
 
     assert len(endpoint.heard) == 1
     assert states(queue) == ["disabled"] * 2
@@ -244,20 +205,20 @@ async def test_a_endpoint_that_wants_no_more_is_disabled_until_somebody_enables_
     assert [(letter.tries, letter.last_status) for letter in letters] == [(0, None), (1, 410)]
     with pytest.raises(ReviewError, match="disabled"):
         dead_letters.replay(queue, letters[0].id)
-    assert dead_letters.replay_since(queue, 0.0) == dead_letters.Replayed(pending=0, left=2)
+    assert dead_letters.replay_since(queue, 0.0) == dead_letters.ReplayCounts(pending=0, dead=2)
 
     dead_letters.enable(queue, "crm")
     endpoint.answer = answering(200)
-    await deliverer.drain()
+    await outbox_relay.drain()
     assert len(endpoint.heard) == 1, "what was missed is replayed when somebody says so"
-    assert dead_letters.replay_since(queue, letters[0].created_at) == dead_letters.Replayed(pending=1, left=0)
-    await deliverer.drain()
+    assert dead_letters.replay_since(queue, letters[0].created_at) == dead_letters.ReplayCounts(pending=1, dead=0)
+    await outbox_relay.drain()
     assert endpoint.ids[1:] == [letters[0].id]
     with pytest.raises(ReviewError, match="isn't disabled"):
         dead_letters.enable(queue, "crm")
 
 
-async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
+async def test_a_dead_letter_is_announced_and_replayed_under_its_id(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     def dead_hook(exchange: Exchange) -> None:
@@ -267,11 +228,11 @@ async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
     dead = EndpointSettings(**to(endpoint, name="dead", url=endpoint.url.replace("/hook", "/dead")))
     queue = hearing(dead)
     ticket = put(queue, "d")
-    deliverer = worker(queue)
+    outbox_relay = relay(queue)
     for _ in SCHEDULE:
-        await deliverer.drain()
+        await outbox_relay.drain()
         clock.now += 86_400 * 1.2
-    await deliverer.drain()
+    await outbox_relay.drain()
 
     (letter,) = dead_letters.dead_letters(queue, endpoint="dead")
     assert (letter.state, letter.tries, letter.last_status) == ("exhausted", 10, 503)
@@ -292,20 +253,20 @@ async def test_a_dead_letter_is_told_to_the_others_and_replayed_under_its_id(
 
     endpoint.answer = answering(200)
     assert dead_letters.replay(queue, letter.id[:6]) == letter.id
-    await deliverer.drain()
+    await outbox_relay.drain()
     assert endpoint.ids[-1] == letter.id
     assert states(queue, endpoint="dead") == ["delivered"]
 
 
-async def test_nobody_hears_that_news_of_a_dead_letter_did_not_arrive(
+async def test_a_lost_announcement_of_a_dead_letter_is_not_announced(
     hearing: Hearing, endpoint: Endpoint, clock: Clock
 ) -> None:
     endpoint.answer = answering(500)
     queue = hearing(EndpointSettings(**to(endpoint, name="other", events=("delivery.exhausted",))))
     put(queue, "d")
-    deliverer = worker(queue)
+    outbox_relay = relay(queue)
     for _ in range(3 * len(SCHEDULE)):
-        await deliverer.drain()
+        await outbox_relay.drain()
         clock.now += 86_400 * 1.2
 
     assert [(row.event, row.state) for row in rows(queue)] == [("ticket.created", "exhausted")]
@@ -321,7 +282,7 @@ def test_only_dead_letters_are_replayed(hearing: Hearing) -> None:
             dead_letters.replay(queue, unknown)
 
 
-async def test_a_endpoint_that_hangs_keeps_no_other_waiting(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_an_endpoint_that_hangs_delays_no_other(hearing: Hearing, endpoint: Endpoint) -> None:
     def hang_some(exchange: Exchange) -> None:
         if exchange.path == "/slow":
             endpoint.hang(exchange)
@@ -331,20 +292,20 @@ async def test_a_endpoint_that_hangs_keeps_no_other_waiting(hearing: Hearing, en
     endpoint.answer = hang_some
     slow = EndpointSettings(**to(endpoint, name="slow", url=endpoint.url.replace("/hook", "/slow")))
     queue = hearing(slow)
-    for number in range(3 * AT_ONCE):
+    for number in range(3 * CONCURRENCY):
         put(queue, f"d{number}")
     stop = asyncio.Event()
-    running = asyncio.create_task(worker(queue).run(stop))
-    await until(lambda: states(queue).count("delivered") == 3 * AT_ONCE)
+    running = asyncio.create_task(relay(queue).run(stop))
+    await until(lambda: states(queue).count("delivered") == 3 * CONCURRENCY)
 
-    assert states(queue, endpoint="slow") == ["pending"] * (3 * AT_ONCE)
-    assert sum(heard.path == "/slow" for heard in endpoint.heard) <= AT_ONCE
+    assert states(queue, endpoint="slow") == ["pending"] * (3 * CONCURRENCY)
+    assert sum(heard.path == "/slow" for heard in endpoint.heard) <= CONCURRENCY
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
-async def test_a_worker_that_is_stopped_finishes_what_is_under_way_and_leaves_the_rest(
+async def test_a_stopped_relay_finishes_sends_in_flight_and_leaves_the_rest(
     hearing: Hearing, endpoint: Endpoint
 ) -> None:
     release = asyncio.Event()
@@ -356,36 +317,36 @@ async def test_a_worker_that_is_stopped_finishes_what_is_under_way_and_leaves_th
 
     endpoint.answer = wait
     queue = hearing()
-    for number in range(4 * AT_ONCE):
+    for number in range(4 * CONCURRENCY):
         put(queue, f"d{number}")
     stop = asyncio.Event()
-    deliverer = worker(queue)
-    running = asyncio.create_task(deliverer.run(stop))
-    await until(lambda: len(endpoint.heard) == AT_ONCE)
+    outbox_relay = relay(queue)
+    running = asyncio.create_task(outbox_relay.run(stop))
+    await until(lambda: len(endpoint.heard) == CONCURRENCY)
     stop.set()
     release.set()
     await running
 
-    assert len(endpoint.heard) == AT_ONCE
-    assert sorted(states(queue)) == ["delivered"] * AT_ONCE + ["pending"] * (3 * AT_ONCE)
+    assert len(endpoint.heard) == CONCURRENCY
+    assert sorted(states(queue)) == ["delivered"] * CONCURRENCY + ["pending"] * (3 * CONCURRENCY)
     assert {row.leased_by for row in rows(queue)} == {""}, "the next worker needn't wait for leases to run out"
-    assert deliverer.counts == {"delivered": AT_ONCE}
-    await worker(queue).drain()
-    assert states(queue) == ["delivered"] * (4 * AT_ONCE)
-    assert len(set(endpoint.ids)) == len(endpoint.heard) == 4 * AT_ONCE
+    assert outbox_relay.counts == {"delivered": CONCURRENCY}
+    await relay(queue).drain()
+    assert states(queue) == ["delivered"] * (4 * CONCURRENCY)
+    assert len(set(endpoint.ids)) == len(endpoint.heard) == 4 * CONCURRENCY
 
 
-async def test_several_workers_deliver_everything_once(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_several_relays_deliver_everything_once(hearing: Hearing, endpoint: Endpoint) -> None:
     queue = hearing()
     for number in range(200):
         put(queue, f"d{number}")
-    await asyncio.gather(*(worker(queue).drain() for _ in range(4)))
+    await asyncio.gather(*(relay(queue).drain() for _ in range(4)))
 
     assert states(queue) == ["delivered"] * 200
     assert sorted(endpoint.ids) == sorted(row.id for row in rows(queue))
 
 
-async def test_all_workers_together_keep_to_a_endpoints_rate(
+async def test_all_relays_together_keep_to_an_endpoints_rate(
     url: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_SECRET", OLD)
@@ -394,7 +355,7 @@ async def test_all_workers_together_keep_to_a_endpoints_rate(
             put(queue, f"d{number}")
         stop = asyncio.Event()
         start = time.monotonic()
-        running = [asyncio.create_task(worker(queue).run(stop)) for _ in range(3)]
+        running = [asyncio.create_task(relay(queue).run(stop)) for _ in range(3)]
         await until(lambda: states(queue).count("delivered") == 50)
         stop.set()
         await asyncio.gather(*running)
@@ -405,14 +366,12 @@ async def test_all_workers_together_keep_to_a_endpoints_rate(
 
 
 def test_sends_are_spaced_evenly_and_reserved_a_second_ahead(hearing: Hearing, clock: Clock) -> None:
-    from ilis_guard.review.deliveries import turn
-
     queue = hearing(per_second=5.0)
     for number in range(20):
         put(queue, f"d{number}")
 
     def leased(name: str) -> list[float]:
-        done = turn(queue._ledger, name, tried=(), unsent=(), room={"crm": 100})
+        done = queue.store.outbox.relay_batch(name, tries=(), unsent=(), capacity={"crm": 100})
         return [delivery.send_at - clock.now for delivery in done.leased]
 
     assert leased("a") == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
@@ -423,12 +382,14 @@ def test_sends_are_spaced_evenly_and_reserved_a_second_ahead(hearing: Hearing, c
     assert all(later - earlier == pytest.approx(0.2) for earlier, later in pairwise(leased("c")))
 
 
-async def test_overdue_tickets_are_swept_and_told(hearing: Hearing, endpoint: Endpoint, clock: Clock) -> None:
+async def test_a_relay_sweeps_overdue_tickets_and_announces_them(
+    hearing: Hearing, endpoint: Endpoint, clock: Clock
+) -> None:
     queue = hearing(queues=(QueueSettings(name="chemists", due=60.0),), events=("ticket.overdue",))
     put(queue, "d")
     clock.now += 61
     stop = asyncio.Event()
-    running = asyncio.create_task(worker(queue).run(stop))
+    running = asyncio.create_task(relay(queue).run(stop))
     await until(lambda: bool(endpoint.heard))
     stop.set()
     await running
@@ -438,14 +399,14 @@ async def test_overdue_tickets_are_swept_and_told(hearing: Hearing, endpoint: En
     assert states(queue) == ["delivered"]
 
 
-async def test_deliveries_for_a_endpoint_that_is_gone_from_the_file_are_kept_and_told_of(
+async def test_deliveries_for_an_unconfigured_endpoint_are_kept_and_logged(
     hearing: Hearing, url: str, clock: Clock
 ) -> None:
     put(hearing(), "d")
     with ReviewQueue(url, clock=clock) as queue:
         stop = asyncio.Event()
         with capture_logs() as logged:
-            running = asyncio.create_task(worker(queue).run(stop))
+            running = asyncio.create_task(relay(queue).run(stop))
             await until(lambda: bool(logged))
             stop.set()
             await running
@@ -463,7 +424,7 @@ async def test_deliveries_for_a_endpoint_that_is_gone_from_the_file_are_kept_and
         ({"url": "${INSIDE_URL}"}, "SSRFProtectionError: access denied: IP address '10.0.0.7'"),
     ],
 )
-async def test_what_cannot_be_sent_is_a_failed_try_that_says_why(
+async def test_an_unsendable_message_is_a_failed_try_with_its_reason(
     hearing: Hearing, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], error: str
 ) -> None:
     monkeypatch.setenv("PLAIN_URL", "http://hooks.test/s3cret")
@@ -471,7 +432,7 @@ async def test_what_cannot_be_sent_is_a_failed_try_that_says_why(
     queue = hearing(**changes)
     put(queue, "d")
     with capture_logs() as logged:
-        await worker(queue).drain()
+        await relay(queue).drain()
 
     (row,) = rows(queue)
     assert (row.state, row.tries, row.last_status) == ("pending", 1, None)
@@ -483,18 +444,18 @@ async def test_a_template_that_fails_stops_no_other(hearing: Hearing, endpoint: 
     (tmp_path / "own.j2").write_text("{{ 1 / 0 }}")
     queue = hearing(EndpointSettings(**to(endpoint, name="own", template=str(tmp_path / "own.j2"))))
     put(queue, "d")
-    await worker(queue).drain()
+    await relay(queue).drain()
 
     assert states(queue) == ["delivered"]
     (row,) = rows(queue, endpoint="own")
     assert "ZeroDivisionError" in row.last_error
 
 
-async def test_an_answer_is_quoted_only_where_it_cannot_repeat_a_prompt(hearing: Hearing, endpoint: Endpoint) -> None:
+async def test_a_response_is_quoted_only_without_a_prompt_in_the_message(hearing: Hearing, endpoint: Endpoint) -> None:
     endpoint.answer = lambda exchange: exchange.reply(400, b"I didn't understand this")
     queue = hearing(EndpointSettings(**to(endpoint, name="full", full=True)))
     put(queue, "d")
-    await worker(queue).drain()
+    await relay(queue).drain()
 
     assert rows(queue)[0].last_error == "answered 400: I didn't understand this"
     assert rows(queue, endpoint="full")[0].last_error == "answered 400"

@@ -1,5 +1,6 @@
-"""What an endpoint is sent: the generic payload, Slack's, PagerDuty's, or what a user's own template makes of it."""
+"""Build webhooks: the generic payload, Slack's, PagerDuty's, or a user's own template, signed for their endpoint."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,19 +14,22 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ilis_guard.config import secrets
 from ilis_guard.config.queues import EndpointSettings
 from ilis_guard.errors import ConfigError
-from ilis_guard.review.record import TicketRecord, judged_in
+from ilis_guard.review import signing
+from ilis_guard.review.outbox import Delivery
+from ilis_guard.review.queue import ReviewQueue
+from ilis_guard.review.record import TicketRecord
 
-MOST_BYTES: Final = 20_000
+MAX_BYTES: Final = 20_000
 """Of a body: Standard Webhooks' limit."""
-_SUMMARY: Final = 1024
+_MAX_SUMMARY: Final = 1024
 """Characters of PagerDuty's summary."""
-_LONGEST_TEXT: Final = 1500
+_MAX_TEXT: Final = 1500
 """Characters of a question or an answer in Slack and PagerDuty: three of them fit into a body in any script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What is to be told, before it has an endpoint's form."""
+    """What an endpoint gets to know, before a template forms it."""
 
     id: str
     """The delivery's, the same on every try."""
@@ -36,31 +40,93 @@ class Message:
     data: Mapping[str, Any]
     """The thin payload: no prompt, no answer."""
     link: str | None = None
-    """Where people see the ticket; None without a reviewers' page."""
+    """The ticket's address on the reviewers' page; None without one."""
     record: TicketRecord | None = None
-    """The ticket as it is now, where the endpoint gets the full payload."""
+    """The ticket's current record, where the endpoint gets the full payload."""
 
     @property
     def timestamp(self) -> str:
-        """When it happened, in ISO 8601."""
+        """The time of the event in ISO 8601."""
         return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     @property
     def full(self) -> dict[str, Any] | None:
-        """The ticket with its texts, but without signatures, which are large; None in a thin message."""
+        """The record with its texts, but without signatures, which are large; None in a thin message."""
         if self.record is None:
             return None
-        told = self.record.to_dict()
-        attempts = [{key: tried[key] for key in tried if key != "signatures"} for tried in told["attempts"]]
-        return {**told, "attempts": attempts}
+        record = self.record.to_dict()
+        attempts = [{key: attempt[key] for key in attempt if key != "signatures"} for attempt in record["attempts"]]
+        return {**record, "attempts": attempts}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """A message that is ready to be sent."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: str
+    may_quote: bool
+    """Whether errors may quote the response: not where it may repeat a prompt or a secret."""
 
 
 Template = Callable[[Message], str]
-"""Makes a body of JSON. Raises ConfigError where it can't."""
+"""Returns a body of JSON. Raises ConfigError where it can't."""
+
+
+class WebhookBuilder:
+    """Builds webhooks from the deliveries of a queue.
+
+    Args:
+        queue: whose endpoints.
+        page: address of the reviewers' page, which messages link to; None where there is none.
+
+    Raises:
+        ConfigError: a template can't be used.
+    """
+
+    def __init__(self, queue: ReviewQueue, *, page: str | None) -> None:
+        self._queue = queue
+        self._page = page
+        self._templates = {name: template_for(endpoint) for name, endpoint in queue.store.outbox.endpoints.items()}
+
+    async def message(self, delivery: Delivery) -> Message:
+        """Return a delivery's message.
+
+        Raises:
+            ReviewError: the ticket can't be read.
+        """
+        is_full = self._queue.store.outbox.endpoints[delivery.endpoint].full
+        return Message(
+            id=delivery.id,
+            type=delivery.event,
+            at=delivery.created_at,
+            data=delivery.data,
+            link=None if self._page is None else f"{self._page.rstrip('/')}/tickets/{delivery.ticket}",
+            record=await asyncio.to_thread(self._queue.get, delivery.ticket) if is_full else None,
+        )
+
+    def build(self, message: Message, endpoint: str, *, now: float) -> Webhook:
+        """Form and sign a message for an endpoint.
+
+        Raises:
+            ConfigError: the template fails, or a secret isn't where guard.yaml says it is.
+        """
+        settings = self._queue.store.outbox.endpoints[endpoint]
+        body = self._templates[endpoint](message)
+        # Resolved for each message: addresses and secrets may change without a restart.
+        has_secret_url = secrets.is_reference(settings.url)
+        secret = None if settings.secret is None else secrets.resolve_secret(settings.secret)
+        return Webhook(
+            url=secrets.resolve_secret(settings.url) if has_secret_url else settings.url,
+            headers=signing.sign(secret, id=message.id, at=now, body=body),
+            body=body,
+            may_quote=not (settings.full or has_secret_url or settings.routing_key is not None),
+        )
 
 
 def template_for(settings: EndpointSettings) -> Template:
-    """The template that an endpoint has.
+    """Return an endpoint's template.
 
     Raises:
         ConfigError: its file can't be read, or is no template.
@@ -72,24 +138,24 @@ def template_for(settings: EndpointSettings) -> Template:
     }
     if settings.template in built_in:
         make = built_in[settings.template]
-        return lambda message: _sized(_json(make(message)))
-    return _own(Path(settings.template))
+        return lambda message: _within_limit(_json(make(message)))
+    return _jinja_template(Path(settings.template))
 
 
 def generic(message: Message) -> dict[str, Any]:
-    """Standard Webhooks' form: ``type``, ``timestamp``, ``data``. A ticket too large for a body is left out."""
+    """Return Standard Webhooks' form: ``type``, ``timestamp``, ``data``. A record too large for a body is left out."""
     data = {**message.data, "link": message.link}
     body = {"type": message.type, "timestamp": message.timestamp, "data": data}
     if message.record is None:
         return body
     full = {**body, "data": {**data, "record": message.full}}
-    if (size := len(_json(full).encode())) <= MOST_BYTES:
+    if (size := len(_json(full).encode())) <= MAX_BYTES:
         return full
-    return {**body, "data": {**data, "record": None, "record_left_out": f"{size} bytes are more than {MOST_BYTES}"}}
+    return {**body, "data": {**data, "record": None, "record_left_out": f"{size} bytes are more than {MAX_BYTES}"}}
 
 
 def slack(message: Message) -> dict[str, Any]:
-    """A text for notifications, and blocks for those who look."""
+    """Return Slack's form: a text for notifications, and blocks for the channel."""
     headline = _headline(message)
     blocks: list[dict[str, Any]] = [_plain_section(headline), _context(_details(message))]
     blocks += [_plain_section(f"{heading}: {text}") for heading, text in _texts(message)]
@@ -100,7 +166,7 @@ def slack(message: Message) -> dict[str, Any]:
 
 
 def pagerduty(message: Message, routing_key: str) -> dict[str, Any]:
-    """Events API v2: a ticket is an incident, from its arrival to its verdict; a dead letter is one of its own."""
+    """Return an event of Events API v2: a ticket is an incident until its verdict, a dead letter another one."""
     is_ticket = message.type != "delivery.exhausted"
     event: dict[str, Any] = {
         "routing_key": routing_key,
@@ -112,7 +178,7 @@ def pagerduty(message: Message, routing_key: str) -> dict[str, Any]:
     return {
         **event,
         "payload": {
-            "summary": _headline(message)[:_SUMMARY],
+            "summary": _headline(message)[:_MAX_SUMMARY],
             "source": "ilis_guard",
             "severity": "warning" if message.type == "ticket.created" else "error",
             "timestamp": message.timestamp,
@@ -124,8 +190,8 @@ def pagerduty(message: Message, routing_key: str) -> dict[str, Any]:
     }
 
 
-def _own(path: Path) -> Template:
-    # What a user writes sees what it is given and nothing else, and changes none of it.
+def _jinja_template(path: Path) -> Template:
+    # A user's template sees only what it is given, and can't change it.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     try:
         template = environment.from_string(path.read_text("utf-8"))
@@ -145,47 +211,47 @@ def _own(path: Path) -> Template:
                 link=message.link,
                 record=message.full,
             )
-            body = _whole("".join(_beginning(parts)))
+            body = _encodable("".join(_up_to_limit(parts)))
         except Exception as error:  # noqa: BLE001 - a template can fail in any way that Python knows
-            # Where there is a prompt, the error's words may quote it.
-            why = type(error).__name__ if message.record is not None else f"{type(error).__name__}: {error}"
+            # The error's text may quote a prompt.
+            reason = type(error).__name__ if message.record is not None else f"{type(error).__name__}: {error}"
             raise ConfigError(
-                f"the template {str(path)!r} failed: {why}; try it with all that it may be given"
+                f"the template {str(path)!r} failed: {reason}; try it with all that it may be given"
             ) from None
-        body = _sized(body)
+        body = _within_limit(body)
         try:
             json.loads(body)
         except ValueError:
-            # What it made isn't shown, for the same reason.
-            what = "made no JSON; write values with the filter: {{ data.queue | tojson }}"
-            raise ConfigError(f"the template {str(path)!r} {what}") from None
+            # Without the body, for the same reason.
+            advice = "write values with the filter: {{ data.queue | tojson }}"
+            raise ConfigError(f"the template {str(path)!r} made no JSON; {advice}") from None
         return body
 
     return render
 
 
-def _beginning(parts: Iterable[str]) -> Iterator[str]:
-    """Parts, until they are far too much for a body: loops in loops would go on for hours."""
+def _up_to_limit(parts: Iterable[str]) -> Iterator[str]:
+    """Yield parts until they are far too large for a body: nested loops could run for hours."""
     size = 0
     for part in parts:
         yield part
         size += len(part)
-        if size > 2 * MOST_BYTES:
+        if size > 2 * MAX_BYTES:
             return
 
 
-def _sized(body: str) -> str:
-    if (size := len(body.encode())) > MOST_BYTES:
-        raise ConfigError(f"the template made {size} bytes, and a webhook has at most {MOST_BYTES}; let it say less")
+def _within_limit(body: str) -> str:
+    if (size := len(body.encode())) > MAX_BYTES:
+        raise ConfigError(f"the template made {size} bytes, and a webhook has at most {MAX_BYTES}; let it say less")
     return body
 
 
 def _json(value: Any) -> str:
-    return _whole(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return _encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
-def _whole(text: str) -> str:
-    """Without half characters (lone surrogates), which can't be sent and few parsers would take."""
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 can't encode."""
     return text.encode(errors="replace").decode()
 
 
@@ -204,36 +270,35 @@ def _headline(message: Message) -> str:
         case "ticket.overdue":
             return f"Ticket {ticket} in {data['queue']} was overdue and expired without a verdict"
         case _:
-            why = "it answered 410 Gone" if data["state"] == "disabled" else f"{data['tries']} tries failed"
-            return f"{data['endpoint']} did not hear of {data['event']} for ticket {ticket}: {why}"
+            reason = "it answered 410 Gone" if data["state"] == "disabled" else f"{data['tries']} tries failed"
+            return f"{data['endpoint']} did not receive {data['event']} for ticket {ticket}: {reason}"
 
 
 def _details(message: Message) -> str:
     data = message.data
-    told = {"rule": data.get("rule"), "priority": data.get("priority"), "tries": data.get("tries")}
-    return " · ".join(f"{name} {value}" for name, value in told.items() if value is not None) or message.type
+    details = [(name, data.get(name)) for name in ("rule", "priority", "tries")]
+    return " · ".join(f"{name} {value}" for name, value in details if value is not None) or message.type
 
 
 def _texts(message: Message) -> list[tuple[str, str]]:
-    """What a full message shows people: the question's last turn, the proposed answer, the corrected one."""
+    """Return the texts of a full message: the last question, the proposed answer, the corrected one."""
     if message.record is None:
         return []
     turns = [turn["content"] for turn in message.record.request["messages"] if turn["role"] == "user"]
-    proposed = judged_in(message.record.attempts)
-    shown = {
+    texts = {
         "question": turns[-1] if turns else "",
-        "proposed": "" if proposed is None else str(proposed["text"]),
+        "proposed": message.record.proposed or "",
         "corrected": message.record.ticket.text,
     }
-    return [(heading, _shortened(text)) for heading, text in shown.items() if text]
+    return [(heading, _shortened(text)) for heading, text in texts.items() if text]
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
 
 
 def _plain_section(text: str) -> dict[str, Any]:
-    """Plain: what stands in it is no markup, so a prompt mentions nobody and links nowhere."""
+    """Return a plain-text section: no markup, so that a prompt can't mention people or link anywhere."""
     return {"type": "section", "text": {"type": "plain_text", "text": text, "emoji": False}}
 
 

@@ -1,4 +1,4 @@
-"""What endpoints are sent: generic, Slack, PagerDuty, a user's own."""
+"""Webhook templates: generic, Slack, PagerDuty, a user's own."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,9 @@ import pytest
 from ilis_guard.config.queues import EVENTS, EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord
-from ilis_guard.review.templates import MOST_BYTES, Message, template_for
+from ilis_guard.review.webhooks import MAX_BYTES, Message, template_for
 from ilis_guard.types import Attempt, Request, Ticket, Verdict
+from tests.reviewing import RULING
 
 TICKET = "3f2a" + "0" * 28
 PROMPT = "Is <b>5 mg & 5 ml</b> the same? \N{SMILING FACE WITH SUNGLASSES}"
@@ -21,6 +22,7 @@ LINK = f"https://review.example.org/tickets/{TICKET}"
 def _data(**changes: Any) -> dict[str, Any]:
     return {
         "ticket": TICKET,
+        "kind": "escalated",
         "decision": "d1",
         "queue": "nurses <@U1>",
         "priority": 5,
@@ -63,7 +65,7 @@ def _record(*, prompt: str = PROMPT) -> TicketRecord:
         attempts=(Attempt(tier="small", text=ANSWER, uncertainty=0.4).to_dict(),),
         policy="sha256:abc",
         rule="unsure",
-        reasons=("uncertainty 0.40 is above 0.25",),
+        rulings=(RULING,),
         say="",
         overdue="expire",
     )
@@ -89,7 +91,7 @@ def pagerduty(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_the_generic_form_is_standard_webhooks(event: str) -> None:
+def test_the_generic_template_follows_standard_webhooks(event: str) -> None:
     assert _made(_message(event)) == {
         "type": event,
         "timestamp": "2027-01-15T08:00:00.250Z",
@@ -106,20 +108,18 @@ def test_a_full_message_holds_the_ticket_without_signatures() -> None:
     assert "signatures" not in record["attempts"][0]
 
 
-def test_a_full_message_that_is_too_large_says_so_and_stays_thin() -> None:
-    text = _text(_message(record=_record(prompt="ü" * MOST_BYTES)))
+def test_a_full_message_that_is_too_large_becomes_thin() -> None:
+    text = _text(_message(record=_record(prompt="ü" * MAX_BYTES)))
     data = json.loads(text)["data"]
 
-    assert len(text.encode()) <= MOST_BYTES
+    assert len(text.encode()) <= MAX_BYTES
     assert data["record"] is None
-    assert data["record_left_out"].endswith(f" bytes are more than {MOST_BYTES}")
+    assert data["record_left_out"].endswith(f" bytes are more than {MAX_BYTES}")
     assert data["ticket"] == TICKET
 
 
 @pytest.mark.parametrize("template", ["generic", "slack", "pagerduty", "own"])
-def test_half_a_character_in_a_prompt_keeps_no_endpoint_from_hearing(
-    tmp_path: Path, pagerduty: dict[str, Any], template: str
-) -> None:
+def test_a_lone_surrogate_in_a_prompt_is_replaced(tmp_path: Path, pagerduty: dict[str, Any], template: str) -> None:
     settings: dict[str, Any] = {"template": template}
     if template == "own":
         settings["template"] = _own(tmp_path, '{"asked": "{{ record.request.messages[0].content }}"}')
@@ -147,14 +147,14 @@ def test_slack_gets_a_text_and_blocks_in_which_nothing_is_markup(event: str) -> 
     assert told["blocks"][-1]["elements"][0]["url"] == LINK
 
 
-def test_what_slack_shows_reads_well() -> None:
+def test_slack_headlines_describe_the_event() -> None:
     said = {event: _made(_message(event), template="slack")["text"] for event in EVENTS}
     assert said == {
         "ticket.created": "Ticket 3f2a0000 waits in nurses &lt;@U1&gt;",
         "ticket.claimed": "ada &amp; bo claimed ticket 3f2a0000 in nurses &lt;@U1&gt;",
         "ticket.overdue": "Ticket 3f2a0000 was overdue in nurses and moved to doctors",
         "ticket.resolved": "Ticket 3f2a0000 in nurses &lt;@U1&gt; is resolved: correct",
-        "delivery.exhausted": "crm did not hear of ticket.created for ticket 3f2a0000: 10 tries failed",
+        "delivery.exhausted": "crm did not receive ticket.created for ticket 3f2a0000: 10 tries failed",
     }
     expired = _message("ticket.overdue", data=_data(was_due_at=1.0, state="expired"))
     assert _made(expired, template="slack")["text"].endswith("was overdue and expired without a verdict")
@@ -170,7 +170,7 @@ def test_a_thin_message_to_slack_has_no_texts_and_without_a_page_no_button() -> 
 def test_long_texts_in_any_script_fit_into_slack_and_pagerduty(pagerduty: dict[str, Any]) -> None:
     record = _record(prompt="\N{SMILING FACE WITH SUNGLASSES}" * 100_000)
     for settings in ({"template": "slack"}, pagerduty):
-        assert len(_text(_message(record=record), **settings).encode()) <= MOST_BYTES
+        assert len(_text(_message(record=record), **settings).encode()) <= MAX_BYTES
 
 
 def test_a_ticket_is_an_incident_from_its_arrival_to_its_verdict(pagerduty: dict[str, Any]) -> None:
@@ -237,7 +237,7 @@ def test_an_own_template_sees_the_message(tmp_path: Path) -> None:
         "{{ range(10**9) | list | tojson }}",
     ],
 )
-def test_an_own_template_gets_no_further(tmp_path: Path, text: str) -> None:
+def test_an_own_template_stays_in_its_sandbox(tmp_path: Path, text: str) -> None:
     message = _message(record=_record())
     with pytest.raises(ConfigError, match="failed") as caught:
         _text(message, template=_own(tmp_path, text))
@@ -248,18 +248,18 @@ def test_an_own_template_gets_no_further(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["no JSON", "{{ data.queue }}", '{"asked": "{{ record.request.messages[0].content }}', ""]
 )
-def test_an_own_template_that_makes_no_json_is_an_error_that_quotes_nothing(tmp_path: Path, text: str) -> None:
+def test_an_own_template_without_json_is_an_error_without_quotes(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="made no JSON") as caught:
         _text(_message(record=_record()), template=_own(tmp_path, text))
     assert PROMPT not in str(caught.value)
 
 
-def test_an_own_template_that_makes_too_much_is_an_error(tmp_path: Path) -> None:
+def test_an_own_template_with_a_large_result_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="20002 bytes"):
         _text(_message(), template=_own(tmp_path, '"{{ "x" * 20000 }}"'))
 
 
-def test_an_own_template_that_goes_on_and_on_is_left(tmp_path: Path) -> None:
+def test_an_endless_template_is_aborted(tmp_path: Path) -> None:
     again = "{% for a in range(100000) %}{% for b in range(100000) %}{{ a + b }},{% endfor %}{% endfor %}"
     with pytest.raises(ConfigError, match="let it say less"):
         _text(_message(), template=_own(tmp_path, f"[{again}0]"))
@@ -270,12 +270,12 @@ def test_an_error_in_an_own_template_is_named_with_its_line(tmp_path: Path) -> N
         _text(_message(), template=_own(tmp_path, '{\n"a": {{ b c }}}'))
 
 
-def test_an_own_template_must_be_there(tmp_path: Path) -> None:
+def test_a_missing_template_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.j2' can't be read: FileNotFoundError"):
         _text(_message(), template=str(tmp_path / "nowhere.j2"))
 
 
-def test_what_an_own_template_lacks_is_named_unless_there_are_texts(tmp_path: Path) -> None:
+def test_a_missing_template_variable_is_named_only_without_texts(tmp_path: Path) -> None:
     template = _own(tmp_path, "{{ data[link if record is none else record.request.messages[0].content].more }}")
     with pytest.raises(ConfigError, match=r"review\.example\.org"):
         _text(_message(), template=template)

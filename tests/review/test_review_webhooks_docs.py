@@ -1,8 +1,7 @@
-"""What docs/webhooks.md shows works as it stands there."""
+"""The payloads, snippets and settings in docs/webhooks.md work."""
 
 import ast
 import asyncio
-import csv
 import json
 import re
 import textwrap
@@ -16,12 +15,12 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.queues import EVENTS, EndpointSettings
 from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.review import ReviewQueue
-from ilis_guard.review.deliveries import SCHEDULE
+from ilis_guard.review.outbox import SCHEDULE
 from ilis_guard.review.signing import sign
-from ilis_guard.review.templates import Message, template_for
+from ilis_guard.review.webhooks import Message, template_for
 from ilis_guard.types import Verdict
 from tests.endpoint import Endpoint, answering
-from tests.review.test_delivery_worker import OLD, rows, to, worker
+from tests.review.support import OLD, relay, rows, to
 from tests.reviewing import Clock, put
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
@@ -44,7 +43,7 @@ def _shape(value: Any) -> Any:
     return "number" if type(value) in (int, float) else type(value).__name__
 
 
-async def test_the_payloads_are_those_that_are_sent(
+async def test_the_documented_payloads_are_sent(
     sqlite: str, clock: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_SECRET", OLD)
@@ -55,8 +54,8 @@ async def test_the_payloads_are_those_that_are_sent(
         ticket = put(queue, "d", due=3600.0)
         queue.claim(ticket.id, reviewer="ana")
         queue.resolve(ticket.id, Verdict.CORRECT, text="2403 °C", reviewer="ana")
-        await worker(queue).drain()
-        await worker(queue).drain()
+        await relay(queue).drain()
+        await relay(queue).drain()
     sent = {body["type"]: body for body in (json.loads(heard.body) for heard in endpoint.heard)}
 
     for event in ("ticket.resolved", "delivery.exhausted"):
@@ -64,7 +63,7 @@ async def test_the_payloads_are_those_that_are_sent(
     assert set(sent) == {"ticket.created", "ticket.claimed", "ticket.resolved", "delivery.exhausted"}
 
 
-def test_the_snippet_that_verifies_knows_a_message_a_repetition_and_a_forgery(
+def test_the_verifying_snippet_detects_repetitions_and_forgeries(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     snippet = next(block for block in _blocks("python") if "def receive" in block)
@@ -82,7 +81,7 @@ def test_the_snippet_that_verifies_knows_a_message_a_repetition_and_a_forgery(
     assert scope["receive"](stale, body.encode(), OLD, seen) == 401
 
 
-def test_the_guard_yaml_is_one(tmp_path: Path) -> None:
+def test_the_documented_guard_yaml_is_valid(tmp_path: Path) -> None:
     (block,) = _blocks("yaml")
     (tmp_path / "guard.yaml").write_text(GUARD + block)
     (tmp_path / "desk.j2").write_text(_blocks("jinja")[0])
@@ -93,7 +92,7 @@ def test_the_guard_yaml_is_one(tmp_path: Path) -> None:
         outbox_relay(review, queue)
 
 
-def test_the_jinja_template_makes_json(tmp_path: Path) -> None:
+def test_the_documented_jinja_template_renders_json(tmp_path: Path) -> None:
     (tmp_path / "desk.j2").write_text(_blocks("jinja")[0])
     settings = EndpointSettings(name="desk", url="https://hooks.test/", template=str(tmp_path / "desk.j2"))
     example = _example("ticket.resolved")
@@ -106,9 +105,7 @@ def test_the_jinja_template_makes_json(tmp_path: Path) -> None:
     }
 
 
-async def test_a_worker_runs_in_ones_own_process_as_shown(
-    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_relay_snippet_delivers(tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOOK_SECRET", OLD)
     hook = f"{{name: crm, url: '{endpoint.url}', secret: '${{HOOK_SECRET}}'}}"
@@ -134,18 +131,9 @@ async def test_a_worker_runs_in_ones_own_process_as_shown(
         assert [row.state for row in rows(queue)] == ["delivered"]
 
 
-def test_the_schedule_is_the_one_that_is_told() -> None:
+def test_the_documented_schedule_is_the_real_one() -> None:
     told = re.search(r"that failed: (.*?) later", DOCUMENT, flags=re.DOTALL)
     assert told is not None
     units = {"s": 1, "min": 60, "h": 3600}
     pauses = [float(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", told[1])]
     assert [0.0, *pauses] == list(SCHEDULE)
-
-
-def test_the_figures_are_those_that_were_measured() -> None:
-    with (Path(__file__).parents[2] / "benchmarks" / "results" / "deliveries.csv").open() as file:
-        measured = list(csv.DictReader(file))
-    assert [row["database"] for row in measured] == ["SQLite", "PostgreSQL"]
-    for row in measured:
-        assert f"{row['database']} {row['deliveries/s']}/s" in DOCUMENT
-        assert (row["deliveries"], row["lost"], row["duplicates"]) == ("10000", "0", "0")

@@ -1,4 +1,4 @@
-"""One try: where it may go, what it believes, how long it takes."""
+"""The transport: allowed addresses, time limits, and limits on the response."""
 
 import asyncio
 import gzip
@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from ilis_guard.errors import ConfigError
-from ilis_guard.review import sending
-from ilis_guard.review.sending import Answer, Sender
+from ilis_guard.review import transport
+from ilis_guard.review.outbox import SendResult
+from ilis_guard.review.transport import WebhookTransport
 from tests.endpoint import HOST, Endpoint, Exchange, answering
 from tests.endpoint import Answer as Answering
 
@@ -22,19 +23,19 @@ PUBLIC = "93.184.215.14"
 
 
 @pytest.fixture
-async def sender(endpoint: Endpoint) -> AsyncIterator[Sender]:  # noqa: ARG001 - whom it trusts
-    async with Sender([HOST]) as inside:
+async def sender(endpoint: Endpoint) -> AsyncIterator[WebhookTransport]:  # noqa: ARG001 - whom it trusts
+    async with WebhookTransport([HOST]) as inside:
         yield inside
 
 
 @pytest.fixture
-async def outside() -> AsyncIterator[Sender]:
+async def outside() -> AsyncIterator[WebhookTransport]:
     """What may go to no internal host."""
-    async with Sender([]) as sender:
+    async with WebhookTransport([]) as sender:
         yield sender
 
 
-async def _send(sender: Sender, url: str, *, may_quote: bool = True) -> Answer:
+async def _send(sender: WebhookTransport, url: str, *, may_quote: bool = True) -> SendResult:
     return await sender.send(url, {"webhook-id": "d1"}, '{"what":"Ångström"}', now=NOW, may_quote=may_quote)
 
 
@@ -65,11 +66,11 @@ def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
-async def test_a_message_arrives_as_it_was_given(sender: Sender, endpoint: Endpoint) -> None:
+async def test_a_message_arrives_unchanged(sender: WebhookTransport, endpoint: Endpoint) -> None:
     answer = await _send(sender, endpoint.url)
 
-    assert answer == Answer(status=204)
-    assert answer.is_taken
+    assert answer == SendResult(status=204)
+    assert answer.is_delivered
     (heard,) = endpoint.heard
     assert (heard.path, heard.id, heard.body) == ("/hook", "d1", '{"what":"Ångström"}'.encode())
     assert heard.headers["content-type"] == "application/json"
@@ -77,11 +78,11 @@ async def test_a_message_arrives_as_it_was_given(sender: Sender, endpoint: Endpo
     assert heard.headers["user-agent"].startswith("ilis_guard/")
 
 
-async def test_a_endpoint_whose_certificate_nobody_vouches_for_hears_nothing(
+async def test_an_endpoint_with_an_untrusted_certificate_gets_nothing(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    async with Sender([HOST]) as sender:
+    async with WebhookTransport([HOST]) as sender:
         answer = await _send(sender, endpoint.url)
 
     assert answer.status is None
@@ -91,8 +92,8 @@ async def test_a_endpoint_whose_certificate_nobody_vouches_for_hears_nothing(
 
 async def test_a_certificate_for_another_host_is_refused(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     _resolving(monkeypatch, HOST)
-    async with Sender(["other.test", "hooks.test"]) as sender:
-        assert (await _send(sender, f"https://hooks.test:{endpoint.port}/")).is_taken
+    async with WebhookTransport(["other.test", "hooks.test"]) as sender:
+        assert (await _send(sender, f"https://hooks.test:{endpoint.port}/")).is_delivered
         answer = await _send(sender, f"https://other.test:{endpoint.port}/")
 
     assert "certificate is not valid for 'other.test'" in answer.error
@@ -102,8 +103,8 @@ async def test_a_certificate_for_another_host_is_refused(endpoint: Endpoint, mon
 async def test_proxies_of_the_environment_are_ignored(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with Sender([HOST]) as sender:
-        assert (await _send(sender, endpoint.url)).is_taken
+    async with WebhookTransport([HOST]) as sender:
+        assert (await _send(sender, endpoint.url)).is_delivered
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,10 @@ async def test_proxies_of_the_environment_are_ignored(endpoint: Endpoint, monkey
         "[64:ff9b::7f00:1]",
     ],
 )
-async def test_nobody_on_this_machine_hears_anything(outside: Sender, endpoint: Endpoint, host: str) -> None:
+async def test_no_address_of_this_machine_is_reached(outside: WebhookTransport, endpoint: Endpoint, host: str) -> None:
     answer = await _send(outside, f"https://{host}:{endpoint.port}/")
 
-    assert not answer.is_taken
+    assert not answer.is_delivered
     assert answer.status is None
     assert endpoint.heard == []
 
@@ -166,7 +167,7 @@ async def test_nobody_on_this_machine_hears_anything(outside: Sender, endpoint: 
     ],
 )
 async def test_no_connection_is_made_to_an_address_that_is_not_public(
-    outside: Sender, tries: list[tuple[str, int]], host: str
+    outside: WebhookTransport, tries: list[tuple[str, int]], host: str
 ) -> None:
     answer = await _send(outside, f"https://{host}/")
 
@@ -174,7 +175,7 @@ async def test_no_connection_is_made_to_an_address_that_is_not_public(
     assert tries == []
 
 
-async def test_a_public_address_is_connected_to(outside: Sender, tries: list[tuple[str, int]]) -> None:
+async def test_a_public_address_is_connected_to(outside: WebhookTransport, tries: list[tuple[str, int]]) -> None:
     answer = await _send(outside, f"https://{PUBLIC}/")
 
     assert answer.error == "ConnectError: refused by the test"
@@ -182,7 +183,7 @@ async def test_a_public_address_is_connected_to(outside: Sender, tries: list[tup
 
 
 async def test_a_name_that_leads_inside_is_refused(
-    outside: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    outside: WebhookTransport, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _resolving(monkeypatch, HOST)
     answer = await _send(outside, f"https://hooks.test:{endpoint.port}/")
@@ -192,7 +193,7 @@ async def test_a_name_that_leads_inside_is_refused(
 
 
 async def test_a_name_is_not_asked_again_between_the_check_and_the_connection(
-    outside: Sender, tries: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    outside: WebhookTransport, tries: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def resolve(*_: Any) -> str:
         return PUBLIC
@@ -205,8 +206,8 @@ async def test_a_name_is_not_asked_again_between_the_check_and_the_connection(
 
 async def test_an_internal_host_is_named_exactly(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     _resolving(monkeypatch, HOST)
-    async with Sender(["hooks.test"]) as sender:
-        assert (await _send(sender, f"https://hooks.test:{endpoint.port}/")).is_taken
+    async with WebhookTransport(["hooks.test"]) as sender:
+        assert (await _send(sender, f"https://hooks.test:{endpoint.port}/")).is_delivered
         for other in (HOST, "a.hooks.test", "hooks.test."):
             assert "access denied" in (await _send(sender, f"https://{other}:{endpoint.port}/")).error
     assert len(endpoint.heard) == 1
@@ -215,7 +216,7 @@ async def test_an_internal_host_is_named_exactly(endpoint: Endpoint, monkeypatch
 @pytest.mark.parametrize("host", [HOST, "[::1]", "169.254.169.254", "hooks.test"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_a_failure_and_is_not_followed(
-    sender: Sender, endpoint: Endpoint, status: int, host: str
+    sender: WebhookTransport, endpoint: Endpoint, status: int, host: str
 ) -> None:
     endpoint.answer = answering(status, headers={"location": f"https://{host}:{endpoint.port}/inside"})
     answer = await _send(sender, endpoint.url)
@@ -245,14 +246,14 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(
         "",
     ],
 )
-async def test_an_address_that_is_no_plain_https_is_refused_and_not_shown(outside: Sender, url: str) -> None:
+async def test_an_address_that_is_no_plain_https_is_refused_and_not_shown(outside: WebhookTransport, url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         await _send(outside, url)
     assert "s3cret" not in str(caught.value)
     assert "hooks.test" not in str(caught.value)
 
 
-async def test_cookies_are_not_kept(sender: Sender, endpoint: Endpoint) -> None:
+async def test_cookies_are_not_kept(sender: WebhookTransport, endpoint: Endpoint) -> None:
     endpoint.answer = answering(200, headers={"set-cookie": "session=1; Path=/"})
     await _send(sender, endpoint.url)
     await _send(sender, endpoint.url)
@@ -261,19 +262,19 @@ async def test_cookies_are_not_kept(sender: Sender, endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_any_success_is_one(sender: Sender, endpoint: Endpoint, status: int) -> None:
+async def test_any_2xx_status_counts_as_delivered(sender: WebhookTransport, endpoint: Endpoint, status: int) -> None:
     endpoint.answer = answering(status)
-    assert (await _send(sender, endpoint.url)).is_taken
+    assert (await _send(sender, endpoint.url)).is_delivered
 
 
 @pytest.mark.parametrize("status", [304, 400, 401, 404, 410, 429, 500, 503, 599])
-async def test_anything_else_is_none(sender: Sender, endpoint: Endpoint, status: int) -> None:
+async def test_any_other_status_is_a_failure(sender: WebhookTransport, endpoint: Endpoint, status: int) -> None:
     endpoint.answer = answering(status)
     answer = await _send(sender, endpoint.url)
-    assert (answer.status, answer.is_taken) == (status, False)
+    assert (answer.status, answer.is_delivered) == (status, False)
 
 
-async def test_what_a_endpoint_says_is_quoted_in_printable_characters(sender: Sender, endpoint: Endpoint) -> None:
+async def test_an_error_quotes_a_response_in_printable_characters(sender: WebhookTransport, endpoint: Endpoint) -> None:
     endpoint.answer = lambda exchange: exchange.reply(400, b"no \x1b[2J<script>\r\n\xff" + b"x" * 1000)
     said = (await _send(sender, endpoint.url)).error
 
@@ -282,34 +283,34 @@ async def test_what_a_endpoint_says_is_quoted_in_printable_characters(sender: Se
     assert (await _send(sender, endpoint.url, may_quote=False)).error == "answered 400"
 
 
-async def test_a_compressed_answer_is_not_unpacked(sender: Sender, endpoint: Endpoint) -> None:
+async def test_a_compressed_response_is_not_unpacked(sender: WebhookTransport, endpoint: Endpoint) -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     endpoint.answer = lambda exchange: exchange.reply(200, bomb, content_encoding="gzip")
-    assert (await _send(sender, endpoint.url)).is_taken
+    assert (await _send(sender, endpoint.url)).is_delivered
 
 
-async def test_an_endless_answer_is_left_unread(sender: Sender, endpoint: Endpoint) -> None:
+async def test_an_endless_response_is_not_read_to_the_end(sender: WebhookTransport, endpoint: Endpoint) -> None:
     endpoint.answer = endpoint.flood
-    assert (await _send(sender, endpoint.url)).is_taken
+    assert (await _send(sender, endpoint.url)).is_delivered
     # Buffers on the way hold some; a sender that read on would take gigabytes before its time is up.
     assert endpoint.written < 32 * 1024 * 1024
 
 
-async def test_an_answer_that_drips_has_been_given(
-    sender: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+async def test_a_slow_response_body_counts_as_delivered(
+    sender: WebhookTransport, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "_BODY_SECONDS", 0.2)
     endpoint.answer = endpoint.drip
-    assert await _send(sender, endpoint.url) == Answer(status=200)
+    assert await _send(sender, endpoint.url) == SendResult(status=200)
 
 
 @pytest.mark.parametrize("way", ["hang", "drip_headers"])
-async def test_a_endpoint_that_never_comes_to_a_status_runs_out_of_time(
-    sender: Sender, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
+async def test_a_response_without_a_status_times_out(
+    sender: WebhookTransport, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(sending, "TRY_SECONDS", 0.3)
+    monkeypatch.setattr(transport, "TRY_SECONDS", 0.3)
     endpoint.answer = getattr(endpoint, way)
-    assert await _send(sender, endpoint.url) == Answer(error="no answer within 0.3 s")
+    assert await _send(sender, endpoint.url) == SendResult(error="no answer within 0.3 s")
 
 
 def _half(exchange: Exchange) -> None:
@@ -327,19 +328,19 @@ def _huge_header(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("answer", [Exchange.reset, _half, _nonsense, _huge_header])
-async def test_a_endpoint_that_breaks_off_or_talks_nonsense_has_not_taken_it(
-    sender: Sender, endpoint: Endpoint, answer: Answering
+async def test_a_broken_response_is_a_failed_try(
+    sender: WebhookTransport, endpoint: Endpoint, answer: Answering
 ) -> None:
     endpoint.answer = answer
     failed = await _send(sender, endpoint.url)
 
-    assert (failed.status, failed.is_taken) == (None, False)
+    assert (failed.status, failed.is_delivered) == (None, False)
     assert failed.error.split(":")[0] in {"ReadError", "RemoteProtocolError"}
     endpoint.answer = answering(200)
-    assert (await _send(sender, endpoint.url)).is_taken
+    assert (await _send(sender, endpoint.url)).is_delivered
 
 
-async def test_a_endpoint_that_is_down_is_an_answer_too(sender: Sender) -> None:
+async def test_an_endpoint_that_is_down_is_a_failed_try(sender: WebhookTransport) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))  # and nobody listens
         answer = await _send(sender, f"https://{HOST}:{taken.getsockname()[1]}/")
@@ -364,16 +365,16 @@ async def test_a_endpoint_that_is_down_is_an_answer_too(sender: Sender) -> None:
     ],
 )
 async def test_retry_after_is_read_as_seconds_or_as_a_date(
-    sender: Sender, endpoint: Endpoint, header: str, seconds: float | None
+    sender: WebhookTransport, endpoint: Endpoint, header: str, seconds: float | None
 ) -> None:
     endpoint.answer = lambda exchange: exchange.reply(503, retry_after=header.encode("utf-8").decode("latin-1"))
     assert (await _send(sender, endpoint.url)).retry_after == seconds
 
 
-async def test_many_at_once_share_connections(sender: Sender, endpoint: Endpoint) -> None:
+async def test_many_at_once_share_connections(sender: WebhookTransport, endpoint: Endpoint) -> None:
     for _ in range(3):
         answers = await asyncio.gather(*(_send(sender, endpoint.url) for _ in range(20)))
-        assert all(answer.is_taken for answer in answers)
+        assert all(answer.is_delivered for answer in answers)
     assert len(endpoint.heard) == 60
 
 
@@ -386,7 +387,7 @@ async def test_an_internal_host_may_speak_plain_http() -> None:
 
     server = await asyncio.start_server(hear, HOST, 0)
     url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}/"
-    async with server, Sender([HOST]) as inside, Sender([]) as outside:
-        assert (await _send(inside, url)).is_taken
+    async with server, WebhookTransport([HOST]) as inside, WebhookTransport([]) as outside:
+        assert (await _send(inside, url)).is_delivered
         with pytest.raises(ConfigError, match="https://"):
             await partial(_send, outside)(url)

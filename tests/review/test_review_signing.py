@@ -1,4 +1,4 @@
-"""Standard Webhooks' signatures: made, checked, rotated."""
+"""Standard Webhooks' signatures: signing, verification, rotation."""
 
 import base64
 import time
@@ -33,11 +33,11 @@ def test_the_example_of_the_specification_comes_out() -> None:
     }
 
 
-def test_whoever_uses_the_library_can_verify_what_we_sign() -> None:
+def test_the_library_verifies_our_signatures() -> None:
     assert Webhook(OLD).verify(BODY, _signed())["type"] == "ticket.created"
 
 
-def test_we_verify_what_the_library_signs() -> None:
+def test_we_verify_the_librarys_signatures() -> None:
     now = datetime.now(UTC)
     headers = {
         "Webhook-Id": "msg_2",
@@ -61,7 +61,7 @@ def test_another_secret_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-301, 301])
-def test_what_was_signed_more_than_five_minutes_away_is_refused(seconds: float) -> None:
+def test_signatures_more_than_five_minutes_away_are_refused(seconds: float) -> None:
     with pytest.raises(WebhookSignatureError, match=r"too (old|new)"):
         verify(OLD, _signed(at=time.time() + seconds), BODY.encode())
 
@@ -120,7 +120,7 @@ def test_a_missing_header_is_refused(header: str) -> None:
         f"{OLD} short",
     ],
 )
-def test_what_is_no_secret_is_refused_and_not_shown(secret: str) -> None:
+def test_an_invalid_secret_is_refused_and_not_shown(secret: str) -> None:
     for use in (check, _signed, lambda text: verify(text, _signed(), BODY.encode())):
         with pytest.raises(ConfigError) as caught:
             use(secret)

@@ -1,4 +1,4 @@
-"""What storage promises on either database."""
+"""Transactions and refused values on both databases."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from ilis_guard.types import Attempt, Ticket, Verdict
 
 
 def test_a_read_sees_one_moment(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
-    with review._ledger.storage.reading() as connection:
+    with review.store.database.reading() as connection:
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0
         escalate("d")
         assert connection.scalar(select(func.count()).select_from(tickets)) == 0
@@ -28,7 +28,7 @@ def test_a_read_sees_one_moment(review: ReviewQueue, escalate: Callable[..., Tic
         ({"policy": None, "say": "secret"}, "(?i)not.null"),
     ],
 )
-def test_what_no_column_takes_is_refused_without_showing_the_texts(
+def test_invalid_values_are_refused_without_quoting_texts(
     review: ReviewQueue, escalate: Callable[..., Ticket], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ReviewError, match=message) as caught:
@@ -37,9 +37,7 @@ def test_what_no_column_takes_is_refused_without_showing_the_texts(
     assert review.list() == []
 
 
-def test_a_reviewers_text_that_cannot_be_stored_leaves_the_ticket_open(
-    review: ReviewQueue, escalate: Callable[..., Ticket]
-) -> None:
+def test_an_unstorable_verdict_leaves_the_ticket_open(review: ReviewQueue, escalate: Callable[..., Ticket]) -> None:
     ticket = escalate("d")
     with pytest.raises(ReviewError, match="surrogates not allowed"):
         review.resolve(ticket.id, Verdict.CORRECT, text="half a duck \ud83e")
