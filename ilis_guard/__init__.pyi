@@ -7,6 +7,9 @@ from .cascade.tier import Tier as Tier
 from .config.tiers import BreakerSettings as BreakerSettings
 from .config.tiers import TierCost as TierCost
 from .errors import (
+    AttemptsError as AttemptsError,
+)
+from .errors import (
     BudgetError as BudgetError,
 )
 from .errors import (
@@ -146,5 +149,4 @@ from .types import (
     Verdict as Verdict,
 )
 
-__all__: list[str]
 __version__: str
