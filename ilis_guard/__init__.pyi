@@ -146,4 +146,5 @@ from .types import (
     Verdict as Verdict,
 )
 
+__all__: list[str]
 __version__: str

@@ -37,7 +37,7 @@ def harvest(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="package.module:function of your own: takes (question, text), returns whether the answer is right."
+            help="package.module:function of your own, of (question, text), that returns whether the answer is right."
         ),
     ] = None,
 ) -> None:
@@ -130,7 +130,7 @@ def fit(
         typer.Option(
             metavar="GROUP",
             help="The trees' features, a group each time; without it validation rows select them. "
-            "The error of an unknown group lists all.",
+            "An unknown group's error lists all.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
@@ -202,11 +202,7 @@ def _score_harvests(config: "GuardConfig", harvests: list[Path], tiers: list[str
             "HARVEST --tier NAME for each"
         )
     with progress_bar("scoring") as progress:
-        return run(
-            config,
-            dict(zip(tiers, harvests, strict=True)),
-            progress=progress,
-        )
+        return run(config, dict(zip(tiers, harvests, strict=True)), progress=progress)
 
 
 @commands.command()

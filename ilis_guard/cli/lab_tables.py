@@ -58,19 +58,19 @@ def evaluation_view(evaluation: "Evaluation") -> RenderableType:
     left_out = [(one, "left out") for one in evaluation.sets if not one.counts]
     left_out += [(one, "left out at the other precision") for one in evaluation.applied_sets if not one.counts]
     return Group(
-        _headline_table(by_protocol(evaluation)),
-        *([_headline_table(ahead(evaluation))] if evaluation.differences else []),
+        _method_table(by_protocol(evaluation)),
+        *([_method_table(ahead(evaluation))] if evaluation.differences else []),
         *(f"[dim]{where}:[/] {escape(one.name)}: {escape(one.why_left_out)}" for one, where in left_out),
         *(f"[yellow]note:[/] {escape(note)}" for note in evaluation.notes),
     )
 
 
-def _headline_table(headline: "MethodTable") -> Table:
+def _method_table(methods: "MethodTable") -> Table:
     from ilis_guard.lab.evaluation.evaluate import REFERENCE
 
-    columns = [escape(name) for name in headline.columns]
-    table = make_table(*columns, title=escape(headline.title), right=columns[1:])
-    for row in headline.rows:
+    columns = [escape(name) for name in methods.columns]
+    table = make_table(*columns, title=escape(methods.title), right=columns[1:])
+    for row in methods.rows:
         table.add_row(*map(escape, row), style="bold" if row[0] == REFERENCE else None)
     return table
 
@@ -91,13 +91,8 @@ def _figures_table(compared: Comparison) -> Table:
     """Both policies' figures with their intervals, and the difference."""
     title = f"{compared.requests} requests, 95 % bootstrap intervals"
     table = make_table("figure", "old", "new", "new - old", title=title, right=("old", "new", "new - old"))
-    for measure in compared.measures:
-        table.add_row(
-            measure.name,
-            format_estimate(measure, measure.old),
-            format_estimate(measure, measure.new),
-            format_difference(measure),
-        )
+    for one in compared.measures:
+        table.add_row(one.name, format_estimate(one, one.old), format_estimate(one, one.new), format_difference(one))
     return table
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ilis_guard.policy.explain import Explanation, paragraph
+from ilis_guard.policy.explain import paragraph
+from ilis_guard.policy.explanation import Explanation
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, ErrorInfo, Labels, Mode, Obstacle, Ruling, ShadowRuling, Stage, Ticket

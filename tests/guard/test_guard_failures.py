@@ -1,7 +1,3 @@
-from ilis_guard.policy.explain import error_text
-from ilis_guard.types import ErrorInfo
-from ilis_guard.types.rulings import json_values
-
 """Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its reason."""
 
 import asyncio
@@ -23,8 +19,10 @@ from ilis_guard.errors import (
     TransientModelError,
 )
 from ilis_guard.guard import Guard
+from ilis_guard.policy.explain import error_text
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Decision, Generation, Request, Score, Statistics
+from ilis_guard.types import Action, Decision, ErrorInfo, Generation, Request, Score, Statistics
+from ilis_guard.types.rulings import json_values
 from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"

@@ -267,7 +267,8 @@ def test_in_shadow_mode_it_is_told_what_the_policy_would_have_done_and_why() -> 
 
     assert told(tier("small", 0.9), SURE, "{id: unsure, do: escalate}") == (
         "The tier 'small' answered with an uncertainty of 0.9. The answer is given, as it would be without a policy. "
-        "The policy is in shadow mode: by rule 'unsure' it would have escalated, because it has no condition. Passed over "
+        "The policy is in shadow mode: by rule 'unsure' it would have escalated, because it has no condition. "
+        "Passed over "
         "before it: rule 'sure', as `uncertainty < 0.2` is false (uncertainty is 0.9)."
     )
     assert told(tier("small", 0.1), SURE).endswith(

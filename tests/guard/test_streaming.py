@@ -228,7 +228,9 @@ def test_what_was_cut_is_never_an_answer_even_where_a_rule_would_give_it() -> No
     (made,) = watched.stream(QUESTION, mode="early_stop")
     assert isinstance(made, Decision)
     assert (made.action, made.uncertainty) == (Action.ABSTAIN, 0.0)
-    assert f"rule 'sure' passed over: the answer was stopped after {PATIENCE} tokens, so nothing is answered" in why(made)
+    assert f"rule 'sure' passed over: the answer was stopped after {PATIENCE} tokens, so nothing is answered" in why(
+        made
+    )
     assert made.attempts[0].to_dict()["stopped_at"] == PATIENCE
 
 

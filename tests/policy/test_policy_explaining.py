@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ilis_guard.policy import Explanation, Facts, Policy
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.explain import ExplainedRule, explain, outcome_text
+from ilis_guard.policy.explain import outcome_text
+from ilis_guard.policy.explanation import ExplainedRule, explain
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import STAGES, Action, Obstacle, Stage, Statistics
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ilis_guard.policy import Policy
 from ilis_guard.policy.explain import attempt_reasons, error_text
-from ilis_guard.policy.syntax import literals
+from ilis_guard.policy.syntax import is_plain, literals
 from ilis_guard.review import QueueCounts, TicketRecord
 from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
@@ -209,9 +209,10 @@ def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
 def thresholds_of(policy: Policy) -> Sequence[Threshold]:
     """The numbers that a policy's conditions compare the uncertainty with, from small to large."""
     found = [
-        Threshold(at=float(at), rule=bound.rule.id, when=bound.condition.text, do=bound.rule.do.value)
+        Threshold(at=float(at), rule=bound.rule.id, when=bound.rule.when, do=bound.rule.do.value)
         for stage in STAGES
         for bound in policy.bound_rules(stage)
+        if bound.rule.when and is_plain(bound.condition.tree)
         for at in literals(bound.condition.tree).get("uncertainty") or ()
         if 0 < float(at) < 1
     ]
