@@ -20,7 +20,7 @@ from tests.lab.test_fit import generation, made
 
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
-DRAWS = 60
+DRAWS = 40
 VERDICT: dict[str, Any] = {
     "id": "ticket-0",
     "dataset": "review",
