@@ -46,6 +46,7 @@ from ilis_guard.lab.gazetteer import (
     large_cities,
 )
 from ilis_guard.lab.matching import is_correct
+
 from ilis_guard.lab.questions import Question
 
 _LIMIT = 450

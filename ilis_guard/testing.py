@@ -57,7 +57,7 @@ import tenacity
 from ilis_guard.cascade.escalation import Review
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.config.review import EndpointSettings, QueueSettings
 from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard

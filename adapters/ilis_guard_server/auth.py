@@ -4,7 +4,6 @@ Sessions and the count of failed sign-ins live in this process: a restart signs 
 a monotonic clock.
 """
 
-import hmac
 import ipaddress
 import secrets
 import threading
@@ -17,8 +16,8 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from ilis_guard import events
-from ilis_guard.config.page import PageSettings, ReviewerSettings, Role, are_token_hashes, token_hash
-from ilis_guard.config.secrets import is_reference, resolve_secret
+from ilis_guard.config.review import PageSettings, ReviewerSettings, Role
+from ilis_guard.config.secrets import hash_token, matches_token_hash, read_token_hashes
 from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 
@@ -57,13 +56,13 @@ class Credentials:
     def of_api_keys(cls, settings: Sequence[KeySettings]) -> "Credentials":
         """The clients' API keys."""
         keys: dict[str, str | None] = {each.name: each.key for each in settings}
-        return cls(keys, command="ilis-guard api-key", shut_out=events.API_KEY_SHUT_OUT)
+        return cls(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
 
     @classmethod
     def of_reviewers(cls, settings: Sequence[ReviewerSettings]) -> "Credentials":
         """The sign-in tokens of reviewers and viewers."""
         tokens = {each.name: each.token for each in settings}
-        return cls(tokens, command="ilis-guard reviewer-token", shut_out=events.REVIEWER_SHUT_OUT)
+        return cls(tokens, command="ilis-guard reviewer-token", shut_out=events.REVIEWER_UNREADABLE)
 
     def __bool__(self) -> bool:
         """Whether anybody is known."""
@@ -71,7 +70,7 @@ class Credentials:
 
     def find(self, token: str) -> tuple[str, str] | None:
         """The owner of a token and the token's hash; None where nobody has it."""
-        given, found = token_hash(token), None
+        given, found = hash_token(token), None
         for name in self._settings:  # all of them, so that the time taken tells nothing
             if self.matches(name, given):
                 found = name, given
@@ -80,23 +79,14 @@ class Credentials:
     def matches(self, name: str, given: str) -> bool:
         """Whether a hash is that of one of the owner's tokens."""
         try:
-            known = self._read(self._settings.get(name))
+            return matches_token_hash(given, self._read(self._settings.get(name)))
         except ConfigError as error:
             events.log().error(self._shut_out, name=name, error=str(error))
             return False
-        matches = [hmac.compare_digest(given, each) for each in known]
-        return any(matches)
 
     def _read(self, setting: str | None) -> Sequence[str]:
         """The hashes: none, one, or two while tokens are changed."""
-        if setting is None:
-            return ()
-        text = resolve_secret(setting) if is_reference(setting) else setting
-        if not are_token_hashes(text):
-            raise ConfigError(
-                f"the value at {setting!r} is not the hash of a token (sha256:...); make one with `{self._command}`"
-            )
-        return text.split()
+        return () if setting is None else read_token_hashes(setting, command=self._command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

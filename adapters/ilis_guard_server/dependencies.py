@@ -12,7 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import RedirectResponse, Response
 
 from ilis_guard import Guard, events
-from ilis_guard.config.page import PageSettings, is_loopback
+from ilis_guard.config.addresses import is_loopback
+from ilis_guard.config.review import PageSettings
 from ilis_guard.config.server import ServerSettings
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
@@ -161,7 +162,7 @@ def _require_local_program(request: Request) -> None:
 
 def _log_refused_key(request: Request) -> None:
     address = "" if request.client is None else request.client.host
-    events.log().warning(events.API_KEY_REFUSED, request=request.state.request_id, address=address)
+    events.log().warning(events.AUTH_FAILED, request=request.state.request_id, address=address)
 
 
 # Users of the reviewers' page.

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from ilis_guard.cascade.tier import load_local_model
-from ilis_guard.cli.terminal import counted, steps
+from ilis_guard.cli.console import progress_bar, steps
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.baselines.observations import file_digest, read_observation_manifest
@@ -86,7 +86,7 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
     for name, of_set in files.items():
         if not of_set.harvest.exists():
             loaded = model()
-            with counted(f"{tier.name} asked: {name}") as progress:
+            with progress_bar(f"{tier.name} asked: {name}") as progress:
                 harvest(loaded, sets[name], of_set.harvest, name=str(tier.model), progress=progress)
     harvests = [of_set.harvest for of_set in files.values()]
     rows = read_rows_of(harvests)
@@ -96,7 +96,7 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
     for name in counting:
         if not files[name].observations.exists():
             loaded = model()
-            with counted(f"{tier.name} observed: {name}") as progress:
+            with progress_bar(f"{tier.name} observed: {name}") as progress:
                 observe(loaded, files[name].harvest, sets[name], files[name].observations, progress=progress)
     return Source(harvests=harvests, observations=[files[name].observations for name in counting])
 

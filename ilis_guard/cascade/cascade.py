@@ -90,7 +90,7 @@ class Cascade:
             if writer is not None:
                 writer.wait_for_reader()
         except ClientDisconnected:
-            events.log().info(events.STREAM_LEFT, decision=decision, seconds=time.monotonic() - since)
+            events.log().info(events.STREAM_ABANDONED, decision=decision, seconds=time.monotonic() - since)
             raise
         made = Decision(
             id=decision,

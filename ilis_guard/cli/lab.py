@@ -3,14 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, counted, out, step_bars, steps
-from ilis_guard.cli.views.bundle import candidates_table, held_out_table
+from ilis_guard.cli.console import GUARD_YAML, Config, out, print_line, progress_bar, step_bars, steps
 from ilis_guard.errors import ConfigError, SimulationError
-from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.types import Site, Stage
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
@@ -18,6 +16,7 @@ if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.tiers import TierConfig
     from ilis_guard.lab.answering import HarvestedModel
     from ilis_guard.lab.scored import ScoredManifest
+    from ilis_guard.scoring.features import FeatureGroup
 
 commands = typer.Typer()
 
@@ -53,7 +52,7 @@ def harvest(
     asked = read_questions(questions)
     judged_by, judging = load_judge(judge)
     name, model = _harvested_model(chosen, site)
-    with counted(f"asking {tier}") as progress:
+    with progress_bar(f"asking {tier}") as progress:
         run(
             model,
             asked,
@@ -64,7 +63,7 @@ def harvest(
             judged_by=judged_by,
             progress=progress,
         )
-    out.print(f"{len(asked)} rows in {to}", highlight=False, soft_wrap=True)
+    print_line(f"{len(asked)} rows in {to}")
 
 
 def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
@@ -113,9 +112,9 @@ def observe(
             site=harvested.site,
             progress=progress,
         )
-    with counted(f"tokens through {tier}") as progress:
+    with progress_bar(f"tokens through {tier}") as progress:
         run(model, harvest, asked, to, progress=progress)
-    out.print(f"observations in {to}", highlight=False, soft_wrap=True)
+    print_line(f"observations in {to}")
 
 
 @commands.command()
@@ -129,18 +128,19 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="GROUP",
-            help="What the trees look at, a group each time; without it validation rows choose. "
-            f"Groups: {', '.join(get_args(FeatureGroup))}.",
+            help="A group of features for the trees, a group each time; without it validation rows choose. "
+            "An unknown group's error lists all.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
 ) -> None:
     """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
+    from ilis_guard.cli.lab_tables import candidates_table, held_out_table
     from ilis_guard.lab.fit import fit as run
     from ilis_guard.lab.harvest import read_harvest
 
     # Names that aren't groups of features are refused there, with those that are.
-    with counted("growing trees") as progress:
+    with progress_bar("growing trees") as progress:
         metadata = run(
             read_harvest(rows),
             to,
@@ -151,7 +151,7 @@ def fit(
         )
     out.print(candidates_table(metadata))
     out.print(held_out_table(metadata))
-    out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+    print_line(f"bundle in {to}")
 
 
 @commands.command()
@@ -192,7 +192,7 @@ def score(
     else:
         raise SimulationError("there is nothing to make a table from; give HARVEST --tier NAME, or --decisions FILE")
     write_scored(to, manifest, rows)
-    out.print(f"{len(rows)} rows in {to}", highlight=False, soft_wrap=True)
+    print_line(f"{len(rows)} rows in {to}")
 
 
 def _harvested(
@@ -206,13 +206,12 @@ def _harvested(
             f"each harvest goes with a tier of its own: got {len(harvests)} files and the tiers {tiers!r}; write "
             "HARVEST --tier NAME for each"
         )
-    with bar() as shown:
-        task = shown.add_task("scoring", total=None)
+    with progress_bar("scoring") as progress:
         return run(
             config,
             dict(zip(tiers, harvests, strict=True)),
             questions=() if questions is None else read_questions(questions),
-            progress=lambda done, total: shown.update(task, completed=done, total=total),
+            progress=progress,
         )
 
 
@@ -235,7 +234,7 @@ def recalibrate(
     run(known, labelled, to)
     size = len(read_bundle(str(to)).calibration_set.wrong)
     out.print(f"calibrated on {len(labelled.wrong)} rows; {size} of them are a random sample, for thresholds")
-    out.print(f"bundle in {to}", highlight=False, soft_wrap=True)
+    print_line(f"bundle in {to}")
 
 
 @commands.command()
@@ -257,7 +256,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="How often rows are dealt out anew.")] = 5,
 ) -> None:
     """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
-    from ilis_guard.cli.views.evaluation import evaluation_view
+    from ilis_guard.cli.lab_tables import evaluation_view
     from ilis_guard.lab.evaluation.evaluate import Source
     from ilis_guard.lab.evaluation.evaluate import evaluate as run
     from ilis_guard.lab.evaluation.page import page
@@ -280,7 +279,7 @@ def evaluate(
     write_tables(evaluation, to)
     (to / "report.html").write_text(report, encoding="utf-8")
     out.print(evaluation_view(evaluation))
-    out.print(f"tables and report in {to}", highlight=False, soft_wrap=True)
+    print_line(f"tables and report in {to}")
 
 
 @commands.command("world-facts")
@@ -294,4 +293,4 @@ def world_facts(
 
     questions = generate(seed)
     write_questions(to, questions)
-    out.print(f"{len(questions)} questions in {to}", highlight=False, soft_wrap=True)
+    print_line(f"{len(questions)} questions in {to}")

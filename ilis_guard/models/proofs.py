@@ -33,7 +33,7 @@ def prove_once(checkpoint: Checkpoint, points: Sequence[TapPoint]) -> None:
     try:
         _write(remembered, json.dumps(moved))
     except OSError as error:  # a read-only home costs a pass at each start, and no more
-        events.log().warning(events.PROOF_NOT_KEPT, error=type(error).__name__)
+        events.log().warning(events.PROOF_NOT_STORED, error=type(error).__name__)
 
 
 def _key(checkpoint: Checkpoint, points: Sequence[TapPoint]) -> str:

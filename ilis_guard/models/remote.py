@@ -9,7 +9,7 @@ from typing import Any, Self
 from langchain_core.language_models import BaseChatModel
 from pydantic import ValidationError
 
-from ilis_guard.config.imports import imported
+from ilis_guard.config.imports import import_string
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
 from ilis_guard.models.chat_fingerprint import fingerprint_of
 from ilis_guard.models.replies import check_not_refused, generation_of
@@ -47,7 +47,7 @@ class RemoteModel:
         Raises:
             ModelError: the path leads to no chat model, or the class refuses the arguments.
         """
-        found = imported(path, what="chat model", kind="Class", error=ModelError)
+        found = import_string(path, what="chat model", kind="Class", error=ModelError)
         if not (isinstance(found, type) and issubclass(found, BaseChatModel)):
             raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
         try:

@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from ilis_guard.config.strict_yaml import Document, Keys, listed, nearest, validated
+from ilis_guard.config.strict_yaml import Document, Keys, list_problems, suggest
+from ilis_guard.config.validation import validate
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.diagnostics import ConditionError
@@ -57,7 +58,7 @@ def locate(path: str | Path) -> Path:
         return Path(path)
     shipped = {file.stem: file for file in _shipped_folder().glob("*.yaml")}
     if name not in shipped:
-        hint = nearest(name, list(shipped))
+        hint = suggest(name, list(shipped))
         raise PolicyError(
             f"no policy named {name!r} is shipped{hint}; shipped are {', '.join(sorted(shipped))}; "
             "the path of a file of your own ends with .yaml"
@@ -73,7 +74,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
     """
     _check_secrets(document)
     _check_version(document)
-    file = validated(document, PolicyFile, error=PolicyError)
+    file = validate(document, PolicyFile, error=PolicyError)
     problems = list(_repeated_ids(document, file.rules))
     rules: list[BoundRule] = []
     for index, rule in enumerate(file.rules):
@@ -91,7 +92,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
     if not problems:  # what can be reached is only clear once all rules are
         problems.extend(_unreachable(document, file.rules, item) for item in ReachabilityAnalysis(rules).unreachable())
     if problems:
-        raise PolicyError(listed(problems, len(problems)))
+        raise PolicyError(list_problems(problems, len(problems)))
     return file, tuple(rules)
 
 
@@ -109,7 +110,7 @@ def _check_secrets(document: Document) -> None:
     if found:
         remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
         lines = [f"{place}: this looks like {kind}: {remedy}" for place, kind in found]
-        raise PolicyError(listed(lines, len(lines)))
+        raise PolicyError(list_problems(lines, len(lines)))
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ilis_guard.config import secrets
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import signing
 from ilis_guard.review.outbox import Delivery
@@ -118,7 +118,7 @@ class WebhookBuilder:
         has_secret_url = secrets.is_reference(settings.url)
         secret = None if settings.secret is None else secrets.resolve_secret(settings.secret)
         return Webhook(
-            url=secrets.resolve_secret(settings.url) if has_secret_url else settings.url,
+            url=secrets.resolve_secret(settings.url),
             headers=signing.sign(secret, id=message.id, at=now, body=body),
             body=body,
             may_quote=not (settings.full or has_secret_url or settings.routing_key is not None),

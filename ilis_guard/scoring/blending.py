@@ -6,9 +6,10 @@ from typing import Final
 import lightgbm
 import numpy as np
 from jaxtyping import Float64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from scipy.special import expit, logit
 
+from ilis_guard.config.base import StrictModel
 from ilis_guard.scoring.calibration import EDGE
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.typicality import Distances, TypicalityEstimator, TypicalityReference
@@ -17,10 +18,10 @@ MOST: Final = 1e6
 """No slope and no intercept is larger: log-odds stay finite, and such ones would be sure of everything already."""
 
 
-class SequenceProbability(BaseModel):
+class SequenceProbability(StrictModel):
     """How probable it is that an answer is wrong, by the log-probability of its tokens: a logistic regression."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     slope: float = Field(ge=0, le=MOST)
     """What a nat less of the answer's log-probability adds to the log-odds of its being wrong."""
@@ -36,15 +37,13 @@ class SequenceProbability(BaseModel):
             return self.intercept - self.slope * logprob_sum
 
 
-class Blending(BaseModel):
+class Blending(StrictModel):
     """What is blended with the trees' word, and how familiar an answer must look. It is the fit's, and stays so.
 
     Familiarity is as typicality (`TypicalityReference`), counted among rows that nothing is calibrated on: whatever
     a bundle is recalibrated on, its trees have seen no more than they did, and a row that a threshold is certified on
     is scored as any other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sequence_probability: SequenceProbability
     distances: Distances

@@ -18,8 +18,9 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import ConfigDict, FailFast, Field, model_validator
 
+from ilis_guard.config.base import StrictModel
 from ilis_guard.config.tiers import PACKAGED_PREFIX
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring.blending import Blending
@@ -36,8 +37,8 @@ MOST_BYTES: Final = {METADATA: 2**20, TREES: 16 * 2**20, CALIBRATION: 8 * 2**20}
 """Larger files aren't read, nor written. A bundle that was fitted to 3,000 rows has a thirtieth of that."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Part(StrictModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0)]

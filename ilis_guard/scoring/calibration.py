@@ -4,7 +4,9 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from ilis_guard.config.base import StrictModel
 
 EDGE: Final = 1e-6
 """Raw scores are kept this far from 0 and 1, where their logarithms end."""
@@ -14,13 +16,13 @@ STEEPEST: Final = 1e300
 """Beyond it, the map's terms could be two infinities of which one is taken from the other."""
 
 
-class BetaCalibration(BaseModel):
+class BetaCalibration(StrictModel):
     """The beta calibration map (Kull, Silva Filho and Flach, 2017): ``logit p = a ln s - b ln(1 - s) + c``.
 
     With `a` and `b` at least 0 it never changes the order of two scores.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     a: float = Field(ge=0, le=STEEPEST)
     b: float = Field(ge=0, le=STEEPEST)

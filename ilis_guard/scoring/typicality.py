@@ -5,8 +5,9 @@ from typing import Annotated, Final
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
+from ilis_guard.config.base import StrictModel
 from ilis_guard.scoring.features import Maps, distance_profile
 from ilis_guard.types import Position, Stage
 
@@ -26,15 +27,13 @@ def _ascending(distances: Row) -> Row:
 Distances = Annotated[Row, Field(min_length=1), AfterValidator(_ascending)]
 
 
-class TypicalityReference(BaseModel):
+class TypicalityReference(StrictModel):
     """What profiles of the training rows look like, and how far calibration rows lie from them.
 
     A generation's profile is compared with the training rows' by its Mahalanobis distance; typicality is the share of
     calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
     the calibration rows, that is a p-value: uniform, so values under 0.01 come in one case of a hundred.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: Row
     precision: Annotated[tuple[Row, ...], FailFast()]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from ilis_guard.config.strict_yaml import listed, short
+from ilis_guard.config.strict_yaml import list_problems, shorten
 from ilis_guard.errors import BundleError
 
 MOST_PARTS: Final = 20_000
@@ -68,7 +68,7 @@ def unusable(file: Path, error: Exception) -> str:
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         lines = (": ".join([*filter(None, [_place(each["loc"])]), each["msg"]]) for each in problems)
-        detail = listed(lines, len(problems))
+        detail = list_problems(lines, len(problems))
     else:
         detail = f"lacks {error}" if isinstance(error, KeyError) else str(error)
     return f"the bundle's file {str(file)!r} can't be used: {detail}"
@@ -85,7 +85,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:
-            raise ValueError(f"the key {short(key)} stands there twice")
+            raise ValueError(f"the key {shorten(key)} stands there twice")
         made[key] = value
     return made
 
@@ -97,4 +97,4 @@ def _whole(digits: str) -> int:
 
 
 def _place(keys: tuple[int | str, ...]) -> str:
-    return short(".".join(map(str, keys))) if keys else ""
+    return shorten(".".join(map(str, keys))) if keys else ""

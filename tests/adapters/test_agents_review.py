@@ -20,7 +20,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, ValidationError
 
 from ilis_guard import ReviewQueue
-from ilis_guard.config.queues import QueueSettings
+from ilis_guard.config.review import QueueSettings
 from ilis_guard.errors import QueueStorageError, ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.testing import InMemoryQueue
 from ilis_guard.types import Verdict

@@ -97,7 +97,7 @@ def test_one_that_is_asked_otherwise_has_no_score_and_it_is_told_which_argument(
         decision = decided(guard, chat(serving, **changes), SURE)
     assert (decision.action, decision.uncertainty, decision.bundles) == (Action.ABSTAIN, None, {})
     assert "no bundle" in problem(decision.attempts[0])
-    (told,) = (log for log in logs if log["event"] == events.TIER_UNFIT)
+    (told,) = (log for log in logs if log["event"] == events.BUNDLE_MISMATCHED)
     assert (told["tier"], told["differing"]) == ("clerk", differing)
 
 
@@ -132,7 +132,7 @@ def test_a_wrapped_model_in_a_local_tiers_place_has_no_score_and_that_is_no_news
     guard = Guard(tiers=[Tier(name="small", model=FakeModel("x"), scorer=scorer)], policy=Policy.parse(POLICY))
     with structlog.testing.capture_logs() as logs:
         assert decided(guard, chat(serving), SURE).uncertainty is None
-    assert events.TIER_UNFIT not in [log["event"] for log in logs]
+    assert events.BUNDLE_MISMATCHED not in [log["event"] for log in logs]
 
 
 def test_the_fingerprint_of_a_tiers_model_is_its_chat_models(guard: Guard, serving: Provider) -> None:

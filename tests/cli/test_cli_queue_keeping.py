@@ -101,7 +101,7 @@ def test_verdicts_are_exported_as_rows(run: Callable[..., Any], ticket: str) -> 
     result = run("queue", "export", "--to", "rows.jsonl")
     assert (result.status, result.out) == (0, "1 row in rows.jsonl\n")
     (row,) = [json.loads(line) for line in Path("rows.jsonl").read_text("utf-8").splitlines()]
-    assert (row["id"], row["answers"], row["correct"], row["rule"]) == (ticket, ["no"], False, "person")
+    assert (row["id"], row["answers"], row["correct"], row["rule"]) == (ticket, ["no"], False, "[u]person")
     assert run("queue", "export", "--to", "none.jsonl", "--queue", "nobody's").out == "0 rows in none.jsonl\n"
     refused = run("queue", "export", "--to", "nowhere/rows.jsonl")
     assert refused.status == 2

@@ -10,7 +10,7 @@ from rich.console import Console
 from ilis_guard import Attempt, Decision, Guard, Policy
 from ilis_guard.cascade.early_stop import PATIENCE
 from ilis_guard.cascade.tier import Tier
-from ilis_guard.cli.views.decisions import attempts_table
+from ilis_guard.cli.decision_tables import attempts_table
 from ilis_guard.lab.logged import score_decisions
 from ilis_guard.policy.explain import explain_decision
 from ilis_guard.policy.replay import Retold, retrace
@@ -83,7 +83,7 @@ def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: 
 def test_a_table_of_attempts_says_it(cut: Decision) -> None:
     console = Console(width=200)
     with console.capture() as printed:
-        console.print(attempts_table([attempt.to_dict() for attempt in cut.attempts]))
+        console.print(attempts_table(cut.attempts))
     told = printed.get()
     assert f"one two three four (cut after {PATIENCE} tokens)" in told
     assert "right" in told

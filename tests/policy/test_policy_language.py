@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilis_guard.config.queues import LONGEST
+from ilis_guard.config.review import LONGEST
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Audit, Budget, Facts, Guarantee, Policy
 from ilis_guard.policy.facts import AUDIT_SALT, VISIBLE, is_sampled, seen

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlencode
 
+from ilis_guard.policy.cells import literals_of
 from pydantic import BaseModel, ConfigDict, Field
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.cells import literals_of
 from ilis_guard.policy.explain import attempt_reasons, error_text
 from ilis_guard.review import QueueCounts, TicketRecord
 from ilis_guard.review.record import judged_in

@@ -19,18 +19,6 @@ REMOTE = "tiers:\n  - name: a\n    remote: {chat_model: 'x.y:Z'}\n"
 ALIAS_BOMB = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes guard.yaml."""
-
-    def write_one(text: str) -> Path:
-        path = tmp_path / "guard.yaml"
-        path.write_text(text, "utf-8")
-        return path
-
-    return write_one
-
-
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
@@ -58,7 +46,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         (
             HEAD + TIER + "    batch: 4\n    max_concurrent: 3\n",
             "7:21",
-            "tiers[0].max_concurrent: so few requests at once never fill a batch of 4; raise it to that, or lower",
+            "tiers[0].max_concurrent: so few requests never fill a batch of 4; raise it to that, or lower",
         ),
         (HEAD + REMOTE.replace("x.y:Z", "Z"), "5:26", "tiers[0].remote.chat_model: "),
         (HEAD + TIER + "    precision: int8\n", "6:16", "tiers[0].precision: should be 'nf4' or 'full', got 'int8'"),
@@ -260,11 +248,14 @@ HOOK = "{name: a, url: 'https://hooks.example.org/', secret: '${S}'}"
             ".url: the endpoint's address has a user",
         ),
         ("{name: a, url: 's3cret', secret: '${S}'}", ".url: the endpoint's address has no host"),
-        ("{name: a, url: 'https://hooks.example.org/'}", ".secret: what is sent must be signed"),
-        ("{name: a, url: 'https://hooks.example.org/', secret: whsec_s3cret}", ".secret: say where the secret stands"),
+        ("{name: a, url: 'https://hooks.example.org/'}", ".secret: webhooks must be signed"),
+        (
+            "{name: a, url: 'https://hooks.example.org/', secret: whsec_s3cret}",
+            ".secret: give a reference to the secret",
+        ),
         (
             "{name: a, url: '${U}', template: pagerduty, routing_key: s3cret}",
-            ".routing_key: say where the secret stands",
+            ".routing_key: give a reference to the secret",
         ),
         ("{name: a, url: '${U}', template: pagerduty}", ".routing_key: the template pagerduty needs one"),
         ("{name: a, url: '${U}', template: slack, routing_key: '${K}'}", ".routing_key: the template pagerduty needs"),
@@ -321,7 +312,7 @@ HASH = "sha256:" + 64 * "0"
         (PAGE + f"    reviewers: [{{name: a, token: '{HASH}', role: boss}}]\n", "10:115", "role: should be 'reviewer'"),
         (PAGE + "    proxy: {header: X-User, addresses: [nowhere]}\n", "10:41", "'nowhere' does not appear to be"),
         (PAGE + "    proxy: {header: X-User, addresses: []}\n", "10:40", "addresses: "),
-        (PAGE + "    verdict_secret: hunter2\n", "10:21", "verdict_secret: say where the secret stands"),
+        (PAGE + "    verdict_secret: hunter2\n", "10:21", "verdict_secret: give a reference to the secret"),
     ],
 )
 def test_a_page_that_is_wrong_is_refused_with_its_place(

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ilis_guard.config.strict_yaml import Document, parse, read, validated
+from ilis_guard.config.strict_yaml import Document, parse, read
+from ilis_guard.config.validation import validate
 from ilis_guard.errors import ConfigError
 
 
@@ -95,7 +96,7 @@ def test_what_looks_like_another_character_may_be_written_out() -> None:
 
 def test_of_many_problems_the_first_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        validated(parsed("".join(f"namy{number}: 1\n" for number in range(3_000))), Outer, error=ConfigError)
+        validate(parsed("".join(f"namy{number}: 1\n" for number in range(3_000))), Outer, error=ConfigError)
     lines = str(caught.value).splitlines()
     assert len(lines) == 21
     assert lines[1] == "f.yaml:1:1: unknown key 'namy0'; did you mean 'name'?"
@@ -125,13 +126,13 @@ class Whole(BaseModel):
 )
 def test_a_key_without_a_value_isnt_taken_for_one_left_out(text: str, place: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        validated(parsed(text), Whole, error=ConfigError)
+        validate(parsed(text), Whole, error=ConfigError)
     assert str(caught.value).startswith(f"f.yaml:{place}: ")
     assert words in str(caught.value)
 
 
 def test_a_value_may_be_none_where_keys_are_free() -> None:
-    whole = validated(parsed("part: {free: {name: null}}\n"), Whole, error=ConfigError)
+    whole = validate(parsed("part: {free: {name: null}}\n"), Whole, error=ConfigError)
     assert whole.part == Part(free={"name": None})
 
 
@@ -257,9 +258,7 @@ class Outer(BaseModel):
 
 
 def test_a_model_is_built_from_a_document() -> None:
-    outer = validated(
-        parsed("name: n\nshare: 1\nparts: {a: {kind: inner, colours: [red]}}\n"), Outer, error=ConfigError
-    )
+    outer = validate(parsed("name: n\nshare: 1\nparts: {a: {kind: inner, colours: [red]}}\n"), Outer, error=ConfigError)
     assert outer.share == 1.0
     assert outer.parts["a"] == Inner(kind="inner", colours=(Colour.RED,))
 
@@ -276,7 +275,7 @@ parts:
     colours: [red, blue]
 """
     with pytest.raises(ConfigError) as caught:
-        validated(parsed(text), Outer, error=ConfigError)
+        validate(parsed(text), Outer, error=ConfigError)
     lines = str(caught.value).splitlines()
     assert sorted(lines) == [
         "f.yaml:1:1: the key 'name' is missing; add it",
@@ -290,7 +289,7 @@ parts:
 
 def test_long_values_are_shortened_in_messages() -> None:
     with pytest.raises(ConfigError) as caught:
-        validated(parsed(f"name: [{'x' * 500}]\n"), Outer, error=ConfigError)
+        validate(parsed(f"name: [{'x' * 500}]\n"), Outer, error=ConfigError)
     assert len(str(caught.value)) < 150
 
 

@@ -19,18 +19,6 @@ URL = ", url: 'https://x.example'}"
 SIGNED = ", secret: '${KEY}'"
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes guard.yaml."""
-
-    def write_one(text: str) -> Path:
-        path = tmp_path / "guard.yaml"
-        path.write_text(text, "utf-8")
-        return path
-
-    return write_one
-
-
 def review_in(path: Path) -> ReviewConfig:
     review = read_config(path).review
     assert review is not None
@@ -49,10 +37,10 @@ def review_in(path: Path) -> ReviewConfig:
         (Q + "{name: a, duee: 1}\n", "7:17", "unknown key 'duee'; did you mean 'due'?"),
         (Q + "{name: ' a'}\n", "7:14", "queues[0].name: "),
         (Q + "{due: 1}\n", "7:7", "the key 'name' is missing"),
-        (Q + "{name: expire}\n", "7:14", "queues[0].name: 'expire' means that tickets expire; rename it"),
+        (Q + "{name: expire}\n", "7:14", "queues[0].name: 'expire' means that tickets expire; rename the queue"),
         (Q + "{name: a, overdue: b}\n", "7:17", "queues[0]: `overdue` needs a `due`; add one"),
         (Q + "{name: a}\n    - {name: a}\n", "8:14", "queues[1].name: duplicate name 'a', which already stands at"),
-        (Q + "{name: a, due: 1, overdue: a}\n", "7:5", "queues: overdue tickets of 'a' would come back to it"),
+        (Q + "{name: a, due: 1, overdue: a}\n", "7:5", "queues: overdue tickets of 'a' would return to it"),
         (R + "{name: a}\n", "7:7", "the key 'url' is missing"),
         (R + "{name: a b" + URL + "\n", "7:14", "endpoints[0].name: "),
         (R + "{name: a, events: [ticket.closed]" + URL + "\n", "7:26", "got 'ticket.closed'"),
@@ -103,11 +91,11 @@ def test_a_endpoint_hears_of_everything_unless_it_chooses(write: Callable[[str],
     )
     all_, some = review_in(path).endpoints
     assert (all_.events, all_.queues, all_.secret) == (EVENTS, None, "${KEY}")
-    assert all(all_.hears(event, ["any"]) for event in EVENTS)
+    assert all(all_.receives(event, ["any"]) for event in EVENTS)
     assert (some.url, some.secret) == (f"file:{tmp_path}/hook", f"file:{tmp_path}/key")
-    assert some.hears("ticket.resolved", ["other", "legal"])
-    assert not some.hears("ticket.resolved", ["other"])
-    assert not some.hears("ticket.created", ["legal"])
+    assert some.receives("ticket.resolved", ["other", "legal"])
+    assert not some.receives("ticket.resolved", ["other"])
+    assert not some.receives("ticket.created", ["legal"])
 
 
 def test_a_storage_with_a_password_stands_in_the_environment_or_a_file(

@@ -1,9 +1,19 @@
-"""YAML text -> plain values, each with its place."""
+"""Strict YAML: every error names file, line and column.
 
+Refused are duplicate keys (most parsers let the last one win), anchors and aliases (15 lines can expand to gigabytes),
+tags, directives, tabs, several documents, infinities and NaN, and characters that make a line look like another. Plain
+scalars follow the YAML 1.2 core schema: ``no`` is a string, ``1e-3`` is a number.
+
+Values are built straight from the parser's events. So each construct above is refused before anything could expand,
+and each value keeps its place.
+"""
+
+import difflib
+import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -24,16 +34,17 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from ilis_guard.config.strict_yaml.wording import short
 from ilis_guard.errors import IlisGuardError
 
 MAX_BYTES: Final = 100_000
 """Far more than any policy needs; the most hostile text of this size takes about a second."""
 MAX_DEPTH: Final = 20
-"""Mappings and lists inside one another."""
+"""Levels of nested mappings and lists."""
+MAX_PROBLEMS: Final = 20
+"""Lines of one error message."""
 
 Keys = tuple[str | int, ...]
-"""Where a value stands: mapping keys and list indices from the top."""
+"""The path of a value: mapping keys and list indices from the top."""
 
 _CONSTANTS: Final[Mapping[str, bool | None]] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -44,8 +55,8 @@ _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,400}")
 _BASED_INTEGER: Final = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _MISLEADING: Final = re.compile("[\x85\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
-"""Characters that end a line for YAML and for no editor (so a rule can stand in what looks like a comment), that turn
-the direction of what follows, and byte order marks that don't stand first."""
+"""Line ends that no editor shows as such (a rule could hide in what looks like a comment), overrides of the text's
+direction, and byte order marks after the start."""
 _NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
@@ -60,7 +71,7 @@ class _Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """Where a key (or, in a list, the item itself) and its value stand."""
+    """The places of a key (in a list: of the item itself) and of its value."""
 
     key: _Mark
     value: _Mark
@@ -71,7 +82,7 @@ class Document:
     """One YAML document as plain values, with the place of each."""
 
     path: str
-    """As shown in messages."""
+    """The name in messages."""
     data: dict[str, Any]
     """Only dict, list, str, int, float (finite), bool and None."""
     text: str
@@ -83,13 +94,21 @@ class Document:
         return _place(self.path, self._nearest(keys).value)
 
     def key_place(self, keys: Keys) -> str:
-        """As `place`, but of the key itself: for complaints that a key shouldn't be there."""
+        """As `place`, but of the key itself."""
         return _place(self.path, self._nearest(keys).key)
 
-    def place_inside(self, keys: Keys, offset: int) -> str | None:
-        """The place of a string value's character number `offset` (from 0).
+    def problem(self, keys: Keys, message: str) -> str:
+        """Describe a problem of the value at `keys`: its place, its path, and what to do."""
+        return f"{self.place(keys)}: {_key_path(keys)}{message}"
 
-        None where the value doesn't stand in the text as it is, on one line: a block, a folded or an escaped string.
+    def key_problem(self, keys: Keys, message: str) -> str:
+        """Describe a problem of the key itself, which shouldn't be there: its place, its parent's path, what to do."""
+        return f"{self.key_place(keys)}: {_key_path(keys[:-1])}{message}"
+
+    def place_inside(self, keys: Keys, offset: int) -> str | None:
+        """The place of character number `offset` (from 0) of a string value.
+
+        None where the file doesn't hold the value literally on one line: a block, a folded or an escaped string.
         """
         value: Any = self.data
         for key in keys:
@@ -107,7 +126,7 @@ class Document:
         return _place(self.path, _mark_at(self.text, index))
 
     def existing(self, keys: Keys) -> Keys:
-        """`keys` without those that lead nowhere, such as the tags of unions that pydantic puts between."""
+        """`keys` without those that the document lacks, such as the tags that pydantic inserts for unions."""
         found: Keys = ()
         for key in keys:
             if (*found, key) in self._spots:
@@ -124,12 +143,12 @@ def read(path: Path | str, *, error: type[IlisGuardError], max_bytes: int = MAX_
     """Read a YAML file.
 
     Args:
-        path: The file; shown as it is in messages.
-        error: The class of what is raised.
-        max_bytes: Larger files are refused unread.
+        path: the file; messages show it unchanged.
+        error: the class of the error.
+        max_bytes: larger files are refused unread.
 
     Raises:
-        IlisGuardError: as `error`: the file can't be read, or isn't strict YAML; see the package.
+        IlisGuardError: as `error`: the file can't be read, or isn't strict YAML; see the module.
     """
     try:
         with Path(path).open("rb") as file:
@@ -158,12 +177,12 @@ def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
     """Read YAML from a string.
 
     Args:
-        text: One YAML document whose top level is a mapping.
-        path: What messages call the text.
-        error: The class of what is raised.
+        text: one YAML document whose top level is a mapping.
+        path: the text's name in messages.
+        error: the class of the error.
 
     Raises:
-        IlisGuardError: as `error`: the text isn't strict YAML; see the package.
+        IlisGuardError: as `error`: the text isn't strict YAML; see the module.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\t" in text:
@@ -181,7 +200,7 @@ def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
 
 
 class _Reader:
-    """Builds plain values from the parser's events, and keeps their places."""
+    """Builds plain values from the parser's events, and records their places."""
 
     def __init__(self, *, text: str, path: str, error: type[IlisGuardError]) -> None:
         self.spots: dict[Keys, _Spot] = {}
@@ -210,7 +229,7 @@ class _Reader:
         return data
 
     def _parsed(self) -> Iterator[Event]:
-        """The parser's events; its own complaints in our words."""
+        """The parser's events; its errors become ours."""
         try:
             for event in YAML(typ="safe", pure=True).parse(self._text):
                 self._last = _mark(event)
@@ -226,7 +245,7 @@ class _Reader:
             where = _mark_at(self._text, problem.position)
             self._refuse(where, f"got the character {chr(problem.character)!r}; take it out")
         except (YAMLError, ValueError, OverflowError) as problem:  # e.g. the escape "\U00110000", which is no character
-            self._refuse(self._last, f"not valid YAML after this place: {short(str(problem))}")
+            self._refuse(self._last, f"not valid YAML after this place: {shorten(str(problem))}")
 
     def _value(self, event: Event, keys: Keys) -> Any:
         self._refuse_extras(event)
@@ -243,10 +262,10 @@ class _Reader:
             inside = (*keys, key)
             if key in mapping:
                 first = _place(self._path, self.spots[inside].key)
-                what = f"duplicate key {short(key)}, which already stands at {first}; keep one of them"
+                what = f"duplicate key {shorten(key)}, which already stands at {first}; keep one of them"
                 self._refuse(_mark(event), what)
             content = next(self._events)
-            # A value left empty has no place of its own: the parser puts it where the next thing starts.
+            # The parser places an empty value where the next token starts.
             self.spots[inside] = _Spot(_mark(event), _mark(event if _is_empty(content) else content))
             mapping[key] = self._value(content, inside)
         return mapping
@@ -263,13 +282,13 @@ class _Reader:
         self._refuse_extras(event)
         key = self._scalar(event) if isinstance(event, ScalarEvent) else None
         if not isinstance(key, str):
-            got = _kind(event) if key is None else short(key)
+            got = _kind(event) if key is None else shorten(key)
             self._refuse(_mark(event), f"a key must be a string, got {got}; put it in quotes if it is meant as a name")
         return key
 
     def _scalar(self, event: ScalarEvent) -> str | int | float | bool | None:
         text = event.value
-        if not event.implicit[0]:  # quoted, or a block: a string whatever it looks like
+        if not event.implicit[0]:  # quoted, or a block: always a string
             return self._string(event)
         if text in _CONSTANTS:
             return _CONSTANTS[text]
@@ -279,25 +298,25 @@ class _Reader:
             return int(text, 0)
         number = float(text) if _FLOAT.fullmatch(text) else None
         if _NOT_FINITE.fullmatch(text) or (number is not None and not math.isfinite(number)):
-            self._refuse(_mark(event), f"a number must be finite, got {short(text)}; write a finite number")
+            self._refuse(_mark(event), f"a number must be finite, got {shorten(text)}; write a finite number")
         return self._string(event) if number is None else number
 
     def _string(self, event: ScalarEvent) -> str:
         text: str = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
-            self._refuse(_mark(event), f"the string {short(text)} has half a character in it; write it out, or as \\U")
+            self._refuse(_mark(event), f"the string {shorten(text)} has half a character; write it out, or as \\U")
         return text
 
     def _refuse_extras(self, event: Event) -> None:
         if isinstance(event, AliasEvent):
-            self._refuse(_mark(event), f"got the alias {short(f'*{event.anchor}')}; write the value out")
+            self._refuse(_mark(event), f"got the alias {shorten(f'*{event.anchor}')}; write the value out")
         if isinstance(event, NodeEvent) and event.anchor is not None:
-            self._refuse(_mark(event), f"got the anchor {short(f'&{event.anchor}')}; take it out, and write values out")
+            self._refuse(_mark(event), f"got the anchor {shorten(f'&{event.anchor}')}; take it out, write values out")
         tag = getattr(event, "tag", None)
         if tag is not None:
             self._refuse(
                 _mark(event),
-                f"got the tag {short(str(tag))}; take it out, or put a text that starts with `!` in quotes",
+                f"got the tag {shorten(str(tag))}; take it out, or put a text that starts with `!` in quotes",
             )
 
     def _refuse(self, mark: _Mark, what: str) -> NoReturn:
@@ -326,4 +345,29 @@ def _kind(event: Event) -> str:
         return "a list"
     if isinstance(event, MappingStartEvent):
         return "a mapping"
-    return short(event.value) if isinstance(event, ScalarEvent) else "an alias"
+    return shorten(event.value) if isinstance(event, ScalarEvent) else "an alias"
+
+
+def _key_path(keys: Keys) -> str:
+    """``rules[0].when: ``; empty for the top level."""
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return f"{path}: " if path else ""
+
+
+def list_problems(problems: Iterable[str], count: int) -> str:
+    """An error message of `count` problems: one line each, at most `MAX_PROBLEMS`, and how many more there are."""
+    lines = [*itertools.islice(problems, MAX_PROBLEMS)]
+    left = count - len(lines)
+    return "\n".join([*lines, *([f"and {left} more problems like these"] if left > 0 else [])])
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """``; did you mean 'right'?`` where one of `names` resembles `name`, otherwise nothing."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def shorten(value: object) -> str:
+    """A value as messages show it, on one line of at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard.config.imports import imported
+from ilis_guard.config.imports import import_string
 from ilis_guard.errors import ModelError
 
 
 def test_a_path_leads_to_what_it_names() -> None:
-    assert imported("collections:OrderedDict", what="mapping", kind="Class", error=ModelError) is OrderedDict
+    assert import_string("collections:OrderedDict", what="mapping", kind="Class", error=ModelError) is OrderedDict
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_a_path_leads_to_what_it_names() -> None:
 )
 def test_what_is_no_path_is_told_how_one_reads(path: str) -> None:
     with pytest.raises(ModelError, match=r"the path of a mapping reads 'package\.module:Class', got"):
-        imported(path, what="mapping", kind="Class", error=ModelError)
+        import_string(path, what="mapping", kind="Class", error=ModelError)
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_a_module_that_fails_is_named_with_its_reason(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "of_the_operator", raising=False)
     with pytest.raises(ModelError, match=rf"the judge 'of_the_operator:judge' can't be imported \({said}"):
-        imported("of_the_operator:judge", what="judge", kind="function", error=ModelError)
+        import_string("of_the_operator:judge", what="judge", kind="function", error=ModelError)

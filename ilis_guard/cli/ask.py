@@ -8,15 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ilis_guard.cli.terminal import GUARD_YAML, Config, bar, out, steps
-from ilis_guard.cli.views.decisions import decision_view, decisions_table, demo_next_steps
+from ilis_guard.cli.console import GUARD_YAML, Config, out, print_json, print_line, progress_bar, steps
 from ilis_guard.errors import RequestError
 from ilis_guard.types import Label, Request
 
 commands = typer.Typer()
 LABEL_HELP = (
-    "NAME=VALUE, seen by the policy as labels.NAME; may be given several times. VALUE is a number or true or false "
-    "where it reads as one, otherwise text; '\"7\"' in double quotes is text."
+    "NAME=VALUE, which the policy's conditions read as labels.NAME; may be given several times. VALUE is a number or "
+    "true or false where it reads as one, otherwise text; '\"7\"' in double quotes is text."
 )
 
 
@@ -26,17 +25,21 @@ def demo(
         "ilis-guard-demo"
     ),
 ) -> None:
-    """Ask ten questions, easy to impossible, through a 4-bit model and a larger one, and show what is decided."""
+    """Ask a 4-bit model and a larger one ten questions, easy to impossible, and show the decisions."""
+    from ilis_guard.cli.decision_tables import decisions_table, demo_next_steps
     from ilis_guard.guard import Guard
     from ilis_guard.lab.demo import QUESTIONS, prepare
 
     config = prepare(folder)
     with steps() as progress:
         guard = Guard.from_config(config, progress)
-    with guard, bar() as shown:
-        decisions = [guard.decide(question) for question in shown.track(QUESTIONS, description="asking")]
+    decisions = []
+    with guard, progress_bar("asking") as update:
+        for question in QUESTIONS:
+            decisions.append(guard.decide(question))
+            update(len(decisions), len(QUESTIONS))
     out.print(decisions_table(QUESTIONS, decisions))
-    out.print(demo_next_steps(config, decisions), highlight=False, soft_wrap=True)
+    print_line(demo_next_steps(config, decisions))
 
 
 @commands.command()
@@ -47,28 +50,29 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole decision as JSON.")] = False,
 ) -> None:
     """Ask one question and show the decision."""
+    from ilis_guard.cli.decision_tables import decision_view
     from ilis_guard.guard import Guard
 
-    # What can't be asked is refused before models are loaded.
-    request = Request.of(_standard_input() if question == "-" else question, _labels(label or []))
+    # An invalid request is refused before models are loaded.
+    request = Request.of(_read_standard_input() if question == "-" else question, _parse_labels(label or []))
     with steps() as progress:
         guard = Guard.from_config(config, progress)
     with guard:
         decision = guard.decide(request.messages, labels=request.labels)
     if as_json:
-        print(json.dumps(decision.to_dict()))  # noqa: T201 - rich would wrap the JSON
+        print_json(decision.to_dict())
     else:
         out.print(decision_view(decision), soft_wrap=True)
 
 
-def _standard_input() -> str:
+def _read_standard_input() -> str:
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise RequestError(f"standard input isn't UTF-8 (byte {error.start})") from None
 
 
-def _labels(texts: list[str]) -> dict[str, Label]:
+def _parse_labels(texts: list[str]) -> dict[str, Label]:
     labels: dict[str, Label] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -76,16 +80,16 @@ def _labels(texts: list[str]) -> dict[str, Label]:
             raise RequestError(f"a label reads NAME=VALUE, got {text!r}")
         if name in labels:
             raise RequestError(f"the label {name!r} is given twice")
-        labels[name] = _label_value(value)
+        labels[name] = _parse_label(value)
     return labels
 
 
-def _label_value(text: str) -> Label:
-    """A number or a boolean where it reads as one in JSON, otherwise text."""
+def _parse_label(text: str) -> Label:
+    """A number or a boolean where the text is one in JSON, otherwise the text."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    # JSON's other values are no labels, and NaN and infinities are no numbers that a label may have.
+    # JSON's other values are no labels, and no label may be NaN or infinite.
     is_label = isinstance(parsed, str | int) or (isinstance(parsed, float) and math.isfinite(parsed))
     return parsed if is_label else text

@@ -1,48 +1,60 @@
-"""A document -> a pydantic model, or one complaint with every problem and its place."""
+"""Build pydantic models from YAML documents; an error lists every problem with its place."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ilis_guard.config.strict_yaml.reading import Document, Keys
-from ilis_guard.config.strict_yaml.wording import listed, nearest, short
+from ilis_guard.config.strict_yaml import Document, Keys, list_problems, shorten, suggest
 from ilis_guard.errors import IlisGuardError
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(document: Document, model: type[M], *, error: type[IlisGuardError]) -> M:
-    """Build `model` from a document, with pydantic's strict rules: a number in quotes is no number.
+def validate(document: Document, model: type[M], *, error: type[IlisGuardError], folder: Path | None = None) -> M:
+    """Build a model from a document by pydantic's strict rules: a number in quotes is no number.
 
-    A key without a value, such as a `guarantee:` whose lines were all commented out, isn't taken for one that was left
-    out: who wrote it thinks otherwise.
+    A key without a value, such as a `guarantee:` whose lines were all commented out, is an error: whoever wrote it
+    means something else than whoever left it out.
+
+    Args:
+        document: the values.
+        model: the class to build.
+        error: the class of the error.
+        folder: the folder against which `relative_to_file` resolves paths; None leaves them unchanged.
 
     Raises:
-        IlisGuardError: as `error`, with one line per problem, each with its place.
+        IlisGuardError: as `error`, with one line for each problem and its place.
     """
     try:
-        # Through JSON: pydantic's strict mode for it still takes strings for enums, and lists for tuples.
-        built = model.model_validate_json(json.dumps(document.data), strict=True)
+        # Through JSON: there pydantic's strict mode still takes strings for enums, and lists for tuples.
+        built = model.model_validate_json(json.dumps(document.data), strict=True, context=folder)
     except ValidationError as problems:
         items = problems.errors(include_url=False)
-        # A list whose items are all wrong is called too short as well; that only hides what is wrong.
+        # Pydantic also calls a list too short whose items are all wrong; that hides the real problems.
         named = [item for item in items if not _is_echo(item, items)]
-        lines = (_problem(document, model, item) for item in named)
-        raise error(listed(lines, len(named))) from None
+        raise error(list_problems((_problem(document, model, item) for item in named), len(named))) from None
     empty = [*_without_value(built, ())]
     if empty:
-        lines = (
-            f"{document.place(keys)}: {_key_path(keys)}has no value; give it one, or take it out" for keys in empty
-        )
-        raise error(listed(lines, len(empty)))
+        lines = (document.problem(keys, "has no value; give it one, or take it out") for keys in empty)
+        raise error(list_problems(lines, len(empty)))
     return built
 
 
+def duplicate_names(document: Document, keys: Keys, names: Sequence[str]) -> Iterator[str]:
+    """Describe each item of the list at `keys` whose name an earlier item has."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            first = document.place((*keys, names.index(name), "name"))
+            message = f"duplicate name {name!r}, which already stands at {first}; give each its own"
+            yield document.problem((*keys, index, "name"), message)
+
+
 def _without_value(value: object, keys: Keys) -> Iterator[Keys]:
-    """Where models in a value have fields that are written and None."""
+    """The fields of all models in a value that the file sets to None."""
     if isinstance(value, BaseModel):
         for name, info in type(value).model_fields.items():
             inside = (*keys, info.alias or name)
@@ -63,25 +75,19 @@ def _is_echo(item: ErrorDetails, items: list[ErrorDetails]) -> bool:
 
 
 def _problem(document: Document, model: type[BaseModel], item: ErrorDetails) -> str:
-    """One line for one of pydantic's complaints."""
+    """Describe one of pydantic's errors."""
     keys = document.existing(item["loc"])
     if item["type"] == "extra_forbidden":
-        where, unknown = _key_path(keys[:-1]), str(keys[-1])
+        unknown = str(keys[-1])
         names = [name for known in _models_at(model, item["loc"][:-1]) for name in _key_names(known)]
-        hint = nearest(unknown, names) or f"; take it out, or write one of {', '.join(names)}"
-        return f"{document.key_place(keys)}: {where}unknown key {short(unknown)}{hint}"
+        hint = suggest(unknown, names) or f"; take it out, or write one of {', '.join(names)}"
+        return document.key_problem(keys, f"unknown key {shorten(unknown)}{hint}")
     if item["type"] == "missing":
-        return f"{document.place(keys)}: {_key_path(keys)}the key {str(item['loc'][-1])!r} is missing; add it"
+        return document.problem(keys, f"the key {str(item['loc'][-1])!r} is missing; add it")
     what = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if item["type"] in ("tuple_type", "list_type"):
         what = "should be a list, each item of which starts with `- `"
-    return f"{document.place(keys)}: {_key_path(keys)}{what}, got {short(item['input'])}"
-
-
-def _key_path(keys: Keys) -> str:
-    """``rules[0].when: ``; nothing at the top."""
-    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-    return f"{path}: " if path else ""
+    return document.problem(keys, f"{what}, got {shorten(item['input'])}")
 
 
 def _key_names(model: type[BaseModel]) -> Iterator[str]:
@@ -90,7 +96,7 @@ def _key_names(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _models_at(model: type[BaseModel], keys: Keys) -> list[type[BaseModel]]:
-    """The models that may stand at `keys`. List indices, dict keys and pydantic's union tags lead no deeper."""
+    """The models that `keys` may lead to. List indices, dict keys and pydantic's union tags lead no deeper."""
     models = [model]
     for key in keys:
         inner = [
