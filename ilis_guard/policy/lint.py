@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.strict_yaml import Document, Keys, suggest
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine
-from ilis_guard.policy.facts import Facts, seen
+from ilis_guard.policy.facts import Facts, fact_values
 from ilis_guard.policy.reachability import ClassMatches, ReachabilityAnalysis
 from ilis_guard.policy.schema import PolicyFile
 from ilis_guard.policy.syntax import literals, tested_labels
@@ -89,7 +89,7 @@ def _answers_whatever_the_score(
     names = [name for name in analysis.distinguishing_facts("answer") if name not in (*_OF_THE_SCORE, "error")]
     answering: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for one in analysis.classes("answer", {"error": ""}):
-        values = seen(one.facts)
+        values = fact_values(one.facts)
         if all(values[name] == values[name] for name in analysis.distinguishing_facts("answer")):  # no NaN
             answering[tuple(values[name] for name in names)].add(_certain_answer(one))
     ungated = {rest: rules for rest, rules in answering.items() if "" not in rules}

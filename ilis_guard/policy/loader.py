@@ -1,4 +1,4 @@
-"""From a policy's text to rules with compiled conditions, or one error with every problem and its place."""
+"""Load policies: a text becomes rules with compiled conditions, or one error with every problem and its place."""
 
 import re
 from collections.abc import Iterator
@@ -161,31 +161,26 @@ def _repeated_ids(document: Document, rules: tuple[Rule, ...]) -> Iterator[str]:
 
 def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]:
     """Keys that mean nothing for the rule's action, and so hint at a misunderstanding."""
-    do = rule.do
-    if rule.to is not None and do in (Action.ANSWER, Action.ABSTAIN):
-        why = "only retry (a tier) and escalate (a queue) go somewhere"
-        yield _complaint(
-            document, (index, "to"), rule, f"`to` is not allowed with `do: {do.value}`: {why}; take it out"
-        )
-    if rule.say is not None and do in (Action.ANSWER, Action.RETRY):
-        why = "the caller gets the answer itself" if do is Action.ANSWER else "the caller hears nothing of a retry"
-        text = f"`say` is not allowed with `do: {do.value}`: {why}; take it out"
-        yield _complaint(document, (index, "say"), rule, text)
-    if rule.due is not None and do is not Action.ESCALATE:
-        why = "only a ticket can be overdue, and only escalate makes one"
-        text = f"`due` is not allowed with `do: {do.value}`: {why}; take it out"
-        yield _complaint(document, (index, "due"), rule, text)
+    unheard = "the caller gets the answer itself" if rule.do is Action.ANSWER else "the caller hears nothing of a retry"
+    for key, allowed, why in (
+        ("to", (Action.RETRY, Action.ESCALATE), "only retry (a tier) and escalate (a queue) go somewhere"),
+        ("say", (Action.ABSTAIN, Action.ESCALATE), unheard),
+        ("due", (Action.ESCALATE,), "only a ticket can be overdue, and only escalate makes one"),
+    ):
+        if getattr(rule, key) is not None and rule.do not in allowed:
+            what = f"`{key}` is not allowed with `do: {rule.do.value}`: {why}; take it out"
+            yield _complaint(document, (index, key), rule, what)
 
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """Nobody switches the guard off by forgetting a line."""
+    """An answer rule without the score would switch the guard off."""
     if rule.do is Action.ANSWER and rule.stage == "answer" and not SCORE & set(condition.names):
         text = "an answer rule must look at the score; add a condition such as `when: uncertainty < 0.2`"
         yield _complaint(document, (index, "do" if rule.when is None else "when"), rule, text)
 
 
 def _too_early(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """What a rule of stage `prompt` can't do or see: nothing was generated yet."""
+    """Actions and facts that a rule of stage `prompt` can't have: nothing was generated yet."""
     if rule.stage != "prompt":
         return
     if rule.do is Action.ANSWER:
@@ -197,7 +192,7 @@ def _too_early(document: Document, index: int, rule: Rule, condition: Condition)
 
 
 def _no_guarantee(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """What is never certified can't be waited for."""
+    """Facts of a guarantee in a policy that gives none."""
     for name in sorted(OF_THE_GUARANTEE & set(condition.names)):
         text = f"`{name}` needs a guarantee, and the policy gives none; add one, `guarantee: {{max_error: 0.05}}` say"
         yield _complaint(document, (index, "when"), rule, text)

@@ -18,7 +18,7 @@ from benchmarks.laboratory.tables import MANIFESTS, OF_EACH_SET, TARGETS
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, FitError, QuestionError
 from ilis_guard.lab.baselines.methods import methods
-from ilis_guard.lab.evaluation.tables import DIFFERENCES, FIGURES, SETS
+from ilis_guard.lab.evaluation.tables import DIFFERENCES, METRICS, SETS
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
 from tests.lab.tiny_models import make
@@ -87,7 +87,7 @@ def test_sets_are_harvested_and_where_they_count_observed_at_both_precisions_und
         ),
         *(
             f"tiny-full/evaluation/{name}.csv"
-            for name in ("sets", "figures", "differences", "typicality", "importance")
+            for name in ("sets", "metrics", "differences", "typicality", "importance")
         ),
         "tiny-full/evaluation/report.html",
     }
@@ -105,7 +105,7 @@ def test_what_is_committed_says_which_sets_count_and_why_others_do_not(whole: Pa
 
 
 def test_what_is_committed_is_a_part_of_the_whole_evaluation(whole: Path) -> None:
-    kept, every = (table(folder / FIGURES) for folder in (whole / "results", whole / "tiny-full" / "evaluation"))
+    kept, every = (table(folder / METRICS) for folder in (whole / "results", whole / "tiny-full" / "evaluation"))
     lines = {tuple(row.items()) for row in kept}
     assert [row for row in every if tuple(row.items()) in lines] == kept
     assert len(kept) < len(every) / 2
@@ -137,7 +137,7 @@ def test_what_was_expected_stands_beside_what_was_found(whole: Path) -> None:
     rows = {row["what"]: row for row in table(whole / "results" / TARGETS)}
     means = {
         (row["protocol"], row["method"]): float(row["value"])
-        for row in table(whole / "results" / FIGURES)
+        for row in table(whole / "results" / METRICS)
         if (row["metric"], row["tested_on"]) == ("auroc", "mean over sets")
     }
     for protocol, what, points in (
@@ -179,7 +179,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
 import os, signal, sys
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
-from ilis_guard.lab.baselines.passes import Passes
+from ilis_guard.lab.baselines.forward import ForwardRunner
 from ilis_guard.models.local import LocalModel
 from tests.benchmarks import test_laboratory
 
@@ -295,7 +295,7 @@ def test_the_command_names_the_sets_that_need_a_folder_and_shows_what_came(
     assert COUNTS in shown
     assert "counts" in shown
     assert "leave-one-set-out" in shown
-    assert (tmp_path / "results" / "tiny-full" / FIGURES).exists()
+    assert (tmp_path / "results" / "tiny-full" / METRICS).exists()
     with pytest.raises(SystemExit, match="there is no tier 'huge'"):
         laboratory.main("huge", to=whole)
 

@@ -10,8 +10,8 @@ from benchmarks.laboratory.__main__ import CONFIG, RESULTS
 from benchmarks.laboratory.sets import FROM_FOLDER, question_sets
 from benchmarks.laboratory.tables import MANIFESTS, TARGETS
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.lab.evaluation.figures import MEAN
-from ilis_guard.lab.evaluation.tables import FIGURES, SETS
+from ilis_guard.lab.evaluation.bootstrap import MEAN
+from ilis_guard.lab.evaluation.tables import METRICS, SETS
 from ilis_guard.lab.harvest import questions_digest
 
 MOST_BYTES = 300_000
@@ -87,7 +87,7 @@ def test_the_documentation_says_how_every_method_fared(protocol: str, heading: s
     for folder in folders:
         found = {
             f"`{row['method']}`": f"{short(row['value'])} ({short(row['low'])} to {short(row['high'])})"
-            for row in table(folder / FIGURES)
+            for row in table(folder / METRICS)
             if (row["protocol"], row["metric"], row["tested_on"]) == (protocol, "auroc", MEAN)
         }
         assert {method: row[TITLES[folder.name]] for method, row in said.items()} == found
@@ -96,7 +96,7 @@ def test_the_documentation_says_how_every_method_fared(protocol: str, heading: s
 def test_the_readme_quotes_them(folders: list[Path]) -> None:
     said = documented("README.md", "Beside other methods")
     for folder in folders:
-        for row in table(folder / FIGURES):
+        for row in table(folder / METRICS):
             if (row["metric"], row["tested_on"]) == ("auroc", MEAN) and row["protocol"] in SAID:
                 line = said[f"{TITLES[folder.name]}, {SAID[row['protocol']]}"]
                 method = f"`{row['method']}`"

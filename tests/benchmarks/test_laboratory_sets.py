@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.laboratory.sets import FROM_FOLDER, ROWS, question_sets
 from ilis_guard.errors import QuestionError
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question, write_questions
 
 Sets = Mapping[str, list[Question]]

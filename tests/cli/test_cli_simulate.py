@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from ilis_guard.lab.fit import fit
-from ilis_guard.lab.harvest import harvest, read_harvest
-from ilis_guard.lab.questions import Question
 from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
+
+from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier
+from ilis_guard.lab.attempts import AttemptTable, read_attempts, write_attempts
+from ilis_guard.lab.fit import fit
+from ilis_guard.lab.harvest import harvest
+from ilis_guard.lab.questions import Question
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.scoring.bundle import CALIBRATION, METADATA, CalibrationSet
+from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.bundle_files import CALIBRATION, METADATA
 from ilis_guard.testing import fake_guard
 from ilis_guard.types import Fingerprint, Generation, Message, Statistics
 
@@ -35,6 +38,7 @@ def scored(tmp_path: Path) -> Path:
         {
             "id": HOSTILE if number == 0 else f"q{number}",
             "tier": "small",
+            "dataset": "",
             "split": "train" if number >= 80 else "test",
             "stage": "answer",
             "uncertainty": 0.3 if number == 0 else float(random.random()),
@@ -46,8 +50,8 @@ def scored(tmp_path: Path) -> Path:
         }
         for number in range(100)
     ]
-    tiers = tuple(ScoredTier(name=name, bundle=None, prompt_bundle=None) for name in ("small", "large"))
-    write_scored(tmp_path / "scored.parquet", ScoredManifest(origin="harvest", tiers=tiers), rows)
+    manifest = AttemptManifest(origin="harvest", tiers=(AttemptTier(name="small"), AttemptTier(name="large")))
+    write_attempts(tmp_path / "scored.parquet", AttemptTable.of_rows(manifest, rows))
     return tmp_path / "scored.parquet"
 
 
@@ -99,8 +103,8 @@ def test_both_policies_are_shown_in_the_terminal_and_on_one_page(
     assert "old policy, n: the new one" in result.out
     assert "\x1b]0" not in result.out
     rows = [json.loads(line) for line in changed.read_text().splitlines()]
-    _, table = read_scored(scored)
-    held_out = {row["id"]: row["uncertainty"] for row in table.to_pylist() if row["split"] == "test"}
+    table = read_attempts(scored)
+    held_out = {row["id"]: row["uncertainty"] for row in table.rows() if row["split"] == "test"}
     expected = {id_ for id_, uncertainty in held_out.items() if 0.2 <= uncertainty < 0.5 or uncertainty > 0.9}
     assert {row["id"] for row in rows} == expected
     assert {(row["old"], row["new"]) for row in rows} == {("answer", "escalate"), ("escalate", None)}
@@ -197,7 +201,7 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A harvest with a bundle that was fitted to it, and a guard.yaml that names it."""
     monkeypatch.chdir(tmp_path)
     harvest(Tapped(), questions(600), tmp_path / "h.parquet", name="fake")
-    fit(read_harvest(tmp_path / "h.parquet"), tmp_path / "bundle")
+    fit(read_attempts(tmp_path / "h.parquet").answers(), tmp_path / "bundle")
     (tmp_path / "guard.yaml").write_text(
         "version: 1\npolicy: default\ntiers: [{name: small, model: m, bundle: bundle}]\n"
         "review: {storage: 'sqlite:///tickets.db'}\n"
@@ -206,7 +210,7 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def splits(path: Path) -> dict[str, str]:
-    return {row["id"]: row["split"] for row in read_scored(path)[1].to_pylist()}
+    return {row["id"]: row["split"] for row in read_attempts(path).rows()}
 
 
 def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_row(
@@ -214,15 +218,15 @@ def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_r
 ) -> None:
     result = run("score", "h.parquet", "--tier", "small", "--to", "scored.parquet")
     assert (result.status, result.out) == (0, "600 rows in scored.parquet\n")
-    manifest, table = read_scored(bundled / "scored.parquet")
+    table = read_attempts(bundled / "scored.parquet")
     bundle = read_bundle(str(bundled / "bundle"))
-    assert manifest.tiers[0].bundle == bundle.digest
-    rows = {row["id"]: row for row in table.to_pylist()}
+    assert table.manifest.tiers[0].bundle == bundle.digest
+    rows = {row["id"]: row for row in table.rows()}
     scorer, answer = LightGBMScorer(bundle), Tapped()._answer(5)
     score = scorer.score(answer)
     assert (rows["q5"]["uncertainty"], rows["q5"]["typicality"]) == (score.uncertainty, score.typicality)
     assert (rows["q5"]["wrong"], rows["q5"]["text_length"]) == (True, 2)
-    assert rows["q7"]["error"] == "ScoringError: there is nothing to score: the answer is empty (0 tokens)"
+    assert rows["q7"]["error"] == "ScoringError"
     counts = {
         split: sum(row["split"] == split for row in rows.values() if not row["error"]) for split in bundle.metadata.rows
     }
@@ -275,7 +279,7 @@ def test_what_doesnt_go_together_is_refused(run: Callable[..., Any], bundled: Pa
         ("h.parquet", "--to", "s.parquet"): "each harvest goes with a tier of its own: got 1 files and the tiers []",
         ("h.parquet", "--tier", "huge", "--to", "s.parquet"): "there is no tier 'huge'",
         ("h.parquet", "--tier", "small", "--verdicts", "v", "--to", "s.parquet"): "leave one out",
-        ("guard.yaml", "--tier", "small", "--to", "s.parquet"): "isn't a file of harvested rows",
+        ("guard.yaml", "--tier", "small", "--to", "s.parquet"): "isn't a Parquet file",
     }
     for arguments, complaint in refused.items():
         result = run("score", *arguments)
@@ -300,7 +304,7 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     Path("decisions.jsonl").write_text("".join(json.dumps(one.to_dict()) + "\n" for one in made))
     result = run("score", "--decisions", "decisions.jsonl", "--verdicts", "verdicts.jsonl", "--to", "scored.parquet")
     assert (result.status, result.out) == (0, "6 rows in scored.parquet\n")
-    rows = read_scored(Path("scored.parquet"))[1].to_pylist()
+    rows = read_attempts(Path("scored.parquet")).rows()
     told = {(row["id"], row["tier"]): row for row in rows}
     assert [told[one.id, "large"]["wrong"] for one in made] == [False, True, None]
     assert [told[one.id, "small"]["wrong"] for one in made] == [None] * 3
@@ -310,7 +314,7 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     assert simulated.status == 0
     alone = run("score", "--verdicts", "verdicts.jsonl", "--to", "verdicts.parquet")
     assert (alone.status, alone.out) == (0, "2 rows in verdicts.parquet\n")
-    assert [row["wrong"] for row in read_scored(Path("verdicts.parquet"))[1].to_pylist()] == [False, True]
+    assert [row["wrong"] for row in read_attempts(Path("verdicts.parquet")).rows()] == [False, True]
 
 
 def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_prompts_is_no_matter(
@@ -321,11 +325,12 @@ def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_pro
         "  - {id: covered, when: certified, do: answer}\n  - {id: no, do: abstain}\n"
     )
     run("score", "h.parquet", "--tier", "small", "--to", "harvested.parquet")
-    manifest, table = read_scored(bundled / "harvested.parquet")
-    digest = manifest.tiers[0].bundle
+    table = read_attempts(bundled / "harvested.parquet")
+    digest = table.manifest.tiers[0].bundle
     for bundle, is_doubted in ((digest, False), (None, True)):
-        tier = ScoredTier(name="small", bundle=bundle, prompt_bundle="logged")
-        write_scored(bundled / "s.parquet", ScoredManifest(origin="decisions", tiers=(tier,)), table)
+        tier = AttemptTier(name="small", bundle=bundle, prompt_bundle="logged")
+        decided = AttemptManifest(origin="decisions", tiers=(tier,))
+        write_attempts(bundled / "s.parquet", AttemptTable(manifest=decided, table=table.table))
         told = run("policy", "simulate", "p.yaml", "p.yaml", "--on", "s.parquet", "-c", "guard.yaml")
         assert told.status == 0, told.err
         assert ("Which bundle scored the tiers ['small'] isn't on record" in told.flat) is is_doubted
@@ -337,12 +342,12 @@ def test_the_prompts_cost_is_scored_as_the_live_guard_tells_it(run: Callable[...
     guard.write_text(guard.read_text().replace("bundle: bundle", f"bundle: bundle, cost: {prices}"))
     assert run("score", "h.parquet", "--tier", "small", "--to", "s.parquet").status == 0
     # Without a prompt bundle, rules of stage `prompt` are asked before the model is called.
-    rows = {row["id"]: row for row in read_scored(bundled / "s.parquet")[1].to_pylist()}
+    rows = {row["id"]: row for row in read_attempts(bundled / "s.parquet").rows()}
     assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (0.0, 5.0)
-    fit(read_harvest(bundled / "h.parquet"), bundled / "prompts", stage="prompt")
+    fit(read_attempts(bundled / "h.parquet").answers(), bundled / "prompts", stage="prompt")
     guard.write_text(guard.read_text().replace("bundle: bundle,", "bundle: bundle, prompt_bundle: prompts,"))
     assert run("score", "h.parquet", "--tier", "small", "--to", "s.parquet").status == 0
-    rows = {row["id"]: row for row in read_scored(bundled / "s.parquet")[1].to_pylist()}
+    rows = {row["id"]: row for row in read_attempts(bundled / "s.parquet").rows()}
     assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (4.0, 5.0)
 
 

@@ -94,7 +94,7 @@ def test_an_escalation_that_fails_is_logged_without_its_message(build: Callable[
         "log_level": "error",
         "decision": made.id,
         "queue": "q",
-        "error": "OSError",
+        "error": "UnexpectedError",
     }
     assert entries[-1]["action"] == "abstain"
     assert "xyzzy" not in json.dumps(entries)
@@ -128,7 +128,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "decision": made.id,
         "tier": "large",
         "attempt": 2,
-        "error": "unexpected RuntimeError",
+        "error": "UnexpectedError: RuntimeError",
         "seconds": large.seconds,
     }
     assert decided == {

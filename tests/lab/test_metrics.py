@@ -6,10 +6,19 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab import metrics
-from ilis_guard.lab.metrics import Metric, auprc_correct, auprc_wrong, auroc, auroc_within, brier, brier_skill, held_out
+from ilis_guard.lab.evaluation import metrics
+from ilis_guard.lab.evaluation.metrics import (
+    auprc_correct,
+    auprc_wrong,
+    auroc,
+    auroc_within,
+    brier,
+    brier_skill,
+    held_out,
+)
 from ilis_guard.scoring.bundle import HeldOut
 
+Metric = Callable[[np.ndarray, np.ndarray], float]
 METRICS: list[Metric] = [auroc, auprc_wrong, auprc_correct, brier, brier_skill]
 RANKINGS: list[Metric] = [auroc, auprc_wrong, auprc_correct]
 

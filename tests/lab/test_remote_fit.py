@@ -15,6 +15,7 @@ from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator
 from ilis_guard.types import Generation, RemoteFingerprint, Statistics
+from tests.lab.test_recalibrate import FakeTable
 from tests.provider import towns_harvest
 
 FINGERPRINT = RemoteFingerprint(chat_model="vendor:Chat", model="town-clerk", arguments={"logprobs": True})
@@ -116,17 +117,17 @@ def test_new_rows_recalibrate_it_where_the_same_is_told(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = towns_harvest(FINGERPRINT, 500)
-    monkeypatch.setattr(recalibrate, "read_harvest", lambda _path: fresh)
-    labelled = recalibrate.read_labelled(bundle, tmp_path / "rows.parquet")
+    monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(fresh))
+    labelled = recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
     recalibrate.recalibrate(bundle, labelled, tmp_path / "ours")
     again = read_bundle(str(tmp_path / "ours"))
     assert len(again.calibration_set.typicality.distances) == 500
     LightGBMScorer(again).score(said(0.5))
 
     less = replace(fresh, statistics=fresh.statistics[:, :2], known=("logprob_sum", "logprob_mean"))
-    monkeypatch.setattr(recalibrate, "read_harvest", lambda _path: less)
+    monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(less))
     with pytest.raises(FitError, match=r"looks at the output statistics .*'margin_min'.* and of the rows"):
-        recalibrate.read_labelled(bundle, tmp_path / "rows.parquet")
+        recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_new_rows_recalibrate_it_where_the_same_is_told(
         ({"statistics": ("logprob_sum", "logprob_sum")}, "stands twice"),
         ({"statistics": ()}, "at least 1"),
         ({"statistics": ("surprise",)}, "Input should be 'logprob_sum'"),
-        ({"max_new_tokens": 8}, "max_new_tokens is told of a model that can be tapped"),
+        ({"max_new_tokens": 8}, "max_new_tokens belongs to a model that can be tapped"),
         ({"stage": "prompt"}, "at stage 'prompt'"),
     ],
     ids=str,
