@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.guarantees import resolve
+from ilis_guard.policy.binding import certify_guarantee
 from ilis_guard.policy.schema import JSON_SCHEMA_FILE
 from ilis_guard.scoring import read_bundle
 
@@ -88,7 +88,7 @@ def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model
     )
     result = run("policy", "check", str(path), "-c", str(config))
     assert "note:" not in result.flat  # it doesn't retry, so no tier sees what another passed on
-    certificates = resolve(
+    certificates = certify_guarantee(
         Policy.load(path),
         {
             "small": read_bundle("packaged:smollm2-135m-instruct-full"),
