@@ -45,7 +45,8 @@ class GuardState:
         self.guard = guard
         self.settings = settings
         self.review = review
-        self.keys = Credentials.of_api_keys(settings.api_keys)
+        keys = {each.name: each.key for each in settings.api_keys}
+        self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_SHUT_OUT)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)

@@ -1,5 +1,7 @@
 """The reviewers' page: the board of tickets, and one ticket with its verdict."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
@@ -55,21 +57,13 @@ def show_ticket_state(request: Request, state: PageDep, user: UserDep, ticket: s
 @router.post("/tickets/{ticket}/claim")
 def claim(request: Request, state: PageDep, user: ReviewerDep, ticket: str) -> Response:
     """Claim a ticket, or renew the claim."""
-    try:
-        state.review.claim(ticket, reviewer=user.name)
-    except ReviewError as error:
-        return _refused(request, state, user, ticket, error)
-    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
+    return _change(request, state, user, ticket, lambda: state.review.claim(ticket, reviewer=user.name))
 
 
 @router.post("/tickets/{ticket}/release")
 def release(request: Request, state: PageDep, user: ReviewerDep, ticket: str) -> Response:
     """Give a claimed ticket back."""
-    try:
-        state.review.release(ticket, reviewer=user.name)
-    except ReviewError as error:
-        return _refused(request, state, user, ticket, error)
-    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
+    return _change(request, state, user, ticket, lambda: state.review.release(ticket, reviewer=user.name))
 
 
 @router.post("/tickets/{ticket}/verdict")
@@ -85,30 +79,24 @@ def resolve(
 ) -> Response:
     """End a ticket with a verdict on the version that the reviewer saw."""
     # Browsers end a form's lines with carriage returns.
-    text, reason = text.replace("\r\n", "\n"), reason.replace("\r\n", "\n").strip()
-    try:
-        state.review.resolve(ticket, verdict, text=text, reason=reason, reviewer=user.name, version=version)
-    except ReviewError as error:
-        return _refused(request, state, user, ticket, error, text=text, reason=reason)
-    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
+    written = {"text": text.replace("\r\n", "\n"), "reason": reason.replace("\r\n", "\n").strip()}
+    resolve_ticket = partial(state.review.resolve, ticket, verdict, reviewer=user.name, version=version)
+    return _change(request, state, user, ticket, lambda: resolve_ticket(**written), **written)
 
 
-def _refused(
-    request: Request,
-    state: PageState,
-    user: CurrentUser,
-    ticket: str,
-    error: ReviewError,
-    *,
-    text: str = "",
-    reason: str = "",
+def _change(
+    request: Request, state: PageState, user: CurrentUser, ticket: str, change: Callable[[], object], **written: str
 ) -> Response:
-    """The page as the ticket now is, with the error and with what the reviewer had written."""
-    status, detail = status_and_detail(error)
-    if status not in (400, 409):
-        raise error
-    log_failure(request, error)
-    return _ticket_page(request, state, user, ticket, status=status, alert=detail, text=text, reason=reason)
+    """Change a ticket and show it; where that is refused, with the reason and with what the reviewer had written."""
+    try:
+        change()
+    except ReviewError as error:
+        status, detail = status_and_detail(error)
+        if status not in (400, 409):
+            raise
+        log_failure(request, error)
+        return _ticket_page(request, state, user, ticket, status=status, alert=detail, **written)
+    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
 
 
 def _ticket_page(

@@ -78,7 +78,13 @@ class ScoreBody(Body):
     typicality: float | None
 
 
-class AttemptSummary(Body):
+class Summary(Body):
+    """Some members of a larger body, of which the others are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class AttemptSummary(Summary):
     """One tier's try, without its text."""
 
     tier: str
@@ -96,6 +102,8 @@ class AttemptSummary(Body):
 class AttemptBody(AttemptSummary):
     """One tier's try; fields as in `ilis_guard.Attempt`."""
 
+    model_config = ConfigDict(extra="forbid")
+
     text: str
     prompt_score: ScoreBody | None
     prompt_seconds: float | None
@@ -106,14 +114,14 @@ class AttemptBody(AttemptSummary):
     signatures: dict[str, list[list[float]]]
 
 
-class TicketSummary(Body):
+class TicketSummary(Summary):
     """Where a person sees the request: to answer it, or to audit the answer."""
 
     id: str
     queue: str
 
 
-class DecisionSummary(Body):
+class DecisionSummary(Summary):
     """A decision without its texts, signatures and statistics; `/v1/decisions` returns all of it."""
 
     id: str
@@ -144,24 +152,10 @@ class DecisionSummary(Body):
     @classmethod
     def of(cls, decision: Decision, *, retracted: bool = False) -> "DecisionSummary":
         """Summarise a decision; after a retraction with the answer in place of the text, if there is one."""
-        values, last = decision.for_callers(), decision.attempts[-1]
-        ticket = decision.ticket
-        return cls(
-            **{name: values[name] for name in _SHARED},
-            typicality=last.typicality,
-            tier=last.tier,
-            attempts=[
-                AttemptSummary(**{name: attempt[name] for name in AttemptSummary.model_fields})
-                for attempt in values["attempts"]
-            ],
-            ticket=None if ticket is None else TicketSummary(id=ticket.id, queue=ticket.queue),
-            retracted=retracted,
-            text=decision.text if retracted and decision.action is Action.ANSWER else None,
-        )
-
-
-_SHARED: Final = ("id", "action", "rule", "uncertainty", "rulings", "ticket_error", "cost", "policy", "mode")
-"""Members of `Decision.for_callers` that a summary holds as they are."""
+        last = decision.attempts[-1]
+        text = decision.text if retracted and decision.action is Action.ANSWER else None
+        more = {"typicality": last.typicality, "tier": last.tier, "retracted": retracted, "text": text}
+        return cls.model_validate(decision.for_callers() | more)
 
 
 class TicketBody(Body):
