@@ -13,7 +13,7 @@ from ilis_guard.policy.syntax import is_plain, literals
 from ilis_guard.review import QueueCounts, TicketRecord
 from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
-from ilis_guard.types import POSITIONS, STAGES, ErrorInfo, Position, Ticket, TicketState
+from ilis_guard.types import POSITIONS, STAGES, Attempt, Position, Ticket, TicketState
 from ilis_guard.types.decisions import read_attempt
 from ilis_guard_server.dependencies import CurrentUser, PageState
 from ilis_guard_server.pages.heat_map import HeatMap, Map, heat_map, marks, top_of
@@ -162,19 +162,10 @@ class AttemptView:
     """One tier's try."""
 
     number: int
-    tier: str
-    text: str
-    stopped_at_prompt: bool
-    """Whether a rule acted before a token was generated, so that there is no text."""
-    is_cut_off: bool
-    stopped_at: int | None
-    """Its tokens where a stream cut it, because no rule would have answered: its uncertainty isn't calibrated."""
+    attempt: Attempt
+    """Without its signatures."""
     error: str
     """Kind and details, for reviewers and operators."""
-    uncertainty: float | None
-    typicality: float | None
-    tokens: int
-    seconds: float
     is_proposed: bool
     """Whether accepting the ticket accepts this answer."""
     maps: MapGroup | None
@@ -195,12 +186,22 @@ class Threshold:
 
 
 def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
-    """A ticket as the template takes it."""
+    """A ticket as the template takes it; thresholds only where the policy in force is the one that escalated."""
+    attempts, policy, proposed = tuple(map(read_attempt, record.attempts)), state.policy(), judged_in(record.attempts)
     return {
         "record": record,
-        "reasons": attempt_reasons(tuple(map(read_attempt, record.attempts)), record.rulings),
-        "attempts": _attempt_views(record, state.typical_maps),
-        "thresholds": _thresholds_of_record(record, state.policy()),
+        "reasons": attempt_reasons(attempts, record.rulings),
+        "attempts": [
+            AttemptView(
+                number=number,
+                attempt=attempt,
+                error="" if attempt.error is None else error_text(attempt.error),
+                is_proposed=values is proposed,
+                **_map_groups(values["signatures"], state.typical_maps.get(attempt.tier)),
+            )
+            for number, (attempt, values) in enumerate(zip(attempts, record.attempts, strict=True), start=1)
+        ],
+        "thresholds": thresholds_of(policy) if policy.fingerprint == record.policy else (),
         "now": state.clock(),
         "seen": record.ticket.version,
     }
@@ -219,49 +220,18 @@ def thresholds_of(policy: Policy) -> Sequence[Threshold]:
     return sorted(found, key=lambda threshold: threshold.at)
 
 
-def _thresholds_of_record(record: TicketRecord, policy: Policy) -> Sequence[Threshold]:
-    """The thresholds of the policy that escalated a ticket; none where another policy is in force by now."""
-    return thresholds_of(policy) if policy.fingerprint == record.policy else ()
-
-
-def _attempt_views(record: TicketRecord, typical_maps: Mapping[str, TypicalMaps]) -> list[AttemptView]:
-    proposed = judged_in(record.attempts)
-    return [
-        _attempt_view(attempt, number, typical_maps.get(attempt["tier"]), is_proposed=attempt is proposed)
-        for number, attempt in enumerate(record.attempts, start=1)
-    ]
-
-
-def _attempt_view(
-    attempt: Mapping[str, Any], number: int, typical: TypicalMaps | None, *, is_proposed: bool
-) -> AttemptView:
-    own = {_MAP_NAMES[name]: attempt["signatures"][name] for name in _MAP_ORDER if name in attempt["signatures"]}
-    beside = _comparable(attempt, typical)
-    compared = {_MAP_NAMES["mean"]: own[_MAP_NAMES["mean"]], **beside} if beside else own
-    return AttemptView(
-        number=number,
-        tier=attempt["tier"],
-        text=attempt["text"],
-        stopped_at_prompt=attempt["stage"] == "prompt",
-        is_cut_off=attempt["finish_reason"] == "length",
-        stopped_at=attempt["stopped_at"],
-        error="" if attempt["error"] is None else error_text(ErrorInfo(**attempt["error"])),
-        uncertainty=attempt["uncertainty"],
-        typicality=attempt["typicality"],
-        tokens=attempt["tokens"],
-        seconds=attempt["seconds"],
-        is_proposed=is_proposed,
-        maps=_group(compared),
-        other_maps=_group({name: values for name, values in own.items() if name not in compared}),
-    )
-
-
-def _comparable(attempt: Mapping[str, Any], typical: TypicalMaps | None) -> Mapping[str, Map]:
-    """The typical maps by name, where there is a mean map of the same size to compare them with."""
-    mean = attempt["signatures"].get("mean")
-    if typical is None or mean is None or len(mean) != len(typical.right):
-        return {}
-    return {"Typical of right answers": typical.right, "Typical of wrong answers": typical.wrong}
+def _map_groups(signatures: Mapping[Position, Map], typical: TypicalMaps | None) -> dict[str, MapGroup | None]:
+    own = {_MAP_NAMES[name]: signatures[name] for name in _MAP_ORDER if name in signatures}
+    mean, compared = signatures.get("mean"), own
+    # Maps of other sizes can't be compared.
+    if typical is not None and mean is not None and len(mean) == len(typical.right):
+        compared = {
+            _MAP_NAMES["mean"]: mean,
+            "Typical of right answers": typical.right,
+            "Typical of wrong answers": typical.wrong,
+        }
+    others = {name: values for name, values in own.items() if name not in compared}
+    return {"maps": _group(compared), "other_maps": _group(others)}
 
 
 def _group(maps: Mapping[str, Map]) -> MapGroup | None:
