@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, event, func, select
 
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries as table
 from ilis_guard.types import Attempt, Request

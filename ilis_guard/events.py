@@ -1,6 +1,6 @@
-"""Names and fields of what is logged. Names are stable: dashboards and alerts may rest on them.
+"""Names and fields of log events. Names are stable: dashboards and alerts may use them.
 
-Prompts and answers are never fields, unless whoever runs the guard asks for them (``log_texts`` in guard.yaml).
+Prompts and answers are never fields, unless the operator sets ``log_texts`` in guard.yaml.
 """
 
 import logging
@@ -10,121 +10,123 @@ from typing import Any, Final
 import structlog
 
 WEIGHTS_TERMS: Final = "ilis_guard.weights.terms"
-"""Weights under terms of their own are about to be used. Fields: weights, terms, where."""
+"""Weights with terms of use of their own are about to be used. Fields: weights, terms, where."""
 WEIGHTS_CONVERTED: Final = "ilis_guard.weights.converted"
-"""Packaged weights were converted and stand in the cache. Fields: weights, folder, seconds."""
+"""Packaged weights were converted and cached. Fields: weights, folder, seconds."""
 MODEL_LOADED: Final = "ilis_guard.model.loaded"
 """Fields: model, precision, layers, fingerprint, seconds."""
 TAPS_PROVEN: Final = "ilis_guard.taps.proven"
-"""Every tap was disturbed and the logits moved. In standard deviations. Fields: layers, least_moved."""
-PROOF_NOT_KEPT: Final = "ilis_guard.proof.not_kept"
-"""A warning: the proof can't be written to the cache and is given again at the next start. Fields: error."""
+"""Each tap was perturbed and the logits moved; least_moved is in standard deviations. Fields: layers, least_moved."""
+PROOF_NOT_STORED: Final = "ilis_guard.proof.not_stored"
+"""A warning: the proof can't be cached, so the next start repeats it. Fields: error."""
 TIER_UNSCORED: Final = "ilis_guard.tier.unscored"
-"""A warning: the tier has no bundle, so nothing it says can be answered by a policy. Fields: tier."""
-TIER_UNFIT: Final = "ilis_guard.tier.unfit"
-"""A warning: the chat model that took a remote tier's place isn't the one that its bundle was fitted to, so its answers
+"""A warning: the tier has no bundle, so no policy can answer with its answers. Fields: tier."""
+BUNDLE_MISMATCHED: Final = "ilis_guard.bundle.mismatched"
+"""A warning: the chat model that replaces a remote tier's isn't the one that its bundle was fitted to, so its answers
 have no score. Fields: tier, differing."""
 ATTEMPT_FINISHED: Final = "ilis_guard.attempt.finished"
-"""A tier answered and was scored, or was spared the answer by a rule of stage `prompt`.
+"""A tier's answer was scored, or a rule of stage `prompt` ended the attempt before the answer.
 Fields: decision, tier, attempt, stage, uncertainty, typicality, tokens, stopped_at, seconds."""
 ATTEMPT_FAILED: Final = "ilis_guard.attempt.failed"
 """A tier gave no scored answer. Fields: decision, tier, attempt, error, seconds."""
-ATTEMPT_REPEATED: Final = "ilis_guard.attempt.repeated"
-"""A transient model error; the same tier is called again. Fields: tier, call, error."""
-CIRCUIT_OPENED: Final = "ilis_guard.tier.down"
-"""An error: so many calls of a tier in a row failed, and none is made for so long. Fields: tier, failures, seconds."""
-CIRCUIT_CLOSED: Final = "ilis_guard.tier.up"
-"""A tier that was down answered again. Fields: tier."""
+CALL_REPEATED: Final = "ilis_guard.call.repeated"
+"""A call failed with a transient error, and the same tier is called again. Fields: tier, call, error."""
+CIRCUIT_OPENED: Final = "ilis_guard.circuit.opened"
+"""An error: a tier's calls failed too often in a row; none is made for some time. Fields: tier, failures, seconds."""
+CIRCUIT_CLOSED: Final = "ilis_guard.circuit.closed"
+"""A tier whose circuit was open answered again. Fields: tier."""
 DECISION_MADE: Final = "ilis_guard.decision.made"
-"""Thresholds and bundles are given by tier; shadow is what the policy that looks on said.
+"""Thresholds and bundles are given by tier; shadow is the ruling of the shadow policy.
 Fields: decision, action, rule, tier, uncertainty, attempts, ticket, seconds, cost, mode, policy, thresholds, bundles,
 shadow."""
-STREAM_LEFT: Final = "ilis_guard.stream.left"
-"""The reader of a stream left before the decision: there is none. Fields: decision, seconds."""
+STREAM_ABANDONED: Final = "ilis_guard.stream.abandoned"
+"""A stream was closed before the decision, so there is none. Fields: decision, seconds."""
 ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"
-"""A ticket could not be stored; the decision became an abstention. Fields: decision, queue, error."""
+"""A ticket couldn't be stored; the decision became an abstention. Fields: decision, queue, error."""
 AUDIT_FAILED: Final = "ilis_guard.audit.failed"
-"""An error: an answer was drawn for an audit, and its ticket could not be stored. Fields: decision, queue, error."""
+"""An error: an answer was sampled for an audit, and its ticket couldn't be stored. Fields: decision, queue, error."""
 SHADOW_FAILED: Final = "ilis_guard.shadow.failed"
-"""An error: the policy that looks on couldn't say what it would have decided. Fields: decision, error."""
+"""An error: the shadow policy couldn't be evaluated. Fields: decision, error."""
 POLICY_RELOADED: Final = "ilis_guard.policy.reloaded"
-"""A warning: a policy file has changed, and what it says now is in force. Fields: files, policy, mode, shadow."""
-POLICY_NOT_RELOADED: Final = "ilis_guard.policy.not_reloaded"
-"""An error: a policy file has changed and can't be used; what was in force before stays.
+"""A warning: a policy file has changed and is in force. Fields: files, policy, mode, shadow."""
+POLICY_RELOAD_FAILED: Final = "ilis_guard.policy.reload_failed"
+"""An error: a policy file has changed and can't be used; the last valid policies stay in force.
 Fields: files, policy, shadow, problems."""
 TICKET_CREATED: Final = "ilis_guard.ticket.created"
 """A ticket is committed. Fields: ticket, queue."""
 TICKET_CLAIMED: Final = "ilis_guard.ticket.claimed"
 """A claim is committed. Fields: ticket, queue, by."""
 TICKET_RELEASED: Final = "ilis_guard.ticket.released"
-"""A claim was given back. Fields: ticket, queue, by."""
+"""A claim was released. Fields: ticket, queue, by."""
 TICKET_OVERDUE: Final = "ilis_guard.ticket.overdue"
-"""A ticket's time is up: it left its queue and became `expire`, or another queue's. Fields: ticket, queue, became."""
+"""An overdue ticket expired (overdue is `expire`) or moved to another queue (its name). Fields: ticket, queue,
+overdue."""
 TICKET_RESOLVED: Final = "ilis_guard.ticket.resolved"
 """A verdict is committed. Fields: ticket, queue, verdict."""
 TICKETS_REDACTED: Final = "ilis_guard.tickets.redacted"
-"""The texts of so many tickets, which ended long ago, were taken out. Fields: tickets."""
+"""The texts of a number of old tickets were deleted. Fields: tickets."""
 TICKETS_PURGED: Final = "ilis_guard.tickets.purged"
-"""So many tickets, which ended long ago, were deleted. Fields: tickets."""
+"""A number of old tickets was deleted. Fields: tickets."""
 DELIVERY_DELIVERED: Final = "ilis_guard.delivery.delivered"
-"""An endpoint took a webhook. Fields: delivery, endpoint, type, tries, status."""
+"""An endpoint accepted a webhook. Fields: delivery, endpoint, type, tries, status."""
 DELIVERY_FAILED: Final = "ilis_guard.delivery.failed"
 """A warning: a try failed, and there will be another. Fields: as before, error, next_try_at."""
 DELIVERY_EXHAUSTED: Final = "ilis_guard.delivery.exhausted"
 """An error: the last try failed. Fields: delivery, endpoint, type, tries, status, error."""
 ENDPOINT_DISABLED: Final = "ilis_guard.endpoint.disabled"
-"""An error: an endpoint answered 410 Gone and is sent nothing more. Fields: delivery, endpoint, type, tries, status."""
-DELIVERIES_HELD_UP: Final = "ilis_guard.deliveries.held_up"
-"""A warning: the database failed, and the worker waits for it; tries not written down: tried. Fields: error, tried."""
+"""An error: an endpoint answered 410 Gone, so it gets no more. Fields: delivery, endpoint, type, tries, status."""
+RELAY_DELAYED: Final = "ilis_guard.relay.delayed"
+"""A warning: the database failed, and the outbox relay waits for it; unrecorded counts the tries whose outcome isn't
+stored yet. Fields: error, unrecorded."""
 DELIVERIES_ORPHANED: Final = "ilis_guard.deliveries.orphaned"
 """A warning: deliveries wait for an endpoint that guard.yaml doesn't name. Fields: endpoint, deliveries."""
 
 REQUEST_FAILED: Final = "ilis_guard.request.failed"
 """The server refused a request or failed. Fields: request, method, path, status, error, and where for a defect."""
 REQUEST_DECIDED: Final = "ilis_guard.request.decided"
-"""The server decided on a request; client is its key's name. Fields: request, decision, client, path, mode, seconds."""
+"""The server decided a request; client is its key's name. Fields: request, decision, client, path, mode, seconds."""
 QUEUE_UNREACHABLE: Final = "ilis_guard.queue.unreachable"
 """A warning: the server isn't ready, because the human queue's database failed. Fields: error."""
-CLIENT_GONE: Final = "ilis_guard.client.gone"
-"""A client left before there was a decision, and the generation was ended. Fields: request, client, path, seconds."""
-API_KEY_REFUSED: Final = "ilis_guard.api_key.refused"
-"""A warning: a request came without a key that guard.yaml knows. Fields: request, address."""
-API_KEY_SHUT_OUT: Final = "ilis_guard.api_key.shut_out"
-"""An error: the hash of somebody's API key isn't where guard.yaml says it is. Fields: name, error."""
-SIGNED_IN: Final = "ilis_guard.signed_in"
-"""Somebody signed in to the reviewers' page, by `token` or through the `proxy`. Fields: name, how."""
-SIGNED_OUT: Final = "ilis_guard.signed_out"
+CLIENT_DISCONNECTED: Final = "ilis_guard.client.disconnected"
+"""A client disconnected before the decision, and the generation was stopped. Fields: request, client, path, seconds."""
+AUTH_FAILED: Final = "ilis_guard.auth.failed"
+"""A warning: a request had no valid API key. Fields: request, address."""
+API_KEY_UNREADABLE: Final = "ilis_guard.api_key.unreadable"
+"""An error: the reference to an API key's hash can't be resolved, so the key isn't accepted. Fields: name, error."""
+SIGN_IN_SUCCEEDED: Final = "ilis_guard.sign_in.succeeded"
+"""A person signed in to the reviewers' page, by `token` or through the `proxy`. Fields: name, method."""
+SIGN_IN_FAILED: Final = "ilis_guard.sign_in.failed"
+"""A warning: the token was wrong, or too many wrong ones came from the address. Fields: address, reason."""
+SIGN_OUT_SUCCEEDED: Final = "ilis_guard.sign_out.succeeded"
 """Fields: name."""
-SIGN_IN_REFUSED: Final = "ilis_guard.sign_in.refused"
-"""A warning: the token was wrong, or too many wrong ones came from there. Fields: address, why."""
-REVIEWER_SHUT_OUT: Final = "ilis_guard.reviewer.shut_out"
-"""An error: the hash of somebody's token isn't where guard.yaml says it is. Fields: name, error."""
+REVIEWER_UNREADABLE: Final = "ilis_guard.reviewer.unreadable"
+"""An error: the reference to a token's hash can't be resolved, so the token isn't accepted. Fields: name, error."""
 
 
 def log() -> Any:
-    """The package's logger: ``log().info(EVENT, field=...)``. A log that fails never stops what it tells of.
+    """The package's logger: ``log().info(EVENT, field=...)``. A failing log handler never stops the caller.
 
-    Where the application has configured structlog, events go its way; otherwise they go to the standard logger
-    ``ilis_guard``, which is silent below WARNING until the application says otherwise.
+    Events go through structlog where the application has configured it, otherwise to the standard logger
+    ``ilis_guard``, which is silent below WARNING by default.
     """
     return _Unfailing(_logger())
 
 
 class _Unfailing:
-    """A logger whose failures are told by the standard logger: a ticket, or an answer, doesn't hang on a log."""
+    """A logger whose failures go to the standard logger: no ticket or answer depends on a log."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
     def __getattr__(self, level: str) -> Callable[..., None]:
-        def tell_or_go_on(event: str, **fields: Any) -> None:
+        def log_or_continue(event: str, **fields: Any) -> None:
             try:
                 getattr(self._logger, level)(event, **fields)
-            except Exception as error:  # noqa: BLE001 - the application's log may fail in any way
+            except Exception as error:  # noqa: BLE001 - the application's handlers may raise anything
                 what = f"{event} couldn't be logged: {type(error).__name__}"
-                logging.getLogger("ilis_guard").error(what)  # noqa: TRY400 - a traceback may quote what isn't logged
+                logging.getLogger("ilis_guard").error(what)  # noqa: TRY400 - a traceback may quote texts
 
-        return tell_or_go_on
+        return log_or_continue
 
 
 def _logger() -> Any:

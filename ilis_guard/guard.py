@@ -113,7 +113,7 @@ class Guard:
         """Read the policies from their files, now and whenever these have changed.
 
         A request keeps what was in force when it began. A file that is wrong, or doesn't go with the tiers and the
-        queue, changes nothing: that is logged (`POLICY_NOT_RELOADED`), and stands in `policy_problem` until it is
+        queue, changes nothing: that is logged (`POLICY_RELOAD_FAILED`), and stands in `policy_problem` until it is
         mended.
 
         Args:

@@ -57,12 +57,12 @@ import tenacity
 from ilis_guard.cascade.escalation import Review
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.config.review import EndpointSettings, QueueSettings
 from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
+from ilis_guard.models.answer_text import before_stop
 from ilis_guard.models.base import Proceed
-from ilis_guard.models.stops import before_stop
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import (

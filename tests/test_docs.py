@@ -244,12 +244,12 @@ def test_every_figure_of_the_bundles_in_the_readme_is_that_of_the_bundle() -> No
                 assert f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})" in readme
 
 
-def test_the_scored_tables_columns_in_the_documentation_are_all_there_are() -> None:
-    from ilis_guard.lab.scored import SCHEMA
+def test_all_columns_of_the_table_of_attempts_are_documented() -> None:
+    from ilis_guard.lab.attempt_schema import COLUMNS
 
     table = (ROOT / "docs" / "simulation.md").read_text().partition("| --- | --- | --- |\n")[2].partition("\n\n")[0]
     documented = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    assert documented == SCHEMA.names
+    assert documented == COLUMNS.names
 
 
 def test_the_figures_of_streams_in_the_documentation_are_the_benchmarks() -> None:

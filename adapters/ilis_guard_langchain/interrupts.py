@@ -9,9 +9,10 @@ from langchain_core.messages import AIMessage, AnyMessage, RemoveMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from ilis_guard import Action, Decision, ReviewQueue, Verdict
+from ilis_guard.config.base import StrictModel
 from ilis_guard.errors import QueueStorageError, ReviewError
 from ilis_guard.review import TicketRecord
 from ilis_guard.types.decisions import read_attempt
@@ -44,10 +45,8 @@ class GuardedState(AgentState[Any]):
     ilis_guard_pending: NotRequired[Annotated[PendingAnswer | None, PrivateStateAttr]]
 
 
-class VerdictResponse(BaseModel):
+class VerdictResponse(StrictModel):
     """The value that resumes a graph, ``Command(resume={"verdict": "accept"})``: as a verdict by webhook."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     verdict: Annotated[Verdict, Field(strict=False)]
     text: Text = ""

@@ -204,7 +204,7 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Iterator[Any]:  # noqa: A002 - LangChain's name
         """As `invoke`, in one chunk: nothing is shown before the decision."""
 
-        def transform(inputs: Iterator[Any], config: RunnableConfig) -> Iterator[Any]:
+        def transform(inputs: Iterator[Any], run_manager: Any, config: RunnableConfig) -> Iterator[Any]:  # noqa: ARG001
             for given in inputs:
                 yield as_chunk(self._decide(given, config, **self._options(**options)))
 
@@ -221,7 +221,7 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         async def inputs() -> AsyncIterator[Any]:
             yield input
 
-        async def transform(inputs: AsyncIterator[Any], config: RunnableConfig) -> AsyncIterator[Any]:
+        async def transform(inputs: AsyncIterator[Any], run_manager: Any, config: RunnableConfig) -> AsyncIterator[Any]:  # noqa: ARG001
             async for given in inputs:
                 yield as_chunk(await self._adecide(given, config, **self._options(**options)))
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from ilis_guard import Guard, __version__
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.config.secrets import resolve_secret
 from ilis_guard.config.server import ServerSettings
 from ilis_guard.errors import ClientDisconnected, ConfigError, IlisGuardError

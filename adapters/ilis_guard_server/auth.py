@@ -4,7 +4,6 @@ Sessions and the count of failed sign-ins live in this process: a restart signs 
 a monotonic clock.
 """
 
-import hmac
 import ipaddress
 import secrets
 import threading
@@ -17,8 +16,8 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from ilis_guard import events
-from ilis_guard.config.page import PageSettings, Role, are_token_hashes, token_hash
-from ilis_guard.config.secrets import is_reference, resolve_secret
+from ilis_guard.config.review import PageSettings, Role
+from ilis_guard.config.secrets import hash_token, matches_token_hash, read_token_hashes
 from ilis_guard.errors import ConfigError
 
 SESSION_SECONDS: Final = 12 * 3600.0
@@ -58,7 +57,7 @@ class Credentials:
 
     def find(self, token: str) -> tuple[str, str] | None:
         """The owner of a token and the token's hash; None where nobody has it."""
-        given, found = token_hash(token), None
+        given, found = hash_token(token), None
         for name in self._settings:  # all of them, so that the time taken tells nothing
             if self.matches(name, given):
                 found = name, given
@@ -67,23 +66,14 @@ class Credentials:
     def matches(self, name: str, given: str) -> bool:
         """Whether a hash is that of one of the owner's tokens."""
         try:
-            known = self._read(self._settings.get(name))
+            return matches_token_hash(given, self._read(self._settings.get(name)))
         except ConfigError as error:
             events.log().error(self._shut_out, name=name, error=str(error))
             return False
-        matches = [hmac.compare_digest(given, each) for each in known]
-        return any(matches)
 
     def _read(self, setting: str | None) -> Sequence[str]:
         """The hashes: none, one, or two while tokens are changed."""
-        if setting is None:
-            return ()
-        text = resolve_secret(setting) if is_reference(setting) else setting
-        if not are_token_hashes(text):
-            raise ConfigError(
-                f"the value at {setting!r} is not the hash of a token (sha256:...); make one with `{self._command}`"
-            )
-        return text.split()
+        return () if setting is None else read_token_hashes(setting, command=self._command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +102,9 @@ class Users:
     def __init__(self, settings: PageSettings) -> None:
         self._users = {each.name: User(name=each.name, role=each.role) for each in settings.reviewers}
         tokens = {each.name: each.token for each in settings.reviewers}
-        self._credentials = Credentials(tokens, command="ilis-guard reviewer-token", shut_out=events.REVIEWER_SHUT_OUT)
+        self._credentials = Credentials(
+            tokens, command="ilis-guard reviewer-token", shut_out=events.REVIEWER_UNREADABLE
+        )
         self._proxy = settings.proxy
         self._networks = [ipaddress.ip_network(address) for address in (self._proxy.addresses if self._proxy else ())]
 

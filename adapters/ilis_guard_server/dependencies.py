@@ -12,7 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import RedirectResponse, Response
 
 from ilis_guard import Guard, events
-from ilis_guard.config.page import PageSettings, is_loopback
+from ilis_guard.config.addresses import is_loopback
+from ilis_guard.config.review import PageSettings
 from ilis_guard.config.server import ServerSettings
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
@@ -46,7 +47,7 @@ class GuardState:
         self.settings = settings
         self.review = review
         keys = {each.name: each.key for each in settings.api_keys}
-        self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_SHUT_OUT)
+        self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)
@@ -162,7 +163,7 @@ def _require_local_program(request: Request) -> None:
 
 def _log_refused_key(request: Request) -> None:
     address = "" if request.client is None else request.client.host
-    events.log().warning(events.API_KEY_REFUSED, request=request.state.request_id, address=address)
+    events.log().warning(events.AUTH_FAILED, request=request.state.request_id, address=address)
 
 
 # Users of the reviewers' page.

@@ -186,7 +186,7 @@ class GuardCall:
         except ClientDisconnected:
             self.state.metrics.count_disconnect()
             events.log().info(
-                events.CLIENT_GONE,
+                events.CLIENT_DISCONNECTED,
                 request=self.id,
                 client=self.client,
                 path=self.path,

@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from ilis_guard import Guard
+from ilis_guard.config.addresses import is_loopback
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
-from ilis_guard.config.page import is_loopback
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.policy import Policy

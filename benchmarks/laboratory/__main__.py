@@ -10,8 +10,8 @@ from benchmarks.laboratory.answers import Sets, answer, keep_questions
 from benchmarks.laboratory.sets import FROM_FOLDER, question_sets
 from benchmarks.laboratory.tables import show_sets, show_targets, write_summary
 from benchmarks.laboratory.targets import targets
-from ilis_guard.cli.terminal import configure_logs, out, step_bars
-from ilis_guard.cli.views.evaluation import evaluation_view
+from ilis_guard.cli.console import configure_logs, out, step_bars
+from ilis_guard.cli.lab_tables import evaluation_view
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, IlisGuardError

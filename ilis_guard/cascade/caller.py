@@ -128,7 +128,7 @@ class ModelCaller:
     def _log_repeat(self, state: tenacity.RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
         events.log().warning(
-            events.ATTEMPT_REPEATED, tier=self._tier, call=state.attempt_number, error=type(error).__name__
+            events.CALL_REPEATED, tier=self._tier, call=state.attempt_number, error=type(error).__name__
         )
 
 

@@ -75,7 +75,7 @@ class Tier:
                 scorer = None
                 if isinstance(model.fingerprint, RemoteFingerprint) and isinstance(fitted, RemoteFingerprint):
                     different = fitted.differences(model.fingerprint)
-                    events.log().warning(events.TIER_UNFIT, tier=self.name, differing=list(different))
+                    events.log().warning(events.BUNDLE_MISMATCHED, tier=self.name, differing=list(different))
         return replace(self, model=model, scorer=scorer)
 
     def score(self, generation: Generation) -> Score:

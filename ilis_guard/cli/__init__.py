@@ -1,4 +1,4 @@
-"""The command line. Thin: every command calls one function of the rooms above and shows what came back."""
+"""The command line. Each command calls one function of the packages below and prints its result."""
 
 from ilis_guard.cli.app import main
 

@@ -1,13 +1,15 @@
-"""`models ...`: look into models."""
+"""`models ...`: inspect models."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from ilis_guard.cli.terminal import out, steps
+from ilis_guard.cli.console import escape, make_table, out, steps
 from ilis_guard.types import Precision, Site
 
-commands = typer.Typer(name="models", help="Look into models.", no_args_is_help=True)
+commands = typer.Typer(name="models", help="Inspect models.", no_args_is_help=True)
+MOVED: Final = "logits moved"
+"""The column of the proofs: the change of the logits when the tap was perturbed, in standard deviations."""
 
 
 @commands.command()
@@ -16,13 +18,17 @@ def inspect(
     precision: Annotated[Precision, typer.Option(help="How its weights are held.")] = "full",
     site: Annotated[Site, typer.Option(help="What is tapped of each layer: its MLP's output, or its own.")] = "mlp",
 ) -> None:
-    """Show where a model is tapped, and prove that each tap sits in the path to its answers."""
-    from ilis_guard.cli.views.taps import taps_table
+    """Show where a model is tapped, and prove that each tap lies on the path to its answers."""
     from ilis_guard.models.checkpoint import Checkpoint
     from ilis_guard.signature import locate, prove
 
     with steps() as progress:
         checkpoint = Checkpoint.load(model, precision=precision, progress=progress)
+    title = escape(f"{type(checkpoint.model).__name__}, {precision}, site {site}")
+    table = make_table("layer", "module", "shape", "dtype", "device", MOVED, title=title, right=("layer", MOVED))
     points = locate(checkpoint.model, checkpoint.layers, site)
-    proofs = prove(checkpoint.model, points, hidden=checkpoint.hidden)
-    out.print(taps_table(f"{type(checkpoint.model).__name__}, {precision}, site {site}", proofs))
+    for proof in prove(checkpoint.model, points, hidden=checkpoint.hidden):
+        shape = f"[*, *, {', '.join(map(str, proof.shape))}]"  # batch and sequence
+        cells = (str(proof.point.layer), proof.point.path, shape, proof.dtype, proof.device, f"{proof.moved:.2g} sd")
+        table.add_row(*map(escape, cells))
+    out.print(table)

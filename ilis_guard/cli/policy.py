@@ -1,22 +1,18 @@
-"""`policy ...`: check policies, explain what they say, and see beforehand what they would change."""
+"""`policy ...`: check policies, explain their rulings, and simulate changes."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ilis_guard.cli.terminal import out, step_bars
-from ilis_guard.cli.views.explanation import explanation_view
-from ilis_guard.cli.views.policy import certificates_table, notice_line, policy_view
-from ilis_guard.cli.views.text import escape
+from ilis_guard.cli.console import AsJson, count, escape, out, print_json, print_line, step_bars
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Stage
 
 PolicyName = Annotated[str, typer.Argument(help="A policy file, or the name of one that comes with ilis_guard.")]
 FACTS_HELP = (
-    "What the policy is to be told, as YAML or JSON: '{uncertainty: 0.4, tier: small, labels: {topic: legal}}', or the "
-    "path of a file that holds it (@file). With --decision: what isn't on record, or is to be other than it was."
+    "The facts, as YAML or JSON: '{uncertainty: 0.4, tier: small, labels: {topic: legal}}', or the path of a file that "
+    "holds them (@file). With --decision: facts that aren't on record, or replace those that are."
 )
 
 commands = typer.Typer(name="policy", help="Check, explain and simulate policies.", no_args_is_help=True)
@@ -29,11 +25,12 @@ def check(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Check it against this guard.yaml.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with status 1 where there is a warning.")] = False,
 ) -> None:
-    """Say what is wrong with a policy, with file, line and column, or show its rules and warn of what may not be meant.
+    """Show a policy's errors with file, line and column, or its rules and warnings.
 
-    What can't be meant is an error, and no guard loads it: exit status 2. What may be meant is a warning. A note (the
-    policy is in shadow mode) is neither.
+    A policy with an error is loaded by no guard: exit status 2. A warning is about a rule that may be meant as it is.
+    A note (the policy is in shadow mode) is neither.
     """
+    from ilis_guard.cli.policy_tables import certificates_table, notice_line, policy_view
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.policy import Policy
     from ilis_guard.policy.context import check_config
@@ -49,19 +46,18 @@ def check(
     if certified:
         out.print(certificates_table(certified))
     for notice in found:
-        out.print(notice_line(notice), highlight=False, soft_wrap=True)
+        print_line(notice_line(notice))
     is_ok = not (strict and warnings)
     verdict = "[green]ok[/green]" if is_ok else "[red]refused[/red]"
-    counted = f" ({warnings} warning{'' if warnings == 1 else 's'})" if warnings else ""
-    line = f"{verdict}: {escape(policy)}, fingerprint {checked.fingerprint}{counted}"
-    out.print(line, highlight=False, soft_wrap=True)
+    warned = f" ({count(warnings, 'warning')})" if warnings else ""
+    print_line(f"{verdict}: {escape(policy)}, fingerprint {checked.fingerprint}{warned}")
     if not is_ok:
         raise typer.Exit(EXIT_WARNINGS)
 
 
 @commands.command()
 def schema() -> None:
-    """Print the language as a JSON Schema, with which editors complete a policy's keys and underline what is wrong.
+    """Print the policy language as a JSON Schema: editors complete a policy's keys and underline errors with it.
 
     Save it, and name it in the policy's first line: # yaml-language-server: $schema=policy.schema.json
     """
@@ -82,15 +78,16 @@ def explain(
     ] = None,
     stage: Annotated[
         Stage | None,
-        typer.Option(help="With --facts alone: which rules are asked.", show_default="answer"),
+        typer.Option(help="With --facts alone: the stage whose rules apply.", show_default="answer"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say which rule decides and why: each part of its condition, and the rules that are passed over."""
+    """Explain which rule decides and why: each part of its condition, and the rules that are passed over."""
+    from ilis_guard.cli.policy_tables import explanation_view
     from ilis_guard.policy import Explanation, Facts, Policy
     from ilis_guard.policy.facts_input import given_facts
-    from ilis_guard.policy.record_files import retold_in
-    from ilis_guard.policy.replay import Retracing, retrace
+    from ilis_guard.policy.records import read_decision
+    from ilis_guard.policy.replay import Replay, replay
 
     if facts is None and decision is None:
         raise FactsError("there is nothing to explain; give --facts '{uncertainty: 0.4}', or --decision FILE")
@@ -106,14 +103,14 @@ def explain(
         )
     asked = Policy.load(policy)
     given = {} if facts is None else given_facts(facts)
-    explained: Explanation | Retracing
+    explained: Explanation | Replay
     if decision is None:
         explained = asked.explain(Facts(**given), stage or "answer")
     else:
-        retold = retold_in(decision)
-        explained = retrace(asked, retold, larger_tiers=_larger_tiers(retold.attempts[-1].tier, config), given=given)
+        record = read_decision(decision)
+        explained = replay(asked, record, larger_tiers=_larger_tiers(record.attempts[-1].tier, config), given=given)
     if as_json:
-        print(json.dumps(explained.to_dict()))  # noqa: T201 - rich would wrap the JSON
+        print_json(explained.to_dict())
     else:
         out.print(explanation_view(explained), highlight=False, soft_wrap=True)
 
@@ -122,7 +119,7 @@ def explain(
 def simulate(  # noqa: PLR0917 - each is an option
     old: Annotated[str, typer.Argument(help="The policy in force: a file, or a name that comes with ilis_guard.")],
     new: Annotated[str, typer.Argument(help="The policy that may take its place.")],
-    on: Annotated[Path, typer.Option(help="A scored table, made by `ilis-guard score`.")],
+    on: Annotated[Path, typer.Option(help="A table of attempts, made by `ilis-guard score`.")],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The guard.yaml whose bundles a guarantee rests on.")
     ] = None,
@@ -136,11 +133,11 @@ def simulate(  # noqa: PLR0917 - each is an option
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
-    """Say what would change from one policy to another, on recorded requests; nothing is asked again."""
-    from ilis_guard.cli.views.simulation import simulation_view
+    """Compare two policies on recorded requests, without calling a model."""
+    from ilis_guard.cli.lab_tables import simulation_view
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.report import report
-    from ilis_guard.lab.simulating import simulate_both, write_changes
+    from ilis_guard.lab.simulate import simulate_both, write_changes
     from ilis_guard.policy import Policy
 
     policies = Policy.load(old), Policy.load(new)
@@ -157,14 +154,14 @@ def simulate(  # noqa: PLR0917 - each is an option
     out.print(simulation_view(simulated), highlight=False)
     if html is not None:
         html.write_text(report(simulated, old=policies[0], new=policies[1]), encoding="utf-8")
-        out.print(f"page in {html}", highlight=False, soft_wrap=True)
+        print_line(f"page in {html}")
     if changed is not None:
         rows = write_changes(changed, simulated)
-        out.print(f"{'1 row' if rows == 1 else f'{rows} rows'} in {changed}", highlight=False, soft_wrap=True)
+        print_line(f"{count(rows, 'row')} in {changed}")
 
 
 def _larger_tiers(tier: str, config: Path | None) -> list[str]:
-    """The tiers that are larger than this one; none where no guard.yaml says what there is."""
+    """The tiers that are larger than this one; none without a guard.yaml."""
     from ilis_guard.config.guard_yaml import read_config
 
     if config is None:

@@ -1,1 +1,1 @@
-"""guard.yaml, the operator's file: one module a section. Sections are data; nothing here opens anything."""
+"""guard.yaml: one module for each section, secrets, and strict YAML. Reading opens no model, database or network."""

@@ -1,25 +1,75 @@
-"""Where a webhook may go: https to public addresses, and to internal hosts that guard.yaml names one by one.
+"""Addresses of webhooks: https to public hosts, and also http to internal hosts that guard.yaml lists.
 
-A name says nothing of where it leads, so what it resolves to is checked again when the connection is made (see
-`sending`). Here is what the text of an address already tells.
+These functions check the text of an address. A host's name doesn't say which IP address it has, so `sending` checks
+the resolved address when it connects.
 """
 
+import ipaddress
 from collections.abc import Collection
 from typing import Final
-
-import httpx
 
 from ilis_guard.errors import ConfigError
 
 _EXAMPLE: Final = "write for instance https://hooks.example.org/tickets"
 
 
-def host_in(url: str) -> str:
-    """The host that an address leads to, as it is looked up: lower case, ASCII, no brackets.
+def parse_host(url: str) -> str:
+    """Return the host of an address as it is looked up: lower case, ASCII, no brackets.
 
     Raises:
-        ConfigError: the address can't be used whatever its host is; it isn't shown, for it may be a secret.
+        ConfigError: the address can't be used. The message doesn't quote it: it may be a secret.
     """
+    return _parse(url)[1]
+
+
+def check_address(url: str, internal_hosts: Collection[str]) -> str:
+    """Check an endpoint's address, and return its host as `parse_host` does.
+
+    Args:
+        url: the endpoint's.
+        internal_hosts: hosts that may have private IP addresses and plain http, as `normalize_host` returns them.
+
+    Raises:
+        ConfigError: no webhook may go there. The message doesn't quote the address: it may be a secret.
+    """
+    scheme, host = _parse(url)
+    if scheme != "https" and not (scheme == "http" and host in internal_hosts):
+        raise ConfigError(
+            f"the endpoint's address must start with https://; {_EXAMPLE}. A host inside your own network may have "
+            "http:// where `review.internal_hosts` lists it"
+        )
+    return host
+
+
+def normalize_host(name: str) -> str:
+    """Return an entry of `review.internal_hosts` as `parse_host` returns hosts.
+
+    Raises:
+        ConfigError: the entry isn't a bare name or IP address.
+    """
+    try:
+        host = parse_host(f"https://[{name}]" if ":" in name else f"https://{name}")
+    except ConfigError:
+        host = ""
+    if not host or any(mark in name for mark in "/?#@[]\\ "):
+        raise ConfigError(
+            f"an internal host is a bare name or address, such as hooks.internal or 10.0.0.7, got {name!r}"
+        )
+    return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or IP address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _parse(url: str) -> tuple[str, str]:
+    """The scheme and the host."""
+    import httpx  # takes 0.1 s, and files without endpoints don't need it
+
     try:
         parsed = httpx.URL(url)
         host = parsed.raw_host.decode("ascii").lower()
@@ -28,41 +78,5 @@ def host_in(url: str) -> str:
     if not host:
         raise ConfigError(f"the endpoint's address has no host; {_EXAMPLE}")
     if parsed.userinfo:
-        raise ConfigError("the endpoint's address has a user or a password in it, which webhooks don't send; leave it")
-    return host
-
-
-def check(url: str, internal_hosts: Collection[str]) -> str:
-    """Check an address, and return its host as `host_in` does.
-
-    Args:
-        url: where an endpoint is.
-        internal_hosts: hosts that may have any address, and plain http, as `host_in` writes them.
-
-    Raises:
-        ConfigError: nothing may be sent there; the address isn't shown, for it may be a secret.
-    """
-    host = host_in(url)
-    schemes = ("https", "http") if host in internal_hosts else ("https",)
-    if httpx.URL(url).scheme not in schemes:
-        raise ConfigError(
-            f"the endpoint's address must start with https://; {_EXAMPLE}. A host inside your own network may have "
-            "http:// where `review.internal_hosts` names it"
-        )
-    return host
-
-
-def host(name: str) -> str:
-    """One of `review.internal_hosts`, as `host_in` writes it.
-
-    Raises:
-        ConfigError: it isn't a host's bare name or address.
-    """
-    try:
-        normal = host_in(f"https://[{name}]" if ":" in name else f"https://{name}")
-    except ConfigError:
-        normal = ""
-    if not normal or any(mark in name for mark in "/?#@[]\\ "):
-        what = "an internal host is a bare name or address, such as hooks.internal or 10.0.0.7"
-        raise ConfigError(f"{what}, got {name!r}")
-    return normal
+        raise ConfigError("the endpoint's address has a user or a password, which webhooks don't send; take it out")
+    return parsed.scheme, host

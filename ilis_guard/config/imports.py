@@ -1,4 +1,4 @@
-"""What an operator names by its import path, ``package.module:name``."""
+"""Import paths in the operator's settings, ``package.module:name``."""
 
 from importlib import import_module
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 from ilis_guard.errors import IlisGuardError
 
 
-def imported(path: str, *, what: str, kind: str, error: type[IlisGuardError]) -> Any:
-    """Whatever the path leads to.
+def import_string(path: str, *, what: str, kind: str, error: type[IlisGuardError]) -> Any:
+    """Import what a path names.
 
     Args:
         path: ``package.module:name``.
-        what: is looked for, for the messages: ``chat model``.
-        kind: of Python's things that is: ``Class``.
-        error: is raised where nothing is found.
+        what: the object's role in messages: ``chat model``.
+        kind: the kind of Python object in messages: ``Class``.
+        error: the class of the error.
 
     Raises:
-        IlisGuardError: as `error`: the path isn't one, leads nowhere, or its module fails as it is imported.
+        IlisGuardError: as `error`: the path is malformed, names nothing, or its module fails to import.
     """
     module, _, name = path.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise error(f"the path of a {what} reads 'package.module:{kind}', got {path!r}")
     try:
         return getattr(import_module(module), name)
-    # Whatever a module of somebody else's raises: the operator sees which one and why.
+    # The operator's module may raise anything; the message says which module and why.
     except Exception as why:
         raise error(
             f"the {what} {path!r} can't be imported ({type(why).__name__}: {why}); is its package installed, or its "

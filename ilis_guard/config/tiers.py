@@ -1,45 +1,60 @@
-"""guard.yaml, `tiers`: which models there are, how they are called, and what that costs."""
+"""guard.yaml, `tiers`: the models, their bundles, costs and limits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ilis_guard.config.base import StrictModel, absolute_path, relative_to_file
+from ilis_guard.config.strict_yaml import Document
+from ilis_guard.config.validation import duplicate_names
 from ilis_guard.types import Generation, Precision
 
-NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]*$"
 QUESTION: Final = "{question}"
-"""Where the user's last turn stands in a prompt's wording."""
+"""The user's last turn in a prompt's template."""
 PACKAGED_PREFIX: Final = "packaged:"
-"""Before the name of weights or bundles that come as Python packages."""
+"""Starts the name of weights or bundles that come as Python packages."""
+_REMOTE_KEYS: Final = frozenset({"name", "remote", "bundle", "cost", "max_concurrent", "breaker"})
+"""The keys that a remote tier may have."""
 
+
+def _resolve_model(name: str, folder: Path) -> str:
+    """Take an existing folder beside the file, or a name written as a path, for a path; any other is a hub id."""
+    if name.startswith(PACKAGED_PREFIX):
+        return name
+    is_path = name.startswith((".", "~/")) or (folder / name).exists()
+    return absolute_path(name, folder) if is_path else name
+
+
+def _resolve_bundle(name: str, folder: Path) -> str:
+    return name if name.startswith(PACKAGED_PREFIX) else absolute_path(name, folder)
+
+
+Bundle = Annotated[str, Field(min_length=1), relative_to_file(_resolve_bundle)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""In the currency of the policy's ``max_cost``, whichever that is."""
+"""In the currency of the policy's ``max_cost``."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class TierCost(_Section):
-    """What a tier charges. At least one of the three is given; what is left out is free."""
+class TierCost(StrictModel):
+    """The prices of a tier. At least one is given; the others are 0."""
 
     per_request: Price = 0.0
-    """For each call of the model, also one that failed or was given up."""
+    """For each call of the model, also a failed or abandoned one."""
     per_million_prompt_tokens: Price = 0.0
     per_million_tokens: Price = 0.0
     """Of the answer."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _has_a_price(self) -> Self:
         if not self.model_fields_set:
             names = ", ".join(type(self).model_fields)
             raise ValueError(f"must have at least one of {names}; a tier that is free says per_request: 0")
         return self
 
     def of(self, calls: int, generation: Generation | None) -> float:
-        """The cost of an attempt: its calls, and the tokens of what came back."""
+        """The cost of an attempt: its calls, and the tokens of its generation."""
         cost = calls * self.per_request
         if generation is not None:
             cost += _millions(generation.prompt_tokens) * self.per_million_prompt_tokens
@@ -47,29 +62,29 @@ class TierCost(_Section):
         return cost
 
     def of_prompt(self, answer: Generation) -> float:
-        """The cost of an attempt as rules of stage `prompt` see it, where the model has read the prompt by then.
+        """The cost of an attempt up to the stage `prompt`: the model has read the prompt and generated nothing.
 
         Args:
-            answer: what came, or would have come, of it.
+            answer: the generation that followed, or would have followed.
         """
         return self.of(1, replace(answer, tokens=0))
 
 
 def _millions(tokens: int) -> float:
-    # A user's own model may count as far as it likes; a float doesn't.
+    # A user's own model may report any integer; not every integer fits a float.
     return min(tokens, 2**63) / 1e6
 
 
-class BreakerSettings(_Section):
-    """When a tier counts as down."""
+class BreakerSettings(StrictModel):
+    """A tier's circuit breaker."""
 
     failures: int = Field(default=5, ge=1)
-    """So many calls in a row that fail open the breaker: the tier isn't called any more."""
+    """The number of failed calls in a row that opens the circuit: the tier isn't called any more."""
     seconds: float = Field(default=30.0, gt=0, le=86_400)
-    """So long after it opened, one call is let through; its outcome closes the breaker or opens it anew."""
+    """The time until one trial call; its outcome closes the circuit or opens it again."""
 
 
-class RemoteConfig(_Section):
+class RemoteConfig(StrictModel):
     """A LangChain chat model."""
 
     chat_model: str = Field(pattern=r"^[\w.]+:\w+$")
@@ -78,32 +93,52 @@ class RemoteConfig(_Section):
     """Passed to the class. Secrets don't belong here: LangChain's integrations read them from the environment."""
 
 
-class TierConfig(_Section):
+class TierConfig(StrictModel):
     """A named model: local (`model`) or remote (`remote`)."""
 
-    name: str = Field(pattern=NAME)
-    model: str | None = Field(default=None, min_length=1)
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    model: Annotated[str, Field(min_length=1), relative_to_file(_resolve_model)] | None = None
     """A folder, a hub id, or ``packaged:NAME``."""
     remote: RemoteConfig | None = None
     precision: Precision = "full"
     prompt: str = "{question}"
-    """The wording around the user's last turn. A base model needs worked examples here."""
+    """The template around the user's last turn. A base model needs worked examples here."""
     max_new_tokens: int = Field(default=64, ge=1)
     decoding: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
-    """Options of transformers' GenerationConfig, such as ``do_sample``; greedy without any."""
+    """Options of transformers' GenerationConfig, such as ``do_sample``; greedy decoding without any."""
     device_map: str | None = Field(default=None, min_length=1)
     """A device, or ``auto`` to spread the layers over all; by default one device, CUDA where there is one."""
     batch: int = Field(default=1, ge=1)
-    """So many requests that wait at the same time go through its model side by side; 1 for each by itself."""
+    """The largest number of concurrent requests in one forward pass."""
     proof: bool = True
-    """Whether each tap is disturbed once at the first start, to see that the logits move."""
-    bundle: str | None = Field(default=None, min_length=1)
+    """Whether the first start perturbs each tap once and checks that the logits move."""
+    bundle: Bundle | None = None
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
-    prompt_bundle: str | None = Field(default=None, min_length=1)
-    """As `bundle`: fitted to the stage `prompt`, for policies with rules of that stage."""
+    prompt_bundle: Bundle | None = None
+    """As `bundle`, fitted to the stage `prompt`, for policies with rules of that stage."""
     cost: TierCost | None = None
-    """What it charges; None where that is unknown, and then a policy can't limit the cost."""
+    """None where it isn't known: then no policy can limit the cost."""
     max_concurrent: int | None = Field(default=None, ge=1)
-    """So many calls of its model are under way at once, and the others wait in line; None for any number."""
+    """The number of concurrent calls of its model; further ones wait. None for no limit."""
     breaker: BreakerSettings | None = None
-    """When it counts as down; None for never."""
+    """None for no circuit breaker."""
+
+
+def tier_problems(document: Document, tiers: Sequence[TierConfig]) -> Iterator[str]:
+    """Describe what the types can't exclude."""
+    if not tiers:
+        yield document.problem(("tiers",), "there must be at least one")
+    for index, tier in enumerate(tiers):
+        keys = ("tiers", index)
+        if tier.model is None and tier.remote is None:
+            yield document.problem(keys, "a tier needs a `model` (local) or a `remote` (a LangChain chat model)")
+        if tier.remote is not None:
+            for key in sorted(tier.model_fields_set - _REMOTE_KEYS):
+                message = f"`{key}` doesn't go with `remote`: only a local model can be tapped; take one of them out"
+                yield document.key_problem((*keys, key), message)
+        if tier.max_concurrent is not None and tier.max_concurrent < tier.batch:
+            message = f"so few requests never fill a batch of {tier.batch}; raise it to that, or lower `batch`"
+            yield document.problem((*keys, "max_concurrent"), message)
+        if (count := tier.prompt.count(QUESTION)) != 1:
+            yield document.problem((*keys, "prompt"), f"must hold {QUESTION!r} exactly once, got {count} times")
+    yield from duplicate_names(document, ("tiers",), [tier.name for tier in tiers])

@@ -19,19 +19,11 @@ from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.evaluation.metrics import held_out
+from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.tuning import Progress, tune
-from ilis_guard.scoring.blending import Blending, SequenceProbability, raw_scores
-from ilis_guard.scoring.bundle import (
-    BundleMetadata,
-    CalibrationSet,
-    DatasetRows,
-    Split,
-    TypicalMaps,
-    row_digest,
-    write_bundle,
-)
-from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
+from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, Split, TypicalMaps, row_digest
+from ilis_guard.scoring.bundle_files import write_bundle
+from ilis_guard.scoring.calibration import BetaCalibration, Blending, SequenceProbability, calibration_terms, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, positions_of
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 from ilis_guard.types import Stage
@@ -51,7 +43,7 @@ SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibr
 MIN_PER_CLASS: Final = 50
 """Fewer right or wrong rows are too few to be split four ways."""
 ACCURACY_RANGE: Final = (0.15, 0.85)
-"""A dataset counts in the held-out metrics where the model's accuracy, on rows that aren't held out, is in this range."""
+"""A dataset counts in the held-out metrics where the model's accuracy on all other rows is in this range."""
 _INTERCEPT_SCALE: Final = 10.0
 """Of the columns that stand for datasets: so large that the penalty hardly affects their coefficients."""
 _FAR: Final = 40.0
@@ -111,7 +103,7 @@ def fit(
         answers.signatures,
         answers.statistics,
         log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(answers)),
-        familiarity=None if blending is None else blending.detector(reference).typicality(profiles),
+        familiarity=None if blending is None else blending.familiarity(reference).typicality(profiles),
     )
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)
@@ -124,7 +116,8 @@ def fit(
         typicality=reference,
         typical=_typical_maps(answers, splits["calibration"]) if stage == "answer" and answers.signatures else None,
         splits={
-            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows)) for name, rows in splits.items()
+            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows))
+            for name, rows in splits.items()
         },
     )
     datasets = _dataset_rows(names, wrong, seen)

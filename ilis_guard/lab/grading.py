@@ -11,7 +11,7 @@ from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Final
 
-from ilis_guard.config.imports import imported
+from ilis_guard.config.imports import import_string
 from ilis_guard.errors import QuestionError
 from ilis_guard.lab.questions import Question, numbers_in
 
@@ -93,7 +93,7 @@ def load_judge(path: str | None) -> tuple[str, Judge]:
     """
     if path is None:
         return RULES, is_correct
-    found = imported(path, what="judge", kind="function", error=QuestionError)
+    found = import_string(path, what="judge", kind="function", error=QuestionError)
     if not callable(found):
         raise QuestionError(f"the judge {path!r} is a {type(found).__name__}, which can't be called")
     return path, found
@@ -161,7 +161,7 @@ def _contains(words: str, given: str) -> bool:
 
 
 def _normalised(text: str) -> str:
-    """Reduce a text to words with single spaces between: no accents, case, punctuation or articles, unless nothing else is there."""
+    """Reduce a text to words, without accents, case, punctuation and articles, unless it holds nothing else."""
     text = text.replace("\N{MINUS SIGN}", "-")
     plain = "".join(mark for mark in unicodedata.normalize("NFKD", text) if not unicodedata.combining(mark))
     plain = _INNER_APOSTROPHE.sub("", _POSSESSIVE.sub("", plain))

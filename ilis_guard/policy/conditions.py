@@ -11,7 +11,7 @@ from typing import Any, Final
 from cel_expr_python import cel
 
 from ilis_guard.policy.diagnostics import ConditionError, Problem, compiler_problems, language_problems
-from ilis_guard.policy.facts import VISIBLE, Facts, seen
+from ilis_guard.policy.facts import VISIBLE, Facts, fact_values
 from ilis_guard.policy.syntax import Node, label_types, names, tree
 from ilis_guard.types import FactValue
 
@@ -29,7 +29,7 @@ _ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
 _TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
 
 _BEHIND: Final = {"certified": ("uncertainty", "threshold")}
-"""What a fact follows from, which says more of it than true or false."""
+"""The facts that a fact follows from, which explain it better than true or false."""
 
 _ABSENT_KEY: Final = re.compile(r'Key not found in map : "(.*)"')
 
@@ -86,7 +86,7 @@ class Condition:
             text=text,
             tree=node,
             names=names(node),
-            brief=shortened(text),
+            brief=_shortened(text),
             label_types=label_types(node),
             _compiled=compiled,
         )
@@ -120,8 +120,8 @@ class Condition:
         return _in_words(str(value)) if is_error else f"it is a {found.type().name().lower()}, not true or false"
 
 
-class Together:
-    """Conditions that are evaluated in one go: crossing over to CEL once for each takes ten times as long."""
+class ConditionBatch:
+    """Conditions that CEL evaluates as one list: a call for each takes ten times as long."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         try:
@@ -130,7 +130,7 @@ class Together:
             self._compiled = None
 
     def evaluate(self, activation: Any) -> list[bool] | None:
-        """What each comes to, in order; None where one of them can't be evaluated, which spoils the whole."""
+        """Each condition's value, in order; None where one of them can't be evaluated, which fails the whole list."""
         if self._compiled is None:
             return None
         try:
@@ -141,20 +141,20 @@ class Together:
 
 
 class Conditions:
-    """Conditions that are checked in one go, if they can be."""
+    """Conditions that are checked as one batch where possible."""
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._each = tuple(conditions)
-        self._together = Together(condition.text for condition in conditions)
+        self._together = ConditionBatch(condition.text for condition in conditions)
         self._comparing: dict[tuple[str, frozenset[str]], list[int]] = {}
         for index, condition in enumerate(conditions):
             for compared in condition.label_types.items():
                 self._comparing.setdefault(compared, []).append(index)
 
     def check(self, situation: "Situation") -> Iterable[bool | str]:
-        """What `Condition.check` says for each, in order."""
+        """The result of `Condition.check` for each, in order."""
         outcomes: list[Any] | None = self._together.evaluate(situation.activation)
-        if outcomes is None:  # asked one by one, each answers for itself
+        if outcomes is None:  # one fails, and only alone does each have its own result
             return (each.check(situation) for each in self._each)
         for (name, types), indices in self._comparing.items():
             if conflict := situation.type_conflict(name, types):
@@ -164,11 +164,11 @@ class Conditions:
 
 
 class Situation:
-    """Facts made ready for CEL: built once, checked against many conditions.
+    """Facts converted for CEL: built once, checked against many conditions.
 
     Args:
-        facts: what the conditions look at.
-        names: all that they look at, as `looked_at` has it: the less there is, the sooner it is handed over to CEL.
+        facts: what the conditions read.
+        names: all that they read, as `names_read` has it: fewer facts are converted faster.
         unknown: those of them that aren't known yet, whatever their values are.
     """
 
@@ -182,7 +182,7 @@ class Situation:
         unknown: frozenset[str] = frozenset(),
     ) -> None:
         self._unknown = unknown
-        self._values = seen(facts, names)
+        self._values = fact_values(facts, names)
         # Only NaN differs from itself.
         self._missing = frozenset([name for name, value in self._values.items() if value != value])  # noqa: PLR0124
         self._facts: dict[tuple[str, ...], Mapping[str, FactValue | None]] = {}
@@ -211,7 +211,7 @@ class Situation:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no number is missing that the conditions look at."""
+        """Whether no number is missing that the conditions read."""
         return not self._missing
 
     def missing(self, names: tuple[str, ...]) -> str:
@@ -245,14 +245,14 @@ def _compiled(text: str) -> Any:
         raise ConditionError(compiler_problems(text, str(complaint))) from None
 
 
-def shortened(text: str) -> str:
-    """A condition's text on one line, as far as a reason shows it."""
+def _shortened(text: str) -> str:
+    """A condition's text on one line, at most `MAX_BRIEF` characters."""
     one_line = " ".join(text.split())
     return one_line if len(one_line) <= MAX_BRIEF else f"{one_line[: MAX_BRIEF - 3]}..."
 
 
-def looked_at(conditions: Iterable[Condition]) -> tuple[str, ...]:
-    """The facts that conditions look at, and those behind them, each once; and `labels`, under whatever names."""
+def names_read(conditions: Iterable[Condition]) -> tuple[str, ...]:
+    """The facts that conditions read, and those behind them, each once; and `labels`."""
     named = (name for condition in conditions for name in condition.names if name in VISIBLE)
     return tuple(dict.fromkeys([*(fact for name in named for fact in (name, *_BEHIND.get(name, ()))), "labels"]))
 

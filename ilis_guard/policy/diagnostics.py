@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.config.strict_yaml import nearest, short
+from ilis_guard.config.strict_yaml import shorten, suggest
 from ilis_guard.policy.facts import VISIBLE
 from ilis_guard.policy.syntax import Kind, Node, without_strings
 
@@ -67,7 +67,7 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         name = match.group(1)
         # CEL points behind the name's first part, or at a call's parenthesis.
         start = line_text.rfind(name, 0, offset + len(name))
-        return Problem(f"unknown name {short(name)}{_suggested(name)}", line, offset if start < 0 else start)
+        return Problem(f"unknown name {shorten(name)}{_suggested(name)}", line, offset if start < 0 else start)
     if match := _NO_OVERLOAD.search(what):
         operator, types = match.group(1).replace("_", ""), match.group(2)
         return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)
@@ -88,14 +88,14 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
 
 def _suggested(name: str) -> str:
     first, _, rest = name.partition(".")
-    if rest and nearest(first, ["labels"]):
+    if rest and suggest(first, ["labels"]):
         return f"; did you mean 'labels.{rest}'?"
     if name.lower() in ("true", "false"):
         return f"; write {name.lower()}"
     text_or_label = (
         "" if rest else f"; a text stands in quotes ('{name}'), a label after its first name (labels.{name})"
     )
-    return nearest(name, [*VISIBLE, "labels"]) or f"{text_or_label}; facts are {', '.join(VISIBLE)}, labels.NAME"
+    return suggest(name, [*VISIBLE, "labels"]) or f"{text_or_label}; facts are {', '.join(VISIBLE)}, labels.NAME"
 
 
 def _remedy(types: str) -> str:
@@ -136,7 +136,7 @@ def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, No
     elif node.kind is Kind.MAPPING and node.text:
         yield f"`{node.text}` isn't part of the policy language; facts are numbers, text, and true or false", node
     elif _is_function(node) and node.text not in FUNCTIONS:
-        hint = nearest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
+        hint = suggest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
         yield f"`{node.text}` isn't part of the policy language{hint}", node
     elif node.type == "null":
         yield "no fact and no label is ever null; ask has(labels.NAME) whether a label is there", node

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.policy.conditions import Condition, Conditions, Situation, Together, looked_at
+from ilis_guard.policy.conditions import Condition, ConditionBatch, Conditions, Situation, names_read
 from ilis_guard.policy.facts import Facts, is_sampled
 from ilis_guard.policy.parts import Part
 from ilis_guard.policy.schema import Rule
@@ -47,9 +47,9 @@ class Engine:
         self._at: dict[Stage, tuple[BoundRule, ...]] = {stage: at_stage(rules, stage) for stage in STAGES}
         each = {stage: [bound.condition for bound in self._at[stage]] for stage in STAGES}
         self._conditions = {stage: Conditions(each[stage]) for stage in STAGES}
-        self._names = {stage: looked_at(each[stage]) for stage in STAGES}
+        self._names = {stage: names_read(each[stage]) for stage in STAGES}
         self._parts = {bound.rule.id: Part.of(bound.condition) for bound in rules}
-        self._undetermined = {stage: Together(map(self._undetermined_where, self._at[stage])) for stage in STAGES}
+        self._undetermined = {stage: ConditionBatch(map(self._undetermined_where, self._at[stage])) for stage in STAGES}
 
     def at(self, stage: Stage) -> tuple[BoundRule, ...]:
         """The rules of a stage, in order."""
@@ -127,7 +127,7 @@ class Engine:
 
     def _undetermined_where(self, bound: BoundRule) -> str:
         """A condition that is false only where a rule can't be undetermined, whatever the facts."""
-        return "false" if bound.rule.do is Action.ANSWER else self._parts[bound.rule.id].possibly(True)
+        return "false" if bound.rule.do is Action.ANSWER else self._parts[bound.rule.id].may_be(True)
 
 
 def at_stage(rules: Sequence[BoundRule], stage: Stage) -> tuple[BoundRule, ...]:
@@ -202,7 +202,9 @@ class UndeterminedRules:
 
     __slots__ = ("_are_determined", "_facts", "_may_be", "_possibly", "_rules", "_situation")
 
-    def __init__(self, rules: Sequence[BoundRule], possibly: Together, facts: Facts, situation: Situation) -> None:
+    def __init__(
+        self, rules: Sequence[BoundRule], possibly: ConditionBatch, facts: Facts, situation: Situation
+    ) -> None:
         self._rules = rules
         self._possibly = possibly
         self._facts = facts

@@ -1,4 +1,4 @@
-"""What a rule's condition may look at, and under which names."""
+"""Facts: what a rule's condition may read, and under which names; and which requests a sample holds."""
 
 import hashlib
 import itertools
@@ -10,15 +10,15 @@ from typing import Any, Final, Literal, get_args
 from ilis_guard import labels
 from ilis_guard.types import FinishReason, Label, Labels, Obstacle, Statistics
 
-LONGEST_ERROR: Final = 10_000
-"""Characters of an error that conditions see."""
+LONGEST_TEXT: Final = 10_000
+"""Characters of a text that conditions see."""
 AUDIT_SALT: Final = "(audit)"
 """The salt that audits are sampled by; no rule has this id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known when a policy is asked about one attempt. Prompts and answers are no facts."""
+    """What is known of one attempt when a policy is evaluated. Prompts and answers are no facts."""
 
     uncertainty: float | None = None
     """Calibrated probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
@@ -127,14 +127,14 @@ _NO_STATISTICS: Final = Statistics(
 )
 
 
-def seen(facts: Facts, names: Iterable[str] | None = None) -> dict[str, Any]:
+def fact_values(facts: Facts, names: Iterable[str] | None = None) -> dict[str, Any]:
     """The facts as conditions see them: a missing number is NaN, so every comparison with it is false.
 
     Args:
         facts: as they are known.
         names: those to look at, of `VISIBLE` and `labels`; None for all.
     """
-    return {name: _SEEN[name](facts) for name in (_SEEN if names is None else names)}
+    return {name: _READERS[name](facts) for name in (_READERS if names is None else names)}
 
 
 def _number(value: float | None) -> float:
@@ -151,7 +151,8 @@ def _integer(value: int) -> int:
 
 
 def _text(value: str) -> str:
-    """Without half characters (lone surrogates), which CEL can't hold."""
+    """No longer than is read in every decision, and without lone surrogates, which CEL can't hold."""
+    value = value[:LONGEST_TEXT]
     return str(value) if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -173,30 +174,23 @@ def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:
             yield _text(name), _text(value)
 
 
-def _statistics(facts: Facts) -> Statistics:
-    return facts.statistics or _NO_STATISTICS
+_CONVERTERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "double": _number,
+    "int": _integer,
+    "string": _text,
+    "bool": bool,
+}
 
 
-_SEEN: Final[Mapping[str, Callable[[Facts], Any]]] = {
-    "uncertainty": lambda facts: _number(facts.uncertainty),
-    "typicality": lambda facts: _number(facts.typicality),
-    "threshold": lambda facts: _number(facts.threshold),
-    "certified": lambda facts: facts.certified,
-    "tier": lambda facts: _text(facts.tier),
-    "last_tier": lambda facts: facts.last_tier,
-    "attempt": lambda facts: _integer(facts.attempt),
-    "tokens": lambda facts: _integer(facts.tokens),
-    "seconds": lambda facts: _number(facts.seconds),
-    "cost": lambda facts: _number(facts.cost),
-    "prompt_length": lambda facts: _integer(facts.prompt_length),
-    "text_length": lambda facts: _integer(facts.text_length),
-    "finish_reason": lambda facts: _text(facts.finish_reason),
-    "error": lambda facts: _text(facts.error[:LONGEST_ERROR]),
-    "labels": lambda facts: dict(_labels(facts.labels)) if facts.labels else {},
-    "statistics.logprob_sum": lambda facts: _number(_statistics(facts).logprob_sum),
-    "statistics.logprob_mean": lambda facts: _number(_statistics(facts).logprob_mean),
-    "statistics.entropy_mean": lambda facts: _number(_statistics(facts).entropy_mean),
-    "statistics.margin_min": lambda facts: _number(_statistics(facts).margin_min),
+def _reader(name: str, kind: Kind) -> Callable[[Facts], Any]:
+    convert, statistic = _CONVERTERS[kind.cel], name.removeprefix("statistics.")
+    if statistic != name:
+        return lambda facts: convert(getattr(facts.statistics or _NO_STATISTICS, statistic))
+    return lambda facts: convert(getattr(facts, name))
+
+
+_READERS: Final = {name: _reader(name, kind) for name, kind in VISIBLE.items()} | {
+    "labels": lambda facts: dict(_labels(facts.labels)) if facts.labels else {}
 }
 """How conditions see each of them."""
 

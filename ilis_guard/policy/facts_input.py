@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from ilis_guard.config.strict_yaml import Document, parse, read, validated
+from ilis_guard.config.base import StrictModel
+from ilis_guard.config.strict_yaml import Document, parse, read
+from ilis_guard.config.validation import validate
 from ilis_guard.errors import FactsError
 from ilis_guard.types import Label, Statistics
 
@@ -33,11 +35,7 @@ LabelName = Annotated[str, AfterValidator(_label_name)]
 LabelValue = Annotated[Label, BeforeValidator(_label)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class GivenStatistics(_Strict):
+class GivenStatistics(StrictModel):
     """Those that are left out are missing."""
 
     logprob_sum: float = math.nan
@@ -46,7 +44,7 @@ class GivenStatistics(_Strict):
     margin_min: float = math.nan
 
 
-class GivenFacts(_Strict):
+class GivenFacts(StrictModel):
     """Facts as a rule's condition names them. Those that are left out are as `Facts` has them."""
 
     uncertainty: Share | None = None
@@ -61,7 +59,7 @@ class GivenFacts(_Strict):
     prompt_length: Count = 0
     text_length: Count = 0
     finish_reason: Literal["stop", "length", ""] = ""
-    labels: dict[LabelName, LabelValue] = {}
+    labels: dict[LabelName, LabelValue] = Field(default_factory=dict)
     error: str = ""
     statistics: GivenStatistics | None = None
     sampling_key: str = ""
@@ -91,7 +89,7 @@ def given_facts(text: str) -> dict[str, Any]:
         raise FactsError(
             f"{document.key_place(('certified',))}: `certified` follows from `uncertainty` and `threshold`; give those"
         )
-    return validated(document, GivenFacts, error=FactsError).values
+    return validate(document, GivenFacts, error=FactsError).values
 
 
 def _file(path: str) -> Document:

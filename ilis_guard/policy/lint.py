@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from ilis_guard.config.guard_yaml import GuardConfig
-from ilis_guard.config.strict_yaml import Document, Keys, nearest
+from ilis_guard.config.strict_yaml import Document, Keys, suggest
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine
-from ilis_guard.policy.facts import Facts, seen
+from ilis_guard.policy.facts import Facts, fact_values
 from ilis_guard.policy.reachability import ClassMatches, ReachabilityAnalysis
 from ilis_guard.policy.schema import PolicyFile
 from ilis_guard.policy.syntax import literals, tested_labels
@@ -89,7 +89,7 @@ def _answers_whatever_the_score(
     names = [name for name in analysis.distinguishing_facts("answer") if name not in (*_OF_THE_SCORE, "error")]
     answering: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for one in analysis.classes("answer", {"error": ""}):
-        values = seen(one.facts)
+        values = fact_values(one.facts)
         if all(values[name] == values[name] for name in analysis.distinguishing_facts("answer")):  # no NaN
             answering[tuple(values[name] for name in names)].add(_certain_answer(one))
     ungated = {rest: rules for rest, rules in answering.items() if "" not in rules}
@@ -225,7 +225,7 @@ def _tiers(file: PolicyFile, rules: Sequence[BoundRule], document: Document, tie
             yield Notice("warning", document.place(("rules", index, "to")), f"rule '{rule.id}': {what}")
         for name in sorted(map(str, named[rule.id])):
             if name not in tiers:
-                what = f"there is no tier {name!r}{nearest(name, list(tiers)) or f'; there are {list(tiers)!r}'}"
+                what = f"there is no tier {name!r}{suggest(name, list(tiers)) or f'; there are {list(tiers)!r}'}"
                 yield Notice("warning", document.place(("rules", index, "when")), f"rule '{rule.id}': {what}")
 
 
@@ -257,7 +257,7 @@ def _silent_queues(file: PolicyFile, document: Document, config: GuardConfig) ->
             key = "do" if rule.to is None else "to"
             places.setdefault(rule.to or DEFAULT_QUEUE, document.place(("rules", index, key)))
     for queue, place in places.items():
-        if not any(endpoint.hears("ticket.created", [queue]) for endpoint in review.endpoints):
+        if not any(endpoint.receives("ticket.created", [queue]) for endpoint in review.endpoints):
             what = (
                 f"nobody is told of tickets in the queue {queue!r}: guard.yaml has no endpoint that hears of them, and "
                 "no page where people look; add one, or look with `ilis-guard queue list`"

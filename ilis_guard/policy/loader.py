@@ -1,4 +1,4 @@
-"""From a policy's text to rules with compiled conditions, or one error with every problem and its place."""
+"""Load policies: a text becomes rules with compiled conditions, or one error with every problem and its place."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from ilis_guard.config.strict_yaml import Document, Keys, listed, nearest, validated
+from ilis_guard.config.strict_yaml import Document, Keys, list_problems, suggest
+from ilis_guard.config.validation import validate
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.diagnostics import ConditionError
@@ -57,7 +58,7 @@ def locate(path: str | Path) -> Path:
         return Path(path)
     shipped = {file.stem: file for file in _shipped_folder().glob("*.yaml")}
     if name not in shipped:
-        hint = nearest(name, list(shipped))
+        hint = suggest(name, list(shipped))
         raise PolicyError(
             f"no policy named {name!r} is shipped{hint}; shipped are {', '.join(sorted(shipped))}; "
             "the path of a file of your own ends with .yaml"
@@ -73,7 +74,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
     """
     _check_secrets(document)
     _check_version(document)
-    file = validated(document, PolicyFile, error=PolicyError)
+    file = validate(document, PolicyFile, error=PolicyError)
     problems = list(_repeated_ids(document, file.rules))
     rules: list[BoundRule] = []
     for index, rule in enumerate(file.rules):
@@ -91,7 +92,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
     if not problems:  # what can be reached is only clear once all rules are
         problems.extend(_unreachable(document, file.rules, item) for item in ReachabilityAnalysis(rules).unreachable())
     if problems:
-        raise PolicyError(listed(problems, len(problems)))
+        raise PolicyError(list_problems(problems, len(problems)))
     return file, tuple(rules)
 
 
@@ -109,7 +110,7 @@ def _check_secrets(document: Document) -> None:
     if found:
         remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
         lines = [f"{place}: this looks like {kind}: {remedy}" for place, kind in found]
-        raise PolicyError(listed(lines, len(lines)))
+        raise PolicyError(list_problems(lines, len(lines)))
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, str]]:
@@ -160,31 +161,26 @@ def _repeated_ids(document: Document, rules: tuple[Rule, ...]) -> Iterator[str]:
 
 def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]:
     """Keys that mean nothing for the rule's action, and so hint at a misunderstanding."""
-    do = rule.do
-    if rule.to is not None and do in (Action.ANSWER, Action.ABSTAIN):
-        why = "only retry (a tier) and escalate (a queue) go somewhere"
-        yield _complaint(
-            document, (index, "to"), rule, f"`to` is not allowed with `do: {do.value}`: {why}; take it out"
-        )
-    if rule.say is not None and do in (Action.ANSWER, Action.RETRY):
-        why = "the caller gets the answer itself" if do is Action.ANSWER else "the caller hears nothing of a retry"
-        text = f"`say` is not allowed with `do: {do.value}`: {why}; take it out"
-        yield _complaint(document, (index, "say"), rule, text)
-    if rule.due is not None and do is not Action.ESCALATE:
-        why = "only a ticket can be overdue, and only escalate makes one"
-        text = f"`due` is not allowed with `do: {do.value}`: {why}; take it out"
-        yield _complaint(document, (index, "due"), rule, text)
+    unheard = "the caller gets the answer itself" if rule.do is Action.ANSWER else "the caller hears nothing of a retry"
+    for key, allowed, why in (
+        ("to", (Action.RETRY, Action.ESCALATE), "only retry (a tier) and escalate (a queue) go somewhere"),
+        ("say", (Action.ABSTAIN, Action.ESCALATE), unheard),
+        ("due", (Action.ESCALATE,), "only a ticket can be overdue, and only escalate makes one"),
+    ):
+        if getattr(rule, key) is not None and rule.do not in allowed:
+            what = f"`{key}` is not allowed with `do: {rule.do.value}`: {why}; take it out"
+            yield _complaint(document, (index, key), rule, what)
 
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """Nobody switches the guard off by forgetting a line."""
+    """An answer rule without the score would switch the guard off."""
     if rule.do is Action.ANSWER and rule.stage == "answer" and not SCORE & set(condition.names):
         text = "an answer rule must look at the score; add a condition such as `when: uncertainty < 0.2`"
         yield _complaint(document, (index, "do" if rule.when is None else "when"), rule, text)
 
 
 def _too_early(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """What a rule of stage `prompt` can't do or see: nothing was generated yet."""
+    """Actions and facts that a rule of stage `prompt` can't have: nothing was generated yet."""
     if rule.stage != "prompt":
         return
     if rule.do is Action.ANSWER:
@@ -196,7 +192,7 @@ def _too_early(document: Document, index: int, rule: Rule, condition: Condition)
 
 
 def _no_guarantee(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
-    """What is never certified can't be waited for."""
+    """Facts of a guarantee in a policy that gives none."""
     for name in sorted(OF_THE_GUARANTEE & set(condition.names)):
         text = f"`{name}` needs a guarantee, and the policy gives none; add one, `guarantee: {{max_error: 0.05}}` say"
         yield _complaint(document, (index, "when"), rule, text)

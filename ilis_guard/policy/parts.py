@@ -1,4 +1,4 @@
-"""What each part of a condition came to: the operands of its ``||``, ``&&`` and ``!``, as CEL reads them."""
+"""The parts of a condition: the operands of its ``||``, ``&&`` and ``!`` as CEL reads them, with their values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MAX_OUTCOMES: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a condition, or a part of one, came to on some facts."""
+    """The value of a condition, or of a part of one, on some facts."""
 
     text: str
     value: bool | str
@@ -59,7 +59,7 @@ class Part:
         return _split(condition, condition.tree, _Source(condition.text), 0, len(condition.text))
 
     def outcomes(self, situation: Situation, *, value: bool) -> tuple[PartOutcome, ...]:
-        """The parts that made it come to `value`, which it did; the whole condition where these are too many."""
+        """The parts that made its value what it is; the whole condition where these are too many."""
         decisive = list(self.decisive(situation, value))
         if len(decisive) > MAX_OUTCOMES:
             decisive = [(self.condition, value)]
@@ -69,7 +69,7 @@ class Part:
         )
 
     def decisive(self, situation: Situation, value: bool) -> Iterator[tuple[Condition, bool]]:
-        """The smallest parts that made it come to `value`, whatever the others came to, with their own values."""
+        """Yield the smallest parts that made its value what it is, whatever the others are, with their own values."""
         if not self.parts:
             yield self.condition, value
         elif self.operator == "!":
@@ -81,24 +81,24 @@ class Part:
                 if all_alike or part.condition.check(situation) is value:
                     yield from part.decisive(situation, value)
 
-    def possibly(self, value: bool) -> str:
-        """A condition that is false only where this part can't come to `value`, whatever the missing numbers are.
+    def may_be(self, value: bool) -> str:
+        """A condition that is false only where this part can't be `value`, whatever the missing numbers are.
 
-        It may be true where the part can't either: what is inside a part that isn't cut, as in ``a ? b : c``, isn't
-        told apart. `Condition.might_hold` tells, one condition at a time.
+        It may be true although the part can't be `value`: a part without operands, such as ``a ? b : c``, counts as
+        possible wherever it reads a missing number. `Condition.might_hold` is exact, one condition at a time.
         """
         if self.operator == "!":
-            return self.parts[0].possibly(not value)
+            return self.parts[0].may_be(not value)
         if self.parts:
             all_count = value is (self.operator == "&&")
-            return f"({(' && ' if all_count else ' || ').join(part.possibly(value) for part in self.parts)})"
+            return f"({(' && ' if all_count else ' || ').join(part.may_be(value) for part in self.parts)})"
         # Only a number that is missing differs from itself.
         numbers = (name for name in self.condition.names if name in VISIBLE and VISIBLE[name].cel == "double")
         is_missing = "".join(f" || {name} != {name}" for name in numbers)
         return f"({'' if value else '!'}({self.condition.text}){is_missing})"
 
     def check(self, situation: Situation) -> Finding:
-        """What it comes to, and each part of it, as CEL evaluates them."""
+        """Evaluate it and each part of it."""
         return Finding(
             text=self.condition.text,
             value=self.condition.check(situation),

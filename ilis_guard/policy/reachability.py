@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ilis_guard.policy.conditions import Conditions, Situation, looked_at
+from ilis_guard.policy.conditions import Conditions, Situation, names_read
 from ilis_guard.policy.engine import (
     BoundRule,
     at_stage,
@@ -97,7 +97,7 @@ class ReachabilityAnalysis:
             stage: [bound.condition for bound in self._rules[stage] if bound.rule.id in self._plain] for stage in STAGES
         }
         self._conditions = {stage: Conditions(plain[stage]) for stage in STAGES}
-        self._names = {stage: looked_at(plain[stage]) for stage in STAGES}
+        self._names = {stage: names_read(plain[stage]) for stage in STAGES}
         # A rule of stage `prompt` that may have stopped an answer, and was undetermined, blocks the answer later.
         self._prompt_may_block = any(
             bound.rule.id not in self._plain or any(VISIBLE[name].may_be_missing for name in bound.condition.names)

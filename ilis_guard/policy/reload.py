@@ -95,7 +95,7 @@ class Following:
         self._problem = str(error) if ours else f"unexpected {type(error).__name__}: {error}"
         policy, shadow = self._current.fingerprints
         events.log().error(
-            events.POLICY_NOT_RELOADED, files=self._names(), policy=policy, shadow=shadow, problems=self._problem
+            events.POLICY_RELOAD_FAILED, files=self._names(), policy=policy, shadow=shadow, problems=self._problem
         )
 
     def _is_still(self, marks: tuple[_Mark | None, ...]) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from ilis_guard.config.base import StrictModel
 from ilis_guard.types import Action, Mode, Stage
 
 VERSION: Final = 1
@@ -114,9 +115,9 @@ Sample = Annotated[float, Field(gt=0, le=1), BeforeValidator(_share)]
 OptionalSample = Annotated[Sample | None, BeforeValidator(_given("leave it out for all requests"))]
 
 
-class _Strict(BaseModel):
+class _Strict(StrictModel):
     # What stands under a field is its description in the JSON Schema: what an editor shows.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 def _only_with(key: str, *actions: Action) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ilis_guard.policy.facts import VISIBLE
 from ilis_guard.types import Label
@@ -29,6 +29,7 @@ _STRING: Final = re.compile(
 )
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SIZES: Final = {_FIXED64: 8, _FIXED32: 4}
 _COMPREHENSION_FIELDS: Final = (2, 4, 5, 6, 7)
 """Of a comprehension: its range, the initial result, whether to go on, the step, the result."""
 _PRIMITIVES: Final = {1: "bool", 2: "number", 3: "number", 4: "number", 5: "string", 6: "bytes"}
@@ -198,43 +199,67 @@ def _label(node: Node) -> str | None:
 
 def tree(serialized: bytes) -> Node:
     """Decode the tree of a compiled expression."""
-    return _Reader(_Message(_Message(serialized).message(2))).tree()
+    checked = _Message(_Message(serialized).message(2))
+    references, types = (
+        {entry.number(1): _Message(entry.message(2)) for entry in checked.messages(field)} for field in (2, 3)
+    )
+    positions = {entry.number(1): entry.number(2) for entry in _Message(checked.message(5)).messages(4)}
+
+    def node(data: bytes) -> Node:
+        expression = _Message(data)
+        number = expression.number(2)
+        kind, text, parts = _shape(expression)
+        return Node(
+            kind=kind,
+            text=text,
+            value=_constant(_Message(expression.message(3))) if kind is Kind.CONSTANT else None,
+            type=_type(types.get(number, _EMPTY)),
+            parts=tuple(map(node, parts)),
+            overloads=tuple(name.decode() for name in references.get(number, _EMPTY).values(3)),
+            offset=positions.get(number, 0),
+        )
+
+    return node(checked.message(4))
 
 
 class _Message:
     """The fields of one protobuf message by number."""
 
     def __init__(self, data: bytes) -> None:
-        self._fields: dict[int, list[bytes | int]] = {}
+        self._fields: dict[int, list[Any]] = {}
         position = 0
         while position < len(data):
             key, position = _varint(data, position)
-            if key & 7 == _VARINT:
+            field, wire_type = key >> 3, key & 7
+            value: bytes | int
+            if wire_type == _VARINT:
                 value, position = _varint(data, position)
-                self._fields.setdefault(key >> 3, []).append(value)
-                continue
-            length, position = _varint(data, position) if key & 7 == _BYTES else (_fixed_size(key & 7), position)
-            self._fields.setdefault(key >> 3, []).append(data[position : position + length])
-            position += length
+            else:
+                length, position = _varint(data, position) if wire_type == _BYTES else (_SIZES[wire_type], position)
+                value, position = data[position : position + length], position + length
+            self._fields.setdefault(field, []).append(value)
 
     def __contains__(self, field: int) -> bool:
         return field in self._fields
 
-    def messages(self, field: int) -> list[bytes]:
-        return [value for value in self._fields.get(field, []) if isinstance(value, bytes)]
+    def values(self, field: int) -> list[bytes]:
+        return self._fields.get(field, [])
+
+    def messages(self, field: int) -> list["_Message"]:
+        return list(map(_Message, self.values(field)))
 
     def message(self, field: int) -> bytes:
         """Empty where the field is absent, as protobuf has it."""
-        found = self.messages(field)
-        return found[-1] if found else b""
+        return bytes(self._fields.get(field, [b""])[-1])
 
     def number(self, field: int) -> int:
-        found = self._fields.get(field, [0])[-1]
-        assert isinstance(found, int), "a number's field holds a number"
-        return found
+        return int(self._fields.get(field, [0])[-1])
 
     def string(self, field: int) -> str:
         return self.message(field).decode()
+
+
+_EMPTY: Final = _Message(b"")
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -247,70 +272,24 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def _fixed_size(wire_type: int) -> int:
-    return {_FIXED64: 8, _FIXED32: 4}[wire_type]
-
-
-class _Reader:
-    """Builds nodes from ``cel.expr.CheckedExpr``."""
-
-    def __init__(self, checked: _Message) -> None:
-        self._checked = checked
-        self._references = dict(_entries(checked.messages(2)))
-        self._types = dict(_entries(checked.messages(3)))
-        self._positions = {
-            position.number(1): position.number(2)
-            for position in map(_Message, _Message(checked.message(5)).messages(4))
-        }
-
-    def tree(self) -> Node:
-        return self._node(self._checked.message(4))
-
-    def _node(self, data: bytes) -> Node:
-        expression = _Message(data)
-        number = expression.number(2)
-        reference = _Message(self._references.get(number, b""))
-        kind, text, parts = _shape(expression)
-        return Node(
-            kind=kind,
-            text=text,
-            value=_constant(_Message(expression.message(3))) if kind is Kind.CONSTANT else None,
-            type=_type(_Message(self._types.get(number, b""))),
-            parts=tuple(self._node(part) for part in parts),
-            overloads=tuple(name.decode() for name in reference.messages(3)),
-            offset=self._positions.get(number, 0),
-        )
-
-
-def _entries(entries: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The keys and values of a protobuf map."""
-    for entry in map(_Message, entries):
-        yield entry.number(1), entry.message(2)
-
-
 def _shape(expression: _Message) -> tuple[Kind, str, list[bytes]]:  # noqa: PLR0911  # one for each kind
     """Kind, text and parts of a ``cel.expr.Expr``; its fields 3 to 9 are the kinds."""
-    if 4 in expression:
-        return Kind.NAME, _Message(expression.message(4)).string(1), []
-    if 5 in expression:
-        select = _Message(expression.message(5))
-        return Kind.PRESENCE if select.number(3) else Kind.FIELD, select.string(2), [select.message(1)]
-    if 6 in expression:
-        call = _Message(expression.message(6))
-        return Kind.CALL, call.string(2), [*call.messages(1), *call.messages(3)]
-    if 7 in expression:
-        return Kind.LIST, "", _Message(expression.message(7)).messages(1)
-    if 8 in expression:
-        mapping = _Message(expression.message(8))
-        entries = [_Message(entry) for entry in mapping.messages(2)]
-        return (
-            Kind.MAPPING,
-            mapping.string(1),
-            [part for entry in entries for part in entry.messages(3) + entry.messages(4)],
-        )
-    if 9 in expression:
-        macro = _Message(expression.message(9))
-        return Kind.MACRO, macro.string(1), [macro.message(field) for field in _COMPREHENSION_FIELDS]
+    field = next((field for field in range(4, 10) if field in expression), 3)
+    of = _Message(expression.message(field))
+    match field:
+        case 4:
+            return Kind.NAME, of.string(1), []
+        case 5:
+            return Kind.PRESENCE if of.number(3) else Kind.FIELD, of.string(2), [of.message(1)]
+        case 6:
+            return Kind.CALL, of.string(2), [*of.values(1), *of.values(3)]
+        case 7:
+            return Kind.LIST, "", of.values(1)
+        case 8:
+            parts = [part for entry in of.messages(2) for part in entry.values(3) + entry.values(4)]
+            return Kind.MAPPING, of.string(1), parts
+        case 9:
+            return Kind.MACRO, of.string(1), [of.message(part) for part in _COMPREHENSION_FIELDS]
     return Kind.CONSTANT, "", []
 
 

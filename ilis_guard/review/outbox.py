@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, exists, func, or_, select, update
 
-from ilis_guard.config.queues import EndpointSettings, Event
+from ilis_guard.config.review import EndpointSettings, Event
 from ilis_guard.review import endpoints
 from ilis_guard.review.database import Database
 from ilis_guard.review.schema import deliveries
@@ -140,7 +140,7 @@ class Outbox:
                 "leased_by": "",
             }
             for name, endpoint in self.endpoints.items()
-            if name != but and endpoint.hears(event, queues)
+            if name != but and endpoint.receives(event, queues)
         ]
         if rows:
             connection.execute(deliveries.insert(), rows)

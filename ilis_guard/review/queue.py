@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ilis_guard.config.queues import LONGEST, EndpointSettings, QueueSettings
+from ilis_guard.config.review import LONGEST, EndpointSettings, QueueSettings
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import export, record, retention, tickets
 from ilis_guard.review.outbox import Outbox

@@ -46,7 +46,7 @@ class OutboxRelay:
     def __init__(self, queue: ReviewQueue, *, internal_hosts: Sequence[str] = (), page: str | None = None) -> None:
         self._queue = queue
         self._builder = WebhookBuilder(queue, page=page)
-        self._internal_hosts = frozenset(addresses.host(name) for name in internal_hosts)
+        self._internal_hosts = frozenset(addresses.normalize_host(name) for name in internal_hosts)
         self._counts: Counter[Outcome] = Counter()
 
     @property
@@ -111,7 +111,7 @@ class _RelayRun:
                     was_busy = await self._relay_batch()
                 except ReviewError as error:
                     failures += 1
-                    events.log().warning(events.DELIVERIES_HELD_UP, error=str(error), tried=len(self._tries))
+                    events.log().warning(events.RELAY_DELAYED, error=str(error), unrecorded=len(self._tries))
                     if self._stop.is_set() and failures >= _MAX_LAST_TRIES and not self._in_flight:
                         return
                     await self._back_off(failures)

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Row, make_url, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from ilis_guard.config.queues import ANY_OTHER, Event, QueueSettings
+from ilis_guard.config.review import ANY_OTHER, Event, QueueSettings
 from ilis_guard.errors import ReviewError, TicketNotFoundError
 from ilis_guard.review.database import EXAMPLE, Database
 from ilis_guard.review.outbox import Outbox

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from ilis_guard import events
-from ilis_guard.config.queues import EXPIRE, LONGEST
+from ilis_guard.config.review import EXPIRE, LONGEST
 from ilis_guard.errors import (
     ReviewError,
     TicketChangedError,
@@ -141,7 +141,7 @@ def sweep(store: TicketStore) -> int:
     while rows := _sweep_batch(store):
         count += len(rows)
         for row in rows:
-            events.log().info(events.TICKET_OVERDUE, ticket=row.id, queue=row.queue, became=row.overdue)
+            events.log().info(events.TICKET_OVERDUE, ticket=row.id, queue=row.queue, overdue=row.overdue)
     return count
 
 

@@ -56,7 +56,7 @@ class WebhookTransport:
     """Connections to endpoints, kept open between tries. Use it as an async context manager.
 
     Args:
-        internal_hosts: hosts that may have any address, and plain http, as `addresses.host` writes them.
+        internal_hosts: hosts that may have any address, and plain http, as `addresses.normalize_host` writes them.
     """
 
     def __init__(self, internal_hosts: Collection[str]) -> None:
@@ -94,7 +94,8 @@ class WebhookTransport:
         Raises:
             ConfigError: the URL isn't allowed.
         """
-        client = self._internal if addresses.check(url, self._internal_hosts) in self._internal_hosts else self._public
+        host = addresses.check_address(url, self._internal_hosts)
+        client = self._internal if host in self._internal_hosts else self._public
         result: SendResult | None = None
         _is_sending.set(True)
         try:

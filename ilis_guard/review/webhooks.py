@@ -12,7 +12,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ilis_guard.config import secrets
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import signing
 from ilis_guard.review.outbox import Delivery

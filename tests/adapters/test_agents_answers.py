@@ -41,7 +41,7 @@ def about(message: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", message.response_metadata["ilis_guard"])
 
 
-def test_a_sure_answer_goes_out_as_the_model_gave_it_with_word_of_the_decision() -> None:
+def test_a_sure_answer_keeps_the_models_message_and_carries_the_decision() -> None:
     chat = ScriptedChat(replies=[AIMessage("Mild.", id="from-the-model", additional_kwargs={"logo": "x"})])
     agent = create_agent(chat, middleware=[IlisGuardMiddleware(guarding(None))], name="forecaster")
     said = agent.invoke(ASKED)["messages"][-1]
@@ -51,21 +51,21 @@ def test_a_sure_answer_goes_out_as_the_model_gave_it_with_word_of_the_decision()
     assert told["ticket"] is None
 
 
-async def test_async_as_well() -> None:
+async def test_an_async_agent_answers() -> None:
     chat = ScriptedChat(replies=["Mild."])
     agent = create_agent(chat, middleware=[IlisGuardMiddleware(guarding(None))])
     said = (await agent.ainvoke(ASKED))["messages"][-1]
     assert (said.content, about(said)["rule"]) == ("Mild.", "sure")
 
 
-def test_what_the_policy_does_not_trust_is_the_policys_message() -> None:
+def test_an_abstention_is_the_policys_message() -> None:
     agent = create_agent(ScriptedChat(replies=["Snow!"]), middleware=[IlisGuardMiddleware(guarding(None, 0.9))])
     told = agent.invoke(ASKED)["messages"][-1]
     assert isinstance(told, AIMessage)
     assert (told.content, about(told)["action"], about(told)["rule"]) == ("I can't answer this.", "abstain", "hopeless")
 
 
-def test_a_larger_chat_model_is_asked_in_the_agents_place_with_its_tools_and_its_instructions() -> None:
+def test_a_larger_chat_model_gets_the_agents_tools_and_instructions() -> None:
     small, large = ScriptedChat(replies=["Hm."]), ScriptedChat(replies=["Mild."])
     guard = guarding(None, 0.5, larger={"large": (large, 0.2)})
     agent = create_agent(small, [weather], system_prompt="Be brief.", middleware=[IlisGuardMiddleware(guard)])
@@ -76,7 +76,7 @@ def test_a_larger_chat_model_is_asked_in_the_agents_place_with_its_tools_and_its
     assert [type(message) for message in large.calls[0]] == [SystemMessage, HumanMessage]
 
 
-def test_a_larger_tier_that_is_no_chat_model_answers_the_conversation_by_itself() -> None:
+def test_a_larger_tier_without_a_chat_model_answers_by_itself() -> None:
     chat = ScriptedChat(replies=[tool_call("weather", city="Oslo"), "Hm."])
     large = FakeModel("12 degrees.")
     guard = guarding(None, 0.5, larger={"large": (large, 0.2)})
@@ -137,7 +137,7 @@ def test_a_structured_answer_that_is_not_trusted_ends_the_turn_without_one(tools
     assert len(chat.calls) == 1
 
 
-def test_a_structured_answer_is_what_is_judged_beside_calls_of_tools() -> None:
+def test_a_structured_answer_beside_tool_calls_is_judged() -> None:
     both = AIMessage(
         "", tool_calls=[*tool_call("weather", city="Oslo").tool_calls, *tool_call("Forecast", degrees=12).tool_calls]
     )
@@ -192,7 +192,7 @@ def test_no_token_is_seen_before_the_decision(mode: Any) -> None:
     assert "ice" not in seen
 
 
-async def test_nor_where_the_agent_streams_asynchronously() -> None:
+async def test_no_token_of_an_async_stream_is_seen_before_the_decision() -> None:
     chat = ScriptedChat(replies=[tool_call("weather", city="Oslo"), "Snow and ice and storms."])
     agent = create_agent(chat, [weather], middleware=[IlisGuardMiddleware(guarding(None, 0.9))])
     seen: list[Any] = [message async for message, _ in agent.astream(ASKED, stream_mode="messages")]
@@ -203,7 +203,7 @@ async def test_nor_where_the_agent_streams_asynchronously() -> None:
     ]
 
 
-def test_an_answer_comes_in_the_stream_once_it_is_decided_on() -> None:
+def test_an_answer_is_streamed_after_the_decision() -> None:
     agent = create_agent(ScriptedChat(replies=["It is mild."]), middleware=[IlisGuardMiddleware(guarding(None))])
     seen: list[Any] = [message for message, _ in agent.stream(ASKED, stream_mode="messages")]
     assert [message.content for message in seen] == ["It is mild."]
@@ -293,7 +293,7 @@ def test_a_queue_that_takes_no_verdicts_is_refused() -> None:
         IlisGuardMiddleware(guarding(Elsewhere()))
 
 
-def test_an_agent_whose_model_is_its_guard_decides_once_and_its_tiers_answer() -> None:
+def test_an_agent_with_its_guard_as_model_decides_once_by_the_tiers() -> None:
     with InMemoryQueue() as queue:
         tiers = [
             Tier(name="small", model=(small := FakeModel("Hm.")), scorer=FixedScorer(0.5)),
@@ -350,7 +350,7 @@ def test_a_policy_that_only_looks_on_lets_the_models_refusals_out() -> None:
     assert agent.invoke(ASKED)["messages"][-1].content == "I won't."
 
 
-def test_a_model_that_cannot_stop_at_the_prompt_takes_no_place_where_it_would_have_to() -> None:
+def test_an_agents_model_takes_no_place_of_a_tier_with_a_prompt_bundle() -> None:
     guard = guarding(None, prompt_scorer=FixedScorer(0.1))
     agent = create_agent(ScriptedChat(replies=["Mild."]), middleware=[IlisGuardMiddleware(guard)])
     with pytest.raises(ConfigError, match="the tier 'small' has a prompt bundle"):
@@ -375,7 +375,7 @@ async def test_a_budget_of_time_leaves_the_agent_at_work(is_async: bool) -> None
     assert [turn.content for turn in done["messages"][2:]] == ["12 degrees in Oslo", "12 degrees."]
 
 
-def test_what_logprobs_tell_reaches_the_scorer() -> None:
+def test_logprobs_reach_the_scorer() -> None:
     class ByStatistics:
         def score(self, generation: Generation) -> Score:
             assert generation.statistics is not None

@@ -115,7 +115,7 @@ ESCALATING: Final = {
 
 @pytest.mark.parametrize("moment", ESCALATING)
 @pytest.mark.parametrize("is_resolved_meanwhile", [False, True])
-def test_killed_while_it_escalates(tmp_path: Path, moment: str, is_resolved_meanwhile: bool) -> None:
+def test_kill_during_an_escalation(tmp_path: Path, moment: str, is_resolved_meanwhile: bool) -> None:
     killed(tmp_path, ASKED, ESCALATING[moment])
     with queue_in(tmp_path) as queue:
         (ticket,) = queue.list()
@@ -152,7 +152,7 @@ RESUMING: Final = {
 
 @pytest.mark.parametrize("moment", RESUMING)
 @pytest.mark.parametrize("is_resumed_by_id", [False, True])
-def test_killed_while_it_is_resumed(tmp_path: Path, moment: str, is_resumed_by_id: bool) -> None:
+def test_kill_during_a_resume(tmp_path: Path, moment: str, is_resumed_by_id: bool) -> None:
     with queue_in(tmp_path) as queue:
         agent, _ = agent_in(tmp_path, queue, "Mild.")
         (pending,) = agent.invoke(ASKED, ONE, durability="sync")["__interrupt__"]

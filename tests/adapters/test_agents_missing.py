@@ -37,7 +37,7 @@ def test_the_package_works_without_agents_and_names_the_extra(module: str) -> No
         assert line.endswith("pip install 'ilis-guard[agents]'")
 
 
-def test_what_there_is_not_is_no_attribute() -> None:
+def test_an_unknown_name_is_no_attribute() -> None:
     import ilis_guard_langchain
 
     with pytest.raises(AttributeError, match="has no attribute 'IlisGuardMiddelware'"):

@@ -20,7 +20,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, ValidationError
 
 from ilis_guard import ReviewQueue
-from ilis_guard.config.queues import QueueSettings
+from ilis_guard.config.review import QueueSettings
 from ilis_guard.errors import QueueStorageError, ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.testing import InMemoryQueue
 from ilis_guard.types import Verdict
@@ -69,7 +69,7 @@ def asked(state: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", pending.value)
 
 
-def test_an_escalated_answer_is_a_ticket_and_an_interrupt_and_its_caller_is_told_meanwhile(queue: ReviewQueue) -> None:
+def test_an_escalated_answer_is_a_ticket_an_interrupt_and_a_message(queue: ReviewQueue) -> None:
     agent, _ = agent_of(queue)
     paused = agent.invoke(ASKED, ONE)
     (ticket,) = queue.list()
@@ -136,7 +136,7 @@ def test_a_verdict_given_in_the_queue_goes_on_with_the_graph(
     assert [message.content for message in again["messages"]] == ["How is the weather in Oslo?", said]
 
 
-def test_the_queues_verdict_stands_where_it_was_faster_and_the_graph_says_so(queue: ReviewQueue) -> None:
+def test_a_faster_verdict_in_the_queue_stands_and_the_graph_says_so(queue: ReviewQueue) -> None:
     agent, _ = agent_of(queue)
     ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
     queue.resolve(ticket, Verdict.CORRECT, text="12 degrees.", reviewer="ben")
@@ -152,7 +152,7 @@ def test_the_queues_verdict_stands_where_it_was_faster_and_the_graph_says_so(que
     assert [entry.type for entry in queue.get(ticket).history] == ["created", "resolved"]
 
 
-def test_the_graphs_verdict_stands_where_it_was_faster(queue: ReviewQueue) -> None:
+def test_a_faster_verdict_in_the_graph_stands(queue: ReviewQueue) -> None:
     agent, _ = agent_of(queue)
     ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
     agent.invoke(Command(resume={"verdict": "accept", "reviewer": "ana"}), ONE)
@@ -169,7 +169,7 @@ def test_the_same_verdict_from_both_sides_is_one(queue: ReviewQueue) -> None:
     assert [entry.type for entry in queue.get(ticket).history] == ["created", "resolved"]
 
 
-def test_a_refused_verdict_leaves_the_graph_waiting_and_is_never_given_later(queue: ReviewQueue) -> None:
+def test_a_refused_verdict_leaves_the_graph_waiting_and_never_returns(queue: ReviewQueue) -> None:
     agent, chat = agent_of(queue)
     ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
     queue.claim(ticket, reviewer="ben")
@@ -182,7 +182,7 @@ def test_a_refused_verdict_leaves_the_graph_waiting_and_is_never_given_later(que
     assert len(chat.calls) == 1
 
 
-def test_whoever_claimed_the_ticket_may_resume_the_graph(queue: ReviewQueue) -> None:
+def test_the_claiming_reviewer_may_resume_the_graph(queue: ReviewQueue) -> None:
     agent, _ = agent_of(queue)
     ticket = asked(agent.invoke(ASKED, ONE))["ticket"]
     queue.claim(ticket, reviewer="ana")
@@ -200,7 +200,7 @@ def test_a_verdict_on_another_version_of_the_ticket_is_refused(queue: ReviewQueu
 
 
 @pytest.mark.parametrize("given", [{"verdict": "fine"}, {"verdict": "accept", "by": "ana"}, NUL, "accept"])
-def test_what_is_no_verdict_is_refused_before_it_is_stored(queue: ReviewQueue, given: Any) -> None:
+def test_an_invalid_verdict_is_refused_before_storage(queue: ReviewQueue, given: Any) -> None:
     agent, _ = agent_of(queue)
     agent.invoke(ASKED, ONE)
     with pytest.raises(ValidationError):
@@ -376,7 +376,7 @@ class Forecast(BaseModel):
         ({"verdict": "reject"}, [MEANWHILE], None),
     ],
 )
-def test_a_structured_answer_is_reviewed_as_what_it_holds(
+def test_a_structured_answer_is_reviewed_by_its_content(
     queue: ReviewQueue, given: dict[str, str], said: list[str], structured: Forecast | None
 ) -> None:
     agent, chat = agent_of(queue, tool_call("Forecast", degrees=12), response_format=ToolStrategy(Forecast))
@@ -387,7 +387,7 @@ def test_a_structured_answer_is_reviewed_as_what_it_holds(
     assert len(chat.calls) == 1
 
 
-def test_the_answer_comes_in_the_stream_when_it_is_let_out(queue: ReviewQueue) -> None:
+def test_a_released_answer_comes_in_the_stream(queue: ReviewQueue) -> None:
     agent, _ = agent_of(queue)
 
     def said(given: Any) -> list[str]:
@@ -398,7 +398,7 @@ def test_the_answer_comes_in_the_stream_when_it_is_let_out(queue: ReviewQueue) -
     assert said(Command(resume={"verdict": "accept"})) == ["Mild."]
 
 
-def test_redacting_the_ticket_takes_a_correction_away_and_leaves_the_thread_its_own_answer() -> None:
+def test_redaction_removes_a_correction_and_keeps_the_threads_answer() -> None:
     clock = Clock()
     with InMemoryQueue(clock=clock) as queue:
         agent, _ = agent_of(queue, "one's", "two's")
@@ -431,7 +431,7 @@ def test_a_label_of_the_callers_does_not_lead_to_another_thread(queue: ReviewQue
     assert thread_of(queue.get(ticket)) == ONE
 
 
-def test_the_document_names_what_an_interrupt_asks_and_what_a_message_tells(queue: ReviewQueue) -> None:
+def test_docs_name_the_fields_of_interrupts_and_metadata(queue: ReviewQueue) -> None:
     document = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
     agent, _ = agent_of(queue)
     paused = agent.invoke(ASKED, ONE)
@@ -447,7 +447,7 @@ class Adds(AgentMiddleware[Any, Any, Any]):
         return {"messages": [AIMessage("(an advertisement)", id="added")]}
 
 
-def test_what_others_add_meanwhile_stays(queue: ReviewQueue) -> None:
+def test_messages_of_other_middleware_stay(queue: ReviewQueue) -> None:
     chat = ScriptedChat(replies=["Mild."])
     middleware = [IlisGuardMiddleware(guarding(queue, 0.5)), Adds()]
     agent: Any = create_agent(chat, middleware=middleware, checkpointer=InMemorySaver())

@@ -19,7 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from ilis_guard.errors import ModelError, RequestError
 from ilis_guard.testing import FakeModel
 from ilis_guard_langchain import ChatIlisGuard
-from tests.adapters.chatting import QUESTION, chat, chat_of
+from tests.adapters.chat_models import QUESTION, chat, chat_of
 
 PROMPT = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "What is the capital of {country}?")])
 COUNTRIES = {"Norway": "Oslo", "France": "Paris", "Italy": "Rome", "Japan": "Tokyo"}
@@ -51,7 +51,7 @@ async def test_the_events_of_a_chain_name_the_run_and_end_with_the_decision() ->
 
 
 @pytest.mark.parametrize("scores", [0.92, 0.7, ModelError("down")])
-async def test_fallbacks_do_not_swallow_what_is_not_answered(scores: Any) -> None:
+async def test_fallbacks_do_not_swallow_refusals(scores: Any) -> None:
     says = scores if isinstance(scores, Exception) else "It is Oslo"
     guarded = chat(0.99 if isinstance(scores, Exception) else scores, says=says)
     chain = guarded.with_fallbacks([RunnableLambda(lambda _: AIMessage("swallowed"))])
@@ -67,7 +67,7 @@ def test_fallbacks_take_over_where_the_request_is_wrong() -> None:
     assert chain.invoke("   ").content == "fallback"
 
 
-def test_what_is_not_answered_is_not_tried_again_by_with_retry() -> None:
+def test_with_retry_does_not_repeat_refusals() -> None:
     guarded = chat(0.92)
     guarded.with_retry(stop_after_attempt=3).invoke(QUESTION)
     (tier,) = guarded.guard.tiers
@@ -75,7 +75,7 @@ def test_what_is_not_answered_is_not_tried_again_by_with_retry() -> None:
     assert len(tier.model.calls) == 1
 
 
-def test_it_may_be_the_fallback_of_another_model() -> None:
+def test_a_guard_may_be_the_fallback_of_another_model() -> None:
     def broken(_: Any) -> AIMessage:
         raise ConnectionError("no route")
 
@@ -203,7 +203,7 @@ def test_an_agent_without_tools_holds_a_conversation(mode: Any) -> None:
     assert [turn.content for turn in tier.model.calls[1]] == ["Be brief.", QUESTION, "It is Oslo", "Sure?"]
 
 
-async def test_an_agents_stream_takes_back_what_was_withdrawn_and_its_history_has_none_of_it() -> None:
+async def test_an_agents_history_holds_nothing_of_a_withdrawn_answer() -> None:
     guarded = chat([0.1, 0.1, 0.1, 0.92], stream_mode="optimistic")
     agent: Any = create_agent(model=guarded, checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "a"}}
@@ -219,7 +219,7 @@ async def test_an_agents_stream_takes_back_what_was_withdrawn_and_its_history_ha
     assert type(history[-1]) is AIMessage
 
 
-def test_an_agent_with_tools_is_refused_with_what_to_do_instead() -> None:
+def test_an_agent_with_tools_is_refused_with_advice() -> None:
     def look_up(country: str) -> str:
         """Look up a capital."""
         return COUNTRIES[country]
@@ -229,7 +229,7 @@ def test_an_agent_with_tools_is_refused_with_what_to_do_instead() -> None:
         agent.invoke({"messages": [HumanMessage(QUESTION)]})
 
 
-def test_it_is_built_from_guard_yaml(tmp_path: Path) -> None:
+def test_a_chat_model_is_built_from_guard_yaml(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(
         'version: 1\nname: p\nrules:\n  - {id: none, when: error != "", do: abstain, say: Not now.}\n'
         "  - {id: rest, do: abstain, say: No.}\n"
@@ -247,7 +247,7 @@ def test_it_is_built_from_guard_yaml(tmp_path: Path) -> None:
     assert guarded.labels == {"topic": "geography"}
 
 
-def test_threads_may_share_it() -> None:
+def test_threads_may_share_a_chat_model() -> None:
     guarded = chat(0.1, says=CAPITALS)
     asked = list(CAPITALS) * 8
     with ThreadPoolExecutor(8) as threads:

@@ -19,7 +19,7 @@ from ilis_guard.models.local import LocalModel
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Generation
 from ilis_guard_langchain import ChatIlisGuard
-from tests.adapters.chatting import POLICY, QUESTION, chat, chat_of
+from tests.adapters.chat_models import POLICY, QUESTION, chat, chat_of
 
 
 def test_an_answer_is_a_message_with_its_decision() -> None:
@@ -32,7 +32,7 @@ def test_an_answer_is_a_message_with_its_decision() -> None:
     assert [outcome["outcome"] for outcome in told["rulings"][0]["outcomes"]] == ["not_held", "decided"]
 
 
-def test_what_is_told_of_a_decision_is_small_and_json() -> None:
+def test_a_decisions_summary_is_small_and_json() -> None:
     told = chat(0.1).invoke(QUESTION).response_metadata["ilis_guard"]
     names = "id action rule uncertainty rulings errors tier ticket ticket_error cost policy"
     assert list(told) == names.split()
@@ -47,7 +47,7 @@ def test_an_abstention_is_the_policys_message_and_a_refusal() -> None:
     assert message.response_metadata["ilis_guard"]["action"] == "abstain"
 
 
-def test_an_escalation_is_one_too_and_names_its_ticket() -> None:
+def test_an_escalation_is_a_refusal_that_names_its_ticket() -> None:
     model = chat(0.7)
     message = model.invoke(QUESTION)
     assert message.content == message.additional_kwargs["refusal"] == "Somebody will write to you."
@@ -93,14 +93,14 @@ def asked_of(model: ChatIlisGuard) -> list[tuple[Message, ...]]:
     return tier.model.calls
 
 
-def test_a_conversation_reaches_the_model_as_it_is() -> None:
+def test_a_conversation_reaches_the_model_unchanged() -> None:
     model = chat(0.1)
     model.invoke([SystemMessage("s"), HumanMessage("q"), AIMessage("a"), HumanMessage(QUESTION)])
     turns = [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", QUESTION)]
     assert [(turn.role, turn.content) for turn in asked_of(model)[0]] == turns
 
 
-def test_its_own_answers_may_be_sent_back_in_whatever_form_it_gave_them() -> None:
+def test_own_answers_may_be_sent_back_in_any_form() -> None:
     model = chat(0.1, output_version="v1")
     said = model.invoke(QUESTION)
     assert said.content == [{"type": "text", "text": "It is Oslo"}]
@@ -120,7 +120,7 @@ def test_a_message_that_is_not_text_is_refused(turn: Any, named: str) -> None:
         chat(0.1).invoke([HumanMessage(QUESTION), turn])
 
 
-def test_labels_come_from_the_field_a_binding_and_a_call_the_later_over_the_earlier() -> None:
+def test_labels_of_a_call_override_those_of_a_binding_and_the_field() -> None:
     model = chat(0.1, labels={"topic": "law"})
     assert model.invoke(QUESTION).content == "Ask a lawyer."
     assert model.invoke(QUESTION, labels={"topic": "geography"}).content == "It is Oslo"
@@ -142,7 +142,7 @@ def test_a_keyword_or_a_field_nobody_knows_is_refused() -> None:
         chat(0.1, stream_mode="hopeful")
 
 
-def test_an_answer_ends_before_a_stop_sequence_and_a_calls_own_take_the_place_of_the_models() -> None:
+def test_an_answer_ends_before_a_stop_sequence_of_the_call_or_the_model() -> None:
     model = chat(0.1, stop=["Os"])
     assert model.invoke(QUESTION).content == "It is"
     assert model.invoke(QUESTION, stop=["is"]).content == "It"
@@ -151,7 +151,7 @@ def test_an_answer_ends_before_a_stop_sequence_and_a_calls_own_take_the_place_of
     assert model._get_ls_params(stop=["is"])["ls_stop"] == ["is"]
 
 
-def test_what_is_scored_is_the_answer_as_the_stop_sequence_left_it() -> None:
+def test_the_score_is_of_the_answer_before_the_stop_sequence() -> None:
     scores = FixedScorer({"It is": 0.1, "It is Oslo": 0.99})
     guard = Guard(tiers=[Tier(name="only", model=FakeModel("It is Oslo"), scorer=scores)], policy=Policy.parse(ALONE))
     assert ChatIlisGuard(guard=guard).invoke(QUESTION, stop=["Os"]).content == "It is"
@@ -175,7 +175,7 @@ class Deaf:
         return Generation(text="It is Oslo", tokens=3, prompt_tokens=len(messages), finish_reason="stop", seconds=0.0)
 
 
-def test_stop_sequences_that_a_model_cannot_take_are_refused_before_anything_is_asked() -> None:
+def test_stop_sequences_are_refused_before_a_model_that_cannot_take_them() -> None:
     guard = Guard(tiers=[Tier(name="own", model=Deaf(), scorer=FixedScorer(0.1))], policy=Policy.parse(ALONE))
     model = ChatIlisGuard(guard=guard)
     assert model.invoke(QUESTION).content == "It is Oslo"
@@ -185,7 +185,7 @@ def test_stop_sequences_that_a_model_cannot_take_are_refused_before_anything_is_
         model.invoke(QUESTION, stop=[""])
 
 
-def test_tools_and_structured_output_are_refused_with_what_to_do_instead() -> None:
+def test_tools_and_structured_output_are_refused_with_advice() -> None:
     class Capital(BaseModel):
         name: str
 
@@ -195,7 +195,7 @@ def test_tools_and_structured_output_are_refused_with_what_to_do_instead() -> No
         chat(0.1).with_structured_output(Capital)
 
 
-def test_its_profile_says_what_it_can_do() -> None:
+def test_the_profile_lists_the_capabilities() -> None:
     profile = chat(0.1).profile
     assert profile is not None
     assert (profile["text_inputs"], profile["tool_calling"], profile["structured_output"]) == (True, False, False)
@@ -232,7 +232,7 @@ def test_a_rate_limiter_lets_requests_through_one_by_one() -> None:
     assert limiter.acquired == 3
 
 
-def test_it_is_not_serializable_and_shows_nothing_of_its_guard() -> None:
+def test_a_chat_model_is_not_serializable_and_hides_its_guard() -> None:
     model = chat(0.1)
     assert not model.is_lc_serializable()
     written = dumpd(model)
@@ -259,7 +259,7 @@ def test_texts_are_counted_in_the_first_tiers_tokens(smollm2_full: LocalModel) -
     assert [turn.content for turn in kept] == [QUESTION]
 
 
-def test_a_model_that_does_not_count_says_how_to_do_it() -> None:
+def test_a_model_without_a_tokenizer_names_the_remedy() -> None:
     with pytest.raises(NotImplementedError, match="custom_get_token_ids"):
         chat(0.1).get_num_tokens(QUESTION)
     assert chat(0.1, custom_get_token_ids=lambda text: [len(word) for word in text.split()]).get_num_tokens("a b") == 2

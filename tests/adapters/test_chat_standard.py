@@ -15,7 +15,7 @@ from ilis_guard import Guard, Policy, Tier
 from ilis_guard.models.local import LocalModel
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard_langchain import ChatIlisGuard
-from tests.adapters.chatting import chat
+from tests.adapters.chat_models import chat
 from tests.adapters.standard import NO_RECORDINGS, OTHER_MODEL, STRUCTURE, TEXT_ONLY, TOOLS, Standard
 
 POLICY = """
@@ -136,7 +136,7 @@ class TestChatIlisGuardOnARealModel(_OfAGuard, ChatModelIntegrationTests):
 
 
 @pytest.mark.parametrize("ours", [TestChatIlisGuard, TestChatIlisGuardOnARealModel])
-def test_what_is_left_out_is_there(ours: type[Standard]) -> None:
+def test_tests_left_out_exist(ours: type[Standard]) -> None:
     assert set(ours.NOT_FOR_US) <= {name for name in dir(ours) if name.startswith("test_")}
 
 

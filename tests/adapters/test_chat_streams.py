@@ -14,7 +14,7 @@ from langchain_core.outputs import LLMResult
 from ilis_guard import StreamMode
 from ilis_guard.errors import RequestError
 from ilis_guard_langchain import ChatIlisGuard
-from tests.adapters.chatting import QUESTION, chat
+from tests.adapters.chat_models import QUESTION, chat
 
 BETA = pytest.mark.filterwarnings("ignore:.* is in beta:langchain_core._api.beta_decorator.LangChainBetaWarning")
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
@@ -37,7 +37,7 @@ async def streamed(model: ChatIlisGuard, how: str) -> list[AIMessageChunk]:
 
 @pytest.mark.parametrize("how", ["stream", "astream"])
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_stream_sums_up_to_what_invoke_gives(mode: StreamMode, how: str) -> None:
+async def test_a_stream_sums_up_to_the_result_of_invoke(mode: StreamMode, how: str) -> None:
     for scores in (0.1, 0.7, 0.92, 0.99):
         whole = summed(await streamed(chat(scores, stream_mode=mode), how))
         expected = chat(scores).invoke(QUESTION)
@@ -65,7 +65,7 @@ def test_held_back_nothing_comes_before_the_decision() -> None:
 
 
 @pytest.mark.parametrize("how", ["stream", "astream"])
-async def test_a_retraction_marks_where_all_before_it_is_withdrawn(how: str) -> None:
+async def test_a_retraction_withdraws_all_chunks_before(how: str) -> None:
     chunks = await streamed(chat(WITHDRAWN, stream_mode="optimistic"), how)
     assert [each.content for each in chunks] == ["It", " is", " Oslo", "", "I would rather not say."]
     (marked,) = [each for each in chunks if "retraction" in each.response_metadata.get("ilis_guard", {})]
@@ -87,7 +87,7 @@ def onto_an_empty_one(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
 
 @pytest.mark.parametrize("adding", [summed, two_halves, all_at_once, onto_an_empty_one])
 @pytest.mark.parametrize("version", [None, "v1"])
-def test_however_chunks_are_summed_up_what_was_withdrawn_is_gone_and_its_trace_stays(adding: Any, version: str) -> None:
+def test_any_sum_of_chunks_drops_withdrawn_text_and_keeps_the_reason(adding: Any, version: str) -> None:
     chunks = list(chat(WITHDRAWN, stream_mode="optimistic", output_version=version).stream(QUESTION))
     whole = adding(chunks)
     assert type(whole) is AIMessageChunk
@@ -97,14 +97,14 @@ def test_however_chunks_are_summed_up_what_was_withdrawn_is_gone_and_its_trace_s
     assert whole.id == chunks[0].id
 
 
-def test_halfway_a_sum_holds_what_stands_at_that_point() -> None:
+def test_a_partial_sum_holds_the_text_that_stands() -> None:
     chunks = list(chat(WITHDRAWN, stream_mode="optimistic").stream(QUESTION))
     halfway = [summed(chunks[:count]).content for count in range(1, 6)]
     assert halfway == ["It", "It is", "It is Oslo", "", "I would rather not say."]
 
 
 @BETA
-def test_chunks_survive_what_carries_them_elsewhere() -> None:
+def test_chunks_survive_pickling_and_serialization() -> None:
     chunks = list(chat(WITHDRAWN, stream_mode="optimistic").stream(QUESTION))
     pickled = pickle.loads(pickle.dumps(chunks))
     assert summed(pickled).content == "I would rather not say."
@@ -159,7 +159,7 @@ async def test_a_run_that_is_followed_ends_with_the_message_that_stands() -> Non
 
 @BETA
 @pytest.mark.parametrize("mode", MODES)
-async def test_events_that_cannot_withdraw_anything_show_nothing_that_might_have_to_be(mode: StreamMode) -> None:
+async def test_events_without_retractions_show_only_final_text(mode: StreamMode) -> None:
     # One score: nobody looks at the answer before its end, or the script would have ended.
     stream = chat([0.92], stream_mode=mode if mode != "early_stop" else "hold").stream_events(QUESTION, version="v3")
     shown: list[Any] = list(stream)
@@ -178,7 +178,7 @@ def test_where_streaming_is_disabled_the_whole_message_comes() -> None:
     assert (type(only), only.content) == (AIMessage, "It is Oslo")
 
 
-async def test_whoever_leaves_a_stream_leaves_the_guards() -> None:
+async def test_closing_a_stream_closes_the_guards() -> None:
     model = chat(0.1, stream_mode="optimistic")
     stream: Any = model.stream(QUESTION)
     assert next(stream).content == "It"
@@ -196,6 +196,6 @@ async def test_a_request_that_cannot_be_used_raises_as_in_an_invoke() -> None:
         await anext(model.astream("  "))
 
 
-def test_a_stop_sequence_ends_a_stream_and_nothing_of_it_is_shown() -> None:
+def test_a_stop_sequence_ends_a_stream_unseen() -> None:
     chunks = list(chat(0.1, stream_mode="optimistic").stream(QUESTION, stop=["Os"]))
     assert [each.content for each in chunks] == ["It", " is", ""]

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from ilis_guard import Decision
 from ilis_guard.errors import RequestError
 from ilis_guard_langchain import GuardedRunnable, Refused, wrap
-from tests.adapters.wrapping import ABSTAIN, PROMPT, RETRY, chain_of, chat, guard_of
+from tests.adapters.guards import ABSTAIN, PROMPT, RETRY, chain_of, chat, guard_of
 
 NORWAY = {"country": "Norway"}
 
@@ -40,7 +40,7 @@ class Spy(BaseCallbackHandler):
         return [run for run in self.runs.values() if run["name"] == name]
 
 
-async def test_ainvoke_awaits_what_can_only_be_awaited() -> None:
+async def test_ainvoke_awaits_coroutine_functions() -> None:
     loops: list[Any] = []
 
     async def ask(question: str) -> str:
@@ -69,7 +69,7 @@ async def test_a_large_async_batch_gets_through_models_that_use_the_loops_pool()
         assert await wrapped.abatch([NORWAY] * 100) == ["Oslo, surely"] * 100
 
 
-async def test_an_async_batch_runs_so_many_at_once_as_it_may() -> None:
+async def test_an_async_batch_respects_max_concurrency() -> None:
     running, most = 0, 0
 
     async def ask(question: str) -> str:
@@ -86,14 +86,14 @@ async def test_an_async_batch_runs_so_many_at_once_as_it_may() -> None:
     assert most == 3
 
 
-def test_a_batch_returns_errors_where_it_is_asked_to() -> None:
+def test_a_batch_returns_errors_on_request() -> None:
     good, bad = wrap(chat(), guard_of()).batch(["q", ""], return_exceptions=True)
     assert good.content == "Oslo"
     assert isinstance(bad, RequestError)
 
 
 @pytest.mark.parametrize("uncertainty", [RETRY, ABSTAIN])
-async def test_a_stream_is_one_piece_that_comes_when_it_is_decided(uncertainty: float) -> None:
+async def test_a_stream_is_one_chunk_after_the_decision(uncertainty: float) -> None:
     wrapped = wrap(chain_of(FakeListChatModel(responses=["Bergen"])), guard_of(uncertainty))
     expected = wrapped.invoke(NORWAY)
     assert list(wrapped.stream(NORWAY)) == [expected]
@@ -158,7 +158,7 @@ def test_langgraph_streams_no_token_before_the_decision() -> None:
     assert [piece[0].content for piece in shown if isinstance(piece, tuple)] == ["Oslo, surely"]
 
 
-def test_what_is_inside_runs_as_a_child_with_the_callers_tags_and_metadata() -> None:
+def test_inner_runs_are_children_with_the_callers_tags_and_metadata() -> None:
     spy, mine = Spy(), uuid4()
     config: RunnableConfig = {
         "callbacks": [spy],
@@ -177,7 +177,7 @@ def test_what_is_inside_runs_as_a_child_with_the_callers_tags_and_metadata() -> 
         assert run["metadata"]["user"] == "7"
 
 
-def test_it_is_a_child_of_the_chain_that_it_stands_in() -> None:
+def test_a_guarded_runnable_is_a_child_of_the_outer_chain() -> None:
     spy = Spy()
     (wrap(chain_of(chat()), guard_of()) | RunnableLambda(str.upper)).invoke(NORWAY, {"callbacks": [spy]})
     (outer,) = [run_id for run_id, run in spy.runs.items() if run["parent_run_id"] is None]
@@ -192,7 +192,7 @@ def test_a_refusal_is_a_value_that_retries_and_fallbacks_leave_alone() -> None:
     assert len(model.asked) == 2
 
 
-def test_what_is_passed_on_reaches_the_chain() -> None:
+def test_keywords_reach_the_chain() -> None:
     model = chat()
     wrap(model, guard_of()).bind(stop=["\n"]).invoke("q", seed=1)
     assert model.options == [{"stop": ["\n"], "seed": 1}]
@@ -235,11 +235,11 @@ def test_the_graph_shows_the_chain_and_then_the_guard() -> None:
     assert "GuardedRunnable" in (PROMPT | wrap(chat(), guard_of())).get_graph().draw_mermaid()
 
 
-def test_it_has_a_name() -> None:
+def test_a_guarded_runnable_has_a_name() -> None:
     assert wrap(chat(), guard_of()).get_name() == "GuardedRunnable"
 
 
-def test_it_is_not_serialised_for_it_holds_models() -> None:
+def test_a_guarded_runnable_is_not_serialized() -> None:
     wrapped = wrap(chat(), guard_of())
     assert dumpd(wrapped)["type"] == "not_implemented"
 

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from ilis_guard import Action, Guard, Policy, Tier
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard_langchain import wrap
-from tests.adapters.wrapping import PROMPT, guard_of
+from tests.adapters.guards import PROMPT, guard_of
 from tests.explained import problem
 
 NORWAY = {"country": "Norway"}
@@ -122,14 +122,14 @@ async def test_a_condition_may_look_at_them_and_without_them_nothing_is_answered
         assert (await wrapped.ainvoke("Capital of Norway?")).content == expected
 
 
-def test_without_a_score_a_policy_must_say_what_becomes_of_it(provider: Given) -> None:
+def test_without_a_score_nothing_is_answered(provider: Given) -> None:
     wrapped = wrap(provider[1](logprobs=True, top_logprobs=2), guard_of(None, tiers=1), output="decision")
     decision = wrapped.invoke("Capital of Norway?")
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
     assert decision.attempts[0].statistics is not None
 
 
-def test_the_message_keeps_what_the_integration_told(provider: Given) -> None:
+def test_the_message_keeps_the_integrations_metadata(provider: Given) -> None:
     found = wrap(provider[1](logprobs=True), guard_of()).invoke("Capital of Norway?")
     assert found.usage_metadata["total_tokens"] == 19
     assert found.response_metadata["model_name"] == "gpt-small"
@@ -137,7 +137,7 @@ def test_the_message_keeps_what_the_integration_told(provider: Given) -> None:
 
 
 @pytest.mark.parametrize(("status", "calls"), [(429, 3), (500, 3), (400, 1)])
-def test_what_may_pass_is_tried_again_and_what_is_refused_is_not(status: int, calls: int, provider: Given) -> None:
+def test_transient_errors_are_retried_and_refusals_are_not(status: int, calls: int, provider: Given) -> None:
     handler, model = provider
     handler.status = status
     decision = wrap(model(), guard_of(), output="decision").invoke("Capital of Norway?")

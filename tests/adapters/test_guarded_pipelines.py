@@ -87,7 +87,7 @@ def check_same(decision: Decision, expected: Generation) -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_chains_own_pass_shows_what_a_local_model_shows(
+def test_the_chains_own_pass_equals_a_local_models(
     question: str, chain: Runnable[Any, str], smollm2_full: LocalModel
 ) -> None:
     decision = wrap(chain, guard(), output="decision").invoke({"question": question})
@@ -143,7 +143,7 @@ async def test_events_do_not_move_the_pass_out_of_hearing(chain: Runnable[Any, s
     assert "on_chat_model_stream" not in {event["event"] for event in events}
 
 
-def test_who_asks_the_same_model_beside_the_guard_is_not_heard(
+def test_calls_of_the_same_model_beside_the_guard_are_not_recorded(
     chain: Runnable[Any, str], smollm2_full: LocalModel
 ) -> None:
     wrapped = wrap(chain, guard(), output="decision")
@@ -213,7 +213,7 @@ def test_options_that_are_bound_count_too(pipe: Pipe) -> None:
     assert decision.rule == "scored"
 
 
-def test_an_answer_to_a_call_with_options_of_its_own_has_no_score(pipe: Pipe) -> None:
+def test_an_answer_to_a_call_with_own_options_has_no_score(pipe: Pipe) -> None:
     wrapped = wrap(chat(pipe()), guard(), output="decision")
     asked = f"{QUESTIONS[0]} Answer in a few words only."
     decision = wrapped.invoke(asked, pipeline_kwargs={"max_new_tokens": 2})

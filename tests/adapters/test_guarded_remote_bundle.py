@@ -14,8 +14,7 @@ from pydantic import SecretStr
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier, events
 from ilis_guard.lab.fit import fit
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import RemoteModel
+from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard_langchain import wrap
@@ -75,7 +74,7 @@ def test_the_bundle_scores_a_model_that_is_asked_alike(name: str, guard: Guard, 
     assert decided(guard, wrapped, UNSURE).action is Action.ABSTAIN
 
 
-async def test_it_does_so_when_it_is_awaited(guard: Guard, serving: Provider) -> None:
+async def test_the_bundle_scores_an_awaited_model(guard: Guard, serving: Provider) -> None:
     wrapped = wrap(chat(serving), guard)
     assert (await wrapped.ainvoke(town(SURE).prompt())).content == f"T{SURE}"
     assert (await wrapped.ainvoke(town(UNSURE).prompt())).content == "I don't know."
@@ -90,14 +89,14 @@ async def test_it_does_so_when_it_is_awaited(guard: Guard, serving: Provider) ->
     ],
     ids=str,
 )
-def test_one_that_is_asked_otherwise_has_no_score_and_it_is_told_which_argument(
+def test_a_model_with_other_arguments_has_no_score_and_they_are_named(
     changes: dict[str, Any], differing: list[str], guard: Guard, serving: Provider
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         decision = decided(guard, chat(serving, **changes), SURE)
     assert (decision.action, decision.uncertainty, decision.bundles) == (Action.ABSTAIN, None, {})
     assert "no bundle" in problem(decision.attempts[0])
-    (told,) = (log for log in logs if log["event"] == events.TIER_UNFIT)
+    (told,) = (log for log in logs if log["event"] == events.BUNDLE_MISMATCHED)
     assert (told["tier"], told["differing"]) == ("clerk", differing)
 
 
@@ -111,9 +110,7 @@ def test_neither_has_one_with_tools_or_fallbacks(guard: Guard, serving: Provider
         assert decided(guard, wrapped, SURE).uncertainty is None
 
 
-def test_what_a_call_passes_on_takes_the_score_but_not_where_it_ends_the_answer(
-    guard: Guard, serving: Provider
-) -> None:
+def test_a_calls_options_take_the_score_but_stop_sequences_do_not(guard: Guard, serving: Provider) -> None:
     decision = decided(guard, chat(serving), SURE, temperature=1.5)
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
     assert "the call passes ['temperature'] on to the chain's model" in problem(decision.attempts[0])
@@ -127,12 +124,12 @@ def test_a_scorer_of_ones_own_minds_none_of_that(serving: Provider) -> None:
     assert decided(guard, chat(serving, temperature=0.7), SURE, temperature=1.5).action is Action.ANSWER
 
 
-def test_a_wrapped_model_in_a_local_tiers_place_has_no_score_and_that_is_no_news(serving: Provider) -> None:
+def test_a_chat_model_in_a_local_tiers_place_has_no_score_and_no_warning(serving: Provider) -> None:
     scorer = LightGBMScorer(read_bundle("packaged:smollm2-135m-instruct-full"))
     guard = Guard(tiers=[Tier(name="small", model=FakeModel("x"), scorer=scorer)], policy=Policy.parse(POLICY))
     with structlog.testing.capture_logs() as logs:
         assert decided(guard, chat(serving), SURE).uncertainty is None
-    assert events.TIER_UNFIT not in [log["event"] for log in logs]
+    assert events.BUNDLE_MISMATCHED not in [log["event"] for log in logs]
 
 
 def test_the_fingerprint_of_a_tiers_model_is_its_chat_models(guard: Guard, serving: Provider) -> None:

@@ -20,7 +20,7 @@ from ilis_guard import Action, Decision, Message
 from ilis_guard.errors import ConfigError, RequestError
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard_langchain import GuardedRunnable, GuardRunnable, Refused, wrap
-from tests.adapters.wrapping import ABSTAIN, ANSWER, ESCALATE, POLICY, PROMPT, RETRY, chain_of, chat, guard_of
+from tests.adapters.guards import ABSTAIN, ANSWER, ESCALATE, POLICY, PROMPT, RETRY, chain_of, chat, guard_of
 from tests.explained import problem
 
 NORWAY = {"country": "Norway"}
@@ -41,7 +41,7 @@ class City(BaseModel):
 # What comes out
 
 
-def test_an_answer_is_what_the_chain_would_have_put_out() -> None:
+def test_an_answer_is_the_chains_own_output() -> None:
     model = chat("Oslo")
     assert wrap(chain_of(model), guard_of()).invoke(NORWAY) == chain_of(chat("Oslo")).invoke(NORWAY) == "Oslo"
     assert [turn.content for turn in model.asked[0]] == ["Be brief.", "Capital of Norway?"]
@@ -76,7 +76,7 @@ def test_a_refusal_of_another_type_is_a_value_of_its_own() -> None:
     assert (found.text, found.summary["action"]) == ("I don't know.", "abstain")
 
 
-def test_an_escalation_returns_its_message_and_the_ticket_shows_what_the_model_was_sent(queue: InMemoryQueue) -> None:
+def test_an_escalations_ticket_shows_the_models_conversation(queue: InMemoryQueue) -> None:
     guard = guard_of(ESCALATE, review=queue)
     message = wrap(PROMPT | chat("Bergen"), guard).invoke(NORWAY)
     assert message.content == "A colleague will answer."
@@ -85,7 +85,7 @@ def test_an_escalation_returns_its_message_and_the_ticket_shows_what_the_model_w
     assert record.request["messages"] == SHOWN
 
 
-def test_the_decision_comes_out_instead_where_it_is_asked_for() -> None:
+def test_the_output_may_be_the_decision() -> None:
     found = wrap(chain_of(chat()), guard_of(RETRY), output="decision").invoke(NORWAY)
     assert isinstance(found, Decision)
     assert (found.action, found.text, found.rules) == (Action.ANSWER, "Oslo, surely", ("unsure", "sure"))
@@ -99,7 +99,7 @@ def test_an_output_that_nobody_knows_is_refused() -> None:
 # Larger tiers
 
 
-def test_a_larger_tier_is_asked_what_the_chains_model_was_sent() -> None:
+def test_a_larger_tier_gets_the_conversation_of_the_chains_model() -> None:
     large = FakeModel("Oslo, surely")
     wrapped = wrap(chain_of(chat("Bergen")), guard_of(RETRY, models={"large": large}))
     assert wrapped.invoke(NORWAY) == "Oslo, surely"
@@ -113,7 +113,7 @@ def test_a_larger_tiers_answer_goes_through_the_chains_end() -> None:
     assert wrapped.invoke(NORWAY) == City(name="Oslo")
 
 
-def test_a_larger_tiers_answer_is_a_message_with_its_usage_where_the_chain_ends_with_a_model() -> None:
+def test_a_larger_tiers_answer_to_a_chat_model_is_a_message_with_usage() -> None:
     found = wrap(chat("Bergen"), guard_of(RETRY)).invoke("Capital of Norway?")
     assert isinstance(found, AIMessage)
     assert found.content == "Oslo, surely"
@@ -122,7 +122,7 @@ def test_a_larger_tiers_answer_is_a_message_with_its_usage_where_the_chain_ends_
     assert found.response_metadata["ilis_guard"]["tier"] == "large"
 
 
-def test_what_the_chain_cannot_use_is_no_answer_whichever_tier_gave_it() -> None:
+def test_unparsable_text_is_no_answer_of_any_tier() -> None:
     parser: PydanticOutputParser[City] = PydanticOutputParser(pydantic_object=City)
     large = FakeModel("no JSON at all, secret")
     wrapped = wrap(PROMPT | chat("Oslo, a secret") | parser, guard_of(models={"large": large}), output="decision")
@@ -168,14 +168,14 @@ def test_the_guard_itself_goes_on_with_its_own_model() -> None:
         lambda model: model.with_fallbacks([chat("fallback")]),
     ],
 )
-def test_a_model_is_found_behind_what_is_bound_to_it(bent: Any) -> None:
+def test_a_model_is_found_behind_bindings(bent: Any) -> None:
     model, large = chat("Bergen"), FakeModel("Oslo")
     wrapped = wrap(PROMPT | bent(model) | StrOutputParser(), guard_of(RETRY, models={"large": large}))
     assert wrapped.invoke(NORWAY) == "Oslo"
     assert (len(model.asked), large.calls) == (1, [SENT])
 
 
-def test_a_chain_is_taken_apart_behind_its_config_too() -> None:
+def test_a_chain_with_a_config_is_split() -> None:
     large = FakeModel("Oslo")
     chain = chain_of(chat("Bergen")).with_config(run_name="capitals", tags=["mine"])
     assert wrap(chain, guard_of(RETRY, models={"large": large})).invoke(NORWAY) == "Oslo"
@@ -190,7 +190,7 @@ def test_the_last_model_is_the_one_that_answers() -> None:
     assert large.calls == [(Message(role="user", content="What is Norway's capital?"),)]
 
 
-def test_a_later_model_in_a_step_that_does_more_is_what_answers() -> None:
+def test_a_later_model_in_a_larger_step_answers() -> None:
     later = (PROMPT | chat("second")).with_config(run_name="later")
     branch: Any = RunnableBranch((lambda _: True, PROMPT | chat("second") | StrOutputParser()), lambda _: "never")
     for step in (later, branch):
@@ -199,7 +199,7 @@ def test_a_later_model_in_a_step_that_does_more_is_what_answers() -> None:
         assert wrapped.invoke(NORWAY).text == "second"
 
 
-def test_what_is_retrieved_before_the_model_is_retrieved_once() -> None:
+def test_retrieval_before_the_model_runs_once() -> None:
     retrieved: list[str] = []
 
     def retrieve(given: dict[str, str]) -> str:
@@ -223,7 +223,7 @@ def hidden(model: Any) -> Any:
     return RunnableLambda(ask)
 
 
-def test_a_function_is_run_once_and_larger_tiers_are_asked_what_its_model_was_sent(queue: InMemoryQueue) -> None:
+def test_a_function_runs_once_and_larger_tiers_get_its_conversation(queue: InMemoryQueue) -> None:
     model, large = chat("Bergen"), FakeModel("Oslo")
     guard = guard_of(RETRY, ESCALATE, models={"large": large}, review=queue)
     decision = wrap(hidden(model), guard, output="decision").invoke("Norway")
@@ -232,7 +232,7 @@ def test_a_function_is_run_once_and_larger_tiers_are_asked_what_its_model_was_se
     assert queue.get(decision.ticket.id).request["messages"] == SHOWN
 
 
-def test_its_usage_is_that_of_all_its_models_and_its_statistics_that_of_none_but_the_only_one() -> None:
+def test_a_functions_usage_is_summed_and_statistics_need_one_model() -> None:
     def reply() -> AIMessage:
         logprobs = {"content": [{"logprob": -0.25}]}
         usage: Any = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
@@ -314,7 +314,7 @@ def test_an_output_without_a_text_is_no_answer() -> None:
 # Failures
 
 
-def test_an_error_of_the_chains_model_is_the_attempts_and_does_not_quote_the_prompt() -> None:
+def test_an_error_of_the_chains_model_is_the_attempts_and_unquoted() -> None:
     wrapped = wrap(chain_of(chat(ValueError("about Norway"))), guard_of(), output="decision")
     decision = wrapped.invoke(NORWAY)
     assert (decision.action, decision.text) == (Action.ANSWER, "Oslo, surely")
@@ -373,7 +373,7 @@ def test_a_message_that_calls_a_tool_is_no_answer(said: str) -> None:
     ],
     ids=["calls", "state-calls", "state-of-user", "interrupted", "refusal"],
 )
-def test_what_is_no_answer_of_a_model_does_not_come_out_of_a_function_as_one(output: Any) -> None:
+def test_tool_calls_states_and_refusals_of_a_function_are_no_answers(output: Any) -> None:
     wrapped = wrap(RunnableLambda(lambda _: output), guard_of(tiers=1), output="decision")
     decision = wrapped.invoke("q")
     assert (decision.action, decision.text) == (Action.ABSTAIN, "I can't answer that.")
@@ -409,12 +409,12 @@ async def test_an_interrupt_of_langgraph_passes_through(is_async: bool) -> None:
             await wrapped.ainvoke(given) if is_async else wrapped.invoke(given)
 
 
-def test_what_stops_the_program_stops_it() -> None:
+def test_a_keyboard_interrupt_passes() -> None:
     with pytest.raises(KeyboardInterrupt):
         wrap(chat(KeyboardInterrupt()), guard_of()).invoke("q")
 
 
-async def test_who_is_cancelled_asks_no_larger_tier_and_leaves_no_ticket(queue: InMemoryQueue) -> None:
+async def test_a_cancelled_call_asks_no_larger_tier_and_leaves_no_ticket(queue: InMemoryQueue) -> None:
     begun, large = asyncio.Event(), FakeModel("Oslo")
 
     async def hang(question: str) -> str:  # noqa: ARG001
@@ -468,7 +468,7 @@ def test_labels_reach_the_policy_those_of_a_call_over_those_of_the_wrapped() -> 
 
 
 @pytest.mark.parametrize("place", ["alone", "inside", "bound", "fallback", "branch", "deep"])
-def test_what_is_guarded_already_is_refused(place: str) -> None:
+def test_a_guarded_chain_is_refused(place: str) -> None:
     guard = guard_of()
     inner: Any = GuardRunnable(guard) if place == "alone" else wrap(chat(), guard)
     branch: Any = RunnableBranch((lambda _: True, inner), lambda _: "never")

@@ -45,7 +45,7 @@ def test_a_chain_ends_with_a_decision() -> None:
         [SystemMessage("s"), HumanMessage("q"), AIMessage("a"), HumanMessage("Capital of Norway?")],
     ],
 )
-def test_it_takes_whatever_a_chat_model_takes(given: Any) -> None:
+def test_a_guard_takes_every_input_of_a_chat_model(given: Any) -> None:
     model = FakeModel("Oslo")
     GuardRunnable(with_model(model)).invoke(given)
     assert model.calls[0][-1] == Message(role="user", content="Capital of Norway?")

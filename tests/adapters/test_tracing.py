@@ -19,7 +19,7 @@ from ilis_guard.policy.explain import explain_decision
 from ilis_guard.testing import FakeModel, fake_guard
 from ilis_guard_langchain import feedback, trace_attempts
 from ilis_guard_langchain.tracing import atrace_attempts
-from tests.adapters.wrapping import ABSTAIN, RETRY, guard_of
+from tests.adapters.guards import ABSTAIN, RETRY, guard_of
 
 SECRET = "my grandmother's account number"
 
@@ -99,7 +99,7 @@ def test_without_a_run_to_belong_to_there_is_no_event(decision: Decision) -> Non
     assert (len(spy.ended), spy.events) == (2, [])
 
 
-def test_it_traces_inside_any_runnable(decision: Decision) -> None:
+def test_attempts_are_traced_inside_any_runnable(decision: Decision) -> None:
     spy = Spy()
 
     def work(_: str, config: Any) -> str:

@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from ilis_guard.lab.matching import is_correct
+from benchmarks.world_facts import world_facts
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question, read_questions, write_questions
-from ilis_guard.lab.world_facts import world_facts
 
 
 @pytest.fixture(scope="module")

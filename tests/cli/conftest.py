@@ -10,7 +10,7 @@ import pytest
 from ilis_guard.cli import main
 from ilis_guard.guard import Guard
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Attempt, ErrorInfo, Request
+from ilis_guard.types import Action, Attempt, ErrorInfo, Request, RuleOutcome, Ruling
 
 PROMPT = "[red]Is[/red] 1:100:2 [/] safe? \\[bold]"
 ANSWER = "[blink]yes[/blink] :smile: \x1b]0;owned\x07\u202egnp"
@@ -78,7 +78,15 @@ def ticket(config: Path) -> str:
             ],
             queue="chemists",
             policy="ff",
-            rule="person",
+            rule="[u]person",
+            rulings=[
+                Ruling(action=Action.RETRY, rule=None),
+                Ruling(
+                    action=Action.ESCALATE,
+                    rule="[u]person",
+                    outcomes=(RuleOutcome(rule="[u]person", stage="answer", outcome="decided"),),
+                ),
+            ],
             say="A [b]chemist[/b] will write to you.",
         ).id
 

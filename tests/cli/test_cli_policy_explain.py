@@ -83,7 +83,7 @@ def test_rules_of_the_prompt_are_explained_where_they_are_asked_for(run: Callabl
     told = run("policy", "explain", str(policy), *facts, "--json").json
     assert [(rule["rule"], rule["outcome"]) for rule in told["rules"]] == [("hard", "decided")]
     assert (told["stage"], told["action"], told["rule"]) == ("prompt", "retry", "hard")
-    assert told["rules"][0]["condition"]["facts"] == {"tokens": "6"}
+    assert told["rules"][0]["condition"]["facts"] == {"tokens": 6}
     assert told["facts"]["tokens"] == 6
 
 
@@ -100,7 +100,7 @@ def test_a_shipped_policy_is_explained_by_its_name(run: Callable[..., Any]) -> N
         ("{uncertainty: 1.5}", ["--facts:1:15: uncertainty: should be less than or equal to 1, got 1.5"]),
         (
             "{tokens: 1.5, typicality: 'no'}",
-            ["--facts:1:10: tokens: ", "--facts:1:22: typicality: should be a valid number"],
+            ["--facts:1:10: tokens: ", "--facts:1:27: typicality: should be a valid number"],
         ),
         ("{last_tier: no}", ["--facts:1:13: last_tier: should be a valid boolean, got 'no'"]),
         ("{attempt: 0}", ["--facts:1:11: attempt: should be greater than or equal to 1"]),
@@ -221,15 +221,15 @@ def test_a_ticket_holds_its_labels_and_the_length_of_its_prompt(
     assert "geheimnis" not in json.dumps(told)
 
 
-def test_a_redacted_ticket_is_explained_and_not_compared(
+def test_a_record_without_rulings_is_explained_and_not_compared(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
 ) -> None:
     _, ticket = decision({"topic": "legal"}, 0.1)
-    record = json.loads(ticket.read_text()) | {"reasons": ["[redacted]"]}
+    record = json.loads(ticket.read_text()) | {"rulings": []}
     ticket.write_text(json.dumps(record))
     told = run("policy", "explain", str(policy), "--decision", str(ticket), "--json").json
     assert [(step["rule"], step["agrees"]) for step in told["steps"]] == [(None, None), ("legal", None)]
-    assert told["notes"] == ["the reasons on record don't tell what was decided at each step, so that isn't compared"]
+    assert told["notes"] == ["the rulings on record aren't one an attempt, so they aren't compared"]
 
 
 def test_another_policy_than_the_one_that_decided_is_named(
@@ -304,9 +304,8 @@ def test_a_decision_of_a_policy_that_looks_on_is_compared_with_what_it_would_hav
     told = run("policy", "explain", str(policy), *given).json
     assert told["paragraph"] == (
         "The tier 'small' answered with an uncertainty of 0.1. The answer is given, as it would be without a policy. "
-        "The policy only looks on: by rule 'legal' it would have escalated, because `has(labels.topic)` is true "
-        "(labels.topic is 'legal') and `labels.topic == 'legal'` is true (labels.topic is 'legal'). "
-        "Passed over before it: rule 'hard', as `tokens > 5` is false (tokens is 0)."
+        "The policy is in shadow mode: by rule 'legal' it would have escalated, because `has(labels.topic)` is true "
+        "(labels.topic is 'legal') and `labels.topic == 'legal'` is true (labels.topic is 'legal')."
     )
     assert [(step["rule"], step["agrees"]) for step in told["steps"]] == [(None, True), ("legal", True)]
     assert told["notes"] == []

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.config.page import token_hash
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.guard import open_queue
 from ilis_guard.review.signing import verify
 from ilis_guard.types import Request
@@ -29,7 +29,7 @@ Run = Callable[..., Result]
 def test_reviewer_token_prints_a_token_and_the_hash(run: Run) -> None:
     result = run("reviewer-token")
     (token,) = re.findall(r"only now:\s+(\S{43})\n", result.out)
-    assert token_hash(token) in result.out
+    assert hash_token(token) in result.out
     assert run("reviewer-token").out != result.out
 
 
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 def with_page(config: Path, more: str = "") -> None:
     """Give guard.yaml a page, and what else is to stand in `review`."""
-    page = f"url: 'https://review.example.org', reviewers: [{{name: ana, token: '{token_hash('t')}'}}]"
+    page = f"url: 'https://review.example.org', reviewers: [{{name: ana, token: '{hash_token('t')}'}}]"
     config.write_text(config.read_text().replace("tickets.db'}", f"tickets.db', page: {{{page}}}{more}}}"))
 
 

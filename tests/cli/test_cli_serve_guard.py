@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.config.page import token_hash
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import open_queue
 from tests.cli.conftest import Result
@@ -114,7 +114,7 @@ def test_requests_in_flight_at_shutdown_are_finished_or_escalated(tmp_path: Path
 
 def test_a_real_model_answers_openais_client_over_http(tmp_path: Path) -> None:
     key = "ilis-a-key"
-    with guarding(tmp_path, SMOLLM2, SHOP_HASH=token_hash(key)) as (process, url):
+    with guarding(tmp_path, SMOLLM2, SHOP_HASH=hash_token(key)) as (process, url):
 
         def said(question: str) -> list[str]:
             ran = subprocess.run(
@@ -155,7 +155,7 @@ def test_without_keys_serve_refuses_other_addresses(run: Run, tmp_path: Path, ho
 def test_api_key_prints_a_key_and_the_hash(run: Run) -> None:
     result = run("api-key")
     (key,) = re.findall(r"only now:\s+(ilis-\S{43})\n", result.out)
-    assert token_hash(key) in result.out
+    assert hash_token(key) in result.out
     assert run("api-key").out != result.out
 
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from ilis_guard import events
 from ilis_guard.cascade.tier import Tier
-from ilis_guard.config.queues import QueueSettings
+from ilis_guard.config.review import QueueSettings
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy

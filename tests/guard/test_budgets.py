@@ -158,7 +158,7 @@ def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_i
     assert made.cost == pytest.approx(0.5023)
     assert made.to_dict()["cost"] == made.cost
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
-    assert "no larger tier is left: what the request may cost (0.4) is spent" in why(made)
+    assert "no larger tier is left: the request's cost limit (0.4) is reached" in why(made)
 
 
 def test_repeated_and_failed_calls_cost_too_and_conditions_see_it() -> None:
@@ -306,7 +306,7 @@ rules:
     made = guard("{max_cost: 1}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0)]
     assert "rule 'hard' passed over: it would retry, but there is no larger tier" in why(made)
-    assert "no larger tier is left: what the request may cost (1) is spent" in why(made)
+    assert "no larger tier is left: the request's cost limit (1) is reached" in why(made)
     made = guard("{max_cost: 1.5}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0), ("large", 1.0)]
     assert not any("no larger tier is left" in reason for reason in why(made))

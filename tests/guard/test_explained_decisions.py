@@ -31,7 +31,8 @@ SMALL_WAS_UNSURE = (
 )
 LARGE_WAS_SURE = (
     "The tier 'large' answered with an uncertainty of 0.1.",
-    "By rule 'sure' the answer is given, because `uncertainty < 0.2` is true (uncertainty is 0.1) and `typicality < 0.05` "
+    "By rule 'sure' the answer is given, because `uncertainty < 0.2` is true (uncertainty is 0.1) and "
+    "`typicality < 0.05` "
     "is false (typicality is 1).",
     "Passed over before it: rule 'hard', as `uncertainty > 0.9` is false (uncertainty is 0.3); rule 'legal', as "
     "`labels.topic == 'legal'` is false (labels.topic is 'cooking').",
@@ -50,7 +51,8 @@ LARGE_WAS_SURE = (
                 "The tier 'small' answered with an uncertainty of 0.85.",
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
-                "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is 0.85, "
+                "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is "
+                "0.85, "
                 "typicality is 1); rule 'again', as `uncertainty < 0.8` is false (uncertainty is 0.85).",
             ),
             id="no rule held",
@@ -74,10 +76,11 @@ LARGE_WAS_SURE = (
             {},
             (
                 *SMALL_WAS_UNSURE,
-                "The tier 'large' failed (UnexpectedError RuntimeError).",
+                "The tier 'large' failed (UnexpectedError).",
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
-                "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is missing, "
+                "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is "
+                "missing, "
                 "typicality is missing); rule 'again', as `uncertainty < 0.8` is false (uncertainty is missing).",
             ),
             id="a retry that fails",

@@ -65,7 +65,7 @@ ONE_TIER_CASES: list[tuple[str, str, Model, Scorer, list[str]]] = [
         ABSTAIN,
         FakeModel([TransientModelError("busy"), ANSWER]),
         FixedScorer(0.1),
-        [events.ATTEMPT_REPEATED, events.ATTEMPT_FINISHED],
+        [events.CALL_REPEATED, events.ATTEMPT_FINISHED],
     ),
 ]
 
@@ -94,7 +94,7 @@ def test_an_escalation_that_fails_is_logged_without_its_message(build: Callable[
         "log_level": "error",
         "decision": made.id,
         "queue": "q",
-        "error": "OSError",
+        "error": "UnexpectedError",
     }
     assert entries[-1]["action"] == "abstain"
     assert "xyzzy" not in json.dumps(entries)
@@ -128,7 +128,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "decision": made.id,
         "tier": "large",
         "attempt": 2,
-        "error": "unexpected RuntimeError",
+        "error": "UnexpectedError: RuntimeError",
         "seconds": large.seconds,
     }
     assert decided == {
@@ -155,7 +155,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
 def test_each_repeated_call_is_logged(build: Callable[..., Guard]) -> None:
     model = FakeModel(TransientModelError("busy"))
     entries = logged(build(ABSTAIN, {"small": (model, FixedScorer(0.1))}))
-    repeats = [entry for entry in entries if entry["event"] == events.ATTEMPT_REPEATED]
+    repeats = [entry for entry in entries if entry["event"] == events.CALL_REPEATED]
     assert [(entry["call"], entry["error"]) for entry in repeats] == [
         (1, "TransientModelError"),
         (2, "TransientModelError"),

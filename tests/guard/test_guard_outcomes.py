@@ -162,8 +162,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "text": "A chemist will write to you.",
         "uncertainty": 0.75,
         "rule": "person",
-        "rules": ["person"],
-        "reasons": list(why(made)),
+        "rulings": [made.rulings[0].to_dict()],
         "policy": made.policy,
         "labels": {},
         "prompt_length": len(QUESTION),
@@ -173,6 +172,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "shadow": None,
         "cost": 0.0,
         "ticket": made.ticket.to_dict() | {"state": "open", "queue": "chemists", "verdict": None},
+        "ticket_error": None,
         "attempts": [
             {
                 "tier": "small",
@@ -190,7 +190,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
                 "cost": 0.0,
                 "finish_reason": "stop",
                 "stopped_at": None,
-                "error": "",
+                "error": None,
                 "signatures": signatures,
             }
         ],

@@ -137,9 +137,9 @@ def test_a_file_that_cant_be_used_keeps_the_old_one_and_says_so_once(
         assert said(guard) == "one"
         assert said(guard) == "one"
     assert problem in guard.policy_problem
-    (told,) = [entry for entry in entries if entry["event"] == events.POLICY_NOT_RELOADED]
+    (told,) = [entry for entry in entries if entry["event"] == events.POLICY_RELOAD_FAILED]
     assert told == {
-        "event": "ilis_guard.policy.not_reloaded",
+        "event": "ilis_guard.policy.reload_failed",
         "log_level": "error",
         "files": [str(file)],
         "policy": guard.policy.fingerprint,

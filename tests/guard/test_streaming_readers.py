@@ -123,7 +123,7 @@ def test_who_closes_a_stream_ends_the_generation_at_its_next_word(
     assert model.words <= 3
     gone()
     assert tickets(queue) == 0
-    (left,) = [entry for entry in entries if entry["event"] == events.STREAM_LEFT]
+    (left,) = [entry for entry in entries if entry["event"] == events.STREAM_ABANDONED]
     assert set(left) == {"event", "log_level", "decision", "seconds"}
     assert [entry for entry in entries if entry["event"] == events.DECISION_MADE] == []
 

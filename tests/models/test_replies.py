@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from ilis_guard.models.remote import RemoteModel
-from ilis_guard.models.replies import generation_of, statistics_of
-from ilis_guard.policy.facts import Facts, seen
+from ilis_guard.models.remote import RemoteModel, generation_of, statistics_of
+from ilis_guard.policy.facts import Facts, fact_values
 from ilis_guard.types import STATISTICS, Message, Statistics
 
 
@@ -61,7 +60,7 @@ def test_whatever_a_server_sends_is_a_number_or_unknown(sent: object) -> None:
 
 
 def test_conditions_see_what_is_unknown_as_missing() -> None:
-    facts = seen(Facts(statistics=statistics_of({"content": [token(0.9)]})))
+    facts = fact_values(Facts(statistics=statistics_of({"content": [token(0.9)]})))
     assert facts["statistics.logprob_mean"] == pytest.approx(math.log(0.9))
     assert math.isnan(facts["statistics.entropy_mean"])
     assert math.isnan(facts["statistics.margin_min"])

@@ -11,7 +11,7 @@ from ilis_guard.policy import Facts
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.facts import VISIBLE
-from ilis_guard.types import Statistics
+from ilis_guard.types import Obstacle, Statistics
 
 SHIPPED = {
     file.name: file.read_text("utf-8") for file in sorted((Path(__file__).parents[2] / "policies").glob("*.yaml"))
@@ -69,7 +69,7 @@ FACTS = st.builds(
             margin_min=st.floats(),
         ),
     ),
-    answer_blocked_by=st.sampled_from(["", "", "", "a rule of stage prompt failed"]),
+    answer_blocked_by=st.sampled_from([None, None, None, Obstacle(kind="rule_failed", rule="p", detail="why")]),
     sampling_key=ANY_TEXT,
 )
 

@@ -86,8 +86,8 @@ WRONG: list[tuple[str, str, str]] = [
     ),
     # conditions; `when: ` ends at column 10
     (rule("id: a", "when: uncertanty < 0.2", "do: abstain"), "5:11", "unknown name 'uncertanty'; did you mean"),
-    (rule("id: a", "when: typicality < 0.2 && lables.x", "do: abstain"), "5:26", "did you mean 'labels.x'?"),
-    (rule("id: a", "when: \"typicality < 0.2 && tyer != 'x'\"", "do: abstain"), "5:27", "did you mean 'tier'?"),
+    (rule("id: a", "when: typicality < 0.2 && lables.x", "do: abstain"), "5:31", "did you mean 'labels.x'?"),
+    (rule("id: a", "when: \"typicality < 0.2 && tyer != 'x'\"", "do: abstain"), "5:32", "did you mean 'tier'?"),
     (
         rule("id: a", "when: statistics.margin < 0.2", "do: abstain"),
         "5:11",
@@ -132,7 +132,7 @@ WRONG: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "place", "words"), WRONG)
-def test_an_error_says_where_and_what(text: str, place: str, words: str) -> None:
+def test_an_error_names_its_place_and_cause(text: str, place: str, words: str) -> None:
     lines = refusal(text)
     assert any(line.startswith(f"p.yaml:{place}: ") and words in line for line in lines), lines
 

@@ -91,14 +91,14 @@ def test_each_part_tells_its_value_and_its_facts() -> None:
         "text": "uncertainty < 0.25 && !(typicality < 0.01) && labels.absent == 1",
         "value": False,
         "failed": None,
-        "facts": {"uncertainty": "0.43", "typicality": "0.5", "labels.absent": "missing"},
+        "facts": {"uncertainty": 0.43, "typicality": 0.5, "labels.absent": None},
         "operator": "&&",
         "parts": [
             {
                 "text": "uncertainty < 0.25",
                 "value": False,
                 "failed": None,
-                "facts": {"uncertainty": "0.43"},
+                "facts": {"uncertainty": 0.43},
                 "operator": None,
                 "parts": [],
             },
@@ -106,14 +106,14 @@ def test_each_part_tells_its_value_and_its_facts() -> None:
                 "text": "!(typicality < 0.01)",
                 "value": True,
                 "failed": None,
-                "facts": {"typicality": "0.5"},
+                "facts": {"typicality": 0.5},
                 "operator": "!",
                 "parts": [
                     {
                         "text": "typicality < 0.01",
                         "value": False,
                         "failed": None,
-                        "facts": {"typicality": "0.5"},
+                        "facts": {"typicality": 0.5},
                         "operator": None,
                         "parts": [],
                     }
@@ -123,7 +123,7 @@ def test_each_part_tells_its_value_and_its_facts() -> None:
                 "text": "labels.absent == 1",
                 "value": None,
                 "failed": "the label 'absent' is absent; ask has(labels.absent) first",
-                "facts": {"labels.absent": "missing"},
+                "facts": {"labels.absent": None},
                 "operator": None,
                 "parts": [],
             },
@@ -155,7 +155,7 @@ def sentence_of(condition: Condition, facts: Facts, *, value: bool) -> str:
         ),
     ],
 )
-def test_a_sentence_says_what_made_it_so(text: str, sentence: str) -> None:
+def test_outcomes_are_the_parts_that_decided_the_value(text: str, sentence: str) -> None:
     value = found(text).value
     assert isinstance(value, bool)
     assert sentence_of(Condition.of(text), FACTS, value=value) == sentence
@@ -239,6 +239,13 @@ def recombined(finding: Finding, known: Collection[str] | None = None) -> bool |
     return None if None in values else not decisive
 
 
+def split_parts(part: Part) -> Iterator[Part]:
+    if part.parts:
+        yield part
+    for one in part.parts:
+        yield from split_parts(one)
+
+
 def all_of(finding: Finding) -> Iterator[Finding]:
     yield finding
     for part in finding.parts:
@@ -258,6 +265,9 @@ def test_the_parts_never_contradict_the_whole(text: str, facts: Facts) -> None:
     parts = Part.of(condition)
     whole = parts.check(situation)
     assert whole.value == condition.check(situation)
+    for split in split_parts(parts):
+        # Their texts are what CEL reads there.
+        assert tuple(part.condition.tree for part in split.parts) == split.condition.tree.operands
     for part in all_of(whole):
         compared = Condition.part(part.text).label_types.items()
         if any(situation.type_conflict(name, types) for name, types in compared):

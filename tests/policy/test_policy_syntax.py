@@ -1,12 +1,12 @@
-"""The syntax tree of a condition, and what it says: the facts that are read, and the literals they are compared with."""
+"""The syntax tree of a condition: the facts that it reads, and the literals that it compares them with."""
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import given
 
 from ilis_guard.policy.conditions import Condition
-from ilis_guard.policy.diagnostics import ConditionError
-from ilis_guard.policy.syntax import Kind, is_plain, literals, tested_labels
+from ilis_guard.policy.syntax import Kind, is_plain, literals
+from ilis_guard.policy.syntax import tested_labels as labels_tested_in
+from tests.policy.strategies import CONDITIONS, is_condition
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_a_plain_condition_is_made_of_comparisons_with_literals(condition: str, 
     assert is_plain(Condition.of(condition).tree) is plain
 
 
-def test_a_label_is_tested_where_has_asks_for_it() -> None:
+def test_has_tests_the_presence_of_a_label() -> None:
     condition = "has( labels.x ) && 'has(labels.y)' != tier && labels.z == labels['w']"
-    assert tested_labels(Condition.of(condition).tree) == {"labels.x"}
+    assert labels_tested_in(Condition.of(condition).tree) == {"labels.x"}
 
 
 def test_operands_are_flat_and_keep_their_order() -> None:
@@ -80,14 +80,6 @@ def test_operands_are_flat_and_keep_their_order() -> None:
     assert [leaf.parts[1].value for leaf in node.leaves() if leaf.parts] == [1, 2, 3, 4]
 
 
-@given(
-    st.data(),
-    st.lists(st.sampled_from(["||", "&&", "(", ")", "!", "last_tier", "certified", "true"]), min_size=1, max_size=20),
-)
-def test_equal_trees_are_of_conditions_that_differ_in_space_only(data: st.DataObject, tokens: list[str]) -> None:
-    spaces = data.draw(st.lists(st.sampled_from([" ", "  ", "\n"]), min_size=len(tokens), max_size=len(tokens)))
-    try:
-        one = Condition.of(" ".join(tokens))
-    except ConditionError:
-        assume(False)
-    assert one.tree == Condition.of("".join(map("".join, zip(tokens, spaces, strict=True)))).tree
+@given(CONDITIONS.filter(is_condition))
+def test_trees_of_equal_conditions_are_equal_wherever_they_stand(text: str) -> None:
+    assert Condition.of(text).tree == Condition.of(f" (\n{text} )").tree

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import QueueSettings
+from ilis_guard.config.review import QueueSettings
 from ilis_guard.errors import (
     ReviewError,
     TicketChangedError,

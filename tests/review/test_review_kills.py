@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import select
 
-from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.config.review import EndpointSettings, QueueSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries
 from ilis_guard.types import Verdict

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select
 
-from ilis_guard.config.queues import EndpointSettings, Event, QueueSettings
+from ilis_guard.config.review import EndpointSettings, Event, QueueSettings
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import QueueSettings, moves_in_a_circle
+from ilis_guard.config.review import QueueSettings, overdue_cycle
 from ilis_guard.errors import ReviewError
 from ilis_guard.review import QueueCounts, ReviewQueue
 from ilis_guard.types import Verdict
@@ -62,7 +62,7 @@ def test_an_overdue_ticket_expires_without_a_verdict(timed: ReviewQueue, clock: 
             "event": "ilis_guard.ticket.overdue",
             "ticket": ticket.id,
             "queue": "chemists",
-            "became": "expire",
+            "overdue": "expire",
             "log_level": "info",
         }
     ]
@@ -177,4 +177,4 @@ def test_counts_are_by_queue_and_state(timed: ReviewQueue, clock: Clock) -> None
 )
 def test_queues_whose_overdue_tickets_come_back_are_found(moves: dict[str, str], circle: bool) -> None:
     queues = [QueueSettings(name=name, due=1.0, overdue=to) for name, to in moves.items()]
-    assert (moves_in_a_circle(queues) is not None) == circle
+    assert (overdue_cycle(queues) is not None) == circle

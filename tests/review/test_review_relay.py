@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import EndpointSettings, QueueSettings
+from ilis_guard.config.review import EndpointSettings, QueueSettings
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
 from ilis_guard.review import ReviewQueue, dead_letters
 from ilis_guard.review.outbox import SCHEDULE, retry_pause

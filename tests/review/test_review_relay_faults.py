@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.review import ReviewQueue, migrate
 from ilis_guard.review.outbox import LEASE_SECONDS
 from ilis_guard.review.relay import CONCURRENCY
@@ -27,7 +27,7 @@ from tests.reviewing import Clock, put
 PRELUDE = """
 import asyncio, os, signal, sys, time
 from sqlalchemy import Engine, event
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.outbox import Outbox
 from ilis_guard.review.relay import OutboxRelay
@@ -261,7 +261,7 @@ async def test_a_database_that_is_restarted_is_waited_for(endpoint: Endpoint) ->
                 await until(lambda: len(endpoint.heard) == CONCURRENCY)
                 await asyncio.to_thread(running.stop, signal.SIGQUIT)
                 gone.set()
-                await until(lambda: any(entry["event"] == "ilis_guard.deliveries.held_up" for entry in logged))
+                await until(lambda: any(entry["event"] == "ilis_guard.relay.delayed" for entry in logged))
                 await asyncio.to_thread(running.start)
                 await until(lambda: states(queue) == ["delivered"] * 50)
                 stop.set()
@@ -287,7 +287,7 @@ async def test_a_disk_that_is_full_loses_nothing(sqlite: str, endpoint: Endpoint
         endpoint.answer = fill_disk
         assert child.stdout is not None
         line = await asyncio.to_thread(child.stdout.readline)
-        assert "ilis_guard.deliveries.held_up" in line
+        assert "ilis_guard.relay.delayed" in line
         assert "check the disk" in line
         if is_killed:
             child.kill()

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 
-from ilis_guard.config.queues import EndpointSettings
+from ilis_guard.config.review import EndpointSettings
 from ilis_guard.errors import ReviewError, TicketNotFoundError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.schema import deliveries, history

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.config.queues import EVENTS, EndpointSettings
+from ilis_guard.config.review import EVENTS, EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord
 from ilis_guard.review.webhooks import MAX_BYTES, Message, template_for

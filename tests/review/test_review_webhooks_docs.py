@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.config.queues import EVENTS, EndpointSettings
+from ilis_guard.config.review import EVENTS, EndpointSettings
 from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.outbox import SCHEDULE

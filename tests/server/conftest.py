@@ -10,8 +10,8 @@ import structlog
 from fastapi import FastAPI
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.config.page import PageSettings, ReviewerSettings, token_hash
-from ilis_guard.config.queues import QueueSettings
+from ilis_guard.config.review import PageSettings, QueueSettings, ReviewerSettings
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard.testing import FakeModel, FixedScorer
@@ -49,7 +49,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> PageSettings:
     return PageSettings(
         url="http://127.0.0.1:8000",
         reviewers=tuple(
-            ReviewerSettings(name=name, role="viewer" if name == "vera" else "reviewer", token=token_hash(token))
+            ReviewerSettings(name=name, role="viewer" if name == "vera" else "reviewer", token=hash_token(token))
             for name, token in TOKENS.items()
         ),
         verdict_secret="${VERDICT_SECRET}",

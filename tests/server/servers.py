@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.config.page import token_hash
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.config.server import KeySettings, ServerSettings
 from ilis_guard.models import Model
 from ilis_guard.review import ReviewQueue
@@ -124,7 +124,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 def settings_with(**changes: Any) -> ServerSettings:
     """Those of a server with one client, of which a test changes what it is about."""
-    keys = (KeySettings(name=CLIENT, key=token_hash(KEY)),)
+    keys = (KeySettings(name=CLIENT, key=hash_token(KEY)),)
     return ServerSettings(**{"api_keys": keys, "labels": ("topic",)} | changes)
 
 

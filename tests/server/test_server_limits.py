@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from ilis_guard import events
-from ilis_guard.config.page import token_hash
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
@@ -70,7 +70,7 @@ def test_openais_client_raises_its_authentication_error(queue: ReviewQueue, logg
         with pytest.raises(openai.AuthenticationError, match="API key") as caught:
             client.with_options(api_key="ilis-wrong").models.list()
         assert caught.value.code == "invalid_api_key"
-    (refused,) = [one for one in logged if one["event"] == events.API_KEY_REFUSED]
+    (refused,) = [one for one in logged if one["event"] == events.AUTH_FAILED]
     assert refused["request"] == caught.value.request_id
     assert "ilis-wrong" not in str(logged)
 
@@ -79,8 +79,8 @@ def test_keys_can_change_and_a_lost_hash_shuts_out_its_owner_alone(
     queue: ReviewQueue, tmp_path: Path, logged: list[Any]
 ) -> None:
     file = tmp_path / "hash"
-    file.write_text(token_hash("old"))
-    keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=token_hash(KEY)))
+    file.write_text(hash_token("old"))
+    keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=hash_token(KEY)))
     with serve(shop(queue), api_keys=keys) as served:
 
         def status(key: str) -> int:
@@ -88,11 +88,11 @@ def test_keys_can_change_and_a_lost_hash_shuts_out_its_owner_alone(
                 return client.get("/v1/models").status_code
 
         assert (status("old"), status("new")) == (200, 401)
-        file.write_text(f"{token_hash('old')} {token_hash('new')}")
+        file.write_text(f"{hash_token('old')} {hash_token('new')}")
         assert (status("old"), status("new")) == (200, 200)
         file.unlink()
         assert (status("old"), status(KEY)) == (401, 200)
-    assert [one["name"] for one in logged if one["event"] == events.API_KEY_SHUT_OUT] == ["files"] * 2
+    assert [one["name"] for one in logged if one["event"] == events.API_KEY_UNREADABLE] == ["files"] * 2
 
 
 def test_a_missing_hash_keeps_the_server_from_starting(queue: ReviewQueue) -> None:
@@ -234,7 +234,7 @@ def test_a_disconnect_stops_the_model_and_frees_the_slot(
         words = endless.words
         assert counted(served)["ilis_guard_client_disconnects_total",] == 1
     assert endless.words == words
-    (gone,) = [one for one in logged if one["event"] == events.CLIENT_GONE]
+    (gone,) = [one for one in logged if one["event"] == events.CLIENT_DISCONNECTED]
     assert gone["client"] == CLIENT
     assert not any(one["event"] in (events.REQUEST_DECIDED, events.REQUEST_FAILED) for one in logged)
     assert list(queue.list()) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Action, Attempt, Request, Ruling, Verdict

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from ilis_guard import Guard
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.errors import ModelError, QueueStorageError, TransientModelError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue

@@ -6,7 +6,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from ilis_guard.config.page import PageSettings, token_hash
+from ilis_guard.config.review import PageSettings
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.relay import OutboxRelay
@@ -18,7 +19,7 @@ def test_a_failed_relay_ends_the_server(tmp_path: Path, monkeypatch: pytest.Monk
     config = tmp_path / "guard.yaml"
     config.write_text(
         "version: 1\npolicy: default\ntiers: [{name: small, model: m}]\nreview:\n  storage: sqlite:///tickets.db\n"
-        f"  page: {{url: 'http://localhost', reviewers: [{{name: ana, token: '{token_hash('t')}'}}]}}\n"
+        f"  page: {{url: 'http://localhost', reviewers: [{{name: ana, token: '{hash_token('t')}'}}]}}\n"
     )
 
     async def fails(_worker: OutboxRelay, _stop: asyncio.Event) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from ilis_guard.config.page import PageSettings, ProxySettings, ReviewerSettings, token_hash
+from ilis_guard.config.review import PageSettings, ProxySettings, ReviewerSettings
+from ilis_guard.config.secrets import hash_token
 from ilis_guard.errors import ConfigError
 from ilis_guard_server.auth import (
     FAILURE_SECONDS,
@@ -67,8 +68,8 @@ def test_a_wrong_token_is_refused_and_not_logged(site: Site, logged: list[Any]) 
         assert response.status_code == 401
         assert "Nobody here has this token." in response.text
         assert client.get("/tickets").status_code == 303
-    refused = [event for event in logged if event["event"] == "ilis_guard.sign_in.refused"]
-    assert [(event["address"], event["why"]) for event in refused] == [("127.0.0.1", "wrong token")]
+    refused = [event for event in logged if event["event"] == "ilis_guard.sign_in.failed"]
+    assert [(event["address"], event["reason"]) for event in refused] == [("127.0.0.1", "wrong token")]
     assert "guessed-token" not in str(logged)
 
 
@@ -142,7 +143,7 @@ def test_a_session_ends_by_itself_and_the_oldest_makes_room() -> None:
 
 def test_tokens_can_change_while_the_server_runs(start: Start, settings: PageSettings, tmp_path: Path) -> None:
     hashes = tmp_path / "ana.hash"
-    hashes.write_text(token_hash("old") + "\n")
+    hashes.write_text(hash_token("old") + "\n")
     reviewer = ReviewerSettings(name="ana", token=f"file:{hashes}")
     with (
         start(settings.model_copy(update={"reviewers": (reviewer,)})) as site,
@@ -150,10 +151,10 @@ def test_tokens_can_change_while_the_server_runs(start: Start, settings: PageSet
         site.client() as new,
     ):
         assert sign_in(old, "old").status_code == 303
-        hashes.write_text(f"{token_hash('new')} {token_hash('old')}\n")
+        hashes.write_text(f"{hash_token('new')} {hash_token('old')}\n")
         assert sign_in(new, "new").status_code == 303
         assert old.get("/tickets").status_code == 200
-        hashes.write_text(token_hash("new"))
+        hashes.write_text(hash_token("new"))
         assert old.get("/tickets").status_code == 303
         assert new.get("/tickets").status_code == 200
 
@@ -161,13 +162,13 @@ def test_tokens_can_change_while_the_server_runs(start: Start, settings: PageSet
 def test_a_lost_hash_shuts_out_nobody_else(
     start: Start, settings: PageSettings, tmp_path: Path, logged: list[Any]
 ) -> None:
-    (tmp_path / "ben.hash").write_text(token_hash("ben"))
+    (tmp_path / "ben.hash").write_text(hash_token("ben"))
     reviewers = (ReviewerSettings(name="ben", token=f"file:{tmp_path}/ben.hash"), *settings.reviewers[:1])
     with start(settings.model_copy(update={"reviewers": reviewers})) as site, site.client() as client:
         (tmp_path / "ben.hash").unlink()
         assert sign_in(client, "ben").status_code == 401
         assert sign_in(client, TOKENS["ana"]).status_code == 303
-    assert {event["name"] for event in logged if event["event"] == "ilis_guard.reviewer.shut_out"} == {"ben"}
+    assert {event["name"] for event in logged if event["event"] == "ilis_guard.reviewer.unreadable"} == {"ben"}
 
 
 @pytest.mark.parametrize("text", ["hunter2", "", "sha256:12"])

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.signing import sign

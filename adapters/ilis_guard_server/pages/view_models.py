@@ -208,7 +208,7 @@ def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
 
 
 def thresholds_of(policy: Policy) -> Sequence[Threshold]:
-    """All of a policy's thresholds, from small to large; conditions that do more than compare have none."""
+    """The numbers that a policy's conditions compare the uncertainty with, from small to large."""
     found = [
         Threshold(at=float(at), rule=bound.rule.id, when=bound.rule.when, do=bound.rule.do.value)
         for stage in STAGES

@@ -45,7 +45,7 @@ def sign_in(
     address = request.client.host if request.client is not None else ""
     wait = state.sign_in_limit.seconds_to_wait(address)
     if wait > 0:
-        events.log().warning(events.SIGN_IN_REFUSED, address=address, why="too many")
+        events.log().warning(events.SIGN_IN_FAILED, address=address, why="too many")
         alert = f"Too many wrong tokens came from your address. Try again in {math.ceil(wait / 60)} min."
         response = _form(request, state, next, alert=alert, status=429)
         response.headers["retry-after"] = str(math.ceil(wait))
@@ -56,7 +56,7 @@ def sign_in(
     found = state.users.find_by_token(token)
     if found is None:
         state.sign_in_limit.add_failure(address)
-        events.log().warning(events.SIGN_IN_REFUSED, address=address, why="wrong token")
+        events.log().warning(events.SIGN_IN_FAILED, address=address, why="wrong token")
         return _form(request, state, next, alert="Nobody here has this token.", status=401)
     user, token_hash = found
     return _open_session(state, user.name, token_hash, next)
@@ -66,14 +66,14 @@ def sign_in(
 def sign_out(request: Request, state: PageDep, user: CsrfUserDep) -> Response:
     """End the session."""
     state.sessions.end(request.cookies[state.cookie])
-    events.log().info(events.SIGNED_OUT, name=user.name)
+    events.log().info(events.SIGN_OUT_SUCCEEDED, name=user.name)
     response = RedirectResponse("/sign-in", status_code=303)
     response.delete_cookie(state.cookie, path="/", secure=state.is_secure, httponly=True, samesite="strict")
     return response
 
 
 def _open_session(state: PageState, name: str, token_hash: str, next_page: str) -> Response:
-    events.log().info(events.SIGNED_IN, name=name, how="token" if token_hash else "proxy")
+    events.log().info(events.SIGN_IN_SUCCEEDED, name=name, how="token" if token_hash else "proxy")
     response = RedirectResponse(_own_page(next_page), status_code=303)
     state.set_cookie(response, state.cookie, state.sessions.open(name, token_hash))
     return response

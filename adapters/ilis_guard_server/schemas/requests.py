@@ -6,16 +6,15 @@ A parameter that would change the answer and isn't supported is refused by name,
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
+from ilis_guard.config.base import StrictModel
 from ilis_guard.types import Label, Message, StreamMode, Verdict
 from ilis_guard_server.problem_details import ApiError
 
 
-class Body(BaseModel):
+class Body(StrictModel):
     """Part of a request's body: frozen, strict, and without unknown members."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class TextPart(Body):

@@ -6,9 +6,10 @@ which may quote a prompt, a key, a path or a host, are for operators and never s
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from ilis_guard.cascade.stream import RetractionReason
+from ilis_guard.config.base import StrictModel
 from ilis_guard.types import (
     Action,
     Decision,
@@ -36,10 +37,8 @@ FinalAction = Literal["answer", "abstain", "escalate"]
 AnyAction = Literal["answer", "abstain", "retry", "escalate"]
 
 
-class Body(BaseModel):
+class Body(StrictModel):
     """Part of a response's body. In chunks, which leave out what wasn't set, what always stands has no default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 # Parts of decisions.
