@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ilis_guard.policy import Policy
 from ilis_guard.policy.explain import attempt_reasons, error_text
 from ilis_guard.policy.syntax import is_plain, literals
-from ilis_guard.review import QueueCounts, TicketRecord
+from ilis_guard.review import QueueCounts, ReviewQueue, TicketRecord
 from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard.types import POSITIONS, STAGES, Attempt, Position, Ticket, TicketState
 from ilis_guard.types.decisions import read_attempt
-from ilis_guard_server.dependencies import CurrentUser, PageState
 from ilis_guard_server.pages.heat_map import HeatMap, Map, heat_map, marks, top_of
 
 # The board.
@@ -47,13 +46,13 @@ class Filters(BaseModel):
         query = urlencode({name: "true" if value is True else value for name, value in values.items()})
         return f"/tickets?{query}" if query else "/tickets"
 
-    def tickets(self, state: PageState, user: CurrentUser, *, limit: int) -> Sequence[Ticket]:
+    def tickets(self, review: ReviewQueue, user: str, *, limit: int) -> Sequence[Ticket]:
         """At most so many tickets, the most urgent first."""
         is_any_state = self.mine or self.overdue or self.state == "all"
-        return state.review.list(
+        return review.list(
             state=None if is_any_state else self.state,  # type: ignore[arg-type]  # "all" is any state
             queue=self.queue or None,
-            claimed_by=user.name if self.mine else None,
+            claimed_by=user if self.mine else None,
             is_overdue=self.overdue,
             limit=limit,
         )
@@ -89,13 +88,13 @@ class Board:
         return ", ".join(f"{tab.count} {tab.name.lower()}" for tab in self.states if tab.id != "all")
 
     @classmethod
-    def of(cls, state: PageState, user: CurrentUser, filters: Filters) -> Self:
+    def of(cls, review: ReviewQueue, filters: Filters, *, user: str, now: float) -> Self:
         """Read the board from the queue."""
-        found = filters.tickets(state, user, limit=filters.limit + 1)
+        found = filters.tickets(review, user, limit=filters.limit + 1)
         tickets = found[: filters.limit]
-        mine = len(filters.model_copy(update={"mine": True}).tickets(state, user, limit=MAX_TICKETS))
-        counts = state.review.counts()
-        prompts = state.review.prompts([ticket.id for ticket in tickets])
+        mine = len(filters.model_copy(update={"mine": True}).tickets(review, user, limit=MAX_TICKETS))
+        counts = review.counts()
+        prompts = review.prompts([ticket.id for ticket in tickets])
         return cls(
             filters=filters,
             states=_state_tabs(filters, [each for each in counts if filters.queue in ("", each.queue)], mine),
@@ -103,7 +102,7 @@ class Board:
             tickets=tickets,
             prompts={ticket: prompt[:_PROMPT_CHARACTERS] for ticket, prompt in prompts.items()},
             has_more=len(found) > filters.limit and filters.limit < MAX_TICKETS,
-            now=state.clock(),
+            now=now,
         )
 
 
@@ -185,9 +184,11 @@ class Threshold:
     do: str
 
 
-def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
+def ticket_view(
+    record: TicketRecord, *, policy: Policy, typical_maps: Mapping[str, TypicalMaps], now: float
+) -> dict[str, Any]:
     """A ticket as the template takes it; thresholds only where the policy in force is the one that escalated."""
-    attempts, policy, proposed = tuple(map(read_attempt, record.attempts)), state.policy(), judged_in(record.attempts)
+    attempts, proposed = tuple(map(read_attempt, record.attempts)), judged_in(record.attempts)
     return {
         "record": record,
         "reasons": attempt_reasons(attempts, record.rulings),
@@ -197,12 +198,12 @@ def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
                 attempt=attempt,
                 error="" if attempt.error is None else error_text(attempt.error),
                 is_proposed=values is proposed,
-                **_map_groups(values["signatures"], state.typical_maps.get(attempt.tier)),
+                **_map_groups(values["signatures"], typical_maps.get(attempt.tier)),
             )
             for number, (attempt, values) in enumerate(zip(attempts, record.attempts, strict=True), start=1)
         ],
         "thresholds": thresholds_of(policy) if policy.fingerprint == record.policy else (),
-        "now": state.clock(),
+        "now": now,
         "seen": record.ticket.version,
     }
 

@@ -98,12 +98,13 @@ async def _chunks(
 ) -> AsyncGenerator[str, None]:
     """Render a stream's events as JSON, without members that weren't set: clients add up those that were."""
     retracted = False
-    for chunk in renderer.opening():
+    chunks: Sequence[BaseModel] = renderer.opening()
+    for chunk in chunks:
         yield chunk.model_dump_json(exclude_unset=True)
     async with aclosing(events):
         async for event in events:
             if isinstance(event, TextDelta):
-                chunks: Sequence[BaseModel] = [renderer.text(event.text)]
+                chunks = [renderer.text(event.text)]
             elif isinstance(event, Retraction):
                 retracted = True
                 chunks = [renderer.withdrawal(Withdrawal(retracted=True, reason=event.reason))]

@@ -26,8 +26,9 @@ def show_home() -> Response:
 @router.get("/tickets")
 def show_board(request: Request, state: PageDep, user: UserDep, filters: Annotated[Filters, Query()]) -> Response:
     """Show the page, or only its board where the page itself refreshes it."""
+    board = Board.of(state.review, filters, user=user.name, now=state.clock())
     template = "board.html" if "hx-request" in request.headers else "queue.html"
-    return page(request, template, user=user, board=Board.of(state, user, filters))
+    return page(request, template, user=user, board=board)
 
 
 @router.post("/tickets/next")
@@ -79,9 +80,11 @@ def resolve(
 ) -> Response:
     """End a ticket with a verdict on the version that the reviewer saw."""
     # Browsers end a form's lines with carriage returns.
-    written = {"text": text.replace("\r\n", "\n"), "reason": reason.replace("\r\n", "\n").strip()}
-    resolve_ticket = partial(state.review.resolve, ticket, verdict, reviewer=user.name, version=version)
-    return _change(request, state, user, ticket, lambda: resolve_ticket(**written), **written)
+    text, reason = text.replace("\r\n", "\n"), reason.replace("\r\n", "\n").strip()
+    change = partial(
+        state.review.resolve, ticket, verdict, text=text, reason=reason, reviewer=user.name, version=version
+    )
+    return _change(request, state, user, ticket, change, text=text, reason=reason)
 
 
 def _change(
@@ -110,5 +113,6 @@ def _ticket_page(
     text: str = "",
     reason: str = "",
 ) -> Response:
-    view = ticket_view(state.review.get(ticket), state)
+    record, policy = state.review.get(ticket), state.policy()
+    view = ticket_view(record, policy=policy, typical_maps=state.typical_maps, now=state.clock())
     return page(request, "ticket.html", status=status, user=user, alert=alert, text=text, reason=reason, **view)

@@ -6,7 +6,7 @@ which may quote a prompt, a key, a path or a host, are for operators and never s
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.cascade.stream import RetractionReason
 from ilis_guard.config.base import StrictModel
