@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ilis_guard.errors import RequestError
-from ilis_guard.labels import CheckedLabels
-from ilis_guard.labels import problem as label_problem
+from ilis_guard.labels import CheckedLabels, problem as label_problem
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ilis_guard.config.strict_yaml import Document, parse, read

@@ -13,8 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ilis_guard.concurrency.cancellation import CancelToken
 from ilis_guard.concurrency.deadline import Deadline

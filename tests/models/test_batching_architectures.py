@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers import models as tokenizer_models
+from tokenizers import Tokenizer, models as tokenizer_models, pre_tokenizers
 from transformers import (
     FalconConfig,
     Gemma2Config,

@@ -2,8 +2,7 @@ from math import comb, fsum
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ilis_guard.scoring.risk_control import certified_rank, enough_rows, least_rank, nearest_start, starts
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import lightgbm
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring.features import Maps, feature_matrix
