@@ -1,4 +1,4 @@
-"""Reloading: policy files are watched while a guard runs, and a change is in force once the files are whole and right."""
+"""Reloading: policy files are watched while a guard runs; a change is in force once the files are whole and right."""
 
 import os
 import threading
