@@ -101,8 +101,8 @@ def test_the_confidence_is_for_all_tiers_together(calibrated: Callable[..., Bund
 def test_where_nothing_can_be_certified_the_message_says_why_and_what_would_help(
     calibrated: Callable[..., Bundle], rows: int, right: int, helps: str
 ) -> None:
+    bundles = {"small": calibrated(400, 400), "large": calibrated(rows, right)}
     with pytest.raises(ConfigError) as refused:
-        bundles = {"small": calibrated(400, 400), "large": calibrated(rows, right)}
         certify_guarantee(Policy.parse(UNHANDLED, "p.yaml"), bundles)
     known = calibrated(rows, right).calibration_set
     certificate = certify(known.uncertainty, known.wrong, max_error=0.1, confidence=0.975)
