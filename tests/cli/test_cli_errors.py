@@ -89,6 +89,7 @@ def test_the_version(run: Callable[..., Any]) -> None:
     assert run("--version").out == f"ilis-guard {__version__}\n"
 
 
+@pytest.mark.usefixtures("process")
 def test_a_process_ends_with_status_2_and_a_message(tmp_path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", "from ilis_guard.cli import main; main()", "policy", "check", "no/such.yaml"],

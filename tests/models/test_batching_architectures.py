@@ -31,6 +31,8 @@ from ilis_guard.signature import locate, pattern
 from ilis_guard.types import Fingerprint, Generation
 from tests.signature.test_architectures import COMMON, EXPERTS, HEADED, HIDDEN, LAYERS, VOCABULARY, build
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 END, NEW = 1, 6
 CONFIGS = [
     LlamaConfig(**HEADED),

@@ -14,6 +14,8 @@ from ilis_guard.types import Generation, Message
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 Ask = Callable[..., list[Message]]
 SPECIAL = {"<tool>", "<pause>"}
 # What the script makes of a prompt's last word: every generated token up to the end of the answer.

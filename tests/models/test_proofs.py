@@ -16,6 +16,8 @@ from ilis_guard.signature import Layout, TapPoint, layout, locate, prove
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 
 @pytest.fixture
 def proven(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -22,6 +22,8 @@ from ilis_guard.types import Generation, Message, Step
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 Ask = Callable[..., list[Message]]
 PROMPTS = ["stop", "word1 word2 short", "long", "tool", "toolfirst", "line", "pause", "word1 forever"]
 

@@ -11,6 +11,8 @@ from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 Ask = Callable[..., list[Message]]
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 # What fails is a text of 50 kB; it lies in a folder that the failure names.
-pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+pytestmark = [pytest.mark.usefixtures("process"), pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 
 MANY = int(os.environ.get("ILIS_GUARD_FUZZ", "0"))
 ROOT = Path(__file__).parents[2]

@@ -42,6 +42,8 @@ from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern, prove, replay
 from ilis_guard.types import Site
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 LAYERS, HIDDEN, VOCABULARY, NEW = 3, 32, 99, 5
 NEVER = 1000
 """A token that doesn't come: no answer ends."""

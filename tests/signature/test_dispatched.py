@@ -13,6 +13,8 @@ from ilis_guard.signature import Tap
 from ilis_guard.signature.layout import locate
 from ilis_guard.signature.recorder import Recorder, Recording
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 LAYERS = 4
 
 

@@ -34,6 +34,8 @@ from transformers import (
 
 from ilis_guard.signature import locate
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 LAYERS = 3
 SMALL: dict[str, Any] = {
     "vocab_size": 99,
