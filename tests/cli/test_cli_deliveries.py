@@ -1,4 +1,4 @@
-"""`ilis-guard queue deliver`, `dead-letters`, `replay`, `enable`: on a real database, to a real endpoint."""
+"""`ilis-guard queue deliver`, `dead-letters`, `replay` and `enable` on a real database, with a real endpoint."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What goes wrong is one message on standard error and exit status 2, never a traceback."""
+"""Command errors print one message on standard error and exit with status 2, without a traceback."""
 
 import os
 import subprocess

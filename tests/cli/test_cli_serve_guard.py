@@ -1,4 +1,4 @@
-"""`serve` with a guard, as a real process: a real model, what is under way when it stops, who may reach it."""
+"""`serve` with a guard as a real process: a real model, shutdown during requests, and access."""
 
 import os
 import re

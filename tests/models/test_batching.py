@@ -1,4 +1,4 @@
-"""Requests that share passes: each gets what it would have got alone, and nobody waits for anybody else's trouble."""
+"""BatchedModel: concurrent requests share passes, and each gets the answer of a single run."""
 
 import gc
 import subprocess

@@ -1,4 +1,4 @@
-"""Padded rows side by side, on models of many kinds: each row is what it is alone."""
+"""Padded batches on many architectures: each row equals a single run."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial

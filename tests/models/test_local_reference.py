@@ -1,4 +1,4 @@
-"""Signatures and statistics, taken while generating, against a separate full pass over prompt and answer."""
+"""Signatures and statistics of LocalModel against a separate full pass over prompt and answer."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Streaming, deciding at the prompt, reading what exists, and many at once: all say what one plain call says."""
+"""Streams, decisions at the prompt, readings and batches agree with a plain call of LocalModel."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""Stop sequences: generation ends there, and what is left of the answer is what was seen."""
+"""Stop sequences end generation, and the text before them is the answer."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

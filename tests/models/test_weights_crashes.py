@@ -1,4 +1,4 @@
-"""Conversions that fail, are killed, or run at the same time."""
+"""Weight conversions that fail, are killed, or run concurrently."""
 
 import os
 import subprocess

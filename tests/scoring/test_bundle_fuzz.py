@@ -1,4 +1,4 @@
-"""Whatever a packaged bundle is changed into is refused, or scores: it never crashes, hangs or fills the memory.
+"""A mutated packaged bundle is refused or scores: it never crashes, hangs or exhausts the memory.
 
 ILIS_GUARD_FUZZ=20000 tries that many examples at random, where otherwise a few hundred are the same every time.
 """

@@ -1,4 +1,4 @@
-"""Every architecture's maps against a second route: its forward methods wrapped, one uncached pass, float64 loops."""
+"""Maps of each architecture against an independent computation: wrapped forward methods, one uncached pass, float64."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The survey of architectures tells right from wrong taps."""
+"""The survey of architectures distinguishes right taps from wrong ones."""
 
 from typing import Any
 
