@@ -24,10 +24,9 @@ from ilis_guard.errors import ConfigError, RequestError
 from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
-from ilis_guard.policy.binding import ActivePolicies
-from ilis_guard.policy.context import PolicyContext
+from ilis_guard.policy.binding import ActivePolicies, PolicyContext
 from ilis_guard.policy.loader import locate
-from ilis_guard.policy.reload import Following
+from ilis_guard.policy.reload import PolicyReloader
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Decision, Labels, Request, StreamMode
 from ilis_guard.types.requests import Prompt
@@ -65,9 +64,9 @@ class Guard:
         log_texts: bool = False,
         backoff: wait_base = BACKOFF,
     ) -> None:
-        self._ground = policy_context(tiers, has_queue=review is not None)
-        self._in_force = _wired(self._ground, policy, shadow)
-        self._following: Following | None = None
+        self._context = policy_context(tiers, has_queue=review is not None)
+        self._active = _bound(self._context, policy, shadow)
+        self._reloader: PolicyReloader | None = None
         self._cascade = Cascade.of(tiers, review=review, log_texts=log_texts, backoff=backoff)
 
     @classmethod
@@ -91,7 +90,7 @@ class Guard:
         # What is quick to check comes before models are loaded.
         policy, shadow = _policies(config.policy, config.shadow)
         _check_pin(policy, config)
-        _wired(PolicyContext.of_config(config), policy, shadow)
+        _bound(PolicyContext.of_config(config), policy, shadow)
         review = None if config.review is None else open_queue(config.review)
         tiers = [load_tier(tier, progress) for tier in config.tiers]
         guard = cls(tiers=tiers, policy=policy, shadow=shadow, review=review, log_texts=config.log_texts)
@@ -102,12 +101,12 @@ class Guard:
     @property
     def policy(self) -> Policy:
         """The one in force for a request that begins now."""
-        return self._now_in_force().enforced.policy
+        return self._active_policies().enforced.policy
 
     @property
     def policy_problem(self) -> str:
         """Why the policy files, as they now stand, aren't in force; empty where they are, or aren't followed."""
-        return "" if self._following is None else self._following.problem
+        return "" if self._reloader is None else self._reloader.problem
 
     def follow(self, policy: str | Path, shadow: str | Path | None = None) -> None:
         """Read the policies from their files, now and whenever these have changed.
@@ -125,7 +124,7 @@ class Guard:
             ConfigError: a policy doesn't go with the tiers or the queue.
         """
         files = [locate(name) for name in (policy, shadow) if name is not None]
-        self._following = Following(files, lambda: _wired(self._ground, *_policies(policy, shadow)))
+        self._reloader = PolicyReloader(files, lambda: _bound(self._context, *_policies(policy, shadow)))
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -262,8 +261,8 @@ class Guard:
             )
         return request
 
-    def _now_in_force(self) -> ActivePolicies:
-        return self._in_force if self._following is None else self._following.current
+    def _active_policies(self) -> ActivePolicies:
+        return self._active if self._reloader is None else self._reloader.current
 
     def _streaming(self, request: Request, mode: StreamMode) -> Callable[[EventChannel[StreamEvent]], None]:
         """What is done once the stream's reader asks for the first event."""
@@ -280,7 +279,7 @@ class Guard:
         self, request: Request, *, since: float, decision: str | None = None, writer: StreamWriter | None = None
     ) -> Decision:
         return self._cascade.decide(
-            request, self._now_in_force(), decision=decision or uuid.uuid4().hex, since=since, writer=writer
+            request, self._active_policies(), decision=decision or uuid.uuid4().hex, since=since, writer=writer
         )
 
 
@@ -314,14 +313,14 @@ def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Po
     return Policy.load(policy), None if shadow is None else Policy.load(shadow)
 
 
-def _wired(ground: PolicyContext, policy: Policy, shadow: Policy | None) -> ActivePolicies:
+def _bound(context: PolicyContext, policy: Policy, shadow: Policy | None) -> ActivePolicies:
     if shadow is not None and policy.mode == "shadow":
         raise ConfigError(
             f"{policy.key_place('mode')}: the policy's mode is `shadow`, and guard.yaml has another one look on "
             "(`shadow`): nothing would be decided; enforce the one, or take the other out"
         )
-    looking_on = None if shadow is None else ground.wire(shadow, looks_on=True)
-    return ActivePolicies(enforced=ground.wire(policy), shadow=looking_on)
+    in_shadow = None if shadow is None else context.bind(shadow, is_shadow=True)
+    return ActivePolicies(enforced=context.bind(policy), shadow=in_shadow)
 
 
 def _check_pin(policy: Policy, config: GuardConfig) -> None:

@@ -298,9 +298,9 @@ class _FakeGuard(Guard):
         self, *, tiers: Sequence[Tier], policy: Policy, review: Review, thresholds: Mapping[str, float]
     ) -> None:
         super().__init__(tiers=tiers, policy=policy, review=review, backoff=tenacity.wait_none())
-        enforced = self._in_force.enforced
+        enforced = self._active.enforced
         told = replace(enforced, thresholds={**enforced.thresholds, **thresholds})
-        self._in_force = replace(self._in_force, enforced=told)
+        self._active = replace(self._active, enforced=told)
 
 
 def _tier(name: str, told: float | Score | Exception | None, prompt: float | Score | None, cost: float) -> Tier:

@@ -1,4 +1,4 @@
-"""`ilis-guard queue deliver`, `dead-letters`, `replay`, `enable`: on a real database, to a real endpoint."""
+"""`ilis-guard queue deliver`, `dead-letters`, `replay` and `enable` on a real database, with a real endpoint."""
 
 import json
 import os
@@ -65,8 +65,9 @@ def deliver(config: Path, endpoint: Endpoint, *, until: int, stop: signal.Signal
     return child.returncode, said, warned
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_deliver_sends_what_waits_and_says_so_when_it_is_stopped(
+def test_deliver_sends_pending_deliveries_and_reports_them_at_the_end(
     hooked: Path, endpoint: Endpoint, stop: signal.Signals
 ) -> None:
     with opened(hooked) as queue:
@@ -77,7 +78,8 @@ def test_deliver_sends_what_waits_and_says_so_when_it_is_stopped(
     assert len(set(endpoint.ids)) == 3
 
 
-def test_what_fails_is_warned_of(hooked: Path, endpoint: Endpoint) -> None:
+@pytest.mark.usefixtures("process")
+def test_failed_delivery_is_logged_as_warning(hooked: Path, endpoint: Endpoint) -> None:
     endpoint.answer = answering(500)
     with opened(hooked) as queue:
         put(queue, "d")
@@ -98,6 +100,7 @@ def _bury(config: Path, **values: Any) -> str:
             return str(connection.execute(deliveries.select()).one().id)
 
 
+@pytest.mark.usefixtures("process")
 def test_a_dead_letter_is_listed_and_replayed(run: Callable[..., Any], hooked: Path, endpoint: Endpoint) -> None:
     assert run("queue", "dead-letters").out == "no dead letters\n"
     letter = _bury(hooked, last_status=500, last_error="answered 500: [red]\x1b[2J")
@@ -134,7 +137,7 @@ def test_dead_letters_since_a_time_are_replayed(run: Callable[..., Any], hooked:
         (("--since", "yesterday"), "--since takes a time in ISO 8601 (UTC unless it says), got 'yesterday'"),
     ],
 )
-def test_what_cannot_be_replayed_is_said(
+def test_replay_refuses_unknown_deliveries(
     run: Callable[..., Any], hooked: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     refused = run("queue", "replay", *arguments, "--config", str(hooked))
@@ -142,6 +145,7 @@ def test_what_cannot_be_replayed_is_said(
     assert words in refused.err
 
 
+@pytest.mark.usefixtures("process")
 def test_a_endpoint_that_answered_410_is_named_and_enabled(
     run: Callable[..., Any], hooked: Path, endpoint: Endpoint
 ) -> None:

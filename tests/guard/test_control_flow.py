@@ -84,6 +84,7 @@ def test_it_says_nothing_of_how_the_tier_stands() -> None:
     assert guard.decide(QUESTION).text == "2403 °C"
 
 
+@pytest.mark.usefixtures("process")
 def test_the_guard_imports_no_framework_to_tell() -> None:
     asked = """
 import sys

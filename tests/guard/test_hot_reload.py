@@ -16,7 +16,7 @@ from ilis_guard.cascade.tier import Tier
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
-from ilis_guard.policy.reload import Following
+from ilis_guard.policy.reload import PolicyReloader
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
 from tests.explained import why
@@ -29,7 +29,7 @@ LATER = 0.03
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the files all the time and lets them stand still for a moment only."""
-    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.0)
     monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
 
 
@@ -244,7 +244,7 @@ def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
 ) -> None:
     monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 3600.0)
     now = [0.0]
-    follow = Following([file], lambda: _wired(Policy.load(file)), clock=lambda: now[0])
+    follow = PolicyReloader([file], lambda: _wired(Policy.load(file)), clock=lambda: now[0])
 
     def in_force() -> str:
         return follow.current.enforced.policy.name
@@ -270,7 +270,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
             in_place(file, saying("three"))
         return _wired(loads[-1])
 
-    follow = Following([file], load, clock=lambda: now[0])
+    follow = PolicyReloader([file], load, clock=lambda: now[0])
     in_place(file, saying("two"))
     for _ in range(4):
         assert follow.current.enforced.policy is loads[0 if len(loads) < 3 else 2]
@@ -284,9 +284,9 @@ def _wired(policy: Policy) -> ActivePolicies:
 
 
 def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.25)
     monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.25)
-    in_force, now, looked = following(file)._in_force, [0.0], []
+    in_force, now, looked = following(file)._active, [0.0], []
     stat = os.stat
 
     def counted(path: Path) -> os.stat_result:
@@ -294,7 +294,7 @@ def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pyte
         return stat(path)
 
     monkeypatch.setattr("ilis_guard.policy.reload.os.stat", counted)
-    follow = Following([file], lambda: in_force, clock=lambda: now[0])
+    follow = PolicyReloader([file], lambda: in_force, clock=lambda: now[0])
     looked.clear()
     for hundredth in range(100):
         now[0] = hundredth / 100

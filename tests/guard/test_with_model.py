@@ -49,7 +49,7 @@ def test_a_tier_that_does_not_exist_is_refused() -> None:
 
 
 def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.0)
     monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)

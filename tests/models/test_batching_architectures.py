@@ -1,4 +1,4 @@
-"""Padded rows side by side, on models of many kinds: each row is what it is alone."""
+"""Padded batches on many architectures: each row equals a single run."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -30,6 +30,8 @@ from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.signature import locate, pattern
 from ilis_guard.types import Fingerprint, Generation
 from tests.signature.test_architectures import COMMON, EXPERTS, HEADED, HIDDEN, LAYERS, VOCABULARY, build
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 END, NEW = 1, 6
 CONFIGS = [
@@ -114,7 +116,7 @@ class Leaving(BatchObserver):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+def test_padded_row_equals_a_single_run(make: Callable[[], Any], agree: Callable[..., None]) -> None:
     model = local(make())
     prompts = drawn_prompts()
     for found, prompt in zip(answers(model, prompts), prompts, strict=True):
@@ -124,7 +126,7 @@ def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callab
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_a_row_whose_neighbours_left_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+def test_row_whose_neighbours_ended_equals_a_single_run(make: Callable[[], Any], agree: Callable[..., None]) -> None:
     model, leaving, prompts = local(make()), Leaving(), drawn_prompts()
     model.run([GenerationRequest(tokens=prompt, started_at=0.0) for prompt in prompts], leaving)
     assert [len(leaving.generations[row].token_ids) for row in (0, 2, 3)] == [1, 1, 1]

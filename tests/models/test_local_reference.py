@@ -1,4 +1,4 @@
-"""Signatures and statistics, taken while generating, against a separate full pass over prompt and answer."""
+"""Signatures and statistics of LocalModel against a separate full pass over prompt and answer."""
 
 import math
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from ilis_guard.types import Generation, Message
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 Ask = Callable[..., list[Message]]
 SPECIAL = {"<tool>", "<pause>"}
@@ -60,7 +62,7 @@ def check(
 
 
 @pytest.mark.parametrize("word", ANSWERS)
-def test_an_ended_answer_equals_the_reference_and_special_tokens_dont_count(
+def test_ended_answer_equals_the_reference_without_special_tokens(
     word: str, tiny: LocalModel, tiny_folder: "TinyFolder", reference: Callable[..., Any], ask: Ask
 ) -> None:
     found = tiny.generate(ask(f"word1 word7 {word}"))
@@ -138,7 +140,7 @@ def test_a_special_token_alone_is_no_answer(tiny_folder: "TinyFolder", ask: Ask)
     assert set(found.signatures) == {"prompt"}
 
 
-def test_rows_of_a_padded_batch_that_end_at_different_steps_equal_single_runs(
+def test_padded_rows_that_end_at_different_steps_equal_single_runs(
     tiny: LocalModel, ask: Ask, agree: Callable[..., None]
 ) -> None:
     prompts = [

@@ -1,4 +1,4 @@
-"""A proof is given once for the same weights, taps and versions; one that fails is given again."""
+"""Tap proofs are cached per weights, taps and versions; a failed proof is repeated."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +15,8 @@ from ilis_guard.signature import Layout, TapPoint, layout, locate, prove
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_a_proof_can_be_left_out(tiny_folder: "TinyFolder", proven: list[str]) -
     assert proven == []
 
 
-def test_without_a_place_to_remember_it_a_proof_is_given_each_time(
+def test_proof_runs_at_each_load_without_a_writable_cache(
     tiny_folder: "TinyFolder", proven: list[str], private_cache: Path
 ) -> None:
     private_cache.write_text("no folder")

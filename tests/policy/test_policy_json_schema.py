@@ -1,4 +1,4 @@
-"""The JSON Schema: what editors are told of the language is what the loader says."""
+"""The JSON Schema for editors agrees with the loader."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_the_shipped_json_schema_is_that_of_the_models() -> None:
     )
 
 
-def test_the_json_schema_is_of_the_draft_that_it_names() -> None:
+def test_json_schema_is_valid_for_its_draft() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 

@@ -1,4 +1,4 @@
-"""Numbers that are missing: what isn't known never speaks for an answer."""
+"""Missing numbers never lead to an answer."""
 
 import math
 from dataclasses import replace
@@ -25,7 +25,7 @@ LAST = "id: last, do: abstain"
 
 @pytest.mark.parametrize("do", ["abstain", "escalate", "retry"])
 @pytest.mark.parametrize("typicality", [None, math.nan])
-def test_an_undetermined_rule_blocks_answers_after_it(do: str, typicality: float | None) -> None:
+def test_undetermined_rule_blocks_later_answers(do: str, typicality: float | None) -> None:
     rules = policy(f"id: strange, when: typicality < 0.05, do: {do}", ANSWER, LAST)
     ruling = rules.evaluate(replace(SURE, typicality=typicality))
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")

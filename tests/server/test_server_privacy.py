@@ -65,7 +65,8 @@ def decision_in(response: httpx2.Response) -> dict[str, Any] | None:
     if response.request.method == "GET":
         return None
     body: dict[str, Any] = response.json()
-    return body.get("ilis_guard", body)
+    decision: dict[str, Any] = body.get("ilis_guard", body)
+    return decision
 
 
 def check_private(response: httpx2.Response, *secrets: str) -> None:

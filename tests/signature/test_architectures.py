@@ -1,4 +1,4 @@
-"""Every architecture's maps against a second route: its forward methods wrapped, one uncached pass, float64 loops."""
+"""Maps of each architecture against an independent computation: wrapped forward methods, one uncached pass, float64."""
 
 import math
 from collections.abc import Callable
@@ -41,6 +41,8 @@ from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern, prove, replay
 from ilis_guard.types import Site
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 LAYERS, HIDDEN, VOCABULARY, NEW = 3, 32, 99, 5
 NEVER = 1000
@@ -204,9 +206,7 @@ def test_every_tap_moves_the_logits_and_a_reading_equals_the_recording(
 @pytest.mark.parametrize(
     "config", [config for config in CONFIGS if config.model_type in ADDED_AS_THEY_ARE], ids=lambda c: c.model_type
 )
-def test_the_tapped_tensor_is_what_is_added_to_the_residual_stream(
-    config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tapped_tensor_equals_the_addition_to_the_residual_stream(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(config)
     layers = [point.module for point in locate(model, LAYERS, "residual")]
     mlps = [point.module for point in locate(model, LAYERS, "mlp")]
@@ -261,7 +261,7 @@ def test_paths_in_short() -> None:
     assert pattern(locate(build(GPT2Config(**COMMON)), LAYERS, "residual")) == "transformer.h.*"
 
 
-def test_a_state_space_model_is_refused_with_what_was_looked_for() -> None:
+def test_state_space_model_is_refused_with_the_expected_layout() -> None:
     model = build(MambaConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, state_size=4))
     with pytest.raises(SignatureError, match=r"MambaForCausalLM can't be tapped: looked for one list of 3 layers"):
         locate(model, LAYERS)

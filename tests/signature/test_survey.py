@@ -1,4 +1,4 @@
-"""The survey of architectures tells right from wrong taps."""
+"""The survey of architectures distinguishes right taps from wrong ones."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from benchmarks.architectures.arithmetic import Arithmetic, arithmetic
 from benchmarks.architectures.survey import survey
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.signature import layout, locate, register_layout
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
 
@@ -55,7 +57,7 @@ def test_how_the_tapped_tensor_is_added(architecture: str, added: set[str], mixe
         ("llama", {}, "self_attn", ("mlp",)),
     ],
 )
-def test_a_part_of_what_is_added_isnt_taken_for_all_of_it(
+def test_part_of_the_addition_is_not_accepted(
     architecture: str, options: dict[str, Any], mlp: str, unexplained: tuple[str, ...]
 ) -> None:
     found = of_layers(architecture, mlp, **options)
@@ -71,7 +73,7 @@ def test_a_part_of_what_is_added_isnt_taken_for_all_of_it(
         ("llama", {}, "self_attn.o_proj"),
     ],
 )
-def test_what_isnt_added_isnt_taken_for_it(architecture: str, options: dict[str, Any], mlp: str) -> None:
+def test_tensor_outside_the_addition_is_not_accepted(architecture: str, options: dict[str, Any], mlp: str) -> None:
     assert not any(layer.holds for layer in of_layers(architecture, mlp, **options))
 
 
