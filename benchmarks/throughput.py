@@ -4,8 +4,8 @@ python -m benchmarks.throughput [--precision nf4] [--callers 8] [--each 4] [--th
 
 The tier is the one that the packaged bundle was fitted to, so every answer is scored and ruled on; answers are a few
 words long. With `--tokens`, answers have that length and no score: the longer they are, the less it matters that
-prompts are computed no faster in a batch. The upper limit is transformers' own batched `generate` on as many prompts at a time,
-without a guard, threads or waiting callers. Every line is written to `benchmarks/results/throughput.csv`.
+prompts are computed no faster in a batch. The upper limit is transformers' own batched `generate` on as many prompts at
+a time, without a guard, threads or waiting callers. Every line is written to `benchmarks/results/throughput.csv`.
 """
 
 import csv

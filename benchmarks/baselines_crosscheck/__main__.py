@@ -1,7 +1,7 @@
 """Harvest and observe some answers, let lm-polygraph score the same ones, and compare the scores.
 
-The estimators get the output of lm-polygraph's own calculators, "as it comes" (with the end token, which they count as part
-of the answer) and cut to the "answer tokens". Its P(True) only contributes log-probabilities, for our wording. The
+The estimators get the output of lm-polygraph's own calculators, "as it comes" (with the end token, which they count as
+part of the answer) and cut to the "answer tokens". Its P(True) only contributes log-probabilities, for our wording. The
 comparison corrects for the constant that its RAUQ adds (1) and for the sign of its verdicts.
 """
 
