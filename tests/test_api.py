@@ -62,7 +62,7 @@ def imported_by(statement: str, *watched: str) -> set[str]:
 def test_the_public_names_are_these_and_each_resolves() -> None:
     assert set(ilis_guard.__all__) == PUBLIC
     assert len(ilis_guard.__all__) == len(PUBLIC)
-    assert all(getattr(ilis_guard, name) is getattr(ilis_guard.streaming, name) for name in ALIASES)
+    assert all(getattr(ilis_guard, name) is getattr(streamed, name) for name in ALIASES)
     for name in PUBLIC - ALIASES - {"__version__"}:
         assert getattr(ilis_guard, name).__name__ == name
     assert ilis_guard.__version__.count(".") == 2

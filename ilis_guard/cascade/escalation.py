@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ilis_guard import events
-from ilis_guard.errors import log_detail
 from ilis_guard.policy import DEFAULT_QUEUE, Policy
 from ilis_guard.types import Attempt, ErrorInfo, Request, Ruling, Ticket, TicketKind
 
@@ -88,6 +87,6 @@ class Escalator:
             )
         except Exception as error:  # noqa: BLE001 - fail closed, whatever the storage raises
             event = events.ESCALATION_FAILED if kind == "escalated" else events.AUDIT_FAILED
-            events.log().error(event, decision=self.decision, queue=queue, error=log_detail(error))
+            events.log().error(event, decision=self.decision, queue=queue, error=type(error).__name__)
             return Escalation(error=ErrorInfo.of(error))
         return Escalation(ticket=ticket)

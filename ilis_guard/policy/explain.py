@@ -297,8 +297,8 @@ def _would_have(ruling: Ruling) -> str:
 
 
 def _not_decisive(ruling: Ruling) -> tuple[RuleOutcome, ...]:
-    """The rules that were passed over at the stage that decided."""
-    return tuple(one for one in ruling.outcomes if one.outcome != "decided" and one.stage == ruling.stage)
+    """The rules that were passed over, at both stages."""
+    return tuple(one for one in ruling.outcomes if one.outcome != "decided")
 
 
 def _passed_over(outcomes: Sequence[RuleOutcome]) -> str:

@@ -15,8 +15,8 @@ from ilis_guard.errors import ConfigError, TransientModelError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Generation, Message
-from tests.explained import problem, why
+from ilis_guard.types import Action, Decision, Generation, Message, ObstacleKind, SpentBudget
+from tests.explained import problem
 
 QUESTION = "What is the boiling point of gallium?"
 RULES = """
@@ -35,6 +35,11 @@ def policy(budget: str, rules: str = RULES) -> Policy:
 
 def guard(budget: str, *tiers: Tier, rules: str = RULES) -> Guard:
     return Guard(tiers=tiers, policy=policy(budget, rules), review=InMemoryQueue(), backoff=tenacity.wait_none())
+
+
+def obstacles(made: Decision) -> list[tuple[str, ObstacleKind]]:
+    """Rules that held in the last ruling and couldn't act, and why."""
+    return [(one.rule, one.obstacle.kind) for one in made.rulings[-1].outcomes if one.obstacle is not None]
 
 
 class Hanging(FakeModel):
@@ -66,11 +71,8 @@ def test_a_model_that_hangs_doesnt_hang_its_caller(hanging: Hanging) -> None:
     error = "BudgetError: the request's 0.1 seconds are over; the model was given up"
     assert (made.action, made.text, made.rules) == (Action.ABSTAIN, "Sorry.", ("failed-for-good",))
     assert [problem(attempt) for attempt in made.attempts] == [error]
-    # The time is up for larger tiers too, and the reasons say so.
-    assert why(made)[:2] == (
-        f"tier 'small' failed: {error}",
-        "no larger tier is left: the request's 0.1 seconds are over",
-    )
+    # The time is over for larger tiers too, and the ruling says so.
+    assert made.rulings[0].spent == SpentBudget(limit="max_seconds", value=0.1)
     assert isinstance(large.model, FakeModel)
     assert large.model.calls == []
 
@@ -144,8 +146,8 @@ def test_attempts_are_counted_and_when_they_are_made_no_larger_tier_is_left() ->
     made = guard("{max_attempts: 2}", *map(tier, ("a", "b", "c"))).decide(QUESTION)
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
     assert [attempt.tier for attempt in made.attempts] == ["a", "b"]
-    assert "no larger tier is left: the request's attempts (2) are made" in why(made)
-    assert "rule 'larger' passed over: it would retry, but there is no larger tier" in why(made)
+    assert made.rulings[-1].spent == SpentBudget(limit="max_attempts", value=2)
+    assert obstacles(made) == [("larger", "no_larger_tier")]
 
 
 def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_is_left() -> None:
@@ -158,7 +160,7 @@ def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_i
     assert made.cost == pytest.approx(0.5023)
     assert made.to_dict()["cost"] == made.cost
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
-    assert "no larger tier is left: what the request may cost (0.4) is spent" in why(made)
+    assert made.rulings[-1].spent == SpentBudget(limit="max_cost", value=0.4)
 
 
 def test_repeated_and_failed_calls_cost_too_and_conditions_see_it() -> None:
@@ -305,8 +307,8 @@ rules:
     large = tier("large", 0.1, prompt_scorer=FixedScorer(0.1), cost=TierCost(per_request=1.0))
     made = guard("{max_cost: 1}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0)]
-    assert "rule 'hard' passed over: it would retry, but there is no larger tier" in why(made)
-    assert "no larger tier is left: what the request may cost (1) is spent" in why(made)
+    assert obstacles(made) == [("hard", "no_larger_tier")]
+    assert made.rulings[0].spent == SpentBudget(limit="max_cost", value=1)
     made = guard("{max_cost: 1.5}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0), ("large", 1.0)]
-    assert not any("no larger tier is left" in reason for reason in why(made))
+    assert all(ruling.spent is None for ruling in made.rulings)

@@ -1,4 +1,4 @@
-"""`Decision.explain` and `TicketRecord.explain`: what happened and why, in a few sentences a reviewer understands."""
+"""`explain_decision` and `TicketRecord.explain`: what happened and why, in a few sentences for a reviewer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +74,7 @@ LARGE_WAS_SURE = (
             {},
             (
                 *SMALL_WAS_UNSURE,
-                "The tier 'large' failed (UnexpectedError RuntimeError).",
+                "The tier 'large' failed (UnexpectedError).",
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
                 "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is missing, "

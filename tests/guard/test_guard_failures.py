@@ -20,7 +20,8 @@ from ilis_guard.errors import (
 )
 from ilis_guard.guard import Guard
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Decision, Generation, Request, Score, Statistics
+from ilis_guard.types import Action, Decision, ErrorInfo, Generation, Request, Score, Statistics
+from ilis_guard.types.rulings import json_values
 from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"
@@ -167,7 +168,7 @@ def test_a_generation_that_policies_and_tickets_couldnt_read_is_a_failed_attempt
         made = build(ESCALATE_ERRORS, {"small": (model, FixedScorer(0.1))}, review=queue).decide(QUESTION)
         assert made.action is Action.ESCALATE
         assert made.ticket is not None
-        assert queue.get(made.ticket.id).attempts[0]["error"] == problem(made.attempts[0])
+        assert queue.get(made.ticket.id).attempts[0]["error"] == json_values(made.attempts[0].error)
     assert problem(made.attempts[0]).startswith("ModelError: a Generation's ")
     assert error in problem(made.attempts[0])
     assert "secret" not in json.dumps(made.to_dict())
@@ -257,7 +258,8 @@ def test_an_escalation_that_cannot_be_stored_abstains_and_promises_nothing(
     guard = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=BrokenQueue(error))
     made = guard.decide(QUESTION)
     assert (made.action, made.text, made.ticket, made.rule) == (Action.ABSTAIN, "", None, "person")
-    assert why(made)[-1] == (f"abstained: the ticket couldn't be stored: {type(error).__name__}: the disk is full")
+    assert made.ticket_error == ErrorInfo.of(error)
+    assert made.ticket_error.detail.endswith("the disk is full")
 
 
 def test_an_escalation_to_a_database_that_is_gone_abstains(build: Callable[..., Guard]) -> None:

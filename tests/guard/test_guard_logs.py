@@ -128,7 +128,7 @@ def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None
         "decision": made.id,
         "tier": "large",
         "attempt": 2,
-        "error": "unexpected RuntimeError",
+        "error": "UnexpectedError: RuntimeError",
         "seconds": large.seconds,
     }
     assert decided == {

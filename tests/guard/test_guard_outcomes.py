@@ -162,8 +162,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "text": "A chemist will write to you.",
         "uncertainty": 0.75,
         "rule": "person",
-        "rules": ["person"],
-        "reasons": list(why(made)),
+        "rulings": [ruling.to_dict() for ruling in made.rulings],
         "policy": made.policy,
         "labels": {},
         "prompt_length": len(QUESTION),
@@ -172,7 +171,8 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "bundles": {},
         "shadow": None,
         "cost": 0.0,
-        "ticket": made.ticket.to_dict() | {"state": "open", "queue": "chemists", "verdict": None},
+        "ticket": made.ticket.to_dict() | {"state": "open", "queue": "chemists", "kind": "escalated", "verdict": None},
+        "ticket_error": None,
         "attempts": [
             {
                 "tier": "small",
@@ -190,7 +190,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
                 "cost": 0.0,
                 "finish_reason": "stop",
                 "stopped_at": None,
-                "error": "",
+                "error": None,
                 "signatures": signatures,
             }
         ],

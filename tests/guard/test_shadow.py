@@ -61,8 +61,8 @@ def test_in_shadow_mode_the_first_tiers_answer_goes_out_and_what_would_have_been
             made = watched.decide(QUESTION)
         assert queue.list() == []
     assert (made.action, made.text, made.uncertainty) == (Action.ANSWER, "answer of small", 0.9)
-    assert (made.mode, made.rule, made.rules, made.ticket) == ("shadow", None, (None,), None)
-    assert why(made) == ("the policy only looks on (mode: shadow): the answer went out",)
+    assert (made.mode, made.rule, made.rules, made.ticket) == ("shadow", None, (), None)
+    assert why(made) == ("the policy is in shadow mode: the answer was given",)
     assert isinstance(large.model, FakeModel)
     assert (len(made.attempts), large.model.calls) == (1, [])
     assert made.shadow is not None
@@ -110,7 +110,7 @@ def test_in_shadow_mode_an_answer_without_a_score_goes_out_as_it_did_before(unce
 def test_in_shadow_mode_an_attempt_without_text_is_still_no_answer(model: FakeModel) -> None:
     made = guard(tier("small", 0.1, model), policy=looking_on(SURE)).decide(QUESTION)
     assert (made.action, made.text) == (Action.ABSTAIN, "")
-    assert why(made)[-1] == "the policy only looks on (mode: shadow): there was no answer to let out"
+    assert why(made)[-1] == "the policy is in shadow mode: there was no answer to give"
 
 
 def test_in_shadow_mode_a_rule_of_stage_prompt_spares_no_answer() -> None:
@@ -178,14 +178,14 @@ def test_it_goes_from_tier_to_tier_as_far_as_there_are_attempts() -> None:
     # Where the enforced policy stopped at the first tier, what comes of a retry isn't known, and isn't made up.
     said = beside(other, tier("small", 0.1), tier("large", 0.1))
     assert (said.action, said.rule) == (Action.RETRY, "on")
-    assert why(said)[-1] == "the tier 'large' wasn't asked, so what comes of it isn't known"
+    assert said.notes == (ShadowNote(kind="tier_not_tried", tier="large"),)
 
 
 def test_what_hangs_on_an_answer_that_was_spared_isnt_known() -> None:
     enforced = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
     said = beside(policy(SURE), tier("small", 0.1, prompt=0.9), enforced=enforced)
     assert (said.action, said.rule, said.error) == (None, None, None)
-    assert why(said) == ("the tier 'small' was spared its answer, so what there was to say isn't known",)
+    assert said.notes == (ShadowNote(kind="answer_spared", tier="small"),)
     # One that would have spared it too has decided.
     same = policy("{id: hard-for-me-too, stage: prompt, when: uncertainty > 0.7, do: abstain}", SURE)
     said = beside(same, tier("small", 0.1, prompt=0.9), enforced=enforced)
@@ -195,7 +195,7 @@ def test_what_hangs_on_an_answer_that_was_spared_isnt_known() -> None:
 def test_a_prompt_that_the_policy_in_force_has_not_scored_stays_unscored_and_that_is_said() -> None:
     hard = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
     said = beside(hard, tier("small", 0.1, prompt=0.9))
-    assert why(said)[0] == "the prompt wasn't scored on the tier 'small': only the policy in force has that done"
+    assert said.notes == (ShadowNote(kind="prompt_not_scored", tier="small"),)
     assert said.rule != "hard"
 
 
@@ -267,20 +267,20 @@ def test_in_shadow_mode_it_is_told_what_the_policy_would_have_done_and_why() -> 
 
     assert told(tier("small", 0.9), SURE, "{id: unsure, do: escalate}") == (
         "The tier 'small' answered with an uncertainty of 0.9. The answer is given, as it would be without a policy. "
-        "The policy only looks on: by rule 'unsure' it would have escalated, because it has no condition. Passed over "
+        "The policy is in shadow mode: by rule 'unsure' it would have escalated, because it has no condition. Passed over "
         "before it: rule 'sure', as `uncertainty < 0.2` is false (uncertainty is 0.9)."
     )
     assert told(tier("small", 0.1), SURE).endswith(
-        "The policy only looks on: by rule 'sure' it would have answered, because `uncertainty < 0.2` is true "
+        "The policy is in shadow mode: by rule 'sure' it would have answered, because `uncertainty < 0.2` is true "
         "(uncertainty is 0.1)."
     )
     hard = "{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}"
     assert told(tier("small", 0.1, prompt=0.9), hard, SURE).endswith(
-        "The policy only looks on: by rule 'hard' it would have abstained, before a token is generated, because "
+        "The policy is in shadow mode: by rule 'hard' it would have abstained, before a token is generated, because "
         "`uncertainty > 0.8` is true (uncertainty is 0.9)."
     )
     assert told(tier("small", 0.1, FakeModel(RuntimeError(QUESTION))), SURE) == (
-        "The tier 'small' failed (UnexpectedError RuntimeError). There's no answer. The policy only looks on: no rule held, "
+        "The tier 'small' failed (UnexpectedError). No answer. The policy is in shadow mode: no rule held, "
         "so it would have abstained. Passed over before it: rule 'sure', as `uncertainty < 0.2` is false (uncertainty "
         "is missing)."
     )
@@ -292,7 +292,7 @@ def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkey
 
     answered = (
         "The tier 'small' answered with an uncertainty of 0.1. By rule 'sure' the answer is given, because "
-        "`uncertainty < 0.2` is true (uncertainty is 0.1). Another policy looks on"
+        "`uncertainty < 0.2` is true (uncertainty is 0.1). Another policy is in shadow"
     )
     small, large = tier("small", 0.1), tier("large", 0.1)
     assert told(policy("{id: on, do: retry}"), small, large) == (
@@ -300,7 +300,7 @@ def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkey
     )
     early = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
     assert told(policy(SURE), tier("small", 0.1, prompt=0.9), enforced=early).endswith(
-        "Another policy looks on: what it would have done hangs on an answer that was never made."
+        "Another policy is in shadow: what it would have done depends on an answer that was never made."
     )
     shadow = policy("{id: no, do: abstain}")
     right = CascadeState.evaluate_answer
@@ -311,4 +311,4 @@ def test_what_a_second_policy_would_have_done_is_told_after_what_was_done(monkey
         return right(self, *args, **options)
 
     monkeypatch.setattr(CascadeState, "evaluate_answer", broken)
-    assert told(shadow, small) == f"{answered}, and couldn't say what it would have done (ZeroDivisionError)."
+    assert told(shadow, small) == f"{answered}, and couldn't be evaluated (UnexpectedError)."

@@ -133,4 +133,4 @@ def test_what_a_model_was_really_sent_is_what_larger_tiers_are_asked_and_tickets
         assert large.calls == [sent]
         shown = queue.get(decision.ticket.id).request["messages"]
         assert [turn["content"] for turn in shown] == ["Be brief.", "Capital of Norway?"]
-    assert decision.prompt_length == len("Norway"), "the policy saw the request as it came"
+    assert decision.prompt_length == len("Capital of Norway?")
