@@ -61,8 +61,8 @@ from ilis_guard.config.review import EndpointSettings, QueueSettings
 from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
+from ilis_guard.models.answer_text import before_stop
 from ilis_guard.models.base import Proceed
-from ilis_guard.models.stops import before_stop
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import (

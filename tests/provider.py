@@ -14,7 +14,7 @@ import numpy as np
 
 from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.lab.questions import Question
-from ilis_guard.models.replies import statistics_of
+from ilis_guard.models.remote import statistics_of
 from ilis_guard.types import RemoteFingerprint, Statistic
 
 NUMBER = re.compile(r"\d+")

@@ -19,9 +19,7 @@ from langchain_core.runnables.config import merge_configs
 from ilis_guard import Generation, Message, Tier
 from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import as_model_error
-from ilis_guard.models.replies import check_not_refused, generation_of
+from ilis_guard.models.remote import as_model_error, check_not_refused, fingerprint_of, generation_of
 from ilis_guard.types import Fingerprint, RemoteFingerprint
 from ilis_guard_langchain.callbacks import CaptureCallback
 from ilis_guard_langchain.chain import ChainParts, bound_options
@@ -191,10 +189,10 @@ class TappedChainModel:
         """
         messages = to_messages(call.given)
         if self._is_chat:
-            stripped = self._model.worded(messages)
+            stripped = self._model.strip_template(messages)
         else:
             text = call.given.to_string() if isinstance(call.given, PromptValue) else messages[-1].content
-            stripped = self._model.rendered(text)
+            stripped = self._model.strip_rendered(text)
         if stripped is None:
             call.unscorable = (
                 f"the chain words its prompt otherwise than the tier's bundle, which was fitted to "
@@ -211,23 +209,23 @@ class TappedChainModel:
         """
         call = CURRENT_CALL.get()
         given = call.kwargs.get(PIPELINE_KWARGS, {})
-        with self._model.listening() as listening:
+        with self._model.record() as recorder:
             options = {
                 **call.kwargs,
-                PIPELINE_KWARGS: {**self._bound.get(PIPELINE_KWARGS, {}), **given, **listening.options},
+                PIPELINE_KWARGS: {**self._bound.get(PIPELINE_KWARGS, {}), **given, **recorder.options},
             }
             if self._is_chat:  # streaming, the pipeline would run in a thread of its own, whose pass isn't recorded
                 options["stream"] = False
             with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
                 # In this thread, also where the caller awaits: the recorder follows its own thread only.
                 call.reply = self._parts.model.invoke(call.given, call.config, **options)
-            generation = listening.generation(as_message(call.reply).text.strip())
+            generation = recorder.generation(as_message(call.reply).text.strip())
         if given and not call.unscorable:
             call.unscorable = (
                 f"the call passes {sorted(given)!r} on to the chain's pipeline, which was compared with the tier's "
                 "bundle without them: how uncertain its answers are isn't known; bind them before it is wrapped"
             )
-        if not call.unscorable and listening.prompt != self._model.prompt_tokens(messages):
+        if not call.unscorable and recorder.prompt != self._model.prompt_tokens(messages):
             call.unscorable = (
                 "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
                 "model's chat template makes of this conversation (is a beginning-of-text token there twice, or does "

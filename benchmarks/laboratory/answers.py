@@ -20,7 +20,7 @@ from ilis_guard.lab.harvest import harvest, questions_digest, read_manifest
 from ilis_guard.lab.judging import RULES
 from ilis_guard.lab.questions import Question, read_questions, write_questions
 from ilis_guard.lab.rows import read_rows_of
-from ilis_guard.models.decoding import named
+from ilis_guard.models.decoding import decoding_name
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Site
 
@@ -109,7 +109,7 @@ def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> No
             "model": (manifest.model, str(tier.model)),
             "precision": (manifest.tapped().precision, tier.precision),
             "site": (manifest.tapped().site, SITE),
-            "decoding": (manifest.tapped().decoding, named(tier.decoding)),
+            "decoding": (manifest.tapped().decoding, decoding_name(tier.decoding)),
             "prompt": (manifest.prompt, tier.prompt),
             "max_new_tokens": (manifest.max_new_tokens, tier.max_new_tokens),
             "questions": (manifest.questions, questions_digest(questions)),

@@ -18,7 +18,7 @@ from ilis_guard.cascade.tier import Check, Tier
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.errors import ClientDisconnected, ConfigError
 from ilis_guard.models import Model, StepwiseModel
-from ilis_guard.models.unavailable import UnavailableModel
+from ilis_guard.models.base import UnavailableModel
 from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, Decision, PromptRuling, Request, Ruling, ShadowRuling

@@ -87,6 +87,7 @@ class Escalator:
             )
         except Exception as error:  # noqa: BLE001 - fail closed, whatever the storage raises
             event = events.ESCALATION_FAILED if kind == "escalated" else events.AUDIT_FAILED
+            # Only its class: the storage's message may quote the ticket's texts, a path or a host.
             events.log().error(event, decision=self.decision, queue=queue, error=type(error).__name__)
             return Escalation(error=ErrorInfo.of(error))
         return Escalation(ticket=ticket)

@@ -21,17 +21,9 @@ from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.evaluation.metrics import held_out
 from ilis_guard.lab.tuning import Progress, tune
-from ilis_guard.scoring.blending import Blending, SequenceProbability, raw_scores
-from ilis_guard.scoring.bundle import (
-    BundleMetadata,
-    CalibrationSet,
-    DatasetRows,
-    Split,
-    TypicalMaps,
-    row_digest,
-    write_bundle,
-)
-from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
+from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, Split, TypicalMaps, row_digest
+from ilis_guard.scoring.bundle_files import write_bundle
+from ilis_guard.scoring.calibration import BetaCalibration, Blending, SequenceProbability, calibration_terms, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, positions_of
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 from ilis_guard.types import Stage
@@ -111,7 +103,7 @@ def fit(
         answers.signatures,
         answers.statistics,
         log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(answers)),
-        familiarity=None if blending is None else blending.detector(reference).typicality(profiles),
+        familiarity=None if blending is None else blending.familiarity(reference).typicality(profiles),
     )
     calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
     uncertainty = calibration.apply(raw)

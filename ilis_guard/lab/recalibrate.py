@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.fit import calibrate
 from ilis_guard.lab.harvest import Harvest, read_harvest
-from ilis_guard.scoring.blending import raw_scores
-from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, write_bundle
+from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration
+from ilis_guard.scoring.bundle_files import write_bundle
+from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_count
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
@@ -179,7 +180,7 @@ def _scored(bundle: Bundle, harvest: Harvest) -> Labelled:
             harvest.signatures,
             harvest.statistics,
             log_odds=metadata.log_odds(harvest.statistics),
-            familiarity=None if blending is None else blending.detector(known).typicality(profiles),
+            familiarity=None if blending is None else blending.familiarity(known).typicality(profiles),
         ),
         wrong=harvest.wrong,
         probability=np.ones(len(harvest.wrong)),

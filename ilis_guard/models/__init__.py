@@ -3,6 +3,6 @@
 Importing this package imports neither torch nor LangChain.
 """
 
-from ilis_guard.models.base import Model, StepwiseModel, StoppableModel, Tokenizing
+from ilis_guard.models.base import Model, StepwiseModel, StoppableModel, Tokenizing, UnavailableModel
 
-__all__ = ["Model", "StepwiseModel", "StoppableModel", "Tokenizing"]
+__all__ = ["Model", "StepwiseModel", "StoppableModel", "Tokenizing", "UnavailableModel"]

@@ -1,45 +1,46 @@
-"""What a tier needs of a model."""
+"""Protocols of models, and the model that stands in for one that mustn't be called."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, runtime_checkable
 
 from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.errors import BudgetError
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Step
 
 Proceed = Callable[[Generation], bool]
-"""Asked once, after the prompt and before a token is generated, with a generation that has the prompt's signature and
-no text: whether to go on."""
+"""Called once, after the prompt and before a token is generated, with a generation that has the prompt's signature and
+no text; returns whether to go on."""
 
 
 class Model(Protocol):
-    """Anything that answers a conversation."""
+    """Answers conversations."""
 
     @property
     def fingerprint(self) -> Fingerprint | RemoteFingerprint | None:
-        """What its signatures or, where it can't be tapped, its statistics are comparable with; None for nothing."""
+        """Models of one fingerprint have comparable signatures or, untapped, comparable statistics; None for none."""
 
     def generate(self, messages: Sequence[Message]) -> Generation:
         """Answer a conversation whose last turn is the user's.
 
         Raises:
-            ModelError: there is no answer; ``is_retryable`` on its class tells whether to ask again.
+            ModelError: there is no answer; ``is_retryable`` on its class says whether another call may give one.
             SignatureError: the model was tapped and an activation is missing or not finite.
         """
 
 
 @runtime_checkable
 class StepwiseModel(Model, Protocol):
-    """A model that can be stopped on its way, at the prompt or after any token; local models can."""
+    """A model that can stop after its prompt or after any token, such as a local one."""
 
     def generate(
         self, messages: Sequence[Message], *, proceed: Proceed | None = None, deadline: Deadline | None = None
     ) -> Generation:
-        """As `Model.generate`; where `proceed` says no, what it was asked with is returned.
+        """As `Model.generate`; where `proceed` returns False, return the generation that it was called with.
 
         Raises:
-            BudgetError: the deadline has passed. The guard gave the call up by then; so does the model, at its next
-                token, and leaves the processor to others.
-            ClientDisconnected: whoever asked has left, as the deadline says whenever it is checked.
+            BudgetError: the deadline has passed. The guard has given the call up by then; the model ends it at its next
+                token, and frees the processor.
+            ClientDisconnected: the deadline's client has disconnected.
         """
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
@@ -52,18 +53,41 @@ class StepwiseModel(Model, Protocol):
 
 @runtime_checkable
 class StoppableModel(Model, Protocol):
-    """A model whose answers end where the caller says; local models and remote chat models do."""
+    """A model whose answers end at the caller's stop sequences, such as a local or a remote chat model."""
 
     takes_stop: bool
-    """True: its `generate` takes ``stop``. What has none is never given it."""
+    """True: its `generate` takes ``stop``. A model without this attribute never gets stop sequences."""
 
     def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
-        """As `Model.generate`; the answer ends before the first of these, and its score is of what is left."""
+        """As `Model.generate`; the answer ends before the first stop sequence, and is scored without it."""
 
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """A model that says how it cuts texts into tokens; local ones do."""
+    """A model that encodes texts as tokens, such as a local one."""
 
     def text_tokens(self, text: str) -> list[int]:
         """The tokens of any text by itself, without special ones."""
+
+
+class UnavailableModel:
+    """Takes the place of a tier's model and fails at once: the policy decides what becomes of the request.
+
+    Args:
+        reason: a sentence without prompts and answers.
+    """
+
+    fingerprint = None
+    takes_stop = True
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def generate(self, messages: Sequence[Message], **options: object) -> Generation:
+        """Fail.
+
+        Raises:
+            BudgetError: always.
+        """
+        del messages, options
+        raise BudgetError(self._reason)

@@ -1,4 +1,4 @@
-"""Batching: requests that wait for one local model at the same time go through it side by side."""
+"""Batching: concurrent requests to one local model share its forward passes."""
 
 import copy
 import threading
@@ -11,36 +11,36 @@ from typing import TYPE_CHECKING, Final
 
 from ilis_guard.concurrency.deadline import Deadline, wait_until
 from ilis_guard.errors import ModelError, SignatureError
+from ilis_guard.models.answer_text import StepBuilder
 from ilis_guard.models.base import Proceed
-from ilis_guard.models.stepwise import Unfolding
 from ilis_guard.types import Generation, Message, Step
 
 if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.forward_batch import GenerationRequest
     from ilis_guard.models.local import LocalModel
-    from ilis_guard.models.passes import Asked
 
-ALIKE: Final = 128
-"""Prompts that are so many tokens longer or shorter than that of the request that waits longest go in a batch of their
-own: every row is as long as the longest, and what is padded is computed too."""
-PATIENCE: Final = 0.05
-"""A share of the time that the batch before took: so long the next one waits, at most, for those who were just answered
-and ask again. Without it the first to come back would be computed alone, and all others wait for that."""
-ASKING: Final = 0.25
-"""Seconds, at most, that a pass waits while every row of it asks whether to proceed."""
+MAX_LENGTH_DIFFERENCE: Final = 128
+"""Requests whose prompts are more tokens longer or shorter than that of the first in the queue get another batch: rows
+are padded to the longest, and padding is computed too."""
+GATHER_SHARE: Final = 0.05
+"""The next batch waits, at most, this share of the time that the last one took, for clients that were just answered and
+call again. Without it the first to call again would be computed alone, and all others would wait for it."""
+PROCEED_TIMEOUT: Final = 0.25
+"""Seconds, at most, that a pass waits while the callers of all its rows decide whether to proceed."""
 
 
 class BatchedModel:
-    """A local model whose concurrent calls share forward passes; as the model itself, a `StepwiseModel`.
+    """A local model whose concurrent calls share forward passes; a `StepwiseModel` like the model itself.
 
-    While one batch is computed, those who ask meanwhile gather; the next one takes up to `size` of them, the one that
-    waits longest in any case. A request that finds the model idle is begun at once. Each is told of its own row alone,
-    and returns when that is done: the others of its batch go on without it.
+    Requests that arrive while a batch is computed wait for the next one, which takes up to `size` of them, in any case
+    the first in the queue. A request that finds the model idle starts at once. Each call returns when its own row is
+    done, and the other rows go on without it.
 
-    Threads may share it. A thread of its own computes while somebody waits, and ends when nobody does.
+    Threads may share it. A worker thread computes while requests wait, and ends when none does.
 
     Args:
-        model: it answers through this one alone.
-        size: so many requests one pass holds at most.
+        model: called only through this one.
+        size: most requests in one pass.
 
     Raises:
         ModelError: the size is below 1.
@@ -57,16 +57,16 @@ class BatchedModel:
         self._model = model
         self._size = size
         self._changed = threading.Condition()
-        """Guards what follows, and what rows say of themselves."""
+        """Guards the attributes below, and the flags of all rows."""
         self._waiting: list[_Row] = []
         self._under_way = 0
         """Calls that haven't returned."""
         self._most_under_way = 0
-        """Of all moments since the last batch began."""
+        """The most at any time since the last batch started."""
         self._is_working = False
 
     def text_tokens(self, text: str) -> list[int]:
-        """As of the model."""
+        """Encode a text, as the model does."""
         return self._model.text_tokens(text)
 
     def generate(
@@ -79,50 +79,52 @@ class BatchedModel:
     ) -> Generation:
         """Answer one conversation.
 
-        `seconds` count from the call, so that waiting for the batch before is in them.
+        A generation's `seconds` count from the call, so they include the wait for the batch before.
 
         Args:
             messages: the last turn is the user's.
-            proceed: as for a `LocalModel`; asked in the caller's thread. While some row of the batch goes on, passes
-                don't wait for what is said, and what was computed meanwhile of a row that doesn't proceed is dropped.
-            deadline: when it passes the call returns, and the row leaves its batch at the next token.
-            stop: as for a `LocalModel`. An answer that one ends waits for the batch, and is read anew after it.
+            proceed: as for a `LocalModel`; called in the caller's thread. While another row goes on, no pass
+                waits for its result: tokens of a row that doesn't proceed are dropped.
+            deadline: when it passes, the call raises, and the row leaves its batch at the next token.
+            stop: as for a `LocalModel`. An answer that one ends waits for the batch's end, and is replayed after it.
 
         Raises:
             BudgetError: the deadline has passed.
             PromptTooLongError: the prompt and the answer don't fit into the context.
-            ModelError: the conversation can't be put to this model.
+            ModelError: the model can't take this conversation.
             SignatureError: an activation of this row is missing or not finite.
         """
-        row = _Row(self._model.asked(messages, stop), is_asking=proceed is not None)
-        with self._taking_part(row):
+        row = _Row(self._model.prepare(messages, stop), awaits_proceed=proceed is not None)
+        with self._join_queue(row):
             if proceed is not None:
-                so_far = row.news(deadline)
+                so_far = row.result(deadline)
                 if not proceed(so_far):
                     return so_far
-                self._proceed(row)
-            return row.news(deadline)
+                with self._changed:
+                    row.awaits_proceed = False
+                    self._changed.notify_all()
+            return row.result(deadline)
 
     def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
         """Answer one conversation step by step: after the prompt, after a token has passed, and at the end.
 
-        The batch doesn't wait for a consumer: the tokens that passed while it was busy come as one step, with maps and
-        statistics of them all. Closing the iterator lets the row leave its batch at the next token.
+        The batch doesn't wait for the iterator's consumer: tokens that passed while it was busy come as one step, with
+        maps and statistics of them all. When the iterator is closed, the row leaves its batch at the next token.
 
         Raises:
             PromptTooLongError, ModelError, SignatureError: as `generate`, at the step where it happens.
         """
-        row, unfolding = _Row(self._model.asked(messages, stop)), Unfolding()
-        with self._taking_part(row):
-            is_at_end = False
-            while not is_at_end:
-                row.wants_news = True
-                generation = row.news()
-                is_at_end = generation.finish_reason is not None
-                yield unfolding.step(generation)
+        row, steps = _Row(self._model.prepare(messages, stop)), StepBuilder()
+        with self._join_queue(row):
+            is_complete = False
+            while not is_complete:
+                row.wants_progress = True
+                generation = row.result()
+                is_complete = generation.finish_reason is not None
+                yield steps.step(generation)
 
     @contextmanager
-    def _taking_part(self, row: "_Row") -> Iterator[None]:
+    def _join_queue(self, row: "_Row") -> Iterator[None]:
         try:
             with self._changed:
                 self._waiting.append(row)
@@ -141,40 +143,35 @@ class BatchedModel:
                     self._waiting.remove(row)
                 self._changed.notify_all()
 
-    def _proceed(self, row: "_Row") -> None:
-        with self._changed:
-            row.is_asking = False
-            self._changed.notify_all()
-
     def _work(self) -> None:
-        patience = 0.0
-        while rows := self._next(patience):
-            began = time.monotonic()
+        gather_seconds = 0.0
+        while rows := self._next_batch(gather_seconds):
+            started_at = time.monotonic()
             self._run(rows)
-            patience = PATIENCE * (time.monotonic() - began)
+            gather_seconds = GATHER_SHARE * (time.monotonic() - started_at)
 
     def _run(self, rows: "Sequence[_Row]") -> None:
         try:
-            self._model.run([row.asked for row in rows], _Batch(rows, self._changed))
+            self._model.run([row.request for row in rows], _Batch(rows, self._changed))
         except SignatureError as error:
             if len(rows) == 1:
-                rows[0].fail(error)
+                rows[0].deliver(error)
                 return
-            # It doesn't say in whose row: each has a pass of its own, so that one prompt doesn't take others along.
+            # The error doesn't name the row: each row runs alone, so that one prompt doesn't fail the others.
             for row in rows:
                 if not row.is_cancelled:
                     self._run([row])
-        except BaseException as error:  # noqa: BLE001 - whatever it is, everybody in the batch must hear of it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, every caller in the batch must receive it
             for row in rows:
-                row.fail(error)
+                row.deliver(error)
 
-    def _next(self, patience: float) -> "list[_Row]":
-        """The rows of the next batch; none where nobody waits, and then the thread ends."""
+    def _next_batch(self, gather_seconds: float) -> "list[_Row]":
+        """Take the rows of the next batch from the queue; none where it is empty, and then the thread ends."""
         with self._changed:
             self._changed.wait_for(
-                lambda: len(self._waiting) >= min(self._size, self._most_under_way), timeout=patience
+                lambda: len(self._waiting) >= min(self._size, self._most_under_way), timeout=gather_seconds
             )
-            rows = _alike(self._waiting, self._size)
+            rows = _similar_in_length(self._waiting, self._size)
             self._waiting = [row for row in self._waiting if row not in rows]
             self._most_under_way = self._under_way
             self._is_working = bool(rows)
@@ -182,97 +179,94 @@ class BatchedModel:
 
 
 class _Row:
-    """One request: where its caller and the batch that it is in meet."""
+    """One request, between its caller's thread and the worker's."""
 
-    def __init__(self, asked: "Asked", *, is_asking: bool = False) -> None:
-        self.asked = asked
-        self.is_asking = is_asking
-        """Whether it isn't said yet that it proceeds."""
-        self.wants_news = is_asking
-        """Whether its caller waits for the generation as far as it has come."""
+    def __init__(self, request: "GenerationRequest", *, awaits_proceed: bool = False) -> None:
+        self.request = request
+        self.awaits_proceed = awaits_proceed
+        """Whether the caller hasn't decided yet if it proceeds."""
+        self.wants_progress = awaits_proceed
+        """Whether the caller waits for the generation so far."""
         self.is_cancelled = False
-        self._news: deque[Generation | BaseException] = deque()
-        self._came = threading.Condition()
+        self._results: deque[Generation | BaseException] = deque()
+        self._delivered = threading.Condition()
 
     @property
     def goes_on(self) -> bool:
-        return not self.is_cancelled and not self.is_asking
+        return not self.is_cancelled and not self.awaits_proceed
 
-    def news(self, deadline: Deadline | None = None) -> Generation:
-        """Wait for what was wanted, or for the end.
+    def result(self, deadline: Deadline | None = None) -> Generation:
+        """Wait for the generation so far where the caller wants it, else for the answer.
 
         Raises:
             BudgetError: the deadline has passed.
-            ClientDisconnected: whoever asked has left.
-            BaseException: what ended the batch, as an object of this row's own.
+            ClientDisconnected: the deadline's client has disconnected.
+            BaseException: the error that ended the batch, copied for this row.
         """
         if deadline is not None:
             deadline.check()
-        with self._came:
-            if not wait_until(self._came, lambda: bool(self._news), deadline):
-                assert deadline is not None, "without a deadline, news is waited for"
+        with self._delivered:
+            if not wait_until(self._delivered, lambda: bool(self._results), deadline):
+                assert deadline is not None, "without a deadline, the wait ends with a result"
                 raise deadline.error("; it left its batch")
-            news = self._news.popleft()
-        if isinstance(news, BaseException):
-            raise _own(news) from news
-        return news
+            result = self._results.popleft()
+        if isinstance(result, BaseException):
+            raise _copy_error(result) from result
+        return result
 
-    def passed(self, so_far: Callable[[], Generation]) -> None:
-        if self.wants_news and not self.is_cancelled:
-            news = so_far()
-            # First this: whoever has the news may want more at once.
-            self.wants_news = False
-            self._tell(news)
+    def report(self, so_far: Callable[[], Generation]) -> None:
+        """Deliver the generation so far, if the caller waits for it."""
+        if self.wants_progress and not self.is_cancelled:
+            generation = so_far()
+            # Reset first: the caller may want more as soon as it has this.
+            self.wants_progress = False
+            self.deliver(generation)
 
-    def end(self, generation: Generation) -> None:
-        self._tell(generation)
-
-    def fail(self, error: BaseException) -> None:
-        self._tell(error)
-
-    def _tell(self, news: Generation | BaseException) -> None:
-        with self._came:
-            self._news.append(news)
-            self._came.notify_all()
+    def deliver(self, result: Generation | BaseException) -> None:
+        """Deliver the generation so far, the answer, or an error."""
+        with self._delivered:
+            self._results.append(result)
+            self._delivered.notify_all()
 
 
 class _Batch:
-    """The audience of a pass that several callers share."""
+    """Observes a batch of several callers' rows."""
 
     def __init__(self, rows: "Sequence[_Row]", changed: threading.Condition) -> None:
         self._rows = rows
         self._changed = changed
 
-    def passed(self, rows: Sequence[int], so_far: Callable[[int], Generation]) -> Collection[int]:
+    def on_step(self, rows: Sequence[int], so_far: Callable[[int], Generation]) -> Collection[int]:
         for place in rows:
-            self._rows[place].passed(partial(so_far, place))
-        there = [self._rows[place] for place in rows]
+            self._rows[place].report(partial(so_far, place))
+        active = [self._rows[place] for place in rows]
         with self._changed:
-            # Rows that may have no next token are computed along with others, not for themselves.
+            # Rows whose callers decide are computed along with others, but not alone.
             self._changed.wait_for(
-                lambda: any(row.goes_on for row in there) or all(row.is_cancelled for row in there), timeout=ASKING
+                lambda: any(row.goes_on for row in active) or all(row.is_cancelled for row in active),
+                timeout=PROCEED_TIMEOUT,
             )
             return [place for place in rows if not self._rows[place].is_cancelled]
 
-    def answered(self, row: int, generation: Generation) -> None:
-        self._rows[row].end(generation)
+    def on_answer(self, row: int, generation: Generation) -> None:
+        self._rows[row].deliver(generation)
 
 
-def _alike(waiting: "Sequence[_Row]", size: int) -> "list[_Row]":
-    """Of those who wait, in the order in which they came: the first, and those whose prompts are most like its own."""
+def _similar_in_length(waiting: "Sequence[_Row]", size: int) -> "list[_Row]":
+    """Of a queue, the first row and those whose prompts are most like its own in length."""
     if not waiting:
         return []
-    length = len(waiting[0].asked.tokens)
+    length = len(waiting[0].request.tokens)
 
-    def unlike(row: "_Row") -> int:
-        return abs(len(row.asked.tokens) - length)
+    def difference(row: "_Row") -> int:
+        return abs(len(row.request.tokens) - length)
 
-    return sorted((row for row in waiting if unlike(row) <= ALIKE), key=unlike)[:size]
+    return sorted((row for row in waiting if difference(row) <= MAX_LENGTH_DIFFERENCE), key=difference)[:size]
 
 
-def _own(error: BaseException) -> BaseException:
-    """The same error, as an object that no other thread raises."""
+def _copy_error(error: BaseException) -> BaseException:
+    """Copy an error, so that no two threads raise one object."""
     try:
         return copy.copy(error)
-    except Exception:  # noqa: BLE001 - a stranger's error may want arguments that nobody knows
+    except Exception:  # noqa: BLE001 - copying a third party's error may want arguments that nobody knows
         return RuntimeError(f"{type(error).__name__}: {error}")

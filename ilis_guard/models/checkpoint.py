@@ -1,10 +1,15 @@
-"""Checkpoints: a model and its tokenizer, loaded as asked and as nothing else."""
+"""Checkpoints: a model and its tokenizer in memory, the digest of its weights, and the proof of its taps."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
+from ilis_guard import events
 from ilis_guard.errors import MissingDependencyError, ModelError
 
 try:
@@ -18,12 +23,23 @@ except ImportError as error:
     ) from error
 
 from ilis_guard.config.tiers import PACKAGED_PREFIX
-from ilis_guard.models.fingerprint import weights_digest
-from ilis_guard.models.weights import LOADING, Progress, converted_folder, packaged_weights
-from ilis_guard.types import Dtype, Precision
+from ilis_guard.models.weights import (
+    LOADING,
+    Progress,
+    cache_folder,
+    converted_folder,
+    installed_version,
+    packaged_weights,
+)
+from ilis_guard.signature import TapPoint, pattern, prove
+from ilis_guard.types import Dtype, Fingerprint, Precision
 
 DeviceMap = str | Mapping[str, str | int]
 """transformers' device_map: a device, `auto` for as many as there are, or modules' paths to devices."""
+DIGEST_SAMPLE: Final = 64
+"""Bytes that the digest reads at the start, in the middle and at the end of each tensor."""
+PROOF_PACKAGES: Final = ("torch", "transformers", "bitsandbytes", "accelerate", "ilis-guard")
+"""Packages on whose versions a proof depends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +97,10 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> "Checkpoint":
-        """Of a model of transformers that somebody else has loaded, as it is.
+        """Take a transformers model that the caller has loaded, as it is.
 
         Raises:
-            ModelError: it isn't in evaluation mode, its files can't be found, or its precision is none that signatures
-                are known in.
+            ModelError: it isn't in evaluation mode, its files can't be found, or its precision is neither full nor NF4.
         """
         name = str(getattr(model, "name_or_path", ""))
         if getattr(model, "training", True):
@@ -103,7 +118,7 @@ class Checkpoint:
     def _in_memory(
         cls, model: Any, tokenizer: Any, name: str, folder: Path, *, precision: Precision, dtype: Dtype
     ) -> "Checkpoint":
-        _compute_as_asked(model)
+        _compute_in_dtype(model)
         config = model.config.get_text_config()
         if missing := [field for field in ("num_hidden_layers", "hidden_size") if not hasattr(config, field)]:
             raise ModelError(
@@ -120,9 +135,58 @@ class Checkpoint:
             hidden=config.hidden_size,
         )
 
+    def fingerprint(self, points: Sequence[TapPoint], *, temperature: float, decoding: str, prompt: str) -> Fingerprint:
+        """Build the fingerprint of this checkpoint, tapped at these points.
+
+        Args:
+            points: the taps, of one site.
+            temperature: of the signature's softmax.
+            decoding: its name, from `decoding_name`.
+            prompt: the template's digest.
+        """
+        return Fingerprint(
+            weights=self.weights,
+            precision=self.precision,
+            dtype=self.dtype,
+            layers=self.layers,
+            hidden=self.hidden,
+            site=points[0].site,
+            taps=pattern(points),
+            temperature=temperature,
+            decoding=decoding,
+            prompt=prompt,
+        )
+
+    def prove_taps(self, points: Sequence[TapPoint]) -> None:
+        """Prove the taps, unless the cache has a proof for the same weights, taps, devices and versions.
+
+        Raises:
+            SignatureError: a tap isn't in the path to the logits; nothing is cached then.
+        """
+        cached = cache_folder() / "proofs" / f"{self._proof_key(points)}.json"
+        if cached.exists():
+            return
+        moved = {proof.point.path: proof.moved for proof in prove(self.model, points, hidden=self.hidden)}
+        events.log().info(events.TAPS_PROVEN, layers=len(moved), least_moved=min(moved.values()))
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=cached.parent, prefix=".", delete=False) as unfinished:
+                unfinished.write(json.dumps(moved))
+            os.replace(unfinished.name, cached)  # noqa: PTH105 - the name is a string
+        except OSError as error:  # a read-only home costs a pass at each start, and no more
+            events.log().warning(events.PROOF_NOT_STORED, error=type(error).__name__)
+
+    def _proof_key(self, points: Sequence[TapPoint]) -> str:
+        parts = [self.weights, self.precision, self.dtype, type(self.model).__name__]
+        # A module without weights, such as a dropout, has no device.
+        devices = (next((weight.device for weight in point.module.parameters()), None) for point in points)
+        parts += [f"{point.path} {device}" for point, device in zip(points, devices, strict=True)]
+        parts += [f"{package} {installed_version(package)}" for package in PROOF_PACKAGES]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
 
 def _precision(model: Any, name: str) -> tuple[Precision, Dtype]:
-    """How somebody else's model holds its weights, and what it computes in."""
+    """Read how a loaded model holds its weights, and what it computes in."""
     quantisation = getattr(model.config, "quantization_config", None)
     if quantisation is None:
         precision: Precision = "full"
@@ -149,8 +213,8 @@ def _is_nf4(quantisation: BitsAndBytesConfig) -> bool:
     )
 
 
-def _compute_as_asked(model: Any) -> None:
-    """Keep bitsandbytes from computing in bfloat16 where float32 was asked for.
+def _compute_in_dtype(model: Any) -> None:
+    """Keep bitsandbytes from computing in bfloat16 where the dtype is float32.
 
     On processors with AVX512-BF16 its 4-bit layers repack their weights and round activations to bfloat16, whatever
     the compute dtype says (bitsandbytes 0.50, ``Linear4bit.forward``). Maps would differ by percents from one
@@ -165,3 +229,44 @@ def _source(name: str, progress: Progress | None) -> str:
     if name.startswith(PACKAGED_PREFIX):
         return str(converted_folder(packaged_weights(name.removeprefix(PACKAGED_PREFIX)), progress))
     return name
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest the names, types, shapes and a sample of the values of all tensors in a folder's safetensors files.
+
+    Equal weights have equal digests on any device, and a fine-tune, which changes every sampled matrix, has another. It
+    is no protection against forgery. A safetensors file is eight bytes of header length, a JSON header, and the
+    tensors' bytes.
+
+    Raises:
+        ModelError: the folder holds no safetensors file, or one that can't be read.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{str(folder)!r} holds no safetensors file; convert the checkpoint to safetensors")
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            _digest_file(file, digest)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{str(file)!r} isn't a whole safetensors file: {error}") from error
+    return digest.hexdigest()[:16]
+
+
+def _digest_file(file: Path, digest: "hashlib._Hash") -> None:
+    with file.open("rb") as tensors:
+        size = file.stat().st_size
+        length = int.from_bytes(tensors.read(8), "little")
+        if 8 + length > size:
+            raise ValueError(f"its header should have {length} bytes, the whole file has {size}")
+        header = json.loads(tensors.read(length))
+        header.pop("__metadata__", None)
+        expected = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if expected != size:
+            raise ValueError(f"it has {size} bytes, and should have {expected}")
+        for name, tensor in sorted(header.items()):
+            begin, end = tensor["data_offsets"]
+            digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
+            for offset in (begin, (begin + end) // 2, max(begin, end - DIGEST_SAMPLE)):
+                tensors.seek(8 + length + offset)
+                digest.update(tensors.read(min(DIGEST_SAMPLE, end - offset)))

@@ -1,4 +1,4 @@
-"""How tokens are chosen: greedily unless a tier says otherwise, and never as the checkpoint says."""
+"""Decoding: greedy unless a tier sets options; the checkpoint's own generation config never counts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,15 +40,15 @@ IGNORED: Final = frozenset(
 BEAMS: Final = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha", "assistant_model")
 
 
-def named(decoding: Mapping[str, Any]) -> str:
-    """How tokens are chosen, for a fingerprint."""
+def decoding_name(decoding: Mapping[str, Any]) -> str:
+    """Name options of decoding, for a fingerprint."""
     return json.dumps(dict(sorted(decoding.items()))) if decoding else GREEDY
 
 
 def generation_config(
     decoding: Mapping[str, Any], *, max_new_tokens: int, end_tokens: Sequence[int]
 ) -> GenerationConfig:
-    """A generation configuration of our own: the checkpoint's may sample, or penalise repetition.
+    """Build the generation config of a tier's options, in place of the checkpoint's, which may sample.
 
     Raises:
         ModelError: an option isn't one of those allowed, or has a value that transformers refuses.
@@ -78,18 +78,18 @@ def generation_config(
     return config
 
 
-def of_fingerprint(decoding: str) -> dict[str, Any]:
-    """The options that `named` gave a name."""
-    return {} if decoding == GREEDY else dict(json.loads(decoding))
+def parse_decoding(name: str) -> dict[str, Any]:
+    """Return the options that `decoding_name` named."""
+    return {} if name == GREEDY else dict(json.loads(name))
 
 
-def differences(model: Any, given: Mapping[str, Any], ours: GenerationConfig) -> list[str]:
-    """Options in which a call of somebody else's ``generate`` differs from ours, with all defaults filled in.
+def decoding_differences(model: Any, given: Mapping[str, Any], ours: GenerationConfig) -> list[str]:
+    """List the options in which a third party's call of ``generate`` differs from ours, with all defaults filled in.
 
     Args:
-        model: whose own generation configuration fills in what is open.
-        given: what is passed to ``generate``, a ``generation_config`` among it.
-        ours: as of `generation_config`.
+        model: its own generation config fills in the options that are left open.
+        given: the arguments of ``generate``, which may include a ``generation_config``.
+        ours: from `generation_config`.
     """
     theirs = model.generation_config.to_diff_dict()
     if (config := given.get("generation_config")) is not None:
@@ -100,9 +100,9 @@ def differences(model: Any, given: Mapping[str, Any], ours: GenerationConfig) ->
 
 
 def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides of some options: defaults filled in, and without those that bend only what is sampled."""
+    """Fill in defaults, and drop the options that have no effect."""
     defaults = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - transformers fills them in by this
-    # An option that is None is open.
+    # None leaves an option open.
     filled = defaults | {name: value for name, value in options.items() if value is not None}
     ends = filled.pop("eos_token_id", None)
     filled["eos_token_id"] = sorted(ends) if isinstance(ends, list) else [ends]
@@ -112,8 +112,8 @@ def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in filled.items() if name not in ignored and not name.startswith("_")}
 
 
-def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:
-    """Generate one token: transformers looks at some values (a temperature below 0) and caches only then.
+def check_decoding(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -> None:
+    """Generate one token: transformers checks some values (a temperature below 0) and caches only then.
 
     Raises:
         ModelError: it refuses one.
@@ -127,18 +127,18 @@ def try_out(model: Any, config: GenerationConfig, decoding: Mapping[str, Any]) -
         raise ModelError(f"transformers refuses the decoding {dict(decoding)!r}: {error}") from error
 
 
-def after(config: GenerationConfig, tokens: int) -> GenerationConfig:
-    """The same way of choosing tokens for the rest of answers of which so many are there."""
+def continue_config(config: GenerationConfig, tokens: int) -> GenerationConfig:
+    """Build the config that continues answers of so many tokens."""
     left = {"max_new_tokens": config.max_new_tokens - tokens}
     if config.min_new_tokens is not None:
         left["min_new_tokens"] = max(0, config.min_new_tokens - tokens)
     return GenerationConfig(**config.to_dict() | left)  # type: ignore[no-untyped-call]  # as above
 
 
-def cache_by_rows(model: Any, config: GenerationConfig) -> DynamicCache | None:
-    """The cache that transformers would make, where it holds each row for itself, so that rows can be taken out.
+def row_cache(model: Any, config: GenerationConfig) -> DynamicCache | None:
+    """Build the cache that transformers would build, if rows can be taken out of it; else None.
 
-    State spaces, linear attention and convolutions keep states of other shapes, and a static cache its size: None.
+    State spaces, linear attention and convolutions keep states of other shapes, and a static cache has a fixed size.
     """
     if config.use_cache is False or config.cache_implementation is not None:
         return None
@@ -150,13 +150,13 @@ def cache_by_rows(model: Any, config: GenerationConfig) -> DynamicCache | None:
 
 
 def special_tokens(tokenizer: Any) -> list[int]:
-    """Tokens that decoding leaves out: those with a name, and those only marked special, as most of Llama 3's."""
+    """List the tokens that decoding leaves out: named ones, and those only marked special, as most of Llama 3's."""
     marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
     return sorted({*tokenizer.all_special_ids, *marked})
 
 
 def end_tokens(model: Any, tokenizer: Any, *, chat: bool) -> list[int]:
-    """Tokens that end an answer: the model's own, and for a base model every token with a line break in it."""
+    """List the tokens that end an answer: the model's own, and for a base model every token with a line break."""
     configured = model.generation_config.eos_token_id
     own = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
     if not own:
@@ -165,3 +165,17 @@ def end_tokens(model: Any, tokenizer: Any, *, chat: bool) -> list[int]:
         return sorted(own)
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return sorted(own) + [token for token, text in enumerate(texts) if "\n" in text and token not in own]
+
+
+def context_length(model: Any) -> int:
+    """Return how many tokens a model can read.
+
+    Raises:
+        ModelError: its configuration doesn't say.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int):
+        raise ModelError(
+            f"{type(model).__name__} doesn't say how much it can read: its configuration has no max_position_embeddings"
+        )
+    return context

@@ -1,25 +1,46 @@
-"""Remote models: any LangChain chat model. They can't be tapped: what they say has statistics at most, no signature."""
+"""Remote models: any LangChain chat model, its fingerprint, and its replies as generations.
 
+They can't be tapped: a reply has output statistics, where the provider returns log-probabilities, and no signature.
+"""
+
+import hashlib
+import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from langchain_core.language_models import BaseChatModel
-from pydantic import ValidationError
+from langchain_core.messages import AIMessage
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from ilis_guard.config.imports import import_string
 from ilis_guard.errors import ModelError, TransientModelError, control_flow
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.replies import check_not_refused, generation_of
-from ilis_guard.types import Generation, Message, RemoteFingerprint
+from ilis_guard.types import FinishReason, Generation, Message, RemoteFingerprint, Statistics
 
-BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+RETRYABLE_STATUSES: Final = frozenset(
+    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+)
+MODEL_FIELDS: Final = ("model_name", "model")
+"""Where LangChain's integrations keep the model's name."""
+IGNORED_WORDS: Final = frozenset(
+    {"timeout", "retries", "retry", "client", "socket", "proxy", "headers", "stream", "streaming", "organization"}
+    | {"key", "token", "secret", "password", "credentials", "auth"}
+)
+"""An argument with one of these words in its name says how a model is reached, not what it answers, or is a secret."""
+FINISH_KEYS: Final = ("finish_reason", "stop_reason", "done_reason")
+"""Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
+LENGTH_REASONS: Final = frozenset({"length", "max_tokens"})
+FILTERED: Final = "content_filter"
+"""OpenAI's word, and ours, for an answer that mustn't be used."""
+UNKNOWN_LOGPROB: Final = -9999.0
+"""What OpenAI returns as the log-probability of a very unlikely token."""
 
 
 class RemoteModel:
-    """A LangChain chat model as a tier. Its secrets come from the environment, as LangChain's integrations do it."""
+    """A LangChain chat model as a tier. LangChain's integrations read their secrets from the environment."""
 
     takes_stop = True
 
@@ -28,12 +49,12 @@ class RemoteModel:
 
     @property
     def chat(self) -> BaseChatModel:
-        """As given."""
+        """The LangChain model."""
         return self._chat
 
     @cached_property
     def fingerprint(self) -> RemoteFingerprint:
-        """What its output statistics are comparable with."""
+        """Models of one fingerprint have comparable output statistics."""
         return fingerprint_of(self._chat)
 
     @classmethod
@@ -52,22 +73,22 @@ class RemoteModel:
             raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
         try:
             return cls(found(**arguments))
-        # Whatever a third party's constructor raises: the operator sees which model and why.
+        # A third party's constructor may raise anything: the operator sees which model and why.
         except Exception as error:
             raise ModelError(
-                f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {_told(error)}"
+                f"the chat model {path!r} refuses its arguments: {type(error).__name__}: {_describe(error)}"
             ) from error
 
     def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
-        """Ask the model once.
+        """Call the model once.
 
         Args:
             messages: the last turn is the user's.
-            stop: given to the model as it is, which has its own bounds for them.
+            stop: passed to the model, which has its own limits for them.
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
-            ModelError: it refused, whether by an error or in its reply.
+            ModelError: it refused, by an error or in its reply.
         """
         started = time.perf_counter()
         try:
@@ -81,18 +102,98 @@ class RemoteModel:
 
 
 def as_model_error(error: Exception, model: str) -> ModelError:
-    """What a chat model's integration raised, in the guard's words.
+    """Convert the error of a chat model's integration.
 
     Args:
-        error: its own; its text may quote the prompt, so it isn't repeated.
-        model: who didn't answer.
+        error: its message may quote the prompt, so it is dropped.
+        model: the integration's class.
     """
     kind = TransientModelError if _is_transient(error) else ModelError
-    return kind(f"{model} didn't answer: {type(error).__name__}{_status(error)}")
+    status = getattr(error, "status_code", None)
+    of_status = f" (status {status})" if isinstance(status, int) else ""
+    return kind(f"{model} didn't answer: {type(error).__name__}{of_status}")
 
 
-def _told(error: Exception) -> str:
-    """What the error says, without the arguments that pydantic would quote: a key may be among them."""
+def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) -> RemoteFingerprint:
+    """Build the fingerprint of a chat model: models of one fingerprint have comparable output statistics.
+
+    It is read from the object, so that a model from guard.yaml and one that a program built have the same if they send
+    the same requests, whether or not parts of them came from the environment.
+
+    Args:
+        chat: of any integration.
+        bound: further arguments of every call.
+    """
+    kind = type(chat)
+    fields = {
+        name: getattr(chat, name)
+        for name, field in kind.model_fields.items()
+        if name not in BaseChatModel.model_fields and name not in chat.lc_secrets and not field.exclude
+    }
+    model = next((value for name in MODEL_FIELDS if isinstance(value := fields.pop(name, None), str)), "")
+    given = {**fields, **(bound or {})}
+    return RemoteFingerprint(
+        chat_model=f"{kind.__module__}:{kind.__qualname__}",
+        model=model,
+        arguments={name: _digest(given[name]) for name in sorted(given) if _is_relevant(name, given[name])},
+    )
+
+
+def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
+    """Convert a chat model's whole reply, which took so many seconds."""
+    usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
+    return Generation(
+        text=reply.text.strip(),
+        tokens=usage["output_tokens"],
+        prompt_tokens=usage["input_tokens"],
+        finish_reason=_finish_reason(reply.response_metadata),
+        seconds=seconds,
+        statistics=statistics_of(reply.response_metadata.get("logprobs")),
+    )
+
+
+def statistics_of(logprobs: object) -> Statistics | None:
+    """Compute output statistics from logprobs in the format of OpenAI's chat completions.
+
+    ``{"content": [{"logprob": ..., "top_logprobs": [{"logprob": ...}, ...]}, ...]}``, one entry a token. The entropy
+    of a distribution isn't known from its likeliest tokens, and the margin only where each token came with two of them:
+    unknown statistics are NaN, which conditions see as missing.
+
+    Args:
+        logprobs: from the message's metadata, of any shape.
+
+    Returns:
+        None where there are no logprobs of that format.
+    """
+    tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not tokens:
+        return None
+    total = math.fsum(_logprob(token) for token in tokens)
+    return Statistics(
+        logprob_sum=total,
+        logprob_mean=total / len(tokens),
+        entropy_mean=math.nan,
+        # A minimum with NaN in it may be any number to Python.
+        margin_min=math.nan if any(map(math.isnan, margins := [_margin(token) for token in tokens])) else min(margins),
+    )
+
+
+def check_not_refused(reply: AIMessage) -> None:
+    """Check that a reply isn't a refusal.
+
+    Raises:
+        ModelError: it is one, or a content filter cut it: neither may count as an answer.
+    """
+    blocks = reply.content if isinstance(reply.content, list) else ()
+    refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
+    if refuses or reply.additional_kwargs.get("refusal"):
+        raise ModelError("the model refused to answer")
+    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
+        raise ModelError("the model didn't answer: its content filter stopped or withdrew the answer")
+
+
+def _describe(error: Exception) -> str:
+    """Describe an error without the arguments that pydantic quotes: one may be a key."""
     if isinstance(error, ValidationError):
         problems = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
@@ -100,16 +201,54 @@ def _told(error: Exception) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether the same call may succeed if made again: LangChain's own word, else the HTTP status, else the type."""
+    """Whether another call may succeed: by LangChain's own flag, else the HTTP status, else the error's type."""
     if hasattr(error, "is_retryable"):
         return bool(error.is_retryable)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return status in BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return status in RETRYABLE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
     return isinstance(error, ConnectionError | TimeoutError)
 
 
-def _status(error: Exception) -> str:
-    """The HTTP status, where there is one. The error's own text may quote the prompt, so it isn't repeated."""
-    status = getattr(error, "status_code", None)
-    return f" (status {status})" if isinstance(status, int) else ""
+def _is_relevant(name: str, value: object) -> bool:
+    if isinstance(value, SecretStr | SecretBytes) or not IGNORED_WORDS.isdisjoint(name.lower().split("_")):
+        return False
+    # Empty arguments are left out: a later release of the integration may add some.
+    return value is not None and not (isinstance(value, list | tuple | Mapping) and not value)
+
+
+def _digest(value: object) -> bool | int | float | str:
+    if isinstance(value, bool | int | float):
+        return value
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_to_json).encode()).hexdigest()[:16]
+
+
+def _to_json(value: object) -> object:
+    """Convert what JSON doesn't know; of objects that hold no data, such as functions, only the type counts."""
+    if isinstance(value, BaseModel):
+        return dict(value)
+    return sorted(map(repr, value)) if isinstance(value, set | frozenset) else type(value).__qualname__
+
+
+def _finish_reason(metadata: Mapping[str, Any]) -> FinishReason:
+    return "length" if any(str(metadata.get(key)).lower() in LENGTH_REASONS for key in FINISH_KEYS) else "stop"
+
+
+def _margin(token: Any) -> float:
+    """How much likelier the likeliest token was than the second, 0 to 1; NaN where unknown."""
+    listed = token.get("top_logprobs") if isinstance(token, Mapping) else None
+    if not isinstance(listed, Sequence) or len(listed) < 2:
+        return math.nan
+    logprobs = [_logprob(each) for each in listed]
+    if any(map(math.isnan, logprobs)):
+        return math.nan
+    likeliest, second = sorted(logprobs, reverse=True)[:2]
+    return math.exp(likeliest) - math.exp(second)
+
+
+def _logprob(token: Any) -> float:
+    """In nats; NaN where unknown."""
+    value = token.get("logprob") if isinstance(token, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= UNKNOWN_LOGPROB:
+        return math.nan
+    return min(float(value), 0.0)  # servers round, and a probability is at most 1

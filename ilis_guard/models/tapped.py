@@ -1,4 +1,4 @@
-"""Models that somebody else runs, such as a pipeline inside a chain: tapped while theirs is the call."""
+"""Tapped models: third parties' models, such as a pipeline in a chain, recorded while the third party calls them."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,24 +11,23 @@ import torch
 from ilis_guard.errors import BundleMismatchError, ModelError
 from ilis_guard.models.checkpoint import Checkpoint
 from ilis_guard.models.decoding import (
-    differences,
+    decoding_differences,
+    decoding_name,
     end_tokens,
     generation_config,
-    named,
-    of_fingerprint,
+    parse_decoding,
     special_tokens,
 )
-from ilis_guard.models.prompts import PromptTemplate
-from ilis_guard.models.proofs import prove_once
-from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern
+from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.signature import Recorder, Tap, TapPoint, locate
 from ilis_guard.types import Fingerprint, Generation, Message
 
 
 class TappedModel:
-    """A causal language model whose ``generate`` somebody else calls, once for each conversation.
+    """A causal language model whose ``generate`` a third party calls, once for each conversation.
 
-    What it shows is comparable with a `LocalModel`'s of the same fingerprint, as long as it is asked in the same words:
-    that is looked at call by call, for the words aren't ours.
+    Its recordings are comparable with those of a `LocalModel` of the same fingerprint if the prompts have the same
+    wording, which the caller checks call by call.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class TappedModel:
         self.template = template
         self._tokenizer = checkpoint.tokenizer
         self._points = tuple(points)
-        self._end_tokens = end_tokens(checkpoint.model, checkpoint.tokenizer, chat=template.chat_template is not None)
+        self._end_tokens = end_tokens(checkpoint.model, checkpoint.tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(checkpoint.tokenizer)
 
     @classmethod
@@ -52,65 +51,56 @@ class TappedModel:
         prompt: str,
         max_new_tokens: int,
     ) -> Self:
-        """Of a model in memory, which shall be scored by a bundle.
+        """Prepare a model in memory, which a bundle will score.
 
         Args:
             model: a causal language model of transformers.
             tokenizer: its own.
-            options: what ``generate`` is called with.
-            fitted: the bundle's fingerprint, which says where the model is tapped; the bundle itself sees that it fits.
+            options: the arguments of ``generate``.
+            fitted: the bundle's fingerprint, which says where to tap; the bundle's scorer checks that it fits.
             prompt: the bundle's wording around the user's last turn.
             max_new_tokens: the bundle's.
 
         Raises:
             ModelError: it isn't in evaluation mode, or its weights or its precision are unknown.
             SignatureError: its architecture can't be tapped, or a tap isn't in the path to the logits.
-            BundleMismatchError: it answers otherwise than the bundle says: chosen otherwise, or of another length.
+            BundleMismatchError: its decoding or its length limit isn't the bundle's.
         """
         checkpoint = Checkpoint.of(model, tokenizer)
         template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
         points = locate(model, checkpoint.layers, fitted.site)
-        decoding = of_fingerprint(fitted.decoding)
+        decoding = parse_decoding(fitted.decoding)
         ours = generation_config(
             decoding,
             max_new_tokens=max_new_tokens,
-            end_tokens=end_tokens(model, tokenizer, chat=template.chat_template is not None),
+            end_tokens=end_tokens(model, tokenizer, chat=template.is_chat),
         )
-        if different := differences(model, options, ours):
+        if different := decoding_differences(model, options, ours):
             wanted = {name: getattr(ours, name, None) for name in different}
             raise BundleMismatchError(
                 f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
                 f"{', '.join(different)} differ. The bundle wants {wanted!r} (decoding {fitted.decoding}); give the "
                 "pipeline these, or harvest and fit a bundle for it"
             )
-        fingerprint = Fingerprint(
-            weights=checkpoint.weights,
-            precision=checkpoint.precision,
-            dtype=checkpoint.dtype,
-            layers=checkpoint.layers,
-            hidden=checkpoint.hidden,
-            site=fitted.site,
-            taps=pattern(points),
-            temperature=fitted.temperature,
-            decoding=named(decoding),
-            prompt=template.digest,
+        fingerprint = checkpoint.fingerprint(
+            points, temperature=fitted.temperature, decoding=decoding_name(decoding), prompt=template.digest
         )
-        prove_once(checkpoint, points)
+        checkpoint.prove_taps(points)
         return cls(checkpoint, points, fingerprint=fingerprint, template=template)
 
-    def worded(self, messages: Sequence[Message]) -> tuple[Message, ...] | None:
-        """A conversation without the bundle's own words around its last turn; None where it hasn't these words."""
+    def strip_template(self, messages: Sequence[Message]) -> tuple[Message, ...] | None:
+        """Remove the bundle's wording from a conversation's last turn; None where the turn has another wording."""
         question = self.template.question_in(messages[-1].content)
         return None if question is None else (*messages[:-1], replace(messages[-1], content=question))
 
-    def rendered(self, prompt: str) -> tuple[Message, ...] | None:
-        """As `worded`, of a prompt's whole text, with the marks of the model's chat template."""
+    def strip_rendered(self, prompt: str) -> tuple[Message, ...] | None:
+        """As `strip_template`, for a whole rendered prompt, with the marks of the chat template."""
         question = self.template.question_in_rendered(prompt, self._tokenizer)
         return None if question is None else (Message(role="user", content=question),)
 
     @contextmanager
-    def listening(self) -> Iterator["Listening"]:
-        """Listen to one call of ``generate``, which this thread makes, with one row."""
+    def record(self) -> Iterator["CallRecorder"]:
+        """Record one call of ``generate``, of one row, in this thread."""
         with torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
@@ -118,17 +108,15 @@ class TappedModel:
                 special_tokens=self._special_tokens,
                 temperature=self.fingerprint.temperature,
             )
-            yield Listening(recorder)
+            yield CallRecorder(recorder)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """How a conversation is put to this model, where the words are the bundle's."""
-        text = self.template.render(messages, self._tokenizer)
-        is_chat = self.template.chat_template is not None
-        return list(self._tokenizer(text, add_special_tokens=not is_chat)["input_ids"])
+        """Encode a conversation in the bundle's wording."""
+        return TextCodec(self._tokenizer, self.template).encode_prompt(messages)
 
 
-class Listening:
-    """One call of somebody else's ``generate`` that is listened to."""
+class CallRecorder:
+    """Records one call of a third party's ``generate``."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -138,26 +126,26 @@ class Listening:
 
     @property
     def options(self) -> dict[str, Any]:
-        """To be passed to ``generate``."""
-        return {"logits_processor": [self._record], "stopping_criteria": [self._follow]}
+        """Arguments to pass to ``generate``."""
+        return {"logits_processor": [self._record], "stopping_criteria": [self._keep]}
 
     @property
     def prompt(self) -> list[int]:
-        """The tokens of the prompt as it was really put; empty before it was read."""
+        """The prompt's tokens as ``generate`` got them; empty before its first pass."""
         return self._prompt
 
     def generation(self, text: str) -> Generation:
-        """What was heard, once ``generate`` has returned.
+        """Build the generation, once ``generate`` has returned.
 
         Args:
             text: the answer, as the caller of ``generate`` got it.
 
         Raises:
-            SignatureError: nothing was heard, as where a cache answered; or an activation isn't finite.
-            ModelError: several rows were generated at once.
+            ModelError: no token was recorded, or several rows were generated at once.
+            SignatureError: an activation is missing or not finite.
         """
         if self._sequences is None:
-            raise ModelError("the chain's model returned and no token was heard: did a cache answer?")
+            raise ModelError("the chain's model returned and no token was recorded: did a cache answer?")
         if len(self._sequences) != 1:
             raise ModelError(f"the chain's model generated {len(self._sequences)} rows for one request")
         (recording,) = self._recorder.finish(self._sequences)
@@ -177,7 +165,7 @@ class Listening:
             self._prompt = ids[0].tolist()
         return self._recorder(ids, scores)
 
-    def _follow(self, ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
-        """A stopping criterion that stops nothing: the last token of an answer is shown to no logits processor."""
+    def _keep(self, ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        """Keep the sequences, as a stopping criterion: logits processors don't get the last token."""
         self._sequences = ids
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)

@@ -182,7 +182,8 @@ def _packaged_file(weights: PackagedWeights, package: str, file: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / file
 
 
-def _installed_version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """Return a package's version; ``none`` where it isn't installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # uninstalled, with files of its own making left behind
@@ -197,7 +198,7 @@ def _gguf_file(weights: PackagedWeights, temporary: Path) -> Iterator[Path]:
     if missing:
         raise WeightsError(
             f"the package {weights.package!r} lacks {missing[0].name!r}; install it again "
-            f"(installed version: {_installed_version(weights.package)})"
+            f"(installed version: {installed_version(weights.package)})"
         )
     if len(parts) == 1:
         yield parts[0]

@@ -10,7 +10,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.policy.binding import BoundPolicy
 from ilis_guard.policy.guarantees import resolve
 from ilis_guard.scoring import Bundle, read_bundle
-from ilis_guard.scoring.certify import Certificate
+from ilis_guard.scoring.risk_control import Certificate
 from ilis_guard.types import Action
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ilis_guard.errors import ConfigError
 from ilis_guard.policy import Policy
 from ilis_guard.scoring import Bundle
-from ilis_guard.scoring.certify import Certificate, certify
+from ilis_guard.scoring.risk_control import Certificate, certify
 
 
 def resolve(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[str, Certificate]:

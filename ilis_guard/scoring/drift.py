@@ -1,4 +1,4 @@
-"""Drift: whether a stream of live scores still looks like the calibration rows, tested as it goes, by test martingales.
+"""Drift: an online test, by test martingales, of whether live scores still resemble the calibration rows.
 
 A score's place among the calibration rows' and those of the window so far is a p-value, uniform and independent of all
 earlier ones as long as the stream is exchangeable with the calibration rows. Bets against that multiply a capital that
@@ -15,17 +15,17 @@ from ilis_guard.errors import ScoringError
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.types import Score
 
-Watched = Literal["typicality", "uncertainty"]
+Monitored = Literal["typicality", "uncertainty"]
 POWERS: Final = np.linspace(0.05, 0.95, 10)
 """The bets: a p-value p multiplies the capital of the bet e by e p^(e-1) or, on high ones, by e (1-p)^(e-1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """What a window says so far."""
+    """The state of a window."""
 
-    alarm: Watched | None
-    """What no longer looks like the calibration rows'. Stays until the window ends."""
+    alarm: Monitored | None
+    """The number that no longer resembles the calibration rows'. Kept until the window ends."""
     scores: int
     """In this window so far."""
     evidence: float
@@ -33,7 +33,7 @@ class Drift:
 
 
 class DriftTest:
-    """Watches typicality and uncertainty, each for low and for high values, in windows of so many scores.
+    """Monitors typicality and uncertainty, each for low and for high values, in windows of so many scores.
 
     In a window of a stream that is exchangeable with the calibration rows an alarm is raised, at any time, with
     probability at most `false_alarms`, over the draw of both. Each window starts anew, from the calibration rows alone:
@@ -71,9 +71,9 @@ class DriftTest:
         cells = len(self._calibration.typicality.distances) + 1
         # Typicality says which gap between two calibration distances a score fell into. Each gap is as probable as any
         # other, and a score that falls into one makes two of it: gaps are known here, not the distances beside them.
-        self._shifts = _Stream([gap / cells for gap in range(1, cells + 1)], unknown=0)
+        self._typicalities = _Stream([gap / cells for gap in range(1, cells + 1)], unknown=0)
         self._uncertainties = _Stream(sorted(self._calibration.uncertainty), unknown=1)
-        self._alarm: Watched | None = None
+        self._alarm: Monitored | None = None
         self._scores = 0
 
     def observe(self, score: Score) -> Drift:
@@ -94,11 +94,11 @@ class DriftTest:
             self.reset()
         self._scores += 1
         ties = self._random.random(2)
-        capitals: dict[Watched, float] = {
-            "typicality": self._shifts.bet(typicality, ties[0]),
+        capitals: dict[Monitored, float] = {
+            "typicality": self._typicalities.bet(typicality, ties[0]),
             "uncertainty": self._uncertainties.bet(score.uncertainty, ties[1]),
         }
-        largest = max(capitals, key=lambda watched: capitals[watched])
+        largest = max(capitals, key=lambda name: capitals[name])
         if self._alarm is None and capitals[largest] >= self._enough:
             self._alarm = largest
         return Drift(alarm=self._alarm, scores=self._scores, evidence=capitals[largest])

@@ -1,4 +1,4 @@
-"""Features: what of the signatures and output statistics a scorer looks at."""
+"""Features: the columns that a scorer's trees use, of signatures and output statistics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
@@ -36,7 +36,7 @@ _SUMMARY: Final = "-summary"
 def feature_matrix(
     groups: Sequence[FeatureGroup], maps: Maps, statistics: Float64[np.ndarray, "rows statistics"]
 ) -> Float64[np.ndarray, "rows features"]:
-    """One row of features a generation.
+    """Compute one row of features a generation.
 
     Args:
         groups: which blocks, in this order.
@@ -48,7 +48,7 @@ def feature_matrix(
 
 
 def feature_count(groups: Sequence[FeatureGroup], *, layers: int, statistics: int) -> int:
-    """How many columns `feature_matrix` gives for maps of so many layers and so many output statistics."""
+    """Count the columns of `feature_matrix`, for maps of so many layers and so many output statistics."""
     parts = min(BLOCKS, layers)
     # A part of one layer has no pair of layers in it.
     blocks = parts**2 - min(parts, max(2 * parts - layers, 0))
@@ -57,15 +57,15 @@ def feature_count(groups: Sequence[FeatureGroup], *, layers: int, statistics: in
 
 
 def positions_of(group: FeatureGroup) -> tuple[Position, ...]:
-    """Whose maps the group looks at: one, or two of which the second is taken from the first."""
+    """Return the positions of a group's maps: one, or two of which the second is subtracted from the first."""
     named = group.removesuffix(_SUMMARY).split("-")
     return tuple(position for name in named for position in POSITIONS if position == name)
 
 
 def _of_maps(group: FeatureGroup, maps: Maps) -> Float[np.ndarray, "rows columns"]:
     columns = _summary if group.endswith(_SUMMARY) else _off_diagonal
-    first, *taken_off = (columns(maps[position]) for position in positions_of(group))
-    return first - taken_off[0] if taken_off else first
+    first, *subtracted = (columns(maps[position]) for position in positions_of(group))
+    return first - subtracted[0] if subtracted else first
 
 
 def _summary(maps: Float32[np.ndarray, "rows layers layers"]) -> Float64[np.ndarray, "rows columns"]:
@@ -84,8 +84,8 @@ def _means(
 ) -> Float64[np.ndarray, "rows labels"]:
     """The mean over the pairs with each label that there is, in the labels' order.
 
-    By rows and not as one product of matrices: that adds up otherwise where a row is alone, and a row's distance is
-    looked for among those of the calibration rows, of which it may be one.
+    By rows and not as one matrix product, whose order of summation depends on the number of rows: a row's distance is
+    compared with those of the calibration rows, of which it may be one, to the last bit.
     """
     sizes = np.bincount(labels)
     sums = np.array([np.bincount(labels, weights=row) for row in values]).reshape(len(values), len(sizes))

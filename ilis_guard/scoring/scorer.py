@@ -1,4 +1,4 @@
-"""The scorer: a bundle at work on one generation at a time."""
+"""Scorers: from one generation to its uncertainty and typicality."""
 
 import math
 from typing import Protocol
@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
-from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata
+from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import Maps, feature_count, positions_of
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import PROFILED, TypicalityEstimator, profile, statistics_profile
@@ -15,7 +15,7 @@ from ilis_guard.types import Fingerprint, Generation, Position, RemoteFingerprin
 
 
 class Scorer(Protocol):
-    """Anything that scores a generation."""
+    """Scores generations."""
 
     def score(self, generation: Generation) -> Score:
         """Score one generation.
@@ -32,7 +32,7 @@ class LightGBMScorer:
         """Load a bundle's trees.
 
         Raises:
-            BundleError: they aren't well formed, or the bundle's parts aren't made for the same maps.
+            BundleError: they are malformed, or the bundle's parts don't belong to the same maps.
         """
         self.bundle = bundle
         metadata = bundle.metadata
@@ -49,8 +49,8 @@ class LightGBMScorer:
                 "the bundle again or fit it anew"
             )
         reference = bundle.calibration_set.typicality
-        self._detector = TypicalityEstimator(reference)
-        self._familiar = None if metadata.blending is None else metadata.blending.detector(reference)
+        self._typicality = TypicalityEstimator(reference)
+        self._familiarity = None if metadata.blending is None else metadata.blending.familiarity(reference)
         self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
         needs_statistics = "statistics" in metadata.features or metadata.blending is not None
         self._statistics = metadata.statistics if needs_statistics else ()
@@ -76,22 +76,22 @@ class LightGBMScorer:
             ScoringError: a signature or the output statistics are missing, of another shape or not finite, or the
                 result isn't a probability.
         """
-        absent = [f"signature {position!r}" for position in sorted(self._needed - set(generation.signatures))]
+        missing = [f"signature {position!r}" for position in sorted(self._needed - set(generation.signatures))]
         if self._statistics and generation.statistics is None:
-            absent.append("output statistics")
-        if absent:
+            missing.append("output statistics")
+        if missing:
             why = (
                 "the model's reply came without logprobs"
                 if self._layers is None
                 else "the model generated no answer token that passed through it again"
             )
             raise ScoringError(
-                f"the generation has no {', no '.join(absent)} ({generation.tokens} answer tokens, finish reason "
+                f"the generation has no {', no '.join(missing)} ({generation.tokens} answer tokens, finish reason "
                 f"{generation.finish_reason!r}): {why}"
             )
         maps: Maps = {position: generation.signatures[position][None] for position in self._needed}
-        told = [getattr(generation.statistics, name) for name in self._statistics]
-        statistics = np.array([told], dtype=np.float64)
+        known = [getattr(generation.statistics, name) for name in self._statistics]
+        statistics = np.array([known], dtype=np.float64)
         self._check_numbers(maps, statistics)
         metadata = self.bundle.metadata
         profiles = profile(maps, metadata.stage) if maps else statistics_profile(statistics)
@@ -101,11 +101,11 @@ class LightGBMScorer:
             maps,
             statistics,
             log_odds=metadata.log_odds(statistics),
-            familiarity=None if self._familiar is None else self._familiar.typicality(profiles),
+            familiarity=None if self._familiarity is None else self._familiarity.typicality(profiles),
         )
         score = Score(
             uncertainty=float(metadata.calibration.apply(raw)[0]),
-            typicality=float(self._detector.typicality(profiles)[0]),
+            typicality=float(self._typicality.typicality(profiles)[0]),
         )
         if not (math.isfinite(score.uncertainty) and math.isfinite(score.typicality)):
             raise ScoringError(
@@ -114,7 +114,7 @@ class LightGBMScorer:
         return score
 
     def _check_numbers(self, maps: Maps, statistics: np.ndarray) -> None:
-        """LightGBM takes a number that isn't one for a missing value and scores all the same; it mustn't come so far.
+        """Check the inputs, because LightGBM takes NaN for a missing value and scores all the same.
 
         Raises:
             ScoringError: a map has another shape, or something isn't a finite number.
@@ -129,11 +129,11 @@ class LightGBMScorer:
             if not (np.isfinite(signature).all() and signature.min() >= 0):
                 raise ScoringError(f"the signature {position!r} holds a value that isn't a finite divergence")
         if not np.isfinite(statistics).all():
-            told = dict(zip(self._statistics, statistics[0].tolist(), strict=True))
-            raise ScoringError(f"the output statistics aren't all finite: {told!r}")
+            values = dict(zip(self._statistics, statistics[0].tolist(), strict=True))
+            raise ScoringError(f"the output statistics aren't all finite: {values!r}")
 
 
 def _positions(metadata: BundleMetadata) -> frozenset[Position]:
-    """The positions whose maps the features and the typicality reference look at."""
-    looked_at = (position for group in metadata.features for position in positions_of(group))
-    return frozenset(looked_at) | frozenset(PROFILED[metadata.stage])
+    """Return the positions whose maps the features and the typicality reference use."""
+    of_features = (position for group in metadata.features for position in positions_of(group))
+    return frozenset(of_features) | frozenset(PROFILED[metadata.stage])

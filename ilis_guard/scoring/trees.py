@@ -1,8 +1,7 @@
 """LightGBM's text format, checked before LightGBM reads it.
 
-LightGBM trusts its input: a tree that isn't well formed aborts the process, reads memory that isn't its own or never
-comes back, where an error is wanted. So every tree is looked at here first. What follows the trees (importances and
-parameters) doesn't matter to a prediction and isn't handed on.
+LightGBM trusts its input: a malformed tree aborts the process, reads foreign memory or never returns. So every tree is
+checked first. What follows the trees (importances and parameters) isn't needed for predictions and is dropped.
 """
 
 import math
@@ -31,11 +30,11 @@ _TREE: Final = re.compile(
     r"internal_count=(?P<internal_count>[^\n]*)\nis_linear=0\nshrinkage=(?P<shrinkage>[^\n]*)\n\n\n"
 )
 _FOREIGN: Final = re.compile(r"[^\n -~]")
-"""Not looked for by the patterns above, but a line ends at a carriage return for LightGBM, and its text at a null."""
-_WHOLE: Final = re.compile(r"-?\d{1,9}", re.ASCII)
+"""The patterns above accept such characters, but LightGBM ends a line at a carriage return and its text at NUL."""
+_INTEGER: Final = re.compile(r"-?\d{1,9}", re.ASCII)
 _DECIMAL: Final = re.compile(r"-?\d{1,25}(?:\.\d{1,25})?(?:e[+-]?\d{1,3})?", re.ASCII)
 _DECISIONS: Final = frozenset({0, 2, 4, 6, 8, 10})
-"""Comparisons with a number, by where missing values go; odd ones are categories."""
+"""Comparisons with a number, by the handling of missing values; odd ones are categories."""
 
 
 def load_booster(text: str, *, features: int) -> lightgbm.Booster:
@@ -49,14 +48,14 @@ def load_booster(text: str, *, features: int) -> lightgbm.Booster:
         BundleError: the text isn't a well-formed binary classifier over so many features.
     """
     try:
-        checked = _checked(text, features)
+        checked = _check(text, features)
         return lightgbm.Booster(model_str=checked)
     except (ValueError, lightgbm.basic.LightGBMError) as error:
         raise BundleError(f"the bundle's trees can't be used: {error}; copy the bundle again or fit it anew") from error
 
 
-def _checked(text: str, features: int) -> str:
-    """The text up to the end of its trees."""
+def _check(text: str, features: int) -> str:
+    """Return the text up to the end of its trees."""
     header = _HEADER.match(text)
     if header is None or _FOREIGN.search(text):
         raise ValueError("they don't start as a LightGBM (version v4) binary classifier does")
@@ -81,7 +80,7 @@ def _checked(text: str, features: int) -> str:
 
 
 def _check_tree(tree: re.Match[str], features: int) -> float:
-    """The size of its largest leaf."""
+    """Check a tree, and return its largest absolute leaf value."""
     leaves = int(tree["leaves"])
     nodes = leaves - 1
     _decimals(tree, "shrinkage", 1)
@@ -91,18 +90,18 @@ def _check_tree(tree: re.Match[str], features: int) -> float:
     for name in ("split_gain", "threshold", "internal_value", "internal_weight"):
         _decimals(tree, name, nodes)
     _decimals(tree, "leaf_weight", leaves)
-    if min(*_wholes(tree, "leaf_count", leaves), *_wholes(tree, "internal_count", nodes)) < 0:
+    if min(*_integers(tree, "leaf_count", leaves), *_integers(tree, "internal_count", nodes)) < 0:
         raise ValueError("it counts fewer than no rows")
-    if not all(0 <= feature < features for feature in _wholes(tree, "split_feature", nodes)):
+    if not all(0 <= feature < features for feature in _integers(tree, "split_feature", nodes)):
         raise ValueError(f"split_feature names a feature outside 0 to {features - 1}")
-    if not _DECISIONS.issuperset(_wholes(tree, "decision_type", nodes)):
+    if not _DECISIONS.issuperset(_integers(tree, "decision_type", nodes)):
         raise ValueError("decision_type isn't that of a comparison with a number")
-    _check_children(_wholes(tree, "left_child", nodes), _wholes(tree, "right_child", nodes))
+    _check_children(_integers(tree, "left_child", nodes), _integers(tree, "right_child", nodes))
     return largest
 
 
 def _check_children(left: Sequence[int], right: Sequence[int]) -> None:
-    """Each node but the first, and each leaf (-1, -2, ...), hangs below exactly one node, an earlier one."""
+    """Check that each node but the first, and each leaf (-1, -2, ...), has exactly one parent, an earlier node."""
     if any(0 <= child <= node for children in (left, right) for node, child in enumerate(children)):
         raise ValueError("a node stands below a later one")
     nodes = len(left)
@@ -110,8 +109,8 @@ def _check_children(left: Sequence[int], right: Sequence[int]) -> None:
         raise ValueError("its nodes and leaves don't make one tree")
 
 
-def _wholes(tree: re.Match[str], name: str, count: int) -> list[int]:
-    return [int(token) for token in _tokens(tree, name, count, _WHOLE)]
+def _integers(tree: re.Match[str], name: str, count: int) -> list[int]:
+    return [int(token) for token in _tokens(tree, name, count, _INTEGER)]
 
 
 def _decimals(tree: re.Match[str], name: str, count: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Typicality: how unlike the calibration rows a generation is, as a conformal p-value."""
+"""Typicality: how much a generation resembles the calibration rows, as a conformal p-value."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -12,10 +12,15 @@ from ilis_guard.scoring.features import Maps, distance_profile
 from ilis_guard.types import Position, Stage
 
 PROFILED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), "answer": ("prompt", "mean")}
-"""Positions whose maps are compared, by the stage that is scored."""
+"""Positions whose maps are compared, by stage."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Row = Annotated[tuple[Finite, ...], FailFast()]
+Row = Annotated[tuple[float, ...], FailFast()]
+
+
+class BundlePart(StrictModel):
+    """A part of a bundle's JSON, without unknown keys, infinities and NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 def _ascending(distances: Row) -> Row:
@@ -27,8 +32,8 @@ def _ascending(distances: Row) -> Row:
 Distances = Annotated[Row, Field(min_length=1), AfterValidator(_ascending)]
 
 
-class TypicalityReference(StrictModel):
-    """What profiles of the training rows look like, and how far calibration rows lie from them.
+class TypicalityReference(BundlePart):
+    """Mean and precision of the training rows' profiles, and the distances of calibration rows from them.
 
     A generation's profile is compared with the training rows' by its Mahalanobis distance; typicality is the share of
     calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
@@ -44,7 +49,7 @@ class TypicalityReference(StrictModel):
     """Squared distances of the calibration rows, ascending."""
 
     @model_validator(mode="after")
-    def _has_one_shape(self) -> "TypicalityReference":
+    def _check_shapes(self) -> "TypicalityReference":
         width = len(self.mean)
         if len(self.precision) != width or any(len(row) != width for row in self.precision):
             raise ValueError(f"precision isn't {width} x {width}")
@@ -52,7 +57,7 @@ class TypicalityReference(StrictModel):
 
 
 class TypicalityEstimator:
-    """A `TypicalityReference` ready for use: 0 means unlike the calibration rows, 1 like them."""
+    """Estimates typicality by a `TypicalityReference`: near 0 is unlike the calibration rows, 1 like them."""
 
     def __init__(self, reference: TypicalityReference) -> None:
         self._mean = np.array(reference.mean)
@@ -60,7 +65,7 @@ class TypicalityEstimator:
         self._distances = np.array(reference.distances)
 
     def typicality(self, profiles: Float64[np.ndarray, "rows profile"]) -> Float64[np.ndarray, " rows"]:
-        """Typicality of each row, above 0, at most 1; not a number where a profile holds what is none.
+        """Estimate the typicality of each row, above 0, at most 1; NaN where a profile has one.
 
         Args:
             profiles: from `profile` or `statistics_profile`, as the reference's were.
@@ -71,14 +76,14 @@ class TypicalityEstimator:
 
 
 def profile(maps: Maps, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
-    """What is compared of a row: the distance profiles of its maps at the profiled positions."""
+    """Compute the profiles of rows: of the maps at the profiled positions, by layer distance."""
     return np.concatenate([distance_profile(maps[position]) for position in PROFILED[stage]], axis=1)
 
 
 def statistics_profile(
     statistics: Float64[np.ndarray, "rows statistics"],
 ) -> Float64[np.ndarray, "rows statistics"]:
-    """What is compared of a row without maps: its output statistics, as logarithms, so that none drowns the others."""
+    """Compute the profiles of rows without maps: their output statistics, as logarithms, so that none dominates."""
     profiles: Float64[np.ndarray, "rows statistics"] = np.log1p(np.abs(statistics))
     return profiles
 
@@ -88,7 +93,9 @@ def squared_distances(
     mean: Float64[np.ndarray, " profile"],
     precision: Float64[np.ndarray, "profile profile"],
 ) -> Float64[np.ndarray, " rows"]:
-    """Squared Mahalanobis distance of each row from the mean, the same to the last bit whatever rows are beside it."""
-    away = np.ascontiguousarray(profiles - mean)  # how rows lie in memory decides how they are added up
-    with np.errstate(over="ignore", invalid="ignore"):  # of a damaged reference: it isn't a number then, and no score
+    """Compute each row's squared Mahalanobis distance from the mean, to the last bit whatever other rows there are."""
+    away = np.ascontiguousarray(profiles - mean)  # the memory layout decides the order of summation
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # of a damaged reference: the result is NaN, which the scorer refuses
         return np.fromiter((row @ precision @ row for row in away), dtype=np.float64, count=len(away))

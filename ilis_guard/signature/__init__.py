@@ -1,10 +1,9 @@
-"""Activations -> L x L maps: where the MLPs are, the taps on them, their proof, the KL kernel, and the recorder."""
+"""Activations -> L x L maps: the layout of MLPs, taps on them, their proof, the KL kernel, and recordings."""
 
 from ilis_guard.signature.kernel import signature_map
 from ilis_guard.signature.layout import Layout, TapPoint, locate, pattern, register_layout
 from ilis_guard.signature.proof import prove
-from ilis_guard.signature.recorder import Recorder, Recording
-from ilis_guard.signature.replay import read
+from ilis_guard.signature.recorder import Recorder, Recording, replay
 from ilis_guard.signature.tap import Tap
 
 __all__ = [
@@ -16,7 +15,7 @@ __all__ = [
     "locate",
     "pattern",
     "prove",
-    "read",
     "register_layout",
+    "replay",
     "signature_map",
 ]

@@ -1,7 +1,4 @@
-"""What is kept of a generation while its tokens come: sums of maps, and of three numbers a token.
-
-It doesn't grow with the answer, unless the map of each token is asked for.
-"""
+"""Accumulators of a generation's tokens: sums of maps, and of three numbers a token, in constant memory."""
 
 from typing import Final
 
@@ -15,18 +12,18 @@ from ilis_guard.signature.kernel import signature_map
 from ilis_guard.types import Position, Signature, Statistics
 
 CHUNK: Final = 2**20
-"""So many numbers (activations and logits) wait to be summed up: code that runs for many tokens at once stays in the
-processor's cache."""
+"""Numbers (activations and logits) that are summed up at once: code that handles many tokens stays in the processor's
+cache."""
 PIECE: Final = {"cpu": 2**17, "cuda": 2**22}
-"""Numbers worked on by one call: as many as a processor's cache holds, or as make a kernel launch worth it."""
+"""Numbers that one operation handles: as many as fit a processor's cache, or as make a kernel launch worth it."""
 BLOCK: Final = 256
-"""Logits among which the two largest are looked for at a time."""
+"""Logits in one block of the search for the two largest."""
 LOWEST: Final = -1e30
-"""A logarithm whose exponential is 0 and that is still a number."""
+"""A finite logarithm whose exponential is 0."""
 
 
 class RunningMaps:
-    """The prompt's map, and the last and the mean map of the answer tokens of a batch."""
+    """Accumulates the prompt's map, and the last and the mean map of the answer tokens, of each row of a batch."""
 
     def __init__(
         self, prompt: Float[Tensor, "batch layers hidden"], temperature: float, *, every_token: bool = False
@@ -41,7 +38,7 @@ class RunningMaps:
     def add(
         self, activations: Float[Tensor, "tokens batch layers hidden"], counted: Bool[Tensor, "tokens batch"]
     ) -> None:
-        """Turn activations into maps and add those of answer tokens.
+        """Compute the maps of tokens, and add those of answer tokens.
 
         Raises:
             SignatureError: an activation isn't finite.
@@ -58,7 +55,7 @@ class RunningMaps:
         self._last = torch.where((newest > 0)[:, None, None], maps[newest.clamp(min=1) - 1, rows], self._last)
 
     def signatures(self, row: int) -> dict[Position, Signature]:
-        """A row's maps; `last` and `mean` only where an answer token passed through the model."""
+        """Return a row's maps; `last` and `mean` only where an answer token passed through the model."""
         signatures: dict[Position, Signature] = {"prompt": _numbers(self._prompt[row])}
         if count := int(self._count[row]):
             signatures["last"] = _numbers(self._last[row])
@@ -66,7 +63,7 @@ class RunningMaps:
         return signatures
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         rows = rows.to(self._prompt.device)
         self._prompt, self._last = self._prompt[rows], self._last[rows]
         self._sum, self._count = self._sum[rows], self._count[rows]
@@ -74,7 +71,7 @@ class RunningMaps:
             self._tokens = [maps[:, rows.cpu()] for maps in self._tokens]
 
     def of_tokens(self, row: int) -> Float32[np.ndarray, "tokens layers layers"] | None:
-        """The map of each of a row's generated tokens that passed through; None where they aren't kept."""
+        """Return the map of each of a row's generated tokens that passed through; None unless they are kept."""
         if self._tokens is None:
             return None
         maps: np.ndarray = torch.cat([self._prompt[None][:0].cpu(), *self._tokens])[:, row].numpy()
@@ -82,7 +79,7 @@ class RunningMaps:
 
 
 class RunningStatistics:
-    """What the next-token distributions of a batch said of the tokens that were drawn from them."""
+    """Accumulates output statistics of each row of a batch: how likely its tokens were to be drawn."""
 
     def __init__(self, rows: int) -> None:
         self._logprob, self._entropy = torch.zeros(2, rows, dtype=torch.float64)
@@ -90,7 +87,7 @@ class RunningStatistics:
         self._count = torch.zeros(rows, dtype=torch.int64)
 
     def add(self, numbers: Float32[Tensor, "tokens 3 batch"], counted: Bool[Tensor, "tokens batch"]) -> None:
-        """Add tokens' log-probabilities, entropies and margins, those of answer tokens."""
+        """Add the log-probabilities, entropies and margins of those tokens that count."""
         logprobs, entropies, margins = numbers.double().cpu().unbind(dim=1)
         here = counted.cpu()
         self._logprob += torch.where(here, logprobs, 0).sum(dim=0)
@@ -99,12 +96,12 @@ class RunningStatistics:
         self._count += here.sum(dim=0)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         self._logprob, self._entropy = self._logprob[rows], self._entropy[rows]
         self._margin, self._count = self._margin[rows], self._count[rows]
 
     def statistics(self, row: int) -> Statistics | None:
-        """A row's statistics over its answer tokens; None where it has none."""
+        """Return a row's statistics over its answer tokens; None where it has none."""
         count = int(self._count[row])
         if not count:
             return None
@@ -117,14 +114,14 @@ class RunningStatistics:
 
 
 class NextTokens:
-    """The distributions that tokens are drawn from, kept until it is known what was drawn.
+    """Keeps the logits of next tokens until the tokens are drawn.
 
-    They are copied: a copy takes a hundredth of the time that it takes to sum them up, and logits that are held on to
-    would keep the allocator from giving the model the same memory again.
+    It copies them: a copy takes a hundredth of the time of summing them up, and references to the logits would keep the
+    allocator from reusing their memory for the model.
 
     Args:
         logits: the first, of each row.
-        room: how many more are kept at most.
+        room: how many more it keeps at most.
     """
 
     def __init__(self, logits: Float[Tensor, "rows vocabulary"], room: int) -> None:
@@ -133,16 +130,16 @@ class NextTokens:
         self.add(logits)
 
     def add(self, logits: Float[Tensor, "rows vocabulary"]) -> None:
-        """Keep the next."""
+        """Keep the next logits."""
         self._kept[self._count].copy_(logits)
         self._count += 1
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         self._kept = self._kept[:, rows.to(self._kept.device)]
 
-    def drew(self, tokens: Int[Tensor, "tokens rows"]) -> Float32[Tensor, "tokens 3 rows"]:
-        """Log-probability, entropy and margin of tokens that were drawn from the first ones kept, which are let go."""
+    def numbers_of(self, tokens: Int[Tensor, "tokens rows"]) -> Float32[Tensor, "tokens 3 rows"]:
+        """Compute log-probability, entropy and margin of tokens drawn from the first logits kept, and drop these."""
         count = len(tokens)
         numbers = next_token_numbers(self._kept[:count].flatten(0, 1), tokens.flatten())
         for place in range(count, self._count):
@@ -154,7 +151,7 @@ class NextTokens:
 def next_token_numbers(
     logits: Float[Tensor, "rows vocabulary"], drawn: Int[Tensor, " rows"]
 ) -> Float32[Tensor, "3 rows"]:
-    """Of tokens and what they were drawn from: log-probability, entropy and margin."""
+    """Compute log-probability, entropy and margin of tokens, given the logits that they were drawn from."""
     pieces = _pieces(logits)
     tokens = torch.split(drawn.to(logits.device), len(pieces[0]))
     return torch.cat([_of_distributions(*piece) for piece in zip(pieces, tokens, strict=True)], dim=1)
@@ -166,7 +163,7 @@ def _of_distributions(
     """With z the logits less the largest: log p = z - ln sum(e^z), and H = ln sum(e^z) - sum(e^z z) / sum(e^z)."""
     logits = logits.to(torch.float32)
     largest, second = _two_largest(logits).unbind(dim=-1)
-    # A token that can't be said (logarithm -inf) has no part in the entropy, and 0 times -inf would be no number.
+    # A token of probability 0 (logit -inf) adds nothing to the entropy, but 0 times -inf would be NaN.
     below = (logits - largest[:, None]).clamp_(min=LOWEST)
     weights = below.exp()
     total = weights.sum(dim=-1)
@@ -177,7 +174,7 @@ def _of_distributions(
 
 
 def chunk_length(numbers: int) -> int:
-    """Tokens that wait to be summed up together, if each brings so many numbers."""
+    """How many tokens to sum up at once, if each brings so many numbers."""
     return max(1, CHUNK // numbers)
 
 

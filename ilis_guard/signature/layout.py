@@ -1,4 +1,4 @@
-"""Where an architecture keeps its decoder layers, and in each layer its MLP."""
+"""Layouts of architectures: where their decoder layers are, and in each layer its MLP."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from ilis_guard.errors import SignatureError
 from ilis_guard.types import Site
 
 MLP_NAMES: Final = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp", "experts", "mlps")
-"""What decoder layers of transformers call their MLP. Its output is what is added to the residual stream (with
-sandwich norms, such as Gemma's, what goes into the norm before that addition). A layer with two of them adds both up
-outside, so that neither is the layer's MLP: it is refused unless it is registered."""
+"""Names of MLPs in transformers' decoder layers. An MLP's output is added to the residual stream (with sandwich norms,
+such as Gemma's, after a norm). A layer with two of them adds up both outputs itself, so that neither is its MLP: it is
+refused unless it is registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where an architecture keeps what is tapped."""
+    """Paths of an architecture's decoder layers and MLPs."""
 
     layers: str
     """Dotted path of the list of decoder layers, from the causal language model."""
@@ -44,17 +44,17 @@ _REGISTERED: Final[dict[str, Layout]] = {
     # MLP modules that add the residual themselves: what they add it to.
     "BloomForCausalLM": Layout("transformer.h", "mlp.dense_4h_to_h"),
     "MptForCausalLM": Layout("transformer.blocks", "ffn.down_proj"),
-    # Nobody else's name.
+    # A name that no other architecture uses.
     "RecurrentGemmaForCausalLM": Layout("model.layers", "mlp_block"),
 }
 _REFUSED: Final = {
     "ReformerModelWithLMHead": "each layer adds to one of two residual streams, and texts are padded to whole chunks",
 }
-"""Architectures whose MLPs would be found, and what is wrong with tapping them."""
+"""Architectures whose MLPs would be found, and why they can't be tapped."""
 
 
 def register_layout(architecture: str, *, layers: str, mlp: str) -> None:
-    """Say where an architecture keeps its MLPs; it then counts before anything found by structure.
+    """Register an architecture's layout, which takes precedence over the search by structure.
 
     Args:
         architecture: the causal language model's class name, as in ``architectures`` of its ``config.json``.
@@ -72,11 +72,11 @@ def register_layout(architecture: str, *, layers: str, mlp: str) -> None:
 
 
 def locate(model: nn.Module, layers: int, site: Site = "mlp") -> tuple[TapPoint, ...]:
-    """Find what is tapped in each decoder layer, in order.
+    """Find the tap point of each decoder layer, in order.
 
-    A registered architecture is looked up. Of any other the decoder is the one list of ``layers`` modules in which
-    every module has one MLP, found by the names that transformers uses; of several, such as an image encoder's
-    beside the text's, the one inside what the model calls its decoder.
+    A registered architecture is looked up. In any other, the decoder is the one list of ``layers`` modules that each
+    have one MLP, by the names of transformers; of several lists, such as an image encoder's and the text's, the one
+    inside the model's ``get_decoder()``.
 
     Args:
         model: a causal language model.
@@ -84,7 +84,7 @@ def locate(model: nn.Module, layers: int, site: Site = "mlp") -> tuple[TapPoint,
         site: ``mlp`` for the MLP modules, ``residual`` for the layers themselves.
 
     Raises:
-        SignatureError: nothing or several things were found; the message says what was looked for.
+        SignatureError: no or several lists were found; the message says which names were searched.
     """
     name = type(model).__name__
     layout = _REGISTERED.get(name)
@@ -99,7 +99,7 @@ def locate(model: nn.Module, layers: int, site: Site = "mlp") -> tuple[TapPoint,
 
 
 def pattern(points: Sequence[TapPoint]) -> str:
-    """The paths of all taps in short, a star for the layer's number: ``model.layers.*.mlp``."""
+    """Summarise the paths of all taps, with a star for the layer's number: ``model.layers.*.mlp``."""
     return ", ".join(dict.fromkeys(re.sub(rf"\.{point.layer}(?=\.|$)", ".*", point.path, count=1) for point in points))
 
 
@@ -151,12 +151,12 @@ def _mlp_names(layer: nn.Module) -> list[str]:
 
 
 def _own_decoder(model: nn.Module) -> str:
-    """Start of the paths inside what a transformers model calls its decoder."""
+    """Return the prefix of the paths inside a transformers model's decoder."""
     decoder = getattr(model, "get_decoder", lambda: model)()
     return next((f"{path}." for path, module in model.named_modules() if module is decoder and path), "")
 
 
 def _parts(layers: nn.ModuleList) -> str:
-    """What each kind of layer is made of, for whoever has to register a layout."""
+    """List the children of each kind of layer, for the error message."""
     kinds = dict.fromkeys(", ".join(name for name, _ in layer.named_children()) for layer in layers)
     return " or ".join(f"({kind})" for kind in kinds)

@@ -1,4 +1,4 @@
-"""Proof that the taps sit where they should: what each one sees is changed once, and the logits must tell."""
+"""Proofs that taps are in the path to the logits: disturbing each tapped output must move the logits."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,19 +15,19 @@ from ilis_guard.signature.layout import TapPoint
 from ilis_guard.signature.tap import Tap, hidden_states
 
 TOKENS: Final = 4
-"""Length of the made-up text that is run."""
+"""Length of the artificial text."""
 STRENGTH: Final = 10.0
-"""Of the disturbance, in standard deviations of what is disturbed: bfloat16 rounds a weak one away."""
+"""Of the disturbance, in standard deviations of the tapped output: bfloat16 rounds a weak one away."""
 ABOVE_NOISE: Final = 10.0
-"""So many times further than two undisturbed rows differ must a disturbed one's logits move."""
+"""A disturbed row's logits must move so many times further than two undisturbed rows' differ."""
 
 Change = Callable[[int, Tensor], Tensor]
-"""What becomes of a layer's number and of what it puts out in one row."""
+"""Maps a layer's number and its output in one row to the changed output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What was seen at one tap."""
+    """The proof of one tap."""
 
     point: TapPoint
     shape: tuple[int, ...]
@@ -39,12 +39,12 @@ class Proof:
 
 
 def prove(model: Any, points: Sequence[TapPoint], *, hidden: int) -> tuple[Proof, ...]:
-    """Disturb what each tap sees, one layer a row of a single batch, and see that the logits move.
+    """Disturb each tapped output, one layer a row of a single batch, and check that the logits move.
 
-    One forward pass over ``layers + 2`` rows of four tokens: row l has layer l disturbed by noise of ten times
-    its own spread, and the last two rows, left alone, tell how much two equal rows differ by rounding. At site
-    ``mlp``, two more passes in which row l has layer l's zeroed, over two texts: were it not what is added to the
-    residual stream but the sum, no text would be left, and the logits of both would agree.
+    One forward pass over ``layers + 2`` rows of four tokens: row l has layer l's output disturbed by noise of ten times
+    its own spread, and the last two rows, undisturbed, show how much equal rows differ by rounding. At site ``mlp``,
+    two more passes over two texts have layer l's output zeroed in row l: if it held the residual stream, not what is
+    added to it, nothing of the texts would be left, and the logits of both would agree.
 
     Args:
         model: a causal language model of transformers, on its device.
@@ -84,7 +84,7 @@ def prove(model: Any, points: Sequence[TapPoint], *, hidden: int) -> tuple[Proof
 def _logits(
     model: Any, points: Sequence[TapPoint], text: Tensor, change: Change, seen: dict[int, Tensor] | None = None
 ) -> Float[Tensor, "rows vocabulary"]:
-    """After the text's last token, in ``layers + 2`` rows of which row l has layer l's output changed."""
+    """Compute logits after the text's last token, in ``layers + 2`` rows, with layer l's output changed in row l."""
     with ExitStack() as hooks, torch.inference_mode():
         for point in points:
             hooks.callback(point.module.register_forward_hook(_changer(point.layer, change, seen)).remove)
@@ -102,7 +102,7 @@ def _changer(layer: int, change: Change, seen: dict[int, Tensor] | None) -> Call
             return None
         hidden = hidden_states(inputs, output)
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
-            return None  # the tap says what is wrong with it
+            return None  # the tap raises an error
         if seen is not None:
             seen[layer] = hidden
         altered = hidden.clone()
@@ -150,7 +150,7 @@ def _moved(
     unmoved: Float[Tensor, "*layers vocabulary"],
     alike: Float[Tensor, "2 vocabulary"],
 ) -> list[float]:
-    """How far each row lies from the unmoved, in the logits' standard deviation; 0 where it isn't above the noise."""
+    """Measure how far rows moved, in standard deviations of the logits; 0 where that isn't above the noise."""
     first, second = alike
     noise = (second - first).abs().max()
     moved = (rows - unmoved).abs().amax(dim=-1)

@@ -1,7 +1,9 @@
-"""The recorder: what one call of ``generate`` shows of itself, token by token, in constant memory."""
+"""Recordings of answers: of one call of ``generate``, token by token in constant memory, or of an existing answer."""
 
-from collections.abc import Collection, Sequence
+import inspect
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -9,14 +11,24 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature.accumulators import NextTokens, RunningMaps, RunningStatistics, chunk_length
+from ilis_guard.signature.accumulators import (
+    NextTokens,
+    RunningMaps,
+    RunningStatistics,
+    chunk_length,
+    next_token_numbers,
+)
+from ilis_guard.signature.layout import TapPoint
 from ilis_guard.signature.tap import Tap
 from ilis_guard.types import Position, Signature, Statistics
+
+REPLAY_LENGTH: Final = 64
+"""Answer tokens a pass of `replay`. Longer answers take several, with a key-value cache: memory doesn't grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """What was recorded of one row of a batch."""
+    """Signatures and statistics of one row of a batch."""
 
     signatures: dict[Position, Signature]
     """`prompt` always; `last` and `mean` where at least one answer token passed through the model."""
@@ -27,11 +39,11 @@ class Recording:
     ended: bool
     """The model ended the answer itself."""
     token_maps: Float32[np.ndarray, "tokens layers layers"] | None = None
-    """Of each generated token that passed through the model, where asked for."""
+    """Of each generated token that passed through the model; None unless the recorder keeps them."""
 
 
 class AnswerTokens:
-    """Which generated tokens are answer tokens: none from the first end token on, and no special one."""
+    """Counts the answer tokens of generated ones: those before the first end token that aren't special."""
 
     def __init__(self, end_tokens: Collection[int], special_tokens: Collection[int], rows: int = 1) -> None:
         self._end = torch.tensor(sorted(end_tokens), dtype=torch.int64)
@@ -40,7 +52,7 @@ class AnswerTokens:
         self.count: Int[Tensor, " batch"] = torch.zeros(rows, dtype=torch.int64)
 
     def add(self, tokens: Int[Tensor, "tokens batch"]) -> Bool[Tensor, "tokens batch"]:
-        """Take the next tokens; tells which of them count."""
+        """Add the next tokens; return which of them count."""
         tokens = tokens.cpu()
         ended = self.ended | (torch.isin(tokens, self._end).cumsum(dim=0) > 0)
         counted = ~ended & ~torch.isin(tokens, self._special)
@@ -49,25 +61,24 @@ class AnswerTokens:
         return counted
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         self.ended, self.count = self.ended[rows], self.count[rows]
 
 
 class Recorder:
-    """A logits processor that looks and changes nothing: transformers calls it after every forward pass.
+    """Records ``generate`` as a logits processor that changes nothing: transformers calls it after every forward pass.
 
     In that call the tap holds the activations of the token just fed in, ``input_ids`` ends with that token, and
-    ``scores`` are the logits of the next, after what else processes them and before sampling bends them. The last
-    token of an answer cut off at its length limit never passes through the model: it counts in the statistics and has
-    no map.
+    ``scores`` are the logits of the next, after other processors and before those of sampling. The last token of an
+    answer cut off at its length limit never passes through the model: it counts in the statistics and has no map.
 
-    It goes with greedy decoding and sampling, any cache or none. Beam search, where a row's tokens come from passes
-    of other rows, is refused.
+    Greedy decoding and sampling can be recorded, with any cache or none. Beam search, where a row's tokens come from
+    passes of other rows, is refused.
 
     Args:
         tap: entered, on the model that generates.
         end_tokens: they end an answer.
-        special_tokens: they are no part of it.
+        special_tokens: they don't count as answer tokens.
         temperature: of the maps' softmax.
         every_token: keep the map of each token; memory then grows by L x L numbers a token.
     """
@@ -86,14 +97,14 @@ class Recorder:
         self._temperature = temperature
         self._every_token = every_token
         self._before: Int[Tensor, "batch sequence"] | None = None
-        """The ids whose passes are in the sums."""
+        """The ids whose passes are summed up."""
         self._length = 0
         self._fed: list[Int[Tensor, "batch sequence"]] = []
-        """The ids of the passes since; their activations wait in the tap."""
+        """The ids of later passes, whose activations are in the tap."""
         self._chunk = 1
 
     def __call__(self, input_ids: Int[Tensor, "batch sequence"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
-        """Record the forward pass that has just ended; the scores are returned as they came."""
+        """Record the forward pass that has just ended, and return the scores unchanged."""
         if self._before is None:
             self._begin(input_ids, scores)
         else:
@@ -106,7 +117,7 @@ class Recorder:
         return scores
 
     def so_far(self) -> list[Recording]:
-        """What is known of each row, of all that has passed through the model.
+        """Return a recording of each row, of all tokens that have passed through the model.
 
         Raises:
             SignatureError: no forward pass was seen, rows changed places, or an activation isn't finite.
@@ -126,7 +137,7 @@ class Recorder:
         ]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of the batch alone: what the model is given next holds them and no others.
+        """Keep only these rows of the batch: the model's next input has them and no others.
 
         Raises:
             SignatureError: as `so_far`.
@@ -139,7 +150,7 @@ class Recorder:
             sums.keep(kept)
 
     def finish(self, sequences: Int[Tensor, "batch sequence"]) -> list[Recording]:
-        """Take the last generated token, which is never fed back, and close the books.
+        """Add the last generated token, which is never fed back, and return the recordings.
 
         Args:
             sequences: what ``generate`` returned.
@@ -169,18 +180,18 @@ class Recorder:
         self._before = input_ids
 
     def _check_grew(self, sequences: Int[Tensor, "batch sequence"]) -> None:
-        """Each row must have one token more than before."""
+        """Check that each row has one token more than before."""
         assert self._before is not None, "the prompt comes first"
         if sequences.shape != (len(self._before), self._length + 1):
             raise SignatureError(_not_continued(sequences, [len(self._before), self._length]))
 
     def _fold(self) -> None:
-        """Turn what waits of the passes since the last time into sums."""
+        """Sum up the passes since the last call."""
         if not self._fed:
             return
         assert self._before is not None, "the prompt comes first"
         newest, passes = self._fed[-1], len(self._fed)
-        # Where beams change places, a row's tokens aren't those that it was seen to draw.
+        # Where beams change places, a row's tokens aren't those that it drew.
         continued = torch.cat([self._before, *(ids[:, -1:] for ids in self._fed)], dim=1)
         if not torch.equal(newest, continued):
             raise SignatureError(_not_continued(newest, list(continued.shape)))
@@ -192,10 +203,90 @@ class Recorder:
         self._fed.clear()
 
     def _draw(self, tokens: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "tokens batch"]:
-        """Add what is known of tokens that were drawn; tells which of them count."""
+        """Add drawn tokens to the statistics; return which of them count."""
         counted = self._answer.add(tokens.T)
-        self._statistics.add(self._next.drew(tokens.T), counted)
+        self._statistics.add(self._next.numbers_of(tokens.T), counted)
         return counted
+
+
+def replay(
+    model: Any,
+    points: Sequence[TapPoint],
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    *,
+    special_tokens: Collection[int],
+    temperature: float,
+    cut: bool = False,
+    every_token: bool = False,
+) -> Recording:
+    """Record an existing answer, as if it had been generated greedily. Each token passes through the model once.
+
+    Args:
+        model: a causal language model of transformers.
+        points: its taps.
+        prompt: token ids, at least one.
+        answer: token ids without the end token, at least one.
+        special_tokens: they don't count as answer tokens.
+        temperature: of the maps' softmax.
+        cut: the answer was cut off at its length limit, so that its last token has no map.
+        every_token: keep the map of each token.
+
+    Raises:
+        SignatureError: an activation is missing or not finite, there is no prompt or no answer, or the answer is long
+            and the model returns no cache.
+    """
+    if not prompt or not answer:
+        raise SignatureError(
+            f"replay needs tokens of a prompt and of an answer, got {len(prompt)} and {len(answer)} tokens"
+        )
+    fed = list(answer[:-1] if cut else answer)
+    statistics, tokens = RunningStatistics(1), AnswerTokens((), special_tokens)
+    counted = tokens.add(torch.tensor(answer)[:, None])
+    maps: RunningMaps | None = None
+    cache = None
+    with torch.inference_mode():
+        for start, end in _passes(model, len(fed)):
+            piece = fed[start:end]
+            # In the first pass the prompt comes before, and its last token has a map and a distribution too.
+            kept = len(piece) + (maps is None)
+            ids = torch.tensor([[*(prompt if maps is None else ()), *piece]], device=model.device)
+            with Tap(points, newest=kept) as tap:
+                output = model(
+                    input_ids=ids,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **_options(model, kept, len(prompt) + start, cache),
+                )
+                activations = tap.take()[0]
+            is_last = end >= len(fed)
+            cache = getattr(output, "past_key_values", None)
+            if cache is None and not is_last:
+                raise SignatureError(
+                    f"an answer of {len(answer)} tokens can't be replayed: {type(model).__name__} returns no "
+                    f"cache, so that only answers of up to {REPLAY_LENGTH} tokens can"
+                )
+            logits = output.logits[0, -kept:]
+            if maps is None:
+                maps = RunningMaps(activations[:, 0], temperature, every_token=every_token)
+                before, activations, logits = logits[:1], activations[:, 1:], logits[1:]
+            if activations.shape[1]:
+                maps.add(activations.transpose(0, 1), counted[start : start + activations.shape[1]])
+            # Each token was drawn from what came out at the one before; a cut answer's last one was drawn and not fed.
+            drawn = answer[start:] if is_last else piece
+            distributions = torch.cat([before, logits])
+            before = distributions[-1:]
+            numbers = next_token_numbers(distributions[: len(drawn)], torch.tensor(drawn))
+            # As many rows as there are tokens: the distributions are a batch's, the sums those of one row.
+            statistics.add(numbers.T[:, :, None], counted[start:][: len(drawn)])
+    assert maps is not None, "there is at least one pass"
+    return Recording(
+        signatures=maps.signatures(0),
+        statistics=statistics.statistics(0),
+        tokens=int(tokens.count[0]),
+        ended=not cut,
+        token_maps=maps.of_tokens(0),
+    )
 
 
 def _not_continued(sequences: Int[Tensor, "batch sequence"], before: list[int]) -> str:
@@ -203,3 +294,23 @@ def _not_continued(sequences: Int[Tensor, "batch sequence"], before: list[int]) 
         f"the generated sequences ({list(sequences.shape)!r}) don't continue those of the passes before ({before!r}) "
         "by one token: beam search and assisted decoding can't be recorded, greedy decoding and sampling can"
     )
+
+
+def _passes(model: Any, tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield the start and the end of the answer tokens of each pass."""
+    yield 0, min(REPLAY_LENGTH, tokens)
+    # Some state spaces of transformers (Bamba, Jamba) reset their state at every pass of several tokens.
+    step = 1 if getattr(model, "_is_stateful", False) else REPLAY_LENGTH
+    for start in range(REPLAY_LENGTH, tokens, step):
+        yield start, min(start + step, tokens)
+
+
+def _options(model: Any, kept: int, start: int, cache: Any) -> dict[str, Any]:
+    """Return the optional arguments that this model's ``forward`` accepts."""
+    accepted = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {}
+    if "logits_to_keep" in accepted:  # logits of a whole prompt may take gigabytes
+        options["logits_to_keep"] = kept
+    if "position_ids" in accepted and cache is not None:  # Bamba doesn't read the position from its cache
+        options["position_ids"] = torch.arange(start, start + kept, device=model.device)[None]
+    return options

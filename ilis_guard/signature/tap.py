@@ -1,4 +1,4 @@
-"""The tap: hooks on one module of every layer that keep the newest token's activation."""
+"""Taps: hooks on one module of every layer that keep the newest tokens' activations."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from ilis_guard.signature.layout import TapPoint
 
 
 def hidden_states(inputs: tuple[Any, ...], output: Any) -> Any:
-    """The tensor that a module puts out, or the first of a tuple's, with tokens laid out as in what it was given.
+    """Return a module's output tensor, or the first of a tuple, in the shape of its input: [batch, sequence, hidden].
 
-    Mixtures of experts return (output, router logits); Llama 4's give the tokens of all rows in one.
+    Mixtures of experts return (output, router logits); Llama 4's flatten batch and sequence.
     """
     hidden = output[0] if isinstance(output, tuple) and output else output
     given = inputs[0] if inputs else None
@@ -28,18 +28,17 @@ def hidden_states(inputs: tuple[Any, ...], output: Any) -> Any:
 
 
 class Tap:
-    """Collects what each tapped module puts out at the newest positions of forward passes.
+    """Collects the outputs of tapped modules at the newest positions of forward passes.
 
-    Used as a context manager; the hooks are gone when it is left, whatever happened inside. With left-padded
+    A context manager: leaving it removes the hooks, also after errors. With left-padded
     batches the last position is each row's newest token: the last prompt token in the prefill, then the token that
     was just generated.
 
-    A tap hears only the thread that entered it, so several may sit on one model at once and never mix.
+    A tap records only the thread that entered it, so several taps may share a model.
 
-    A hook copies into memory that is used again, and does nothing else: between two layers a model's weights have
-    driven its code out of the processor's cache, so that every line of it is dear. Holding on to outputs, even until
-    the pass ends, costs more than copying them: it keeps the allocator from giving each layer the memory that is still
-    in the cache from the layer before.
+    A hook copies into reused memory and does nothing else: between two layers the model's weights have evicted its code
+    from the processor's cache, so that every line costs. Keeping references to outputs until the pass ends costs more
+    than copies: the allocator then can't give each layer the memory that is still in the cache from the layer before.
     """
 
     def __init__(self, points: Sequence[TapPoint], *, newest: int = 1) -> None:
@@ -47,17 +46,17 @@ class Tap:
         self._newest = newest
         self._room = 1
         self._kept: Tensor | None = None
-        """Memory for as many passes as there is room for."""
+        """Memory for `_room` passes."""
         self._places: list[list[Tensor]] = [[] for _ in points]
-        """Of each layer, its places in that memory, pass by pass."""
+        """By layer and pass, its place in that memory."""
         self._runs = [0] * len(points)
-        """Of each layer, passes since the last `take`."""
+        """By layer, passes since the last `take`."""
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Tap":  # noqa: PYI034  # beartype, which checks shapes in the tests, refuses Self here
         try:
             for at, point in enumerate(self._points):
-                self._handles.append(point.module.register_forward_hook(self._hearer(at)))
+                self._handles.append(point.module.register_forward_hook(self._hook(at)))
         except BaseException:
             self._leave()
             raise
@@ -69,12 +68,12 @@ class Tap:
         self._leave()
 
     def make_room(self, passes: int) -> None:
-        """Have memory for so many passes between one `take` and the next, instead of one. Nothing may wait in it."""
+        """Allocate memory for so many passes between one `take` and the next, instead of one. It must be empty."""
         self._room = passes
         self._drop()
 
     def take(self, passes: int = 1) -> Float[Tensor, "passes batch newest layers hidden"]:
-        """The activations of so many forward passes, those since the last time. The next pass overwrites them.
+        """Return the activations of so many forward passes, those since the last call. The next pass overwrites them.
 
         Raises:
             SignatureError: a module wasn't run once in each of them.
@@ -85,15 +84,15 @@ class Tap:
         return self._kept[:passes].movedim(1, 3)
 
     def check(self, passes: int = 1) -> None:
-        """See that so many passes ran every tapped module once each.
+        """Check that each of so many passes ran every tapped module once.
 
         Raises:
             SignatureError: they didn't.
         """
         if any(runs != passes for runs in self._runs):
-            raise SignatureError(self._complaint(passes))
+            raise SignatureError(self._describe(passes))
 
-    def _complaint(self, passes: int) -> str:
+    def _describe(self, passes: int) -> str:
         missing = [point for point, runs in zip(self._points, self._runs, strict=True) if runs < passes]
         if missing:
             return (
@@ -105,11 +104,11 @@ class Tap:
         often = "one pass" if passes == 1 else f"{passes} passes"
         return f"{point.path!r} ran {runs} times in {often}: its activations don't belong to one layer and one pass"
 
-    def _hearer(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
+    def _hook(self, at: int) -> Callable[[nn.Module, Any, Any], None]:
         places, all_runs, ident = self._places[at], self._runs, threading.get_ident
         thread = ident()
 
-        def heard(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def record(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if ident() != thread:
                 return
             run = all_runs[at]
@@ -120,23 +119,23 @@ class Tap:
             else:
                 self._examine(at, run, hidden_states(inputs, output))
 
-        return heard
+        return record
 
     def _examine(self, at: int, run: int, hidden: Any) -> None:
-        """Keep an output that isn't like the others: a prompt's, the first, one in a graph; or refuse it."""
+        """Keep an output that isn't like those before: a prompt's, the first, one with a gradient; or refuse it."""
         if not isinstance(hidden, Tensor) or hidden.ndim != 3:
             got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise SignatureError(f"{self._points[at].path!r} gave {got!r}, expected [batch, sequence, hidden]")
         newest, places = hidden.detach()[:, -self._newest :], self._places[at]
-        nothing_waits = sum(self._runs) == 1
-        if nothing_waits and (not places or places[0].shape != newest.shape):
+        is_empty = sum(self._runs) == 1
+        if is_empty and (not places or places[0].shape != newest.shape):
             self._allocate(newest)
         if places[0].shape != newest.shape:
             raise SignatureError(
                 f"the activations differ in shape: {self._points[at].path!r} gave {list(newest.shape)!r}, and before "
                 f"it was {list(places[0].shape)!r}"
             )
-        if run < self._room:  # what came once too often is counted, and `take` complains
+        if run < self._room:  # an extra run is counted, and `take` raises
             places[run].copy_(newest)
 
     def _allocate(self, like: Tensor) -> None:

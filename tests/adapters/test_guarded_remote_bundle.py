@@ -14,8 +14,7 @@ from pydantic import SecretStr
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier, events
 from ilis_guard.lab.fit import fit
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import RemoteModel
+from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard_langchain import wrap

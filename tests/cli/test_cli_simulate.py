@@ -15,7 +15,8 @@ from ilis_guard.lab.harvest import harvest, read_harvest
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.scoring.bundle import CALIBRATION, METADATA, CalibrationSet
+from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.bundle_files import CALIBRATION, METADATA
 from ilis_guard.testing import fake_guard
 from ilis_guard.types import Fingerprint, Generation, Message, Statistics
 

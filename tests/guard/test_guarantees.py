@@ -16,7 +16,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.policy.context import check_config
 from ilis_guard.policy.guarantees import resolve
 from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
-from ilis_guard.scoring.certify import certify
+from ilis_guard.scoring.risk_control import certify
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
 

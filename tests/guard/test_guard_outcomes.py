@@ -171,7 +171,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "bundles": {},
         "shadow": None,
         "cost": 0.0,
-        "ticket": made.ticket.to_dict() | {"state": "open", "queue": "chemists", "kind": "escalated", "verdict": None},
+        "ticket": made.ticket.to_dict() | {"state": "open", "queue": "chemists", "verdict": None},
         "ticket_error": None,
         "attempts": [
             {

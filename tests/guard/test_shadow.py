@@ -20,7 +20,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.policy.explain import explain_decision
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, ErrorInfo, Generation, Message, ShadowRuling
+from ilis_guard.types import Action, ErrorInfo, Generation, Message, ShadowNote, ShadowRuling
 from tests.explained import problem, why
 
 QUESTION = "What is the boiling point of gallium?"

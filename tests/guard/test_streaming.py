@@ -18,8 +18,8 @@ from ilis_guard.config.tiers import BreakerSettings, TierCost
 from ilis_guard.errors import ModelError, RequestError, ScoringError, TransientModelError
 from ilis_guard.policy.explain import explain_decision
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.types import Action, Decision, Generation, Message, Step, StreamMode
-from tests.explained import problem, why
+from ilis_guard.types import Action, Decision, Generation, Message, Obstacle, ShadowNote, Step, StreamMode
+from tests.explained import problem
 
 QUESTION = "What is the boiling point of gallium?"
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
@@ -422,9 +422,7 @@ def test_a_policy_that_looks_on_cant_say_what_it_would_have_made_of_a_cut_answer
     assert isinstance(made, Decision)
     assert made.shadow is not None
     assert (made.shadow.action, made.shadow.error) == (None, None)
-    assert why(made.shadow)[-1] == (
-        f"the tier 'only' was cut after {PATIENCE} tokens, so what there was to say isn't known"
-    )
+    assert made.shadow.notes == (ShadowNote(kind="answer_stopped_early", tier="only", tokens=PATIENCE),)
 
 
 def test_a_stream_is_logged_as_a_decision_is_and_says_where_it_was_cut() -> None:

@@ -85,7 +85,7 @@ def test_a_table_of_attempts_says_it(cut: Decision) -> None:
     with console.capture() as printed:
         console.print(attempts_table(cut.attempts))
     told = printed.get()
-    assert f"one two three four (cut after {PATIENCE} tokens)" in told
+    assert f"one two three four (stopped after {PATIENCE} tokens)" in told
     assert "right" in told
 
 

@@ -19,8 +19,8 @@ from ilis_guard.lab import metrics, tuning
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
-from ilis_guard.scoring.blending import raw_scores
 from ilis_guard.scoring.bundle import Split
+from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_matrix
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
@@ -228,7 +228,7 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
         ROWS.signatures,
         ROWS.statistics,
         log_odds=metadata.log_odds(ROWS.statistics),
-        familiarity=metadata.blending.detector(bundle.calibration_set.typicality).typicality(ROWS.profiles("answer")),
+        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(ROWS.profiles("answer")),
     )
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
     assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty

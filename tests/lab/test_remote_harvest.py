@@ -18,8 +18,7 @@ from ilis_guard.errors import FitError, ModelError
 from ilis_guard.lab.harvest import Manifest, harvest, read_harvest, read_rows
 from ilis_guard.lab.rows import read_rows_of
 from ilis_guard.lab.side_by_side import SideBySide
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import RemoteModel
+from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from tests.provider import Provider, confidence, is_right, provider, town
 
 NUMBERS = range(12)

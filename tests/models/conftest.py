@@ -188,6 +188,19 @@ def ask() -> Callable[..., list[Message]]:
     return lambda content: [Message(role="user", content=content)]
 
 
+@pytest.fixture(scope="session")
+def answer_once() -> Callable[[LocalModel, str], Generation]:
+    """Answers each question to each real model once, for all tests that only look at the answer."""
+    answers: dict[tuple[int, str], Generation] = {}
+
+    def answer(model: LocalModel, question: str) -> Generation:
+        if (id(model), question) not in answers:
+            answers[id(model), question] = model.generate([Message(role="user", content=question)])
+        return answers[id(model), question]
+
+    return answer
+
+
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedWeights:
     """Weights in two parts, in a package on the path that can't be imported."""

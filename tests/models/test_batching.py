@@ -118,7 +118,7 @@ def together(
     return futures
 
 
-def test_it_is_a_stepwise_model_of_the_same_kind(tiny: LocalModel) -> None:
+def test_batched_model_is_a_stepwise_model(tiny: LocalModel) -> None:
     model = BatchedModel(tiny, 4)
     assert isinstance(model, StepwiseModel)
     assert (model.fingerprint, model.prompt, model.max_new_tokens) == (
@@ -157,7 +157,7 @@ def test_a_request_alone_takes_the_passes_of_the_model_itself(
 def test_who_asks_again_and_again_alone_waits_for_nobody(
     batched: BatchedModel, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 1e9)  # were anybody else waited for, this would hang
+    monkeypatch.setattr(batching, "GATHER_SHARE", 1e9)  # were anybody else waited for, this would hang
     assert [batched.generate(ask("short")).text for _ in range(3)] == ["Oslo"] * 3
     let_go(batched)
 
@@ -165,7 +165,7 @@ def test_who_asks_again_and_again_alone_waits_for_nobody(
 def test_those_who_were_answered_and_ask_again_are_waited_for(
     tiny: LocalModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 1e9)
+    monkeypatch.setattr(batching, "GATHER_SHARE", 1e9)
     model = BatchedModel(tiny, 4)
 
     def three_times() -> None:
@@ -652,7 +652,7 @@ def alone(tiny: LocalModel) -> Callable[[str], Generation]:
 
 
 @given(requests=REQUESTS, size=st.integers(1, 9), threads=st.integers(1, 12))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_never_mix(
     requests: list[tuple[int, str, str]],
     size: int,
@@ -695,16 +695,21 @@ def test_rows_never_mix(
 
 @pytest.mark.parametrize("precision", ["full", "nf4"])
 def test_on_the_real_model_each_row_is_what_it_is_alone(
-    precision: str, request: pytest.FixtureRequest, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
+    precision: str,
+    request: pytest.FixtureRequest,
+    pool: ThreadPoolExecutor,
+    ask: Ask,
+    agree: Agree,
+    answer_once: Callable[[LocalModel, str], Generation],
 ) -> None:
     local: LocalModel = request.getfixturevalue(f"smollm2_{precision}")
     model = BatchedModel(local, 8)
     questions = [
-        *(f"What is the capital of {place}?" for place in ("Norway", "France", "Peru", "Japan", "Kenya")),
+        "What is the capital of Norway?",
+        "What is the capital of Kenya?",
         "What is 2 + 2?",
         "Name the city in which one finds the Eiffel Tower, which was built for the World's Fair of 1889.",
-        "Who are you?",
     ]
-    expected = [local.generate(ask(question)) for question in questions]
+    expected = [answer_once(local, question) for question in questions]
     for found, alone in zip(pool.map(model.generate, map(ask, questions)), expected, strict=True):
         agree(found, alone, rel=1e-3)

@@ -25,8 +25,8 @@ from transformers import (
 
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.models.checkpoint import Checkpoint
+from ilis_guard.models.forward_batch import BatchObserver, GenerationRequest
 from ilis_guard.models.local import LocalModel
-from ilis_guard.models.passes import Asked, Everybody
 from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.signature import locate, pattern
 from ilis_guard.types import Fingerprint, Generation
@@ -92,19 +92,19 @@ def drawn_prompts() -> list[tuple[int, ...]]:
 
 
 def answers(model: LocalModel, prompts: list[tuple[int, ...]]) -> list[Generation]:
-    everybody = Everybody()
-    model.run([Asked(tokens=prompt, since=0.0) for prompt in prompts], everybody)
-    return [everybody.generations[row] for row in range(len(prompts))]
+    observer = BatchObserver()
+    model.run([GenerationRequest(tokens=prompt, started_at=0.0) for prompt in prompts], observer)
+    return [observer.generations[row] for row in range(len(prompts))]
 
 
-class Leaving(Everybody):
+class Leaving(BatchObserver):
     """Of five rows, three leave after the second pass and one after the fourth."""
 
     def __init__(self) -> None:
         super().__init__()
         self._passes = 0
 
-    def passed(self, rows: Sequence[int], so_far: Callable[[int], Generation]) -> Collection[int]:
+    def on_step(self, rows: Sequence[int], so_far: Callable[[int], Generation]) -> Collection[int]:
         self._passes += 1
         going_on = [1, 4] if self._passes >= 2 else list(rows)
         if self._passes >= 4:
@@ -127,9 +127,9 @@ def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callab
 @pytest.mark.parametrize("make", MODELS)
 def test_a_row_whose_neighbours_left_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
     model, leaving, prompts = local(make()), Leaving(), drawn_prompts()
-    model.run([Asked(tokens=prompt, since=0.0) for prompt in prompts], leaving)
+    model.run([GenerationRequest(tokens=prompt, started_at=0.0) for prompt in prompts], leaving)
     assert [len(leaving.generations[row].token_ids) for row in (0, 2, 3)] == [1, 1, 1]
-    alone = Everybody()
-    model.run([Asked(tokens=prompts[4], since=0.0)], alone)
+    alone = BatchObserver()
+    model.run([GenerationRequest(tokens=prompts[4], started_at=0.0)], alone)
     assert leaving.generations[4].token_ids == alone.generations[0].token_ids
     agree(leaving.generations[4], alone.generations[0], rel=1e-3)

@@ -8,7 +8,7 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, TypeAdapter
 
-from ilis_guard.models.chat_fingerprint import fingerprint_of
+from ilis_guard.models.remote import fingerprint_of
 from ilis_guard.types import Fingerprint, RemoteFingerprint
 
 BASE: dict[str, Any] = {

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import ModelError
-from ilis_guard.models.fingerprint import weights_digest
+from ilis_guard.models.checkpoint import weights_digest
 from ilis_guard.models.local import LocalModel
 
 if TYPE_CHECKING:

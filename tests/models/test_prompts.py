@@ -51,13 +51,13 @@ def test_a_base_models_braces_in_the_wording_are_text(make_tiny: MakeTiny) -> No
 
 
 def test_a_chat_prompt_starts_with_one_beginning_of_text(tiny: LocalModel, tiny_folder: "TinyFolder") -> None:
-    inputs = tiny._inputs([talk(("user", "word1"))])["input_ids"][0].tolist()
+    inputs = tiny.prompt_tokens(talk(("user", "word1")))
     assert inputs == [tiny_folder.ids[token] for token in ("<bos>", "<user>", "word1")]
 
 
 def test_a_base_prompt_starts_with_one_beginning_of_text(make_tiny: MakeTiny) -> None:
     folder = make_tiny(chat_template=None)
-    inputs = folder.load(prompt="word2 {question}")._inputs([talk(("user", "word1"))])["input_ids"][0].tolist()
+    inputs = folder.load(prompt="word2 {question}").prompt_tokens(talk(("user", "word1")))
     assert inputs == [folder.ids[token] for token in ("<bos>", "word2", "word1")]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.models import proofs
+from ilis_guard.models import checkpoint as checkpoints
 from ilis_guard.models.checkpoint import Checkpoint
 from ilis_guard.signature import Layout, TapPoint, layout, locate, prove
 
@@ -27,7 +27,7 @@ def proven(private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         given.append(points[0].path)
         return prove(model, points, **options)
 
-    monkeypatch.setattr(proofs, "prove", counted)
+    monkeypatch.setattr(checkpoints, "prove", counted)
     return given
 
 
@@ -78,5 +78,5 @@ def test_a_tapped_module_needs_no_weights(
     for layer in checkpoint.model.model.layers:
         layer.mlp = Dropping(layer.mlp)
     monkeypatch.setitem(layout._REGISTERED, "LlamaForCausalLM", Layout("model.layers", "mlp.dropout"))
-    proofs.prove_once(checkpoint, locate(checkpoint.model, checkpoint.layers))
+    checkpoint.prove_taps(locate(checkpoint.model, checkpoint.layers))
     assert proven == ["model.layers.0.mlp.dropout"]

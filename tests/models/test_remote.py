@@ -11,8 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from ilis_guard.errors import ModelError, TransientModelError
-from ilis_guard.models.chat_fingerprint import fingerprint_of
-from ilis_guard.models.remote import RemoteModel
+from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from ilis_guard.types import Message
 
 SECRET = "what is my grandmother's account number"

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from ilis_guard.models.remote import RemoteModel
-from ilis_guard.models.replies import generation_of, statistics_of
+from ilis_guard.models.remote import RemoteModel, generation_of, statistics_of
 from ilis_guard.policy.facts import Facts, fact_values
 from ilis_guard.types import STATISTICS, Message, Statistics
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bitsandbytes.nn.modules import Linear4bit
 
 from ilis_guard.models.local import LocalModel
-from ilis_guard.types import Message
+from ilis_guard.types import Generation, Message
 
 Ask = Callable[..., list[Message]]
+Answer = Callable[[LocalModel, str], Generation]
 QUESTIONS = [
     "What is the capital of Norway?",
     "Name the city in which one finds the Eiffel Tower, which was built for the World's Fair of 1889.",
@@ -28,13 +30,15 @@ def smollm2(request: pytest.FixtureRequest) -> LocalModel:
 @pytest.mark.parametrize(
     ("question", "answer"), [("What is the capital of Norway?", "Oslo"), ("What is the capital of France?", "Paris")]
 )
-def test_at_full_precision_it_knows_capitals(question: str, answer: str, smollm2_full: LocalModel, ask: Ask) -> None:
-    found = smollm2_full.generate(ask(question))
+def test_full_precision_names_capitals(
+    question: str, answer: str, smollm2_full: LocalModel, answer_once: Answer
+) -> None:
+    found = answer_once(smollm2_full, question)
     assert re.search(rf"\b{answer}\b", found.text)
     assert found.finish_reason == "stop"
 
 
-def test_it_has_the_shape_that_its_card_says(smollm2: LocalModel) -> None:
+def test_shape_is_that_of_the_model_card(smollm2: LocalModel) -> None:
     assert (smollm2.fingerprint.layers, smollm2.fingerprint.hidden) == (30, 576)
 
 
@@ -45,8 +49,8 @@ def test_the_precisions_differ_in_their_fingerprints_alone(smollm2_full: LocalMo
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_signatures_are_finite_maps_of_all_layers(question: str, smollm2: LocalModel, ask: Ask) -> None:
-    found = smollm2.generate(ask(question))
+def test_signatures_are_finite_maps_of_all_layers(question: str, smollm2: LocalModel, answer_once: Answer) -> None:
+    found = answer_once(smollm2, question)
     assert set(found.signatures) == {"prompt", "last", "mean"}
     for signature in found.signatures.values():
         assert signature.shape == (30, 30)
@@ -62,14 +66,16 @@ def test_signatures_are_finite_maps_of_all_layers(question: str, smollm2: LocalM
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_signatures_equal_a_second_pass(
-    question: str, smollm2: LocalModel, reference: Callable[..., Any], ask: Ask
+def test_signatures_equal_a_second_pass_and_taps_change_no_text(
+    question: str, smollm2: LocalModel, reference: Callable[..., Any], ask: Ask, answer_once: Answer
 ) -> None:
-    found = smollm2.generate(ask(question))
+    found = answer_once(smollm2, question)
     asked = [{"role": "user", "content": f"{question} Answer in a few words only."}]
     prompt = smollm2._tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
     assert found.prompt_tokens == len(prompt)
-    answer = generated(smollm2, ask(question))[: found.tokens]
+    bare = generated(smollm2, ask(question))
+    assert smollm2._codec.decode_answer(bare) == found.text
+    answer = bare[: found.tokens]
     expected = reference(smollm2, prompt, answer)
     maps = np.array(expected.maps)[: found.tokens if found.finish_reason == "stop" else found.tokens - 1]
     wanted = {"prompt": expected.prompt, "last": maps[-1], "mean": maps.mean(axis=0)}
@@ -81,19 +87,17 @@ def test_signatures_equal_a_second_pass(
     assert found.statistics.margin_min == pytest.approx(min(expected.margins), rel=1e-3, abs=1e-4)
 
 
-def test_a_batch_equals_single_runs(smollm2: LocalModel, ask: Ask, agree: Callable[..., None]) -> None:
-    prompts = [ask(question) for question in QUESTIONS]
-    for found, prompt in zip(smollm2.generate_batch(prompts), prompts, strict=True):
-        agree(found, smollm2.generate(prompt), rel=1e-3)
-
-
-def test_tapping_changes_no_text(smollm2: LocalModel, ask: Ask) -> None:
-    for question in QUESTIONS:
-        assert smollm2.generate(ask(question)).text == smollm2.generate_bare(ask(question))
+def test_a_batch_equals_single_runs(
+    smollm2: LocalModel, ask: Ask, agree: Callable[..., None], answer_once: Answer
+) -> None:
+    found = smollm2.generate_batch([ask(question) for question in QUESTIONS])
+    for row, question in zip(found, QUESTIONS, strict=True):
+        agree(row, answer_once(smollm2, question), rel=1e-3)
 
 
 def generated(model: LocalModel, messages: list[Message]) -> list[int]:
     """The tokens of a bare, greedy answer."""
-    inputs = model._inputs([messages])
-    sequence = model._model.generate(**inputs)[0].tolist()
-    return list(sequence[inputs["input_ids"].shape[1] :])
+    prompt = model.prompt_tokens(messages)
+    inputs = torch.tensor([prompt])
+    sequence = model._model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs))[0].tolist()
+    return list(sequence[len(prompt) :])

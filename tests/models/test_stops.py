@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from ilis_guard.models.answer_text import before_stop, without_partial_stop
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
-from ilis_guard.models.stops import before_stop, held_back
-from ilis_guard.types import Message
+from ilis_guard.types import Generation, Message
 
 Ask = Callable[..., list[Message]]
 
@@ -40,7 +40,7 @@ def test_a_text_ends_before_the_first_sequence(text: str, stop: list[str], left:
     ],
 )
 def test_what_may_become_a_sequence_is_held_back(text: str, stop: list[str], shown: str) -> None:
-    assert held_back(text, stop) == shown
+    assert without_partial_stop(text, stop) == shown
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,15 @@ def test_rows_of_a_batch_stop_each_by_its_own(tiny: LocalModel, ask: Ask, agree:
         agree(generation, tiny.generate(ask(of[0]), stop=of[1]))
 
 
-def test_a_token_in_which_a_sequence_begins_is_cut_in_two(smollm2_full: LocalModel, ask: Ask) -> None:
+def test_a_token_in_which_a_sequence_begins_is_cut_in_two(
+    smollm2_full: LocalModel, ask: Ask, answer_once: Callable[[LocalModel, str], Generation]
+) -> None:
     question = ask("What is the capital of Norway?")
-    whole = smollm2_full.generate(question)
+    whole = answer_once(smollm2_full, "What is the capital of Norway?")
     assert "Oslo" in whole.text
     found = smollm2_full.generate(question, stop=["lo"])
     assert found.text == whole.text[: whole.text.index("lo")]
-    assert smollm2_full._texts.answer(found.token_ids) == found.text
+    assert smollm2_full._codec.decode_answer(found.token_ids) == found.text
     assert set(found.signatures) == {"prompt", "last", "mean"}
 
 

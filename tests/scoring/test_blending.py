@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ilis_guard.scoring.blending import SequenceProbability, blended, raw_scores
+from ilis_guard.scoring.calibration import SequenceProbability, blend, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 
 FEATURES: tuple[FeatureGroup, ...] = ("mean-prompt", "last-prompt", "statistics")
@@ -17,7 +17,7 @@ def log_odds_of(probability: float) -> float:
 
 
 def one(trees: float, log_odds: float, familiarity: float) -> float:
-    return float(blended(np.array([trees]), np.array([log_odds]), np.array([familiarity]))[0])
+    return float(blend(np.array([trees]), np.array([log_odds]), np.array([familiarity]))[0])
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def test_the_more_familiar_an_answer_the_more_the_trees_weigh(
 def test_each_row_is_blended_by_its_own_typicality() -> None:
     trees, log_odds, familiarity = np.array([0.9, 0.9, 0.2]), np.array([-1.0, -1.0, 3.0]), np.array([0.0, 1.0, 0.4])
     alone = [one(*row) for row in zip(trees.tolist(), log_odds.tolist(), familiarity.tolist(), strict=True)]
-    assert blended(trees, log_odds, familiarity).tolist() == pytest.approx(alone, rel=1e-15)
+    assert blend(trees, log_odds, familiarity).tolist() == pytest.approx(alone, rel=1e-15)
     assert alone[0] < 0.5 < alone[1]
 
 
 @pytest.mark.parametrize("familiarity", [0.01, 0.3, 0.9])
 def test_the_order_by_trees_and_by_log_odds_is_kept(familiarity: float) -> None:
     rising, same = np.linspace(0.001, 0.999, 200), np.full(200, familiarity)
-    assert (np.diff(blended(rising, np.full(200, -0.7), same)) > 0).all()
-    assert (np.diff(blended(np.full(200, 0.3), np.linspace(-9, 9, 200), same)) > 0).all()
+    assert (np.diff(blend(rising, np.full(200, -0.7), same)) > 0).all()
+    assert (np.diff(blend(np.full(200, 0.3), np.linspace(-9, 9, 200), same)) > 0).all()
 
 
 @pytest.mark.parametrize(("trees", "kept"), [(0.0, 1e-6), (1.0, 1 - 1e-6)])

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from ilis_guard import scoring
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
-from ilis_guard.scoring.bundle import MOST_BYTES, CalibrationSet
+from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.bundle_files import MAX_BYTES
 
 FILES = {"bundle.json", "trees.txt", "calibration.json"}
 
@@ -105,7 +106,7 @@ def test_what_would_not_be_read_again_is_not_written(
     file: str, folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(folder)
-    monkeypatch.setitem(MOST_BYTES, file, len(before[file]) - 1)
+    monkeypatch.setitem(MAX_BYTES, file, len(before[file]) - 1)
     with pytest.raises(BundleError, match=f"'{file}' would have {len(before[file])} bytes"):
         write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, folder)
     assert contents(folder) == before

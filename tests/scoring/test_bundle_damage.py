@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from ilis_guard.errors import BundleError
-from ilis_guard.scoring import LightGBMScorer, bundle, read_bundle
+from ilis_guard.scoring import LightGBMScorer, bundle_files, read_bundle
 from ilis_guard.types import Fingerprint
 
 FILES = ["bundle.json", "trees.txt", "calibration.json"]
@@ -82,7 +82,7 @@ def test_a_file_too_large_is_not_read(file: str, folder: Path, monkeypatch: pyte
     others = max((folder / other).stat().st_size for other in FILES if other != file)
     limit = max(size, others)
     (folder / file).write_bytes((folder / file).read_bytes() + b" " * (limit + 1 - size))
-    monkeypatch.setattr(bundle, "MOST_BYTES", dict.fromkeys(FILES, limit))
+    monkeypatch.setattr(bundle_files, "MAX_BYTES", dict.fromkeys(FILES, limit))
     message = refusal(folder)
     assert file in message
     assert f"{limit + 1} bytes; a bundle's file has at most {limit}" in message
@@ -136,7 +136,7 @@ def test_a_file_that_grows_while_it_is_read_is_read_up_to_the_limit(
                 trees.write(" " * limit)
         return status
 
-    monkeypatch.setattr(bundle, "MOST_BYTES", dict.fromkeys(FILES, limit))
+    monkeypatch.setattr(bundle_files, "MAX_BYTES", dict.fromkeys(FILES, limit))
     monkeypatch.setattr(os, "fstat", grow)
     assert f"trees.txt' has {limit + 1} bytes" in refusal(folder)
 

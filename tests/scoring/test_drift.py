@@ -132,9 +132,9 @@ def test_the_same_seed_finds_the_same() -> None:
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (Score(uncertainty=0.5, typicality=0.123456), "isn't one of a bundle with 200 calibration distances"),
-        (Score(uncertainty=0.5, typicality=0.0), "isn't one"),
-        (Score(uncertainty=1.5, typicality=1.0), "isn't one"),
+        (Score(uncertainty=0.5, typicality=0.123456), "isn't of a bundle with 200 calibration distances"),
+        (Score(uncertainty=0.5, typicality=0.0), "isn't of a bundle"),
+        (Score(uncertainty=1.5, typicality=1.0), "isn't of a bundle"),
     ],
 )
 def test_a_score_of_another_bundle_is_refused(score: Score, message: str) -> None:

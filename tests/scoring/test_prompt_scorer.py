@@ -63,9 +63,7 @@ def test_without_the_prompts_map_there_is_no_score(of_prompts: Bundle, generatio
 def test_a_typicality_reference_of_answers_doesnt_pass_for_one_of_prompts(
     of_prompts: Bundle, calibration_set: CalibrationSet
 ) -> None:
-    with pytest.raises(
-        BundleError, match="typicality reference of the bundle ab has 6 columns, maps of 4 layers give 3"
-    ):
+    with pytest.raises(BundleError, match="typicality reference of bundle ab has 6 columns, maps of 4 layers give 3"):
         LightGBMScorer(replace(of_prompts, calibration_set=calibration_set))
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilis_guard.scoring.sequence import certified_rank, enough_rows, least_rank, nearest_start, starts
+from ilis_guard.scoring.risk_control import certified_rank, enough_rows, least_rank, nearest_start, starts
 
 shares = st.sampled_from([0.02, 0.05, 0.1, 0.25, 0.5])
 risks = st.sampled_from([0.01, 0.05, 0.2])

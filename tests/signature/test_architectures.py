@@ -39,7 +39,7 @@ from transformers import (
 
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern, prove, read
+from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern, prove, replay
 from ilis_guard.types import Site
 
 LAYERS, HIDDEN, VOCABULARY, NEW = 3, 32, 99, 5
@@ -192,7 +192,7 @@ def test_every_tap_moves_the_logits_and_a_reading_equals_the_recording(
     assert [point.layer for point in points] == list(range(model.config.num_hidden_layers))
     prompt = [5, 17, 40, 3]
     answer, recorded = record(model, site, prompt)
-    found = read(model, points, prompt, answer, special_tokens=[], temperature=1.0, cut=True)
+    found = replay(model, points, prompt, answer, special_tokens=[], temperature=1.0, cut=True)
     assert set(found.signatures) == set(recorded.signatures) == {"prompt", "last", "mean"}
     for position, signature in recorded.signatures.items():
         np.testing.assert_allclose(found.signatures[position], signature, rtol=1e-4, atol=1e-6)
@@ -233,7 +233,9 @@ def test_a_sampled_answers_maps_are_those_of_its_own_tokens() -> None:
     torch.manual_seed(1)
     answer, found = record(model, "mlp", [5, 17, 40, 3], do_sample=True, temperature=2.0)
     assert answer != record(model, "mlp", [5, 17, 40, 3])[0]
-    expected = read(model, locate(model, LAYERS), [5, 17, 40, 3], answer, special_tokens=[], temperature=1.0, cut=True)
+    expected = replay(
+        model, locate(model, LAYERS), [5, 17, 40, 3], answer, special_tokens=[], temperature=1.0, cut=True
+    )
     for position, signature in expected.signatures.items():
         np.testing.assert_allclose(found.signatures[position], signature, rtol=1e-4, atol=1e-6)
     assert expected.statistics is not None

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
-from ilis_guard.signature import Recorder, Recording, Tap, locate, read, replay
+from ilis_guard.signature import Recorder, Recording, Tap, locate, recorder, replay
 
 LAYERS, PROMPT = 3, [5, 17, 40, 3]
 
@@ -59,9 +59,9 @@ def assert_equal(found: Recording, expected: Recording) -> None:
 def test_a_cut_answer_reads_as_it_was_generated(
     model: Any, count: int, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "PIECE", piece)
+    monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
     answer, expected = recorded(model, count)
-    found = read(
+    found = replay(
         model, locate(model, LAYERS), PROMPT, answer, special_tokens=[], temperature=1.0, cut=True, every_token=True
     )
     assert_equal(found, expected)
@@ -72,21 +72,21 @@ def test_a_cut_answer_reads_as_it_was_generated(
 
 @pytest.mark.parametrize("piece", [1, 3, 64])
 def test_an_ended_answer_reads_as_it_was_generated(model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "PIECE", piece)
+    monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
     answer, _ = recorded(model, 10)
     at = max(place for place, token in enumerate(answer) if answer.index(token) == place)
     assert at >= 2
     _, expected = recorded(model, at + 1, end=(answer[at],))
-    found = read(model, locate(model, LAYERS), PROMPT, answer[:at], special_tokens=[], temperature=1.0)
+    found = replay(model, locate(model, LAYERS), PROMPT, answer[:at], special_tokens=[], temperature=1.0)
     assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("piece", [2, 64])
 def test_special_tokens_are_no_part_of_what_is_read(model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "PIECE", piece)
+    monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
     answer, _ = recorded(model, 7)
     _, expected = recorded(model, 7, special=[answer[2]])
-    found = read(model, locate(model, LAYERS), PROMPT, answer, special_tokens=[answer[2]], temperature=1.0, cut=True)
+    found = replay(model, locate(model, LAYERS), PROMPT, answer, special_tokens=[answer[2]], temperature=1.0, cut=True)
     assert found.tokens < 7
     assert_equal(found, expected)
 
@@ -106,10 +106,10 @@ class Plain(nn.Module):
 def test_a_model_that_cant_keep_few_logits_reads_the_same(
     model: Any, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "PIECE", piece)
+    monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
     assert "logits_to_keep" in inspect.signature(model.forward).parameters
     answer, expected = recorded(model, 7)
-    found = read(Plain(model), locate(model, LAYERS), PROMPT, answer, special_tokens=[], temperature=1.0, cut=True)
+    found = replay(Plain(model), locate(model, LAYERS), PROMPT, answer, special_tokens=[], temperature=1.0, cut=True)
     assert_equal(found, expected)
 
 
@@ -118,16 +118,16 @@ def test_without_a_prompt_or_an_answer_there_is_nothing_to_read(
     model: Any, prompt: list[int], answer: list[int], got: str
 ) -> None:
     with pytest.raises(SignatureError, match=f"got {got} tokens"):
-        read(model, locate(model, LAYERS), prompt, answer, special_tokens=[], temperature=1.0)
+        replay(model, locate(model, LAYERS), prompt, answer, special_tokens=[], temperature=1.0)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bamba", "jamba", "qwen3_next", "lfm2", "falcon_h1"])
 def test_layers_that_carry_a_state_read_on_as_they_generate(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "PIECE", 3)
+    monkeypatch.setattr(recorder, "REPLAY_LENGTH", 3)
     model = tiny(architecture, {})
     answer, expected = recorded(model, 10)
     points = locate(model, model.config.num_hidden_layers)
-    assert_equal(read(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
+    assert_equal(replay(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
 
 
 @pytest.mark.parametrize("architecture", ["recurrent_gemma", "rwkv"])
@@ -137,7 +137,7 @@ def test_a_long_answer_of_a_model_that_gives_no_cache_back_is_refused(
     model = tiny(architecture, {})
     points = locate(model, model.config.num_hidden_layers)
     answer, expected = recorded(model, 7)
-    assert_equal(read(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
-    monkeypatch.setattr(replay, "PIECE", 3)
-    with pytest.raises(SignatureError, match=r"an answer of 7 tokens can't be read: .* answers of up to 3 tokens can"):
-        read(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True)
+    assert_equal(replay(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True), expected)
+    monkeypatch.setattr(recorder, "REPLAY_LENGTH", 3)
+    with pytest.raises(SignatureError, match=r"7 tokens can't be replayed: .* answers of up to 3 tokens can"):
+        replay(model, points, PROMPT, answer, special_tokens=[], temperature=1.0, cut=True)

@@ -17,7 +17,7 @@ from ilis_guard.lab.fit import FEATURES, fit_blending, fit_statistics, typicalit
 from ilis_guard.lab.rows import Mask, Rows
 from ilis_guard.lab.sequence_probability import fit_sequence_probability
 from ilis_guard.lab.tuning import Grown
-from ilis_guard.scoring.blending import SequenceProbability, raw_scores
+from ilis_guard.scoring.calibration import SequenceProbability, raw_scores
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import STATISTICS
@@ -178,7 +178,7 @@ class Fused:
             name=self.name,
             best=best,
             sequence=blending.sequence_probability,
-            detector=blending.detector(reference),
+            detector=blending.familiarity(reference),
         )
 
 

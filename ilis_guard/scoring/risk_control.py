@@ -1,4 +1,10 @@
-"""Risk control: from a stated risk to the uncertainty threshold that keeps it, or to why none does."""
+"""Risk control: the uncertainty threshold that keeps a stated guarantee, or the reason why none does.
+
+Thresholds for an error rate come from fixed-sequence testing over ranks. Rows are ordered by uncertainty, and rank k
+means answering the first k. Each sequence starts at a rank, tests one rank after the other with an exact binomial
+p-value, and ends at the first that fails. The number of rows, the error rate and the risk alone fix the starts, never
+the rows' contents. docs/risk-control.md has the proof.
+"""
 
 import dataclasses
 import math
@@ -8,14 +14,24 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+from scipy.special import bdtr, bdtrik
 from scipy.stats import binom
 
 from ilis_guard.errors import ScoringError
-from ilis_guard.scoring.sequence import certified_rank, enough_rows, least_rank, nearest_start, starts
 
 Kind = Literal["max_error", "min_coverage", "max_reviews_per_hour"]
 TIE_SEED: Final = 0
-"""Ties are put in a random order that is always the same, and that no row's outcome or place has a part in."""
+"""Of the order of ties, which is always the same and independent of rows' outcomes and places."""
+STRIDE: Final = 2
+"""Factor from each start to the next."""
+ENOUGH_PROBABILITY: Final = 0.8
+"""Probability with which the number from `enough_rows` certifies a threshold."""
+MAX_ROWS: Final = 10_000_000
+"""Upper limit of `enough_rows`."""
+
+Counts = Int64[np.ndarray, " rows"]
+"""How many of the first k rows are wrong, for each k from 1."""
+Ranks = Int64[np.ndarray, " ranks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +121,7 @@ def certify(
 def _at_most_wrong(
     ascending: Float64[np.ndarray, " rows"], wrong: Int64[np.ndarray, " rows"], max_error: float, risk: float
 ) -> tuple[int, str, int | None]:
-    """How many rows are answered, or why none, and how many more rows would probably do."""
+    """Return how many rows are answered, or 0 and why, and how many more rows would probably do."""
     rows = len(ascending)
     ends = np.append(np.flatnonzero(np.diff(ascending)), rows - 1) + 1
     if rank := certified_rank(wrong, ends, max_error, risk):
@@ -134,13 +150,107 @@ def _at_least_answered(
     return 0, f"{rows} rows are too few: it takes {least}", least - rows
 
 
+def least_rank(max_error: float, risk: float) -> int:
+    """Return the first rank that passes a test at this risk if none of its answers is wrong."""
+    return math.ceil(math.log(risk) / math.log1p(-max_error))
+
+
+def starts(rows: int, max_error: float, risk: float) -> Ranks:
+    """Return the ranks at which sequences start, ascending; each has an equal share of the risk.
+
+    As many as fit: the first is the least rank that can pass, the last lies in the surer half of the rows (which fixes
+    their number, as more starts have a smaller share of the risk each). Where only one fits, it may lie anywhere.
+    """
+    counts = np.arange(1, MAX_ROWS.bit_length() + 1)
+    firsts = np.ceil(np.log(risk / counts) / math.log1p(-max_error))
+    lasts = firsts * STRIDE ** (counts - 1)
+    if lasts[0] >= rows:
+        return np.empty(0, dtype=np.int64)
+    count = max(1, int(np.searchsorted(lasts, rows / 2, side="right")))
+    ranks: Ranks = (firsts[count - 1] * STRIDE ** np.arange(count)).astype(np.int64)
+    return ranks
+
+
+def certified_rank(wrong: Counts, ends: Ranks, max_error: float, risk: float) -> int:
+    """Return the last rank certified to have an error rate of at most `max_error`, at this risk; 0 for none.
+
+    Args:
+        wrong: where uncertainties are equal, in an order drawn at random.
+        ends: the ranks that a threshold can tell from the next, ascending: the last one of each uncertainty.
+        max_error: between 0 and 1.
+        risk: how probable it may be that the certified rank has a higher error rate.
+    """
+    rows = len(wrong)
+    first_ranks = starts(rows, max_error, risk)
+    if not len(first_ranks):
+        return 0
+    share = risk / len(first_ranks)
+    at_starts = _p_values(wrong, first_ranks, max_error)
+    at_ends = _p_values(wrong, ends, max_error)
+    # A start's own rank is tested, never certified: of rows in order, those before a given one are a random sample.
+    after = np.searchsorted(ends, first_ranks, side="right").tolist()
+    furthest, level = 0, 0.0
+    for p_value, place, next_place in zip(at_starts, after, [*after[1:], len(ends) - 1], strict=True):
+        if level == 0 and p_value > share:
+            continue
+        # A sequence that has come so far has passed this start's uncertainty, and gets the start's share of the risk.
+        begin, end = place + (level > 0), next_place + 1
+        level += share
+        failed = np.flatnonzero(at_ends[begin:end] > level)
+        passed = begin + int(failed[0]) if len(failed) else end
+        if passed > begin:
+            furthest = int(ends[passed - 1])
+        if len(failed):
+            level = 0.0
+    return furthest
+
+
+def nearest_start(wrong: Counts, max_error: float, risk: float) -> tuple[int, int]:
+    """Return the start that came nearest to passing, and how many wrong answers would have let it pass.
+
+    There must be a start.
+    """
+    ranks = starts(len(wrong), max_error, risk)
+    nearest = int(ranks[np.argmin(_p_values(wrong, ranks, max_error))])
+    return nearest, int(_most_wrong(np.array([nearest]), max_error, risk / len(ranks))[0])
+
+
+def enough_rows(wrong: Counts, max_error: float, risk: float) -> int | None:
+    """Estimate how many rows, these included, would certify a threshold; None where no number would.
+
+    The least number of rows like these at which one of the starts passes with probability `ENOUGH_PROBABILITY`. The
+    error rate of the surest answers, up to the share of rows at which a start then lies, is estimated from these rows
+    by the rule of succession, (wrong + 1) / (rank + 2), so that three right answers don't count as an error rate of 0.
+    """
+    rows = len(wrong)
+
+    def likely(total: int) -> bool:
+        ranks = starts(total, max_error, risk)
+        seen = np.clip(ranks * rows // total, 0, rows)
+        rate = (np.where(seen > 0, wrong[seen - 1], 0) + 1) / (seen + 2)
+        hopeful = rate < max_error
+        allowed = _most_wrong(ranks[hopeful], max_error, risk / len(ranks))
+        return bool((bdtr(allowed.astype(float), ranks[hopeful], rate[hopeful]) >= ENOUGH_PROBABILITY).any())
+
+    too_few = max(rows, least_rank(max_error, risk))
+    enough = too_few + 1
+    while not likely(enough):
+        too_few, enough = enough, 2 * enough
+        if enough > MAX_ROWS:
+            return None
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if likely(middle) else (middle, enough)
+    return enough
+
+
 def _guarantee(
     max_error: float | None,
     min_coverage: float | None,
     max_reviews_per_hour: float | None,
     requests_per_hour: float | None,
 ) -> tuple[Kind, float, float]:
-    """The one guarantee, what was asked for, and the same as a share."""
+    """Return the one guarantee, its bound, and the bound as a share."""
     given: dict[Kind, float] = {}
     if max_error is not None:
         given["max_error"] = max_error
@@ -174,13 +284,13 @@ def _share(name: str, value: float) -> float:
 def _in_order(
     uncertainty: Sequence[float] | np.ndarray, wrong: Sequence[bool] | np.ndarray
 ) -> tuple[Float64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
-    """The uncertainties in ascending order, and how many answers are wrong up to each."""
+    """Return the uncertainties in ascending order, and how many answers are wrong up to each."""
     values, outcomes = _values(uncertainty), _outcomes(wrong)
     if len(values) != len(outcomes):
         raise ScoringError(f"there are {len(values)} uncertainties but {len(outcomes)} outcomes")
     if not len(values):
         raise ScoringError("there are no calibration rows, so nothing can be said of the requests to come")
-    # Sorted by outcome too before ties are drawn for, so that the order in which rows are given changes nothing.
+    # Sorted by outcome too before ties are shuffled, so that the order of the arguments changes nothing.
     known = np.lexsort((outcomes, values))
     drawn = np.random.default_rng(TIE_SEED).random(len(values))
     order = known[np.lexsort((drawn, values[known]))]
@@ -214,3 +324,17 @@ def _outcomes(wrong: Sequence[bool] | np.ndarray) -> Bool[np.ndarray, " rows"]:
             f"outcomes are true (wrong) or false; {int(bad.sum())} aren't, row {first} is {outcomes[first]!r}"
         )
     return outcomes.astype(bool)
+
+
+def _p_values(wrong: Counts, ranks: Ranks, max_error: float) -> Float64[np.ndarray, " ranks"]:
+    """Compute the p-value of each rank: of so few wrong answers, if each is wrong with probability `max_error`."""
+    p_values: Float64[np.ndarray, " ranks"] = bdtr(wrong[ranks - 1].astype(float), ranks, max_error)
+    return p_values
+
+
+def _most_wrong(ranks: Ranks, max_error: float, risk: float) -> Ranks:
+    """Compute the most wrong answers with which each rank passes a test."""
+    # Rounding may miss the exact integer by one, so its neighbours are checked.
+    near = np.floor(bdtrik(risk, ranks, max_error))
+    near = np.where(bdtr(near + 1, ranks, max_error) <= risk, near + 1, near)
+    return np.where(bdtr(near, ranks, max_error) > risk, near - 1, near).astype(np.int64)
