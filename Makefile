@@ -64,9 +64,9 @@ BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-ful
 
 bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json) $(BUNDLES:%=ilis_guard/bundles/%-prompt/bundle.json)
 
-harvests/world-facts.jsonl: | .venv/.ready
+harvests/world-facts.jsonl: | .venv/.ready-for-tests
 	mkdir -p harvests
-	.venv/bin/ilis-guard world-facts --to $@
+	.venv/bin/python -m benchmarks.world_facts --to $@
 
 harvests/%.parquet: harvests/world-facts.jsonl
 	.venv/bin/ilis-guard harvest $< --tier $* --to $@ --config benchmarks/bundles.yaml

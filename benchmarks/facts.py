@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import product
 
-from ilis_guard.lab.gazetteer import cities, countries, gazetteer, large_cities
+from benchmarks.gazetteer import cities, countries, gazetteer, large_cities
 
 Facts = Iterator[tuple[str, Iterable[str]]]
 """Questions, each with its right answers."""

@@ -29,7 +29,8 @@ from benchmarks.laboratory.sets import question_sets
 from benchmarks.overhead.pairs import Spent, median_ratio, timed
 from ilis_guard.cascade.tier import load_local_model
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.lab.harvest import HarvestedRow, harvest, read_rows
+from ilis_guard.lab.attempts import read_attempts
+from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
@@ -66,7 +67,7 @@ class Measured:
     tier: str
     set_: str
     batch_size: int
-    rows: Sequence[HarvestedRow]
+    rows: Sequence[Generation]
     alike: int
     """Rows whose answer is the same in both ways, letter by letter."""
     harvested: Sequence[Spent]
@@ -76,12 +77,12 @@ class Measured:
     @property
     def prompt_tokens(self) -> float:
         """Of a prompt, on average."""
-        return statistics.mean(row.generation.prompt_tokens for row in self.rows)
+        return statistics.mean(row.prompt_tokens for row in self.rows)
 
     @property
     def tokens(self) -> float:
         """Of an answer, on average."""
-        return statistics.mean(row.generation.tokens for row in self.rows)
+        return statistics.mean(row.tokens for row in self.rows)
 
     def a_second(self, runs: Sequence[Spent]) -> float:
         """Questions, by the median run's wall clock."""
@@ -95,7 +96,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         path, watched = Path(folder) / "rows.parquet", Watched(model)
         harvest(watched, questions, path, name=tier, batch_size=batch_size)
-        rows = read_rows(path)[1]
+        rows = [answer for _, answer in read_attempts(path).generations()]
         said = [text for batch in watched.batches for text in model.generate_bare_batch(batch)]
         asked = [turns[-1].content for batch in watched.batches for turns in batch]
         by_prompt = dict(zip(asked, said, strict=True))
@@ -112,7 +113,7 @@ def measure(
         set_=set_,
         batch_size=batch_size,
         rows=rows,
-        alike=sum(by_prompt[one.prompt()] == row.generation.text for one, row in zip(questions, rows, strict=True)),
+        alike=sum(by_prompt[one.prompt()] == row.text for one, row in zip(questions, rows, strict=True)),
         harvested=spent[0],
         plain=spent[1],
     )

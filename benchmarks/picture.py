@@ -10,12 +10,12 @@ import numpy as np
 import typer
 from matplotlib import pyplot as plt
 
-from ilis_guard.lab.harvest import read_harvest
+from ilis_guard.lab.attempts import read_attempts
 
 
 def main(rows: Annotated[Path, typer.Argument()], to: Annotated[Path, typer.Argument()]) -> None:
     """Draw the mean maps of right and of wrong answers, and their difference in standard deviations (Cohen's d)."""
-    harvest = read_harvest(rows)
+    harvest = read_attempts(rows).answers()
     maps = np.log1p(harvest.signatures["mean"], dtype=np.float64)
     right, wrong = maps[~harvest.wrong], maps[harvest.wrong]
     spread = np.sqrt((right.var(axis=0) + wrong.var(axis=0)) / 2)

@@ -18,18 +18,19 @@ import pyarrow as pa
 import typer
 
 from benchmarks.common import machine, show
-from ilis_guard.lab.scored import SCHEMA, ScoredManifest, ScoredTier, write_scored
+from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, schema_of
+from ilis_guard.lab.attempts import AttemptTable, write_attempts
 from ilis_guard.types import STATISTICS
 
 TIERS = ("small", "large")
-MANIFEST = ScoredManifest(
+MANIFEST = AttemptManifest(
     origin="harvest",
-    tiers=tuple(ScoredTier(name=tier, bundle="made", prompt_bundle="made") for tier in TIERS),
+    tiers=tuple(AttemptTier(name=tier, bundle="made", prompt_bundle="made") for tier in TIERS),
 )
 
 
 def table(rows: int, seed: int = 0) -> pa.Table:
-    """A scored table of so many rows, half of them each tier's; no two rows have the same numbers."""
+    """A table of attempts of so many rows, half of them each tier's; no two rows have the same numbers."""
     random = np.random.default_rng(seed)
     requests = rows // len(TIERS)
     topics = np.array([json.dumps({"topic": topic}) for topic in ("law", "medicine", "sport", "travel")])
@@ -49,6 +50,7 @@ def _tier(random: np.random.Generator, tier: str, hardness: np.ndarray, labels: 
     columns: dict[str, Any] = {
         "id": [f"request-{number}" for number in range(requests)],
         "tier": [tier] * requests,
+        "dataset": [""] * requests,
         "split": ["unseen"] * requests,
         "stage": ["answer"] * requests,
         "uncertainty": told(0.3),
@@ -61,14 +63,16 @@ def _tier(random: np.random.Generator, tier: str, hardness: np.ndarray, labels: 
         "cost": random.exponential(0.01, requests),
         "prompt_seconds": random.exponential(0.05, requests),
         "prompt_cost": random.exponential(0.001, requests),
+        "prompt_tokens": random.integers(1, 400, size=requests),
         "prompt_length": np.arange(requests) % 400,
         "text_length": random.integers(1, 300, size=requests),
         "finish_reason": ["stop"] * requests,
         "error": [""] * requests,
         "labels": labels,
         "wrong": wrong,
+        "probability": pa.nulls(requests, pa.float64()),
     }
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema_of(MANIFEST))
 
 
 def main(
@@ -77,7 +81,7 @@ def main(
     """Make the table, run the command on one core, and print what it took."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scored.parquet"
-        write_scored(path, MANIFEST, table(rows))
+        write_attempts(path, AttemptTable(manifest=MANIFEST, table=table(rows)))
         page = Path(folder) / "page.html"
         command = [
             sys.executable,

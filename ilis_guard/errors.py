@@ -118,12 +118,16 @@ class BundleMismatchError(BundleError):
     """A bundle was fitted to another model, precision or prompt than the one that runs."""
 
 
+class AttemptsError(IlisGuardError):
+    """A table of attempts, or a file of decisions or verdicts, can't be read; the message starts with its path."""
+
+
 class FitError(IlisGuardError):
     """A scorer can't be fitted to these rows."""
 
 
 class SimulationError(IlisGuardError):
-    """A table of scored attempts is wrong, or a policy can't be simulated on it."""
+    """A policy can't be simulated on a table of attempts."""
 
 
 class ReviewError(IlisGuardError):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ilis_guard.lab.harvest import Harvest, Manifest
+from ilis_guard.lab.attempt_schema import HarvestManifest
+from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.questions import Question
 from ilis_guard.models.remote import statistics_of
 from ilis_guard.types import RemoteFingerprint, Statistic
@@ -123,17 +124,23 @@ def _token(text: str, share: float, *, listed: int) -> dict[str, Any]:
     }
 
 
-def towns_harvest(fingerprint: RemoteFingerprint, count: int = 400) -> Harvest:
+def towns_harvest(fingerprint: RemoteFingerprint, count: int = 400) -> Answers:
     """What harvesting so many towns gives, without asking for them."""
     told = [completion({"model": "town-clerk", "logprobs": True, "top_logprobs": 2, **asked(n)}) for n in range(count)]
     known: tuple[Statistic, ...] = ("logprob_sum", "logprob_mean", "margin_min")
     statistics = [statistics_of(reply["choices"][0]["logprobs"]) for reply in told]
-    return Harvest(
-        manifest=Manifest(
-            model="town-clerk", fingerprint=fingerprint, prompt="{question}", max_new_tokens=None, versions={}
+    return Answers(
+        manifest=HarvestManifest(
+            model="town-clerk",
+            fingerprint=fingerprint,
+            prompt="{question}",
+            max_new_tokens=None,
+            versions={},
+            questions="",
+            judge="rules",
         ),
-        ids=tuple(town(number).id for number in range(count)),
-        datasets=tuple(town(number).dataset for number in range(count)),
+        ids=np.array([town(number).id for number in range(count)], dtype=object),
+        datasets=np.array([town(number).dataset for number in range(count)]),
         wrong=np.array([not is_right(number) for number in range(count)]),
         signatures={},
         statistics=np.array([[getattr(of, name) for name in known] for of in statistics]),

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,29 +16,23 @@ import ilis_guard
 from ilis_guard import errors
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = {
-    "Action",
-    "Attempt",
-    "Decision",
-    "Facts",
-    "Generation",
-    "Guard",
-    "IlisGuardError",
-    "Message",
-    "TextDelta",
-    "Policy",
-    "Request",
-    "Retraction",
-    "ReviewQueue",
-    "Ruling",
-    "Score",
-    "Statistics",
-    "StreamEvent",
-    "StreamMode",
-    "Ticket",
-    "Tier",
-    "Verdict",
-    "__version__",
+PUBLIC = set(re.findall(r"\b\w+ as (\w+)", (ROOT / "ilis_guard" / "__init__.pyi").read_text())) | {"__version__"}
+"""The one list."""
+USED = {
+    *(
+        "Action",
+        "Attempt",
+        "BreakerSettings",
+        "Decision",
+        "ErrorInfo",
+        "Facts",
+        "Generation",
+        "Guard",
+        "Message",
+        "Model",
+    ),
+    *("Policy", "Request", "Retraction", "ReviewQueue", "RuleOutcome", "Ruling", "Score", "Scorer", "Statistics"),
+    *("StreamEvent", "StreamMode", "TextDelta", "Ticket", "Tier", "TierCost", "Verdict", "explain_decision"),
 }
 ALIASES = {"StreamEvent", "StreamMode"}
 """Of several types: Python gives them no name and no docstring of their own."""
@@ -59,17 +54,16 @@ def imported_by(statement: str, *watched: str) -> set[str]:
     return set(child.stdout.split())
 
 
-def test_the_public_names_are_these_and_each_resolves() -> None:
+def test_public_names_are_those_of_the_stub_and_each_resolves() -> None:
     assert set(ilis_guard.__all__) == PUBLIC
-    assert len(ilis_guard.__all__) == len(PUBLIC)
-    assert all(getattr(ilis_guard, name) is getattr(streamed, name) for name in ALIASES)
+    assert {*USED, *(kind.__name__ for kind in ERRORS)} == PUBLIC - {"__version__"}
     for name in PUBLIC - ALIASES - {"__version__"}:
         assert getattr(ilis_guard, name).__name__ == name
     assert ilis_guard.__version__.count(".") == 2
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'ilis_guard' has no attribute 'Gard'"):
+    with pytest.raises(AttributeError, match="Gard"):
         _ = ilis_guard.Gard
     assert not hasattr(ilis_guard, "Fingerprint")
 

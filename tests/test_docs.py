@@ -217,7 +217,7 @@ def test_the_keys_in_the_documentation_are_those_of_the_page() -> None:
     listed = re.search("<dl class=.keys.>(.*?)</dl>", (TEMPLATES / "base.html").read_text(), flags=re.DOTALL)
     assert listed is not None
     assert documented == set(re.findall("<kbd>(.*?)</kbd>", listed[1]))
-    heard = "".join((TEMPLATES / name).read_text() for name in ("base.html", "ticket.html", "standing.html"))
+    heard = "".join((TEMPLATES / name).read_text() for name in ("base.html", "ticket.html", "ticket_state.html"))
     assert documented == {*re.findall('data-key="(.)"', heard), "j", "k", "Esc"}
 
 
@@ -244,12 +244,12 @@ def test_every_figure_of_the_bundles_in_the_readme_is_that_of_the_bundle() -> No
                 assert f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})" in readme
 
 
-def test_the_scored_tables_columns_in_the_documentation_are_all_there_are() -> None:
-    from ilis_guard.lab.scored import SCHEMA
+def test_all_columns_of_the_table_of_attempts_are_documented() -> None:
+    from ilis_guard.lab.attempt_schema import COLUMNS
 
     table = (ROOT / "docs" / "simulation.md").read_text().partition("| --- | --- | --- |\n")[2].partition("\n\n")[0]
     documented = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    assert documented == SCHEMA.names
+    assert documented == COLUMNS.names
 
 
 def test_the_figures_of_streams_in_the_documentation_are_the_benchmarks() -> None:
@@ -306,19 +306,18 @@ def first_column(document: str, heading: str) -> list[str]:
 
 
 def test_every_parameter_that_the_server_refuses_is_documented() -> None:
-    from ilis_guard_server.openai_requests import ChatRequest
-    from ilis_guard_server.refusing import REASONS
+    from ilis_guard_server.schemas.requests import UNSUPPORTED, ChatRequest
 
     documented = set(first_column("docs/openai-server.md", "parameter"))
-    assert set(REASONS) <= documented
-    assert documented - set(REASONS) <= set(ChatRequest.model_fields)
+    assert set(UNSUPPORTED) <= documented
+    assert documented - set(UNSUPPORTED) <= set(ChatRequest.model_fields)
 
 
 def test_every_metric_and_its_labels_are_documented() -> None:
-    from ilis_guard_server.meter import Metrics
+    from ilis_guard_server.metrics import Metrics
 
-    meter = Metrics(under_way=lambda: 0, waiting=lambda: 0)
-    known = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", meter.text().decode(), flags=re.MULTILINE))
+    metrics = Metrics(in_flight=lambda: 0, waiting=lambda: 0)
+    known = set(re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", metrics.text().decode(), flags=re.MULTILINE))
     # When a counter was made is the library's own.
     known = {name for name in known if not name.endswith("_created")}
     assert set(first_column("docs/openai-server.md", "metric")) == known

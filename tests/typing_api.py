@@ -7,6 +7,7 @@ from typing import assert_type
 
 import numpy as np
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
 from numpy.typing import NDArray
 
 from ilis_guard import (
@@ -35,7 +36,7 @@ from ilis_guard import (
 )
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Fingerprint
-from ilis_guard_langchain import ChatIlisGuard
+from ilis_guard_langchain import ChatIlisGuard, GuardedRunnable, Refused, wrap
 
 
 class OwnModel:
@@ -157,6 +158,13 @@ def errors() -> str:
     except IlisGuardError as error:
         assert_type(error.is_retryable, bool)
         return str(error)
+
+
+def wrapped(guard: Guard) -> str:
+    guarded = wrap(RunnableLambda(str.upper), guard, tier="small", labels={"topic": "geography"}, as_output=str)
+    assert_type(guarded, GuardedRunnable)
+    output = guarded.invoke("capital of Norway?")
+    return output.text if isinstance(output, Refused) else str(output)
 
 
 def chats(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A guard as a chat model: wherever LangChain takes a model, it takes one that may decline to answer."""
+"""A guard as a LangChain chat model, which may decline to answer."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, closing
@@ -9,7 +9,7 @@ from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, ModelProfile
 
-# LangChain's own way from chunks to the events of its third version; it gives no other to a model that has chunks.
+# LangChain's own conversion of chunks to the events of its version 3; it has no public one for a model with chunks.
 from langchain_core.language_models._compat_bridge import achunks_to_events, chunks_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -35,18 +35,18 @@ NO_STRUCTURE = (
 
 
 class ChatIlisGuard(BaseChatModel):
-    """A guard where a chat model stands: ``prompt | ChatIlisGuard.from_config("guard.yaml") | StrOutputParser()``.
+    """A guard in the place of a chat model: ``prompt | ChatIlisGuard.from_config("guard.yaml") | StrOutputParser()``.
 
-    What comes out is a message: the answer, or what the policy says instead, with a ``refusal`` in its
-    ``additional_kwargs``. The decision's summary stands in ``response_metadata["ilis_guard"]``. An abstention or an
-    escalation is a value, never an exception, so that ``with_fallbacks`` doesn't swallow it.
+    The output is a message: the answer, or the policy's text with a ``refusal`` in its ``additional_kwargs``. The
+    decision's summary stands in ``response_metadata["ilis_guard"]``. An abstention or an escalation is a value, never
+    an exception, so that ``with_fallbacks`` doesn't swallow it. Async calls decide in a thread, as `Guard.adecide`.
 
-    Labels come from three sides, the later over the earlier: the field, ``bind(labels={...})``, and a call's
-    ``labels={...}``. `configurable_fields` makes the field one of a run's ``config["configurable"]``.
+    Labels come from the field, from ``bind(labels={...})``, and from a call's ``labels={...}``, the later over the
+    earlier. `configurable_fields` makes the field one of a run's ``config["configurable"]``.
     """
 
     guard: Guard = Field(exclude=True, repr=False)
-    """What decides. It is whoever made it that closes it."""
+    """Decides. Whoever created it closes it."""
     labels: dict[str, Label] = Field(default_factory=dict)
     """What the policy's conditions see as ``labels.NAME``."""
     stream_mode: StreamMode = "hold"
@@ -54,12 +54,12 @@ class ChatIlisGuard(BaseChatModel):
     stop: list[str] | None = None
     """An answer ends before the first of these; a call's own take their place."""
     streaming: bool = False
-    """LangChain's: whether ``invoke`` goes by the stream, for callbacks that want its pieces."""
+    """LangChain's: whether ``invoke`` streams, for callbacks that want the chunks."""
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
     """LangChain's, and off even where there is a global cache: a decision isn't the same each time. A tier may be down,
-    a budget spent, an answer drawn for an audit; kept, a passing failure would be the answer from then on."""
+    a budget spent, an answer sampled for an audit; cached, a passing failure would be the answer from then on."""
 
-    # A misspelt `labels` that is passed over would open a gate.
+    # A misspelt `labels` that is ignored would open a gate.
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     @classmethod
@@ -68,14 +68,14 @@ class ChatIlisGuard(BaseChatModel):
 
         Args:
             path: as of `Guard.from_config`, whose errors it raises.
-            progress: as well.
-            fields: the model's others.
+            progress: as of `Guard.from_config`.
+            fields: the chat model's other fields.
         """
         return cls(guard=Guard.from_config(path, progress), **fields)
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """No: a guard is models, a queue and secrets; what can be written down is its guard.yaml."""
+        """No: a guard is models, a queue and secrets; its guard.yaml is what can be stored."""
         return False
 
     @property
@@ -123,10 +123,10 @@ class ChatIlisGuard(BaseChatModel):
         )
 
     def get_token_ids(self, text: str) -> list[int]:
-        """A text's tokens to the first tier's model, or by `custom_get_token_ids`: what trimming counts with.
+        """Tokenize a text with the first tier's model, or by `custom_get_token_ids`, for trimming.
 
         Raises:
-            NotImplementedError: that model isn't local, and doesn't say how it cuts texts into tokens.
+            NotImplementedError: that model has no tokenizer here.
         """
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
@@ -185,9 +185,7 @@ class ChatIlisGuard(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        del (
-            run_manager
-        )  # LangChain tells callbacks of each chunk itself, and gives a stream no run to trace attempts in
+        del run_manager  # LangChain reports each chunk itself, and gives a stream no run to trace attempts in
         options = self._options(stop, kwargs)
         has_text = False
         with closing(self.guard.stream(to_messages(messages), mode=self.stream_mode, **options)) as events:
@@ -213,19 +211,19 @@ class ChatIlisGuard(BaseChatModel):
     def _stream_chat_model_events(
         self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **options: Any
     ) -> Iterator[MessagesData]:
-        """LangChain's own events of a stream (``stream_events(version="v3")``), which can withdraw nothing."""
-        chunks = self._held()._stream(messages, **options)  # noqa: SLF001 - its own kind
+        """LangChain's events of version 3 (``stream_events(version="v3")``), which can withdraw nothing."""
+        chunks = self._without_retractions()._stream(messages, **options)  # noqa: SLF001 - of its own class
         return chunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
 
     def _astream_chat_model_events(
         self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **options: Any
     ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
-        chunks = self._held()._astream(messages, **options)  # noqa: SLF001 - its own kind
+        chunks = self._without_retractions()._astream(messages, **options)  # noqa: SLF001 - of its own class
         return achunks_to_events(chunks, message_id=f"{LC_ID_PREFIX}-{run_manager.run_id}")
 
-    def _held(self) -> Self:
-        """The same, but that nothing is shown that might have to be withdrawn."""
+    def _without_retractions(self) -> Self:
+        """This model, in a mode that shows nothing that may be withdrawn."""
         return self.model_copy(update={"stream_mode": "hold"}) if self.stream_mode == "optimistic" else self
 
     def _result(self, decision: Decision) -> ChatResult:
@@ -235,8 +233,8 @@ class ChatIlisGuard(BaseChatModel):
         return self.stop if stop is None else stop
 
     def _options(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
-        """What is asked beside the messages."""
-        # `stream` is LangChain's: whether the stream is taken.
+        """The guard's arguments beside the messages."""
+        # `stream` is LangChain's: whether this call streams.
         if unknown := sorted(set(given) - {"labels", "stream"}):
             raise TypeError(f"a guard takes the keywords 'labels' and 'stop' and no other, got {unknown!r}")
         labels: Labels = given.get("labels") or {}

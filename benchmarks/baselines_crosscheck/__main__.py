@@ -25,12 +25,13 @@ from benchmarks.common import SMOLLM2, show
 from benchmarks.neighbours.environments import BUILD, prepare
 from benchmarks.neighbours.roster import LM_POLYGRAPH, ROOT
 from benchmarks.neighbours.worker import ENVIRONMENT
+from benchmarks.world_facts import world_facts
+from ilis_guard.lab.attempts import read_attempts
 from ilis_guard.lab.baselines.observations import read_observations
-from ilis_guard.lab.baselines.observing import observe
-from ilis_guard.lab.baselines.p_true import proposal, template
-from ilis_guard.lab.harvest import harvest, read_rows
+from ilis_guard.lab.baselines.observe import observe
+from ilis_guard.lab.baselines.scores import p_true_template, proposal
+from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.world_facts import world_facts
 from ilis_guard.models.local import LocalModel
 from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.models.weights import converted_folder, packaged_weights
@@ -61,7 +62,7 @@ def main(
         harvest(model, questions, paths[0], name=SMOLLM2)
         observe(model, paths[0], questions, paths[1])
         ours = read_observations(paths[1])
-        answers = {row.id: row.generation for row in read_rows(paths[0])[1]}
+        answers = dict(read_attempts(paths[0]).generations())
     asked = {question.id: question for question in questions}
     console.print("lm-polygraph")
     theirs = _theirs(python, model, [(asked[id_], answers[id_]) for id_ in ours.ids])
@@ -81,7 +82,7 @@ def _theirs(python: Path, model: LocalModel, rows: Sequence[tuple[Question, Gene
     requests = [
         {
             "prompt": asking.render([Message(role="user", content=question.prompt())], tokenizer),
-            "judged": template(tokenizer).render(
+            "judged": p_true_template(tokenizer).render(
                 [Message(role="user", content=proposal(question.prompt(), answer.text))], tokenizer
             ),
             "tokens": len(answer.token_ids),

@@ -12,14 +12,14 @@ from ilis_guard.cascade.tier import load_local_model
 from ilis_guard.cli.console import progress_bar, steps
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import FitError, QuestionError
+from ilis_guard.lab.attempts import read_answers, read_attempts
 from ilis_guard.lab.baselines.observations import file_digest, read_observation_manifest
-from ilis_guard.lab.baselines.observing import observe
+from ilis_guard.lab.baselines.observe import observe
 from ilis_guard.lab.evaluation.evaluate import Source
 from ilis_guard.lab.evaluation.sets import counted_sets, question_sets
-from ilis_guard.lab.harvest import harvest, questions_digest, read_manifest
-from ilis_guard.lab.judging import RULES
+from ilis_guard.lab.grading import RULES
+from ilis_guard.lab.harvest import harvest, questions_digest
 from ilis_guard.lab.questions import Question, read_questions, write_questions
-from ilis_guard.lab.rows import read_rows_of
 from ilis_guard.models.decoding import decoding_name
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Site
@@ -89,9 +89,10 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
             with progress_bar(f"{tier.name} asked: {name}") as progress:
                 harvest(loaded, sets[name], of_set.harvest, name=str(tier.model), progress=progress)
     harvests = [of_set.harvest for of_set in files.values()]
-    rows = read_rows_of(harvests)
+    rows = read_answers(harvests)
     if beside is not None:
-        rows = rows.take(np.isin(rows.ids, beside.read().ids))
+        known = set(read_answers(beside.harvests).ids.tolist())
+        rows = rows.take(np.array([id_ in known for id_ in rows.ids.tolist()]))
     counting = counted_sets(question_sets(rows, [asked for questions in sets.values() for asked in questions]))
     for name in counting:
         if not files[name].observations.exists():
@@ -104,7 +105,7 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
 def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> None:
     """See that what is there is what would be made."""
     if files.harvest.exists():
-        manifest = read_manifest(files.harvest)
+        manifest = read_attempts(files.harvest).harvest
         pairs = {
             "model": (manifest.model, str(tier.model)),
             "precision": (manifest.tapped().precision, tier.precision),

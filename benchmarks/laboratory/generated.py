@@ -14,7 +14,7 @@ from importlib import resources
 from itertools import chain
 from typing import Final, Literal
 
-from ilis_guard.lab.facts import (
+from benchmarks.facts import (
     Facts,
     addition,
     continent_of_city,
@@ -25,9 +25,9 @@ from ilis_guard.lab.facts import (
     state_of_city,
     successor,
 )
-from ilis_guard.lab.gazetteer import countries, large_cities
+from benchmarks.gazetteer import countries, large_cities
+from benchmarks.world_facts import world_facts
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.world_facts import world_facts
 
 _FACTS: Final = (
     "capital",

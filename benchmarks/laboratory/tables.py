@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from benchmarks.common import show
 from benchmarks.laboratory.targets import Target
+from ilis_guard.lab.attempt_schema import HarvestManifest
+from ilis_guard.lab.evaluation.bootstrap import MetricEstimate
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
-from ilis_guard.lab.evaluation.figures import Figure
-from ilis_guard.lab.evaluation.headlines import COMPARED
-from ilis_guard.lab.evaluation.tables import write_tables
-from ilis_guard.lab.harvest import Manifest
+from ilis_guard.lab.evaluation.tables import COMPARED, write_tables
 
 TARGETS: Final = "targets.csv"
 MANIFESTS: Final = "manifests.csv"
@@ -32,7 +31,7 @@ def write_summary(evaluation: Evaluation, targets: Sequence[Target], folder: Pat
     write_tables(
         replace(
             evaluation,
-            figures=tuple(one for one in evaluation.figures if _is_kept(one)),
+            estimates=tuple(one for one in evaluation.estimates if _is_kept(one)),
             differences=tuple(one for one in evaluation.differences if one.metric in COMPARED),
         ),
         folder,
@@ -65,13 +64,13 @@ def show_targets(targets: Sequence[Target]) -> None:
     show(f"{REFERENCE}, in hundredths", ("target", "wanted", "found", ""), rows)
 
 
-def _is_kept(figure: Figure) -> bool:
+def _is_kept(estimate: MetricEstimate) -> bool:
     """Of pairs of sets, there are hundreds: the reference's matrix is kept, and means of all others'."""
-    if not figure.is_of_a_set:
+    if not estimate.is_of_one_set:
         return True
-    if figure.protocol == "one-to-one":
-        return (figure.method, figure.metric) == (REFERENCE, "auroc")
-    return figure.metric in OF_EACH_SET
+    if estimate.protocol == "one-to-one":
+        return (estimate.method, estimate.metric) == (REFERENCE, "auroc")
+    return estimate.metric in OF_EACH_SET
 
 
 def _target(one: Target) -> list[str]:
@@ -79,7 +78,7 @@ def _target(one: Target) -> list[str]:
     return [one.what, one.wanted, one.found, reached]
 
 
-def _manifest(one: Manifest) -> dict[str, Any]:
+def _manifest(one: HarvestManifest) -> dict[str, Any]:
     return {
         "model": one.model,
         "precision": one.tapped().precision,

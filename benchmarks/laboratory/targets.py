@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ilis_guard.lab.baselines.methods import Kind, methods
+from ilis_guard.lab.baselines.estimator import Kind
+from ilis_guard.lab.baselines.methods import methods
+from ilis_guard.lab.evaluation.bootstrap import POOLED, Difference
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
-from ilis_guard.lab.evaluation.figures import POOLED, Difference
 from ilis_guard.lab.evaluation.trials import ProtocolName
 
 
@@ -142,12 +143,12 @@ def _ahead_on_most_sets(evaluation: Evaluation) -> Target:
 
 
 def _calibrated(evaluation: Evaluation) -> Target:
-    figure = evaluation.figure("in-distribution", REFERENCE, POOLED, "ece")
+    found = evaluation.estimate("in-distribution", REFERENCE, POOLED, "ece")
     return Target(
         what="in-distribution, ECE of all rows together",
         wanted="under .05",
-        found="" if figure is None else f"{figure.value:.3f}".lstrip("0"),
-        is_reached=None if figure is None else figure.value < 0.05,
+        found="" if found is None else f"{found.value:.3f}".lstrip("0"),
+        is_reached=None if found is None else found.value < 0.05,
     )
 
 
@@ -156,8 +157,8 @@ def _carried_over(evaluation: Evaluation) -> Target:
     named = {
         protocol: {
             one.tested_on: one.value
-            for one in evaluation.figures
-            if (one.protocol, one.method, one.metric) == (protocol, REFERENCE, "auroc") and one.is_of_a_set
+            for one in evaluation.estimates
+            if (one.protocol, one.method, one.metric) == (protocol, REFERENCE, "auroc") and one.is_of_one_set
         }
         for protocol in ("applied", "refitted")
     }

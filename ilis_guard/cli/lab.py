@@ -1,9 +1,9 @@
-"""From questions to bundles, and to tables for simulations: `harvest`, `fit`, `evaluate`, `score` and more."""
+"""The commands from questions to bundles and tables for simulations: `harvest`, `fit`, `evaluate`, `score`, ..."""
 
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,8 +14,8 @@ from ilis_guard.types import Site, Stage
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.guard_yaml import GuardConfig
     from ilis_guard.config.tiers import TierConfig
-    from ilis_guard.lab.answering import HarvestedModel
-    from ilis_guard.lab.scored import ScoredManifest
+    from ilis_guard.lab.attempts import AttemptTable
+    from ilis_guard.lab.harvest import HarvestedModel
     from ilis_guard.scoring.features import FeatureGroup
 
 commands = typer.Typer()
@@ -36,26 +36,28 @@ def harvest(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option(help="package.module:function of your own, told (question, text): whether the answer is right."),
+        typer.Option(
+            help="package.module:function of your own, of (question, text), that returns whether the answer is right."
+        ),
     ] = None,
 ) -> None:
     """Run a tier over labelled questions; write correctness, statistics and, of a local tier, signatures.
 
-    A run that was stopped or killed goes on where it was when the same command is given again.
+    A run that was stopped or killed continues when the same command is given again.
     """
     from ilis_guard.config.guard_yaml import read_config
+    from ilis_guard.lab.grading import load_judge
     from ilis_guard.lab.harvest import harvest as run
-    from ilis_guard.lab.judging import load_judge
     from ilis_guard.lab.questions import read_questions
 
     chosen = read_config(config).tier(tier)
-    asked = read_questions(questions)
+    labelled = read_questions(questions)
     judged_by, judging = load_judge(judge)
     name, model = _harvested_model(chosen, site)
     with progress_bar(f"asking {tier}") as progress:
         run(
             model,
-            asked,
+            labelled,
             to,
             name=name,
             batch_size=batch_size,
@@ -63,11 +65,11 @@ def harvest(
             judged_by=judged_by,
             progress=progress,
         )
-    print_line(f"{len(asked)} rows in {to}")
+    print_line(f"{len(labelled)} rows in {to}")
 
 
 def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
-    """What the manifest calls it, and the model."""
+    """The model's name in the manifest, and the model."""
     from ilis_guard.cascade.tier import load_local_model, load_remote_model
 
     if config.remote is None:
@@ -76,10 +78,10 @@ def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, Har
     if site is not None:
         raise ConfigError(f"the tier {config.name!r} is remote and has no layers to tap: leave --site out")
     from ilis_guard.cascade.caller import ModelCaller
-    from ilis_guard.lab.side_by_side import SideBySide
+    from ilis_guard.lab.harvest import ConcurrentRemoteModel
 
     remote = load_remote_model(config.remote)
-    model = SideBySide(remote, ModelCaller(config.name), max_concurrent=config.max_concurrent)
+    model = ConcurrentRemoteModel(remote, ModelCaller(config.name), max_concurrent=config.max_concurrent)
     return remote.fingerprint.model or config.remote.chat_model, model
 
 
@@ -91,19 +93,18 @@ def observe(
     to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     config: Config = GUARD_YAML,
 ) -> None:
-    """Put harvested answers through their model once more, for the methods that a scorer is compared with.
+    """Run harvested answers through their model once more, for the methods that a scorer is compared with.
 
-    Run again after it was cut off, it goes on where it stopped.
+    A run that was stopped or killed continues when the same command is given again.
     """
     from ilis_guard.cascade.tier import load_local_model
     from ilis_guard.config.guard_yaml import read_config
-    from ilis_guard.lab.baselines.observing import observe as run
-    from ilis_guard.lab.harvest import read_manifest
+    from ilis_guard.lab.attempts import read_attempts
+    from ilis_guard.lab.baselines.observe import observe as run
     from ilis_guard.lab.questions import read_questions
 
     chosen = read_config(config).tier(tier)
-    asked = read_questions(questions)
-    harvested = read_manifest(harvest).tapped()
+    harvested = read_attempts(harvest).harvest.tapped()
     with steps() as progress:
         model = load_local_model(
             chosen,
@@ -113,7 +114,7 @@ def observe(
             progress=progress,
         )
     with progress_bar(f"tokens through {tier}") as progress:
-        run(model, harvest, asked, to, progress=progress)
+        run(model, harvest, read_questions(questions), to, progress=progress)
     print_line(f"observations in {to}")
 
 
@@ -128,7 +129,7 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="GROUP",
-            help="A group of features for the trees, a group each time; without it validation rows choose. "
+            help="The trees' features, a group each time; without it validation rows select them. "
             "An unknown group's error lists all.",
         ),
     ] = None,
@@ -136,13 +137,13 @@ def fit(
 ) -> None:
     """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
     from ilis_guard.cli.lab_tables import candidates_table, held_out_table
+    from ilis_guard.lab.attempts import read_attempts
     from ilis_guard.lab.fit import fit as run
-    from ilis_guard.lab.harvest import read_harvest
 
-    # Names that aren't groups of features are refused there, with those that are.
-    with progress_bar("growing trees") as progress:
+    # `fit` refuses names that aren't groups of features, and lists those that are.
+    with progress_bar("training trees") as progress:
         metadata = run(
-            read_harvest(rows),
+            read_attempts(rows).answers(),
             to,
             stage=stage,
             features=cast("list[FeatureGroup]", features or []),
@@ -164,9 +165,6 @@ def score(
         list[str] | None, typer.Option(help="The tier of guard.yaml that was harvested; one for each file, in order.")
     ] = None,
     config: Config = GUARD_YAML,
-    questions: Annotated[
-        Path | None, typer.Option(help="What was asked, for policies that look at prompt_length.")
-    ] = None,
     decisions: Annotated[
         Path | None, typer.Option(help="In place of harvests: decisions as `ask --json` prints them, JSONL.")
     ] = None,
@@ -174,31 +172,28 @@ def score(
         Path | None, typer.Option(help="What `queue export` wrote: which of the decisions were wrong. Or alone.")
     ] = None,
 ) -> None:
-    """Make the table that `policy simulate` runs on, from harvests, or from what a guard decided."""
+    """Make the table of attempts that `policy simulate` runs on, from harvests, or from a guard's decisions."""
     from ilis_guard.config.guard_yaml import read_config
-    from ilis_guard.lab.logged import score_decisions, score_verdicts
-    from ilis_guard.lab.scored import write_scored
+    from ilis_guard.lab.attempts import write_attempts
+    from ilis_guard.lab.score import score_decisions, score_verdicts
 
     guard = read_config(config)
     names = [one.name for one in guard.tiers]
     if harvests or tier:
         if decisions is not None or verdicts is not None:
             raise SimulationError("a table is made either from harvests or from decisions and verdicts; leave one out")
-        manifest, rows = _harvested(guard, harvests or [], tier or [], questions)
+        attempts = _score_harvests(guard, harvests or [], tier or [])
     elif decisions is not None:
-        manifest, rows = score_decisions(names, decisions, verdicts)
+        attempts = score_decisions(names, decisions, verdicts)
     elif verdicts is not None:
-        manifest, rows = score_verdicts(names, verdicts)
+        attempts = score_verdicts(names, verdicts)
     else:
         raise SimulationError("there is nothing to make a table from; give HARVEST --tier NAME, or --decisions FILE")
-    write_scored(to, manifest, rows)
-    print_line(f"{len(rows)} rows in {to}")
+    write_attempts(to, attempts)
+    print_line(f"{len(attempts)} rows in {to}")
 
 
-def _harvested(
-    config: "GuardConfig", harvests: list[Path], tiers: list[str], questions: Path | None
-) -> "tuple[ScoredManifest, list[dict[str, Any]]]":
-    from ilis_guard.lab.questions import read_questions
+def _score_harvests(config: "GuardConfig", harvests: list[Path], tiers: list[str]) -> "AttemptTable":
     from ilis_guard.lab.score import score as run
 
     if len(harvests) != len(tiers) or len(set(tiers)) < len(tiers):
@@ -207,12 +202,7 @@ def _harvested(
             "HARVEST --tier NAME for each"
         )
     with progress_bar("scoring") as progress:
-        return run(
-            config,
-            dict(zip(tiers, harvests, strict=True)),
-            questions=() if questions is None else read_questions(questions),
-            progress=progress,
-        )
+        return run(config, dict(zip(tiers, harvests, strict=True)), progress=progress)
 
 
 @commands.command()
@@ -224,13 +214,13 @@ def recalibrate(
         str | None, typer.Option(help="Of an export: only rows in which this tier's answer was judged.")
     ] = (None),
 ) -> None:
-    """Calibrate a bundle anew on labelled rows of your own traffic; its trees stay as they are."""
-    from ilis_guard.lab.recalibrate import read_labelled
+    """Calibrate a bundle on labelled rows of your own traffic; its trees stay as they are."""
+    from ilis_guard.lab.recalibrate import read_calibration_rows
     from ilis_guard.lab.recalibrate import recalibrate as run
     from ilis_guard.scoring import read_bundle
 
     known = read_bundle(bundle)
-    labelled = read_labelled(known, rows, tier=tier)
+    labelled = read_calibration_rows(known, rows, tier=tier)
     run(known, labelled, to)
     size = len(read_bundle(str(to)).calibration_set.wrong)
     out.print(f"calibrated on {len(labelled.wrong)} rows; {size} of them are a random sample, for thresholds")
@@ -242,7 +232,7 @@ def evaluate(
     harvests: Annotated[list[Path], typer.Argument(metavar="HARVEST...", help="Harvested Parquet files of one model.")],
     to: Annotated[Path, typer.Option(help="The folder to write tables and report.html into.")],
     observations: Annotated[
-        list[Path] | None, typer.Option(help="What `observe` wrote, a file for each harvest of which a set counts.")
+        list[Path] | None, typer.Option(help="What `observe` wrote, a file for each harvest with sets that count.")
     ] = None,
     applied_to: Annotated[
         list[Path] | None, typer.Option(help="Harvests of the same questions at another precision.")
@@ -250,10 +240,10 @@ def evaluate(
     applied_observations: Annotated[list[Path] | None, typer.Option(help="As --observations, of --applied-to.")] = None,
     questions: Annotated[
         list[Path] | None,
-        typer.Option(help="What was asked, JSONL: finds sets on which a constant answer does as well."),
+        typer.Option(help="The harvested questions, JSONL: finds sets on which a constant answer does as well."),
     ] = None,
-    show_texts: Annotated[bool, typer.Option(help="Put questions and answers of the worst cases in.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="How often rows are dealt out anew.")] = 5,
+    show_texts: Annotated[bool, typer.Option(help="Show questions and answers of the worst cases.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How often rows are split again.")] = 5,
 ) -> None:
     """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
     from ilis_guard.cli.lab_tables import evaluation_view
@@ -273,24 +263,10 @@ def evaluate(
             seeds=seeds,
             progress=progress,
         )
-    # Where its files lie is nobody's business who reads the report.
+    # Readers of the report needn't know the files' folders.
     words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
     report = page(evaluation, command=shlex.join(["ilis-guard", *words]))
     write_tables(evaluation, to)
     (to / "report.html").write_text(report, encoding="utf-8")
     out.print(evaluation_view(evaluation))
     print_line(f"tables and report in {to}")
-
-
-@commands.command("world-facts")
-def world_facts(
-    to: Annotated[Path, typer.Option(help="The JSONL file to write.")],
-    seed: Annotated[int, typer.Option(help="Which questions are drawn.")] = 0,
-) -> None:
-    """Generate a few thousand labelled questions about the world and small numbers."""
-    from ilis_guard.lab.questions import write_questions
-    from ilis_guard.lab.world_facts import world_facts as generate
-
-    questions = generate(seed)
-    write_questions(to, questions)
-    print_line(f"{len(questions)} questions in {to}")

@@ -8,15 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ilis_guard.cli.console import color_action, escape, make_table
-from ilis_guard.lab.comparison import Change, Comparison
-from ilis_guard.lab.figures import difference, shown, wrong
-from ilis_guard.lab.simulating import Simulated
+from ilis_guard.lab.comparison import Change, Comparison, format_difference, format_estimate, format_wrong
+from ilis_guard.lab.simulate import SimulationResult
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
 from ilis_guard.types import Action
 
 if TYPE_CHECKING:  # with the methods of the evaluation, which simulations don't need
     from ilis_guard.lab.evaluation.evaluate import Evaluation
-    from ilis_guard.lab.evaluation.headlines import Table as Headline
+    from ilis_guard.lab.evaluation.tables import Table as MethodTable
 
 WIDTH: Final = 60
 HEIGHT: Final = 15
@@ -54,31 +53,31 @@ def candidates_table(metadata: BundleMetadata) -> Table:
 
 def evaluation_view(evaluation: "Evaluation") -> RenderableType:
     """The headline, the reference's lead over the other methods, and last the caveats."""
-    from ilis_guard.lab.evaluation.headlines import ahead, by_protocol
+    from ilis_guard.lab.evaluation.tables import ahead, by_protocol
 
     left_out = [(one, "left out") for one in evaluation.sets if not one.counts]
     left_out += [(one, "left out at the other precision") for one in evaluation.applied_sets if not one.counts]
     return Group(
-        _headline_table(by_protocol(evaluation)),
-        *([_headline_table(ahead(evaluation))] if evaluation.differences else []),
+        _method_table(by_protocol(evaluation)),
+        *([_method_table(ahead(evaluation))] if evaluation.differences else []),
         *(f"[dim]{where}:[/] {escape(one.name)}: {escape(one.why_left_out)}" for one, where in left_out),
         *(f"[yellow]note:[/] {escape(note)}" for note in evaluation.notes),
     )
 
 
-def _headline_table(headline: "Headline") -> Table:
+def _method_table(methods: "MethodTable") -> Table:
     from ilis_guard.lab.evaluation.evaluate import REFERENCE
 
-    columns = [escape(name) for name in headline.columns]
-    table = make_table(*columns, title=escape(headline.title), right=columns[1:])
-    for row in headline.rows:
+    columns = [escape(name) for name in methods.columns]
+    table = make_table(*columns, title=escape(methods.title), right=columns[1:])
+    for row in methods.rows:
         table.add_row(*map(escape, row), style="bold" if row[0] == REFERENCE else None)
     return table
 
 
-def simulation_view(simulated: Simulated) -> RenderableType:
+def simulation_view(simulated: SimulationResult) -> RenderableType:
     """A simulation's tables and its plot, and last the caveats."""
-    compared = simulated.compared
+    compared = simulated.comparison
     return Group(
         _figures_table(compared),
         _outcomes_table(compared),
@@ -92,19 +91,19 @@ def _figures_table(compared: Comparison) -> Table:
     """Both policies' figures with their intervals, and the difference."""
     title = f"{compared.requests} requests, 95 % bootstrap intervals"
     table = make_table("figure", "old", "new", "new - old", title=title, right=("old", "new", "new - old"))
-    for row in compared.rows:
-        table.add_row(row.name, shown(row, row.old), shown(row, row.new), difference(row))
+    for one in compared.measures:
+        table.add_row(one.name, format_estimate(one, one.old), format_estimate(one, one.new), format_difference(one))
     return table
 
 
 def _outcomes_table(compared: Comparison) -> Table:
     """Requests by their outcome under the old policy (rows) and under the new one (columns)."""
-    seen = {action for pair in compared.became for action in pair}
+    seen = {action for pair in compared.transitions for action in pair}
     actions = [action for action in (Action.ANSWER, Action.ABSTAIN, Action.ESCALATE, None) if action in seen]
     columns = [*map(_action, actions)]
     table = make_table("old \\ new", *columns, title="requests by what becomes of them", right=columns)
     for old in actions:
-        counts = {new: str(compared.became.get((old, new), 0)) for new in actions}
+        counts = {new: str(compared.transitions.get((old, new), 0)) for new in actions}
         cells = (f"[bold]{count}[/]" if old != new else count for new, count in counts.items())
         table.add_row(_action(old), *cells)
     return table
@@ -126,7 +125,7 @@ def _changes_table(compared: Comparison, changes: Sequence[Change]) -> Renderabl
             _action(change.new),
             escape(change.new_rule or ""),
             escape(change.new_tier),
-            wrong(change),
+            format_wrong(change),
         )
     return table
 

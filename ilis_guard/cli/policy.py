@@ -86,8 +86,8 @@ def explain(
     from ilis_guard.cli.policy_tables import explanation_view
     from ilis_guard.policy import Explanation, Facts, Policy
     from ilis_guard.policy.facts_input import given_facts
-    from ilis_guard.policy.record_files import retold_in
-    from ilis_guard.policy.replay import Retracing, retrace
+    from ilis_guard.policy.records import read_decision
+    from ilis_guard.policy.replay import Replay, replay
 
     if facts is None and decision is None:
         raise FactsError("there is nothing to explain; give --facts '{uncertainty: 0.4}', or --decision FILE")
@@ -103,12 +103,12 @@ def explain(
         )
     asked = Policy.load(policy)
     given = {} if facts is None else given_facts(facts)
-    explained: Explanation | Retracing
+    explained: Explanation | Replay
     if decision is None:
         explained = asked.explain(Facts(**given), stage or "answer")
     else:
-        retold = retold_in(decision)
-        explained = retrace(asked, retold, larger_tiers=_larger_tiers(retold.attempts[-1].tier, config), given=given)
+        record = read_decision(decision)
+        explained = replay(asked, record, larger_tiers=_larger_tiers(record.attempts[-1].tier, config), given=given)
     if as_json:
         print_json(explained.to_dict())
     else:
@@ -119,7 +119,7 @@ def explain(
 def simulate(  # noqa: PLR0917 - each is an option
     old: Annotated[str, typer.Argument(help="The policy in force: a file, or a name that comes with ilis_guard.")],
     new: Annotated[str, typer.Argument(help="The policy that may take its place.")],
-    on: Annotated[Path, typer.Option(help="A scored table, made by `ilis-guard score`.")],
+    on: Annotated[Path, typer.Option(help="A table of attempts, made by `ilis-guard score`.")],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The guard.yaml whose bundles a guarantee rests on.")
     ] = None,
@@ -137,7 +137,7 @@ def simulate(  # noqa: PLR0917 - each is an option
     from ilis_guard.cli.lab_tables import simulation_view
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.report import report
-    from ilis_guard.lab.simulating import simulate_both, write_changes
+    from ilis_guard.lab.simulate import simulate_both, write_changes
     from ilis_guard.policy import Policy
 
     policies = Policy.load(old), Policy.load(new)

@@ -11,7 +11,7 @@ from ilis_guard.policy import Budget, Explanation, Guarantee, Notice, Policy, Ru
 from ilis_guard.policy.explain import fact_text, outcome_text
 from ilis_guard.policy.guarantees import shortfall
 from ilis_guard.policy.parts import Finding
-from ilis_guard.policy.replay import Retracing
+from ilis_guard.policy.replay import Replay
 from ilis_guard.scoring import Certificate
 
 _LEVELS: Final = {"warning": "yellow", "note": "bold cyan"}
@@ -53,12 +53,12 @@ def certificates_table(certificates: Mapping[str, Certificate]) -> Table:
     return table
 
 
-def explanation_view(explained: Explanation | Retracing) -> RenderableType:
+def explanation_view(explained: Explanation | Replay) -> RenderableType:
     """An explanation of facts or of a decision."""
     if isinstance(explained, Explanation):
         shadow = [] if explained.mode == "enforce" else [_SHADOW]
         return Group(_explanation(explained), *shadow)
-    parts: list[RenderableType] = [escape(explained.retold.paragraph)]
+    parts: list[RenderableType] = [escape(explained.record.paragraph)]
     for step in explained.steps:
         tier = escape(repr(step.explanation.facts.tier))
         parts += [f"\n[bold]attempt {step.attempt}[/bold], tier {tier}", _explanation(step.explanation)]

@@ -1,4 +1,4 @@
-"""Two policies on the same recorded requests: figures with bootstrap intervals, and what changes between them."""
+"""Compare two policies on the same requests: measures with bootstrap intervals, and the requests that change."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,27 +10,27 @@ import numpy as np
 from jaxtyping import Float64
 
 from ilis_guard.lab.metrics import INTERVAL, RESAMPLES
-from ilis_guard.policy.recordings import UNKNOWN, Recorded, RecordedTier
+from ilis_guard.policy.recordings import UNKNOWN, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
 
 MOST_DRAWN: Final = 50_000
-"""Requests in a resample. Where there are more, as many are drawn from all of them, and the spread that they show is
-scaled by the square root of their share (the m-out-of-n bootstrap), which takes a fraction of the time."""
-SLOW: Final = 0.95
-"""The quantile of the seconds that is told beside their mean."""
+"""Requests in a resample, at most. Of more requests this many are drawn, and the spread is scaled by the square root of
+their share (the m-out-of-n bootstrap), which takes a fraction of the time."""
+SLOW_QUANTILE: Final = 0.95
+"""The quantile of the seconds that is reported beside their mean."""
 CURVE_POINTS: Final = 200
 COVERAGE: Final = "coverage"
 ERROR: Final = "error of answered"
 
 Progress = Callable[[], None]
-"""Told of each resample."""
+"""Called after each resample."""
 Values = Float64[np.ndarray, " requests"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A figure and its 95 % bootstrap interval."""
+    """A value and its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -38,21 +38,21 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One figure of both policies. None where it can't be told: nothing was answered, or it wasn't recorded."""
+class Measure:
+    """One measure of both policies. None where it isn't known: nothing was answered, or it wasn't recorded."""
 
     name: str
     is_share: bool
-    """Whether it is shown as a percentage."""
+    """Whether it is a share, shown as a percentage."""
     old: Estimate | None
     new: Estimate | None
     difference: Estimate | None
-    """New less old, on the same resamples. Of a mean: over the requests on which it is known for both."""
+    """New less old, on the same resamples. Of a mean: over the requests for which both are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A request that ends otherwise under the new policy."""
+    """A request with another action under the new policy."""
 
     id: str
     old: Action | None
@@ -63,13 +63,13 @@ class Change:
     old_tier: str
     new_tier: str
     old_wrong: bool | None
-    """Whether what was answered is wrong; None where nothing was, or nobody knows."""
+    """Whether the given answer is wrong; None where nothing was answered, or it isn't known."""
     new_wrong: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A tier's risk-coverage curve: if it answered the least uncertain share of all requests, how many were wrong."""
+    """A tier's risk-coverage curve: the error if it answered only its least uncertain share of all requests."""
 
     tier: str
     coverage: tuple[float, ...]
@@ -81,36 +81,36 @@ Point = tuple[Estimate, Estimate]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All that a simulation tells of two policies."""
+    """Two policies compared."""
 
     requests: int
-    rows: tuple[Row, ...]
-    became: Mapping[tuple[Action | None, Action | None], int]
-    """Requests by what became of them under the old and under the new policy."""
+    measures: tuple[Measure, ...]
+    transitions: Mapping[tuple[Action | None, Action | None], int]
+    """Requests by their action under the old and under the new policy; None for undecided."""
     undecided: tuple[Mapping[str, int], Mapping[str, int]]
-    """Why nothing was decided, by the old and by the new policy, and for how many requests."""
+    """Requests that the old and the new policy leave undecided, by the reason."""
     unlabelled: tuple[int, int]
-    """Requests that the old and the new policy answer, and of whose answers nobody knows whether they are wrong."""
+    """Requests that the old and the new policy answer where it isn't known whether the answer is wrong."""
     curves: tuple[Curve, ...]
 
-    def row(self, name: str) -> Row:
-        """A figure by its name."""
-        return next(row for row in self.rows if row.name == name)
+    def measure(self, name: str) -> Measure:
+        """Return a measure by its name."""
+        return next(one for one in self.measures if one.name == name)
 
     @property
     def changed(self) -> int:
-        """How many requests end otherwise."""
-        return sum(count for (old, new), count in self.became.items() if old != new)
+        """How many requests have another action."""
+        return sum(count for (old, new), count in self.transitions.items() if old != new)
 
     @property
     def points(self) -> tuple[Point | None, Point | None]:
-        """Coverage and error of answered of the old and of the new policy; None where nobody knows an error."""
-        coverage, error = self.row(COVERAGE), self.row(ERROR)
+        """Coverage and error of answered of the old and of the new policy; None where an error isn't known."""
+        coverage, error = self.measure(COVERAGE), self.measure(ERROR)
         return _point(coverage.old, error.old), _point(coverage.new, error.new)
 
 
 def compare(
-    recorded: Recorded,
+    recording: Recording,
     old: Outcomes,
     new: Outcomes,
     *,
@@ -118,42 +118,72 @@ def compare(
     seed: int = 0,
     progress: Progress = lambda: None,
 ) -> Comparison:
-    """Compare what two policies made of the same requests.
+    """Compare the outcomes of two policies on the same requests.
 
     Args:
-        recorded: the requests.
-        old: what the old policy made of them.
-        new: what the new one made of them.
-        requests_per_hour: the traffic that reviews are counted for.
+        recording: the requests.
+        old: the old policy's outcomes.
+        new: the new policy's outcomes.
+        requests_per_hour: the traffic for which reviews are counted.
         seed: of the resamples.
-        progress: told after each of `RESAMPLES`.
+        progress: called after each of `RESAMPLES`.
     """
-    figures = _figures(requests_per_hour)
-    spreads = _spreads(figures, old, new, seed, progress)
+    formulas = _formulas(requests_per_hour)
+    spreads = _spreads(formulas, old, new, seed, progress)
     return Comparison(
-        requests=len(recorded),
-        rows=tuple(_row(figure, old, new, spread) for figure, spread in zip(figures, spreads, strict=True)),
-        became=_became(old, new),
-        undecided=(_why(old), _why(new)),
+        requests=len(recording),
+        measures=tuple(_measure(formula, old, new, spread) for formula, spread in zip(formulas, spreads, strict=True)),
+        transitions=_transitions(old, new),
+        undecided=(_undecided(old), _undecided(new)),
         unlabelled=(_unlabelled(old), _unlabelled(new)),
-        curves=tuple(curve for tier in recorded.tiers if (curve := _curve(tier)) is not None),
+        curves=tuple(curve for tier in recording.tiers if (curve := _curve(tier)) is not None),
     )
 
 
-def changes(recorded: Recorded, old: Outcomes, new: Outcomes) -> Iterator[Change]:
-    """The requests whose action changes, in order."""
+def changes(recording: Recording, old: Outcomes, new: Outcomes) -> Iterator[Change]:
+    """Iterate over the requests whose action changes, in order."""
     for row in np.flatnonzero(old.action != new.action).tolist():
         yield Change(
-            id=recorded.ids[row],
+            id=recording.ids[row],
             old=OUTCOMES[old.action[row]],
             new=OUTCOMES[new.action[row]],
             old_rule=old.rule[row],
             new_rule=new.rule[row],
-            old_tier=recorded.tiers[old.tier[row]].name,
-            new_tier=recorded.tiers[new.tier[row]].name,
+            old_tier=recording.tiers[old.tier[row]].name,
+            new_tier=recording.tiers[new.tier[row]].name,
             old_wrong=_outcome(old.wrong[row]),
             new_wrong=_outcome(new.wrong[row]),
         )
+
+
+def format_estimate(measure: Measure, value: Estimate | None) -> str:
+    """Format as ``61.2 % (59.8 to 62.7)``; a dash where there is no value."""
+    if value is None:
+        return "-"
+    scale, unit = (100, " %") if measure.is_share else (1, "")
+    return f"{_short(scale * value.value)}{unit} ({_short(scale * value.low)} to {_short(scale * value.high)})"
+
+
+def format_difference(measure: Measure) -> str:
+    """Format a difference with signs; of shares in percentage points."""
+    value, scale = measure.difference, 100 if measure.is_share else 1
+    if value is None:
+        return "-"
+    return f"{_signed(scale * value.value)} ({_signed(scale * value.low)} to {_signed(scale * value.high)})"
+
+
+def format_wrong(change: Change) -> str:
+    """Format whether the given answer is wrong, under whichever policy answers."""
+    known = [value for value in (change.old_wrong, change.new_wrong) if value is not None]
+    return "" if not known else "yes" if any(known) else "no"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) >= 10 else f"{value:+.3g}"
 
 
 def _point(coverage: Estimate | None, error: Estimate | None) -> Point | None:
@@ -165,25 +195,25 @@ def _outcome(wrong: float) -> bool | None:
 
 
 Reduce = Callable[[Values], float]
-"""From the values of some requests, none of them missing, to a figure."""
+"""Reduces the values of some requests, none of them missing, to a measure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Figure:
-    """How a figure comes from outcomes."""
+class _Formula:
+    """How a measure is computed from outcomes."""
 
     name: str
     is_share: bool
     of: Callable[[Outcomes], Values]
-    """A value for each request; NaN where the figure leaves it out."""
+    """A value for each request; NaN where the measure leaves it out."""
     reduce: Reduce
     is_paired: bool
-    """Whether its difference is over the requests that have a value under both policies; otherwise each policy's figure
-    is over its own, as that of the error of what it answers must be."""
+    """Whether its difference is over the requests that have a value under both policies. Otherwise each policy's
+    measure is over its own requests, as the error of its answers must be."""
 
 
-def _figures(requests_per_hour: float) -> tuple[_Figure, ...]:
-    def became(action: Action | None) -> Callable[[Outcomes], Values]:
+def _formulas(requests_per_hour: float) -> tuple[_Formula, ...]:
+    def ended_in(action: Action | None) -> Callable[[Outcomes], Values]:
         return lambda outcomes: outcomes.are(action).astype(np.float64)
 
     def reviews(outcomes: Outcomes) -> Values:
@@ -195,14 +225,14 @@ def _figures(requests_per_hour: float) -> tuple[_Figure, ...]:
     def seconds(outcomes: Outcomes) -> Values:
         return outcomes.seconds
 
-    share = partial(_Figure, is_share=True, reduce=_mean, is_paired=False)
-    amount = partial(_Figure, is_share=False, reduce=_mean, is_paired=True)
+    share = partial(_Formula, is_share=True, reduce=_mean, is_paired=False)
+    amount = partial(_Formula, is_share=False, reduce=_mean, is_paired=True)
     return (
-        share(name=COVERAGE, of=became(Action.ANSWER)),
+        share(name=COVERAGE, of=ended_in(Action.ANSWER)),
         share(name=ERROR, of=lambda outcomes: outcomes.wrong),
-        share(name="abstained", of=became(Action.ABSTAIN)),
-        share(name="escalated", of=became(Action.ESCALATE)),
-        share(name="undecided", of=became(None)),
+        share(name="abstained", of=ended_in(Action.ABSTAIN)),
+        share(name="escalated", of=ended_in(Action.ESCALATE)),
+        share(name="undecided", of=ended_in(None)),
         amount(name=f"reviews per hour of {requests_per_hour:g} requests", of=reviews),
         amount(name="retries per request", of=retries),
         amount(name="cost per request", of=lambda outcomes: outcomes.cost),
@@ -216,49 +246,51 @@ def _mean(values: Values) -> float:
 
 
 def _slow(values: Values) -> float:
-    """The nearest rank."""
-    rank = math.ceil(SLOW * len(values)) - 1
+    """The quantile by the nearest rank."""
+    rank = math.ceil(SLOW_QUANTILE * len(values)) - 1
     return float(np.partition(values, rank)[rank])
 
 
-def _three(figure: _Figure, old: Values, new: Values) -> tuple[float, float, float]:
-    """The figure of the old policy, of the new one, and their difference; NaN where it has no value."""
-    of_old, of_new = _reduced(figure, old), _reduced(figure, new)
-    if not figure.is_paired:
+def _three(formula: _Formula, old: Values, new: Values) -> tuple[float, float, float]:
+    """The measure of the old policy, of the new one, and their difference; NaN where there is none."""
+    of_old, of_new = _reduced(formula, old), _reduced(formula, new)
+    if not formula.is_paired:
         return of_old, of_new, of_new - of_old
     both = ~(np.isnan(old) | np.isnan(new))
     if both.all():
         return of_old, of_new, of_new - of_old
-    return of_old, of_new, _reduced(figure, new[both]) - _reduced(figure, old[both])
+    return of_old, of_new, _reduced(formula, new[both]) - _reduced(formula, old[both])
 
 
-def _reduced(figure: _Figure, values: Values) -> float:
+def _reduced(formula: _Formula, values: Values) -> float:
     known = values[~np.isnan(values)]
-    return figure.reduce(known) if len(known) else math.nan
+    return formula.reduce(known) if len(known) else math.nan
 
 
 def _spreads(
-    figures: Sequence[_Figure], old: Outcomes, new: Outcomes, seed: int, progress: Progress
+    formulas: Sequence[_Formula], old: Outcomes, new: Outcomes, seed: int, progress: Progress
 ) -> list[Float64[np.ndarray, "resamples three"]]:
-    """Each figure on resamples: both policies see the same requests of each."""
+    """Each measure on the resamples, which draw the same requests for both policies."""
     random = np.random.default_rng(seed)
     requests = len(old.action)
     drawn = min(requests, MOST_DRAWN)
-    values = [(figure.of(old), figure.of(new)) for figure in figures]
-    spreads = np.empty((len(figures), RESAMPLES, 3))
+    values = [(formula.of(old), formula.of(new)) for formula in formulas]
+    spreads = np.empty((len(formulas), RESAMPLES, 3))
     for resample in range(RESAMPLES):
         rows = random.integers(requests, size=drawn)
-        for number, (figure, (of_old, of_new)) in enumerate(zip(figures, values, strict=True)):
-            spreads[number, resample] = _three(figure, of_old[rows], of_new[rows])
+        for number, (formula, (of_old, of_new)) in enumerate(zip(formulas, values, strict=True)):
+            spreads[number, resample] = _three(formula, of_old[rows], of_new[rows])
         progress()
     return list(spreads)
 
 
-def _row(figure: _Figure, old: Outcomes, new: Outcomes, spread: Float64[np.ndarray, "resamples three"]) -> Row:
+def _measure(
+    formula: _Formula, old: Outcomes, new: Outcomes, spread: Float64[np.ndarray, "resamples three"]
+) -> Measure:
     scale = math.sqrt(min(1.0, MOST_DRAWN / len(old.action)))
-    values = _three(figure, figure.of(old), figure.of(new))
+    values = _three(formula, formula.of(old), formula.of(new))
     of_old, of_new, difference = (_estimate(value, spread[:, column], scale) for column, value in enumerate(values))
-    return Row(name=figure.name, is_share=figure.is_share, old=of_old, new=of_new, difference=difference)
+    return Measure(name=formula.name, is_share=formula.is_share, old=of_old, new=of_new, difference=difference)
 
 
 def _estimate(value: float, spread: Float64[np.ndarray, " resamples"], scale: float) -> Estimate | None:
@@ -269,7 +301,7 @@ def _estimate(value: float, spread: Float64[np.ndarray, " resamples"], scale: fl
     return Estimate(value=value, low=low, high=high)
 
 
-def _became(old: Outcomes, new: Outcomes) -> Mapping[tuple[Action | None, Action | None], int]:
+def _transitions(old: Outcomes, new: Outcomes) -> Mapping[tuple[Action | None, Action | None], int]:
     pairs = old.action.astype(np.int64) * len(OUTCOMES) + new.action
     counts = np.bincount(pairs, minlength=len(OUTCOMES) ** 2).tolist()
     return {
@@ -279,7 +311,7 @@ def _became(old: Outcomes, new: Outcomes) -> Mapping[tuple[Action | None, Action
     }
 
 
-def _why(outcomes: Outcomes) -> Mapping[str, int]:
+def _undecided(outcomes: Outcomes) -> Mapping[str, int]:
     counts = np.bincount(outcomes.undecided.codes, minlength=len(outcomes.undecided.values)).tolist()
     return {why: count for why, count in zip(outcomes.undecided.values, counts, strict=True) if why and count}
 
@@ -288,15 +320,15 @@ def _unlabelled(outcomes: Outcomes) -> int:
     return int((outcomes.are(Action.ANSWER) & np.isnan(outcomes.wrong)).sum())
 
 
-def _curve(tier: RecordedTier) -> Curve | None:
-    """Over the requests of which it is known whether the tier's answer is wrong; None where there is none."""
+def _curve(tier: TierRecording) -> Curve | None:
+    """The curve over requests for which it is known whether the tier's answer is wrong; None where there are none."""
     rows = np.flatnonzero(~np.isnan(tier.uncertainty) & (tier.wrong != UNKNOWN))
     if not len(rows):
         return None
     labelled = int((tier.wrong != UNKNOWN).sum())
     order = rows[np.argsort(tier.uncertainty[rows], kind="stable")]
     risk = np.cumsum(tier.wrong[order]) / np.arange(1, len(order) + 1)
-    # Answers of one uncertainty are answered together or not at all.
+    # Requests of equal uncertainty are answered together or not at all.
     last = np.flatnonzero(np.diff(tier.uncertainty[order], append=np.inf) > 0)
     shown = last[np.unique(np.linspace(0, len(last) - 1, CURVE_POINTS).round().astype(np.int64))]
     return Curve(

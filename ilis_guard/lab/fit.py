@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.evaluation.metrics import held_out
+from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.tuning import Progress, tune
 from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, Split, TypicalMaps, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
@@ -43,7 +43,7 @@ SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibr
 MIN_PER_CLASS: Final = 50
 """Fewer right or wrong rows are too few to be split four ways."""
 ACCURACY_RANGE: Final = (0.15, 0.85)
-"""A dataset counts in the held-out metrics where the model's accuracy, on rows that aren't held out, is in this range."""
+"""A dataset counts in the held-out metrics where the model's accuracy on all other rows is in this range."""
 _INTERCEPT_SCALE: Final = 10.0
 """Of the columns that stand for datasets: so large that the penalty hardly affects their coefficients."""
 _FAR: Final = 40.0
@@ -116,7 +116,8 @@ def fit(
         typicality=reference,
         typical=_typical_maps(answers, splits["calibration"]) if stage == "answer" and answers.signatures else None,
         splits={
-            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows)) for name, rows in splits.items()
+            name: tuple(row_digest(str(answers.ids[row])) for row in np.flatnonzero(rows))
+            for name, rows in splits.items()
         },
     )
     datasets = _dataset_rows(names, wrong, seen)

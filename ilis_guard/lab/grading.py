@@ -161,7 +161,7 @@ def _contains(words: str, given: str) -> bool:
 
 
 def _normalised(text: str) -> str:
-    """Reduce a text to words with single spaces between: no accents, case, punctuation or articles, unless nothing else is there."""
+    """Reduce a text to words, without accents, case, punctuation and articles, unless it holds nothing else."""
     text = text.replace("\N{MINUS SIGN}", "-")
     plain = "".join(mark for mark in unicodedata.normalize("NFKD", text) if not unicodedata.combining(mark))
     plain = _INNER_APOSTROPHE.sub("", _POSSESSIVE.sub("", plain))

@@ -1,25 +1,29 @@
-"""Score: harvested rows, each scored by its tier's own bundles -> the rows of a scored table."""
+"""Score attempts for simulations: harvested answers by their tiers' bundles, or decisions with people's verdicts."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ilis_guard.cascade.tier import Tier, load_scorer
 from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.tiers import TierConfig
-from ilis_guard.errors import BundleMismatchError, ModelError, ScoringError, SimulationError
-from ilis_guard.lab.harvest import HarvestedRow, Manifest, read_harvest, read_rows
-from ilis_guard.lab.held_out import most_flattering, splits_of
-from ilis_guard.lab.questions import Question
-from ilis_guard.lab.scored import ScoredManifest, ScoredTier
+from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, ScoringError, SimulationError
+from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
+from ilis_guard.lab.attempts import AttemptTable, read_attempts
+from ilis_guard.lab.fit import SHARES
+from ilis_guard.policy.facts import is_sampled
+from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.scoring import LightGBMScorer
-from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Score
+from ilis_guard.scoring.bundle import Bundle, row_digest
+from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, RemoteFingerprint, Score
 
 Progress = Callable[[int, int], None]
-"""Told (rows scored, rows in all)."""
+"""Called with (rows scored, rows in all)."""
 Rows = list[dict[str, Any]]
 
 
@@ -27,134 +31,269 @@ def score(
     config: GuardConfig,
     harvests: Mapping[str, Path],
     *,
-    questions: Sequence[Question] = (),
     progress: Progress = lambda _done, _all: None,
-) -> tuple[ScoredManifest, Rows]:
-    """Score one harvest a tier as the live guard scores answers; rows of one id are one request.
+) -> AttemptTable:
+    """Score one harvest for each tier as the live guard scores answers; rows of one id are one request.
 
     Args:
-        config: where the tiers' bundles are.
+        config: names the tiers' bundles.
         harvests: by tier.
-        questions: what was asked, where policies are to see how long it is.
-        progress: told of each row.
+        progress: called after each row.
 
     Raises:
         ConfigError: there is no such tier.
         SimulationError: there is no harvest of the smallest tier, where every request starts.
-        FitError: a file isn't one of harvested rows.
+        AttemptsError: a file isn't a table of attempts.
+        FitError: a table holds no answers.
         BundleError: a bundle can't be read.
         BundleMismatchError: a harvest was made with another model, precision or prompt than the tier's bundle.
     """
-    harvested = {name: config.tier(name) for name in harvests}
+    for name in harvests:
+        config.tier(name)
     smallest = config.tiers[0].name
-    if smallest not in harvested:
+    if smallest not in harvests:
         raise SimulationError(
             f"every request starts at the smallest tier of guard.yaml, {smallest!r}, and there is no harvest of it; "
             f"give one: HARVEST --tier {smallest}"
         )
-    lengths = {asked.id: len(asked.prompt()) for asked in questions}
-    read = {name: read_rows(path) for name, path in harvests.items()}
-    total = sum(len(of_tier) for _, of_tier in read.values())
-    tiers: list[ScoredTier] = []
+    tables = {name: read_attempts(path) for name, path in harvests.items()}
+    total = sum(map(len, tables.values()))
+    tiers: list[AttemptTier] = []
     rows: Rows = []
     for tier in config.tiers:
-        if tier.name in harvested:
-            before = len(rows)
-            tell = lambda done, before=before: progress(before + done, total)  # noqa: E731 - a name for the one after
-            scored, of_tier = _scored(tier, harvests[tier.name], read[tier.name], lengths, tell)
-        else:
-            scored, of_tier = ScoredTier(name=tier.name, bundle=None, prompt_bundle=None), []
+        if tier.name not in tables:
+            tiers.append(AttemptTier(name=tier.name))
+            continue
+        before = len(rows)
+        step = lambda done, before=before: progress(before + done, total)  # noqa: E731 - one callback a tier
+        scored, of_tier = _score_tier(tier, harvests[tier.name], tables[tier.name], step)
         tiers.append(scored)
         rows += of_tier
-    return ScoredManifest(origin="harvest", tiers=tuple(tiers)), rows
+    return AttemptTable.of_rows(AttemptManifest(origin="harvest", tiers=tuple(tiers)), rows)
+
+
+def score_decisions(tiers: Sequence[str], decisions: Path, verdicts: Path | None = None) -> AttemptTable:
+    """Tabulate the attempts of a guard's decisions, labelled by people's verdicts.
+
+    The decisions' scores were given by bundles that were fitted before the requests came, so all rows are unseen.
+
+    Args:
+        tiers: of the guard, from small to large.
+        decisions: JSON lines, each a decision as `ilis-guard ask --json` prints it.
+        verdicts: what `ilis-guard queue export` wrote. A verdict belongs to the decision whose ticket it ended.
+
+    Raises:
+        AttemptsError: a line is wrong, or names a tier that isn't one of these.
+    """
+    made = read_decisions(decisions)
+    wrong = _wrong(made, [] if verdicts is None else read_verdicts(verdicts))
+    rows = [
+        _decision_row(decision, attempt, wrong.get((decision.id, attempt.tier)))
+        for decision in made
+        for attempt in decision.attempts
+    ]
+    bundles = {tier: {decision.bundles.get(tier) for decision in made} for tier in tiers}
+    scores_prompts = {attempt.tier for one in made for attempt in one.attempts if attempt.prompt_score is not None}
+    known = tuple(
+        AttemptTier(
+            name=tier,
+            bundle=next(iter(digests)) if len(digests := bundles[tier]) == 1 else None,
+            prompt_bundle="logged" if tier in scores_prompts else None,
+        )
+        for tier in tiers
+    )
+    return _table(AttemptManifest(origin="decisions", tiers=known), rows, decisions)
+
+
+def score_verdicts(tiers: Sequence[str], verdicts: Path) -> AttemptTable:
+    """Tabulate the attempts that people gave verdicts on, and no others.
+
+    Args:
+        tiers: of the guard, from small to large.
+        verdicts: what `ilis-guard queue export` wrote.
+
+    Raises:
+        AttemptsError: a line is wrong, or names a tier that isn't one of these.
+    """
+    rows = [_verdict_row(verdict) for verdict in read_verdicts(verdicts) if verdict.tier is not None]
+    known = tuple(AttemptTier(name=tier) for tier in tiers)
+    return _table(AttemptManifest(origin="verdicts", tiers=known), rows, verdicts)
+
+
+def splits_of(bundle: Bundle, scored: Sequence[str], unscored: Sequence[str]) -> Mapping[str, Split]:
+    """Find the split of each harvested row in a bundle's fit, by row id.
+
+    Args:
+        bundle: that scored the rows. One that was recalibrated doesn't tell its rows.
+        scored: ids of rows with a scored answer.
+        unscored: ids of the other rows, which a fit leaves out.
+    """
+    splits = bundle.calibration_set.splits
+    if splits is None:
+        return dict.fromkeys([*scored, *unscored], "unknown")
+    of_digest = {digest: name for name, digests in splits.items() for digest in digests}
+    known: dict[str, Split] = {row: of_digest.get(row_digest(row), "unseen") for row in scored}
+    is_fitted_to_these = any(split != "unseen" for split in known.values())
+    return known | {row: random_split(row) if is_fitted_to_these else "unseen" for row in unscored}
+
+
+def random_split(row: str) -> Split:
+    """Assign a row that a fit left out to a split, so that such rows are as rare in each split as among all rows."""
+    *ends, _ = accumulate(SHARES.values())
+    *splits, last = SHARES
+    return next((name for name, end in zip(splits, ends, strict=True) if is_sampled(row, "split", end)), last)
+
+
+def most_flattering(splits: Sequence[Split]) -> Split:
+    """Return the most flattering of the splits of one row in several bundles; `unseen` without any."""
+    ranks: tuple[Split, ...] = get_args(Split)
+    return min(splits, key=ranks.index, default="unseen")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Recording:
-    """In a model's place: what it said was harvested."""
+class _HarvestedModel:
+    """Stands in for the model whose answers were harvested."""
 
     fingerprint: Fingerprint | RemoteFingerprint
 
     def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - a model's signature
-        raise ModelError("this model isn't run: what it said was harvested")
+        raise ModelError("this model isn't run: its answers were harvested")
 
 
-def _scored(
-    config: TierConfig,
-    path: Path,
-    read: tuple[Manifest, Sequence[HarvestedRow]],
-    lengths: Mapping[str, int],
-    progress: Callable[[int], None],
-) -> tuple[ScoredTier, Rows]:
-    manifest, harvested = read
+def _score_tier(
+    config: TierConfig, path: Path, harvest: AttemptTable, progress: Callable[[int], None]
+) -> tuple[AttemptTier, Rows]:
     scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
-    for found in filter(None, (scorer, prompt_scorer)):
-        _check_fits(found, manifest, config.name, path)
-    model = _Recording(fingerprint=manifest.fingerprint)
+    scorers = [found for found in (scorer, prompt_scorer) if found is not None]
+    for found in scorers:
+        _check_fits(found, harvest, config.name, path)
+    model = _HarvestedModel(fingerprint=harvest.harvest.fingerprint)
     tier = Tier(name=config.name, model=model, scorer=scorer, prompt_scorer=prompt_scorer, cost=config.cost)
     rows: Rows = []
-    for row in harvested:
-        rows.append(_row(tier, row, lengths.get(row.id)))
+    for row, (_, answer) in zip(harvest.rows(), harvest.generations(), strict=True):
+        rows.append(row | _scores(tier, answer))
         progress(len(rows))
-    harvest = read_harvest(path)
-    splits = [
-        splits_of(found.bundle, harvest, {row["id"]: row[name] for row in rows})
-        for found, name in ((scorer, "uncertainty"), (prompt_scorer, "prompt_uncertainty"))
-        if found is not None
-    ]
-    for scored in rows:
-        scored["split"] = most_flattering([of_row[scored["id"]] for of_row in splits])
-    return ScoredTier(name=config.name, bundle=_digest(scorer), prompt_bundle=_digest(prompt_scorer)), rows
+    scored = set(harvest.answers().ids.tolist())
+    unscored = [row["id"] for row in rows if row["id"] not in scored]
+    splits = [splits_of(found.bundle, sorted(scored), unscored) for found in scorers]
+    for row in rows:
+        row["split"] = most_flattering([of_bundle[row["id"]] for of_bundle in splits])
+    return AttemptTier(name=config.name, bundle=_digest(scorer), prompt_bundle=_digest(prompt_scorer)), rows
 
 
 def _digest(scorer: LightGBMScorer | None) -> str | None:
     return None if scorer is None else scorer.bundle.digest
 
 
-def _check_fits(scorer: LightGBMScorer, manifest: Manifest, tier: str, path: Path) -> None:
+def _check_fits(scorer: LightGBMScorer, harvest: AttemptTable, tier: str, path: Path) -> None:
     try:
-        scorer.check_fits(manifest.fingerprint)
+        scorer.check_fits(harvest.harvest.fingerprint)
     except BundleMismatchError as error:
         raise BundleMismatchError(f"{path} wasn't harvested from the model of the tier {tier!r}: {error}") from error
 
 
-def _row(tier: Tier, harvested: HarvestedRow, prompt_length: int | None) -> dict[str, Any]:
-    """A row of the scored table, but for its split. Nothing is raised: what can't be scored is the row's error."""
-    answer = harvested.generation
+def _scores(tier: Tier, answer: Generation) -> dict[str, Any]:
+    """The columns that scoring fills in. Nothing is raised: an answer that can't be scored has an error."""
     score = prompt_score = None
     error = ""
     cost = prompt_cost = None
     if tier.cost is not None:
-        # A model that scores no prompts isn't called before rules of stage `prompt` are asked.
+        # Without a prompt bundle, rules of stage `prompt` are evaluated before the model is called.
         cost, prompt_cost = tier.cost.of(1, answer), 0.0 if tier.prompt_scorer is None else tier.cost.of_prompt(answer)
     if tier.prompt_scorer is not None:
-        with suppress(ScoringError):  # only policies with rules of stage `prompt` would ask for it
+        with suppress(ScoringError):  # only policies with rules of stage `prompt` need it
             prompt_score = tier.score_prompt(answer)
     try:
         score = tier.score(answer)
     except ScoringError as why:
-        error = f"{type(why).__name__}: {why}"
-    known = {} if answer.statistics is None else answer.statistics.to_dict()
+        error = type(why).__name__
+    statistics = {} if answer.statistics is None else answer.statistics.to_dict()
     return {
-        "id": harvested.id,
         "tier": tier.name,
-        "stage": "answer",
-        **_numbers(score, ""),
-        **_numbers(prompt_score, "prompt_"),
-        **{name: value for name, value in known.items() if math.isfinite(value)},
-        "tokens": answer.tokens,
+        **_columns(score, ""),
+        **_columns(prompt_score, "prompt_"),
+        **{name: value if math.isfinite(value) else None for name, value in statistics.items()},
         "cost": cost,
         "prompt_cost": prompt_cost,
-        "prompt_length": prompt_length,
-        "text_length": len(answer.text),
-        "finish_reason": answer.finish_reason or "",
         "error": error,
-        "labels": "{}",
-        "wrong": not harvested.correct,
     }
 
 
-def _numbers(score: Score | None, prefix: str) -> dict[str, float | None]:
+def _columns(score: Score | None, prefix: str) -> dict[str, float | None]:
     known = {} if score is None else score.to_dict()
     return {f"{prefix}uncertainty": known.get("uncertainty"), f"{prefix}typicality": known.get("typicality")}
+
+
+def _decision_row(decision: DecisionJson, attempt: AttemptJson, wrong: bool | None) -> dict[str, Any]:
+    # An answer that a stream stopped has no final score: for a simulation it was stopped at the prompt.
+    is_complete = attempt.stage == "answer" and attempt.stopped_at is None
+    at_prompt = attempt.stage == "prompt"
+    prompt = attempt.prompt_score
+    return {
+        "id": decision.id,
+        "tier": attempt.tier,
+        "dataset": "",
+        "split": "unseen",
+        "stage": "answer" if is_complete else "prompt",
+        "uncertainty": attempt.uncertainty if is_complete else None,
+        "typicality": attempt.typicality if is_complete else None,
+        "prompt_uncertainty": None if prompt is None else prompt.uncertainty,
+        "prompt_typicality": None if prompt is None else prompt.typicality,
+        **{name: getattr(attempt.statistics, name, None) for name in STATISTICS},
+        "tokens": attempt.tokens,
+        "prompt_tokens": attempt.prompt_tokens,
+        "seconds": attempt.seconds if is_complete else None,
+        "cost": attempt.cost if is_complete else None,
+        "prompt_seconds": attempt.seconds if at_prompt else attempt.prompt_seconds,
+        "prompt_cost": attempt.cost if at_prompt else attempt.prompt_cost,
+        "prompt_length": decision.prompt_length,
+        "text_length": len(attempt.text),
+        "finish_reason": attempt.finish_reason or "",
+        "error": "" if attempt.error is None else attempt.error.kind,
+        "labels": json.dumps(decision.labels, sort_keys=True),
+        "wrong": wrong,
+    }
+
+
+def _verdict_row(verdict: VerdictJson) -> dict[str, Any]:
+    return {
+        "id": verdict.id,
+        "tier": verdict.tier,
+        "dataset": verdict.dataset,
+        "split": "unseen",
+        "stage": "answer",
+        "uncertainty": verdict.uncertainty,
+        "typicality": verdict.typicality,
+        **{name: getattr(verdict, name) for name in STATISTICS},
+        "tokens": verdict.tokens,
+        "prompt_length": None if verdict.redacted else len(verdict.messages[-1].content),
+        "text_length": None if verdict.redacted else len(verdict.text),
+        "finish_reason": verdict.finish_reason or "",
+        "error": "",
+        "labels": json.dumps(verdict.labels, sort_keys=True),
+        "wrong": not verdict.correct,
+        "probability": verdict.probability,
+    }
+
+
+def _wrong(decisions: Sequence[DecisionJson], verdicts: Sequence[VerdictJson]) -> Mapping[tuple[str, str], bool]:
+    """Whether answers were wrong, by decision and tier, as far as there are verdicts."""
+    decision_of = {made.ticket.id: made.id for made in decisions if made.ticket is not None}
+    return {
+        (decision_of[verdict.id], verdict.tier): not verdict.correct
+        for verdict in verdicts
+        if verdict.tier is not None and verdict.id in decision_of
+    }
+
+
+def _table(manifest: AttemptManifest, rows: Rows, path: Path) -> AttemptTable:
+    if not rows:
+        raise AttemptsError(f"{path}: there are no attempts in it")
+    tiers = [tier.name for tier in manifest.tiers]
+    if unknown := sorted({row["tier"] for row in rows} - set(tiers)):
+        raise AttemptsError(
+            f"{path}: the tier {unknown[0]!r} isn't one of guard.yaml's, which are {tiers!r}; give the guard.yaml of "
+            "the guard that made them"
+        )
+    return AttemptTable.of_rows(manifest, rows)

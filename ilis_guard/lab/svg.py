@@ -1,4 +1,4 @@
-"""Pictures as SVG elements that stand in a page: in its colours, without anything that must be fetched."""
+"""Draw pictures as SVG elements of an HTML page: in its colours, without anything that must be loaded."""
 
 import io
 import itertools
@@ -11,10 +11,10 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 TEXT: Final = "#010203"
-"""Drawn in this colour, shown in the page's own."""
+"""The placeholder of the page's own text colour."""
 SETTINGS: Final[Mapping[Any, Any]] = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "ilis_guard",  # the same figures give the same page
+    "svg.hashsalt": "ilis_guard",  # the same data gives the same page
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": TEXT,
@@ -25,36 +25,36 @@ SETTINGS: Final[Mapping[Any, Any]] = {
     "xtick.color": TEXT,
     "ytick.color": TEXT,
 }
-_NAMED: Final = re.compile(r'(?<=\bid=")|(?<=url\(#)|(?<=href="#)')
+_NAMES: Final = re.compile(r'(?<=\bid=")|(?<=url\(#)|(?<=href="#)')
 
 
-class Drawer:
-    """Draws the pictures of one page: names in one SVG mustn't be those in another."""
+class SvgRenderer:
+    """Renders the pictures of one page, with names that differ between its SVG elements."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
 
-    def draw(self, size: tuple[float, float], alternative: str, paint: Callable[[Figure], None]) -> Markup:
-        """An ``<svg>`` element; texts in it are escaped.
+    def render(self, size: tuple[float, float], alternative: str, draw: Callable[[Figure], None]) -> Markup:
+        """Render an ``<svg>`` element; texts in it are escaped.
 
         Args:
             size: width and height, inches.
-            alternative: what it shows, for those who don't see it.
-            paint: paints the figure.
+            alternative: describes the picture to readers who can't see it.
+            draw: draws on the figure.
         """
         with mpl.rc_context(dict(SETTINGS)):
             figure = Figure(figsize=size, layout="constrained")
-            paint(figure)
-            drawn = io.StringIO()
-            figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        svg = drawn.getvalue()
+            draw(figure)
+            output = io.StringIO()
+            figure.savefig(output, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = output.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # an HTML page knows them
-        svg = _NAMED.sub(f"p{next(self._numbers)}-", svg)
+        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them
+        svg = _NAMES.sub(f"p{next(self._numbers)}-", svg)
         svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(alternative)}"', 1)
         return Markup(svg.replace(TEXT, "currentColor"))  # noqa: S704 - drawn here; matplotlib escapes texts
 
 
-def plain(text: str) -> str:
-    """As matplotlib shows it: between dollars it sees mathematics."""
+def escape_math(text: str) -> str:
+    """Escape dollars, between which matplotlib typesets mathematics."""
     return text.replace("$", r"\$")

@@ -26,13 +26,13 @@ from ilis_guard.errors import MissingDependencyError, WeightsError
 CACHE_VARIABLE: Final = "ILIS_GUARD_CACHE"
 """Environment variable that moves the cache folder."""
 LAYOUT: Final = "1"
-"""Raised when converted folders must be made anew."""
+"""Part of the folder's name; change it to convert all weights again."""
 LOADING: Final = threading.Lock()
 """Held while transformers builds a model: it does so under process-wide switches (default device and dtype), and two
 threads at once would leave weights empty, in models loaded later too."""
 
 Progress = Callable[[str, int, int], None]
-"""Told (step, steps done, steps in all)."""
+"""Called with a step's name, the steps done, and the number of steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class PackagedWeights:
     """Of the whole GGUF file."""
     licence: str
     terms: tuple[str, str] | None = None
-    """(import package, file) of terms that bind whoever uses the weights, where the licence isn't a free one."""
+    """(import package, file) of terms that bind users of the weights, where the licence isn't a free one."""
 
 
 PACKAGED: Final = {
@@ -84,7 +84,7 @@ PACKAGED: Final = {
 
 
 def packaged_weights(name: str) -> PackagedWeights:
-    """Look weights up by name.
+    """Look up weights by name.
 
     Raises:
         WeightsError: there are none of that name.
@@ -95,13 +95,13 @@ def packaged_weights(name: str) -> PackagedWeights:
 
 
 def cache_folder() -> Path:
-    """Where converted weights are kept: $ILIS_GUARD_CACHE, or the user's cache directory."""
+    """Return the folder of converted weights: $ILIS_GUARD_CACHE, or the user's cache directory."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else platformdirs.user_cache_path("ilis-guard")
 
 
 def converted_folder(weights: PackagedWeights, progress: Progress | None = None) -> Path:
-    """The safetensors folder of packaged weights; the first call converts them, which takes a minute.
+    """Return the safetensors folder of packaged weights; the first call converts them, which takes a minute.
 
     Where the weights have terms of their own, their name and place are announced (event ``WEIGHTS_TERMS``, a
     warning) before anything is done with them.
@@ -129,7 +129,7 @@ def converted_folder(weights: PackagedWeights, progress: Progress | None = None)
 
 
 def announce_terms(weights: PackagedWeights) -> None:
-    """Say which terms bind whoever uses the weights, where they have any of their own."""
+    """Log which terms bind users of the weights, where these have terms of their own."""
     if weights.terms is not None:
         events.log().warning(
             events.WEIGHTS_TERMS, weights=weights.title, terms=weights.licence, where=str(terms_file(weights))
@@ -137,13 +137,13 @@ def announce_terms(weights: PackagedWeights) -> None:
 
 
 def terms_file(weights: PackagedWeights) -> Path | None:
-    """The file with the terms that bind whoever uses the weights; None where the licence says it all."""
+    """Return the file with the terms that bind users of the weights; None where there are no such terms."""
     return None if weights.terms is None else _packaged_file(weights, *weights.terms)
 
 
 def _convert(weights: PackagedWeights, folder: Path, progress: Progress) -> None:
     try:
-        # Imported here: whoever only asks where weights stand, or what their terms are, needs no torch.
+        # Imported here: torch isn't needed to find weights or their terms.
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
@@ -223,7 +223,7 @@ def _check_sha256(gguf: Path, weights: PackagedWeights) -> None:
 
 
 def _flush_to_disk(folder: Path) -> None:
-    """A rename may reach the disk before the data: after a power cut the folder would be there, but empty."""
+    """Flush the files: otherwise, after a power failure, the renamed folder could hold empty ones."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             _sync(file)
@@ -237,6 +237,6 @@ def _rename(unfinished: Path, folder: Path) -> None:
     try:
         unfinished.rename(folder)
     except OSError:
-        # Another process finished first: its folder is as good as ours.
+        # Another process finished first, and its folder has the same content.
         if not folder.is_dir():
             raise

@@ -1,7 +1,7 @@
 """Policies: uncertainty in, action out. A policy is the risk owner's YAML file; nothing here does I/O but loading."""
 
 from ilis_guard.policy.engine import DEFAULT_QUEUE
-from ilis_guard.policy.explain import Explanation
+from ilis_guard.policy.explanation import Explanation
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.lint import Notice
 from ilis_guard.policy.policy import Policy

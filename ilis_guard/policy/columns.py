@@ -1,6 +1,6 @@
-"""What a policy is told of many attempts at once, fact by fact: what `CascadeState` tells of one, as columns.
+"""The facts of many attempts at once, as columns: what `CascadeState` gives for one attempt.
 
-Only what is alike is seen from these columns; the engine gets its facts from `CascadeState`.
+They only serve to group attempts that no rule distinguishes; the engine gets its facts from `CascadeState`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from ilis_guard.policy.equivalence import LABELS, Column
 from ilis_guard.policy.policy import Policy
-from ilis_guard.policy.recordings import UNKNOWN, Few, Recorded, RecordedTier
+from ilis_guard.policy.recordings import UNKNOWN, Categorical, Recording, TierRecording
 from ilis_guard.policy.state import OUT_OF_TIME
 from ilis_guard.types import Stage, Statistics
 
@@ -22,22 +22,22 @@ Rows = Int64[np.ndarray, " rows"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Spent:
-    """What each request's attempts took so far."""
+    """What each request's attempts have spent so far."""
 
     attempts: Int64[np.ndarray, " requests"]
     tokens: Int64[np.ndarray, " requests"]
     seconds: Float64[np.ndarray, " requests"]
-    """NaN where they aren't known; so is `cost`."""
+    """NaN where not known, as in `cost`."""
     cost: Float64[np.ndarray, " requests"]
 
     @classmethod
     def nothing(cls, requests: int) -> Self:
-        """Before the first attempt."""
+        """Return what is spent before the first attempt."""
         whole, real = np.zeros((2, requests), dtype=np.int64), np.zeros((2, requests))
         return cls(attempts=whole[0], tokens=whole[1], seconds=real[0], cost=real[1])
 
-    def add(self, tier: RecordedTier, stage: Stage, rows: Rows) -> None:
-        """One more attempt of these requests, which ended at this stage."""
+    def add(self, tier: TierRecording, stage: Stage, rows: Rows) -> None:
+        """Add one attempt of these requests, which ended at this stage."""
         self.attempts[rows] += 1
         self.tokens[rows] += tier.tokens_at(stage)[rows]
         self.seconds[rows] += tier.seconds_at(stage)[rows]
@@ -48,18 +48,18 @@ class Columns:
     """The facts of one tier's attempts at one stage.
 
     Args:
-        recorded: all requests.
+        recording: all requests.
         index: of the tier.
-        stage: that the attempts have come to.
-        rows: the requests that are looked at.
-        spent: on the attempts before.
-        policy: whose budget counts.
+        stage: of the rules.
+        rows: the requests.
+        spent: on the earlier attempts.
+        policy: gives the budget.
         threshold: the tier's; None where there is none.
     """
 
     def __init__(
         self,
-        recorded: Recorded,
+        recording: Recording,
         index: int,
         stage: Stage,
         rows: Rows,
@@ -68,9 +68,9 @@ class Columns:
         policy: Policy,
         threshold: float | None,
     ) -> None:
-        self._recorded = recorded
-        self._tier = recorded.tiers[index]
-        self._is_largest = index == len(recorded.tiers) - 1
+        self._recording = recording
+        self._tier = recording.tiers[index]
+        self._is_largest = index == len(recording.tiers) - 1
         self._stage = stage
         self._rows = rows
         budget = policy.budget
@@ -91,9 +91,9 @@ class Columns:
         return self._columns[name]()
 
     def unknown(self, name: str) -> Bool[np.ndarray, " rows"]:
-        """Where a fact wasn't recorded, or follows from something that wasn't."""
-        asked = self._unknown.get(name)
-        return np.zeros(len(self._rows), dtype=bool) if asked is None else asked()
+        """Where a fact wasn't recorded, or depends on something that wasn't."""
+        find = self._unknown.get(name)
+        return np.zeros(len(self._rows), dtype=bool) if find is None else find()
 
     @property
     def _columns(self) -> Mapping[str, Callable[[], Column]]:
@@ -110,11 +110,11 @@ class Columns:
             "tokens": lambda: self._tokens,
             "seconds": lambda: self._seconds,
             "cost": lambda: self._cost,
-            "prompt_length": lambda: self._recorded.prompt_length[self._rows],
+            "prompt_length": lambda: self._recording.prompt_length[self._rows],
             "text_length": lambda: self._of_answer(self._tier.text_length, 0),
             "finish_reason": lambda: self._text_of_answer(self._tier.finish_reason),
             "error": lambda: self._error,
-            LABELS: lambda: self._recorded.labels.at(self._rows),
+            LABELS: lambda: self._recording.labels.at(self._rows),
         }
 
     @property
@@ -124,7 +124,7 @@ class Columns:
             "typicality": lambda: self._is_unscored,
             "seconds": lambda: np.isnan(self._seconds),
             "cost": lambda: np.isnan(self._cost),
-            "prompt_length": lambda: self._recorded.prompt_length[self._rows] == UNKNOWN,
+            "prompt_length": lambda: self._recording.prompt_length[self._rows] == UNKNOWN,
             "text_length": lambda: self._of_answer(self._tier.text_length, 0) == UNKNOWN,
             LABELS: lambda: self._labels_are_unknown,
             "error": lambda: self._time_is_unknown,
@@ -139,17 +139,17 @@ class Columns:
 
     @property
     def _is_unscored(self) -> Bool[np.ndarray, " rows"]:
-        """A tier that scores prompts would have scored this one, had the policy of the day asked it to."""
+        """Where a tier that scores prompts has no score, since the policy at the time had no prompt rules."""
         is_missing = self._stage == "prompt" and self._tier.scores_prompts
         return np.isnan(self._uncertainty) if is_missing else np.zeros(len(self._rows), dtype=bool)
 
     @property
-    def _error(self) -> Few[str]:
+    def _error(self) -> Categorical[str]:
         known = self._text_of_answer(self._tier.error)
         if self._max_seconds is None:
             return known
         is_late = self._is_out_of_time & ~known.is_true
-        return Few(
+        return Categorical(
             values=(*known.values, OUT_OF_TIME),
             codes=np.where(is_late, len(known.values), known.codes),
         )
@@ -174,17 +174,17 @@ class Columns:
 
     @property
     def _labels_are_unknown(self) -> Bool[np.ndarray, " rows"]:
-        labels = self._recorded.labels.at(self._rows)
+        labels = self._recording.labels.at(self._rows)
         return np.asarray(np.array([value is None for value in labels.values], dtype=bool)[labels.codes])
 
     def _of_answer(self, column: np.ndarray, at_prompt: float) -> np.ndarray:
         return column[self._rows] if self._stage == "answer" else np.full(len(self._rows), at_prompt, column.dtype)
 
-    def _text_of_answer(self, column: Few[Any]) -> Few[Any]:
+    def _text_of_answer(self, column: Categorical[Any]) -> Categorical[Any]:
         return column.at(self._rows) if self._stage == "answer" else self._everywhere("")
 
-    def _everywhere(self, text: str) -> Few[str]:
-        return Few(values=(text,), codes=np.zeros(len(self._rows), dtype=np.int64))
+    def _everywhere(self, text: str) -> Categorical[str]:
+        return Categorical(values=(text,), codes=np.zeros(len(self._rows), dtype=np.int64))
 
 
 def _limit(given: float | None) -> float:

@@ -5,15 +5,9 @@ answers aren't quoted.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
-from ilis_guard.policy.conditions import Situation
-from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.facts import Facts, fact_values
-from ilis_guard.policy.parts import Finding, Part
-from ilis_guard.policy.schema import Rule
 from ilis_guard.types import (
     Action,
     Attempt,
@@ -29,10 +23,8 @@ from ilis_guard.types import (
     ShadowNote,
     ShadowRuling,
     SpentBudget,
-    Stage,
     Ticket,
 )
-from ilis_guard.types.rulings import json_values
 
 NO_RULE_HELD: Final = "no rule held: abstained"
 GOES_ON: Final = "no rule held at the prompt: the model goes on to answer"
@@ -41,12 +33,11 @@ MAX_PASSED_OVER: Final = 3
 MAX_VALUE: Final = 60
 """Characters of a fact's value that are shown."""
 
-_DONE: Final[Mapping[Action | None, str]] = {
+_DONE: Final[Mapping[Action, str]] = {
     Action.ANSWER: "the answer is given",
     Action.ABSTAIN: "nothing is answered (abstain)",
     Action.RETRY: "a larger tier is asked (retry)",
     Action.ESCALATE: "a person is asked (escalate)",
-    None: "the model goes on to answer",
 }
 _WOULD_HAVE: Final = {
     Action.ANSWER: "have answered",
@@ -98,17 +89,17 @@ def paragraph(
     """
     if mode == "shadow":
         given = "The answer is given, as it would be without a policy." if action is Action.ANSWER else "No answer."
-        sentences = [*map(_attempt, attempts), given]
+        sentences = [*map(attempt_text, attempts), given]
     elif len(rulings) == len(attempts):
-        pairs = zip(map(_attempt, attempts), map(_ruling, rulings), strict=True)
+        pairs = zip(map(attempt_text, attempts), map(ruling_text, rulings), strict=True)
         sentences = [sentence for pair in pairs for sentence in pair]
     else:
-        sentences = [*map(_attempt, attempts), f"In the end {_DONE[action]}."]
+        sentences = [*map(attempt_text, attempts), f"In the end {_DONE[action]}."]
     if ticket_error is not None:
         effect = "the answer isn't audited" if action is Action.ANSWER else _DONE[action]
         sentences.append(f"The ticket couldn't be stored ({ticket_error.kind}), so {effect}.")
     if mode != "shadow" and rulings and (passed := _not_decisive(rulings[-1])):
-        sentences.append(_passed_over(passed))
+        sentences.append(passed_over_text(passed))
     if ticket is not None:
         sentences.append(_ticket(ticket))
     if shadow is not None:
@@ -228,7 +219,8 @@ _OBSTACLES: Final[Mapping[ObstacleKind, Callable[[Obstacle], str]]] = {
 }
 
 
-def _attempt(attempt: Attempt) -> str:
+def attempt_text(attempt: Attempt) -> str:
+    """What one tier did, in a sentence."""
     tier = f"The tier '{attempt.tier}'" if attempt.tier else "The model"
     value = attempt.uncertainty
     uncertainty = None if value is None or math.isnan(value) else value
@@ -244,7 +236,8 @@ def _attempt(attempt: Attempt) -> str:
     return f"{tier} answered{scored}."
 
 
-def _ruling(ruling: Ruling) -> str:
+def ruling_text(ruling: Ruling) -> str:
+    """What a ruling led to and why, in a sentence."""
     if ruling.rule is None:
         return f"No rule held, so {_DONE[ruling.action]}."
     early = ", before a token is generated" if ruling.stage == "prompt" else ""
@@ -272,7 +265,7 @@ def _shadow(shadow: ShadowRuling, *, is_in_force: bool) -> list[str]:
     ruling = shadow.rulings[-1]
     passed = _not_decisive(ruling)
     # Of the policy in force everything is said, as if it had decided.
-    return [f"{policy}: {_would_have(ruling)}.", *([_passed_over(passed)] if is_in_force and passed else [])]
+    return [f"{policy}: {_would_have(ruling)}.", *([passed_over_text(passed)] if is_in_force and passed else [])]
 
 
 def shadow_note(note: ShadowNote) -> str:
@@ -301,7 +294,8 @@ def _not_decisive(ruling: Ruling) -> tuple[RuleOutcome, ...]:
     return tuple(one for one in ruling.outcomes if one.outcome != "decided")
 
 
-def _passed_over(outcomes: Sequence[RuleOutcome]) -> str:
+def passed_over_text(outcomes: Sequence[RuleOutcome]) -> str:
+    """The last of the rules that were passed over, and why, in a sentence."""
     # Those nearest to the rule that decided say most of why it came to that one.
     listed = [f"rule '{one.rule}', as {outcome_text(one)}" for one in outcomes[-MAX_PASSED_OVER:]]
     others = len(outcomes) - len(listed)
@@ -321,108 +315,3 @@ def _spent(spent: SpentBudget) -> str:
             return f"the request's attempts ({spent.value:g}) are made"
         case "max_cost":
             return f"the request's cost limit ({spent.value:g}) is reached"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainedRule:
-    """One rule of a policy, and what became of it on some facts."""
-
-    rule: Rule
-    outcome: RuleOutcome | None = None
-    """None where it wasn't reached."""
-    condition: Finding | None = None
-    """What its condition came to; None where it has none, and where it wasn't reached."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "rule": self.rule.id,
-            "do": self.rule.do.value,
-            "outcome": "not_reached" if self.outcome is None else self.outcome.outcome,
-            "why": "" if self.outcome is None else outcome_text(self.outcome),
-            "condition": None if self.condition is None else self.condition.to_dict(),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """Why a policy rules as it does on some facts."""
-
-    mode: Mode
-    """`shadow` where what is ruled isn't done."""
-    stage: Stage
-    facts: Facts
-    ruling: Ruling | None
-    """The engine's own. None at stage `prompt` where no rule held, and the model goes on to answer."""
-    rules: tuple[ExplainedRule, ...]
-    """The rules of the stage, in order."""
-    answer_blocked_by: Obstacle | None
-    """As `PromptRuling.answer_blocked_by`, at stage `prompt`."""
-
-    @property
-    def decisive(self) -> Finding | None:
-        """What the condition came to of the rule that decided; None where none did, or it has none."""
-        return next((one.condition for one in self.rules if one.outcome and one.outcome.outcome == "decided"), None)
-
-    @property
-    def paragraph(self) -> str:
-        """The same in a few sentences."""
-        facts = self.facts
-        error = ErrorInfo(kind=facts.error, message="") if facts.error else None
-        attempt = Attempt(tier=facts.tier, stage=self.stage, uncertainty=facts.uncertainty, error=error)
-        outcomes = tuple(one.outcome for one in self.rules if one.outcome is not None)
-        passed = tuple(one for one in outcomes if one.outcome != "decided")
-        ruled = f"No rule held, so {_DONE[None]}." if self.ruling is None else _ruling(self.ruling)
-        return " ".join([_attempt(attempt), ruled, *([_passed_over(passed)] if passed else [])])
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values, with the facts as conditions see them: a number that is missing is null."""
-        ruling = self.ruling
-        return {
-            "mode": self.mode,
-            "stage": self.stage,
-            "action": None if ruling is None else ruling.action.value,
-            "rule": None if ruling is None else ruling.rule,
-            "to": None if ruling is None else ruling.to,
-            "say": "" if ruling is None else ruling.say,
-            "paragraph": self.paragraph,
-            "rules": [one.to_dict() for one in self.rules],
-            "facts": json_values(fact_values(self.facts)),
-        }
-
-
-def explain(engine: Engine, facts: Facts, stage: Stage = "answer", *, mode: Mode = "enforce") -> Explanation:
-    """Let the engine rule on some facts, and say what became of each rule of that stage."""
-    blocked_by: Obstacle | None = None
-    ruling: Ruling | None
-    if stage == "answer":
-        ruling = engine.evaluate(facts)
-        outcomes = ruling.outcomes
-    else:
-        prompt = engine.evaluate_prompt(facts)
-        ruling, outcomes, blocked_by = prompt.ruling, prompt.outcomes, prompt.answer_blocked_by
-    situation = Situation(facts)
-    return Explanation(
-        mode=mode,
-        stage=stage,
-        facts=facts,
-        ruling=ruling,
-        rules=tuple(_explained(engine.at(stage), outcomes, situation)),
-        answer_blocked_by=blocked_by,
-    )
-
-
-def _explained(
-    rules: Sequence[BoundRule], outcomes: Sequence[RuleOutcome], situation: Situation
-) -> Iterator[ExplainedRule]:
-    for index, bound in enumerate(rules):
-        if index >= len(outcomes):
-            yield ExplainedRule(rule=bound.rule)
-        elif bound.condition is ALWAYS:
-            yield ExplainedRule(rule=bound.rule, outcome=outcomes[index])
-        else:
-            part, outcome = Part.of(bound.condition), outcomes[index]
-            # The engine, which is in a hurry, keeps a false condition whole; here the parts that made it false count.
-            if outcome.outcome == "not_held":
-                outcome = replace(outcome, parts=part.outcomes(situation, value=False))
-            yield ExplainedRule(rule=bound.rule, outcome=outcome, condition=part.check(situation))

@@ -1,4 +1,4 @@
-"""The parts of a condition, the operands of its ``||``, ``&&`` and ``!`` as CEL reads them, and their values on facts."""
+"""The parts of a condition: the operands of its ``||``, ``&&`` and ``!`` as CEL reads them, with their values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.strict_yaml import Document, parse, read
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine, at_stage
-from ilis_guard.policy.explain import Explanation, explain
+from ilis_guard.policy.explanation import Explanation, explain
 from ilis_guard.policy.facts import AUDIT_SALT, Facts, is_sampled
 from ilis_guard.policy.lint import Notice, config_notices, notices
 from ilis_guard.policy.loader import SCORE, bind, locate

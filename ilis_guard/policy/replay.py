@@ -1,18 +1,19 @@
-"""Decisions and tickets gone through again: what the policy was told at each step, and what it says to that."""
+"""Replay a recorded decision: evaluate a policy on the facts of each attempt and compare its rulings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ilis_guard.policy.explain import Explanation, paragraph
+from ilis_guard.policy.explain import paragraph
+from ilis_guard.policy.explanation import Explanation
 from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, ErrorInfo, Labels, Mode, Obstacle, Ruling, ShadowRuling, Stage, Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retold:
-    """What is on record of one decision."""
+class DecisionRecord:
+    """What is on record of one decision, read back from a decision or a ticket."""
 
     id: str
     policy: str
@@ -32,13 +33,13 @@ class Retold:
     ticket_error: ErrorInfo | None = None
 
     @property
-    def evaluated(self) -> tuple[Ruling, ...]:
-        """What the policy in force said to each attempt, whether it decided or was in shadow mode."""
+    def policy_rulings(self) -> tuple[Ruling, ...]:
+        """The rulings of the policy in force, whether it decided or was in shadow mode."""
         return self.rulings if self.mode == "enforce" or self.shadow is None else self.shadow.rulings
 
     @property
     def paragraph(self) -> str:
-        """As `explain_decision`."""
+        """The explanation of `explain_decision`."""
         return paragraph(
             action=self.action,
             attempts=self.attempts,
@@ -51,46 +52,46 @@ class Retold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One time that the policy was asked."""
+class ReplayStep:
+    """One evaluation of the policy."""
 
     attempt: int
     """From 1."""
     explanation: Explanation
-    """What the policy says to the facts on record."""
+    """The ruling on the facts on record."""
     agrees: bool | None
-    """Whether that is what was decided; None where the rulings on record aren't one an attempt."""
+    """Whether it is the ruling on record; None where there isn't one ruling for each attempt on record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retracing:
-    """A decision's way, gone through again."""
+class Replay:
+    """A decision that was replayed."""
 
-    retold: Retold
+    record: DecisionRecord
     policy: str
-    """Fingerprint of the policy that was asked now."""
-    steps: tuple[Step, ...]
+    """Fingerprint of the policy that was evaluated now."""
+    steps: tuple[ReplayStep, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to bear in mind."""
+        """Reasons why the replay may differ from the record."""
         found = []
-        if self.policy != self.retold.policy:
-            found.append(f"another policy decided, with the fingerprint {self.retold.policy}; this is {self.policy}")
+        if self.policy != self.record.policy:
+            found.append(f"another policy decided, with the fingerprint {self.record.policy}; this is {self.policy}")
         if any(step.agrees is None for step in self.steps):
             found.append("the rulings on record aren't one an attempt, so they aren't compared")
         if any(step.agrees is False for step in self.steps):
             found.append("which larger tiers there were isn't on record; give --config guard.yaml")
-            if self.retold.labels is None:
+            if self.record.labels is None:
                 found.append("the caller's labels aren't on record; give them, --facts '{labels: {NAME: VALUE}}'")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "decision": self.retold.id,
-            "paragraph": self.retold.paragraph,
-            "decided_by": self.retold.policy,
+            "decision": self.record.id,
+            "paragraph": self.record.paragraph,
+            "decided_by": self.record.policy,
             "policy": self.policy,
             "notes": list(self.notes),
             "steps": [
@@ -99,44 +100,46 @@ class Retracing:
         }
 
 
-def retrace(policy: Policy, retold: Retold, *, larger_tiers: Sequence[str], given: Mapping[str, Any]) -> Retracing:
-    """Go a decision's way again, and explain each step of it.
+def replay(policy: Policy, record: DecisionRecord, *, larger_tiers: Sequence[str], given: Mapping[str, Any]) -> Replay:
+    """Evaluate a policy on each attempt of a recorded decision, and explain each ruling.
 
     Args:
-        policy: what to ask.
-        retold: what is on record.
+        policy: to evaluate.
+        record: what is on record.
         larger_tiers: those that were left after the last attempt.
-        given: facts that aren't on record, or are to be other than they were.
+        given: facts that aren't on record, or that override it.
     """
-    steps = tuple(_steps(policy, retold, larger_tiers, given))
-    return Retracing(retold=retold, policy=policy.fingerprint, steps=steps)
+    steps = tuple(_steps(policy, record, larger_tiers, given))
+    return Replay(record=record, policy=policy.fingerprint, steps=steps)
 
 
-def _steps(policy: Policy, retold: Retold, larger_tiers: Sequence[str], given: Mapping[str, Any]) -> Iterator[Step]:
-    tiers = tuple(attempt.tier for attempt in retold.attempts)
-    way = CascadeState(
+def _steps(
+    policy: Policy, record: DecisionRecord, larger_tiers: Sequence[str], given: Mapping[str, Any]
+) -> Iterator[ReplayStep]:
+    tiers = tuple(attempt.tier for attempt in record.attempts)
+    state = CascadeState(
         policy=policy,
         tiers=(*tiers, *larger_tiers),
-        labels=retold.labels or {},
-        prompt_length=retold.prompt_length,
-        sampling_key=retold.id,
-        thresholds=retold.thresholds,
+        labels=record.labels or {},
+        prompt_length=record.prompt_length,
+        sampling_key=record.id,
+        thresholds=record.thresholds,
     )
-    rulings: Sequence[Ruling | None] = retold.evaluated
+    rulings: Sequence[Ruling | None] = record.policy_rulings
     if len(rulings) != len(tiers):
         rulings = [None] * len(tiers)
-    for number, (attempt, recorded) in enumerate(zip(retold.attempts, rulings, strict=True), start=1):
+    for number, (attempt, recorded) in enumerate(zip(record.attempts, rulings, strict=True), start=1):
         newest = AttemptSummary.of(attempt)
         answer_blocked_by: Obstacle | None = None
         stages = _stages(policy, attempt)
         for stage in stages:
-            told = newest if stage == "answer" else AttemptSummary.at_prompt(attempt)
-            explanation = policy.explain(replace(way.facts(told, answer_blocked_by), **given), stage)
+            summary = newest if stage == "answer" else AttemptSummary.at_prompt(attempt)
+            explanation = policy.explain(replace(state.facts(summary, answer_blocked_by), **given), stage)
             answer_blocked_by = explanation.answer_blocked_by
             agrees = None if recorded is None else _agrees(explanation, recorded, is_last=stage == stages[-1])
-            yield Step(attempt=number, explanation=explanation, agrees=agrees)
+            yield ReplayStep(attempt=number, explanation=explanation, agrees=agrees)
         if number < len(tiers):
-            way = way.after_retry(newest, tiers[number])
+            state = state.after_retry(newest, tiers[number])
 
 
 def _stages(policy: Policy, attempt: Attempt) -> tuple[Stage, ...]:

@@ -175,7 +175,7 @@ class BundleMetadata(BundlePart):
                 f"of a model that can't be tapped there is the feature 'statistics' and no other, got {self.features!r}"
             )
         if is_tapped != (self.max_new_tokens is not None):
-            raise ValueError("max_new_tokens is told of a model that can be tapped, and of no other")
+            raise ValueError("max_new_tokens belongs to a model that can be tapped, and to no other")
         if len(set(self.statistics)) < len(self.statistics):
             raise ValueError("an output statistic stands twice")
         return self

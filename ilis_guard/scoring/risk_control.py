@@ -41,7 +41,7 @@ class Certificate:
     kind: Kind
     """What is guaranteed."""
     bound: float
-    """The error rate, coverage or reviews an hour that was asked for."""
+    """The error rate, coverage or reviews an hour of the guarantee."""
     confidence: float
     """How probable it is, over the draw of the calibration rows, that the guarantee holds or no threshold is named."""
     threshold: float | None

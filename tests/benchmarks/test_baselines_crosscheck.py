@@ -20,7 +20,7 @@ def committed() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_score_that_lm_polygraph_has_was_compared_on_most_of_a_hundred_answers() -> None:
+def test_every_score_of_lm_polygraph_was_compared_on_most_answers() -> None:
     rows = committed()
     assert [row["score"] for row in rows if row["lm_polygraph_sees"] == "answer tokens"] == ESTIMATED
     assert [row["score"] for row in rows if row["lm_polygraph_sees"] == "as it comes"] == ESTIMATED

@@ -39,7 +39,7 @@ def test_the_truth_of_a_threshold_is_that_of_its_integral(
 
 
 @pytest.mark.parametrize("population", POPULATIONS, ids=lambda population: population.name)
-def test_what_is_drawn_has_the_rates_that_the_truth_says(population: Population) -> None:
+def test_samples_have_the_rates_of_the_population(population: Population) -> None:
     random = np.random.default_rng(0)
     sets = [population.draw(random) for _ in range(40)]
     uncertainty, wrong = (np.concatenate([one[part] for one in sets]) for part in (0, 1))
@@ -49,7 +49,7 @@ def test_what_is_drawn_has_the_rates_that_the_truth_says(population: Population)
     assert abs(wrong[answered].mean() - error) < 5 * np.sqrt(max(error * (1 - error), 1e-6) / answered.sum())
 
 
-def test_the_committed_results_keep_the_promise_and_answer_at_least_as_much_as_mapie() -> None:
+def test_the_committed_results_keep_the_promise() -> None:
     by_population: dict[str, dict[str, dict[str, str]]] = {}
     for row in results():
         by_population.setdefault(row["population"], {})[row["method"]] = row
@@ -62,7 +62,7 @@ def test_the_committed_results_keep_the_promise_and_answer_at_least_as_much_as_m
             assert all(float(ours["coverage"]) >= float(theirs["coverage"]) for theirs in methods.values())
 
 
-def test_the_committed_results_are_what_the_code_gives() -> None:
+def test_the_committed_results_are_reproduced() -> None:
     """The first draws of a full run, again: a changed method needs changed results."""
     (population,) = (each for each in POPULATIONS if each.name == "well ranked, few rows")
     random = np.random.default_rng(0)

@@ -1,7 +1,6 @@
 """Harvesting and plain generation are given the same work: what is timed, no test may say."""
 
 import csv
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from ilis_guard.lab.questions import Question
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Message
 from tests.lab.tiny_models import make
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 QUESTIONS = [
     Question(
@@ -84,17 +85,3 @@ def test_the_command_writes_a_line_a_round(folder: Path, tmp_path: Path, monkeyp
     ]
     assert all(row["alike"] == row["questions"] == "5" for row in rows)
     assert all(float(row[name]) > 0 for row in rows for name in ("harvested_wall", "plain_wall"))
-
-
-def test_the_documentation_says_what_was_measured() -> None:
-    of_each: dict[tuple[str, str], list[float]] = {}
-    with harvest_throughput.RESULTS.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            ratio = float(row["harvested_wall"]) / float(row["plain_wall"])
-            of_each.setdefault((row["tier"], row["set"]), []).append(ratio)
-    said = [line for line in Path("docs/laboratory.md").read_text().splitlines() if " + " in line]
-    assert len(of_each) == 4
-    for (tier, name), ratios in of_each.items():
-        precision = "full precision" if tier.endswith("full") else "NF4"
-        (line,) = [line for line in said if line.startswith(f"| {precision}, `{name}` |")]
-        assert f"| {statistics.median(ratios):.3f} (" in line

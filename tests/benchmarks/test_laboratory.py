@@ -18,7 +18,7 @@ from benchmarks.laboratory.tables import MANIFESTS, OF_EACH_SET, TARGETS
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, FitError, QuestionError
 from ilis_guard.lab.baselines.methods import methods
-from ilis_guard.lab.evaluation.tables import DIFFERENCES, FIGURES, SETS
+from ilis_guard.lab.evaluation.tables import DIFFERENCES, METRICS, SETS
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
 from tests.lab.tiny_models import make
@@ -74,7 +74,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_sets_are_harvested_and_where_they_count_observed_at_both_precisions_under_their_names(whole: Path) -> None:
+def test_sets_are_harvested_and_counting_ones_observed(whole: Path) -> None:
     files = {str(path.relative_to(whole)) for path in whole.rglob("*.*") if "results" not in path.parts}
     sets = made_sets()
     assert files == {
@@ -87,7 +87,7 @@ def test_sets_are_harvested_and_where_they_count_observed_at_both_precisions_und
         ),
         *(
             f"tiny-full/evaluation/{name}.csv"
-            for name in ("sets", "figures", "differences", "typicality", "importance")
+            for name in ("sets", "metrics", "differences", "typicality", "importance")
         ),
         "tiny-full/evaluation/report.html",
     }
@@ -97,15 +97,15 @@ def test_sets_are_harvested_and_where_they_count_observed_at_both_precisions_und
             assert ids == [question.id for question in questions]
 
 
-def test_what_is_committed_says_which_sets_count_and_why_others_do_not(whole: Path) -> None:
+def test_the_results_name_the_sets_that_count_and_reasons(whole: Path) -> None:
     counts = {row["dataset"]: (row["counts"], row["why_left_out"]) for row in table(whole / "results" / SETS)}
     assert counts[COUNTS] == counts[f"{COUNTS}-too"] == ("True", "")
     assert counts[HOPELESS][0] == "False"
     assert counts[HOPELESS][1].startswith("right 0.0% of the time")
 
 
-def test_what_is_committed_is_a_part_of_the_whole_evaluation(whole: Path) -> None:
-    kept, every = (table(folder / FIGURES) for folder in (whole / "results", whole / "tiny-full" / "evaluation"))
+def test_the_results_are_a_part_of_the_evaluation(whole: Path) -> None:
+    kept, every = (table(folder / METRICS) for folder in (whole / "results", whole / "tiny-full" / "evaluation"))
     lines = {tuple(row.items()) for row in kept}
     assert [row for row in every if tuple(row.items()) in lines] == kept
     assert len(kept) < len(every) / 2
@@ -133,11 +133,11 @@ def test_no_text_is_committed(whole: Path) -> None:
         assert words.isdisjoint(path.read_text().replace(",", " ").split()), path.name
 
 
-def test_what_was_expected_stands_beside_what_was_found(whole: Path) -> None:
+def test_targets_stand_beside_results(whole: Path) -> None:
     rows = {row["what"]: row for row in table(whole / "results" / TARGETS)}
     means = {
         (row["protocol"], row["method"]): float(row["value"])
-        for row in table(whole / "results" / FIGURES)
+        for row in table(whole / "results" / METRICS)
         if (row["metric"], row["tested_on"]) == ("auroc", "mean over sets")
     }
     for protocol, what, points in (
@@ -164,7 +164,7 @@ def test_what_was_expected_stands_beside_what_was_found(whole: Path) -> None:
     assert carried["found"] == f"{100 * (means['applied', 'fused'] - means['refitted', 'fused']):+.1f}"
 
 
-def test_every_harvest_says_how_it_was_made(whole: Path) -> None:
+def test_every_harvest_has_its_manifest_in_the_results(whole: Path) -> None:
     rows = table(whole / "results" / MANIFESTS)
     assert [row["precision"] for row in rows] == ["full"] * 3 + ["nf4"] * 3
     assert len({row["questions_sha256"] for row in rows}) == 3
@@ -179,9 +179,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
 import os, signal, sys
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
-from ilis_guard.lab.baselines.passes import Passes
+from ilis_guard.lab.baselines.forward import ForwardRunner
 from ilis_guard.models.local import LocalModel
 from tests.benchmarks import test_laboratory
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 def killed_at(owner, name, last):
     known, calls = getattr(owner, name), 0
@@ -196,7 +198,7 @@ def killed_at(owner, name, last):
     setattr(owner, name, counted)
 
 killed_at(LocalModel, "generate_batch", 9)
-killed_at(Passes, "read", 5 if sys.argv[1] == "observing" else None)
+killed_at(ForwardRunner, "run", 5 if sys.argv[1] == "observing" else None)
 test_laboratory.run(Path({str(model)!r}), Path({str(tmp_path / "to")!r}))
 """
     for when in ("asking", "observing"):
@@ -268,16 +270,14 @@ def test_observations_of_another_harvest_are_named(whole: Path, model: Path, tmp
         answer(tier(model), sets, tmp_path)
 
 
-def test_tiers_that_are_not_one_model_at_two_precisions_are_refused_before_anything_is_asked(
-    model: Path, tmp_path: Path
-) -> None:
+def test_tiers_that_are_not_a_precision_pair_are_refused_first(model: Path, tmp_path: Path) -> None:
     for other in (tier(model), tier(model, "nf4").model_copy(update={"prompt": "{question}"})):
         with pytest.raises(ConfigError, match="must differ in `precision` and in nothing else"):
             laboratory.run(tier(model), made_sets(), to=tmp_path, results=tmp_path, applied_to=other)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_names_the_sets_that_need_a_folder_and_shows_what_came(
+def test_the_command_names_missing_sets_and_prints_results(
     model: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "bundles.yaml"
@@ -295,12 +295,12 @@ def test_the_command_names_the_sets_that_need_a_folder_and_shows_what_came(
     assert COUNTS in shown
     assert "counts" in shown
     assert "leave-one-set-out" in shown
-    assert (tmp_path / "results" / "tiny-full" / FIGURES).exists()
+    assert (tmp_path / "results" / "tiny-full" / METRICS).exists()
     with pytest.raises(SystemExit, match="there is no tier 'huge'"):
         laboratory.main("huge", to=whole)
 
 
-def test_questions_from_a_folder_that_is_not_there_end_the_command_with_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_of_questions_ends_the_command(tmp_path: Path) -> None:
     write_questions(tmp_path / "other.jsonl", made_sets()[COUNTS])
     with pytest.raises(SystemExit, match=r"squad_xquad\.jsonl:1: can't be read"):
         laboratory.main("smollm2-135m-instruct-full", data=tmp_path, to=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.laboratory.sets import FROM_FOLDER, ROWS, question_sets
 from ilis_guard.errors import QuestionError
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question, write_questions
 
 Sets = Mapping[str, list[Question]]
@@ -41,7 +41,7 @@ def sets() -> Sets:
     return question_sets(None)
 
 
-def test_each_set_is_made_again_as_it_was_harvested(sets: Sets, tmp_path: Path) -> None:
+def test_each_set_is_reproducible(sets: Sets, tmp_path: Path) -> None:
     for name, questions in sets.items():
         write_questions(tmp_path / name, questions)
     assert {name: sha256((tmp_path / name).read_bytes()).hexdigest() for name in sets} == DIGESTS
@@ -94,7 +94,7 @@ def test_the_documentation_names_all_sets_and_how_much_they_share(sets: Sets) ->
     assert f"{len(good & rated)} words are in both `positive-word` and" in text
 
 
-def test_what_is_read_holds_the_answer_and_two_others(sets: Sets) -> None:
+def test_a_context_holds_the_answer_and_two_others(sets: Sets) -> None:
     for question in sets["who-lives-where"]:
         assert question.context is not None
         assert question.context.count(" lives in ") == 3

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.neighbours.environments import prepare
 from benchmarks.neighbours.roster import Environment, NeighbourError
 
+pytestmark = pytest.mark.usefixtures("process")
+
 
 def wheel(folder: Path, name: str, version: str) -> Path:
     file = folder / f"{name}-{version}-py3-none-any.whl"
@@ -34,25 +36,23 @@ def installed(python: Path) -> set[str]:
     return {package for package in found if not package.startswith(("pip-", "setuptools-"))}
 
 
-def test_an_environment_is_made_once_and_again_when_its_pins_change(environment: Environment, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_an_environment_is_made_when_missing_broken_or_outdated(environment: Environment, tmp_path: Path) -> None:
+    steps: list[str] = []
     torch = str(wheel(tmp_path, "faketorch", "2.0"))
-    python = prepare(environment, f"{torch} --no-deps", said.append, tmp_path / "build")
-    assert installed(python) == {"faketorch-2.0", "library-1.0"}
-    assert [step.split()[0] for step in said] == ["1/3", "2/3", "3/3"]
-    assert prepare(environment, f"{torch} --no-deps", said.append, tmp_path / "build") == python
-    assert said[3:] == ["is there"]
-    environment.requirements.write_text(f"{wheel(tmp_path, 'library', '1.1')}\n")
-    prepare(environment, f"{torch} --no-deps", said.append, tmp_path / "build")
-    assert installed(python) == {"faketorch-2.0", "library-1.1"}
 
+    def make() -> Path:
+        steps.clear()
+        return prepare(environment, f"{torch} --no-deps", steps.append, tmp_path / "build")
 
-def test_pips_complaint_is_shown_and_a_broken_environment_isnt_used(environment: Environment, tmp_path: Path) -> None:
     good = environment.requirements.read_text()
     environment.requirements.write_text("no-such-library==9\n")
-    torch = str(wheel(tmp_path, "faketorch", "2.0"))
     with pytest.raises(NeighbourError, match=r"^ERROR: .*no-such-library==9.*\(all of it: library.pip.log\)$"):
-        prepare(environment, torch, lambda _step: None, tmp_path / "build")
+        make()
     environment.requirements.write_text(good)
-    python = prepare(environment, torch, lambda _step: None, tmp_path / "build")
+    python = make()
     assert installed(python) == {"faketorch-2.0", "library-1.0"}
+    assert [step.split()[0] for step in steps] == ["1/3", "2/3", "3/3"]
+    assert make() == python
+    assert steps == ["is there"]
+    environment.requirements.write_text(f"{wheel(tmp_path, 'library', '1.1')}\n")
+    assert installed(make()) == {"faketorch-2.0", "library-1.1"}

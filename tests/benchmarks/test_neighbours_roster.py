@@ -15,7 +15,7 @@ def requirements(environment: Environment) -> list[str]:
 
 
 @pytest.mark.parametrize("neighbour", NEIGHBOURS, ids=lambda neighbour: neighbour.name)
-def test_what_an_environment_holds_is_pinned_and_torch_is_left_to_its_own_line(neighbour: Neighbour) -> None:
+def test_an_environment_pins_all_packages_but_torch(neighbour: Neighbour) -> None:
     lines = requirements(neighbour.environment)
     if "-c ../../../constraints.txt" in lines:
         assert ROOT / "constraints.txt" in neighbour.environment.pinned_by

@@ -6,10 +6,12 @@ from benchmarks.neighbours.roster import Neighbour
 from benchmarks.neighbours.rounds import Outcome, measure
 from benchmarks.neighbours.worker import Measured, Worker
 
+pytestmark = pytest.mark.usefixtures("process")
+
 Enter = Callable[[str], tuple[Outcome, Worker]]
 
 
-def test_each_round_but_the_first_adds_a_pair_of_all_runs_in_alternating_order(enter: Enter) -> None:
+def test_each_round_after_the_first_adds_a_pair_in_alternating_order(enter: Enter) -> None:
     outcome, worker = enter("eager")
     measure([(outcome, worker)], ["a", "b"], 4, range(4))
     assert outcome.error is None

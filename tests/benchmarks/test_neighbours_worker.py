@@ -7,12 +7,14 @@ import pytest
 from benchmarks.neighbours.roster import NeighbourError
 from benchmarks.neighbours.worker import Worker
 
+pytestmark = pytest.mark.usefixtures("process")
+
 Start = Callable[[str], Worker]
 SLEPT = 0.2
 """Seconds, by the fake worker."""
 
 
-def test_a_worker_says_what_it_is(start: Start, tmp_path: Path) -> None:
+def test_a_worker_reports_its_versions(start: Start, tmp_path: Path) -> None:
     about = start("good").load(tmp_path, 4)
     assert about.version == metadata.version("pytest")
     assert (about.transformers, about.torch) == (metadata.version("transformers"), metadata.version("torch"))
@@ -21,7 +23,7 @@ def test_a_worker_says_what_it_is(start: Start, tmp_path: Path) -> None:
     assert about.packages == len(installed - {"pip", "setuptools"})
 
 
-def test_it_runs_what_it_is_asked_to_whatever_its_library_prints(start: Start, tmp_path: Path, log: Path) -> None:
+def test_a_worker_runs_requests_whatever_its_library_prints(start: Start, tmp_path: Path, log: Path) -> None:
     worker = start("good")
     worker.load(tmp_path, 4)
     for run in ("scored", "bare", "scored"):

@@ -1,9 +1,9 @@
 from collections import Counter
 
 import pytest
-from ilis_guard.lab.matching import is_correct
-from ilis_guard.lab.world_facts import world_facts
 
+from benchmarks.world_facts import world_facts
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question, read_questions, write_questions
 
 

@@ -139,7 +139,7 @@ def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threadin
 
     with pytest.raises(BudgetError, match="was given up"):
         caller.call(hang, deadline=soon())
-    with pytest.raises(BudgetError, match=r"it waited in line for the tier \(max_concurrent\)"):
+    with pytest.raises(BudgetError, match=r"it waited for other calls of the tier \(max_concurrent\)"):
         caller.call(lambda: "yes", deadline=soon())
     let_go.set()
     ended.wait()

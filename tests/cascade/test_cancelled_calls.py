@@ -6,8 +6,7 @@ import time
 import pytest
 import tenacity
 
-from ilis_guard.cascade.caller import ModelCaller
-from ilis_guard.cascade.limiter import Line
+from ilis_guard.cascade.caller import ConcurrencyLimiter, ModelCaller
 from ilis_guard.concurrency.cancellation import CancelToken
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.errors import BudgetError, ClientDisconnected, TransientModelError
@@ -50,24 +49,28 @@ def test_who_has_left_is_not_called_for_again() -> None:
 
 def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_next() -> None:
     for _ in range(50):
-        line, cancel_token = Line(1), CancelToken()
-        line.enter(None)
+        limiter, cancel_token = ConcurrencyLimiter(1), CancelToken()
+        limiter.acquire(None)
         left, entered = threading.Event(), threading.Event()
 
-        def first(line: Line = line, cancel_token: CancelToken = cancel_token, left: threading.Event = left) -> None:
+        def first(
+            limiter: ConcurrencyLimiter = limiter,
+            cancel_token: CancelToken = cancel_token,
+            left: threading.Event = left,
+        ) -> None:
             with pytest.raises(ClientDisconnected):
-                line.enter(endless(cancel_token))
+                limiter.acquire(endless(cancel_token))
             left.set()
 
-        def second(line: Line = line, entered: threading.Event = entered) -> None:
-            line.enter(None)
+        def second(limiter: ConcurrencyLimiter = limiter, entered: threading.Event = entered) -> None:
+            limiter.acquire(None)
             entered.set()
 
         waiting = [threading.Thread(target=target) for target in (first, second)]
         for thread in waiting:
             thread.start()
         # A place comes free while the first of those that wait for it leaves.
-        going = [threading.Thread(target=cancel_token.cancel), threading.Thread(target=line.leave)]
+        going = [threading.Thread(target=cancel_token.cancel), threading.Thread(target=limiter.release)]
         cancel_token._cancelled.set()
         for thread in going:
             thread.start()
@@ -78,9 +81,9 @@ def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_ne
 
 
 def test_who_waits_in_line_with_an_end_waits_until_then() -> None:
-    line = Line(1)
-    line.enter(None)
-    with pytest.raises(BudgetError, match="it waited in line for the tier"):
-        line.enter(Deadline.after(0.01, since=time.monotonic(), cancel_token=CancelToken()))
-    line.leave()
-    line.enter(Deadline.after(0.0, since=time.monotonic() + 60))
+    limiter = ConcurrencyLimiter(1)
+    limiter.acquire(None)
+    with pytest.raises(BudgetError, match="it waited for other calls of the tier"):
+        limiter.acquire(Deadline.after(0.01, since=time.monotonic(), cancel_token=CancelToken()))
+    limiter.release()
+    limiter.acquire(Deadline.after(0.0, since=time.monotonic() + 60))

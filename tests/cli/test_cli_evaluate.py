@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ilis_guard.lab.evaluation import bootstrap
-from tests.lab.made_rows import made_rows, write_harvest, write_questions
+from tests.lab.synthetic import synthetic_answers, write_harvest, write_questions
 
 SIZES = {"capital": 250, "city": 250}
-ROWS = made_rows(SIZES, signal=0.6)
+ROWS = synthetic_answers(SIZES, signal=0.6)
 WITHOUT_OBSERVATIONS = {"output-statistics", "sequence-probability", "signature", "trees", "fused"}
-TABLES = {"sets.csv", "figures.csv", "differences.csv", "typicality.csv", "importance.csv"}
+TABLES = {"sets.csv", "metrics.csv", "differences.csv", "typicality.csv", "importance.csv"}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_evaluating_writes_tables_and_a_page_and_shows_the_headline(run: Callable[..., Any], tmp_path: Path) -> None:
     first = write_harvest(ROWS.take(ROWS.datasets == "capital"), tmp_path / "capital.parquet")
     second = write_harvest(ROWS.take(ROWS.datasets == "city"), tmp_path / "city.parquet")
-    other = write_harvest(made_rows(SIZES, seed=3, signal=0.2), tmp_path / "nf4.parquet", "nf4")
+    other = write_harvest(synthetic_answers(SIZES, seed=3, signal=0.2), tmp_path / "nf4.parquet", "nf4")
     to = tmp_path / "new" / "evaluation"
     done = run("evaluate", str(first), str(second), "--to", str(to), "--applied-to", str(other), "--seeds", "2")
     assert done.status == 0, done.err
@@ -59,7 +59,7 @@ def test_evaluating_writes_tables_and_a_page_and_shows_the_headline(run: Callabl
     assert "weren't observed" in done.flat
     assert {path.name for path in to.iterdir()} == TABLES | {"report.html"}
 
-    figures = table(to / "figures.csv")
+    figures = table(to / "metrics.csv")
     assert {row["protocol"] for row in figures} == {
         *("in-distribution", "one-to-one", "leave-one-set-out", "refitted", "applied")
     }
@@ -86,9 +86,7 @@ def test_evaluating_writes_tables_and_a_page_and_shows_the_headline(run: Callabl
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_the_page_fetches_nothing_runs_nothing_and_tells_no_texts_unless_asked(
-    run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_page_loads_nothing_and_holds_no_texts_by_default(run: Callable[..., Any], tmp_path: Path) -> None:
     harvest = write_harvest(ROWS, tmp_path / "rows.parquet")
     questions = write_questions(ROWS, tmp_path / "asked.jsonl")
     common = ("evaluate", str(harvest), "--seeds", "1", "--questions", str(questions), "--to", str(tmp_path))

@@ -21,12 +21,12 @@ from ilis_guard.review.signing import verify
 from ilis_guard.types import Request
 from tests.cli.conftest import Result
 from tests.endpoint import listening
-from tests.website import SECRET
+from tests.server.website import SECRET
 
 Run = Callable[..., Result]
 
 
-def test_a_token_goes_with_its_hash(run: Run) -> None:
+def test_reviewer_token_prints_a_token_and_the_hash(run: Run) -> None:
     result = run("reviewer-token")
     (token,) = re.findall(r"only now:\s+(\S{43})\n", result.out)
     assert hash_token(token) in result.out
@@ -75,7 +75,7 @@ def test_the_page_is_served_by_a_process_that_stops_in_order(config: Path) -> No
         assert process.stderr.read() == ""
 
 
-def test_it_delivers_webhooks_that_lead_to_the_page(
+def test_serve_delivers_webhooks_that_link_to_the_page(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with listening(tmp_path) as endpoint:
@@ -100,13 +100,15 @@ def test_it_delivers_webhooks_that_lead_to_the_page(
     assert f"https://review.example.org/tickets/{ticket.id}" in heard.body.decode()
 
 
-def test_without_a_guard_and_a_page_there_is_nothing_to_serve(run: Run, config: Path) -> None:
+def test_without_a_guard_and_a_page_serve_fails(run: Run, config: Path) -> None:
     result = run("serve", "--config", str(config))
     assert result.status == 2
     assert "there is neither a `server` nor a `review.page`, so there is nothing to serve" in result.err
 
 
-def test_without_the_extra_it_says_how_to_get_it(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_install_command(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     importing = builtins.__import__
 
     def without_fastapi(name: str, *others: Any, **more: Any) -> Any:

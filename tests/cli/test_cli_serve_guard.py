@@ -89,7 +89,7 @@ def in_flight(url: str) -> float:
     return float(found[1])
 
 
-def test_what_is_under_way_when_it_is_told_to_stop_is_finished_or_escalated(tmp_path: Path) -> None:
+def test_requests_in_flight_at_shutdown_are_finished_or_escalated(tmp_path: Path) -> None:
     with guarding(tmp_path, SLOW) as (process, url), ThreadPoolExecutor(3) as pool:
         short, long = pool.submit(asked, url, "2"), pool.submit(asked, url, "600")
         streamed = pool.submit(asked, url, "600", stream=True)
@@ -144,7 +144,7 @@ def test_a_real_model_answers_openais_client_over_http(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org"])
-def test_without_keys_strangers_arent_let_in(run: Run, tmp_path: Path, host: str) -> None:
+def test_without_keys_serve_refuses_other_addresses(run: Run, tmp_path: Path, host: str) -> None:
     (tmp_path / "guard.yaml").write_text(SLOW)
     (tmp_path / "policy.yaml").write_text(POLICY)
     result = run("serve", "--config", str(tmp_path / "guard.yaml"), "--host", host)
@@ -152,7 +152,7 @@ def test_without_keys_strangers_arent_let_in(run: Run, tmp_path: Path, host: str
     assert f"without `server.api_keys` everybody who reaches '{host}' could ask the guard" in result.err
 
 
-def test_an_api_key_goes_with_its_hash(run: Run) -> None:
+def test_api_key_prints_a_key_and_the_hash(run: Run) -> None:
     result = run("api-key")
     (key,) = re.findall(r"only now:\s+(ilis-\S{43})\n", result.out)
     assert hash_token(key) in result.out
@@ -171,7 +171,7 @@ def test_an_api_key_goes_with_its_hash(run: Run) -> None:
         ("{api_key: x}", "6:10", "unknown key 'api_key'; did you mean 'api_keys'"),
     ],
 )
-def test_what_is_wrong_in_server_is_named_with_its_place(tmp_path: Path, server: str, place: str, words: str) -> None:
+def test_errors_in_the_server_section_name_their_place(tmp_path: Path, server: str, place: str, words: str) -> None:
     path = tmp_path / "guard.yaml"
     path.write_text(SLOW.replace("{shutdown_seconds: 3}", server))
     with pytest.raises(ConfigError) as refused:

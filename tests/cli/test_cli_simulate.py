@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from ilis_guard.lab.fit import fit
-from ilis_guard.lab.harvest import harvest, read_harvest
-from ilis_guard.lab.questions import Question
 from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
+
+from ilis_guard.lab import metrics
+from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier
+from ilis_guard.lab.attempts import AttemptTable, read_attempts, write_attempts
+from ilis_guard.lab.fit import fit
+from ilis_guard.lab.harvest import harvest
+from ilis_guard.lab.questions import Question
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.scoring.bundle import CalibrationSet
-from ilis_guard.scoring.bundle_files import CALIBRATION, METADATA
 from ilis_guard.testing import fake_guard
 from ilis_guard.types import Fingerprint, Generation, Message, Statistics
 
@@ -36,6 +38,7 @@ def scored(tmp_path: Path) -> Path:
         {
             "id": HOSTILE if number == 0 else f"q{number}",
             "tier": "small",
+            "dataset": "",
             "split": "train" if number >= 80 else "test",
             "stage": "answer",
             "uncertainty": 0.3 if number == 0 else float(random.random()),
@@ -47,8 +50,8 @@ def scored(tmp_path: Path) -> Path:
         }
         for number in range(100)
     ]
-    tiers = tuple(ScoredTier(name=name, bundle=None, prompt_bundle=None) for name in ("small", "large"))
-    write_scored(tmp_path / "scored.parquet", ScoredManifest(origin="harvest", tiers=tiers), rows)
+    manifest = AttemptManifest(origin="harvest", tiers=(AttemptTier(name="small"), AttemptTier(name="large")))
+    write_attempts(tmp_path / "scored.parquet", AttemptTable.of_rows(manifest, rows))
     return tmp_path / "scored.parquet"
 
 
@@ -100,8 +103,8 @@ def test_both_policies_are_shown_in_the_terminal_and_on_one_page(
     assert "old policy, n: the new one" in result.out
     assert "\x1b]0" not in result.out
     rows = [json.loads(line) for line in changed.read_text().splitlines()]
-    _, table = read_scored(scored)
-    held_out = {row["id"]: row["uncertainty"] for row in table.to_pylist() if row["split"] == "test"}
+    table = read_attempts(scored)
+    held_out = {row["id"]: row["uncertainty"] for row in table.rows() if row["split"] == "test"}
     expected = {id_ for id_, uncertainty in held_out.items() if 0.2 <= uncertainty < 0.5 or uncertainty > 0.9}
     assert {row["id"] for row in rows} == expected
     assert {(row["old"], row["new"]) for row in rows} == {("answer", "escalate"), ("escalate", None)}
@@ -193,12 +196,24 @@ def questions(count: int, start: int = 0) -> list[Question]:
     ]
 
 
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a harvest, and bundles that were fitted to its answers and prompts."""
+    folder = tmp_path_factory.mktemp("fitted")
+    harvest(Tapped(), questions(600), folder / "h.parquet", name="fake")
+    answers = read_attempts(folder / "h.parquet").answers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 60)  # the metadata's intervals aren't looked at
+        fit(answers, folder / "bundle")
+        fit(answers, folder / "prompts", stage="prompt")
+    return folder
+
+
 @pytest.fixture
-def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A harvest with a bundle that was fitted to it, and a guard.yaml that names it."""
+def bundled(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the harvest and its bundle, and a guard.yaml that names the bundle."""
     monkeypatch.chdir(tmp_path)
-    harvest(Tapped(), questions(600), tmp_path / "h.parquet", name="fake")
-    fit(read_harvest(tmp_path / "h.parquet"), tmp_path / "bundle")
+    shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
     (tmp_path / "guard.yaml").write_text(
         "version: 1\npolicy: default\ntiers: [{name: small, model: m, bundle: bundle}]\n"
         "review: {storage: 'sqlite:///tickets.db'}\n"
@@ -207,23 +222,21 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def splits(path: Path) -> dict[str, str]:
-    return {row["id"]: row["split"] for row in read_scored(path)[1].to_pylist()}
+    return {row["id"]: row["split"] for row in read_attempts(path).rows()}
 
 
-def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_row(
-    run: Callable[..., Any], bundled: Path
-) -> None:
+def test_a_scored_harvest_holds_scores_and_the_splits_of_the_fit(run: Callable[..., Any], bundled: Path) -> None:
     result = run("score", "h.parquet", "--tier", "small", "--to", "scored.parquet")
     assert (result.status, result.out) == (0, "600 rows in scored.parquet\n")
-    manifest, table = read_scored(bundled / "scored.parquet")
+    table = read_attempts(bundled / "scored.parquet")
     bundle = read_bundle(str(bundled / "bundle"))
-    assert manifest.tiers[0].bundle == bundle.digest
-    rows = {row["id"]: row for row in table.to_pylist()}
+    assert table.manifest.tiers[0].bundle == bundle.digest
+    rows = {row["id"]: row for row in table.rows()}
     scorer, answer = LightGBMScorer(bundle), Tapped()._answer(5)
     score = scorer.score(answer)
     assert (rows["q5"]["uncertainty"], rows["q5"]["typicality"]) == (score.uncertainty, score.typicality)
     assert (rows["q5"]["wrong"], rows["q5"]["text_length"]) == (True, 2)
-    assert rows["q7"]["error"] == "ScoringError: there is nothing to score: the answer is empty (0 tokens)"
+    assert rows["q7"]["error"] == "ScoringError"
     counts = {
         split: sum(row["split"] == split for row in rows.values() if not row["error"]) for split in bundle.metadata.rows
     }
@@ -235,19 +248,15 @@ def test_a_harvest_is_scored_by_its_bundle_and_says_what_the_fit_did_with_each_r
     assert simulated.status == 0
 
 
-def test_rows_of_a_bundle_that_doesnt_tell_its_rows_are_known_by_its_calibration_rows(
-    run: Callable[..., Any], bundled: Path
-) -> None:
-    run("score", "h.parquet", "--tier", "small", "--to", "told.parquet")
-    forget_rows(bundled / "bundle")
-    run("score", "h.parquet", "--tier", "small", "--to", "dealt.parquet")
-    assert splits(bundled / "dealt.parquet") == splits(bundled / "told.parquet")
-    harvest(Tapped(), questions(300, start=300), bundled / "other.parquet", name="fake")
-    assert run("score", "other.parquet", "--tier", "small", "--to", "other-scored.parquet").status == 0
-    assert set(splits(bundled / "other-scored.parquet").values()) == {"unknown"}
-    refused = run("policy", "simulate", "default", "default", "--on", "other-scored.parquet")
+def test_rows_scored_by_a_recalibrated_bundle_are_of_unknown_splits(run: Callable[..., Any], bundled: Path) -> None:
+    assert run("recalibrate", "bundle", "h.parquet", "--to", "recalibrated").status == 0
+    guard = bundled / "guard.yaml"
+    guard.write_text(guard.read_text().replace("bundle: bundle", "bundle: recalibrated"))
+    assert run("score", "h.parquet", "--tier", "small", "--to", "scored.parquet").status == 0
+    assert set(splits(bundled / "scored.parquet").values()) == {"unknown"}
+    refused = run("policy", "simulate", "default", "default", "--on", "scored.parquet")
     assert refused.status == 2
-    assert "none of the 300 requests is held out (unknown 300)" in " ".join(refused.err.split())
+    assert "none of the 600 requests is held out (unknown 600)" in " ".join(refused.err.split())
 
 
 def test_questions_that_a_fit_didnt_see_are_unseen_in_any_harvest(run: Callable[..., Any], bundled: Path) -> None:
@@ -258,25 +267,13 @@ def test_questions_that_a_fit_didnt_see_are_unseen_in_any_harvest(run: Callable[
     assert "unseen" not in {known[f"q{n}"] for n in range(500, 600)}
 
 
-def forget_rows(folder: Path) -> None:
-    """As a bundle of a release that didn't keep them."""
-    import hashlib
-
-    known = CalibrationSet.model_validate_json((folder / CALIBRATION).read_text())
-    text = known.model_copy(update={"splits": None}).model_dump_json()
-    (folder / CALIBRATION).write_text(text)
-    metadata = json.loads((folder / METADATA).read_text())
-    metadata["sha256"][CALIBRATION] = hashlib.sha256(text.encode()).hexdigest()
-    (folder / METADATA).write_text(json.dumps(metadata))
-
-
-def test_what_doesnt_go_together_is_refused(run: Callable[..., Any], bundled: Path) -> None:
+def test_inputs_that_do_not_go_together_are_refused(run: Callable[..., Any], bundled: Path) -> None:
     refused = {
         ("--to", "s.parquet"): "there is nothing to make a table from",
         ("h.parquet", "--to", "s.parquet"): "each harvest goes with a tier of its own: got 1 files and the tiers []",
         ("h.parquet", "--tier", "huge", "--to", "s.parquet"): "there is no tier 'huge'",
         ("h.parquet", "--tier", "small", "--verdicts", "v", "--to", "s.parquet"): "leave one out",
-        ("guard.yaml", "--tier", "small", "--to", "s.parquet"): "isn't a file of harvested rows",
+        ("guard.yaml", "--tier", "small", "--to", "s.parquet"): "isn't a Parquet file",
     }
     for arguments, complaint in refused.items():
         result = run("score", *arguments)
@@ -285,9 +282,7 @@ def test_what_doesnt_go_together_is_refused(run: Callable[..., Any], bundled: Pa
         assert not (bundled / "s.parquet").exists()
 
 
-def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
-    run: Callable[..., Any], config: Path
-) -> None:
+def test_logged_decisions_become_a_table_labelled_by_verdicts(run: Callable[..., Any], config: Path) -> None:
     config.write_text(
         config.read_text().replace("[{name: small, model: m}]", "[{name: small, model: m}, {name: large, model: m}]")
     )
@@ -301,7 +296,7 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     Path("decisions.jsonl").write_text("".join(json.dumps(one.to_dict()) + "\n" for one in made))
     result = run("score", "--decisions", "decisions.jsonl", "--verdicts", "verdicts.jsonl", "--to", "scored.parquet")
     assert (result.status, result.out) == (0, "6 rows in scored.parquet\n")
-    rows = read_scored(Path("scored.parquet"))[1].to_pylist()
+    rows = read_attempts(Path("scored.parquet")).rows()
     told = {(row["id"], row["tier"]): row for row in rows}
     assert [told[one.id, "large"]["wrong"] for one in made] == [False, True, None]
     assert [told[one.id, "small"]["wrong"] for one in made] == [None] * 3
@@ -311,43 +306,41 @@ def test_logged_decisions_become_a_table_in_which_verdicts_say_what_was_wrong(
     assert simulated.status == 0
     alone = run("score", "--verdicts", "verdicts.jsonl", "--to", "verdicts.parquet")
     assert (alone.status, alone.out) == (0, "2 rows in verdicts.parquet\n")
-    assert [row["wrong"] for row in read_scored(Path("verdicts.parquet"))[1].to_pylist()] == [False, True]
+    assert [row["wrong"] for row in read_attempts(Path("verdicts.parquet")).rows()] == [False, True]
 
 
-def test_a_guarantee_on_scores_of_unknown_bundles_is_doubted_and_what_scored_prompts_is_no_matter(
-    run: Callable[..., Any], bundled: Path
-) -> None:
+def test_a_guarantee_on_scores_of_unknown_bundles_has_a_caveat(run: Callable[..., Any], bundled: Path) -> None:
     (bundled / "p.yaml").write_text(
         "version: 1\nname: p\nguarantee: {max_error: 0.4}\nrules:\n"
         "  - {id: covered, when: certified, do: answer}\n  - {id: no, do: abstain}\n"
     )
     run("score", "h.parquet", "--tier", "small", "--to", "harvested.parquet")
-    manifest, table = read_scored(bundled / "harvested.parquet")
-    digest = manifest.tiers[0].bundle
+    table = read_attempts(bundled / "harvested.parquet")
+    digest = table.manifest.tiers[0].bundle
     for bundle, is_doubted in ((digest, False), (None, True)):
-        tier = ScoredTier(name="small", bundle=bundle, prompt_bundle="logged")
-        write_scored(bundled / "s.parquet", ScoredManifest(origin="decisions", tiers=(tier,)), table)
+        tier = AttemptTier(name="small", bundle=bundle, prompt_bundle="logged")
+        decided = AttemptManifest(origin="decisions", tiers=(tier,))
+        write_attempts(bundled / "s.parquet", AttemptTable(manifest=decided, table=table.table))
         told = run("policy", "simulate", "p.yaml", "p.yaml", "--on", "s.parquet", "-c", "guard.yaml")
         assert told.status == 0, told.err
         assert ("Which bundle scored the tiers ['small'] isn't on record" in told.flat) is is_doubted
 
 
-def test_the_prompts_cost_is_scored_as_the_live_guard_tells_it(run: Callable[..., Any], bundled: Path) -> None:
+def test_the_prompts_cost_is_that_of_the_live_guard(run: Callable[..., Any], bundled: Path) -> None:
     prices = "{per_request: 1, per_million_prompt_tokens: 1000000, per_million_tokens: 1000000}"
     guard = bundled / "guard.yaml"
     guard.write_text(guard.read_text().replace("bundle: bundle", f"bundle: bundle, cost: {prices}"))
     assert run("score", "h.parquet", "--tier", "small", "--to", "s.parquet").status == 0
     # Without a prompt bundle, rules of stage `prompt` are asked before the model is called.
-    rows = {row["id"]: row for row in read_scored(bundled / "s.parquet")[1].to_pylist()}
+    rows = {row["id"]: row for row in read_attempts(bundled / "s.parquet").rows()}
     assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (0.0, 5.0)
-    fit(read_harvest(bundled / "h.parquet"), bundled / "prompts", stage="prompt")
     guard.write_text(guard.read_text().replace("bundle: bundle,", "bundle: bundle, prompt_bundle: prompts,"))
     assert run("score", "h.parquet", "--tier", "small", "--to", "s.parquet").status == 0
-    rows = {row["id"]: row for row in read_scored(bundled / "s.parquet")[1].to_pylist()}
+    rows = {row["id"]: row for row in read_attempts(bundled / "s.parquet").rows()}
     assert (rows["q5"]["prompt_cost"], rows["q5"]["cost"]) == (4.0, 5.0)
 
 
-def test_a_wrong_line_is_named_without_what_stands_in_it(run: Callable[..., Any], config: Path) -> None:
+def test_a_wrong_line_is_named_without_its_content(run: Callable[..., Any], config: Path) -> None:
     (config.parent / "decisions.jsonl").write_text(
         '\n{"id": "d1", "attempts": [{"tier": "small", "text": ["secret"]}]}\n'
     )

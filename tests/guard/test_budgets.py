@@ -227,7 +227,7 @@ def test_requests_wait_in_line_for_a_tier_and_none_longer_than_it_may(hanging: H
     # The call that was given up is still under way.
     second = watched.decide(QUESTION)
     assert problem(second.attempts[0]) == (
-        "BudgetError: the request's 0.2 seconds are over; it waited in line for the tier (max_concurrent)"
+        "BudgetError: the request's 0.2 seconds are over; it waited for other calls of the tier (max_concurrent)"
     )
     assert hanging.calls == []
 

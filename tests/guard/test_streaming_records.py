@@ -11,10 +11,10 @@ from ilis_guard import Attempt, Decision, Guard, Policy
 from ilis_guard.cascade.early_stop import PATIENCE
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.cli.decision_tables import attempts_table
-from ilis_guard.lab.logged import score_decisions
+from ilis_guard.lab.score import score_decisions
 from ilis_guard.policy.explain import explain_decision
-from ilis_guard.policy.replay import Retold, retrace
-from ilis_guard.policy.written import WrittenAttempt
+from ilis_guard.policy.records import AttemptJson
+from ilis_guard.policy.replay import DecisionRecord, replay
 from ilis_guard.review.record import judged_in
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
@@ -46,15 +46,13 @@ def cut() -> Decision:
     return made
 
 
-def test_an_attempt_that_was_printed_is_read_again_with_and_without_where_it_was_cut(cut: Decision) -> None:
+def test_a_printed_attempt_is_read_back_with_its_early_stop(cut: Decision) -> None:
     printed = cut.attempts[0].to_dict()
-    assert WrittenAttempt.model_validate_json(json.dumps(printed)).made.stopped_at == PATIENCE
-    del printed["stopped_at"]
-    assert WrittenAttempt.model_validate_json(json.dumps(printed)).made.stopped_at is None
+    assert AttemptJson.model_validate_json(json.dumps(printed)).attempt.stopped_at == PATIENCE
 
 
 def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
-    retold = Retold(
+    record = DecisionRecord(
         id=cut.id,
         policy=cut.policy,
         action=cut.action,
@@ -65,17 +63,17 @@ def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
         prompt_length=cut.prompt_length,
         thresholds={},
     )
-    steps = retrace(POLICY, retold, larger_tiers=(), given={}).steps
+    steps = replay(POLICY, record, larger_tiers=(), given={}).steps
     assert [step.agrees for step in steps] == [True, True]
     assert steps[0].explanation.ruling is not None
     assert steps[0].explanation.ruling.action is Action.RETRY
-    assert retold.paragraph == explain_decision(cut)
+    assert record.paragraph == explain_decision(cut)
 
 
 def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     path.write_text(json.dumps(cut.to_dict()) + "\n")
-    _, (small, large) = score_decisions(["small", "large"], path)
+    small, large = score_decisions(["small", "large"], path).rows()
     assert (small["stage"], small["uncertainty"], small["seconds"]) == ("prompt", None, None)
     assert (large["stage"], large["uncertainty"]) == ("answer", 0.1)
 

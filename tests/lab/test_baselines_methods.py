@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from ilis_guard.errors import FitError
+from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines import probes
-from ilis_guard.lab.baselines.methods import SIGNATURE, Method, methods
+from ilis_guard.lab.baselines.estimator import Estimator, Method
+from ilis_guard.lab.baselines.methods import SIGNATURE, methods
 from ilis_guard.lab.baselines.observations import SCORES, SITES
-from ilis_guard.lab.baselines.probes import AllLayersProbe, FittedLayerProbe, LayerProbe
+from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LayerProbeEstimator
 from ilis_guard.lab.metrics import auroc
-from ilis_guard.lab.rows import Mask, Rows
 from ilis_guard.types import Fingerprint, Position, Site
+from tests.lab.synthetic import harvest_manifest
 
 LAYERS, HIDDEN, TOLD_AT = 6, 24, 4
 POSITIONS: tuple[Position, ...] = ("prompt", "last", "mean")
@@ -21,7 +23,7 @@ METHODS = {method.name: method for method in methods()}
 SUPERVISED = [name for name, method in METHODS.items() if method.kind != "unsupervised"]
 
 
-def made(size: int, seed: int, *, signal: float = 1.5) -> Rows:
+def made(size: int, seed: int, *, signal: float = 1.5) -> Answers:
     """Rows in which all that methods look at tells how wrong an answer is; activations only at one layer."""
     random = np.random.default_rng(seed)
     wrong = random.random(size) < 0.4
@@ -38,20 +40,22 @@ def made(size: int, seed: int, *, signal: float = 1.5) -> Rows:
         layers = noise(LAYERS, HIDDEN)
         layers[:, TOLD_AT, :3] += told[:, None]
         activations[site] = (layers * np.arange(1, LAYERS + 1)[:, None]).astype(np.float16)
-    return Rows(
-        fingerprint=Fingerprint(
-            weights="ab",
-            precision="full",
-            dtype="float32",
-            layers=LAYERS,
-            hidden=HIDDEN,
-            site="mlp",
-            taps="layers.*.mlp",
-            temperature=1.0,
-            decoding="greedy",
-            prompt="cd",
+    return Answers(
+        manifest=harvest_manifest(
+            Fingerprint(
+                weights="ab",
+                precision="full",
+                dtype="float32",
+                layers=LAYERS,
+                hidden=HIDDEN,
+                site="mlp",
+                taps="layers.*.mlp",
+                temperature=1.0,
+                decoding="greedy",
+                prompt="cd",
+            )
         ),
-        ids=np.array([f"q{row}" for row in range(size)]),
+        ids=np.array([f"q{row}" for row in range(size)], dtype=object),
         datasets=np.array(["d"] * size),
         wrong=wrong,
         signatures=maps,
@@ -64,21 +68,33 @@ def made(size: int, seed: int, *, signal: float = 1.5) -> Rows:
 ROWS = made(900, 0)
 
 
-def thirds(rows: Rows) -> tuple[Mask, Mask, Mask]:
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of the probe on all layers learns these rows in a few epochs."""
+    monkeypatch.setattr(probes, "MOST_EPOCHS", 12)
+    monkeypatch.setattr(probes, "PATIENCE", 3)
+
+
+def thirds(rows: Answers) -> tuple[Mask, Mask, Mask]:
     """Rows to learn from, to choose on, and to look at."""
     place = np.arange(len(rows)) / len(rows)
     return place < 0.5, (place >= 0.5) & (place < 0.7), place >= 0.7
 
 
-def held_out_auroc(method: Method, rows: Rows, seed: int = 0) -> float:
+def scores(method: Method, rows: Answers, train: Mask, validation: Mask, of: Answers, *, seed: int = 0) -> np.ndarray:
+    fitted = method.fit(rows, train, validation, seed)
+    return fitted.predict_proba(of) if isinstance(fitted, Estimator) else fitted.decision_function(of)
+
+
+def held_out_auroc(method: Method, rows: Answers, seed: int = 0) -> float:
     train, validation, test = thirds(rows)
-    scored = method.fit(rows, train, validation, seed).predict(rows.take(test))
+    scored = scores(method, rows, train, validation, rows.take(test), seed=seed)
     assert scored.shape == (test.sum(),)
     assert scored.dtype == np.float64
     return auroc(rows.wrong[test], scored)
 
 
-def shuffled(rows: Rows) -> Rows:
+def shuffled(rows: Answers) -> Answers:
     return replace(rows, wrong=np.random.default_rng(3).permutation(rows.wrong))
 
 
@@ -103,7 +119,7 @@ def test_a_method_that_learns_is_chance_where_there_is_nothing_to_learn(name: st
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_gives_the_same_scores(name: str) -> None:
     train, validation, _ = thirds(ROWS)
-    first, second = (METHODS[name].fit(ROWS, train, validation, 7).predict(ROWS) for _ in range(2))
+    first, second = (scores(METHODS[name], ROWS, train, validation, ROWS, seed=7) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -125,7 +141,7 @@ def test_rows_in_no_mask_change_nothing(name: str) -> None:
         activations={site: mixed(layers, other.activations[site]) for site, layers in ROWS.activations.items()},
     )
     seen = ROWS.take(train)
-    before, after = (METHODS[name].fit(rows, train, validation, 0).predict(seen) for rows in (ROWS, altered))
+    before, after = (scores(METHODS[name], rows, train, validation, seen) for rows in (ROWS, altered))
     np.testing.assert_array_equal(after, before)
 
 
@@ -133,16 +149,16 @@ def test_rows_in_no_mask_change_nothing(name: str) -> None:
 def test_the_probe_looks_at_the_layer_that_tells(site: str) -> None:
     train, validation, _ = thirds(ROWS)
     fitted = METHODS[f"probe-{site}"].fit(ROWS, train, validation, 0)
-    assert isinstance(fitted, FittedLayerProbe)
+    assert isinstance(fitted, LayerProbeEstimator)
     assert fitted.layer == TOLD_AT
     assert fitted.classifier.strength in probes.STRENGTHS
 
 
-def test_layer_and_penalty_are_those_that_validation_rows_are_told_apart_by_best() -> None:
+def test_layer_and_penalty_have_the_best_validation_auroc() -> None:
     train, validation, _ = thirds(ROWS)
     rows = made(900, 5, signal=0.4)
     fitted = LayerProbe(name="probe-mlp", site="mlp").fit(rows, train, validation, 0)
-    chosen = auroc(rows.wrong[validation], fitted.predict(rows.take(validation)))
+    chosen = auroc(rows.wrong[validation], fitted.predict_proba(rows.take(validation)))
     assert rows.activations is not None
     for layer in range(LAYERS):
         numbers = rows.activations["mlp"][:, layer].astype(np.float64)
@@ -176,11 +192,11 @@ def test_a_network_takes_part_where_there_is_no_straight_line(monkeypatch: pytes
     crossed = replace(rows, activations={**rows.activations, "residual": layers.astype(np.float16)})
     assert held_out_auroc(LayerProbe(name="probe-residual", site="residual"), crossed) < 0.6
     assert held_out_auroc(AllLayersProbe(), crossed) > 0.9
-    monkeypatch.setattr(probes, "PIECE", 100)
+    monkeypatch.setattr(probes, "CHUNK", 100)
     assert held_out_auroc(AllLayersProbe(), crossed) > 0.9
 
 
-def without_one(rows: Rows) -> Rows:
+def without_one(rows: Answers) -> Answers:
     """One number of what the method looks at is missing, in the last row."""
     assert rows.unsupervised is not None
     assert rows.activations is not None
@@ -204,19 +220,19 @@ def test_a_missing_number_is_an_error(name: str) -> None:
     train, validation, test = thirds(ROWS)
     spoilt = without_one(ROWS)
     with pytest.raises(FitError, match=f"{name!r} has no finite number for 1 of .*'q899'"):
-        METHODS[name].fit(spoilt, train, validation, 0).predict(spoilt)  # learned from whole rows, asked of the other
+        scores(METHODS[name], spoilt, train, validation, spoilt)  # learned from whole rows, asked of the other
     if METHODS[name].kind != "unsupervised":
         with pytest.raises(FitError, match="'q899'"):
             METHODS[name].fit(spoilt, test, validation, 0)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_rows_that_were_not_observed_are_refused_by_methods_that_need_it(name: str) -> None:
+def test_methods_that_need_observations_refuse_rows_without(name: str) -> None:
     bare = replace(ROWS, unsupervised=None, activations=None)
     train, validation, _ = thirds(ROWS)
 
     def run() -> np.ndarray:
-        return METHODS[name].fit(bare, train, validation, 0).predict(bare)
+        return scores(METHODS[name], bare, train, validation, bare)
 
     if name in ("output-statistics", "sequence-probability", "signature", "trees", "fused"):
         assert np.isfinite(run()).all()
@@ -234,7 +250,7 @@ Change = Callable[[Mask, Mask], tuple[Mask, Mask]]
     [
         (lambda train, validation: (train & ROWS.wrong, validation), "the train rows hold 0 right"),
         (lambda train, validation: (train, validation & ~ROWS.wrong), "the validation rows hold .* and 0 wrong"),
-        (lambda train, validation: (train | validation, validation), "180 rows are to be learned from and chosen on"),
+        (lambda train, validation: (train | validation, validation), "180 rows are both train and validation rows"),
     ],
 )
 def test_rows_that_nothing_can_be_learned_from_are_refused(name: str, change: Change, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ilis_guard.lab import comparison as module
 from ilis_guard.lab.comparison import changes, compare
-from ilis_guard.policy.recordings import Few, Recorded, RecordedTier
+from ilis_guard.policy.recordings import Categorical, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
 
@@ -22,8 +22,10 @@ def outcomes(*actions: Action | None, **columns: Any) -> Outcomes:
     given |= {"audited": [False] * count} | columns
     return Outcomes(
         action=np.array([OUTCOMES.index(action) for action in actions], dtype=np.int8),
-        rule=Few(values=("r",), codes=np.zeros(count, dtype=np.int64)),
-        undecided=Few(values=("", "never run"), codes=np.array([action is U for action in actions], dtype=np.int64)),
+        rule=Categorical(values=("r",), codes=np.zeros(count, dtype=np.int64)),
+        undecided=Categorical(
+            values=("", "never run"), codes=np.array([action is U for action in actions], dtype=np.int64)
+        ),
         tier=np.zeros(count, dtype=np.int64),
         tokens=np.zeros(count, dtype=np.int64),
         attempts=np.array(given["attempts"]),
@@ -34,14 +36,14 @@ def outcomes(*actions: Action | None, **columns: Any) -> Outcomes:
     )
 
 
-def recorded(uncertainty: list[float], wrong: list[int]) -> Recorded:
+def recorded(uncertainty: list[float], wrong: list[int]) -> Recording:
     count = len(uncertainty)
     nothing: np.ndarray = np.full(count, NAN)
-    none: Few[Any] = Few(values=("",), codes=np.zeros(count, dtype=np.int64))
-    tier = RecordedTier(
+    none: Categorical[Any] = Categorical(values=("",), codes=np.zeros(count, dtype=np.int64))
+    tier = TierRecording(
         name="small",
         scores_prompts=False,
-        came_to=np.full(count, 2, dtype=np.int8),
+        reached=np.full(count, 2, dtype=np.int8),
         uncertainty=np.array(uncertainty),
         typicality=nothing,
         prompt_uncertainty=nothing,
@@ -58,10 +60,10 @@ def recorded(uncertainty: list[float], wrong: list[int]) -> Recorded:
         wrong=np.array(wrong, dtype=np.int8),
     )
     ids = [f"q{number}" for number in range(count)]
-    return Recorded(ids=ids, labels=none, prompt_length=np.zeros(count, dtype=np.int64), tiers=(tier,))
+    return Recording(ids=ids, labels=none, prompt_length=np.zeros(count, dtype=np.int64), tiers=(tier,))
 
 
-def test_every_figure_is_what_counting_says() -> None:
+def test_every_measure_equals_a_count_by_hand() -> None:
     old = outcomes(A, A, B, E, E, cost=[1, 2, 3, 4, NAN], wrong=[1, 0, NAN, NAN, NAN], attempts=[1, 2, 1, 3, 1])
     new = outcomes(
         A, E, A, U, E, cost=[2, 2, NAN, NAN, 5], wrong=[1, NAN, 0, NAN, NAN], audited=[True, False, False, False, False]
@@ -69,7 +71,7 @@ def test_every_figure_is_what_counting_says() -> None:
     compared = compare(recorded([0.1] * 5, [1, 0, 0, 1, 1]), old, new, requests_per_hour=50)
     values = {
         row.name: tuple(None if one is None else one.value for one in (row.old, row.new, row.difference))
-        for row in compared.rows
+        for row in compared.measures
     }
     assert values["coverage"] == pytest.approx((0.4, 0.4, 0.0))
     assert values["error of answered"] == pytest.approx((0.5, 0.5, 0.0))
@@ -80,7 +82,7 @@ def test_every_figure_is_what_counting_says() -> None:
     assert values["retries per request"] == pytest.approx((0.6, 0.0, -0.25))  # the difference: without the undecided
     assert values["cost per request"] == pytest.approx((2.5, 3.0, 0.5))  # the difference: of the first two alone
     assert values["mean seconds"] == (None, None, None)
-    assert compared.became == {(A, A): 1, (A, E): 1, (B, A): 1, (E, U): 1, (E, E): 1}
+    assert compared.transitions == {(A, A): 1, (A, E): 1, (B, A): 1, (E, U): 1, (E, E): 1}
     assert (compared.changed, compared.undecided) == (3, ({}, {"never run": 1}))
     changed = list(changes(recorded([0.1] * 5, [1, 0, 0, 1, 1]), old, new))
     assert [(one.id, one.old, one.new, one.old_wrong, one.new_wrong) for one in changed] == [
@@ -93,14 +95,14 @@ def test_every_figure_is_what_counting_says() -> None:
 def test_the_slow_ones_are_the_nearest_rank() -> None:
     old = outcomes(*[B] * 40, seconds=list(range(40)))
     compared = compare(recorded([0.1] * 40, [0] * 40), old, old, requests_per_hour=1)
-    slow = compared.row("seconds at most, of 95 %")
+    slow = compared.measure("seconds at most, of 95 %")
     assert slow.old is not None
     assert slow.old.value == 37  # the 38th of 40
     assert slow.difference is not None
     assert (slow.difference.low, slow.difference.high) == (0, 0)
 
 
-def test_the_curve_says_what_answering_the_least_uncertain_would_cost() -> None:
+def test_the_curve_is_the_error_of_the_least_uncertain() -> None:
     compared = compare(
         recorded([0.1, 0.4, 0.2, 0.2, NAN], [0, 1, 1, 0, 1]),
         outcomes(*[B] * 5),
@@ -128,10 +130,10 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(most_drawn: int, m
         compared = compare(recorded([0.5] * count, [0] * count), old, new, requests_per_hour=1)
         truths = {"coverage": 0.6, "error of answered": 0.2, "cost per request": 2.0}
         for name, truth in truths.items():
-            one = compared.row(name).old
+            one = compared.measure(name).old
             assert one is not None
             covered[name] += one.low <= truth <= one.high
-        difference = compared.row("coverage").difference
+        difference = compared.measure("coverage").difference
         assert difference is not None
         covered["difference"] += difference.low <= -0.06 <= difference.high
         # Paired: were the policies resampled apart, the interval would be more than three times as wide.

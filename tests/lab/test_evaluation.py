@@ -6,57 +6,66 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.baselines.methods import Fused, Kind, OutputStatistics
-from ilis_guard.lab.counted import calibration_error, counted
+from ilis_guard.lab.attempts import Answers, Mask
+from ilis_guard.lab.baselines.estimator import Kind
+from ilis_guard.lab.baselines.methods import Fused, OutputStatistics
 from ilis_guard.lab.evaluation import bootstrap
-from ilis_guard.lab.evaluation.bootstrap import EXACT, error_if_exact
-from ilis_guard.lab.evaluation.figures import MEAN, POOLED, Difference, Figure, count_groups, differences, figures
+from ilis_guard.lab.evaluation.bootstrap import (
+    MEAN,
+    POOLED,
+    Difference,
+    MetricEstimate,
+    count_groups,
+    differences,
+    error_if_exact,
+    estimate_metrics,
+)
+from ilis_guard.lab.evaluation.evaluate import _worst_cases as worst_cases
+from ilis_guard.lab.evaluation.ood import detections
 from ilis_guard.lab.evaluation.sets import best_constant, counted_sets, question_sets
-from ilis_guard.lab.evaluation.shifting import detections
 from ilis_guard.lab.evaluation.trials import OTHERS, Trial, check_pair, count_fits, trials
-from ilis_guard.lab.evaluation.worst import worst_cases
 from ilis_guard.lab.fit import split
+from ilis_guard.lab.metrics import EXACT, ScoreCounts
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.rows import Mask, Rows
-from tests.lab.made_rows import Saying, fingerprint, made_rows, noise
+from tests.lab.synthetic import FixedRanker, fingerprint, noise, synthetic_answers
 
 SIZES = {"capital": 300, "city": 300, "river": 300}
 SEEDS = 2
 
 
-def telling(rows: Rows) -> np.ndarray:
+def telling(rows: Answers) -> np.ndarray:
     """Tells a good deal: noise, and a step where the answer is wrong."""
     told: np.ndarray = noise(rows) + 2 * rows.wrong
     return told
 
 
 METHODS = (
-    Saying("telling", telling),
-    Saying("noise", noise),
-    Saying("against", lambda rows: -telling(rows)),
+    FixedRanker("telling", telling),
+    FixedRanker("noise", noise),
+    FixedRanker("against", lambda rows: -telling(rows)),
     OutputStatistics(),
     Fused(),
 )
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
-    return made_rows(SIZES)
+def rows() -> Answers:
+    return synthetic_answers(SIZES)
 
 
 @pytest.fixture(scope="module")
-def tried(rows: Rows) -> list[Trial]:
+def tried(rows: Answers) -> list[Trial]:
     return list(trials(rows, METHODS, seeds=SEEDS, applied=None, progress=lambda: None))
 
 
 @pytest.fixture(scope="module")
-def found(tried: list[Trial]) -> list[Figure]:
+def found(tried: list[Trial]) -> list[MetricEstimate]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(bootstrap, "RESAMPLES", 200)
-        return figures(tried)
+        return estimate_metrics(tried)
 
 
-def one(found: list[Figure], protocol: str, method: str, metric: str, tested: str = MEAN) -> Figure:
+def one(found: list[MetricEstimate], protocol: str, method: str, metric: str, tested: str = MEAN) -> MetricEstimate:
     (figure,) = (
         figure
         for figure in found
@@ -83,19 +92,19 @@ def test_all_methods_are_tested_on_the_same_rows(tried: list[Trial]) -> None:
     assert all(len(places) == 1 for places in of_cell.values())
 
 
-def test_nothing_that_is_tested_was_trained_on_chosen_on_or_calibrated_on(rows: Rows) -> None:
+def test_nothing_that_is_tested_was_trained_on_chosen_on_or_calibrated_on(rows: Answers) -> None:
     seen: list[tuple[set[str], set[str]]] = []
 
     class Watching:
         name: str = "watching"
         kind: Kind = "signature"
 
-        def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Saying:
-            splits = split(tuple(rows.datasets.tolist()), seed)
+        def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> FixedRanker:
+            splits = split(rows.datasets, seed)
             assert not (train & ~splits["train"]).any()
             assert not (validation & ~splits["validation"]).any()
             seen.append((set(rows.ids[train | validation]), set(rows.datasets[train | validation])))
-            return Saying("watching", lambda asked: np.full(len(asked), 0.5))
+            return FixedRanker("watching", lambda asked: np.full(len(asked), 0.5))
 
     def check(trial: Trial) -> None:
         learned, sets = seen[-1]
@@ -106,7 +115,7 @@ def test_nothing_that_is_tested_was_trained_on_chosen_on_or_calibrated_on(rows: 
             assert len(trial.places) == len(of_set)
         else:
             assert sets == {trial.trained_on}
-            test = split(tuple(rows.datasets.tolist()), trial.seed)["test"] & (rows.datasets == trial.tested_on)
+            test = split(rows.datasets, trial.seed)["test"] & (rows.datasets == trial.tested_on)
             assert set(of_set[trial.places]) == set(rows.ids[test])
 
     for trial in trials(rows, [Watching()], seeds=2, applied=None, progress=lambda: None):
@@ -114,7 +123,7 @@ def test_nothing_that_is_tested_was_trained_on_chosen_on_or_calibrated_on(rows: 
     assert len(seen) == count_fits(sets=3, applied_sets=0, methods=1, seeds=2) == 9
 
 
-def test_what_tells_wins_and_noise_is_chance(found: list[Figure]) -> None:
+def test_an_informative_score_wins_and_noise_is_chance(found: list[MetricEstimate]) -> None:
     for protocol in ("in-distribution", "one-to-one", "leave-one-set-out"):
         assert one(found, protocol, "fused", "auroc").value > 0.75
         # Two normal distributions two standard deviations apart.
@@ -125,7 +134,9 @@ def test_what_tells_wins_and_noise_is_chance(found: list[Figure]) -> None:
         assert one(found, protocol, "against", "auroc").value < 0.15
 
 
-def test_a_figure_is_the_mean_over_seeds_of_what_scikit_learn_says(found: list[Figure], tried: list[Trial]) -> None:
+def test_an_estimate_is_the_mean_over_seeds_of_scikit_learns_metric(
+    found: list[MetricEstimate], tried: list[Trial]
+) -> None:
     cell = [
         trial
         for trial in tried
@@ -146,7 +157,9 @@ def test_a_figure_is_the_mean_over_seeds_of_what_scikit_learn_says(found: list[F
     assert low < figure.value < high
 
 
-def test_unbounded_scores_are_calibrated_too_and_keep_their_order(found: list[Figure], tried: list[Trial]) -> None:
+def test_unbounded_scores_are_calibrated_too_and_keep_their_order(
+    found: list[MetricEstimate], tried: list[Trial]
+) -> None:
     ece, exact = (one(found, "in-distribution", "telling", metric, POOLED) for metric in ("ece", EXACT))
     assert ece.value < exact.value + 0.05
     assert one(found, "in-distribution", "telling", "brier_skill").value > 0.4
@@ -156,7 +169,7 @@ def test_unbounded_scores_are_calibrated_too_and_keep_their_order(found: list[Fi
             assert (np.diff(trial.probability[order]) >= 0).all()
 
 
-def test_a_score_the_wrong_way_round_is_worth_its_base_rate_and_still_ranks_as_it_does(tried: list[Trial]) -> None:
+def test_a_reversed_score_is_calibrated_to_the_base_rate(tried: list[Trial]) -> None:
     for trial in tried:
         if trial.method == "against":
             assert len(set(trial.probability.tolist())) == 1
@@ -164,7 +177,7 @@ def test_a_score_the_wrong_way_round_is_worth_its_base_rate_and_still_ranks_as_i
             assert len(set(trial.raw.tolist())) > 1
 
 
-def test_differences_are_paired(found: list[Figure]) -> None:
+def test_differences_are_paired(found: list[MetricEstimate]) -> None:
     told = {(one.protocol, one.metric, one.method): one for one in differences(found, "telling")}
     better = told["in-distribution", "auroc", "noise"]
     assert better.value == pytest.approx(
@@ -182,41 +195,41 @@ def test_differences_are_paired(found: list[Figure]) -> None:
     assert len(told["one-to-one", "auroc", "noise"].of_each) == 6
 
 
-def test_a_method_does_not_differ_from_itself_draw_by_draw(rows: Rows) -> None:
-    twins = (Saying("one", telling), Saying("other", lambda rows: 2 * telling(rows) + 7))
+def test_a_method_does_not_differ_from_itself_draw_by_draw(rows: Answers) -> None:
+    twins = (FixedRanker("one", telling), FixedRanker("other", lambda rows: 2 * telling(rows) + 7))
     made = trials(rows, twins, seeds=1, applied=None, progress=lambda: None)
-    told: list[Difference] = differences(figures(list(made)), "one")
+    told: list[Difference] = differences(estimate_metrics(list(made)), "one")
     assert told
     for twin in told:
         assert twin.interval == pytest.approx((0, 0), abs=1e-9)
 
 
-def test_the_interval_of_a_mean_over_sets_is_narrower_than_that_of_one_set(found: list[Figure]) -> None:
+def test_the_interval_of_a_mean_over_sets_is_narrower_than_that_of_one_set(found: list[MetricEstimate]) -> None:
     low, high = one(found, "in-distribution", "noise", "auroc").interval
     one_low, one_high = one(found, "in-distribution", "noise", "auroc", "city").interval
     assert high - low < 0.8 * (one_high - one_low)
 
 
-def test_progress_is_told_as_often_as_announced(rows: Rows) -> None:
+def test_progress_is_told_as_often_as_announced(rows: Answers) -> None:
     ticks: list[str] = []
     few = METHODS[:2]
     made = list(trials(rows, few, seeds=2, applied=rows, progress=lambda: ticks.append("fit")))
-    figures(made, progress=lambda: ticks.append("group"))
+    estimate_metrics(made, progress=lambda: ticks.append("group"))
     assert ticks.count("fit") == count_fits(sets=3, applied_sets=3, methods=2, seeds=2)
     assert ticks.count("group") == count_groups(made) == 2 * 5
 
 
-def test_at_the_other_precision_the_same_questions_are_tested_and_what_was_fitted_is_applied(rows: Rows) -> None:
+def test_precision_transfer_tests_the_same_questions(rows: Answers) -> None:
     """There the maps say nothing, so that a refit finds nothing, and rows come in another order."""
     order = np.random.default_rng(1).permutation(len(rows))[:-40]
-    silent = made_rows(SIZES, seed=5, signal=0.0)
+    silent = synthetic_answers(SIZES, seed=5, signal=0.0)
     away = replace(rows, signatures=silent.signatures, statistics=silent.statistics).take(order)
     made = list(trials(rows, [Fused()], seeds=1, applied=away, progress=lambda: None))
-    found = figures(made)
+    found = estimate_metrics(made)
     assert one(found, "in-distribution", "fused", "auroc").value > 0.75
     for protocol in ("applied", "refitted"):
         assert one(found, protocol, "fused", "auroc").value == pytest.approx(0.5, abs=0.15)
-    test = rows.ids[split(tuple(rows.datasets.tolist()), 0)["test"]]
+    test = rows.ids[split(rows.datasets, 0)["test"]]
     for trial in made:
         if trial.protocol in ("applied", "refitted"):
             of_set = away.ids[away.datasets == trial.tested_on]
@@ -233,25 +246,25 @@ def test_precisions_that_are_not_a_pair_are_refused() -> None:
         check_pair(fingerprint(), replace(fingerprint("nf4"), prompt="ef"))
 
 
-def test_a_set_of_one_class_in_a_split_is_an_error_that_names_it(rows: Rows) -> None:
-    test = split(tuple(rows.datasets.tolist()), 0)["test"] & (rows.datasets == "city")
+def test_an_error_names_the_set_with_one_class_in_a_split(rows: Answers) -> None:
+    test = split(rows.datasets, 0)["test"] & (rows.datasets == "city")
     with pytest.raises(FitError, match="the test rows of 'city' are all wrong"):
         list(trials(replace(rows, wrong=rows.wrong | test), METHODS, seeds=1, applied=None, progress=lambda: None))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_score_that_is_no_number_is_an_error_that_names_the_method(rows: Rows, bad: float) -> None:
-    broken = Saying("broken", lambda asked: np.where(np.arange(len(asked)) == 3, bad, 0.5))
+def test_a_score_that_is_no_number_is_an_error_that_names_the_method(rows: Answers, bad: float) -> None:
+    broken = FixedRanker("broken", lambda asked: np.where(np.arange(len(asked)) == 3, bad, 0.5))
     with pytest.raises(FitError, match=r"'broken' must give 240 finite scores.* 1 of them not finite"):
         list(trials(rows, [broken], seeds=1, applied=None, progress=lambda: None))
 
 
-def test_a_method_that_cannot_be_fitted_is_named(rows: Rows) -> None:
+def test_a_method_that_cannot_be_fitted_is_named(rows: Answers) -> None:
     class Failing:
         name: str = "failing"
         kind: Kind = "signature"
 
-        def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Saying:  # noqa: ARG002
+        def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> FixedRanker:  # noqa: ARG002
             raise FitError("nothing was learned")
 
     with pytest.raises(FitError, match="'failing' can't be fitted to 'capital': nothing was learned"):
@@ -262,13 +275,13 @@ def test_exact_probabilities_have_about_the_error_that_is_expected_of_them() -> 
     random = np.random.default_rng(0)
     said = random.random(400)
     expected = error_if_exact(said)
-    errors = [float(calibration_error(counted(random.random(400) < said, said))[0]) for _ in range(100)]
+    errors = [float(ScoreCounts.of(random.random(400) < said, said).calibration_error()[0]) for _ in range(100)]
     assert expected == pytest.approx(np.mean(errors), abs=0.005)
 
 
 def test_sets_count_by_the_rule() -> None:
-    easy, hard = made_rows({"easy": 400}, share=0.1), made_rows({"hard": 400}, share=0.9)
-    usable, few = made_rows({"usable": 400}), made_rows({"few": 80})
+    easy, hard = synthetic_answers({"easy": 400}, share=0.1), synthetic_answers({"hard": 400}, share=0.9)
+    usable, few = synthetic_answers({"usable": 400}), synthetic_answers({"few": 80})
     rows = join(easy, hard, usable, few)
     sets = {one.name: one for one in question_sets(rows, None)}
     assert sets["usable"].counts
@@ -281,7 +294,7 @@ def test_sets_count_by_the_rule() -> None:
 
 
 def test_a_set_on_which_a_constant_answer_does_as_well_is_left_out() -> None:
-    rows = join(made_rows({"yes-no": 400}, share=0.45), made_rows({"open": 400}, share=0.45))
+    rows = join(synthetic_answers({"yes-no": 400}, share=0.45), synthetic_answers({"open": 400}, share=0.45))
     asked = [
         Question(id=str(id_), question="Is it?", kind="boolean", answers=("yes", "true") if at % 5 else ("no", "false"))
         if name == "yes-no"
@@ -321,8 +334,8 @@ def test_the_best_constant_answer_of_each_kind() -> None:
     assert best_constant(opened) == pytest.approx(1 / 2)
 
 
-def test_typicality_finds_sets_unlike_the_reference_and_holds_its_level_on_its_own() -> None:
-    rows = made_rows({"near": 500, "like": 500, "far": 500}, unlike=["far"])
+def test_typicality_detects_other_sets_at_its_level() -> None:
+    rows = synthetic_answers({"near": 500, "like": 500, "far": 500}, unlike=["far"])
     found = {(one.trained_on, one.tested_on): one for one in detections(rows, seeds=3)}
     for name in ("near", "far"):
         assert found[name, name].auroc == pytest.approx(0.5)
@@ -335,7 +348,7 @@ def test_typicality_finds_sets_unlike_the_reference_and_holds_its_level_on_its_o
     assert found["near", "far"].rows == 3 * 100
 
 
-def test_worst_cases_are_the_surest_wrong_and_the_least_sure_right_ones(rows: Rows, tried: list[Trial]) -> None:
+def test_worst_cases_are_the_surest_wrong_and_the_least_sure_right_ones(rows: Answers, tried: list[Trial]) -> None:
     asked = {str(id_): Question(id=str(id_), question=f"{id_}?", answers=("a", "b")) for id_ in rows.ids}
     worst = worst_cases(tried, "telling", rows, asked, {name: f"answer to {name}" for name in asked})
     wrong = {str(id_): bool(bad) for id_, bad in zip(rows.ids, rows.wrong, strict=True)}
@@ -349,7 +362,7 @@ def test_worst_cases_are_the_surest_wrong_and_the_least_sure_right_ones(rows: Ro
     assert (first.question, first.accepted, first.answer) == (f"{first.id}?", "a / b", f"answer to {first.id}")
 
 
-def join(*parts: Rows) -> Rows:
+def join(*parts: Answers) -> Answers:
     return replace(
         parts[0],
         ids=np.concatenate([part.ids for part in parts]),

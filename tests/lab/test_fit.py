@@ -16,14 +16,15 @@ from sklearn.metrics import log_loss
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module
 from ilis_guard.lab import metrics, tuning
+from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
-from ilis_guard.lab.harvest import Harvest, Manifest
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_matrix
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
+from tests.lab.synthetic import harvest_manifest
 
 LAYERS = 6
 FINGERPRINT = Fingerprint(
@@ -38,9 +39,7 @@ FINGERPRINT = Fingerprint(
     decoding="greedy",
     prompt="cd",
 )
-MANIFEST = Manifest(
-    model="packaged:fake", fingerprint=FINGERPRINT, prompt="{question}", max_new_tokens=8, versions={"python": "3"}
-)
+MANIFEST = harvest_manifest(FINGERPRINT)
 
 
 def made(
@@ -51,7 +50,7 @@ def made(
     told: float = 0.0,
     share: float = 0.5,
     datasets: tuple[str, ...] = ("capital", "city"),
-) -> Harvest:
+) -> Answers:
     """Rows of which the maps tell (`signal`) and the output statistics tell (`told`) whether they are wrong."""
     random = np.random.default_rng(seed)
     wrong = np.zeros(count, dtype=bool)
@@ -62,10 +61,10 @@ def made(
         logs = random.normal(size=(count, LAYERS, LAYERS)) + away * wrong[:, None, None]
         return (np.exp(logs) * (1 - np.eye(LAYERS))).astype(np.float32)
 
-    return Harvest(
+    return Answers(
         manifest=MANIFEST,
-        ids=tuple(f"q{number}" for number in range(count)),
-        datasets=tuple(datasets[number % len(datasets)] for number in range(count)),
+        ids=np.array([f"q{number}" for number in range(count)], dtype=object),
+        datasets=np.array([datasets[number % len(datasets)] for number in range(count)]),
         wrong=wrong,
         signatures={"prompt": maps(0), "last": maps(signal), "mean": maps(signal)},
         statistics=random.normal(size=(count, 4)) + told * wrong[:, None],
@@ -73,7 +72,7 @@ def made(
     )
 
 
-def generation(rows: Harvest, index: int) -> Generation:
+def generation(rows: Answers, index: int) -> Generation:
     total, mean, entropy, margin = rows.statistics[index].tolist()
     return Generation(
         text="",
@@ -107,7 +106,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def altered(rows: Harvest, where: np.ndarray) -> Harvest:
+def altered(rows: Answers, where: np.ndarray) -> Answers:
     """The same rows, but everything known of those is other: outcomes turned, maps and statistics swapped about."""
     random = np.random.default_rng(99)
     chosen = np.flatnonzero(where)
@@ -119,7 +118,7 @@ def altered(rows: Harvest, where: np.ndarray) -> Harvest:
     return replace(rows, signatures=signatures, statistics=statistics, wrong=rows.wrong ^ where)
 
 
-def test_what_only_the_maps_tell_is_learned_and_the_baseline_cannot_know_it(fitted: Fitted) -> None:
+def test_a_signal_in_the_maps_is_learned_and_not_by_the_baseline(fitted: Fitted) -> None:
     metadata, _ = fitted
     assert metadata.held_out.auroc.low > 0.75
     assert metadata.held_out.auroc.low > metadata.baseline.auroc.high
@@ -127,7 +126,7 @@ def test_what_only_the_maps_tell_is_learned_and_the_baseline_cannot_know_it(fitt
     assert metadata.baseline.auroc.low < 0.5 < metadata.baseline.auroc.high
 
 
-def test_what_the_statistics_tell_both_learn(tmp_path: Path) -> None:
+def test_a_signal_in_the_statistics_is_learned_by_both(tmp_path: Path) -> None:
     metadata = fit(made(600, 1, told=1.5), tmp_path / "bundle")
     assert metadata.held_out.auroc.low > 0.8
     assert metadata.baseline.auroc.low > 0.8
@@ -149,7 +148,9 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
     ("split", "unchanged"),
     [("test", {"trees.txt", "calibration.json"}), ("calibration", {"trees.txt"}), ("validation", set())],
 )
-def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path) -> None:
+def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
+    split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
+) -> None:
     where = module.split(ROWS.datasets, 0)[split]
     fit(altered(ROWS, where), tmp_path / "bundle")
     before, after = files(fitted[1]), files(tmp_path / "bundle")
@@ -159,7 +160,7 @@ def test_rows_reach_only_what_they_are_for(split: Split, unchanged: set[str], fi
     assert all(getattr(known, name) == getattr(learned, name) for name in grown) == ("trees.txt" in unchanged)
 
 
-def test_the_typicality_reference_does_not_look_at_test_or_validation_rows_nor_at_any_outcome(fitted: Fitted) -> None:
+def test_the_typicality_reference_ignores_other_splits_and_outcomes(fitted: Fitted) -> None:
     splits = module.split(ROWS.datasets, 0)
     reference = read_bundle(str(fitted[1])).calibration_set.typicality
     other = altered(ROWS, splits["test"] | splits["validation"])
@@ -168,7 +169,7 @@ def test_the_typicality_reference_does_not_look_at_test_or_validation_rows_nor_a
     assert len(reference.distances) == splits["calibration"].sum()
 
 
-def test_what_maps_look_like_is_learned_from_train_rows_alone_and_compared_with_calibration_rows() -> None:
+def test_the_reference_is_fitted_to_train_rows_alone() -> None:
     train, calibration = (module.split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
     before = module.typicality_reference(profile(ROWS.signatures, "answer"), train, calibration)
     after = module.typicality_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
@@ -228,14 +229,14 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
         ROWS.signatures,
         ROWS.statistics,
         log_odds=metadata.log_odds(ROWS.statistics),
-        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(ROWS.profiles("answer")),
+        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(
+            ROWS.profiles("answer")
+        ),
     )
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
     assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty
 
-    held_out = metrics.held_out(
-        ROWS.wrong[splits["test"]], uncertainty[splits["test"]], np.array(ROWS.datasets)[splits["test"]]
-    )
+    held_out = metrics.held_out(ROWS.wrong[splits["test"]], uncertainty[splits["test"]], ROWS.datasets[splits["test"]])
     assert held_out == metadata.held_out == bundle.metadata.held_out
 
 
@@ -318,18 +319,18 @@ def test_numbers_that_are_not_finite_are_refused_with_their_place(name: str, tmp
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 2**32))
 def test_each_row_falls_into_one_split_and_each_dataset_keeps_the_shares(counts: list[int], seed: int) -> None:
-    datasets = tuple(f"d{number}" for number, count in enumerate(counts) for _ in range(count))
+    datasets = np.array([f"d{number}" for number, count in enumerate(counts) for _ in range(count)])
     splits = module.split(datasets, seed)
     assert list(splits) == ["train", "validation", "calibration", "test"]
     assert (np.sum(list(splits.values()), axis=0) == 1).all()
     for name, rows in splits.items():
-        found = Counter(np.array(datasets)[rows].tolist())
+        found = Counter(datasets[rows].tolist())
         for number, count in enumerate(counts):
             assert abs(found[f"d{number}"] - module.SHARES[name] * count) < 1 + 1e-9
 
 
 def test_a_split_depends_on_the_seed_alone_and_mixes_the_order() -> None:
-    datasets = ("a",) * 1000
+    datasets = np.array(["a"] * 1000)
     first, again, other = (module.split(datasets, seed)["test"] for seed in (0, 0, 1))
     assert (first == again).all()
     assert 250 < (first != other).sum() < 390  # independent draws of a fifth differ in 320
@@ -340,7 +341,7 @@ def test_a_split_depends_on_the_seed_alone_and_mixes_the_order() -> None:
 def test_datasets_of_a_few_rows_are_fitted_too(tmp_path: Path) -> None:
     rows = made(300, 3, signal=1.0)
     small = ("one", *("two",) * 2, *("three",) * 3, *("four",) * 4)
-    metadata = fit(replace(rows, datasets=small + ("large",) * (300 - len(small))), tmp_path / "bundle")
+    metadata = fit(replace(rows, datasets=np.array([*small, *["large"] * (300 - len(small))])), tmp_path / "bundle")
     found = {name: known.rows for name, known in metadata.datasets.items()}
     assert found == {"one": 1, "two": 2, "three": 3, "four": 4, "large": 290}
     assert sum(metadata.rows.values()) == 300 + rows.unanswered
@@ -374,7 +375,7 @@ def test_a_score_that_ranks_the_wrong_way_round_is_refused() -> None:
         module.calibrate(*scored(-1.0, -1.0))
 
 
-def parts(rows: Harvest, *ends: int) -> list[np.ndarray]:
+def parts(rows: Answers, *ends: int) -> list[np.ndarray]:
     place = np.arange(len(rows.ids))
     return [(place >= start) & (place < end) for start, end in zip((0, *ends), (*ends, len(place)), strict=True)]
 
@@ -401,11 +402,11 @@ def test_typicality_is_small_where_maps_are_clearly_others(position: Position, f
     assert np.median(detector.typicality(profile(maps, "answer"))) < 0.02
 
 
-def test_datasets_that_are_nearly_always_right_or_wrong_are_trained_on_and_left_out_of_the_figures(
+def test_datasets_of_extreme_accuracy_train_but_do_not_count(
     tmp_path: Path,
 ) -> None:
-    names = np.array(ROWS.datasets)
-    rows = replace(ROWS, datasets=tuple(np.where(ROWS.wrong & (np.arange(len(names)) % 3 == 0), "hopeless", names)))
+    names = ROWS.datasets
+    rows = replace(ROWS, datasets=np.where(ROWS.wrong & (np.arange(len(names)) % 3 == 0), "hopeless", names))
     metadata = fit(rows, tmp_path / "bundle")
     assert {name: known.counted for name, known in metadata.datasets.items()} == {
         "capital": True,
@@ -418,7 +419,7 @@ def test_datasets_that_are_nearly_always_right_or_wrong_are_trained_on_and_left_
 
 def test_where_no_dataset_would_count_all_do(tmp_path: Path) -> None:
     names = np.where(ROWS.wrong, "wrong", "right")
-    metadata = fit(replace(ROWS, datasets=tuple(names)), tmp_path / "bundle")
+    metadata = fit(replace(ROWS, datasets=names), tmp_path / "bundle")
     assert all(known.counted for known in metadata.datasets.values())
     assert metadata.held_out.rows == metadata.rows["test"]
 

@@ -1,6 +1,8 @@
+import os
+import random
 import re
-import subprocess
-import sys
+import signal
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ilis_guard.errors import FitError, ModelError, QuestionError
-from ilis_guard.lab.harvest import Harvest, harvest, read_harvest, read_rows
-from ilis_guard.lab.judging import load_judge
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.errors import AttemptsError, FitError, ModelError, QuestionError
+from ilis_guard.lab.attempt_schema import COLUMNS, METADATA_KEY
+from ilis_guard.lab.attempts import Answers, read_attempts
+from ilis_guard.lab.grading import is_correct, load_judge
+from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question
 from ilis_guard.types import Fingerprint, Generation, Message, Position, Signature, Statistics
+from tests.processes import ended, forked
 
 LAYERS = 3
 POSITIONS: tuple[Position, ...] = ("prompt", "last", "mean")
@@ -102,16 +106,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rows(path: Path) -> Harvest:
+def rows(path: Path) -> Answers:
     harvest(FakeTapped(), QUESTIONS, path, name="packaged:fake", batch_size=3)
-    return read_harvest(path)
+    return read_attempts(path).answers()
 
 
-def assert_rows_are(rows: Harvest, questions: Sequence[Question]) -> None:
+def assert_rows_are(rows: Answers, questions: Sequence[Question]) -> None:
     """Every column of every row belongs to its question."""
     prompts = [asked.prompt() for asked in questions]
-    assert rows.ids == tuple(asked.id for asked in questions)
-    assert rows.datasets == tuple(asked.dataset for asked in questions)
+    assert rows.ids.tolist() == [asked.id for asked in questions]
+    assert rows.datasets.tolist() == [asked.dataset for asked in questions]
     assert rows.wrong.tolist() == [not is_right(prompt) for prompt in prompts]
     for position in POSITIONS:
         np.testing.assert_array_equal(
@@ -123,19 +127,19 @@ def assert_rows_are(rows: Harvest, questions: Sequence[Question]) -> None:
     assert rows.statistics.tolist() == expected
 
 
-def test_rows_come_back_in_the_questions_order_each_with_its_own_numbers(rows: Harvest) -> None:
+def test_rows_come_back_in_the_questions_order_each_with_its_own_numbers(rows: Answers) -> None:
     assert_rows_are(rows, QUESTIONS)
     assert rows.unanswered == 0
 
 
-def test_right_and_wrong_answers_both_occur_and_wrong_is_not_correct(rows: Harvest, path: Path) -> None:
-    correct = pq.read_table(path)["correct"].to_pylist()
-    assert {True, False} == set(correct)
-    assert rows.wrong.tolist() == [not right for right in correct]
+def test_right_and_wrong_answers_both_occur_and_wrong_is_not_correct(rows: Answers, path: Path) -> None:
+    wrong = pq.read_table(path)["wrong"].to_pylist()
+    assert {True, False} == set(wrong)
+    assert rows.wrong.tolist() == wrong
     assert rows.wrong.dtype == np.bool_
 
 
-def test_numbers_keep_their_kinds(rows: Harvest) -> None:
+def test_numbers_keep_their_kinds(rows: Answers) -> None:
     assert {each.dtype for each in rows.signatures.values()} == {np.dtype(np.float32)}
     assert rows.statistics.dtype == np.float64
 
@@ -148,7 +152,7 @@ def test_questions_are_asked_in_batches_the_longest_first(batch_size: int, sizes
     assert [len(batch) for batch in model.batches] == sizes
     assert asked == sorted(asked, reverse=True)
     assert len(set(asked)) > 5
-    assert_rows_are(read_harvest(path), QUESTIONS)
+    assert_rows_are(read_attempts(path).answers(), QUESTIONS)
 
 
 def test_progress_rises_to_the_total(path: Path) -> None:
@@ -159,7 +163,7 @@ def test_progress_rises_to_the_total(path: Path) -> None:
 
 def test_the_manifest_says_how_the_rows_were_made(path: Path) -> None:
     manifest = harvest(FakeTapped(), QUESTIONS, path, name="packaged:fake")
-    assert read_harvest(path).manifest == manifest
+    assert read_attempts(path).harvest == manifest
     assert manifest.model == "packaged:fake"
     assert manifest.fingerprint == FakeTapped.fingerprint
     assert (manifest.prompt, manifest.max_new_tokens) == (FakeTapped.prompt, FakeTapped.max_new_tokens)
@@ -171,18 +175,9 @@ def test_the_files_format_is_stable(path: Path) -> None:
     harvest(FakeTapped(), QUESTIONS, path, name="fake")
     cells = pa.list_(pa.float32(), LAYERS * LAYERS)
     assert {field.name: field.type for field in pq.read_schema(path)} == {
-        "id": pa.string(),
-        "dataset": pa.string(),
+        **{field.name: field.type for field in COLUMNS},
         "text": pa.string(),
-        "correct": pa.bool_(),
-        "tokens": pa.int32(),
-        "prompt_tokens": pa.int32(),
-        "finish_reason": pa.string(),
         "token_ids": pa.list_(pa.int32()),
-        "logprob_sum": pa.float64(),
-        "logprob_mean": pa.float64(),
-        "entropy_mean": pa.float64(),
-        "margin_min": pa.float64(),
         "prompt": cells,
         "last": cells,
         "mean": cells,
@@ -193,13 +188,11 @@ def test_the_files_format_is_stable(path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [("last", "mean"), ("mean",), ("last",), ("prompt",)])
-def test_unanswered_rows_are_counted_and_left_out_and_the_others_stay_together(
-    missing: tuple[Position, ...], path: Path
-) -> None:
+def test_unanswered_rows_are_counted_and_left_out(missing: tuple[Position, ...], path: Path) -> None:
     silent = [question(number, SILENT, "d") for number in (20, 21, 22)]
     asked = [silent[0], *QUESTIONS[:4], silent[1], *QUESTIONS[4:], silent[2]]
     harvest(FakeTapped(missing), asked, path, name="fake", batch_size=4)
-    rows = read_harvest(path)
+    rows = read_attempts(path).answers()
     assert rows.unanswered == 3
     assert_rows_are(rows, QUESTIONS)
     assert pq.read_table(path)["id"].to_pylist() == [each.id for each in asked]
@@ -207,8 +200,8 @@ def test_unanswered_rows_are_counted_and_left_out_and_the_others_stay_together(
 
 def test_where_nothing_was_answered_there_are_no_rows(path: Path) -> None:
     harvest(FakeTapped(), [question(1, SILENT)], path, name="fake")
-    rows = read_harvest(path)
-    assert (rows.ids, rows.unanswered) == ((), 1)
+    rows = read_attempts(path).answers()
+    assert (rows.ids.tolist(), rows.unanswered) == ([], 1)
     assert rows.signatures["mean"].shape == (0, LAYERS, LAYERS)
     assert rows.statistics.shape == (0, 4)
 
@@ -237,7 +230,7 @@ def test_an_interrupted_run_leaves_the_old_file_and_is_gone_on_with(error: BaseE
     assert told == [(4, 10), (8, 10), (10, 10)]
     asked = [prompt for batch in (model.batches[0], *again.batches) for prompt in batch]
     assert sorted(asked) == sorted(each.prompt() for each in QUESTIONS)
-    assert_rows_are(read_harvest(path), QUESTIONS)
+    assert_rows_are(read_attempts(path).answers(), QUESTIONS)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -247,24 +240,24 @@ def test_a_run_that_got_nowhere_leaves_nothing(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_run_of_other_questions_does_not_go_on_with_it(path: Path) -> None:
+def test_a_run_of_other_questions_does_not_continue_an_unfinished_one(path: Path) -> None:
     with pytest.raises(ModelError):
         harvest(FakeTapped(fail_at=1), QUESTIONS, path, name="fake", batch_size=4)
     model = FakeTapped()
-    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
+    with pytest.raises(FitError, match="unfinished table that was made differently"):
         harvest(model, QUESTIONS[1:], path, name="fake", batch_size=4)
-    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
+    with pytest.raises(FitError, match="unfinished table that was made differently"):
         harvest(model, QUESTIONS, path, name="fake", batch_size=4, judged_by="other")
     assert model.batches == []
 
 
-def test_what_was_half_written_when_a_run_was_killed_is_asked_again(path: Path) -> None:
+def test_a_half_written_part_is_harvested_again(path: Path) -> None:
     with pytest.raises(ModelError):
         harvest(FakeTapped(fail_at=2), QUESTIONS, path, name="fake", batch_size=4)
     folder = path.with_name(".capitals.parquet.unfinished")
     (folder / ".000002.parquet.0123").write_bytes(b"PAR1 and half a ro")
     harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4)
-    assert_rows_are(read_harvest(path), QUESTIONS)
+    assert_rows_are(read_attempts(path).answers(), QUESTIONS)
 
 
 def test_an_unfinished_part_that_is_damaged_is_named(path: Path) -> None:
@@ -276,51 +269,51 @@ def test_an_unfinished_part_that_is_damaged_is_named(path: Path) -> None:
         harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4)
     damaged.unlink()
     harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=4)
-    assert_rows_are(read_harvest(path), QUESTIONS)
+    assert_rows_are(read_attempts(path).answers(), QUESTIONS)
 
 
-def test_a_run_killed_at_any_instant_loses_nothing_and_asks_nothing_twice(path: Path) -> None:
-    """A real process, killed again and again."""
+@pytest.mark.usefixtures("process")
+def test_a_run_killed_at_any_instant_loses_nothing(path: Path) -> None:
+    """Child processes, each killed by the system at an instant of its own, until one finishes."""
     path.parent.mkdir(parents=True)
-    log = path.parent / "asked.log"
-    code = f"""
-import os, random, signal, sys, threading, time
-sys.path.insert(0, {str(Path.cwd())!r})
-from pathlib import Path
-from tests.lab.test_harvest import QUESTIONS, FakeTapped
-from ilis_guard.lab.harvest import harvest
+    log = path.parent / "done.log"
 
-class Logged(FakeTapped):
-    def generate_batch(self, conversations):
-        answers = super().generate_batch(conversations)
-        time.sleep(0.01)
-        return answers
+    class Slow(FakeTapped):
+        def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
+            time.sleep(0.01)
+            return super().generate_batch(conversations)
 
-def told(done, every):
-    with open({str(log)!r}, "a") as file:
-        file.write(f"{{done}}\\n")
+    def record(done: int, _all: int) -> None:
+        with log.open("a") as file:
+            file.write(f"{done}\n")
 
-threading.Timer(random.uniform(0.005, 0.06), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-harvest(Logged(), QUESTIONS, Path({str(path)!r}), name="fake", batch_size=2, progress=told)
-os._exit(0)
-"""
-    for _ in range(40):
-        if subprocess.run([sys.executable, "-c", code], check=False).returncode == 0:
+    def run() -> None:
+        harvest(Slow(), QUESTIONS, path, name="fake", batch_size=2, progress=record)
+
+    instants = random.Random(0)
+    kills = 0
+    for _ in range(60):
+        child = forked(run)
+        time.sleep(instants.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        kills += ended(child) == -signal.SIGKILL
+        if path.exists():
             break
     harvest(FakeTapped(), QUESTIONS, path, name="fake", batch_size=2)
-    assert_rows_are(read_harvest(path), QUESTIONS)
+    assert_rows_are(read_attempts(path).answers(), QUESTIONS)
+    assert kills >= 2
     done = [int(line) for line in log.read_text().split()]
-    assert done == sorted(done), "what was on disk stayed there"
+    assert done == sorted(done), "rows that were on disk stayed there"
 
 
-def test_a_judge_of_ones_own_says_what_is_right(path: Path) -> None:
+def test_a_judge_of_ones_own_grades_the_answers(path: Path) -> None:
     def never(asked: Question, text: str) -> bool:
         assert (asked in QUESTIONS, text in ("Yes.", "No.")) == (True, True)
         return False
 
     manifest = harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=never, judged_by="ours:never")
     assert manifest.judge == "ours:never"
-    assert read_harvest(path).wrong.all()
+    assert read_attempts(path).answers().wrong.all()
 
 
 def test_a_judge_that_says_neither_is_refused(path: Path) -> None:
@@ -330,7 +323,7 @@ def test_a_judge_that_says_neither_is_refused(path: Path) -> None:
     def failing(_asked: Question, text: str) -> bool:
         raise ValueError(text)
 
-    with pytest.raises(QuestionError, match="must say True or False, and said a float of the question 'q"):
+    with pytest.raises(QuestionError, match="must return True or False, and returned a float for the question 'q"):
         harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=unsure)
     with pytest.raises(QuestionError, match=r"the judge failed at the question 'q.': ValueError$"):
         harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=failing)
@@ -338,7 +331,7 @@ def test_a_judge_that_says_neither_is_refused(path: Path) -> None:
 
 def test_a_judge_is_found_by_its_path() -> None:
     assert load_judge(None) == ("rules", is_correct)
-    assert load_judge("ilis_guard.lab.matching:is_correct") == ("ilis_guard.lab.matching:is_correct", is_correct)
+    assert load_judge("ilis_guard.lab.grading:is_correct") == ("ilis_guard.lab.grading:is_correct", is_correct)
 
 
 @pytest.mark.parametrize(
@@ -346,8 +339,8 @@ def test_a_judge_is_found_by_its_path() -> None:
     [
         ("nowhere", "package.module:function"),
         ("nowhere.at:all", "can't be imported"),
-        ("ilis_guard.lab.matching:nothing", "can't be imported"),
-        ("ilis_guard.lab.judging:RULES", "is a str, which can't be called"),
+        ("ilis_guard.lab.grading:nothing", "can't be imported"),
+        ("ilis_guard.lab.grading:RULES", "is a str, which can't be called"),
     ],
 )
 def test_a_path_that_leads_to_no_judge_is_refused(path: str, said: str) -> None:
@@ -384,18 +377,18 @@ def test_a_finished_file_has_the_rights_that_any_new_file_has(path: Path) -> Non
 def test_folders_named_like_columns_are_only_names(tmp_path: Path) -> None:
     path = tmp_path / "dataset=x" / "more=1" / "rows.parquet"
     harvest(FakeTapped(), QUESTIONS, path, name="fake")
-    assert_rows_are(read_harvest(path), QUESTIONS)
+    assert_rows_are(read_attempts(path).answers(), QUESTIONS)
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(FitError, match="isn't a file of harvested rows") as caught:
-        read_harvest(path)
-    assert repr(str(path)) in str(caught.value)
+    with pytest.raises(AttemptsError) as caught:
+        read_attempts(path)
+    assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"id,correct\n1,true\n", b"PAR1" * 10])
-def test_what_is_no_parquet_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_files_than_parquet_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows").write_bytes(content)
     refusal(tmp_path / "rows")
 
@@ -405,49 +398,35 @@ def test_no_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     refusal(tmp_path)
 
 
-def test_a_truncated_file_is_refused(rows: Harvest, path: Path) -> None:
-    assert rows.ids
+def test_a_truncated_file_is_refused(rows: Answers, path: Path) -> None:
+    assert len(rows)
     path.write_bytes(path.read_bytes()[:-30])
     refusal(path)
 
 
-@pytest.mark.parametrize("metadata", [{}, {b"ilis_guard": b"{}"}, {b"ilis_guard": b"\xff"}, {b"other": b"1"}])
-def test_parquet_without_a_manifest_is_refused(metadata: dict[bytes, bytes], rows: Harvest, path: Path) -> None:
-    assert rows.ids
+@pytest.mark.parametrize("metadata", [{}, {METADATA_KEY: b"{}"}, {METADATA_KEY: b"\xff"}, {b"other": b"1"}])
+def test_parquet_without_a_manifest_is_refused(metadata: dict[bytes, bytes], rows: Answers, path: Path) -> None:
+    assert len(rows)
     pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
     refusal(path)
 
 
-@pytest.mark.parametrize("column", ["mean", "prompt", "correct", "logprob_sum", "id"])
-def test_a_missing_column_is_named(column: str, rows: Harvest, path: Path) -> None:
-    assert rows.ids
+@pytest.mark.parametrize("column", ["mean", "prompt", "wrong", "logprob_sum", "id"])
+def test_a_missing_column_is_named(column: str, rows: Answers, path: Path) -> None:
+    assert len(rows)
     pq.write_table(pq.read_table(path).drop_columns([column]), path)
     assert column in refusal(path)
 
 
-def test_maps_of_other_layers_than_the_manifest_says_are_refused(rows: Harvest, path: Path) -> None:
+def test_maps_of_other_layers_than_the_manifest_says_are_refused(rows: Answers, path: Path) -> None:
     table = pq.read_table(path)
-    manifest = rows.manifest.model_dump_json().replace('"layers":3', '"layers":2')
-    pq.write_table(table.replace_schema_metadata({"ilis_guard": manifest}), path)
+    assert rows.layers == 3
+    manifest = table.schema.metadata[METADATA_KEY].replace(b'"layers":3', b'"layers":2')
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: manifest}), path)
     refusal(path)
 
 
-def test_columns_added_later_do_not_disturb(rows: Harvest, path: Path) -> None:
-    table = pq.read_table(path)
-    pq.write_table(table.append_column("note", pa.nulls(len(table), pa.string())), path)
-    assert read_harvest(path).ids == rows.ids
-
-
-def test_what_was_generated_is_kept_token_by_token(tmp_path: Path) -> None:
+def test_generated_token_ids_are_kept(tmp_path: Path) -> None:
     harvest(FakeTapped(), QUESTIONS, tmp_path / "rows.parquet", name="fake")
-    _, rows = read_rows(tmp_path / "rows.parquet")
-    assert {row.generation.text: row.generation.token_ids for row in rows} == {"Yes.": (7, 1), "No.": (8, 1)}
-
-
-def test_rows_from_before_tokens_were_kept_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "rows.parquet"
-    harvest(FakeTapped(), QUESTIONS, path, name="fake")
-    pq.write_table(pq.read_table(path).drop_columns(["token_ids"]), path)
-    _, rows = read_rows(path)
-    assert [row.generation.token_ids for row in rows] == [()] * len(QUESTIONS)
-    assert len(read_harvest(path).ids) == len(QUESTIONS)
+    answers = dict(read_attempts(tmp_path / "rows.parquet").generations())
+    assert {answer.text: answer.token_ids for answer in answers.values()} == {"Yes.": (7, 1), "No.": (8, 1)}

@@ -3,14 +3,14 @@
 from collections import Counter
 
 from ilis_guard.lab.fit import SHARES
-from ilis_guard.lab.held_out import _share_of, most_flattering
+from ilis_guard.lab.score import most_flattering, random_split
 
 
 def test_rows_without_an_answer_are_dealt_out_in_the_fits_shares() -> None:
-    dealt = Counter(_share_of(f"q{number}") for number in range(20_000))
+    dealt = Counter(random_split(f"q{number}") for number in range(20_000))
     assert set(dealt) == set(SHARES)
     assert all(abs(dealt[split] / 20_000 - share) < 0.02 for split, share in SHARES.items())
-    assert _share_of("q1") == _share_of("q1")
+    assert random_split("q1") == random_split("q1")
 
 
 def test_of_several_bundles_the_one_that_saw_most_counts() -> None:

@@ -7,9 +7,18 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab import metrics
-from ilis_guard.lab.metrics import Metric, auprc_correct, auprc_wrong, auroc, auroc_within, brier, brier_skill, held_out
+from ilis_guard.lab.metrics import (
+    auprc_correct,
+    auprc_wrong,
+    auroc,
+    auroc_within,
+    brier,
+    brier_skill,
+    held_out,
+)
 from ilis_guard.scoring.bundle import HeldOut
 
+Metric = Callable[[np.ndarray, np.ndarray], float]
 METRICS: list[Metric] = [auroc, auprc_wrong, auprc_correct, brier, brier_skill]
 RANKINGS: list[Metric] = [auroc, auprc_wrong, auprc_correct]
 
@@ -37,12 +46,12 @@ def test_auroc_counts_pairs_in_which_the_wrong_answer_is_more_uncertain() -> Non
     assert auroc(WRONG, UNCERTAINTY) == pytest.approx(sum(pairs) / 6)
 
 
-def test_auprc_wrong_averages_the_precision_at_each_wrong_answer_from_the_most_uncertain_on() -> None:
+def test_auprc_wrong_is_the_mean_precision_at_wrong_answers() -> None:
     # Wrong at rank 1 (1 of 1), and among the two at .6, which come together (2 of 4).
     assert auprc_wrong(WRONG, UNCERTAINTY) == pytest.approx(0.5 * 1 / 1 + 0.5 * 2 / 4)
 
 
-def test_auprc_correct_averages_the_precision_at_each_right_answer_from_the_surest_on() -> None:
+def test_auprc_correct_is_the_mean_precision_at_right_answers() -> None:
     assert auprc_correct(WRONG, UNCERTAINTY) == pytest.approx((1 / 1 + 2 / 3 + 3 / 4) / 3)
 
 
@@ -52,7 +61,7 @@ def test_brier_is_the_mean_squared_difference() -> None:
     assert brier_skill(WRONG, UNCERTAINTY) == pytest.approx(1 - expected / (0.4 * 0.6))
 
 
-def test_auroc_within_is_the_mean_over_datasets_and_knows_nothing_of_which_is_harder() -> None:
+def test_auroc_within_ignores_differences_between_datasets() -> None:
     wrong = np.array([True, False, True, True, False, False])
     datasets = np.array(["hard", "hard", "hard", "easy", "easy", "easy"])
     # All hard rows above all easy ones; within each, one pair of two is in order.

@@ -78,7 +78,7 @@ def test_a_question_is_frozen_and_hashable() -> None:
         ({"kind": "choice", "choices": ["Norway", "Sweden"], "answers": ["A", "Sweden"]}, "don't name one choice"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_fields_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Question(**{**OPEN, **changes})
 
@@ -215,7 +215,7 @@ def test_complaints_name_file_and_line(path: Path, content: bytes, where: str, w
     assert what in message
 
 
-def test_complaints_show_what_was_got_shortened(path: Path) -> None:
+def test_messages_shorten_the_value(path: Path) -> None:
     message = complaint(path, line(kind="x" * 10_000))
     assert len(message) < len(str(path)) + 200
 
@@ -233,13 +233,13 @@ def test_a_missing_file_is_a_question_error(path: Path) -> None:
 # Writing.
 
 
-def test_what_is_written_is_read_back(path: Path) -> None:
+def test_written_questions_are_read_back(path: Path) -> None:
     questions = [Question(**OPEN, context="Zürich\u2028\N{SNOWMAN}\n"), Question(**CHOICE)]
     write_questions(path, questions)
     assert read_questions(path) == questions
 
 
-def test_writing_replaces_the_file_and_leaves_nothing_beside_it(path: Path) -> None:
+def test_writing_replaces_the_file_without_remnants(path: Path) -> None:
     path.write_text("old")
     write_questions(path, [Question(**OPEN)])
     assert len(read_questions(path)) == 1
@@ -254,7 +254,7 @@ def test_writing_replaces_the_file_and_leaves_nothing_beside_it(path: Path) -> N
         [Question(**OPEN, context="x" * 1_000_000)],
     ],
 )
-def test_what_could_not_be_read_back_is_not_written(path: Path, questions: list[Question]) -> None:
+def test_unreadable_questions_are_not_written(path: Path, questions: list[Question]) -> None:
     path.write_text("old")
     with pytest.raises(QuestionError):
         write_questions(path, questions)

@@ -9,11 +9,12 @@ import pytest
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
-from ilis_guard.errors import BundleMismatchError, FitError
+from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
 from ilis_guard.lab import metrics
 from ilis_guard.lab import recalibrate as module
+from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
-from ilis_guard.lab.recalibrate import Labelled, read_labelled, recalibrate
+from ilis_guard.lab.recalibrate import CalibrationRows, read_calibration_rows, recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from tests.lab.test_fit import generation, made
@@ -21,6 +22,22 @@ from tests.lab.test_fit import generation, made
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
 DRAWS = 60
+VERDICT: dict[str, Any] = {
+    "id": "ticket-0",
+    "dataset": "review",
+    "messages": [{"role": "user", "content": "Who?"}],
+    "labels": {},
+    "text": "Me",
+    "correct": True,
+    "tier": "small",
+    "uncertainty": 0.5,
+    "typicality": None,
+    "tokens": 1,
+    "finish_reason": "stop",
+    "probability": 0.5,
+    "redacted": False,
+}
+"""As ``queue export`` writes it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,6 +52,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("recalibrate") / "bundle"
     fit(made(600, signal=0.6), folder)
     return read_bundle(str(folder))
+
+
+class FakeTable:
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def answers(self) -> Answers:
+        return self._answers
 
 
 class Traffic:
@@ -54,10 +79,9 @@ class Traffic:
         """As ``queue export`` has them."""
         return [
             {
+                **VERDICT,
                 "id": f"ticket-{place}",
-                "question": "Who?",
                 "correct": not self.wrong[place],
-                "tier": "small",
                 "uncertainty": float(self.uncertainty[place]),
                 "probability": float(self.probability[place]),
                 "verdict": "reject" if self.wrong[place] else "accept",
@@ -71,13 +95,11 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def taken_at_face_value(labelled: Labelled) -> Labelled:
+def taken_at_face_value(labelled: CalibrationRows) -> CalibrationRows:
     return replace(labelled, probability=np.ones(len(labelled.wrong)))
 
 
-def test_on_traffic_whose_truth_is_known_the_promise_holds_and_taken_at_face_value_it_does_not(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_the_promise_holds_on_synthetic_traffic_only_with_weights(bundle: Bundle, tmp_path: Path) -> None:
     everything = Traffic(bundle, seed=1000, count=400_000)
     order = np.argsort(everything.raw)
     raws, errors = everything.raw[order], np.cumsum(everything.wrong[order])
@@ -86,7 +108,7 @@ def test_on_traffic_whose_truth_is_known_the_promise_holds_and_taken_at_face_val
     off: dict[str, list[float]] = {"ours": [], "naive": []}
     for seed in range(DRAWS):
         path = written(tmp_path / "rows.jsonl", Traffic(bundle, seed, 8000).rows())
-        labelled = read_labelled(bundle, path)
+        labelled = read_calibration_rows(bundle, path)
         for name, rows in (("ours", labelled), ("naive", taken_at_face_value(labelled))):
             recalibrate(bundle, rows, tmp_path / name)
             made_anew = read_bundle(str(tmp_path / name))
@@ -106,9 +128,9 @@ def test_on_traffic_whose_truth_is_known_the_promise_holds_and_taken_at_face_val
     assert abs(np.mean(off["naive"])) > 0.03
 
 
-def test_the_new_map_is_a_weighted_logistic_regression_on_the_trees_own_scores(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_new_map_is_a_weighted_logistic_regression(bundle: Bundle, tmp_path: Path) -> None:
     traffic = Traffic(bundle, 0, 3000)
-    labelled = read_labelled(bundle, written(tmp_path / "rows.jsonl", traffic.rows()))
+    labelled = read_calibration_rows(bundle, written(tmp_path / "rows.jsonl", traffic.rows()))
     # Near 0 and 1 an uncertainty's digits tell the raw score less sharply.
     np.testing.assert_allclose(labelled.raw, traffic.raw[traffic.labelled], atol=1e-3)
     calibration = recalibrate(bundle, labelled, tmp_path / "new").calibration
@@ -122,7 +144,7 @@ def test_the_new_map_is_a_weighted_logistic_regression_on_the_trees_own_scores(b
 def test_the_calibration_set_is_a_random_sample_of_the_requests(bundle: Bundle, tmp_path: Path) -> None:
     """All audits, and of the escalated ones as many as there would be had they been audited."""
     traffic = Traffic(bundle, 0, 8000)
-    labelled = read_labelled(bundle, written(tmp_path / "rows.jsonl", traffic.rows()))
+    labelled = read_calibration_rows(bundle, written(tmp_path / "rows.jsonl", traffic.rows()))
     metadata = recalibrate(bundle, labelled, tmp_path / "new")
     known = read_bundle(str(tmp_path / "new")).calibration_set
     audits = traffic.labelled & (traffic.probability < 1)
@@ -132,10 +154,8 @@ def test_the_calibration_set_is_a_random_sample_of_the_requests(bundle: Bundle, 
     assert abs(len(kept) - audits.sum() - AUDITED * escalated) < 4 * np.sqrt(AUDITED * escalated)
 
 
-def test_the_trees_the_figures_and_the_typicality_reference_stay_and_the_metadata_says_what_happened(
-    bundle: Bundle, tmp_path: Path
-) -> None:
-    labelled = read_labelled(bundle, written(tmp_path / "rows.jsonl", Traffic(bundle, 0, 3000).rows()))
+def test_recalibration_keeps_trees_metrics_and_typicality_reference(bundle: Bundle, tmp_path: Path) -> None:
+    labelled = read_calibration_rows(bundle, written(tmp_path / "rows.jsonl", Traffic(bundle, 0, 3000).rows()))
     recalibrate(bundle, labelled, tmp_path / "new")
     new = read_bundle(str(tmp_path / "new"))
     assert new.trees == bundle.trees
@@ -152,12 +172,12 @@ def test_the_trees_the_figures_and_the_typicality_reference_stay_and_the_metadat
     LightGBMScorer(new).score(generation(made(5), 0))
 
 
-def test_a_harvest_is_scored_by_the_bundle_and_gives_it_distances_too(
+def test_a_harvest_recalibrates_scores_and_typicality(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = made(200, seed=5, signal=0.6, share=0.3)
-    monkeypatch.setattr(module, "read_harvest", lambda _path: rows)
-    recalibrate(bundle, read_labelled(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
+    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(rows))
+    recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
     new = read_bundle(str(tmp_path / "new"))
     scorer = LightGBMScorer(new)
     scores = [scorer.score(generation(rows, place)) for place in range(200)]
@@ -170,11 +190,11 @@ def test_a_harvest_is_scored_by_the_bundle_and_gives_it_distances_too(
 def test_a_harvest_of_another_model_is_refused(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made(200)
     other = rows.manifest.model_copy(update={"fingerprint": replace(rows.manifest.tapped(), precision="full")})
-    monkeypatch.setattr(module, "read_harvest", lambda _path: replace(rows, manifest=other))
+    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
     with pytest.raises(BundleMismatchError, match="precision"):
-        read_labelled(bundle, tmp_path / "rows.parquet")
+        read_calibration_rows(bundle, tmp_path / "rows.parquet")
     with pytest.raises(FitError, match="chooses among the rows of an export"):
-        read_labelled(bundle, tmp_path / "rows.parquet", tier="small")
+        read_calibration_rows(bundle, tmp_path / "rows.parquet", tier="small")
 
 
 def test_one_tiers_rows_are_chosen_and_two_tiers_are_not_mixed(bundle: Bundle, tmp_path: Path) -> None:
@@ -182,52 +202,51 @@ def test_one_tiers_rows_are_chosen_and_two_tiers_are_not_mixed(bundle: Bundle, t
     mixed = [row | {"tier": "large" if place % 2 else "small"} for place, row in enumerate(rows)]
     path = written(tmp_path / "rows.jsonl", mixed)
     with pytest.raises(FitError, match=r"tiers \['large', 'small'\]"):
-        read_labelled(bundle, path)
-    assert len(read_labelled(bundle, path, tier="large").wrong) == len(rows) // 2
+        read_calibration_rows(bundle, path)
+    assert len(read_calibration_rows(bundle, path, tier="large").wrong) == len(rows) // 2
     with pytest.raises(FitError, match="no row with an uncertainty of the tier 'none'"):
-        read_labelled(bundle, path, tier="none")
+        read_calibration_rows(bundle, path, tier="none")
 
 
 def test_rows_without_a_score_are_left_out(bundle: Bundle, tmp_path: Path) -> None:
     rows = Traffic(bundle, 0, 1000).rows()
     unscored = {**rows[0], "id": "another", "uncertainty": None, "tier": None}
-    assert len(read_labelled(bundle, written(tmp_path / "r.jsonl", [*rows, unscored])).wrong) == len(rows)
+    assert len(read_calibration_rows(bundle, written(tmp_path / "r.jsonl", [*rows, unscored])).wrong) == len(rows)
 
 
 def test_escalated_rows_alone_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     rows = [row for row in Traffic(bundle, 0, 1000).rows() if row["probability"] == 1]
     with pytest.raises(FitError, match="of those that were answered it says nothing"):
-        read_labelled(bundle, written(tmp_path / "rows.jsonl", rows))
+        read_calibration_rows(bundle, written(tmp_path / "rows.jsonl", rows))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probability": 0.0}, r"rows\.jsonl:2: probability: .*greater than 0; .*queue export"),
-        ({"probability": 1.5}, r"rows\.jsonl:2: probability"),
+        ({"probability": 0.0}, r"rows\.jsonl:2: .*queue export.*: probability: .*greater than 0"),
+        ({"probability": 1.5}, r"rows\.jsonl:2: .*: probability"),
         ({"probability": float("nan")}, r"rows\.jsonl:2: "),
-        ({"uncertainty": 1.5}, r"rows\.jsonl:2: uncertainty"),
-        ({"correct": "yes"}, r"rows\.jsonl:2: correct"),
+        ({"uncertainty": 1.5}, r"rows\.jsonl:2: .*: uncertainty"),
+        ({"correct": "yes"}, r"rows\.jsonl:2: .*: correct"),
         ({"id": "ticket-0"}, "1 rows are there more than once, such as 'ticket-0'"),
     ],
 )
 def test_a_row_that_is_none_is_refused_with_its_place(
     changes: dict[str, Any], message: str, bundle: Bundle, tmp_path: Path
 ) -> None:
-    row = {"id": "ticket-0", "correct": True, "tier": "small", "uncertainty": 0.5, "probability": 0.5}
-    path = written(tmp_path / "rows.jsonl", [row, {**row, "id": "ticket-1"} | changes])
-    with pytest.raises(FitError, match=message):
-        read_labelled(bundle, path)
+    path = written(tmp_path / "rows.jsonl", [VERDICT, {**VERDICT, "id": "ticket-1"} | changes])
+    with pytest.raises((AttemptsError, FitError), match=message):
+        read_calibration_rows(bundle, path)
 
 
-def test_an_export_from_before_there_were_probabilities_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    path = written(tmp_path / "rows.jsonl", [{"id": "a", "correct": True, "tier": "small", "uncertainty": 0.5}])
-    with pytest.raises(FitError, match=r"rows\.jsonl:1: probability: Field required"):
-        read_labelled(bundle, path)
+def test_an_export_without_probabilities_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.jsonl", [{name: VERDICT[name] for name in VERDICT if name != "probability"}])
+    with pytest.raises(AttemptsError, match=r"rows\.jsonl:1: .*: probability: Field required"):
+        read_calibration_rows(bundle, path)
 
 
 def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tmp_path: Path) -> None:
-    rows = Labelled(
+    rows = CalibrationRows(
         raw=np.linspace(0.1, 0.9, 100), wrong=np.arange(100) >= 81, probability=np.full(100, 0.5), typicality=None
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):

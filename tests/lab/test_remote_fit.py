@@ -10,11 +10,12 @@ from scipy import stats
 
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
 from ilis_guard.lab import fit as module
-from ilis_guard.lab import recalibrate
+from ilis_guard.lab import metrics, recalibrate
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator
 from ilis_guard.types import Generation, RemoteFingerprint, Statistics
+from tests.lab.test_recalibrate import FakeTable
 from tests.provider import towns_harvest
 
 FINGERPRINT = RemoteFingerprint(chat_model="vendor:Chat", model="town-clerk", arguments={"logprobs": True})
@@ -24,7 +25,9 @@ ROWS = towns_harvest(FINGERPRINT, 600)
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundles") / "towns"
-    fit(ROWS, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 60)
+        fit(ROWS, folder)
     return read_bundle(str(folder))
 
 
@@ -36,7 +39,7 @@ def said(share: float, *, entropy: float = math.nan, margin: float | None = None
     return Generation(text="T1", tokens=2, prompt_tokens=9, finish_reason="stop", seconds=0.1, statistics=statistics)
 
 
-def test_a_bundle_says_what_it_looks_at_and_has_all_figures(bundle: Bundle) -> None:
+def test_metadata_of_a_remote_bundle_names_features_and_metrics(bundle: Bundle) -> None:
     metadata = bundle.metadata
     assert metadata.features == ("statistics",)
     assert metadata.statistics == ("logprob_sum", "logprob_mean", "margin_min")
@@ -47,7 +50,7 @@ def test_a_bundle_says_what_it_looks_at_and_has_all_figures(bundle: Bundle) -> N
     assert bundle.calibration_set.typical is None
 
 
-def test_it_is_surer_of_the_answers_that_are_more_often_right(bundle: Bundle) -> None:
+def test_uncertainty_matches_the_share_of_wrong_answers(bundle: Bundle) -> None:
     scorer = LightGBMScorer(bundle)
     assert scorer.score(said(0.97)).uncertainty < 0.25
     assert scorer.score(said(0.1)).uncertainty > 0.75
@@ -64,7 +67,7 @@ def test_it_is_surer_of_the_answers_that_are_more_often_right(bundle: Bundle) ->
         assert fresh.wrong[600:][inside].mean() == pytest.approx(uncertainty[inside].mean(), abs=0.12)
 
 
-def test_what_was_never_told_plays_no_part(bundle: Bundle) -> None:
+def test_unknown_statistics_play_no_part(bundle: Bundle) -> None:
     scorer = LightGBMScorer(bundle)
     assert scorer.score(said(0.6)) == scorer.score(said(0.6, entropy=2.0))
 
@@ -88,7 +91,7 @@ def test_another_model_or_argument_is_refused_by_its_name(bundle: Bundle) -> Non
         scorer.check_fits(replace(FINGERPRINT, model="mayor", arguments={}))
 
 
-def test_typicality_is_uniform_where_answers_are_exchangeable_and_small_where_they_are_others() -> None:
+def test_typicality_is_uniform_on_exchangeable_answers_only() -> None:
     rows = towns_harvest(FINGERPRINT, 4000)
     place = np.random.default_rng(0).permutation(4000)
     profiles = rows.profiles("answer")
@@ -112,21 +115,19 @@ def test_there_is_nothing_to_fit_to_a_prompt(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_new_rows_recalibrate_it_where_the_same_is_told(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_rows_recalibrate_a_remote_bundle(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = towns_harvest(FINGERPRINT, 500)
-    monkeypatch.setattr(recalibrate, "read_harvest", lambda _path: fresh)
-    labelled = recalibrate.read_labelled(bundle, tmp_path / "rows.parquet")
+    monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(fresh))
+    labelled = recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
     recalibrate.recalibrate(bundle, labelled, tmp_path / "ours")
     again = read_bundle(str(tmp_path / "ours"))
     assert len(again.calibration_set.typicality.distances) == 500
     LightGBMScorer(again).score(said(0.5))
 
     less = replace(fresh, statistics=fresh.statistics[:, :2], known=("logprob_sum", "logprob_mean"))
-    monkeypatch.setattr(recalibrate, "read_harvest", lambda _path: less)
+    monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(less))
     with pytest.raises(FitError, match=r"looks at the output statistics .*'margin_min'.* and of the rows"):
-        recalibrate.read_labelled(bundle, tmp_path / "rows.parquet")
+        recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_new_rows_recalibrate_it_where_the_same_is_told(
         ({"statistics": ("logprob_sum", "logprob_sum")}, "stands twice"),
         ({"statistics": ()}, "at least 1"),
         ({"statistics": ("surprise",)}, "Input should be 'logprob_sum'"),
-        ({"max_new_tokens": 8}, "max_new_tokens is told of a model that can be tapped"),
+        ({"max_new_tokens": 8}, "max_new_tokens belongs to a model that can be tapped"),
         ({"stage": "prompt"}, "at stage 'prompt'"),
     ],
     ids=str,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tenacity
@@ -15,9 +14,9 @@ from langchain_openai import ChatOpenAI
 
 from ilis_guard.cascade.caller import ModelCaller
 from ilis_guard.errors import FitError, ModelError
-from ilis_guard.lab.harvest import Manifest, harvest, read_harvest, read_rows
-from ilis_guard.lab.rows import read_rows_of
-from ilis_guard.lab.side_by_side import SideBySide
+from ilis_guard.lab.attempt_schema import COLUMNS, HarvestManifest
+from ilis_guard.lab.attempts import read_answers, read_attempts
+from ilis_guard.lab.harvest import ConcurrentRemoteModel, harvest
 from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from tests.provider import Provider, confidence, is_right, provider, town
 
@@ -37,13 +36,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "towns.parquet"
 
 
-def asked_at(serving: Provider, max_concurrent: int | None = None, **changes: Any) -> SideBySide:
+def asked_at(serving: Provider, max_concurrent: int | None = None, **changes: Any) -> ConcurrentRemoteModel:
     model = RemoteModel(ChatOpenAI(**serving.arguments(**changes)))
     caller = ModelCaller("remote", backoff=tenacity.wait_none())
-    return SideBySide(model, caller, max_concurrent=max_concurrent)
+    return ConcurrentRemoteModel(model, caller, max_concurrent=max_concurrent)
 
 
-def harvested(serving: Provider, path: Path, *, batch_size: int = 4, **changes: Any) -> Manifest:
+def harvested(serving: Provider, path: Path, *, batch_size: int = 4, **changes: Any) -> HarvestManifest:
     return harvest(asked_at(serving, **changes), TOWNS, path, name="town-clerk", batch_size=batch_size)
 
 
@@ -54,32 +53,32 @@ def test_each_row_holds_its_own_answer_and_the_statistics_of_its_logprobs(servin
     for number, row in zip(NUMBERS, table, strict=True):
         share = confidence(number)
         assert row["text"] == f"{'T' if is_right(number) else 'X'}{number}"
-        assert row["correct"] == is_right(number)
+        assert row["wrong"] != is_right(number)
         assert (row["dataset"], row["tokens"], row["prompt_tokens"]) == (f"towns-{number % 2}", 2, 12)
         assert row["logprob_sum"] == pytest.approx(math.log(share) + math.log(0.99))
         assert row["logprob_mean"] == pytest.approx(row["logprob_sum"] / 2)
         assert row["margin_min"] == pytest.approx(share - (1 - share) / 2 if share > 1 / 3 else (1 - share) / 2 - share)
-        assert [row[name] for name in ("entropy_mean", "prompt", "last", "mean")] == [None] * 4
+        assert row["entropy_mean"] is None
     assert len({row["margin_min"] for row in table}) == len(table)
 
 
-def test_what_is_read_back_has_the_statistics_that_were_told_and_no_maps(serving: Provider, path: Path) -> None:
+def test_remote_answers_have_their_statistics_and_no_maps(serving: Provider, path: Path) -> None:
     harvested(serving, path)
-    rows = read_harvest(path)
+    rows = read_attempts(path).answers()
     assert (rows.known, rows.signatures) == (("logprob_sum", "logprob_mean", "margin_min"), {})
     assert rows.statistics.shape == (len(TOWNS), 3)
     assert rows.wrong.tolist() == [not is_right(number) for number in NUMBERS]
     assert np.isfinite(rows.statistics).all()
-    _, (first, *_) = read_rows(path)
-    assert first.generation.statistics is not None
-    assert first.generation.statistics.logprob_sum == rows.statistics[0, 0]
-    assert math.isnan(first.generation.statistics.entropy_mean)
-    assert first.generation.signatures == {}
+    first, *_ = dict(read_attempts(path).generations()).values()
+    assert first.statistics is not None
+    assert first.statistics.logprob_sum == rows.statistics[0, 0]
+    assert math.isnan(first.statistics.entropy_mean)
+    assert first.signatures == {}
 
 
-def test_the_manifest_says_who_was_asked_and_with_what(serving: Provider, path: Path) -> None:
+def test_the_manifest_names_model_and_arguments(serving: Provider, path: Path) -> None:
     manifest = harvested(serving, path)
-    assert read_harvest(path).manifest == manifest
+    assert read_attempts(path).harvest == manifest
     assert manifest.fingerprint == fingerprint_of(ChatOpenAI(**serving.arguments(timeout=3)))
     assert (manifest.model, manifest.prompt, manifest.max_new_tokens) == ("town-clerk", "{question}", None)
     assert "sk-test" not in manifest.model_dump_json()
@@ -87,7 +86,7 @@ def test_the_manifest_says_who_was_asked_and_with_what(serving: Provider, path: 
 
 def test_without_the_two_likeliest_there_is_no_margin(serving: Provider, path: Path) -> None:
     harvested(serving, path, top_logprobs=None)
-    assert read_harvest(path).known == ("logprob_sum", "logprob_mean")
+    assert read_attempts(path).answers().known == ("logprob_sum", "logprob_mean")
 
 
 def test_without_logprobs_the_first_batch_is_the_last_and_nothing_is_kept(serving: Provider, path: Path) -> None:
@@ -108,9 +107,9 @@ def test_rows_without_statistics_among_others_are_unanswered(serving: Provider, 
             return [*mute.generate_batch(conversations[:1]), *model.generate_batch(conversations[1:])]
 
     harvest(Sometimes(), TOWNS, path, name="town-clerk", batch_size=6)
-    rows = read_harvest(path)
+    rows = read_attempts(path).answers()
     assert (rows.unanswered, len(rows.ids)) == (2, 10)
-    assert [row.generation.statistics is None for row in read_rows(path)[1]].count(True) == 2
+    assert [answer.statistics is None for _, answer in read_attempts(path).generations()].count(True) == 2
 
 
 def test_a_batch_is_asked_at_once_as_far_as_the_tier_allows(serving: Provider, path: Path) -> None:
@@ -126,16 +125,14 @@ def test_a_batch_is_asked_at_once_as_far_as_the_tier_allows(serving: Provider, p
     assert len(serving.asked) == len(TOWNS)
 
 
-def test_what_failed_in_passing_is_asked_again(serving: Provider, path: Path) -> None:
+def test_transient_failures_are_retried(serving: Provider, path: Path) -> None:
     serving.before = lambda prompt: 503 if serving.times[prompt] < 3 and "number 7" in prompt else 200
     harvested(serving, path)
     assert sorted(serving.times.values()) == [1] * 11 + [3]
-    assert len(read_harvest(path).ids) == len(TOWNS)
+    assert len(read_attempts(path).answers().ids) == len(TOWNS)
 
 
-def test_an_answer_that_cannot_be_had_fails_the_run_and_the_next_one_asks_for_it_alone(
-    serving: Provider, path: Path
-) -> None:
+def test_a_failed_answer_fails_the_run_and_is_retried_by_the_next(serving: Provider, path: Path) -> None:
     refused = TOWNS[5].prompt()
     serving.before = lambda prompt: 400 if prompt == refused else 200
     with pytest.raises(ModelError, match=r"1 answer couldn't be had, such as that to 'q5' \(ModelError: .*400.*kept"):
@@ -147,7 +144,7 @@ def test_an_answer_that_cannot_be_had_fails_the_run_and_the_next_one_asks_for_it
     serving.before = lambda _prompt: 200
     harvested(serving, path)
     assert serving.times == {refused: 1}
-    assert read_harvest(path).ids == tuple(asked.id for asked in TOWNS)
+    assert read_attempts(path).answers().ids.tolist() == [asked.id for asked in TOWNS]
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -160,12 +157,12 @@ def test_where_nothing_comes_the_rest_is_not_asked_for(serving: Provider, path: 
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_run_with_other_arguments_does_not_go_on_with_it(serving: Provider, path: Path) -> None:
+def test_other_arguments_do_not_continue_an_unfinished_run(serving: Provider, path: Path) -> None:
     serving.before = lambda prompt: 400 if prompt == TOWNS[0].prompt() else 200
     with pytest.raises(ModelError):
         harvested(serving, path)
     before = len(serving.asked)
-    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
+    with pytest.raises(FitError, match="unfinished table that was made differently"):
         harvested(serving, path, temperature=0.7)
     assert len(serving.asked) == before
 
@@ -177,16 +174,15 @@ def test_no_question_stands_in_a_message(serving: Provider, path: Path) -> None:
     assert "code of the town" not in str(caught.value)
 
 
-def test_what_needs_maps_says_so(serving: Provider, path: Path) -> None:
+def test_maps_of_a_remote_model_are_refused(serving: Provider, path: Path) -> None:
     manifest = harvested(serving, path)
     with pytest.raises(FitError, match=r"'town-clerk' hold no maps.*can't be tapped"):
         manifest.tapped()
     with pytest.raises(FitError, match="hold no maps"):
-        read_rows_of([path])
+        read_answers([path])
 
 
 def test_the_columns_are_those_of_any_harvest(serving: Provider, path: Path) -> None:
     harvested(serving, path)
     schema = pq.read_schema(path)
-    assert schema.names[-3:] == ["prompt", "last", "mean"]
-    assert {schema.field(position).type for position in ("prompt", "last", "mean")} == {pa.null()}
+    assert schema.names == [*COLUMNS.names, "text", "token_ids"]

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from ilis_guard.lab.sequence_probability import fit_sequence_probability
+from ilis_guard.lab.fit import fit_sequence_probability
 
 SLOPE = 0.4
 
@@ -59,7 +59,7 @@ def test_neither_the_names_nor_the_order_of_rows_matter() -> None:
     assert again.intercept == pytest.approx(fitted.intercept, rel=1e-3)
 
 
-def test_of_one_dataset_it_is_the_usual_logistic_regression() -> None:
+def test_one_dataset_gives_the_usual_logistic_regression() -> None:
     logprob_sum, wrong, names = together(answers(2000, length=12, intercept=-5, seed=8))
     usual = LogisticRegression(C=1e9).fit(-logprob_sum[:, None], wrong)
     fitted = fit_sequence_probability(logprob_sum, wrong, names)

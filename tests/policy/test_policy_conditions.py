@@ -44,7 +44,7 @@ def refusal(condition: str) -> list[tuple[int, int, str]]:
         ("uncertainty < \u0660.2", 14, "ARABIC-INDIC DIGIT ZERO"),
     ],
 )
-def test_what_isnt_in_the_language_is_refused_at_its_place(condition: str, offset: int, words: str) -> None:
+def test_cel_beyond_the_language_is_refused_at_its_place(condition: str, offset: int, words: str) -> None:
     (line, at, what), *_ = refusal(condition)
     assert (line, at) == (1, offset)
     assert words in what
@@ -102,9 +102,7 @@ def _policy(condition: str, do: str) -> Policy:
         ("labels.x == 'a' || labels.x == 1", {"x": True}, "is a bool, and is compared with a number and a string"),
     ],
 )
-def test_a_label_of_another_type_than_its_compared_with_fails_the_condition(
-    condition: str, labels: Labels, complaint: str
-) -> None:
+def test_a_label_of_the_wrong_type_fails_the_condition(condition: str, labels: Labels, complaint: str) -> None:
     """CEL calls them not equal: who writes "true" for true would switch the rule off that asks for it."""
     compiled, situation = Condition.of(condition), Situation(Facts(labels=labels))
     alone, together = compiled.check(situation), list(Conditions([compiled]).check(situation))

@@ -50,11 +50,11 @@ LENIENT = "{id: lenient, when: uncertainty < 0.99, do: answer}"
         (["{id: vip, when: labels.vip == true && uncertainty < 0.99, do: answer}"], {"labels": {"vip": True}}, True),
     ],
 )
-def test_what_may_still_be_answered(rules: list[str], facts: dict[str, Any], may: bool) -> None:
+def test_an_answer_under_way_may_be_given_or_not(rules: list[str], facts: dict[str, Any], may: bool) -> None:
     assert policy(*rules).may_answer(replace(RUNNING, **facts)) is may
 
 
-def test_what_only_falls_counts_as_it_stands() -> None:
+def test_statistics_that_only_fall_count_as_they_stand() -> None:
     rules = policy("{id: guessed, when: statistics.margin_min < 0.01, do: abstain}", LENIENT)
     low = Statistics(logprob_sum=-3.0, logprob_mean=-1.0, entropy_mean=1.0, margin_min=0.001)
     assert not rules.may_answer(replace(RUNNING, statistics=low))
@@ -120,7 +120,7 @@ def policies(draw: Any) -> Policy | None:
     end=st.tuples(st.floats(0, 1), NUMBERS, NUMBERS, st.integers(0, 20), st.integers(0, 20), st.floats(-5, 0)),
     finish_reason=st.sampled_from(["stop", "length", ""]),
 )
-def test_whatever_is_answered_at_its_end_was_never_ruled_out_on_its_way(
+def test_an_answer_given_at_its_end_was_never_ruled_out_before(
     rules: Policy | None, uncertainty: float, labels: Any, running: Any, end: Any, finish_reason: Any
 ) -> None:
     """With the same uncertainty, whatever else the end brings."""

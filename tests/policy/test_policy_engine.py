@@ -36,7 +36,7 @@ def test_the_first_rule_that_holds_decides() -> None:
     assert why(rules.evaluate(Facts(uncertainty=0.5)))[-1] == ("rule 'c' decided: abstain, because it has no condition")
 
 
-def test_where_no_rule_holds_it_abstains() -> None:
+def test_a_policy_abstains_where_no_rule_holds() -> None:
     ruling = policy("id: a, when: uncertainty < 0.05, do: answer").evaluate(SURE)
     assert (ruling.action, ruling.rule, ruling.to, ruling.say) == (Action.ABSTAIN, None, None, "")
     assert why(ruling)[-1] == "no rule held: abstained"

@@ -132,7 +132,7 @@ WRONG: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "place", "words"), WRONG)
-def test_an_error_says_where_and_what(text: str, place: str, words: str) -> None:
+def test_an_error_names_its_place_and_cause(text: str, place: str, words: str) -> None:
     lines = refusal(text)
     assert any(line.startswith(f"p.yaml:{place}: ") and words in line for line in lines), lines
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ilis_guard.policy import Explanation, Facts, Policy
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.explain import ExplainedRule, explain, outcome_text
+from ilis_guard.policy.explain import outcome_text
+from ilis_guard.policy.explanation import ExplainedRule, explain
 from ilis_guard.policy.schema import Rule
 from ilis_guard.types import STAGES, Action, Obstacle, Stage, Statistics
 
@@ -115,7 +116,7 @@ def test_a_part_that_cannot_be_evaluated_says_why() -> None:
     ]
 
 
-def test_a_rule_for_a_sample_says_whether_the_request_is_in_it() -> None:
+def test_a_sampled_rule_says_whether_the_request_is_sampled() -> None:
     sampled = policy("id: look, sample: 0.5, do: escalate")
     told = {outcomes(sampled.explain(Facts(sampling_key=str(sampling_key))))[0][1:] for sampling_key in range(20)}
     assert told == {
@@ -124,7 +125,7 @@ def test_a_rule_for_a_sample_says_whether_the_request_is_in_it() -> None:
     }
 
 
-def test_it_is_json_with_missing_numbers_as_null() -> None:
+def test_an_explanation_is_json_with_missing_numbers_as_null() -> None:
     explained = policy("id: a, when: typicality > 0.5 && tokens > 3, do: escalate, to: q, say: Wait.")
     told: dict[str, Any] = json.loads(json.dumps(explained.explain(Facts(tokens=7)).to_dict(), allow_nan=False))
     assert (told["facts"]["typicality"], told["facts"]["tokens"], told["stage"]) == (None, 7, "answer")
@@ -240,7 +241,7 @@ def test_an_explanation_never_contradicts_the_ruling(
         (Facts(uncertainty=0.1, threshold=0.2), "`certified` is true (uncertainty is 0.1, threshold is 0.2)"),
     ],
 )
-def test_what_is_certified_or_not_is_told_with_its_threshold(facts: Facts, why: str) -> None:
+def test_certified_is_explained_by_its_threshold(facts: Facts, why: str) -> None:
     text = "version: 1\nname: p\nguarantee: {max_error: 0.1}\nrules:\n  - {id: a, when: certified, do: answer}\n"
     explained = Policy.parse(text).explain(facts)
     assert reason(explained.rules[0]) == why

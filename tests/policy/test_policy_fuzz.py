@@ -84,7 +84,7 @@ def refused_well(message: str) -> None:
 
 
 @given(mutants(SHIPPED))
-def test_a_policy_that_was_tampered_with_is_read_or_refused_with_its_place(text: str) -> None:
+def test_mutants_of_policies_are_read_or_refused_at_a_place(text: str) -> None:
     read_or_refused(text)
 
 
@@ -103,7 +103,7 @@ def test_bytes_are_read_or_refused_with_their_place(raw: bytes, data: st.DataObj
 
 
 @given(NEAR_POLICIES)
-def test_what_has_nearly_the_shape_of_a_policy_is_read_or_refused_with_its_place(text: str) -> None:
+def test_near_policies_are_read_or_refused_at_a_place(text: str) -> None:
     read_or_refused(text)
 
 
@@ -122,7 +122,7 @@ def test_line_ends_change_neither_meaning_nor_places(text: str, end: str) -> Non
 
 
 @given(st.one_of(mutants({"g": GUARD}), st.dictionaries(NEAR_KEYS, NEAR_VALUES).map(json.dumps)))
-def test_a_guard_yaml_that_was_tampered_with_is_read_or_refused_with_its_place(text: str) -> None:
+def test_mutants_of_a_guard_yaml_are_read_or_refused_at_a_place(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "g.yaml"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -137,7 +137,7 @@ def test_a_guard_yaml_that_was_tampered_with_is_read_or_refused_with_its_place(t
 
 @given(st.one_of(CONDITIONS, st.lists(st.one_of(st.sampled_from(TOKENS), CONDITIONS), max_size=4).map(" ".join)))
 @example("uncertainty < 0.2 \\ud800")
-def test_a_text_is_a_condition_or_refused_at_a_place_in_it(text: str) -> None:
+def test_a_text_is_a_condition_or_refused_at_a_place(text: str) -> None:
     try:
         Condition.of(text)
     except ConditionError as error:
@@ -158,7 +158,7 @@ def test_conditions_say_the_same_alone_and_together(texts: list[str], facts: Fac
 @given(CONDITIONS.filter(is_condition), FACTS)
 @example("last_tier ? typicality < 0.05 : false", Facts(last_tier=False))
 @example("!(typicality < 0.05 && !(uncertainty > typicality))", Facts(uncertainty=0.1))
-def test_what_may_hold_for_all_that_is_known_is_never_called_impossible(text: str, facts: Facts) -> None:
+def test_a_condition_that_might_hold_is_never_called_impossible(text: str, facts: Facts) -> None:
     for condition in (Condition.of(text), Condition.of(f"!({text})")):
         situation = Situation(facts)
         (possible,) = ConditionBatch([Part.of(condition).may_be(True)]).evaluate(situation.activation) or [True]
@@ -181,9 +181,7 @@ def test_any_policy_gives_any_facts_exactly_one_action(text: str, many: list[Fac
 
 
 @given(policies(), st.lists(FACTS, min_size=1, max_size=5), st.floats(0, 1))
-def test_a_policy_rules_as_if_each_rule_was_asked_by_itself_whether_it_might_hold(
-    text: str, many: list[Facts], uncertainty: float
-) -> None:
+def test_the_batch_of_undetermined_rules_changes_no_ruling(text: str, many: list[Facts], uncertainty: float) -> None:
     policy, slow = read_or_refused(text), read_or_refused(text)
     if policy is None or slow is None:
         return

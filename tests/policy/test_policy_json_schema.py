@@ -27,13 +27,13 @@ def data(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
-def test_the_shipped_file_is_what_the_models_say() -> None:
+def test_the_shipped_json_schema_is_that_of_the_models() -> None:
     assert JSON_SCHEMA_FILE.read_text("utf-8") == json_schema_text(), (
         "run: ilis-guard policy schema > ilis_guard/policy/policy.schema.json"
     )
 
 
-def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
+def test_the_json_schema_is_of_the_draft_that_it_names() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
@@ -126,7 +126,7 @@ def texts() -> list[str]:
 
 
 @pytest.mark.parametrize("text", texts())
-def test_what_is_wrong_in_shape_is_refused_as_the_loader_refuses_it(text: str) -> None:
+def test_the_json_schema_refuses_shapes_that_the_loader_refuses(text: str) -> None:
     with pytest.raises(PolicyError) as caught:
         Policy.parse(text)
     complaints = str(caught.value).splitlines()
@@ -161,7 +161,7 @@ def test_a_key_without_a_value_is_refused(key: str) -> None:
         "guarantee: {max_error: 0.01}\nbudget: {max_attempts: 1}\naudit: {fraction: 1, queue: a b}",
     ],
 )
-def test_what_the_loader_takes_is_taken(keys: str, rule: str) -> None:
+def test_the_json_schema_takes_files_that_the_loader_takes(keys: str, rule: str) -> None:
     text = f"version: 1\nname: p\n{keys}\nrules: [{rule}]\n"
     VALIDATOR.validate(data(text))
     if "guarantee" in keys or "certified" not in rule:

@@ -47,7 +47,7 @@ def test_every_key_beside_the_rules_is_read() -> None:
     "kind",
     [{"max_error": 0.05}, {"min_coverage": 1.0}, {"max_reviews_per_hour": 20.0, "requests_per_hour": 400.0}],
 )
-def test_a_guarantee_is_of_one_kind_at_a_confidence_of_95_percent_unless_it_says_another(kind: dict[str, Any]) -> None:
+def test_a_guarantee_is_of_one_kind_at_95_percent_by_default(kind: dict[str, Any]) -> None:
     text = ", ".join(f"{key}: {value}" for key, value in kind.items())
     assert policy(f"guarantee: {{{text}}}").guarantee == Guarantee(**kind, confidence=0.95)
 
@@ -64,7 +64,7 @@ def test_a_guarantee_is_of_one_kind_at_a_confidence_of_95_percent_unless_it_says
         ("version: 1\nname: p\nrules:\n  - {id: a, do: abstain}\n", "d3b9491c985f58c9"),
     ],
 )
-def test_keys_that_came_later_leave_the_fingerprints_of_older_files_as_they_were(text: str, fingerprint: str) -> None:
+def test_later_keys_leave_the_fingerprints_of_older_files(text: str, fingerprint: str) -> None:
     assert Policy.parse(text).fingerprint == fingerprint
 
 
@@ -118,7 +118,7 @@ def test_conditions_see_the_facts_of_this_language(condition: str) -> None:
     assert policy("guarantee: {max_error: 0.1}", rules).evaluate(FULL).rule == "r"
 
 
-def test_without_a_threshold_nothing_is_compared_with_it() -> None:
+def test_a_missing_threshold_makes_comparisons_false() -> None:
     rules = "rules:\n  - {id: over, when: uncertainty > threshold, do: escalate}\n"
     ruling = policy("guarantee: {max_error: 0.1}", rules).evaluate(replace(SURE, threshold=None))
     assert ruling.rule is None
@@ -126,7 +126,7 @@ def test_without_a_threshold_nothing_is_compared_with_it() -> None:
 
 
 @pytest.mark.parametrize("threshold", [None, 0.05])
-def test_a_policy_with_a_guarantee_answers_nothing_beyond_it(threshold: float | None) -> None:
+def test_a_policy_answers_nothing_beyond_its_guarantee(threshold: float | None) -> None:
     promising = policy("guarantee: {max_error: 0.1}")
     assert promising.evaluate(SURE).rule == "sure"
     ruling = promising.evaluate(replace(SURE, threshold=threshold))
@@ -148,7 +148,7 @@ def test_without_a_due_time_the_queue_has_its_own() -> None:
     assert policy().evaluate(SURE).due is None
 
 
-def test_a_due_time_is_at_most_what_the_review_queue_takes() -> None:
+def test_a_due_time_is_at_most_that_of_the_review_queue() -> None:
     assert LONGEST_DUE == LONGEST == seconds("36525d")
     assert math.isnan(seconds("4 h"))
 
@@ -287,6 +287,6 @@ def test_a_wrong_rule_is_refused_with_its_place(rule: str, at: str, words: str) 
 
 
 @pytest.mark.parametrize("name", ["certified", "threshold < 0.1"])
-def test_what_a_guarantee_covers_isnt_known_at_the_prompt(name: str) -> None:
+def test_facts_of_a_guarantee_are_unknown_at_the_prompt(name: str) -> None:
     with pytest.raises(PolicyError, match="isn't known at stage `prompt`"):
         policy("guarantee: {max_error: 0.1}", f"rules:\n  - {{id: r, stage: prompt, when: {name}, do: abstain}}\n")

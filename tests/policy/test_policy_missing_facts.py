@@ -26,9 +26,7 @@ LAST = "id: last, do: abstain"
 
 @pytest.mark.parametrize("do", ["abstain", "escalate", "retry"])
 @pytest.mark.parametrize("typicality", [None, math.nan])
-def test_nothing_is_answered_after_a_rule_that_a_missing_number_kept_from_holding(
-    do: str, typicality: float | None
-) -> None:
+def test_an_undetermined_rule_blocks_answers_after_it(do: str, typicality: float | None) -> None:
     rules = policy(f"id: strange, when: typicality < 0.05, do: {do}", ANSWER, LAST)
     ruling = rules.evaluate(replace(SURE, typicality=typicality))
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")
@@ -79,7 +77,7 @@ def test_a_rule_that_could_not_have_acted_holds_nothing_back() -> None:
     assert named.evaluate(replace(BLIND, larger_tiers=("middle", "large"))).rule == "last"
 
 
-def test_answers_before_the_doubt_and_other_actions_after_it_are_free() -> None:
+def test_answers_before_an_undetermined_rule_and_other_actions_are_free() -> None:
     early = policy(
         "id: sure, when: uncertainty < 0.5, do: answer", "id: strange, when: typicality < 0.05, do: escalate"
     )
@@ -101,7 +99,7 @@ def test_a_missing_threshold_speaks_for_no_answer() -> None:
     assert rules.evaluate(SURE).rule == "last"
 
 
-def test_what_is_missing_at_a_prompt_that_was_scored_holds_its_answer_back() -> None:
+def test_a_number_missing_at_a_scored_prompt_blocks_the_answer() -> None:
     rules = policy("id: strange, stage: prompt, when: typicality < 0.05, do: escalate", ANSWER, LAST)
     early = rules.evaluate_prompt(Facts(uncertainty=0.1))
     assert early.ruling is None
@@ -132,7 +130,7 @@ def test_an_answer_rule_that_is_always_held_back_is_refused(rules: list[str], ne
         policy(*rules)
 
 
-def test_what_is_answered_no_more_leaves_the_rules_after_it_their_turn() -> None:
+def test_rules_after_a_blocked_answer_can_decide() -> None:
     after = "id: after, when: \"uncertainty <= 1.0 && error == ''\", do: escalate"
     everything = "id: all, when: uncertainty <= 1.0, do: answer"
     with pytest.raises(PolicyError, match="rule 'after': can never be reached"):
@@ -198,7 +196,7 @@ FACTS = st.builds(
 
 
 @given(condition=CONDITIONS, do=st.sampled_from(["abstain", "escalate", "retry"]), facts=FACTS, known=st.floats(0, 1))
-def test_what_is_answered_with_a_number_missing_is_answered_whatever_the_number(
+def test_an_answer_without_a_number_is_given_whatever_the_number(
     condition: str, do: str, facts: Facts, known: float
 ) -> None:
     try:

@@ -84,7 +84,7 @@ def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: 
         ["id: a, when: uncertainty * 1.0 <= 0.9, do: answer", LAST],
     ],
 )
-def test_who_leaves_the_doubtful_to_others_is_not_warned_of(rules: list[str]) -> None:
+def test_a_gated_policy_does_not_warn(rules: list[str]) -> None:
     assert notices(*rules) == ()
 
 
@@ -132,9 +132,7 @@ def test_a_label_that_may_be_absent_holds_answers_back_or_does_not(rules: list[s
     ],
 )
 @pytest.mark.parametrize("before", ["id: some, do: escalate, sample: 0.5", "id: up, when: labels.x, do: answer"])
-def test_a_condition_that_cant_be_looked_through_and_lets_the_worst_score_pass_is_warned_of(
-    before: str, condition: str
-) -> None:
+def test_an_opaque_condition_that_lets_the_worst_score_pass_warns(before: str, condition: str) -> None:
     before = before.replace("labels.x", "labels.x == 1 && uncertainty < 0.1")
     notice = only(before, f'id: all, when: "{condition}", do: answer', LAST)
     assert (notice.level, notice.place) == ("warning", "p.yaml:6:21")
@@ -168,13 +166,13 @@ def test_a_retry_that_the_budget_never_allows_is_warned_of() -> None:
         ("id: last, when: \"error == '${QUEUE}'\", do: abstain", "6:22"),
     ],
 )
-def test_what_nothing_fills_in_is_warned_of(rule: str, place: str) -> None:
+def test_a_placeholder_warns(rule: str, place: str) -> None:
     notice = only(SURE, rule)
     assert (notice.level, notice.place) == ("warning", f"p.yaml:{place}")
     assert "stays as it is: a policy knows no environment" in notice.what
 
 
-def test_a_label_that_is_taken_for_granted_is_warned_of_once_nobody_asks_whether_it_is_there() -> None:
+def test_a_label_whose_presence_no_rule_tests_warns() -> None:
     notice = only("id: legal, when: labels.topic == 'legal', do: escalate", SURE)
     assert (notice.level, notice.place) == ("warning", "p.yaml:5:23")
     assert notice.what.startswith("rule 'legal': where a request has no labels.topic, the condition fails, and nothing")
@@ -191,5 +189,5 @@ def test_a_label_that_is_taken_for_granted_is_warned_of_once_nobody_asks_whether
         ["id: vip, when: labels.vip == true && uncertainty < 0.5, do: answer", SURE],
     ],
 )
-def test_who_asks_for_a_label_first_is_not_warned_of(rules: list[str]) -> None:
+def test_a_label_whose_presence_is_tested_does_not_warn(rules: list[str]) -> None:
     assert notices(*rules) == ()

@@ -155,7 +155,7 @@ def sentence_of(condition: Condition, facts: Facts, *, value: bool) -> str:
         ),
     ],
 )
-def test_a_sentence_says_what_made_it_so(text: str, sentence: str) -> None:
+def test_outcomes_are_the_parts_that_decided_the_value(text: str, sentence: str) -> None:
     value = found(text).value
     assert isinstance(value, bool)
     assert sentence_of(Condition.of(text), FACTS, value=value) == sentence

@@ -202,7 +202,7 @@ EDGES = st.sampled_from([0.0, 5e-324, 0.25, math.nextafter(0.25, 0), math.nextaf
         max_size=30,
     ),
 )
-def test_what_is_certified_reaches_no_rule_that_is_called_unreachable(
+def test_certified_facts_reach_no_rule_called_unreachable(
     rules: list[tuple[str, str, float | None]], facts: list[Facts]
 ) -> None:
     bound_rules = [
@@ -246,7 +246,7 @@ def guaranteed(*rules: tuple[str, str]) -> dict[str, tuple[str, ...]]:
         ([("abstain", "threshold < 0.5"), ("abstain", "threshold >= 0.5"), ("escalate", "!certified")], {}),
     ],
 )
-def test_certified_is_known_to_follow_from_the_uncertainty_and_the_threshold(
+def test_certified_follows_from_the_uncertainty_and_the_threshold(
     rules: list[tuple[str, str]], expected: dict[str, tuple[str, ...]]
 ) -> None:
     assert guaranteed(*rules) == expected
@@ -281,7 +281,7 @@ def test_a_sample_is_in_the_way_of_nothing() -> None:
         ("{id: a, when: certified, do: answer}, {id: b, stage: prompt, when: tokens < 5, do: abstain}", "uncertainty"),
     ],
 )
-def test_what_is_left_open_where_nothing_is_certified_is_told(rules: str, open_where: str) -> None:
+def test_rules_undecided_without_certification_are_found(rules: str, open_where: str) -> None:
     policy = Policy.parse(f"version: 1\nname: p\nguarantee: {{max_error: 0.1}}\nrules: [{rules}]\n".replace("''", '""'))
     told = policy.unhandled_uncertified("small")
     if open_where:
@@ -370,7 +370,7 @@ def full_policy() -> Policy:
 
 
 @given(facts=ANY_FACTS)
-def test_a_policy_with_every_key_is_total_and_answers_only_what_is_certified(facts: Facts) -> None:
+def test_a_policy_with_every_key_is_total(facts: Facts) -> None:
     policy = full_policy()
     check_ruling(policy, facts)
     ruling, early = policy.evaluate(facts), policy.evaluate_prompt(facts)
@@ -445,7 +445,7 @@ PAIRS = st.tuples(FACTS, SHARES, SHARES, st.text(max_size=2)).map(
 
 
 @given(early=EARLY, late=RULES, pairs=st.lists(PAIRS, min_size=10, max_size=30))
-def test_a_rule_that_some_way_through_both_stages_reaches_is_never_called_unreachable(
+def test_a_rule_reached_through_both_stages_is_never_called_unreachable(
     early: list[tuple[str, str, float | None]],
     late: list[tuple[str, str, bool]],
     pairs: list[tuple[Facts, Facts]],

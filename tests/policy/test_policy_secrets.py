@@ -59,7 +59,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     ],
     ids=["say", "when", "comment", "unknown key", "other version"],
 )
-def test_a_secret_is_found_wherever_it_stands_and_not_shown(kind: str, text: str) -> None:
+def test_a_secret_is_found_in_any_place_and_not_shown(kind: str, text: str) -> None:
     secret = SECRETS[kind]()
     with pytest.raises(PolicyError) as caught:
         Policy.parse(text.replace("SECRET", secret), path="p.yaml")
@@ -84,7 +84,7 @@ def test_a_secret_is_found_wherever_it_stands_and_not_shown(kind: str, text: str
     ],
     ids=["escaped", "over two lines", "key"],
 )
-def test_a_secret_that_doesnt_stand_in_the_text_as_it_is_is_found_where_its_value_stands(
+def test_an_escaped_secret_is_found_at_its_value(
     kind: str, written: Callable[[str], str], text: str, place: str
 ) -> None:
     secret = SECRETS[kind]()
@@ -110,7 +110,7 @@ def test_a_secret_that_doesnt_stand_in_the_text_as_it_is_is_found_where_its_valu
         "uncertainty < 0.25 && typicality >= 0.01",
     ],
 )
-def test_what_only_speaks_of_secrets_is_none(text: str) -> None:
+def test_a_text_about_secrets_is_none(text: str) -> None:
     assert list(find_secrets(text)) == []
 
 

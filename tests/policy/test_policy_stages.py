@@ -44,7 +44,7 @@ def test_without_prompt_rules_there_is_nothing_to_say() -> None:
     assert (said.ruling, why(said), blocked(said.answer_blocked_by)) == (None, (), "")
 
 
-def test_what_holds_an_answer_back_at_the_prompt_holds_it_back_later() -> None:
+def test_an_obstacle_at_the_prompt_blocks_the_answer() -> None:
     both = policy(
         "id: mine, stage: prompt, when: labels.topic == 'legal', do: escalate",
         "id: sure, when: uncertainty < 0.5, do: answer",
@@ -78,7 +78,7 @@ def test_nothing_can_be_answered_at_the_prompt() -> None:
 
 
 @pytest.mark.parametrize("name", ["statistics.entropy_mean", "error"])
-def test_what_isnt_known_at_the_prompt_cant_be_asked_for(name: str) -> None:
+def test_facts_unknown_at_the_prompt_are_refused(name: str) -> None:
     condition = "error != ''" if name == "error" else f"{name} > 0.5"
     message = refused(f'id: a, stage: prompt, when: "{condition}", do: abstain')
     assert f"rule 'a': `{name}` isn't known at stage `prompt`" in message
@@ -128,11 +128,11 @@ def test_where_no_prompt_is_answered_no_rule_on_answers_is_reached(early: list[s
         ["id: a, stage: prompt, when: seconds <= 1.0, do: abstain", "id: b, when: seconds < 1.0, do: abstain"],
     ],
 )
-def test_what_may_get_past_the_prompt_is_never_called_unreachable(rules: list[str]) -> None:
+def test_a_rule_past_the_prompt_is_never_called_unreachable(rules: list[str]) -> None:
     policy(*rules)
 
 
-def test_what_the_stages_know_alike_closes_the_way_between_them() -> None:
+def test_facts_of_both_stages_make_later_rules_unreachable() -> None:
     early = "id: small, stage: prompt, when: tier == 's' && attempt < 3, do: escalate"
     policy(early, "id: sure, when: uncertainty < 0.5 && tier == 's', do: answer")
     message = refused(early, "id: sure, when: uncertainty < 0.5 && tier == 's' && attempt == 2, do: answer")

@@ -67,7 +67,7 @@ def test_a_plain_condition_is_made_of_comparisons_with_literals(condition: str, 
     assert is_plain(Condition.of(condition).tree) is plain
 
 
-def test_a_label_is_tested_where_has_asks_for_it() -> None:
+def test_has_tests_the_presence_of_a_label() -> None:
     condition = "has( labels.x ) && 'has(labels.y)' != tier && labels.z == labels['w']"
     assert labels_tested_in(Condition.of(condition).tree) == {"labels.x"}
 

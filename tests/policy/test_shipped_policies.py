@@ -133,7 +133,7 @@ def test_no_shipped_policy_answers_blindly(name: str, threshold: float | None, f
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_shipped_policy_answers_what_its_guarantee_does_not_cover(name: str) -> None:
+def test_no_shipped_policy_answers_beyond_its_guarantee(name: str) -> None:
     sure = Facts(uncertainty=0.01, typicality=0.9, statistics=CALM, labels={"has_context": True})
     guaranteed = Policy.load(name).guarantee is not None
     assert outcome(name, replace(sure, threshold=0.02))[0] == "answer"
@@ -184,7 +184,7 @@ def test_customer_support(labels: Labels, uncertainty: float, expected: tuple[st
     assert outcome("customer-support", facts) == expected
 
 
-def test_customer_support_tries_a_larger_tier_only_while_the_customer_waits_short() -> None:
+def test_customer_support_retries_only_while_the_wait_is_short() -> None:
     unsure = Facts(uncertainty=0.6, threshold=0.3, typicality=0.5, last_tier=False)
     assert outcome("customer-support", replace(unsure, seconds=2.0))[0] == "retry"
     assert outcome("customer-support", replace(unsure, seconds=12.0))[0] == "escalate"

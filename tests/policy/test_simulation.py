@@ -16,7 +16,7 @@ from ilis_guard.config.tiers import TierCost
 from ilis_guard.errors import ModelError, PolicyError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, Few, Recorded, RecordedTier
+from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT, Categorical, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes, simulate
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
@@ -71,7 +71,7 @@ scores = st.one_of(st.none(), shares, st.floats(0, 1))
 class Tried:
     """What one tier did with a request."""
 
-    came_to: int = ANSWERED
+    reached: int = ANSWERED
     uncertainty: float | None = None
     typicality: float | None = None
     prompt: tuple[float, float | None] | None = None
@@ -105,22 +105,22 @@ def counts(values: Sequence[int | None]) -> np.ndarray:
     return np.array([-1 if value is None else value for value in values], dtype=np.int64)
 
 
-def few(values: Sequence[Any]) -> Few[Any]:
+def few(values: Sequence[Any]) -> Categorical[Any]:
     known = list({repr(value): value for value in values}.values())
-    return Few(values=known, codes=np.array([known.index(value) for value in values], dtype=np.int64))
+    return Categorical(values=known, codes=np.array([known.index(value) for value in values], dtype=np.int64))
 
 
-def recorded_of(asked: Sequence[Asked], *, scores_prompts: Sequence[bool] = (False,) * 3) -> Recorded:
+def recorded_of(asked: Sequence[Asked], *, scores_prompts: Sequence[bool] = (False,) * 3) -> Recording:
     tiers = []
     for name, scored, tried in zip(
         NAMES, scores_prompts, zip(*(one.tiers for one in asked), strict=True), strict=False
     ):
         nothing = (math.nan,) * 4
         tiers.append(
-            RecordedTier(
+            TierRecording(
                 name=name,
                 scores_prompts=scored,
-                came_to=np.array([one.came_to for one in tried], dtype=np.int8),
+                reached=np.array([one.reached for one in tried], dtype=np.int8),
                 uncertainty=column([one.uncertainty for one in tried]),
                 typicality=column([one.typicality for one in tried]),
                 prompt_uncertainty=column([one.prompt[0] if one.prompt else None for one in tried]),
@@ -137,7 +137,7 @@ def recorded_of(asked: Sequence[Asked], *, scores_prompts: Sequence[bool] = (Fal
                 wrong=np.array([-1 if one.wrong is None else int(one.wrong) for one in tried], dtype=np.int8),
             )
         )
-    return Recorded(
+    return Recording(
         ids=[one.id for one in asked],
         labels=few([one.labels for one in asked]),
         prompt_length=counts([one.prompt_length for one in asked]),
@@ -158,7 +158,7 @@ def told(outcomes: Outcomes, row: int) -> tuple[object, ...]:
     )
 
 
-def alone(policy: Policy, recorded: Recorded, row: int, thresholds: dict[str, float | None]) -> tuple[object, ...]:
+def alone(policy: Policy, recorded: Recording, row: int, thresholds: dict[str, float | None]) -> tuple[object, ...]:
     """One request's way, step by step, without anything that puts requests together; everything was recorded."""
     way = CascadeState(
         policy=policy,
@@ -374,7 +374,7 @@ def ends(policy: str, *asked: Asked, scores_prompts: Sequence[bool] = (False,) *
 
 
 def test_a_request_whose_larger_tier_was_never_run_is_undecided_and_others_arent() -> None:
-    never = Tried(came_to=NEVER_RUN)
+    never = Tried(reached=NEVER_RUN)
     sure, unsure = Tried(uncertainty=0.1), Tried(uncertainty=0.5)
     assert ends(RETRYING, Asked("a", (sure, never)), Asked("b", (unsure, never)), Asked("c", (unsure, sure))) == [
         (Action.ANSWER, ""),
@@ -384,7 +384,7 @@ def test_a_request_whose_larger_tier_was_never_run_is_undecided_and_others_arent
 
 
 def test_seconds_and_costs_of_undecided_requests_are_unknown() -> None:
-    asked = Asked("b", (Tried(uncertainty=0.5), Tried(came_to=NEVER_RUN)))
+    asked = Asked("b", (Tried(uncertainty=0.5), Tried(reached=NEVER_RUN)))
     outcomes = simulate(Policy.parse(RETRYING), recorded_of([asked]))
     assert math.isnan(outcomes.seconds[0])
     assert math.isnan(outcomes.cost[0])
@@ -432,8 +432,8 @@ rules:
 
 
 def test_what_was_stopped_at_the_prompt_has_no_answer_and_what_wasnt_scored_there_no_score() -> None:
-    stopped = Tried(came_to=STOPPED_AT_PROMPT, prompt=(0.5, None))
-    hard = Tried(came_to=STOPPED_AT_PROMPT, prompt=(0.9, None))
+    stopped = Tried(reached=STOPPED_AT_PROMPT, prompt=(0.5, None))
+    hard = Tried(reached=STOPPED_AT_PROMPT, prompt=(0.9, None))
     unscored = Tried(uncertainty=0.1)
     failed = Tried(error="ScoringError: no")
     asked = [Asked(name, (one,)) for name, one in zip("abcd", (stopped, hard, unscored, failed), strict=True)]

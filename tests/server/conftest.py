@@ -1,7 +1,5 @@
-"""A real server on a free port, a real queue behind it, and three people who may sign in."""
+"""The reviewers' page in process, a real queue behind it, and three users who may sign in."""
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
-import uvicorn
+from fastapi import FastAPI
 
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.config.review import PageSettings, QueueSettings, ReviewerSettings
@@ -19,8 +17,8 @@ from ilis_guard.scoring import TypicalMaps
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Generation, Score, Ticket
 from ilis_guard_server import create_app
-from ilis_guard_server.serving import server_settings
-from tests.website import SECRET, TOKENS, Clock, Site, lifelike
+from tests.server.servers import in_process
+from tests.server.website import SECRET, TOKENS, Clock, Site, lifelike
 
 
 @pytest.fixture
@@ -62,27 +60,28 @@ Start = Callable[..., AbstractContextManager[Site]]
 
 
 @pytest.fixture
-def start(review: ReviewQueue, policy: Policy, clock: Clock) -> Start:
+def build(review: ReviewQueue, policy: Policy, clock: Clock) -> Callable[..., FastAPI]:
+    """Builds an application with these settings."""
+    typical_maps = {"large": TypicalMaps(right=_nats(lifelike(3)), wrong=_nats(1.6 * lifelike(4)))}
+
+    def build_one(settings: PageSettings, **changes: Any) -> FastAPI:
+        return create_app(settings, review=review, policy=policy, typical_maps=typical_maps, clock=clock, **changes)
+
+    return build_one
+
+
+@pytest.fixture
+def start(build: Callable[..., FastAPI]) -> Start:
     """Starts a server with these settings."""
 
     @contextmanager
     def start_one(settings: PageSettings, **changes: Any) -> Iterator[Site]:
-        typical = {"large": TypicalMaps(right=_nats(lifelike(3)), wrong=_nats(1.6 * lifelike(4)))}
-        app = create_app(settings, review=review, policy=policy, typical=typical, clock=clock, **changes)
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen()  # who comes before the server takes requests waits
-            port = listening.getsockname()[1]
-            server = uvicorn.Server(server_settings(app, host="127.0.0.1", port=port))
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-            thread.start()
-            site = Site(f"http://127.0.0.1:{port}")
+        with in_process(build(settings, **changes)) as connect:
+            site = Site("http://127.0.0.1:8000", connect)
             try:
                 yield site
             finally:
                 site.close()
-                server.should_exit = True
-                thread.join()
 
     return start_one
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from ilis_guard.config.page import PageSettings
+from ilis_guard.errors import TransientModelError
 from ilis_guard.review import ReviewQueue
-from ilis_guard.types import Attempt, Request, Verdict
+from ilis_guard.types import Action, Attempt, ErrorInfo, PartOutcome, Request, RuleOutcome, Ruling, Verdict
 from tests.server.conftest import Ask
+from tests.server.servers import on_socket
+from tests.server.website import TOKENS, Clock, Site
 from tests.skips import NO_CHROMIUM, skip
-from tests.website import TOKENS, Clock, Site
 
 ROOT: Final = Path(__file__).parents[2]
 AXE: Final = (Path(__file__).parent / "axe.min.js").read_text()
@@ -40,6 +44,13 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield running
         running.close()
+
+
+@pytest.fixture
+def site(build: Callable[..., FastAPI], settings: PageSettings) -> Iterator[Site]:
+    """A server on a socket, where browsers reach it."""
+    with on_socket(build(settings)) as (url, connect):
+        yield Site(url, connect)
 
 
 @pytest.fixture
@@ -126,7 +137,6 @@ def test_the_queue_shows_the_most_urgent_first_and_filters(
         queue="urgent",
         policy="p",
         rule=None,
-        reasons=[],
     )
     page = enter("ana")
     questions = page.locator(".ticket-question")
@@ -158,26 +168,24 @@ def test_counts_are_live_and_focus_stays(enter: Callable[..., Page], ask: Ask, c
     expect(page.locator(f"#ticket-{first.id}")).to_be_focused()
 
 
-def test_of_two_reviewers_one_gets_the_ticket_and_the_other_is_told(
-    enter: Callable[..., Page], ask: Ask, review: ReviewQueue
-) -> None:
+def test_of_two_reviewers_only_one_gets_the_ticket(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
     ticket = ask("What is the boiling point of gallium?")
     ana, ben = enter("ana"), enter("ben")
     for page in (ana, ben):
         page.goto(f"/tickets/{ticket.id}")
     ana.get_by_role("button", name="Claim").click()
-    expect(ana.locator("#standing-said")).to_contain_text("You have this ticket until")
+    expect(ana.locator("#ticket-state-text")).to_contain_text("You have this ticket until")
     ben.get_by_role("button", name="Claim").click()
-    expect(ben.get_by_role("alert")).to_contain_text("Somebody else has the ticket in hand")
-    expect(ben.locator("#standing-said")).to_contain_text("ana has this ticket until")
+    expect(ben.get_by_role("alert")).to_contain_text("Somebody else has claimed the ticket")
+    expect(ben.locator("#ticket-state-text")).to_contain_text("ana has this ticket until")
     # What ben wrote meanwhile isn't lost when his verdict is refused, too.
     ben.get_by_label("The right answer").fill("2403 °C,\nmore or less")
     ben.get_by_role("button", name="Correct").click()
-    expect(ben.get_by_role("alert")).to_contain_text("Somebody else has the ticket in hand")
+    expect(ben.get_by_role("alert")).to_contain_text("Somebody else has claimed the ticket")
     expect(ben.get_by_label("The right answer")).to_have_value("2403 °C,\nmore or less")
     ana.get_by_role("button", name="Give it back").click()
-    expect(ana.locator("#standing-said")).to_contain_text("Nobody has this ticket.")
-    expect(ben.locator("#standing-said")).to_contain_text("It changed since you opened it")
+    expect(ana.locator("#ticket-state-text")).to_contain_text("Nobody has this ticket.")
+    expect(ben.locator("#ticket-state-text")).to_contain_text("It changed since you opened it")
     assert [entry.type for entry in review.get(ticket.id).history] == ["created", "claimed", "released"]
 
 
@@ -187,7 +195,7 @@ def test_a_verdict_by_mouse(enter: Callable[..., Page], ask: Ask, review: Review
     page.get_by_role("link", name="What is the boiling point").click()
     page.get_by_label("Reason").fill("as in the handbook")
     page.get_by_role("button", name="Accept").click()
-    expect(page.locator("#standing-said")).to_contain_text("ana gave the verdict accept")
+    expect(page.locator("#ticket-state-text")).to_contain_text("ana gave the verdict accept")
     ended = review.get(ticket.id)
     assert (ended.ticket.verdict, ended.ticket.reason, ended.reviewer) == (
         Verdict.ACCEPT,
@@ -211,17 +219,17 @@ def test_everything_by_keys(
     page = enter("ana")
     _press(page, "n")
     expect(page.get_by_role("heading", level=1)).to_have_text(f"Ticket {ticket.id[:8]}")
-    expect(page.locator("#standing-said")).to_contain_text("You have this ticket")
+    expect(page.locator("#ticket-state-text")).to_contain_text("You have this ticket")
     _press(page, "m")
-    expect(page.locator("#standing-said")).to_contain_text("Nobody has this ticket")
+    expect(page.locator("#ticket-state-text")).to_contain_text("Nobody has this ticket")
     _press(page, "m")
-    expect(page.locator("#standing-said")).to_contain_text("You have this ticket")
+    expect(page.locator("#ticket-state-text")).to_contain_text("You have this ticket")
     for key in keys:
         if key == text:
             page.keyboard.insert_text(key)
         else:
             _press(page, key)
-    expect(page.locator("#standing-said")).to_contain_text(f"ana gave the verdict {verdict.value}")
+    expect(page.locator("#ticket-state-text")).to_contain_text(f"ana gave the verdict {verdict.value}")
     assert (review.get(ticket.id).ticket.verdict, review.get(ticket.id).ticket.text) == (verdict, text)
     _press(page, "q")
     expect(page).to_have_url(re.compile("/tickets$"))
@@ -267,7 +275,7 @@ def test_a_viewer_looks_on(enter: Callable[..., Page], ask: Ask) -> None:
     assert page.get_by_role("button").all_inner_texts() == ["Keys\n?", "Sign out"]
 
 
-def test_what_people_and_models_write_stays_text(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
+def test_texts_of_people_and_models_stay_text(enter: Callable[..., Page], ask: Ask, review: ReviewQueue) -> None:
     ticket = ask(HOSTILE, HOSTILE, topic=HOSTILE)
     page = enter("ana")
     expect(page.locator(".ticket-question")).to_have_text(HOSTILE)
@@ -282,10 +290,10 @@ def test_what_people_and_models_write_stays_text(enter: Callable[..., Page], ask
         queue=HOSTILE,
         policy="p",
         rule=HOSTILE,
-        reasons=[f"rule `{HOSTILE}` decided"],
+        rulings=[Ruling(action=Action.ESCALATE, rule=HOSTILE, outcomes=(_decided(HOSTILE),))],
     )
     page.goto(f"/tickets/{odd.id}")
-    expect(page.locator(".why code")).to_have_text(HOSTILE)
+    expect(page.locator(".why code").first).to_have_text(HOSTILE)
     expect(page.locator(".crumbs a").last).to_have_text(HOSTILE)
     assert page.locator("main script, main img, main [hx-get='/'], main [onerror]").count() == 0
 
@@ -337,6 +345,12 @@ def test_every_page_in_every_look_is_accessible(
     _check(page, f"keys-{look}")
 
 
+def _decided(text: str) -> RuleOutcome:
+    """A rule whose name and condition are this text."""
+    part = PartOutcome(condition=text, value=True, facts={})
+    return RuleOutcome(rule=text, stage="answer", outcome="decided", parts=(part,))
+
+
 def _press(page: Page, key: str) -> None:
     """Press a key once the page's script is there to hear it."""
     page.wait_for_load_state("domcontentloaded")
@@ -363,11 +377,10 @@ def _everything(ask: Ask, review: ReviewQueue, clock: Clock) -> tuple[str, str, 
     late = review.escalate(
         decision="late",
         request=Request.of("Is the second valve of the east tank open, and since when?"),
-        attempts=[Attempt(tier="small", error="TransientModelError: the model didn't answer in 30 s")],
+        attempts=[Attempt(tier="small", error=ErrorInfo.of(TransientModelError("the model didn't answer in 30 s")))],
         queue="urgent",
         policy="p",
         rule=None,
-        reasons=["no rule held: abstained"],
     )
     clock.now += 700
     ticket = ask("What is the boiling point of gallium, and who measured it first?", topic="chemistry", tier=2)

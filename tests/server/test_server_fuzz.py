@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard_server import create_app
-from tests.server.asking import KEY, guard_of, settings_with
+from tests.server.servers import KEY, guard_of, settings_with
 
 CHECKS = [
     not_a_server_error,
@@ -28,9 +28,7 @@ CHECKS = [
     negative_data_rejection,
     unsupported_method,
 ]
-EACH = 100
-"""Requests of each kind."""
-
+pytestmark = pytest.mark.fuzz
 
 OPERATIONS = [
     ("POST", "/v1/chat/completions"),
@@ -61,7 +59,7 @@ def test_every_operation_is_fuzzed(schema: Any) -> None:
 
 @pytest.mark.parametrize("mode", MODES, ids=["as documented", "otherwise"])
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_whatever_is_sent_is_answered_as_the_document_says(
+def test_every_request_is_answered_as_the_document_says(
     schema: Any, method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = schema[path][method]
@@ -70,9 +68,6 @@ def test_whatever_is_sent_is_answered_as_the_document_says(
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=EACH,
-        deadline=None,
-        derandomize=True,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilis_guard_server.heat_map import STEPS, heat_map, marks, top_of
+from ilis_guard_server.pages.heat_map import STEPS, heat_map, marks, top_of
 
 
 def drawn(areas: object, layers: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_maps_side_by_side_share_a_scale() -> None:
     assert marks(top) == pytest.approx((0.0, np.sqrt(101.0) - 1, 100.0))
 
 
-def test_it_says_in_words_and_numbers_what_it_shows() -> None:
+def test_the_picture_is_described_in_words_and_numbers() -> None:
     values = np.full((12, 12), 2.0)
     np.fill_diagonal(values, 0.0)
     values[3, 11] = 34.0
@@ -59,7 +59,7 @@ def test_axes_name_round_layers_and_the_last(layers: int, labelled: tuple[int, .
     assert heat_map("m", np.zeros((layers, layers)).tolist(), top=0.0).labelled == labelled
 
 
-def test_what_is_no_number_is_drawn_as_nothing() -> None:
+def test_values_that_are_not_finite_are_drawn_as_zero() -> None:
     values = [[0.0, float("nan")], [float("inf"), 0.0]]
     assert top_of([values]) == 0.0
     assert (drawn(heat_map("m", values, top=0.0).areas, 2) == 0).all()

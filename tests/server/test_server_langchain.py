@@ -13,7 +13,7 @@ from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from tests.server.asking import KEY, Asking, Endless, asking, guard_of, shop
+from tests.server.servers import KEY, Endless, ServedGuard, guard_of, serve_on_socket, shop
 
 UPSTREAM = """
 version: 1
@@ -32,18 +32,18 @@ def queue() -> Iterator[ReviewQueue]:
 
 
 @pytest.fixture
-def served(queue: ReviewQueue) -> Iterator[Asking]:
-    with asking(shop(queue), modes=("optimistic",)) as one:
+def served(queue: ReviewQueue) -> Iterator[ServedGuard]:
+    with serve_on_socket(shop(queue), modes=("optimistic",)) as one:
         yield one
 
 
-def chat(served: Asking, **changes: Any) -> ChatOpenAI:
+def chat(served: ServedGuard, **changes: Any) -> ChatOpenAI:
     # As somebody would write it, with LangChain's own names.
     arguments: dict[str, Any] = {"model": "ilis-guard", "base_url": f"{served.url}/v1", "api_key": KEY}
     return ChatOpenAI(**arguments | {"max_retries": 0} | changes)
 
 
-def test_chat_openai_gets_answers_refusals_and_usage(served: Asking) -> None:
+def test_chat_openai_gets_answers_refusals_and_usage(served: ServedGuard) -> None:
     answer = chat(served).invoke("sure?")
     assert (answer.content, answer.usage_metadata["output_tokens"]) == ("Oslo it is.", 3)  # type: ignore[index]
     refusal = chat(served).invoke("hopeless?")
@@ -52,7 +52,7 @@ def test_chat_openai_gets_answers_refusals_and_usage(served: Asking) -> None:
     assert chat(served).batch(["sure?", "larger?"])[1].content == "Oslo, says the larger."
 
 
-async def test_chat_openai_streams(served: Asking) -> None:
+async def test_chat_openai_streams(served: ServedGuard) -> None:
     whole = None
     for chunk in chat(served, stream_usage=True, extra_body={"ilis_guard": {"mode": "optimistic"}}).stream("sure?"):
         whole = chunk if whole is None else whole + chunk
@@ -64,7 +64,7 @@ async def test_chat_openai_streams(served: Asking) -> None:
     assert "".join(map(str, coming)) == "Oslo, says the larger."
 
 
-def test_what_was_withdrawn_is_marked_for_clients_that_know_nothing_of_it(served: Asking) -> None:
+def test_a_retraction_is_marked_for_clients_without_retractions(served: ServedGuard) -> None:
     chunks = chat(served, extra_body={"ilis_guard": {"mode": "optimistic"}}).stream("withdrawn?")
     reasons = {one.response_metadata.get("finish_reason") for one in chunks}
     assert reasons == {None, "content_filter"}
@@ -95,62 +95,77 @@ def asked_upstream(url: str, queue: ReviewQueue, question: str = "sure?", **chan
     return guarded(upstream_at(url, **changes), queue).decide(question)
 
 
-def test_an_upstreams_answer_waits_for_a_person_who_sees_it(served: Asking, queue: ReviewQueue) -> None:
+def error_of(decision: Decision) -> tuple[str, str]:
+    """Kind and detail of the last attempt's error."""
+    error = decision.attempts[-1].error
+    assert error is not None
+    return error.kind, error.detail
+
+
+def test_an_upstreams_answer_is_proposed_to_a_person(served: ServedGuard, queue: ReviewQueue) -> None:
     decision = asked_upstream(served.url, queue, "larger?")
     attempt = decision.attempts[-1]
     assert (attempt.tier, attempt.text, attempt.tokens) == ("upstream", "Oslo, says the larger.", 6)
-    assert attempt.error.startswith("ScoringError: the tier 'upstream' has no bundle")
+    assert attempt.error is not None
+    assert attempt.error.kind == "ScoringError"
+    assert attempt.error.detail.startswith("the tier 'upstream' has no bundle")
     assert decision.ticket is not None
     assert queue.get(decision.ticket.id).proposed == "Oslo, says the larger."
 
 
-def test_a_stop_sequence_goes_upstream(served: Asking, queue: ReviewQueue) -> None:
+def test_a_stop_sequence_goes_upstream(served: ServedGuard, queue: ReviewQueue) -> None:
     assert chat(served).invoke("sure?", stop=["it"]).content == "Oslo"
     decision = guarded(upstream_at(served.url), queue).decide("larger?", stop=[" the"])
     assert decision.attempts[-1].text == "Oslo, says"
 
 
 @pytest.mark.parametrize("question", ["hopeless?", "person?", "broken?"])
-def test_an_upstreams_refusal_is_no_answer(served: Asking, queue: ReviewQueue, question: str) -> None:
+def test_an_upstreams_refusal_is_no_answer(served: ServedGuard, queue: ReviewQueue, question: str) -> None:
     decision = asked_upstream(served.url, queue, question)
     assert (decision.action.value, decision.rule) == ("abstain", "failed")
-    assert decision.attempts[-1].error == "ModelError: the model refused to answer"
+    assert error_of(decision) == ("ModelError", "the model refused to answer")
     assert decision.attempts[-1].text == ""
 
 
-def test_a_wrong_key_fails_for_good(served: Asking, queue: ReviewQueue) -> None:
+def test_a_wrong_key_fails_for_good(served: ServedGuard, queue: ReviewQueue) -> None:
     decision = asked_upstream(served.url, queue, key="ilis-wrong")
-    assert "(status 401)" in decision.attempts[-1].error
-    assert decision.attempts[-1].error.startswith("ModelError")
-    assert "ilis-wrong" not in decision.attempts[-1].error
+    kind, detail = error_of(decision)
+    assert kind == "ModelError"
+    assert "(status 401)" in detail
+    assert "ilis-wrong" not in detail
 
 
 def test_an_upstream_that_is_down_is_tried_again_and_then_given_up(queue: ReviewQueue) -> None:
-    with asking(shop(queue)) as gone:
+    with serve_on_socket(shop(queue)) as gone:
         url = gone.url
     guard = guarded(upstream_at(url), queue, breaker=BreakerSettings(failures=3, seconds=60))
-    assert guard.decide("sure?").attempts[-1].error.startswith("TransientModelError: ChatOpenAI didn't answer")
-    assert guard.decide("sure?").attempts[-1].error.startswith("CircuitOpenError")
+    kind, detail = error_of(guard.decide("sure?"))
+    assert kind == "TransientModelError"
+    assert detail.startswith("ChatOpenAI didn't answer")
+    assert error_of(guard.decide("sure?"))[0] == "CircuitOpenError"
 
 
 def test_an_upstream_without_a_free_place_is_asked_again(queue: ReviewQueue) -> None:
     endless = Endless()
     busy = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(busy, max_concurrent=1, max_waiting=0) as served:
+    with serve_on_socket(busy, max_concurrent=1, max_waiting=0) as served:
         waiting = threading.Thread(target=lambda: asked_upstream(served.url, queue, "taken"))
         waiting.start()
         assert endless.began.wait(20)
         decision = asked_upstream(served.url, queue)
-        assert "(status 429)" in decision.attempts[-1].error
-        assert decision.attempts[-1].error.startswith("TransientModelError")
         endless.is_tired = True
         waiting.join()
+    kind, detail = error_of(decision)
+    assert kind == "TransientModelError"
+    assert "(status 429)" in detail
 
 
 def test_a_slow_upstream_is_left_and_stops_working(queue: ReviewQueue) -> None:
     endless = Endless()
     slow = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(slow) as served:
+    with serve_on_socket(slow) as served:
         decision = asked_upstream(served.url, queue, timeout=0.5)
-        assert decision.attempts[-1].error.startswith("TransientModelError: ChatOpenAI didn't answer")
+        kind, detail = error_of(decision)
+        assert kind == "TransientModelError"
+        assert detail.startswith("ChatOpenAI didn't answer")
         assert endless.stopped.wait(20)

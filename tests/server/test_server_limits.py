@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-import httpx
+import httpx2
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,8 +21,8 @@ from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard_server.openai_requests import ChatRequest, CompletionRequest, DecisionRequest
-from tests.server.asking import CLIENT, KEY, Asking, Endless, asking, guard_of, shop, until
+from ilis_guard_server.schemas.requests import ChatRequest, CompletionRequest, DecisionRequest
+from tests.server.servers import CLIENT, KEY, Endless, ServedGuard, guard_of, serve, serve_on_socket, shop, until
 
 ASKED: Any = {"model": "ilis-guard", "messages": [{"role": "user", "content": "sure?"}]}
 
@@ -40,7 +40,7 @@ def endless() -> Iterator[Endless]:
     model.is_tired = True
 
 
-def counted(served: Asking) -> dict[tuple[str, ...], float]:
+def counted(served: ServedGuard) -> dict[tuple[str, ...], float]:
     """All samples by name and labels' values."""
     with served.http() as client:
         text = client.get("/metrics").text
@@ -56,8 +56,8 @@ def counted(served: Asking) -> dict[tuple[str, ...], float]:
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, "Bearer ä"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/decisions", "/v1/models", "/metrics"])
-def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header: str | None, path: str) -> None:
-    with asking(shop(queue)) as served, served.http(key=None) as client:
+def test_every_endpoint_needs_a_known_key(queue: ReviewQueue, header: str | None, path: str) -> None:
+    with serve(shop(queue)) as served, served.http(key=None) as client:
         headers = [] if header is None else [(b"authorization", header.encode())]
         response = client.request("POST" if "comp" in path or "dec" in path else "GET", path, headers=headers)
         assert response.status_code == 401
@@ -65,8 +65,8 @@ def test_without_a_key_that_is_known_nothing_is_told(queue: ReviewQueue, header:
         assert response.json()["error"]["type"] == "authentication_error"
 
 
-def test_the_client_raises_what_it_raises_for_a_wrong_key(queue: ReviewQueue, logged: list[Any]) -> None:
-    with asking(shop(queue)) as served, served.client() as client:
+def test_openais_client_raises_its_authentication_error(queue: ReviewQueue, logged: list[Any]) -> None:
+    with serve(shop(queue)) as served, served.client() as client:
         with pytest.raises(openai.AuthenticationError, match="API key") as caught:
             client.with_options(api_key="ilis-wrong").models.list()
         assert caught.value.code == "invalid_api_key"
@@ -75,13 +75,13 @@ def test_the_client_raises_what_it_raises_for_a_wrong_key(queue: ReviewQueue, lo
     assert "ilis-wrong" not in str(logged)
 
 
-def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
+def test_keys_can_change_and_a_lost_hash_shuts_out_its_owner_alone(
     queue: ReviewQueue, tmp_path: Path, logged: list[Any]
 ) -> None:
     file = tmp_path / "hash"
     file.write_text(hash_token("old"))
     keys = (KeySettings(name="files", key=f"file:{file}"), KeySettings(name=CLIENT, key=hash_token(KEY)))
-    with asking(shop(queue), api_keys=keys) as served:
+    with serve(shop(queue), api_keys=keys) as served:
 
         def status(key: str) -> int:
             with served.http(key=key) as client:
@@ -95,10 +95,10 @@ def test_keys_change_under_way_and_a_lost_hash_shuts_only_its_owner_out(
     assert [one["name"] for one in logged if one["event"] == events.API_KEY_UNREADABLE] == ["files"] * 2
 
 
-def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQueue) -> None:
+def test_a_missing_hash_keeps_the_server_from_starting(queue: ReviewQueue) -> None:
     with (
         pytest.raises(ConfigError, match="NO_SUCH_HASH"),
-        asking(shop(queue), api_keys=(KeySettings(name="a", key="${NO_SUCH_HASH}"),)),
+        serve(shop(queue), api_keys=(KeySettings(name="a", key="${NO_SUCH_HASH}"),)),
     ):
         raise AssertionError("it started")
 
@@ -116,7 +116,7 @@ def test_a_hash_that_isnt_there_stops_the_server_before_it_starts(queue: ReviewQ
 def test_without_keys_only_programs_on_this_machine_may_ask(
     queue: ReviewQueue, headers: dict[str, str], status: int
 ) -> None:
-    with asking(shop(queue), api_keys=()) as served, served.http(key=None) as client:
+    with serve(shop(queue), api_keys=()) as served, served.http(key=None) as client:
         response = client.post("/v1/chat/completions", json=ASKED, headers=headers)
         assert response.status_code == status
         assert "access-control-allow-origin" not in response.headers
@@ -126,7 +126,7 @@ def test_without_keys_only_programs_on_this_machine_may_ask(
 
 
 def test_a_body_may_be_as_large_as_the_operator_says(queue: ReviewQueue) -> None:
-    with asking(shop(queue), max_body_bytes=2000) as served, served.http() as client:
+    with serve(shop(queue), max_body_bytes=2000) as served, served.http() as client:
         fits = json.dumps(ASKED).ljust(2000)
         json_type = {"content-type": "application/json"}
         assert client.post("/v1/chat/completions", content=fits, headers=json_type).status_code == 200
@@ -145,8 +145,8 @@ def test_of_a_body_full_of_problems_only_the_first_is_gathered() -> None:
         assert caught.value.error_count() < 5
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: ReviewQueue, logged: list[Any]) -> None:
-    with asking(shop(queue)) as served:
+def test_a_disconnect_in_the_middle_of_a_body_is_no_defect(queue: ReviewQueue, logged: list[Any]) -> None:
+    with serve_on_socket(shop(queue)) as served:
         with begun(served, length=100) as connection:
             connection.sendall(b'{"mod')
         responses = ("ilis_guard_responses_total", "/v1/chat/completions")
@@ -158,9 +158,9 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(queue: Revi
 # Limits.
 
 
-def test_who_finds_the_line_full_is_told_when_to_come_again(queue: ReviewQueue, endless: Endless) -> None:
+def test_a_full_waiting_line_is_a_429_with_retry_after(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, max_concurrent=1, max_waiting=1) as served, sent(served), sent(served):
+    with serve_on_socket(guard, max_concurrent=1, max_waiting=1) as served, sent(served), sent(served):
         until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
         with served.client() as client, pytest.raises(openai.RateLimitError) as caught:
             client.chat.completions.create(**ASKED)
@@ -168,26 +168,24 @@ def test_who_finds_the_line_full_is_told_when_to_come_again(queue: ReviewQueue, 
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
-def test_a_request_that_takes_too_long_is_ended_and_is_the_policys_to_rule_on(
-    queue: ReviewQueue, endless: Endless
-) -> None:
+def test_the_policy_rules_on_a_request_that_takes_too_long(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, timeout_seconds=0.3) as served, served.client() as client:
+    with serve(guard, timeout_seconds=0.3) as served, served.client() as client:
         completion: Any = client.chat.completions.create(**ASKED, stop="never said")
         assert endless.stopped.wait(20)
         assert completion.choices[0].message.refusal == "A person will look at it."
         told = completion.ilis_guard
         assert (told["action"], told["rule"]) == ("escalate", "broken")
-        assert any("took longer than the server's time-out" in reason for reason in told["reasons"])
+        assert told["attempts"][0]["error"] == {"kind": "BudgetError", "message": "The time for the request is over."}
         assert queue.get(told["ticket"]["id"]).ticket.queue == "support"
         numbers = counted(served)
     assert numbers["ilis_guard_attempt_errors_total", "BudgetError", "small"] == 1
     assert numbers["ilis_guard_tickets_total", "support"] == 1
 
 
-def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue, endless: Endless) -> None:
+def test_text_shown_before_the_timeout_is_retracted(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, timeout_seconds=0.5, stream_mode="optimistic") as served, served.client() as client:
+    with serve(guard, timeout_seconds=0.5, stream_mode="optimistic") as served, served.client() as client:
         chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
     assert chunks[1].choices[0].delta.content.startswith("word")
     assert chunks[-1].choices[0].finish_reason == "content_filter"
@@ -197,7 +195,7 @@ def test_pieces_shown_before_the_time_was_over_are_withdrawn(queue: ReviewQueue,
 # Clients that leave.
 
 
-def sent(served: Asking, **more: Any) -> socket.socket:
+def sent(served: ServedGuard, **more: Any) -> socket.socket:
     """A request on a socket of its own."""
     body = json.dumps(ASKED | more).encode()
     connection = begun(served, length=len(body))
@@ -205,7 +203,7 @@ def sent(served: Asking, **more: Any) -> socket.socket:
     return connection
 
 
-def begun(served: Asking, *, length: int) -> socket.socket:
+def begun(served: ServedGuard, *, length: int) -> socket.socket:
     """The head of a request on a socket of its own."""
     port = int(served.url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port))
@@ -220,11 +218,11 @@ def begun(served: Asking, *, length: int) -> socket.socket:
     [{}, {"stream": True}, {"stream": True, "ilis_guard": {"mode": "optimistic"}}],
     ids=["whole", "held stream", "optimistic stream"],
 )
-def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
+def test_a_disconnect_stops_the_model_and_frees_the_slot(
     queue: ReviewQueue, endless: Endless, logged: list[Any], more: dict[str, Any]
 ) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, max_concurrent=1, max_waiting=0, modes=("optimistic",)) as served:
+    with serve_on_socket(guard, max_concurrent=1, max_waiting=0, modes=("optimistic",)) as served:
         connection = sent(served, **more)
         assert endless.began.wait(20)
         if more:
@@ -234,7 +232,7 @@ def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
         assert endless.stopped.wait(20)
         until(lambda: counted(served)["ilis_guard_requests_in_flight",] == 0)
         words = endless.words
-        assert counted(served)["ilis_guard_clients_gone_total",] == 1
+        assert counted(served)["ilis_guard_client_disconnects_total",] == 1
     assert endless.words == words
     (gone,) = [one for one in logged if one["event"] == events.CLIENT_DISCONNECTED]
     assert gone["client"] == CLIENT
@@ -242,9 +240,9 @@ def test_a_client_that_leaves_stops_the_model_and_frees_its_place(
     assert list(queue.list()) == []
 
 
-def test_a_client_that_leaves_the_line_makes_room_in_it(queue: ReviewQueue, endless: Endless) -> None:
+def test_a_disconnect_while_waiting_makes_room(queue: ReviewQueue, endless: Endless) -> None:
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, max_concurrent=1, max_waiting=1) as served, sent(served):
+    with serve_on_socket(guard, max_concurrent=1, max_waiting=1) as served, sent(served):
         assert endless.began.wait(20)
         with sent(served):
             until(lambda: counted(served)["ilis_guard_requests_waiting",] == 1)
@@ -254,9 +252,9 @@ def test_a_client_that_leaves_the_line_makes_room_in_it(queue: ReviewQueue, endl
 def test_a_long_stream_is_kept_open_by_comments(
     queue: ReviewQueue, endless: Endless, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ilis_guard_server.event_stream.KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr("ilis_guard_server.sse.KEEP_ALIVE_SECONDS", 0.05)
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, timeout_seconds=1.0) as served, served.client() as client:
+    with serve(guard, timeout_seconds=1.0) as served, served.client() as client:
         chunks: list[Any] = list(client.chat.completions.create(**ASKED, stream=True))
         assert chunks[-1].ilis_guard["action"] == "escalate"  # OpenAI's client passes over comments
         with served.http() as http:
@@ -264,28 +262,31 @@ def test_a_long_stream_is_kept_open_by_comments(
         assert text.count(": keep-alive\n\n") > 2
 
 
-def test_a_client_that_takes_nothing_is_as_good_as_gone(
+def test_a_client_that_reads_nothing_counts_as_disconnected(
     queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, endless: Endless
 ) -> None:
-    monkeypatch.setattr("ilis_guard_server.event_stream.SEND_SECONDS", 0.2)
+    monkeypatch.setattr("ilis_guard_server.sse.SEND_SECONDS", 0.2)
     endless.word = "word" * 10_000  # what a socket takes is soon full
     guard = guard_of({"small": (endless, FixedScorer(0.1))}, queue)
-    with asking(guard, stream_mode="optimistic", model="m" * 100) as served, sent(served, model="m" * 100, stream=True):
-        until(lambda: counted(served)["ilis_guard_clients_gone_total",] == 1)
+    with (
+        serve_on_socket(guard, stream_mode="optimistic", model="m" * 100) as served,
+        sent(served, model="m" * 100, stream=True),
+    ):
+        until(lambda: counted(served)["ilis_guard_client_disconnects_total",] == 1)
         assert endless.stopped.wait(20)
 
 
 # A defect in the middle of a stream.
 
 
-def test_a_stream_that_fails_says_so_and_tells_nothing_else(
+def test_a_failed_stream_ends_with_a_problem_without_particulars(
     queue: ReviewQueue, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
 ) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the prompt was: sure?")
 
-    monkeypatch.setattr("ilis_guard_server.chat.summary", fails)
-    with asking(shop(queue)) as served, served.client() as client:
+    monkeypatch.setattr("ilis_guard_server.routers.openai.DecisionSummary.of", fails)
+    with serve(shop(queue)) as served, served.client() as client:
         coming: Any = client.chat.completions.create(**ASKED, stream=True)
         with pytest.raises(openai.APIError, match=r"request [0-9a-f]{32}") as caught:
             list(coming)
@@ -298,8 +299,8 @@ def test_a_stream_that_fails_says_so_and_tells_nothing_else(
 # Counters and readiness.
 
 
-def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
-    with asking(shop(queue)) as served:
+def test_requests_and_decisions_are_counted_without_texts(queue: ReviewQueue) -> None:
+    with serve(shop(queue)) as served:
         with served.http() as client:
             for question in ("sure?", "larger?", "broken?"):
                 asked = ASKED | {"messages": [{"role": "user", "content": question}]}
@@ -312,7 +313,7 @@ def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
     assert numbers["ilis_guard_decisions_total", "answer", "sure", "large"] == 1
     assert numbers["ilis_guard_decisions_total", "escalate", "broken", "small"] == 1
     assert numbers["ilis_guard_attempts_total", "answer", "small"] == 3
-    assert numbers["ilis_guard_attempt_errors_total", "RuntimeError", "small"] == 1
+    assert numbers["ilis_guard_attempt_errors_total", "UnexpectedError", "small"] == 1
     assert numbers["ilis_guard_tokens_total", "answer", "large"] == 4
     assert numbers["ilis_guard_uncertainty_count", "small"] == 2
     assert numbers["ilis_guard_responses_total", "/v1/chat/completions", "200"] == 3
@@ -322,23 +323,23 @@ def test_what_happened_is_counted_and_no_text_is(queue: ReviewQueue) -> None:
 
 
 def test_two_applications_count_for_themselves(queue: ReviewQueue) -> None:
-    with asking(shop(queue)) as one, asking(shop(queue)) as other:
+    with serve(shop(queue)) as one, serve(shop(queue)) as other:
         with one.http() as client:
             client.post("/v1/chat/completions", json=ASKED)
         name = ("ilis_guard_decisions_total", "answer", "sure", "small")
         assert (counted(one).get(name), counted(other).get(name)) == (1, None)
 
 
-def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: list[Any]) -> None:
+def test_readiness_follows_the_queue_and_the_policy(tmp_path: Path, logged: list[Any]) -> None:
     database, policy = tmp_path / "tickets.db", tmp_path / "policy.yaml"
     policy.write_text("version: 1\nname: p\nrules: [{id: a, do: abstain}]\n")
     with ReviewQueue(f"sqlite:///{database}") as queue:
         guard = guard_of({"small": (FakeModel("x"), FixedScorer(0.1))}, queue)
         guard.follow(policy)
-        with asking(guard, review=queue) as served, served.http(key=None) as client:
+        with serve(guard, review=queue) as served, served.http(key=None) as client:
 
             def ready() -> tuple[int, dict[str, Any]]:
-                response: httpx.Response = client.get("/readyz")
+                response: httpx2.Response = client.get("/readyz")
                 return response.status_code, response.json()
 
             assert ready() == (200, {"status": "ready", "queue": True, "policy": True, "serving": True})
@@ -355,7 +356,7 @@ def test_it_is_ready_as_long_as_queue_and_policy_are(tmp_path: Path, logged: lis
 
 def test_a_probe_waits_for_no_thread_that_requests_use(queue: ReviewQueue) -> None:
     at_work, done = threading.Event(), threading.Event()
-    with asking(shop(queue), review=queue) as served, served.http() as client, served.http() as other:
+    with serve(shop(queue), review=queue) as served, served.http() as client, served.http() as other:
 
         @served.app.get("/narrow")
         async def narrow() -> None:
@@ -371,7 +372,7 @@ def test_a_probe_waits_for_no_thread_that_requests_use(queue: ReviewQueue) -> No
             request = threads.submit(other.get, "/slow")
             try:
                 assert at_work.wait(20)
-                assert client.get("/readyz", timeout=10).json()["status"] == "ready"
+                assert client.get("/readyz").json()["status"] == "ready"
                 assert not request.done()
             finally:
                 done.set()
@@ -379,7 +380,7 @@ def test_a_probe_waits_for_no_thread_that_requests_use(queue: ReviewQueue) -> No
 
 
 def test_the_log_leads_from_request_to_decision_to_client(queue: ReviewQueue, logged: list[Any]) -> None:
-    with asking(shop(queue)) as served, served.client() as client:
+    with serve(shop(queue)) as served, served.client() as client:
         completion: Any = client.chat.completions.create(**ASKED)
     (told,) = [one for one in logged if one["event"] == events.REQUEST_DECIDED]
     assert (told["decision"], told["client"]) == (completion.ilis_guard["id"], CLIENT)

@@ -12,12 +12,11 @@ from ilis_guard import Guard, Policy, Tier
 from ilis_guard.config.review import PageSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.types import Attempt, Request, Verdict
-from ilis_guard_server.queue_page import Filters
-from ilis_guard_server.thresholds import thresholds_of
-from tests.server.asking import until
+from ilis_guard.types import Action, Attempt, Request, Ruling, Verdict
+from ilis_guard_server.pages.view_models import Filters, thresholds_of
 from tests.server.conftest import Ask, Start
-from tests.website import Clock, Site, lifelike
+from tests.server.servers import until
+from tests.server.website import Clock, Site, lifelike
 
 CHANGES = ("claim", "release", "verdict")
 
@@ -30,13 +29,13 @@ def put(review: ReviewQueue, decision: str, **changes: Any) -> str:
         "queue": "default",
         "policy": "p",
         "rule": None,
-        "reasons": ["no rule held: abstained"],
+        "rulings": [Ruling(action=Action.ABSTAIN, rule=None)],
     }
     return review.escalate(decision=decision, **plain | changes).id
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/tickets", "/sign-in", "/static/page.css", "/nowhere", "/openapi.json"])
-def test_every_answer_says_what_browsers_must_not_do(site: Site, path: str) -> None:
+def test_every_response_has_security_headers(site: Site, path: str) -> None:
     with site.client() as client:
         headers = client.get(path).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
@@ -69,7 +68,7 @@ def test_no_other_sites_form_changes_a_ticket(site: Site, ask: Ask, review: Revi
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_viewer_changes_nothing(site: Site, ask: Ask, review: ReviewQueue, what: str) -> None:
+def test_a_viewer_changes_no_ticket(site: Site, ask: Ask, review: ReviewQueue, what: str) -> None:
     ticket = ask("q?").id
     vera = site.signed_in("vera")
     assert vera.post(f"/tickets/{ticket}/{what}", verdict="accept", version="1").status_code == 403
@@ -78,7 +77,7 @@ def test_a_viewer_changes_nothing(site: Site, ask: Ask, review: ReviewQueue, wha
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_nobody_changes_nothing(site: Site, ask: Ask, review: ReviewQueue, what: str) -> None:
+def test_signed_out_browsers_change_no_ticket(site: Site, ask: Ask, review: ReviewQueue, what: str) -> None:
     ticket = ask("q?").id
     with site.client() as client:
         response = client.post(f"/tickets/{ticket}/{what}", data={"verdict": "accept", "version": "1"})
@@ -113,7 +112,7 @@ def test_the_list_can_be_narrowed_down_in_every_way(site: Site, review: ReviewQu
 
 
 @pytest.mark.parametrize("query", ["state=lost", "limit=0", "limit=501", "limit=many", "mine=perhaps"])
-def test_filters_that_make_no_sense_are_refused(site: Site, query: str) -> None:
+def test_invalid_filters_are_refused(site: Site, query: str) -> None:
     response = site.signed_in("ana").get(f"/tickets?{query}")
     assert response.status_code == 400
     assert query.split("=", maxsplit=1)[0] in response.text
@@ -152,7 +151,7 @@ def test_a_verdict_is_on_the_version_that_was_seen(site: Site, ask: Ask, review:
     assert review.get(ticket).ticket.state == "open"
 
 
-def test_lines_end_as_the_reviewer_wrote_them(site: Site, ask: Ask, review: ReviewQueue) -> None:
+def test_line_endings_are_normalised(site: Site, ask: Ask, review: ReviewQueue) -> None:
     ticket = ask("q?").id
     site.signed_in("ana").post(f"/tickets/{ticket}/verdict", verdict="correct", version="1", text="one\r\ntwo")
     assert review.get(ticket).ticket.text == "one\ntwo"
@@ -168,7 +167,7 @@ def test_lines_end_as_the_reviewer_wrote_them(site: Site, ask: Ask, review: Revi
         ({"verdict": "accept"}, 400),
     ],
 )
-def test_a_form_that_makes_no_sense_is_refused(
+def test_an_invalid_form_is_refused(
     site: Site, ask: Ask, review: ReviewQueue, fields: dict[str, str], status: int
 ) -> None:
     ticket = ask("q?").id
@@ -180,9 +179,9 @@ def test_a_claim_is_seen_by_all(site: Site, ask: Ask) -> None:
     ticket = ask("q?").id
     ana, ben = site.signed_in("ana"), site.signed_in("ben")
     assert ana.post(f"/tickets/{ticket}/claim").status_code == 303
-    assert "<strong>ana</strong> has this ticket" in ben.get(f"/tickets/{ticket}/standing?seen=1").text
-    assert "It changed since you opened it" in ben.get(f"/tickets/{ticket}/standing?seen=1").text
-    assert "It changed since you opened it" not in ben.get(f"/tickets/{ticket}/standing?seen=2").text
+    assert "<strong>ana</strong> has this ticket" in ben.get(f"/tickets/{ticket}/state?seen=1").text
+    assert "It changed since you opened it" in ben.get(f"/tickets/{ticket}/state?seen=1").text
+    assert "It changed since you opened it" not in ben.get(f"/tickets/{ticket}/state?seen=2").text
     assert ben.post(f"/tickets/{ticket}/claim").status_code == 409
     assert ben.post(f"/tickets/{ticket}/release").status_code == 409
     assert ana.post(f"/tickets/{ticket}/release").status_code == 303
@@ -203,7 +202,7 @@ def test_thresholds_are_those_of_the_policy_that_escalated(
     assert "looks at" not in ana.get(f"/tickets/{put(review, 'older', policy='another')}").text
 
 
-def test_thresholds_are_those_of_a_policy_that_changed_under_way(
+def test_thresholds_follow_a_policy_that_is_reloaded(
     start: Start, settings: PageSettings, review: ReviewQueue, tmp_path: Path
 ) -> None:
     file = tmp_path / "policy.yaml"
@@ -225,7 +224,7 @@ def test_thresholds_are_those_of_a_policy_that_changed_under_way(
             assert f"the rule unsure looks at {at}." in ana.get(f"/tickets/{ticket.id}").text
 
 
-def test_maps_stand_beside_what_is_typical_of_their_tier(site: Site, ask: Ask, review: ReviewQueue) -> None:
+def test_maps_stand_beside_the_typical_maps_of_their_tier(site: Site, ask: Ask, review: ReviewQueue) -> None:
     ana = site.signed_in("ana")
 
     def names(ticket: str) -> list[str]:
@@ -243,7 +242,7 @@ def test_maps_stand_beside_what_is_typical_of_their_tier(site: Site, ask: Ask, r
     assert names(stopped) == ["Before the answer"]
 
 
-def test_why_is_told_in_a_few_sentences(site: Site, ask: Ask, review: ReviewQueue) -> None:
+def test_a_ticket_explains_its_decision_in_a_few_sentences(site: Site, ask: Ask, review: ReviewQueue) -> None:
     ana = site.signed_in("ana")
     shown = html.unescape(ana.get(f"/tickets/{ask('q?').id}").text)
     assert "The tier 'large' answered with an uncertainty of 0.62. " in shown
@@ -256,7 +255,7 @@ def test_why_is_told_in_a_few_sentences(site: Site, ask: Ask, review: ReviewQueu
     assert "No rule held, so nothing is answered (abstain). It waits in the queue 'default' for a person." in plain
 
 
-def test_a_long_prompt_is_cut_in_the_list_and_whole_on_its_page(site: Site, ask: Ask) -> None:
+def test_a_long_prompt_is_cut_on_the_board_alone(site: Site, ask: Ask) -> None:
     ticket = ask("Why? " * 20_000).id
     ana = site.signed_in("ana")
     assert "Why? Why?" in ana.get("/tickets").text
@@ -308,7 +307,7 @@ def test_the_first_characters_of_an_id_lead_to_the_ticket(site: Site, ask: Ask) 
     assert (response.status_code, response.headers["location"]) == (303, f"/tickets/{ticket}")
 
 
-def test_who_is_no_browser_is_told_in_problem_details(site: Site) -> None:
+def test_clients_that_are_no_browsers_get_problem_details(site: Site) -> None:
     ana = site.signed_in("ana")
     told = ana.client.get("/tickets/ffffffff", headers={"accept": "application/json"})
     assert (told.status_code, told.headers["content-type"]) == (404, "application/problem+json")
@@ -317,7 +316,7 @@ def test_who_is_no_browser_is_told_in_problem_details(site: Site) -> None:
     assert ana.get("/tickets/ffffffff").headers["content-type"].startswith("text/html")
 
 
-def test_a_defect_is_told_by_its_id_and_logged_without_its_message(
+def test_a_defect_has_an_id_and_its_message_is_not_logged(
     site: Site,
     review: ReviewQueue,
     monkeypatch: pytest.MonkeyPatch,
@@ -340,7 +339,7 @@ def test_a_defect_is_told_by_its_id_and_logged_without_its_message(
     assert "What nobody should know" not in told.text + str(logged) + "".join(capfd.readouterr())
 
 
-def test_what_goes_on_beside_is_told_to_stop(settings: PageSettings, start: Start) -> None:
+def test_background_tasks_stop_with_the_application(settings: PageSettings, start: Start) -> None:
     heard: list[str] = []
 
     async def work(stop: asyncio.Event) -> None:
@@ -348,15 +347,13 @@ def test_what_goes_on_beside_is_told_to_stop(settings: PageSettings, start: Star
         await stop.wait()
         heard.append("stopped")
 
-    with start(settings, beside=[work]) as site, site.client() as client:
+    with start(settings, background=[work]) as site, site.client() as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert heard == ["started"]
     assert heard == ["started", "stopped"]
 
 
-def test_an_answer_that_a_stream_cut_is_said_to_be_one_and_its_uncertainty_isnt_explained(
-    site: Site, review: ReviewQueue
-) -> None:
+def test_the_uncertainty_of_a_cut_answer_is_not_explained(site: Site, review: ReviewQueue) -> None:
     half = Attempt(tier="small", text="24", uncertainty=0.97, typicality=0.2, tokens=1, stopped_at=1)
     whole, cut = put(review, "a"), put(review, "b", attempts=[half])
     ana = site.signed_in("ana").client

@@ -3,21 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from ilis_guard.config.review import PageSettings, ProxySettings, ReviewerSettings
 from ilis_guard.config.secrets import hash_token
 from ilis_guard.errors import ConfigError
-from ilis_guard_server.people import People
-from ilis_guard_server.sessions import FAILURE_SECONDS, FAILURES, MOST_SESSIONS, SESSION_SECONDS, Sessions, SignInLimit
+from ilis_guard_server.auth import (
+    FAILURE_SECONDS,
+    MAX_FAILURES,
+    MAX_SESSIONS,
+    SESSION_SECONDS,
+    Sessions,
+    SignInLimit,
+    Users,
+)
 from tests.server.conftest import Start
-from tests.website import TOKENS, Clock, Site, field_of, sign_in
+from tests.server.website import TOKENS, Clock, Site, field_of, sign_in
 
 PROXY = ProxySettings(header="X-Reviewer", addresses=("127.0.0.1",))
 
 
-def test_who_is_not_signed_in_is_sent_to_sign_in_and_back(site: Site) -> None:
+def test_a_signed_out_browser_signs_in_and_comes_back(site: Site) -> None:
     with site.client() as client:
         away = client.get("/tickets?queue=urgent")
         assert (away.status_code, away.headers["location"]) == (303, "/sign-in?next=%2Ftickets%3Fqueue%3Durgent")
@@ -34,7 +41,7 @@ def test_who_is_not_signed_in_is_sent_to_sign_in_and_back(site: Site) -> None:
     "elsewhere",
     ["https://evil.example", "//evil.example", "/\\evil.example", "/tickets/../x", "/sign-out", "/tickets\n"],
 )
-def test_nobody_is_sent_elsewhere_after_signing_in(site: Site, elsewhere: str) -> None:
+def test_signing_in_never_redirects_to_another_site(site: Site, elsewhere: str) -> None:
     with site.client() as client:
         assert field_of(client.get("/sign-in", params={"next": elsewhere}).text, "next") == "/tickets"
         response = sign_in(client, TOKENS["ana"], next=elsewhere)
@@ -55,7 +62,7 @@ def test_the_cookie_is_for_this_site_alone(site: Site, start: Start, settings: P
         assert response.headers["strict-transport-security"] == "max-age=31536000"
 
 
-def test_a_wrong_token_is_refused_and_logged_without_it(site: Site, logged: list[Any]) -> None:
+def test_a_wrong_token_is_refused_and_not_logged(site: Site, logged: list[Any]) -> None:
     with site.client() as client:
         response = sign_in(client, "guessed-token")
         assert response.status_code == 401
@@ -68,7 +75,7 @@ def test_a_wrong_token_is_refused_and_logged_without_it(site: Site, logged: list
 
 def test_after_many_wrong_tokens_an_address_has_to_wait(site: Site) -> None:
     with site.client() as client:
-        for _ in range(FAILURES):
+        for _ in range(MAX_FAILURES):
             assert sign_in(client, "guessed").status_code == 401
         response = sign_in(client, TOKENS["ana"])
         assert response.status_code == 429
@@ -76,19 +83,19 @@ def test_after_many_wrong_tokens_an_address_has_to_wait(site: Site) -> None:
         assert client.get("/tickets").status_code == 303
 
 
-def test_the_wait_is_over_when_failures_are_long_ago_and_is_each_addresss_own() -> None:
+def test_the_sign_in_limit_ends_with_time_and_counts_by_address() -> None:
     clock = Clock()
     limit = SignInLimit(clock)
-    for _ in range(FAILURES):
-        assert limit.wait("10.0.0.1") == 0
-        limit.failed("10.0.0.1")
+    for _ in range(MAX_FAILURES):
+        assert limit.seconds_to_wait("10.0.0.1") == 0
+        limit.add_failure("10.0.0.1")
         clock.now += 1
-    assert limit.wait("10.0.0.1") == FAILURE_SECONDS - FAILURES
-    assert limit.wait("10.0.0.2") == 0
-    clock.now += FAILURE_SECONDS - FAILURES
-    assert limit.wait("10.0.0.1") == 0
-    limit.failed("10.0.0.1")
-    assert limit.wait("10.0.0.1") > 0
+    assert limit.seconds_to_wait("10.0.0.1") == FAILURE_SECONDS - MAX_FAILURES
+    assert limit.seconds_to_wait("10.0.0.2") == 0
+    clock.now += FAILURE_SECONDS - MAX_FAILURES
+    assert limit.seconds_to_wait("10.0.0.1") == 0
+    limit.add_failure("10.0.0.1")
+    assert limit.seconds_to_wait("10.0.0.1") > 0
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,7 @@ def test_no_other_sites_form_signs_anybody_in(site: Site, form: str | None, head
         assert client.get("/tickets").status_code == 303
 
 
-def test_a_form_without_its_cookie_signs_nobody_in(site: Site) -> None:
+def test_a_form_without_the_cookie_signs_nobody_in(site: Site) -> None:
     with site.client() as client:
         form = field_of(client.get("/sign-in").text, "form")
         client.cookies.clear()
@@ -129,12 +136,12 @@ def test_a_session_ends_by_itself_and_the_oldest_makes_room() -> None:
     assert found.name == "ana"
     clock.now += 1
     assert sessions.get(key) is None
-    keys = [sessions.open("ana", "sha256:x") for _ in range(MOST_SESSIONS + 1)]
+    keys = [sessions.open("ana", "sha256:x") for _ in range(MAX_SESSIONS + 1)]
     assert sessions.get(keys[0]) is None
     assert sessions.get(keys[1]) is not None
 
 
-def test_a_token_is_changed_under_the_running_server(start: Start, settings: PageSettings, tmp_path: Path) -> None:
+def test_tokens_can_change_while_the_server_runs(start: Start, settings: PageSettings, tmp_path: Path) -> None:
     hashes = tmp_path / "ana.hash"
     hashes.write_text(hash_token("old") + "\n")
     reviewer = ReviewerSettings(name="ana", token=f"file:{hashes}")
@@ -152,7 +159,7 @@ def test_a_token_is_changed_under_the_running_server(start: Start, settings: Pag
         assert new.get("/tickets").status_code == 200
 
 
-def test_a_hash_that_is_gone_shuts_out_nobody_else(
+def test_a_lost_hash_shuts_out_nobody_else(
     start: Start, settings: PageSettings, tmp_path: Path, logged: list[Any]
 ) -> None:
     (tmp_path / "ben.hash").write_text(hash_token("ben"))
@@ -165,11 +172,11 @@ def test_a_hash_that_is_gone_shuts_out_nobody_else(
 
 
 @pytest.mark.parametrize("text", ["hunter2", "", "sha256:12"])
-def test_a_server_does_not_start_with_what_is_no_hash(tmp_path: Path, text: str) -> None:
+def test_a_malformed_hash_keeps_the_server_from_starting(tmp_path: Path, text: str) -> None:
     (tmp_path / "ana.hash").write_text(text)
     reviewer = ReviewerSettings(name="ana", token=f"file:{tmp_path}/ana.hash")
     with pytest.raises(ConfigError) as caught:
-        People(PageSettings(url="https://x.example", reviewers=(reviewer,)))
+        Users(PageSettings(url="https://x.example", reviewers=(reviewer,)))
     assert "hunter2" not in str(caught.value)
 
 
@@ -190,11 +197,11 @@ def test_a_trusted_proxy_signs_people_in(start: Start, settings: PageSettings) -
 @pytest.mark.parametrize(
     "headers", [[("X-Reviewer", "mallory")], [("X-Reviewer", "")], [("X-Reviewer", "ana"), ("X-Reviewer", "ben")], []]
 )
-def test_whom_the_proxy_does_not_clearly_name_is_not_in(
+def test_ambiguous_or_unknown_proxy_names_are_not_signed_in(
     start: Start, settings: PageSettings, headers: list[tuple[str, str]]
 ) -> None:
     with start(settings.model_copy(update={"proxy": PROXY})) as site, site.client() as client:
-        assert client.get("/sign-in", headers=httpx.Headers(headers)).status_code == 200
+        assert client.get("/sign-in", headers=httpx2.Headers(headers)).status_code == 200
 
 
 @pytest.mark.parametrize("proxy", [None, ProxySettings(header="X-Reviewer", addresses=("10.0.0.0/8",))])

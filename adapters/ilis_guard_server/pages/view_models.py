@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlencode
 
-from ilis_guard.policy.cells import literals_of
 from pydantic import BaseModel, ConfigDict, Field
 
 from ilis_guard.policy import Policy
 from ilis_guard.policy.explain import attempt_reasons, error_text
+from ilis_guard.policy.syntax import is_plain, literals
 from ilis_guard.review import QueueCounts, TicketRecord
 from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
-from ilis_guard.types import POSITIONS, ErrorInfo, Position, Ticket, TicketState
+from ilis_guard.types import POSITIONS, STAGES, ErrorInfo, Position, Ticket, TicketState
 from ilis_guard.types.decisions import read_attempt
 from ilis_guard_server.dependencies import CurrentUser, PageState
 from ilis_guard_server.pages.heat_map import HeatMap, Map, heat_map, marks, top_of
@@ -207,13 +207,14 @@ def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
 
 
 def thresholds_of(policy: Policy) -> Sequence[Threshold]:
-    """All of a policy's thresholds, from small to large; conditions that do more than compare have none."""
+    """The numbers that a policy's conditions compare the uncertainty with, from small to large."""
     found = [
-        Threshold(at=float(at), rule=rule.id, when=rule.when, do=rule.do.value)
-        for rule in policy.rules
-        if rule.when
-        for at in (literals_of(rule.when) or {}).get("uncertainty", ())
-        if 0 < at < 1
+        Threshold(at=float(at), rule=bound.rule.id, when=bound.rule.when, do=bound.rule.do.value)
+        for stage in STAGES
+        for bound in policy.bound_rules(stage)
+        if bound.rule.when and is_plain(bound.condition.tree)
+        for at in literals(bound.condition.tree).get("uncertainty") or ()
+        if 0 < float(at) < 1
     ]
     return sorted(found, key=lambda threshold: threshold.at)
 

@@ -1,24 +1,68 @@
-"""Checks: what a method is given must be whole, and what it learns from apart from what it chooses on."""
+"""The interface of methods that score answers, and what is checked of the rows that they are fitted to."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float64
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.lab.attempts import Answers, Mask
 
+Kind = Literal["unsupervised", "statistics", "probe", "signature"]
+"""What a method uses: no labels; or labels and output statistics, activations or signatures."""
 K = TypeVar("K", bound=str)
 
 
-def check_fittable(rows: Rows, train: Mask, validation: Mask) -> None:
-    """See that something can be learned from the one rows and chosen on the others.
+@runtime_checkable
+class Estimator(Protocol):
+    """A fitted method that estimates how probable it is that an answer is wrong."""
+
+    def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
+        """Return a probability from 0 to 1 for each row, before calibration."""
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A method that only ranks answers."""
+
+    def decision_function(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
+        """Return a score for each row, higher for more uncertain, of any range."""
+
+
+class Method(Protocol):
+    """A way to score answers."""
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it uses."""
+
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator | Ranker:
+        """Fit to some rows, and select settings on others.
+
+        Args:
+            rows: only those in one of the masks are used.
+            train: the rows to fit to.
+            validation: the rows that select settings and stop training.
+            seed: gives the same result again.
+
+        Raises:
+            FitError: there is one class only, a number is missing, or the rows weren't observed as the method needs.
+        """
+
+
+def check_fittable(rows: Answers, train: Mask, validation: Mask) -> None:
+    """Check that a method can be fitted to the train rows and its settings selected on the validation rows.
 
     Raises:
         FitError: a row is among both, or one of both holds no right or no wrong answers.
     """
     if shared := int((train & validation).sum()):
-        raise FitError(f"{shared} rows are to be learned from and chosen on: settings would be chosen on known rows")
+        raise FitError(f"{shared} rows are both train and validation rows: settings would be selected on known rows")
     for name, which in (("train", train), ("validation", validation)):
         wrong, size = int(rows.wrong[which].sum()), int(which.sum())
         if wrong in (0, size):
@@ -26,10 +70,10 @@ def check_fittable(rows: Rows, train: Mask, validation: Mask) -> None:
 
 
 def finite(numbers: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
-    """The numbers as they are, one or several for each row that has these ids.
+    """Return the numbers of rows as they are, one or several a row.
 
     Raises:
-        FitError: one is missing.
+        FitError: one isn't finite; the message names the row's id.
     """
     whole = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
     if not whole.all():
@@ -41,14 +85,15 @@ def finite(numbers: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def observed(of_rows: Mapping[K, np.ndarray] | None, name: K) -> np.ndarray:
-    """One of the arrays that were observed.
+def observed(columns: Mapping[K, np.ndarray] | None, name: K) -> np.ndarray:
+    """Return one of the columns that `ilis-guard observe` adds.
 
     Raises:
         FitError: the rows weren't observed.
     """
-    if of_rows is None:
+    if columns is None:
         raise FitError(
-            f"{name!r} is observed and these rows weren't: run `ilis-guard observe` and read its file with them"
+            f"{name!r} needs observations and these rows have none: run `ilis-guard observe` and read its file with "
+            "them"
         )
-    return of_rows[name]
+    return columns[name]

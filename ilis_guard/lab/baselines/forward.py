@@ -1,4 +1,4 @@
-"""Passes: harvested answers go through their model again, many at once, and show what other methods look at."""
+"""Run harvested answers through their model again, in batches, for what the baselines need."""
 
 import inspect
 import itertools
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ilis_guard.errors import SignatureError
 from ilis_guard.lab.baselines.observations import SITES, UNIT
-from ilis_guard.lab.baselines.unsupervised import AnswerNumbers, rauq_layers
+from ilis_guard.lab.baselines.scores import TokenStatistics, rauq_layers
 from ilis_guard.models.decoding import special_tokens
 from ilis_guard.models.local import LocalModel
 from ilis_guard.signature import Tap, locate
@@ -22,45 +22,44 @@ from ilis_guard.signature.accumulators import next_token_numbers
 from ilis_guard.types import Site
 
 ATTENTION_NAMES: Final = ("self_attn", "attn", "attention", "self_attention")
-"""What decoder layers of transformers call the attention whose weights are looked at."""
+"""The names of attention modules in decoder layers of transformers."""
 EAGER: Final = "eager"
-"""The implementation of attention that gives its weights."""
+"""The implementation of attention that returns its weights."""
 LARGEST: Final = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A harvested answer, in tokens."""
+class TokenizedAnswer:
+    """A harvested answer with its prompt, in tokens."""
 
     prompt: Sequence[int]
     answer: Sequence[int]
     """Without the end token."""
     is_cut: bool
-    """It was cut off at its length limit: its last token was drawn and never passed through the model."""
+    """Whether it was cut off at its length limit: then its last token was drawn and never went through the model."""
 
     @property
     def fed(self) -> Sequence[int]:
-        """The answer's tokens that passed through the model."""
+        """The answer's tokens that went through the model."""
         return self.answer[: len(self.answer) - self.is_cut]
 
     @property
     def length(self) -> int:
-        """Tokens of a pass."""
+        """Tokens of its forward pass."""
         return len(self.prompt) + len(self.fed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What one answer's pass showed."""
+class ForwardResult:
+    """The results of one answer's forward pass."""
 
-    numbers: AnswerNumbers
+    statistics: TokenStatistics
     activations: dict[Site, Float16[np.ndarray, "layers hidden"]]
-    """At the last answer token that passed through the model, as the signature's position `last`; in their site's
-    `UNIT`."""
+    """At the last answer token that went through the model, the signature's `last`; in the `UNIT` of the site."""
 
 
-class Passes:
-    """Puts prompts and answers through a model, padded on the left: the newest tokens stand in one column."""
+class ForwardRunner:
+    """Runs prompts and answers through a model, padded on the left, so that the newest tokens are aligned."""
 
     def __init__(self, model: LocalModel) -> None:
         self._network = model.checkpoint.model
@@ -72,15 +71,15 @@ class Passes:
         self._attention = [_attention(decoder[layer], layer) for layer in rauq_layers(layers)]
         self._takes = inspect.signature(self._network.forward).parameters
 
-    def read(self, batch: Sequence[Given]) -> list[Seen]:
-        """Read answers that have at least one answer token among those that pass through the model.
+    def run(self, batch: Sequence[TokenizedAnswer]) -> list[ForwardResult]:
+        """Run answers of which at least one answer token goes through the model.
 
         Raises:
-            SignatureError: an activation is missing, not finite or too large, or the attention gives no weights.
+            SignatureError: an activation is missing, not finite or too large, or the attention returns no weights.
         """
-        counted = [self._counted(given) for given in batch]
+        counted = [self._answer_places(given) for given in batch]
         kept = 1 + max(len(given.fed) for given in batch)
-        # How far from the end each row's last answer token is: special tokens, which are none, may come after it.
+        # Each row's last answer token, counted from the end: special tokens, which don't count, may follow it.
         behind = [
             len(row.fed) - 1 - max(_below(places, len(row.fed))) for row, places in zip(batch, counted, strict=True)
         ]
@@ -93,8 +92,8 @@ class Passes:
             activations = {site: tap.take()[0] for site, tap in taps.items()}  # [batch, newest, layers, hidden]
         own = torch.stack([weights[at] for at in range(len(self._attention))], dim=1)  # [batch, layers, heads, kept]
         return [
-            Seen(
-                numbers=_numbers(given, places, logits[row], own[row]),
+            ForwardResult(
+                statistics=_token_statistics(given, places, logits[row], own[row]),
                 activations={
                     site: _half(of_site[row, -1 - behind[row]], site) for site, of_site in activations.items()
                 },
@@ -103,19 +102,19 @@ class Passes:
         ]
 
     def next_token(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Float64[np.ndarray, "rows tokens"]:
-        """Log-probabilities, nats, of tokens that may come next."""
+        """Return the log-probabilities, nats, of some next tokens."""
         logits = self._logits(prompts, 1)[:, -1].to(torch.float32)
         chosen: Float64[np.ndarray, "rows tokens"] = (
             logits.log_softmax(dim=-1)[:, list(tokens)].to(torch.float64).cpu().numpy()
         )
         return chosen
 
-    def _counted(self, given: Given) -> list[int]:
-        """Places of the answer tokens: special ones are none."""
+    def _answer_places(self, given: TokenizedAnswer) -> list[int]:
+        """The places of answer tokens, without special tokens."""
         return [place for place, token in enumerate(given.answer) if token not in self._special]
 
     def _logits(self, sequences: Sequence[Sequence[int]], kept: int) -> Tensor:
-        """Logits after each of the newest `kept` tokens of each row."""
+        """The logits after each of the newest `kept` tokens of each row."""
         width = max(map(len, sequences))
         ids = torch.tensor([[self._pad] * (width - len(row)) + list(row) for row in sequences])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in sequences])
@@ -146,7 +145,7 @@ def _attention(layer: nn.Module, index: int) -> nn.Module:
 
 @contextmanager
 def _attention_implementation(network: Any, name: str) -> Iterator[None]:
-    before = network.config._attn_implementation  # noqa: SLF001 - transformers sets it by a method and has none to ask
+    before = network.config._attn_implementation  # noqa: SLF001 - transformers has a method to set it and none to read it
     network.set_attn_implementation(name)
     try:
         yield
@@ -156,43 +155,44 @@ def _attention_implementation(network: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def _own_weights(modules: Sequence[nn.Module], kept: int) -> Iterator[dict[int, Float32[Tensor, "batch heads kept"]]]:
-    """Of each of the newest tokens the attention weight on itself, for each module that is run.
+    """Record each of the newest tokens' attention weight on itself, for each module.
 
-    Only these are kept: the weights of a whole batch, in all layers, take gigabytes.
+    The other weights are dropped: those of a whole batch, in all layers, take gigabytes.
     """
     weights: dict[int, Tensor] = {}
 
-    def hearer(at: int) -> Callable[[nn.Module, Any, Any], None]:
-        def heard(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def recorder(at: int) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, _inputs: Any, output: Any) -> None:
             parts = output if isinstance(output, tuple) else ()
             found = [part for part in parts if isinstance(part, Tensor) and part.ndim == 4]
             if len(found) != 1:
                 raise SignatureError(
-                    f"{type(module).__name__} gave no attention weights, though asked for the implementation "
+                    f"{type(module).__name__} returned no attention weights with the implementation "
                     f"{EAGER!r}: RAUQ can't be computed for this model"
                 )
             newest = found[0][:, :, -kept:, -kept:].diagonal(dim1=-2, dim2=-1)
             weights[at] = newest.to("cpu", torch.float32)
 
-        return heard
+        return record
 
     with ExitStack() as stack:
         for at, module in enumerate(modules):
-            stack.callback(module.register_forward_hook(hearer(at)).remove)
+            stack.callback(module.register_forward_hook(recorder(at)).remove)
         yield weights
 
 
-def _numbers(
-    given: Given, counted: Sequence[int], logits: Tensor, own: Float32[Tensor, "layers heads kept"]
-) -> AnswerNumbers:
-    """What the distributions and weights of one row say of its answer tokens."""
+def _token_statistics(
+    given: TokenizedAnswer, counted: Sequence[int], logits: Tensor, own: Float32[Tensor, "layers heads kept"]
+) -> TokenStatistics:
+    """The statistics of one row's answer tokens, from its distributions and attention weights."""
     first = logits.shape[0] - len(given.fed) - 1  # after the prompt's last token
     distributions = logits[first:][: len(given.answer)][list(counted)]
     drawn: Int[Tensor, " tokens"] = torch.tensor([given.answer[place] for place in counted])
     logprobs, entropies, margins = next_token_numbers(distributions, drawn).to(torch.float64).cpu().numpy()
-    # While a token is generated, the newest token that attention can see is the one before it, and asks itself.
+    # While a token is generated, the newest token that attention sees is the previous one: its weight is that of the
+    # previous token on itself.
     before = [first + place for place in counted[1:]]
-    return AnswerNumbers(
+    return TokenStatistics(
         logprobs=logprobs,
         entropies=entropies,
         margins=margins,
@@ -202,11 +202,11 @@ def _numbers(
 
 
 def _from_uniform(logits: Tensor) -> Float64[np.ndarray, " tokens"]:
-    """KL of the uniform distribution from each next-token distribution, nats, over the tokens that can be said."""
+    """KL(uniform || next-token distribution), nats, over the tokens with a finite logit."""
     logprobs = logits.to(torch.float32).log_softmax(dim=-1)
-    can_be_said = logprobs.isfinite()
-    count = can_be_said.sum(dim=-1)
-    mean = torch.where(can_be_said, logprobs, 0).sum(dim=-1, dtype=torch.float64) / count
+    possible = logprobs.isfinite()
+    count = possible.sum(dim=-1)
+    mean = torch.where(possible, logprobs, 0).sum(dim=-1, dtype=torch.float64) / count
     divergence: Float64[np.ndarray, " tokens"] = (-mean - count.log()).cpu().numpy()
     return divergence
 

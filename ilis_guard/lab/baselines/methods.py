@@ -1,80 +1,79 @@
-"""Methods: every way to score an answer, fitted and asked alike, so that they are compared with equal care."""
+"""Every method that scores answers, behind one interface, so that all are compared alike."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.special import expit
 from sklearn.pipeline import Pipeline
 
-from ilis_guard.lab.baselines.checks import check_fittable, finite, observed
+from ilis_guard.lab.attempts import Answers, Mask
+from ilis_guard.lab.baselines.estimator import Estimator, Kind, Method, check_fittable, finite, observed
 from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
-from ilis_guard.lab.baselines.search import Search
-from ilis_guard.lab.fit import FEATURES, fit_blending, fit_statistics, typicality_reference
-from ilis_guard.lab.rows import Mask, Rows
-from ilis_guard.lab.sequence_probability import fit_sequence_probability
-from ilis_guard.lab.tuning import Grown
+from ilis_guard.lab.fit import FEATURES, fit_blending, fit_sequence_probability, fit_statistics, typicality_reference
+from ilis_guard.lab.tuning import Candidate, tune
 from ilis_guard.scoring.calibration import SequenceProbability, raw_scores
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import STATISTICS
 
 SIGNATURE: Final = tuple(groups for groups in FEATURES["answer"] if "statistics" not in groups)
-"""Of what `ilis-guard fit` lets trees choose from, that which is of signatures alone."""
-
-Kind = Literal["unsupervised", "statistics", "probe", "signature"]
-"""What a method rests on: a score that learns from no labels, or labels and output statistics, activations or
-signatures."""
+"""Of the choices of features of `ilis-guard fit`, those of signatures alone."""
 
 
-class Fitted(Protocol):
-    """A method that has learned all that it will."""
+class TreeSearch:
+    """Tunes trees as `ilis-guard fit` does, and caches the last result: methods are fitted to the same rows in turn."""
 
-    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
-        """Raw scores, higher for more uncertain. What they range over is the method's own: calibration comes after."""
+    def __init__(self) -> None:
+        self._rows: Answers | None = None
+        self._key: tuple[bytes, bytes, int] | None = None
+        self._candidates: list[Candidate] = []
 
-
-class Method(Protocol):
-    """A way to score answers."""
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-
-    @property
-    def kind(self) -> Kind:
-        """What it rests on."""
-
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
-        """Learn from some rows, and choose settings on others.
+    def best(
+        self,
+        name: str,
+        choices: Collection[tuple[FeatureGroup, ...]],
+        rows: Answers,
+        train: Mask,
+        validation: Mask,
+        seed: int,
+    ) -> Candidate:
+        """Return the trees with the smallest loss on the validation rows, of those with one of the choices of features.
 
         Args:
-            rows: nothing is looked at but the rows in one of the masks.
-            train: what is learned from.
-            validation: what settings are chosen on, and where training stops.
-            seed: with the same, all comes out the same.
+            name: the method's, for messages.
+            choices: some of `FEATURES`.
+            rows: as `Method.fit`, with what follows.
+            train: the rows to fit to.
+            validation: the rows that select.
+            seed: the method's.
 
         Raises:
-            FitError: there is one class only, a number is missing, or the rows weren't observed as the method needs.
+            FitError: as `Method.fit`.
         """
+        key = (train.tobytes(), validation.tobytes(), seed)
+        if self._rows is not rows or self._key != key:
+            self._candidates = _tune(name, rows, train, validation, seed)
+            self._rows, self._key = rows, key
+        return next(one for one in self._candidates if one.metadata.features in choices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsupervised:
-    """A score that was observed: it learns nothing."""
+    """A score that was observed; nothing is fitted."""
 
     name: str
     kind: Kind = "unsupervised"
 
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> "Unsupervised":  # noqa: ARG002 - as all methods
-        """Nothing is learned."""
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> "Unsupervised":  # noqa: ARG002 - as all methods
+        """Return the method itself."""
         return self
 
-    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
-        """The score as it was observed.
+    def decision_function(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
+        """Return the score as it was observed.
 
         Raises:
             FitError: a number is missing, or the rows weren't observed.
@@ -84,15 +83,15 @@ class Unsupervised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatistics:
-    """A logistic regression on the four output statistics, standardised; `ilis-guard fit` shows it beside each bundle.
+    """A logistic regression on the four output statistics, standardised: the baseline in every bundle's metadata.
 
-    No setting is chosen, so the validation rows are learned from too, as there.
+    It has no settings to select, so it is fitted to the validation rows too, as there.
     """
 
     name: str = "output-statistics"
     kind: Kind = "statistics"
 
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:  # noqa: ARG002 - nothing is random
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator:  # noqa: ARG002 - nothing is random
         """As `Method.fit`."""
         check_fittable(rows, train, validation)
         seen = rows.take(train | validation)
@@ -103,7 +102,7 @@ class OutputStatistics:
 class _Statistics:
     model: Pipeline
 
-    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
+    def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
         statistics = finite(rows.statistics, "output-statistics", rows.ids)
         probability: Float64[np.ndarray, " rows"] = self.model.predict_proba(statistics)[:, 1]
         return probability
@@ -111,13 +110,13 @@ class _Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceProbabilityWithinSets:
-    """The log-probability of an answer, weighed as `ilis-guard fit` does: with an intercept for each set."""
+    """A logistic regression on an answer's log-probability, with an intercept for each set, as in `ilis-guard fit`."""
 
     name: str = "sequence-probability"
     kind: Kind = "statistics"
 
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:  # noqa: ARG002 - nothing is random
-        """As `Method.fit`; no setting is chosen, so the validation rows are learned from too."""
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator:  # noqa: ARG002 - nothing is random
+        """As `Method.fit`; there are no settings to select, so it is fitted to the validation rows too."""
         check_fittable(rows, train, validation)
         return _Sequence(name=self.name, model=_sequence_probability(self.name, rows.take(train | validation)))
 
@@ -127,21 +126,21 @@ class _Sequence:
     name: str
     model: SequenceProbability
 
-    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
+    def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
         probability: Float64[np.ndarray, " rows"] = expit(self.model.log_odds(_logprob_sums(self.name, rows)))
         return probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trees:
-    """LightGBM on features and with settings that validation rows choose, grown as `ilis-guard fit` grows them."""
+    """LightGBM with features and settings that validation rows select, as in `ilis-guard fit`."""
 
     name: str
     choices: Sequence[tuple[FeatureGroup, ...]]
-    search: Search = field(default_factory=Search, repr=False)
+    search: TreeSearch = field(default_factory=TreeSearch, repr=False)
     kind: Kind = "signature"
 
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator:
         """As `Method.fit`."""
         return _Trees(name=self.name, best=self.search.best(self.name, self.choices, rows, train, validation, seed))
 
@@ -149,23 +148,23 @@ class Trees:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trees:
     name: str
-    best: Grown
+    best: Candidate
 
-    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
+    def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
         for seen in (rows.statistics, *rows.signatures.values()):
             finite(seen, self.name, rows.ids)
-        return raw_scores(self.best.booster, self.best.candidate.features, rows.signatures, rows.statistics)
+        return raw_scores(self.best.booster, self.best.metadata.features, rows.signatures, rows.statistics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fused:
-    """What `ilis-guard fit` gives a scorer: trees, blended with the answer's probability by familiarity."""
+    """The scorer of `ilis-guard fit`: trees, blended with the answer's probability by familiarity."""
 
     name: str = "fused"
-    search: Search = field(default_factory=Search, repr=False)
+    search: TreeSearch = field(default_factory=TreeSearch, repr=False)
     kind: Kind = "signature"
 
-    def fit(self, rows: Rows, train: Mask, validation: Mask, seed: int) -> Fitted:
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator:
         """As `Method.fit`."""
         best = self.search.best(self.name, FEATURES["answer"], rows, train, validation, seed)
         seen = rows.take(train | validation)
@@ -185,14 +184,14 @@ class Fused:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Blended:
     name: str
-    best: Grown
+    best: Candidate
     sequence: SequenceProbability
     detector: TypicalityEstimator
 
-    def predict(self, rows: Rows) -> Float64[np.ndarray, " rows"]:
+    def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
         scores = raw_scores(
             self.best.booster,
-            self.best.candidate.features,
+            self.best.metadata.features,
             rows.signatures,
             rows.statistics,
             log_odds=self.sequence.log_odds(_logprob_sums(self.name, rows)),
@@ -201,18 +200,30 @@ class _Blended:
         return finite(scores, self.name, rows.ids)
 
 
-def _sequence_probability(name: str, rows: Rows) -> SequenceProbability:
+def _tune(name: str, rows: Answers, train: Mask, validation: Mask, seed: int) -> list[Candidate]:
+    check_fittable(rows, train, validation)
+    seen = rows.take(train | validation)
+    finite(seen.statistics, name, seen.ids)
+    for maps in seen.signatures.values():
+        finite(maps, name, seen.ids)
+    which = train[train | validation]
+    return tune(
+        FEATURES["answer"], seen.signatures, seen.statistics, seen.wrong, train=which, validation=~which, seed=seed
+    )
+
+
+def _sequence_probability(name: str, rows: Answers) -> SequenceProbability:
     return fit_sequence_probability(_logprob_sums(name, rows), rows.wrong, rows.datasets)
 
 
-def _logprob_sums(name: str, rows: Rows) -> Float64[np.ndarray, " rows"]:
+def _logprob_sums(name: str, rows: Answers) -> Float64[np.ndarray, " rows"]:
     logprob_sums: Float64[np.ndarray, " rows"] = rows.statistics[:, STATISTICS.index("logprob_sum")]
     return finite(logprob_sums, name, rows.ids)
 
 
 def methods() -> tuple[Method, ...]:
-    """All of them, in the order of tables: what needs no labels, the probes, and signatures."""
-    search = Search()
+    """Return all methods in the order of tables: those that need no labels, the probes, and signatures."""
+    search = TreeSearch()
     return (
         *(Unsupervised(name=score) for score in SCORES),
         OutputStatistics(),

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from ilis_guard.lab.evaluation.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 from ilis_guard.lab.evaluation.trials import ProtocolName, Scores, Trial
+from ilis_guard.lab.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)
@@ -19,13 +19,13 @@ POOLED: Final = "all rows together"
 PER_ROWS: Final = tuple(metric for metric in METRICS if not metric.is_pooled)
 OF_ALL_SEEDS: Final = tuple(metric for metric in METRICS if metric.is_pooled)
 CELLS: Final = 2_000_000
-"""Of an array that draws are counted in, at most: more take memory and are no faster."""
+"""Cells of an array of draws, at most: more take memory and are no faster."""
 EXACT_OUTCOMES: Final = 200
-"""Times that outcomes are drawn from the probabilities themselves."""
+"""Draws of outcomes from the probabilities themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class MetricEstimate:
     """One metric of one method, trained on something and tested on something."""
 
     protocol: ProtocolName
@@ -34,32 +34,32 @@ class Figure:
     tested_on: str
     metric: str
     rows: int
-    """Distinct questions that it rests on."""
+    """Distinct questions behind it."""
     value: float
     """Mean over the seeds; of a pooled metric, over all their test rows at once."""
     drawn: Values
-    """The same on each draw of questions; empty where nothing is drawn."""
+    """The metric on each draw of questions; empty where nothing is drawn."""
     by_seed: Float64[np.ndarray, " seeds"]
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % percentile bootstrap interval; not numbers where nothing is drawn."""
+        """95 % percentile bootstrap interval; NaN where nothing is drawn."""
         return interval(self.drawn)
 
     @property
     def spread(self) -> float:
-        """Standard deviation over seeds; not a number where there is one."""
+        """Standard deviation over seeds; NaN where there is one."""
         return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else float("nan")
 
     @property
-    def is_of_a_set(self) -> bool:
-        """Whether it isn't of several sets together."""
+    def is_of_one_set(self) -> bool:
+        """Whether it is of a single set."""
         return self.tested_on not in (MEAN, POOLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The reference's figure less another method's, on the same questions, draw by draw."""
+    """The reference's metric less another method's, on the same questions, draw by draw."""
 
     protocol: ProtocolName
     metric: str
@@ -69,7 +69,7 @@ class Difference:
     """Mean over sets; one to one, over pairs of sets."""
     drawn: Values
     of_each: Mapping[tuple[str, str], float]
-    """By what was trained on and what was tested on."""
+    """By the sets trained on and tested on."""
     higher_is_better: bool
 
     @property
@@ -79,29 +79,29 @@ class Difference:
 
     @property
     def ahead(self) -> int:
-        """On how many of them the reference is better."""
+        """On how many pairs of sets the reference is better."""
         sign = 1 if self.higher_is_better else -1
         return sum(sign * value > 0 for value in self.of_each.values())
 
     @property
     def worst(self) -> float:
-        """The difference where the reference fares worst."""
+        """The difference where the reference does worst."""
         return (min if self.higher_is_better else max)(self.of_each.values())
 
 
-def figures(trials: Sequence[Trial], *, progress: Callable[[], None] = lambda: None) -> list[Figure]:
-    """Every metric of every method, protocol and pair of sets, and the means over sets.
+def estimate_metrics(trials: Sequence[Trial], *, progress: Callable[[], None] = lambda: None) -> list[MetricEstimate]:
+    """Estimate every metric of every method, protocol and pair of sets, and the means over sets.
 
     Args:
         trials: of all methods.
-        progress: told of each of `count_groups` groups of trials.
+        progress: called after each of `count_groups` groups of trials.
     """
     draws = Draws()
-    found: list[Figure] = []
+    found: list[MetricEstimate] = []
     for (protocol, _), of_method in _grouped(trials, lambda one: (one.protocol, one.method)):
-        cells: list[Figure] = []
+        cells: list[MetricEstimate] = []
         for _, cell in _grouped(of_method, lambda one: (one.trained_on, one.tested_on)):
-            cells += _of_cell(cell, draws)
+            cells += _cell(cell, draws)
         found += [*cells, *_means(cells)]
         if protocol != "one-to-one":  # whose rows would be the same ones many times
             found += _pooled(of_method, draws)
@@ -110,20 +110,20 @@ def figures(trials: Sequence[Trial], *, progress: Callable[[], None] = lambda: N
 
 
 def count_groups(trials: Sequence[Trial]) -> int:
-    """How often `figures` tells of progress."""
+    """Count the calls of `estimate_metrics` to its progress."""
     return len({(trial.protocol, trial.method) for trial in trials})
 
 
-def differences(found: Sequence[Figure], reference: str) -> list[Difference]:
-    """The reference less each other method, by protocol and metric."""
+def differences(found: Sequence[MetricEstimate], reference: str) -> list[Difference]:
+    """Compute the reference less each other method, by protocol and metric."""
     better = {metric.name: metric.higher_is_better for metric in METRICS}
-    of_sets = [figure for figure in found if figure.is_of_a_set and figure.metric in better]
-    ours = {_where(figure): figure for figure in of_sets if figure.method == reference}
-    theirs = [figure for figure in of_sets if figure.method != reference and _where(figure) in ours]
-    told = []
+    of_sets = [one for one in found if one.is_of_one_set and one.metric in better]
+    ours = {_where(one): one for one in of_sets if one.method == reference}
+    theirs = [one for one in of_sets if one.method != reference and _where(one) in ours]
+    lead = []
     for (protocol, metric, method), group in _grouped(theirs, lambda one: (one.protocol, one.metric, one.method)):
-        pairs = [(ours[_where(figure)], figure) for figure in group]
-        told.append(
+        pairs = [(ours[_where(one)], one) for one in group]
+        lead.append(
             Difference(
                 protocol=protocol,
                 metric=metric,
@@ -135,7 +135,7 @@ def differences(found: Sequence[Figure], reference: str) -> list[Difference]:
                 higher_is_better=better[metric],
             )
         )
-    return told
+    return lead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,46 +159,46 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """A metric of a sample."""
+class MetricDraws:
+    """A metric of a sample, and of each draw of it."""
 
     value: float
     drawn: Values
 
 
 class Draws:
-    """How often each test row is drawn: questions of a set, with replacement, the same ones whoever asks.
+    """Bootstrap draws of a set's questions, with replacement, which all methods share.
 
-    So differences between methods are paired; a question that is tested with several seeds is drawn for all of them.
+    So differences between methods are paired, and a question that several seeds test is drawn for all of them.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], Int64[np.ndarray, "draws rows"]] = {}
 
     def of(self, trial: Trial) -> Int64[np.ndarray, "draws rows"]:
-        """Of the trial's rows."""
+        """Return how often each row of a trial is drawn."""
         name, rows = trial.tested_on, trial.of
         if (name, rows) not in self._known:
-            # Seeded by the name: a set's draws don't hang on which other sets there are.
+            # Seeded by the name: a set's draws don't depend on which other sets there are.
             random = np.random.default_rng([rows, *name.encode()])
             self._known[name, rows] = random.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
         return self._known[name, rows][:, trial.places]
 
 
-def measure(sample: Sample, metrics: Sequence[Metric]) -> Mapping[str, Measured]:
-    """Metrics by name."""
+def measure(sample: Sample, metrics: Sequence[Metric]) -> Mapping[str, MetricDraws]:
+    """Compute metrics of a sample, by name."""
     drawn: dict[str, list[Values]] = {metric.name: [] for metric in metrics}
     for draws in np.array_split(sample.draws, -(-sample.draws.size // CELLS)):
-        for name, values in _formulas(sample, metrics, draws).items():
+        for name, values in _compute(sample, metrics, draws).items():
             drawn[name].append(values)
     return {
-        name: Measured(value=float(value[0]), drawn=np.concatenate(drawn[name]))
-        for name, value in _formulas(sample, metrics, None).items()
+        name: MetricDraws(value=float(value[0]), drawn=np.concatenate(drawn[name]))
+        for name, value in _compute(sample, metrics, None).items()
     }
 
 
 def error_if_exact(probability: Scores) -> float:
-    """The mean calibration error if outcomes were drawn from the probabilities: none can be expected to have less."""
+    """Compute the mean calibration error of outcomes drawn from the probabilities: the least that can be expected."""
     random = np.random.default_rng(0)
     wrong = (random.random((EXACT_OUTCOMES, len(probability))) < probability).astype(np.int64)
     twice = np.repeat([True, False], len(probability))
@@ -207,30 +207,30 @@ def error_if_exact(probability: Scores) -> float:
 
 
 def interval(drawn: Values) -> tuple[float, float]:
-    """95 % percentile interval; draws that have no figure, for want of right or wrong answers, are left out."""
+    """Compute the 95 % percentile interval, without draws that have no value for want of right or wrong answers."""
     known = drawn[np.isfinite(drawn)]
     low, high = np.percentile(known, INTERVAL).tolist() if len(known) else (np.nan, np.nan)
     return low, high
 
 
-def _formulas(
+def _compute(
     sample: Sample, metrics: Sequence[Metric], draws: Int64[np.ndarray, "draws rows"] | None
 ) -> Mapping[str, Values]:
     found: dict[str, Values] = {}
     for of, scores in (("raw", sample.raw), ("probability", sample.probability)):
-        asked = [metric for metric in metrics if metric.of == of]
-        if asked:
+        wanted = [metric for metric in metrics if metric.of == of]
+        if wanted:
             counts = ScoreCounts.of(sample.wrong, scores, draws)
-            found |= {metric.name: metric.formula(counts) for metric in asked}
+            found |= {metric.name: metric.formula(counts) for metric in wanted}
     return found
 
 
-def _where(figure: Figure) -> tuple[str, str, str, str]:
-    return figure.protocol, figure.metric, figure.trained_on, figure.tested_on
+def _where(one: MetricEstimate) -> tuple[str, str, str, str]:
+    return one.protocol, one.metric, one.trained_on, one.tested_on
 
 
-def _of_cell(cell: Sequence[Trial], draws: Draws) -> Iterator[Figure]:
-    """All metrics of one method, trained on one thing and tested on one set, over its seeds."""
+def _cell(cell: Sequence[Trial], draws: Draws) -> Iterator[MetricEstimate]:
+    """All metrics of one method, trained on something and tested on one set, over its seeds."""
     together = Sample.of(cell, draws)
     by_seed = [measure(Sample.of([trial], draws), METRICS) for trial in cell]
     of_all_seeds = measure(together, OF_ALL_SEEDS)
@@ -238,7 +238,7 @@ def _of_cell(cell: Sequence[Trial], draws: Draws) -> Iterator[Figure]:
     for metric in METRICS:
         seeds = [measured[metric.name] for measured in by_seed]
         pooled = of_all_seeds.get(metric.name)
-        yield _figure(
+        yield _estimate(
             cell[0],
             cell[0].tested_on,
             metric.name,
@@ -250,24 +250,24 @@ def _of_cell(cell: Sequence[Trial], draws: Draws) -> Iterator[Figure]:
     yield _if_exact(cell[0], cell[0].tested_on, rows, together)
 
 
-def _means(cells: Sequence[Figure]) -> Iterator[Figure]:
+def _means(cells: Sequence[MetricEstimate]) -> Iterator[MetricEstimate]:
     """Means over sets, and one to one over pairs of sets."""
     for metric, group in _grouped(cells, lambda one: one.metric):
         first = group[0]
-        yield Figure(
+        yield MetricEstimate(
             protocol=first.protocol,
             method=first.method,
             trained_on=first.trained_on if first.protocol == "leave-one-set-out" else "each",
             tested_on=MEAN,
             metric=metric,
-            rows=sum(rows for _, rows in {(figure.tested_on, figure.rows) for figure in group}),
-            value=float(np.mean([figure.value for figure in group])),
-            drawn=np.mean([figure.drawn for figure in group], axis=0),
-            by_seed=np.mean([figure.by_seed for figure in group], axis=0),
+            rows=sum(rows for _, rows in {(one.tested_on, one.rows) for one in group}),
+            value=float(np.mean([one.value for one in group])),
+            drawn=np.mean([one.drawn for one in group], axis=0),
+            by_seed=np.mean([one.by_seed for one in group], axis=0),
         )
 
 
-def _pooled(of_method: Sequence[Trial], draws: Draws) -> Iterator[Figure]:
+def _pooled(of_method: Sequence[Trial], draws: Draws) -> Iterator[MetricEstimate]:
     """Pooled metrics over the test rows of all sets: few rows of one set say little of calibration."""
     together = Sample.of(of_method, draws)
     rows = len({(trial.tested_on, place) for trial in of_method for place in trial.places.tolist()})
@@ -276,16 +276,16 @@ def _pooled(of_method: Sequence[Trial], draws: Draws) -> Iterator[Figure]:
     ]
     for name, measured in measure(together, OF_ALL_SEEDS).items():
         by_seed = np.array([of_seed[name].value for of_seed in seeds])
-        yield _figure(of_method[0], POOLED, name, rows, value=measured.value, drawn=measured.drawn, by_seed=by_seed)
+        yield _estimate(of_method[0], POOLED, name, rows, value=measured.value, drawn=measured.drawn, by_seed=by_seed)
     yield _if_exact(of_method[0], POOLED, rows, together)
 
 
-def _if_exact(trial: Trial, tested_on: str, rows: int, sample: Sample) -> Figure:
+def _if_exact(trial: Trial, tested_on: str, rows: int, sample: Sample) -> MetricEstimate:
     value = error_if_exact(sample.probability)
-    return _figure(trial, tested_on, EXACT, rows, value=value, drawn=np.empty(0), by_seed=np.empty(0))
+    return _estimate(trial, tested_on, EXACT, rows, value=value, drawn=np.empty(0), by_seed=np.empty(0))
 
 
-def _figure(
+def _estimate(
     trial: Trial,
     tested_on: str,
     metric: str,
@@ -294,9 +294,9 @@ def _figure(
     value: float,
     drawn: Values,
     by_seed: Float64[np.ndarray, " seeds"],
-) -> Figure:
+) -> MetricEstimate:
     is_of_each = tested_on == POOLED and trial.protocol != "leave-one-set-out"
-    return Figure(
+    return MetricEstimate(
         protocol=trial.protocol,
         method=trial.method,
         trained_on="each" if is_of_each else trial.trained_on,
@@ -310,5 +310,5 @@ def _figure(
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]]:
-    """Items by a key, in the order of the keys."""
+    """Group items by a key, in the order of the keys."""
     return [(value, list(group)) for value, group in groupby(sorted(items, key=key), key=key)]

@@ -1,4 +1,4 @@
-"""An evaluation, from files to all that there is to tell."""
+"""Evaluate all methods on harvested answers: from files to metrics, differences and the worst cases."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,31 @@ from typing import Final
 import numpy as np
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.baselines.methods import Method, methods
-from ilis_guard.lab.evaluation.figures import Difference, Figure, count_groups, differences, figures
-from ilis_guard.lab.evaluation.looking import Importance, TypicalAnswers, importance, typical_answers
+from ilis_guard.lab.attempt_schema import HarvestManifest
+from ilis_guard.lab.attempts import Answers, read_answers, read_attempts
+from ilis_guard.lab.baselines.estimator import Method
+from ilis_guard.lab.baselines.methods import methods
+from ilis_guard.lab.baselines.observations import with_observations
+from ilis_guard.lab.evaluation.bootstrap import (
+    Difference,
+    MetricEstimate,
+    count_groups,
+    differences,
+    estimate_metrics,
+)
+from ilis_guard.lab.evaluation.importance import Importance, TypicalAnswers, importance, typical_answers
+from ilis_guard.lab.evaluation.ood import Detection, detections
 from ilis_guard.lab.evaluation.sets import QuestionSet, counted_sets, question_sets
-from ilis_guard.lab.evaluation.shifting import Detection, detections
 from ilis_guard.lab.evaluation.trials import Trial, check_pair, count_fits, trials
-from ilis_guard.lab.evaluation.worst import WorstCases, worst_cases
-from ilis_guard.lab.harvest import Manifest, read_manifest, read_texts
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.rows import Rows, read_rows_of, with_observations
 
 REFERENCE: Final = "fused"
-"""The method that others are compared with: what `ilis-guard fit` makes."""
+"""The method that others are compared with: the scorer of `ilis-guard fit`."""
+
+WORST_CASES: Final = 12
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""Called with (step, amount done, amount in all)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +41,10 @@ class Source:
 
     harvests: Sequence[Path]
     observations: Sequence[Path] = field(default=())
-    """Of the harvests with sets that count, one each; or none."""
+    """One for each harvest with sets that count; or none."""
 
-    def read(self) -> Rows:
-        """Their rows, as they were harvested.
-
-        Raises:
-            FitError: they aren't what they should be.
-        """
-        return read_rows_of(self.harvests)
-
-    def observed(self, rows: Rows) -> Rows:
-        """Some of these rows, with what was observed of them, where anything was.
+    def observed(self, rows: Answers) -> Answers:
+        """Add the observations, where there are any, to some of the harvested rows.
 
         Raises:
             FitError: the observations aren't theirs.
@@ -52,36 +53,57 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """What came of an evaluation."""
+class Case:
+    """One answer with its question."""
 
-    manifests: tuple[Manifest, ...]
+    id: str
+    dataset: str
+    uncertainty: float
+    """Mean over the seeds in which it was a test row."""
+    question: str
+    accepted: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstCases:
+    """The worst cases of a method, the worst first."""
+
+    sure_and_wrong: tuple[Case, ...]
+    unsure_and_right: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The results of an evaluation."""
+
+    manifests: tuple[HarvestManifest, ...]
     """Of all harvests."""
     sets: tuple[QuestionSet, ...]
     applied_sets: tuple[QuestionSet, ...]
-    """Those that count, as they are at the other precision; empty where there is none."""
+    """The sets that count, at the other precision; empty where there is none."""
     methods: tuple[str, ...]
     """In the order of tables."""
     seeds: int
     trials: tuple[Trial, ...]
-    figures: tuple[Figure, ...]
+    estimates: tuple[MetricEstimate, ...]
     differences: tuple[Difference, ...]
     typicality: tuple[Detection, ...]
     typical: TypicalAnswers
     importance: Importance
     worst: WorstCases | None
-    """None where texts aren't to be shown."""
+    """None where texts may not be shown."""
     notes: tuple[str, ...]
-    """What the reader must know."""
+    """What limits the results, in sentences."""
 
-    _by_name: Mapping[tuple[str, str, str, str], Figure] = field(init=False, repr=False)
+    _by_name: Mapping[tuple[str, str, str, str], MetricEstimate] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        by_name = {(one.protocol, one.method, one.tested_on, one.metric): one for one in self.figures}
+        by_name = {(one.protocol, one.method, one.tested_on, one.metric): one for one in self.estimates}
         object.__setattr__(self, "_by_name", by_name)
 
-    def figure(self, protocol: str, method: str, tested_on: str, metric: str) -> Figure | None:
-        """One figure; None where there is none. One to one, of means only: there a set is tested after many others."""
+    def estimate(self, protocol: str, method: str, tested_on: str, metric: str) -> MetricEstimate | None:
+        """Return one estimate, or None. One to one, only of means: there a set is tested after many others."""
         return self._by_name.get((protocol, method, tested_on, metric))
 
 
@@ -98,45 +120,47 @@ def evaluate(
     """Compare all methods on harvested answers of one model.
 
     Args:
-        source: the harvests, and what was observed of their answers.
+        source: the harvests with their observations.
         applied: the same questions, answered at another precision.
-        questions: what was asked; without them, sets on which a constant answer does as well aren't found.
+        questions: those that were harvested; without them, sets on which a constant answer does as well aren't found.
         show_texts: keep questions and answers of the worst cases; needs `questions`.
-        seeds: how often rows are dealt out and methods fitted anew.
+        seeds: how often rows are split and methods fitted again.
         compared: the methods; without them all of `methods` that these rows allow.
-        progress: told of each step.
+        progress: called during each step.
 
     Raises:
         FitError: the files don't go together, no set counts, there are too few rows, or a method can't be fitted.
     """
     if show_texts and questions is None:
         raise FitError("the worst cases can't be shown without the questions: give them too")
-    harvested = source.read()
+    harvested = read_answers(source.harvests)
     sets = question_sets(harvested, questions)
     names = counted_sets(sets)
     rows = source.observed(harvested.take(np.isin(harvested.datasets, names)))
     del harvested
-    elsewhere, applied_sets = (None, ()) if applied is None else _elsewhere(rows, applied, questions)
-    chosen = _allowed(rows, elsewhere) if compared is None else tuple(compared)
+    other, applied_sets = (None, ()) if applied is None else _other_precision(rows, applied, questions)
+    chosen = _allowed(rows, other) if compared is None else tuple(compared)
 
-    there = sum(one.counts for one in applied_sets)
-    total = count_fits(sets=len(names), applied_sets=there, methods=len(chosen), seeds=seeds)
-    made = trials(rows, chosen, seeds=seeds, applied=elsewhere, progress=_counted(progress, "fitting", total))
-    tried = tuple(made)
-    found = figures(tried, progress=_counted(progress, "resampling", count_groups(tried)))
+    total = count_fits(
+        sets=len(names), applied_sets=sum(one.counts for one in applied_sets), methods=len(chosen), seeds=seeds
+    )
+    made = tuple(trials(rows, chosen, seeds=seeds, applied=other, progress=_counter(progress, "fitting", total)))
+    estimates = estimate_metrics(made, progress=_counter(progress, "resampling", count_groups(made)))
     worst = None
     if show_texts and questions is not None:
-        texts = {id_: text for path in source.harvests for id_, text in read_texts(path).items()}
-        worst = worst_cases(tried, _shown(chosen), rows, {asked.id: asked for asked in questions}, texts)
+        texts = {id_: text for path in source.harvests for id_, text in read_attempts(path).texts().items()}
+        worst = _worst_cases(made, _reference(chosen), rows, {asked.id: asked for asked in questions}, texts)
     return Evaluation(
-        manifests=tuple(read_manifest(path) for path in (*source.harvests, *(applied.harvests if applied else ()))),
+        manifests=tuple(
+            read_attempts(path).harvest for path in (*source.harvests, *(applied.harvests if applied else ()))
+        ),
         sets=sets,
         applied_sets=applied_sets,
         methods=tuple(method.name for method in chosen),
         seeds=seeds,
-        trials=tried,
-        figures=tuple(found),
-        differences=tuple(differences(found, REFERENCE)),
+        trials=made,
+        estimates=tuple(estimates),
+        differences=tuple(differences(estimates, REFERENCE)),
         typicality=tuple(detections(rows, seeds=seeds)),
         typical=typical_answers(rows),
         importance=importance(rows),
@@ -145,32 +169,71 @@ def evaluate(
     )
 
 
-def _shown(chosen: Sequence[Method]) -> str:
+def _reference(chosen: Sequence[Method]) -> str:
     names = [method.name for method in chosen]
     return REFERENCE if REFERENCE in names else names[-1]
 
 
-def _elsewhere(
-    rows: Rows, applied: Source, questions: Sequence[Question] | None
-) -> tuple[Rows, tuple[QuestionSet, ...]]:
+def _other_precision(
+    rows: Answers, applied: Source, questions: Sequence[Question] | None
+) -> tuple[Answers, tuple[QuestionSet, ...]]:
     """The same questions' answers at the other precision, of the sets that count there too."""
-    elsewhere = applied.read()
-    check_pair(rows.fingerprint, elsewhere.fingerprint)
-    same = elsewhere.take(np.isin(elsewhere.ids, rows.ids))
+    other = read_answers(applied.harvests)
+    check_pair(rows.manifest.tapped(), other.manifest.tapped())
+    known = set(rows.ids.tolist())
+    same = other.take(np.array([id_ in known for id_ in other.ids.tolist()]))
     if not len(same):
         raise FitError("the harvests at two precisions have no question in common: harvest the same with both tiers")
     sets = question_sets(same, questions)
     return applied.observed(same.take(np.isin(same.datasets, counted_sets(sets)))), sets
 
 
-def _allowed(rows: Rows, elsewhere: Rows | None) -> tuple[Method, ...]:
-    """The methods that have all that they look at."""
-    is_observed = rows.unsupervised is not None and (elsewhere is None or elsewhere.unsupervised is not None)
+def _allowed(rows: Answers, other: Answers | None) -> tuple[Method, ...]:
+    """The methods that have all that they need."""
+    is_observed = rows.unsupervised is not None and (other is None or other.unsupervised is not None)
     return tuple(one for one in methods() if is_observed or one.kind in ("statistics", "signature"))
 
 
+def _worst_cases(
+    trials: Sequence[Trial], method: str, rows: Answers, questions: Mapping[str, Question], answers: Mapping[str, str]
+) -> WorstCases:
+    """Find the worst test rows of a method in-distribution.
+
+    Args:
+        trials: of all methods and protocols.
+        method: whose cases.
+        rows: of the trials.
+        questions: by id.
+        answers: the answers' texts, by id.
+    """
+    found: dict[int, list[float]] = {}
+    for trial in trials:
+        if trial.method == method and trial.protocol == "in-distribution":
+            of_set = np.flatnonzero(rows.datasets == trial.tested_on)
+            for row, probability in zip(of_set[trial.places].tolist(), trial.probability.tolist(), strict=True):
+                found.setdefault(row, []).append(probability)
+    uncertainty = {row: float(np.mean(values)) for row, values in found.items()}
+    from_sure = sorted(uncertainty, key=lambda row: (uncertainty[row], row))
+
+    def case(row: int) -> Case:
+        asked = questions[str(rows.ids[row])]
+        return Case(
+            id=asked.id,
+            dataset=str(rows.datasets[row]),
+            uncertainty=uncertainty[row],
+            question=asked.prompt(),
+            accepted=" / ".join(asked.answers),
+            answer=answers[asked.id],
+        )
+
+    return WorstCases(
+        sure_and_wrong=tuple(case(row) for row in from_sure if rows.wrong[row])[:WORST_CASES],
+        unsure_and_right=tuple(case(row) for row in reversed(from_sure) if not rows.wrong[row])[:WORST_CASES],
+    )
+
+
 def _notes(
-    rows: Rows,
+    rows: Answers,
     names: Sequence[str],
     applied_sets: Sequence[QuestionSet],
     chosen: Sequence[Method],
@@ -180,8 +243,8 @@ def _notes(
     notes = []
     if there := [one.name for one in applied_sets if not one.counts]:
         notes.append(
-            f"{len(there)} of {len(names)} sets don't count at the other precision: what is said of it is of the "
-            "others, so hold refitted and applied against each other, and not against in-distribution."
+            f"{len(there)} of {len(names)} sets don't count at the other precision: its results are of the "
+            "others, so compare refitted and applied with each other, and not with in-distribution."
         )
     if not has_questions:
         notes.append(
@@ -198,12 +261,12 @@ def _notes(
     return notes
 
 
-def _counted(progress: Progress, step: str, total: int) -> Callable[[], None]:
+def _counter(progress: Progress, step: str, total: int) -> Callable[[], None]:
     done = 0
 
-    def tell() -> None:
+    def advance() -> None:
         nonlocal done
         done += 1
         progress(step, done, total)
 
-    return tell
+    return advance

@@ -1,4 +1,4 @@
-"""What there is to look at: typical maps of right and wrong answers, and which pairs of layers the trees look at."""
+"""Typical maps of right and wrong answers, and the importance of pairs of layers for the trees."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,45 +7,46 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
+from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.fit import FEATURES, split
-from ilis_guard.lab.rows import Mask, Rows
-from ilis_guard.lab.tuning import grow
+from ilis_guard.lab.tuning import tune
 from ilis_guard.types import Position, Statistics
 
 Map = Float64[np.ndarray, "layers layers"]
 SEED: Final = 0
-SHOWN: Final[Position] = "mean"
+POSITION: Final[Position] = "mean"
 """The position whose maps are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypicalAnswers:
-    """Mean of log(1 + divergence), nats, each set counting alike."""
+    """Mean of log(1 + divergence), nats, with equal weight for each set."""
 
     right: Map
     wrong: Map
 
     @property
     def difference(self) -> Map:
-        """Wrong less right: of the same sets, so that it isn't which sets are hard that is seen."""
+        """Wrong less right, of the same sets, so that it doesn't show which sets are hard."""
         away: Map = self.wrong - self.right
         return away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """Shares of the gain of all splits of the trees, in a scorer that was fitted to all sets."""
+    """Shares of the gain of all splits of trees fitted to all sets."""
 
     pairs: Map
-    """By pair of layers, over all maps that are looked at. Sums to 1 with `statistics`."""
+    """By pair of layers, over all maps. Sums to 1 with `statistics`."""
     statistics: Mapping[str, float]
     by_distance: Float64[np.ndarray, " distances"]
-    """Mean share of a pair of layers that lie 1, 2, ... L-1 apart, of what all pairs have: there are fewer far ones."""
+    """Mean share of a pair of layers that are 1, 2, ... L-1 apart, of the gain of all pairs. A mean, since there are
+    fewer far pairs."""
 
 
-def typical_answers(rows: Rows) -> TypicalAnswers:
-    """What the maps of right and of wrong answers look like on average."""
-    logs = np.log1p(rows.signatures[SHOWN])
+def typical_answers(rows: Answers) -> TypicalAnswers:
+    """Compute the mean maps of right and of wrong answers."""
+    logs = np.log1p(rows.signatures[POSITION])
     names = np.unique(rows.datasets)
 
     def mean(which: Mask) -> Map:
@@ -56,14 +57,14 @@ def typical_answers(rows: Rows) -> TypicalAnswers:
     return TypicalAnswers(right=mean(~rows.wrong), wrong=mean(rows.wrong))
 
 
-def importance(rows: Rows) -> Importance:
-    """What trees look at that may look at whole maps and output statistics and are fitted to all sets together."""
-    splits = split(tuple(rows.datasets.tolist()), SEED)
+def importance(rows: Answers) -> Importance:
+    """Compute the importance of whole maps and output statistics for trees fitted to all sets together."""
+    splits = split(rows.datasets, SEED)
     seen = splits["train"] | splits["validation"]
     rows, train = rows.take(seen), splits["train"][seen]
     groups = FEATURES["answer"][0]
-    best = grow([groups], rows.signatures, rows.statistics, rows.wrong, train=train, validation=~train, seed=SEED)[0]
-    return _folded(best.booster.feature_importance("gain"), groups, rows.fingerprint.layers)
+    best = tune([groups], rows.signatures, rows.statistics, rows.wrong, train=train, validation=~train, seed=SEED)[0]
+    return _folded(best.booster.feature_importance("gain"), groups, rows.layers)
 
 
 def _folded(gain: Float64[np.ndarray, " features"], groups: Sequence[str], layers: int) -> Importance:

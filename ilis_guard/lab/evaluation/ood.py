@@ -1,4 +1,4 @@
-"""How well typicality tells that answers aren't of the kind that a scorer was calibrated on."""
+"""Out-of-distribution detection: how well typicality distinguishes other sets from the one it was fitted to."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,43 +7,41 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from ilis_guard.lab import counted as formulas
-from ilis_guard.lab.counted import counted
+from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.evaluation.trials import OTHERS
 from ilis_guard.lab.fit import split, typicality_reference
-from ilis_guard.lab.rows import Mask, Rows
+from ilis_guard.lab.metrics import ScoreCounts
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 
 LEVELS: Final = (0.01, 0.05)
-"""Below which typicality is looked at: of exchangeable answers, that share lies below."""
+"""Levels of typicality: of exchangeable answers, this share lies below each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:
-    """The typicality of one set's held-out rows, by what was seen before; means over seeds."""
+    """The typicality of one set's held-out rows under the reference of another; means over seeds."""
 
     trained_on: str
-    """Whose maps the reference was made from; its own calibration rows are the null distribution."""
+    """The set of the reference; its calibration rows are the null distribution."""
     tested_on: str
     rows: int
     auroc: float
-    """Probability that a row of the tested set is more unlike the reference than a held-out row of what it was made
-    from; one half of its own rows."""
+    """Probability that a row of the tested set is less typical than a held-out row of the reference's own set."""
     below: tuple[float, ...]
     """Shares of the rows with a typicality below each of `LEVELS`."""
 
     @property
     def is_own(self) -> bool:
-        """Whether the rows are of what the reference was made from."""
+        """Whether the tested set is the reference's own."""
         return self.trained_on == self.tested_on
 
 
-def detections(rows: Rows, *, seeds: int) -> list[Detection]:
-    """Typicality between all pairs of sets, and of each set against all others together.
+def detections(rows: Answers, *, seeds: int) -> list[Detection]:
+    """Measure typicality between all pairs of sets, and of each set against all others together.
 
     Args:
         rows: of the sets that count.
-        seeds: each deals the rows out anew.
+        seeds: each splits the rows again.
     """
     names = sorted(set(rows.datasets.tolist()))
     found = [one for seed in range(seeds) for one in _detections(rows, names, seed)]
@@ -51,8 +49,8 @@ def detections(rows: Rows, *, seeds: int) -> list[Detection]:
     return [_mean([one for one in found if (one.trained_on, one.tested_on) == pair]) for pair in pairs]
 
 
-def _detections(rows: Rows, names: Sequence[str], seed: int) -> Iterator[Detection]:
-    splits = split(tuple(rows.datasets.tolist()), seed)
+def _detections(rows: Answers, names: Sequence[str], seed: int) -> Iterator[Detection]:
+    splits = split(rows.datasets, seed)
     test = {name: splits["test"] & (rows.datasets == name) for name in names}
     for name in names:
         own = rows.datasets == name
@@ -66,7 +64,7 @@ def _detections(rows: Rows, names: Sequence[str], seed: int) -> Iterator[Detecti
         yield _detection(OTHERS, OTHERS, typicality[splits["test"] & others], typicality[splits["test"] & others])
 
 
-def _typicality(rows: Rows, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
+def _typicality(rows: Answers, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
     profiles = profile(rows.signatures, "answer")
     return TypicalityEstimator(typicality_reference(profiles, train, calibration)).typicality(profiles)
 
@@ -75,7 +73,7 @@ def _detection(
     trained: str, tested: str, own: Float64[np.ndarray, " own"], typicality: Float64[np.ndarray, " rows"]
 ) -> Detection:
     foreign = np.repeat([False, True], [len(own), len(typicality)])
-    auroc = formulas.auroc(counted(foreign, -np.concatenate([own, typicality])))
+    auroc = ScoreCounts.of(foreign, -np.concatenate([own, typicality])).auroc()
     return Detection(
         trained_on=trained,
         tested_on=tested,

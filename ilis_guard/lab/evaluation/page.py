@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that fetches nothing and runs nothing."""
+"""Render an evaluation as one HTML file that loads nothing and runs no scripts."""
 
 import platform
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from typing import Final
 
 import jinja2
 
-from ilis_guard.lab.evaluation import pictures
+from ilis_guard.lab.evaluation import plots
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
-from ilis_guard.lab.evaluation.headlines import PROTOCOL_NAMES, ahead, by_protocol, of_protocol, protocols
-from ilis_guard.lab.evaluation.shifting import LEVELS
-from ilis_guard.lab.evaluation.svg import Drawer
-from ilis_guard.lab.fit import COUNTED, LEAST_OF_A_CLASS, SHARES
+from ilis_guard.lab.evaluation.ood import LEVELS
+from ilis_guard.lab.evaluation.tables import PROTOCOL_NAMES, ahead, by_protocol, protocol_tables, protocols
+from ilis_guard.lab.fit import ACCURACY_RANGE, MIN_PER_CLASS, SHARES
+from ilis_guard.lab.svg import SvgRenderer
 
 PACKAGES: Final = ("ilis-guard", "numpy", "scipy", "scikit-learn", "lightgbm")
 NEAR: Final = 3
-"""Layers that lie so near each other are neighbours."""
+"""Layers at most this far apart are neighbours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shifted:
+class TypicalityRow:
     """A row of the table of typicality."""
 
     name: str
@@ -29,17 +29,17 @@ class Shifted:
     others: tuple[float, ...]
     auroc: float
     of_others: float | None
-    """AUROC at telling this set's rows from those of all others, that the reference was made of."""
+    """AUROC at distinguishing this set's rows from those of all other sets, to which the reference was fitted."""
 
 
 def page(evaluation: Evaluation, *, command: str) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        evaluation: what came of it.
-        command: what was called.
+        evaluation: the results.
+        command: the command line that made them.
     """
-    drawer = Drawer()
+    renderer = SvgRenderer()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -49,19 +49,19 @@ def page(evaluation: Evaluation, *, command: str) -> str:
     return template.render(
         evaluation=evaluation,
         headlines=[by_protocol(evaluation), *([ahead(evaluation)] if evaluation.differences else [])],
-        by_protocol={PROTOCOL_NAMES[name]: of_protocol(evaluation, name) for name in protocols(evaluation)},
-        counted=COUNTED,
-        least=LEAST_OF_A_CLASS,
+        by_protocol={PROTOCOL_NAMES[name]: protocol_tables(evaluation, name) for name in protocols(evaluation)},
+        accuracy_range=ACCURACY_RANGE,
+        min_per_class=MIN_PER_CLASS,
         shares=SHARES,
         levels=LEVELS,
         reference=REFERENCE,
-        matrices=pictures.matrices(evaluation, drawer),
-        reliability=pictures.reliability(evaluation, drawer),
-        risk_coverage=pictures.risk_coverage(evaluation, drawer),
-        typicality_matrix=pictures.typicality_matrix(evaluation, drawer),
-        shifted=_shifted(evaluation),
-        maps=pictures.typical_maps(evaluation, drawer),
-        importance=pictures.importance_maps(evaluation, drawer),
+        matrices=plots.matrices(evaluation, renderer),
+        reliability=plots.reliability(evaluation, renderer),
+        risk_coverage=plots.risk_coverage(evaluation, renderer),
+        typicality_matrix=plots.typicality_matrix(evaluation, renderer),
+        typicality=_typicality(evaluation),
+        maps=plots.typical_maps(evaluation, renderer),
+        importance=plots.importance_maps(evaluation, renderer),
         near=NEAR,
         near_gain=float(evaluation.importance.by_distance[:NEAR].mean()),
         far_gain=float(evaluation.importance.by_distance[-(len(evaluation.importance.by_distance) // 3) :].mean()),
@@ -72,8 +72,8 @@ def page(evaluation: Evaluation, *, command: str) -> str:
     )
 
 
-def _shifted(evaluation: Evaluation) -> list[Shifted]:
-    """A row a set: shares of its own rows and of all other sets' that lie below the levels."""
+def _typicality(evaluation: Evaluation) -> list[TypicalityRow]:
+    """A row for each set: the shares of its own rows and of all other sets' below the levels."""
     rows = []
     names = [one.name for one in evaluation.sets if one.counts]
     by_pair = {(one.trained_on, one.tested_on): one for one in evaluation.typicality}
@@ -85,7 +85,7 @@ def _shifted(evaluation: Evaluation) -> list[Shifted]:
             (one for one in evaluation.typicality if one.trained_on not in names and one.tested_on == name), None
         )
         rows.append(
-            Shifted(
+            TypicalityRow(
                 name=name,
                 own=by_pair[name, name].below,
                 others=tuple(sum(one.below[at] for one in others) / len(others) for at in range(len(LEVELS))),

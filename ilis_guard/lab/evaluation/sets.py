@@ -1,4 +1,4 @@
-"""Which sets of questions count: the rule, and why a set is left out."""
+"""Sets of questions: which of them count in an evaluation, and why others are left out."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,49 +10,49 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.fit import COUNTED, LEAST_OF_A_CLASS
+from ilis_guard.lab.attempts import Answers
+from ilis_guard.lab.fit import ACCURACY_RANGE, MIN_PER_CLASS
 from ilis_guard.lab.questions import Question, numbers_in
-from ilis_guard.lab.rows import Rows
 
 CONFIDENCE: Final = 0.95
-"""Of the interval (Clopper and Pearson's) of how often the model is right."""
+"""Of the Clopper-Pearson interval of the model's accuracy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionSet:
-    """One set of questions, and how the model fares on it."""
+    """One set of questions, with the model's accuracy on it."""
 
     name: str
     rows: int
     right: int
     low: float
-    """Lower end of the interval of the share that is right."""
+    """Lower end of the interval of the accuracy."""
     high: float
     constant: float | None
-    """How often the best constant answer would be right; None where the questions weren't given."""
+    """Accuracy of the best constant answer; None where the questions weren't given."""
     why_left_out: str
     """Empty where the set counts."""
 
     @property
     def counts(self) -> bool:
-        """Whether methods are trained and judged on it."""
+        """Whether methods are trained and tested on it."""
         return not self.why_left_out
 
     @property
     def share(self) -> float:
-        """How often the model is right."""
+        """The model's accuracy."""
         return self.right / self.rows
 
 
-def question_sets(rows: Rows, questions: Sequence[Question] | None) -> tuple[QuestionSet, ...]:
-    """Every set in the rows, by name.
+def question_sets(rows: Answers, questions: Sequence[Question] | None) -> tuple[QuestionSet, ...]:
+    """Return every set in the rows, by name.
 
-    A set counts where the model is right 15 to 85 % of the time, surely more often than the best constant answer would
-    be (which for yes/no and multiple choice is a good deal), and where there are enough rows of both classes.
+    A set counts where the model is right 15 to 85 % of the time, significantly more often than the best constant
+    answer (often right on yes/no and multiple-choice questions), and where there are enough rows of both classes.
 
     Args:
         rows: of all sets.
-        questions: what was asked; without them constant answers aren't looked at.
+        questions: those that were harvested; without them constant answers aren't considered.
 
     Raises:
         FitError: a row's question isn't among them.
@@ -62,7 +62,7 @@ def question_sets(rows: Rows, questions: Sequence[Question] | None) -> tuple[Que
 
 
 def counted_sets(sets: Sequence[QuestionSet]) -> list[str]:
-    """The names of the sets that count.
+    """Return the names of the sets that count.
 
     Raises:
         FitError: there is none.
@@ -75,12 +75,12 @@ def counted_sets(sets: Sequence[QuestionSet]) -> list[str]:
 
 
 def best_constant(questions: Sequence[Question]) -> float:
-    """How often the constant answer that is right most often would be right."""
+    """Compute the accuracy of the best constant answer."""
     rights = Counter(answer for question in questions for answer in set(_constants(question)))
     return max(rights.values()) / len(questions)
 
 
-def _question_set(name: str, rows: Rows, asked: Mapping[str, Question] | None) -> QuestionSet:
+def _question_set(name: str, rows: Answers, asked: Mapping[str, Question] | None) -> QuestionSet:
     of_set = rows.datasets == name
     count, right = int(of_set.sum()), int((~rows.wrong[of_set]).sum())
     interval = binomtest(right, count).proportion_ci(CONFIDENCE)
@@ -97,11 +97,11 @@ def _question_set(name: str, rows: Rows, asked: Mapping[str, Question] | None) -
 
 
 def _why_left_out(count: int, right: int, low: float, constant: float | None) -> str:
-    least, most = COUNTED
+    least, most = ACCURACY_RANGE
     if not least <= right / count <= most:
         return f"right {right / count:.1%} of the time, outside of {least:.0%} to {most:.0%}"
-    if min(right, count - right) < LEAST_OF_A_CLASS:
-        return f"{right} right and {count - right} wrong answers: at least {LEAST_OF_A_CLASS} of each are needed"
+    if min(right, count - right) < MIN_PER_CLASS:
+        return f"{right} right and {count - right} wrong answers: at least {MIN_PER_CLASS} of each are needed"
     if constant is not None and low <= constant:
         return (
             f"right {right / count:.1%} of the time, at least {low:.1%}: not surely better than always giving the same "
@@ -120,7 +120,7 @@ def _asked_of(ids: Sequence[str], asked: Mapping[str, Question]) -> Iterator[Que
 
 
 def _constants(question: Question) -> Iterator[str]:
-    """What could be said to all questions and would be right here."""
+    """The constant answers that would be right here."""
     if question.choices is not None and question.right_choice is not None:
         yield ascii_uppercase[question.right_choice]
         yield question.choices[question.right_choice].casefold()

@@ -1,4 +1,4 @@
-"""Trials: methods that are fitted to some rows and say how uncertain they are of others, by protocol."""
+"""Trials: methods fitted to some rows and tested on others, by protocol."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.special import expit
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.baselines.methods import Fitted, Method
+from ilis_guard.lab.attempts import Answers, Mask
+from ilis_guard.lab.baselines.estimator import Estimator, Method, Ranker
 from ilis_guard.lab.fit import calibrate, split
-from ilis_guard.lab.rows import Mask, Rows
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.types import Fingerprint
 
@@ -19,18 +19,18 @@ ProtocolName = Literal["in-distribution", "one-to-one", "leave-one-set-out", "re
 """Trained and tested on one set; trained on one and tested on another; trained on all others; and tested at the other
 precision, on one set: trained there, or at the first precision."""
 OTHERS: Final = "all others"
-"""What is trained on where a set is left out."""
+"""The name of the training rows where a set is left out."""
 
 Scores = Float64[np.ndarray, " rows"]
 Numbers = Int64[np.ndarray, " taken"]
-"""Of rows."""
+"""Indices of rows."""
 Progress = Callable[[], None]
-"""Told of each fit."""
+"""Called after each fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one fit of a method said of the test rows of one set."""
+    """One fit of a method, with its scores of the test rows of one set."""
 
     protocol: ProtocolName
     method: str
@@ -38,20 +38,20 @@ class Trial:
     tested_on: str
     seed: int
     of: int
-    """Rows of the set that is tested on, with those that aren't tested."""
+    """Answers of the tested set, with those that aren't tested."""
     places: Int64[np.ndarray, " rows"]
-    """Of the test rows, among the rows of their set: the same question has the same place for all methods."""
+    """The test rows' places among the rows of their set: a question has the same place for all methods."""
     wrong: Bool[np.ndarray, " rows"]
     raw: Scores
     probability: Scores
-    """Calibrated on rows of what was trained on."""
+    """Calibrated on rows of the sets trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """Rows, the sets among them, and which rows serve what."""
+class _SplitRows:
+    """Answers with their sets and splits."""
 
-    rows: Rows
+    rows: Answers
     names: Sequence[str]
     splits: Mapping[Split, Mask]
     seed: int
@@ -61,9 +61,9 @@ class _Ground:
 
 
 def trials(
-    rows: Rows, methods: Sequence[Method], *, seeds: int, applied: Rows | None, progress: Progress
+    rows: Answers, methods: Sequence[Method], *, seeds: int, applied: Answers | None, progress: Progress
 ) -> Iterator[Trial]:
-    """All trials of all protocols.
+    """Run all trials of all protocols.
 
     Each fit on one set is tested on all sets, for each seed. Leaving a set out costs as many rows as all others
     together have and is done for the first seed only; its test rows are all of the set, of which nothing was seen.
@@ -71,36 +71,36 @@ def trials(
     Args:
         rows: of the sets that count.
         methods: all get the same rows, splits and seeds.
-        seeds: each deals the rows out anew, and is the methods' own.
+        seeds: each splits the rows again, and seeds the methods.
         applied: answers to the same questions at another precision, of the sets that count there too.
-        progress: told of each of `count_fits` fits.
+        progress: called after each of `count_fits` fits.
 
     Raises:
-        FitError: a method can't be fitted, or a score isn't a number.
+        FitError: a method can't be fitted, or a score isn't finite.
     """
     names = sorted(set(rows.datasets.tolist()))
     for seed in range(seeds):
-        ground = _Ground(rows=rows, names=names, splits=split(tuple(rows.datasets.tolist()), seed), seed=seed)
-        _check_classes(ground)
-        other = None if applied is None else _same_questions(ground, applied)
+        split_rows = _SplitRows(rows=rows, names=names, splits=split(rows.datasets, seed), seed=seed)
+        _check_classes(split_rows)
+        other = None if applied is None else _same_questions(split_rows, applied)
         for name in names:
-            elsewhere = None if other is None or name not in other.names else _Elsewhere.of(other, name)
-            yield from _one_set(ground, elsewhere, name, methods, progress)
-            if elsewhere is not None:
-                yield from _refitted(elsewhere.ground, name, methods, progress)
+            other_test = None if other is None or name not in other.names else _OtherPrecision.of(other, name)
+            yield from _one_set(split_rows, other_test, name, methods, progress)
+            if other_test is not None:
+                yield from _refitted(other_test.split_rows, name, methods, progress)
         if seed == 0 and len(names) > 1:
             for name in names:
-                yield from _left_out(ground, name, methods, progress)
+                yield from _left_out(split_rows, name, methods, progress)
 
 
 def count_fits(*, sets: int, applied_sets: int, methods: int, seeds: int) -> int:
-    """How many fits `trials` makes."""
+    """Count the fits of `trials`."""
     left_out = sets if sets > 1 else 0
     return methods * (seeds * (sets + applied_sets) + left_out)
 
 
 def check_pair(first: Fingerprint, other: Fingerprint) -> None:
-    """See that two models are one, at two precisions.
+    """Check that two models are one, at two precisions.
 
     Raises:
         FitError: they differ in something else, or in nothing.
@@ -115,70 +115,74 @@ def check_pair(first: Fingerprint, other: Fingerprint) -> None:
 
 
 def _one_set(
-    ground: _Ground, elsewhere: "_Elsewhere | None", name: str, methods: Sequence[Method], progress: Progress
+    split_rows: _SplitRows,
+    other_test: "_OtherPrecision | None",
+    name: str,
+    methods: Sequence[Method],
+    progress: Progress,
 ) -> Iterator[Trial]:
     """Trained on one set; tested on each, and on itself at the other precision."""
-    held = np.flatnonzero(ground.of("calibration", [name]) | ground.splits["test"])
-    rows = ground.rows.take(held)
+    held = np.flatnonzero(split_rows.of("calibration", [name]) | split_rows.splits["test"])
+    rows = split_rows.rows.take(held)
     for method in methods:
-        fitted = _fit(method, ground, [name])
-        judge = _Judge.of(method, fitted, ground, [name], held, rows)
-        for tested in ground.names:
-            test = np.flatnonzero(ground.of("test", [tested]))
+        fitted = _fit(method, split_rows, [name])
+        calibrated = _CalibratedMethod.of(method, fitted, split_rows, [name], held, rows)
+        for tested in split_rows.names:
+            test = np.flatnonzero(split_rows.of("test", [tested]))
             protocol: ProtocolName = "in-distribution" if tested == name else "one-to-one"
-            yield judge.trial(protocol, name, ground, tested, test)
-        if elsewhere is not None:
-            there = replace(judge, raw=elsewhere.asked(method, fitted))
-            yield there.trial("applied", name, elsewhere.ground, name, elsewhere.test)
+            yield calibrated.trial(protocol, name, split_rows, tested, test)
+        if other_test is not None:
+            there = replace(calibrated, raw=other_test.scores(method, fitted))
+            yield there.trial("applied", name, other_test.split_rows, name, other_test.test)
         progress()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Elsewhere:
+class _OtherPrecision:
     """One set's test rows at the other precision."""
 
-    ground: _Ground
+    split_rows: _SplitRows
     test: Numbers
-    rows: Rows
+    rows: Answers
 
     @classmethod
-    def of(cls, other: _Ground, name: str) -> "_Elsewhere":
+    def of(cls, other: _SplitRows, name: str) -> "_OtherPrecision":
         test = np.flatnonzero(other.of("test", [name]))
-        return cls(ground=other, test=test, rows=other.rows.take(test))
+        return cls(split_rows=other, test=test, rows=other.rows.take(test))
 
-    def asked(self, method: Method, fitted: Fitted) -> Scores:
-        """What a method says of them; of other rows, nothing."""
-        raw = np.full(len(self.ground.rows), np.nan)
+    def scores(self, method: Method, fitted: Estimator | Ranker) -> Scores:
+        """A method's scores of these rows; NaN of others."""
+        raw = np.full(len(self.split_rows.rows), np.nan)
         raw[self.test] = _scores(method, fitted, self.rows)
         return raw
 
 
-def _refitted(other: _Ground, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
+def _refitted(other: _SplitRows, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
     """Trained and tested on one set at the other precision."""
     held = np.flatnonzero(other.of("calibration", [name]) | other.of("test", [name]))
     rows = other.rows.take(held)
     test = np.flatnonzero(other.of("test", [name]))
     for method in methods:
-        judge = _Judge.of(method, _fit(method, other, [name]), other, [name], held, rows)
-        yield judge.trial("refitted", name, other, name, test)
+        calibrated = _CalibratedMethod.of(method, _fit(method, other, [name]), other, [name], held, rows)
+        yield calibrated.trial("refitted", name, other, name, test)
         progress()
 
 
-def _left_out(ground: _Ground, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
+def _left_out(split_rows: _SplitRows, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
     """Trained on all other sets, and tested on every row of this one."""
-    others = [one for one in ground.names if one != name]
-    of_set = ground.rows.datasets == name
-    held = np.flatnonzero(ground.of("calibration", others) | of_set)
-    rows = ground.rows.take(held)
+    others = [one for one in split_rows.names if one != name]
+    of_set = split_rows.rows.datasets == name
+    held = np.flatnonzero(split_rows.of("calibration", others) | of_set)
+    rows = split_rows.rows.take(held)
     for method in methods:
-        judge = _Judge.of(method, _fit(method, ground, others), ground, others, held, rows)
-        yield judge.trial("leave-one-set-out", OTHERS, ground, name, np.flatnonzero(of_set))
+        calibrated = _CalibratedMethod.of(method, _fit(method, split_rows, others), split_rows, others, held, rows)
+        yield calibrated.trial("leave-one-set-out", OTHERS, split_rows, name, np.flatnonzero(of_set))
         progress()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Judge:
-    """A fitted method that was calibrated, and what it said of rows; of rows it wasn't asked about, nothing."""
+class _CalibratedMethod:
+    """A fitted method with its calibration, and its scores of the held rows; NaN of others."""
 
     method: str
     seed: int
@@ -189,23 +193,23 @@ class _Judge:
     def of(
         cls,
         method: Method,
-        fitted: Fitted,
-        ground: _Ground,
+        fitted: Estimator | Ranker,
+        split_rows: _SplitRows,
         trained: Sequence[str],
         held: Numbers,
-        rows: Rows,
-    ) -> "_Judge":
-        """Ask of the held rows, and calibrate on those of them that serve for that."""
-        raw = np.full(len(ground.rows), np.nan)
+        rows: Answers,
+    ) -> "_CalibratedMethod":
+        """Score the held rows, and calibrate on the calibration rows among them."""
+        raw = np.full(len(split_rows.rows), np.nan)
         raw[held] = _scores(method, fitted, rows)
-        calibration = ground.of("calibration", trained)
+        calibration = split_rows.of("calibration", trained)
         calibrated = _calibration(
-            raw[calibration], ground.rows.wrong[calibration], learns=method.kind != "unsupervised"
+            raw[calibration], split_rows.rows.wrong[calibration], is_probability=isinstance(fitted, Estimator)
         )
-        return cls(method=method.name, seed=ground.seed, raw=raw, calibrated=calibrated)
+        return cls(method=method.name, seed=split_rows.seed, raw=raw, calibrated=calibrated)
 
-    def trial(self, protocol: ProtocolName, trained: str, where: _Ground, tested: str, test: Numbers) -> Trial:
-        """What it said of a set's test rows."""
+    def trial(self, protocol: ProtocolName, trained: str, where: _SplitRows, tested: str, test: Numbers) -> Trial:
+        """The trial on a set's test rows."""
         of_set = np.flatnonzero(where.rows.datasets == tested)
         return Trial(
             protocol=protocol,
@@ -221,38 +225,39 @@ class _Judge:
         )
 
 
-def _calibration(raw: Scores, wrong: Mask, *, learns: bool) -> Callable[[Scores], Scores]:
-    """Beta calibration, the same for all methods.
+def _calibration(raw: Scores, wrong: Mask, *, is_probability: bool) -> Callable[[Scores], Scores]:
+    """Fit beta calibration, the same for all methods.
 
-    It is made for scores from 0 to 1, such as methods give that learn from labels. Those that can be any number first
-    become such: how many standard deviations they lie from the calibration rows' mean, through the logistic function,
-    which keeps their order.
+    It needs scores from 0 to 1. Scores of any range are standardised by the calibration rows and passed through the
+    logistic function, which keeps their order.
 
-    A score that ranks the calibration rows the wrong way round says nothing that calibration could keep: the base rate
-    is all that is left.
+    A score that ranks the calibration rows the wrong way round gives the base rate for all rows.
     """
     centre, spread = float(raw.mean()), float(raw.std()) or 1.0
 
-    def inside(scores: Scores) -> Scores:
-        within: Scores = scores if learns else expit((scores - centre) / spread)
+    def to_probability(scores: Scores) -> Scores:
+        within: Scores = scores if is_probability else expit((scores - centre) / spread)
         return within
 
     try:
-        known = calibrate(inside(raw), wrong)
+        known = calibrate(to_probability(raw), wrong)
     except FitError:
         return lambda scores: np.full(len(scores), wrong.mean())
-    return lambda scores: known.apply(inside(scores))
+    return lambda scores: known.apply(to_probability(scores))
 
 
-def _fit(method: Method, ground: _Ground, names: Sequence[str]) -> Fitted:
+def _fit(method: Method, split_rows: _SplitRows, names: Sequence[str]) -> Estimator | Ranker:
     try:
-        return method.fit(ground.rows, ground.of("train", names), ground.of("validation", names), ground.seed)
+        return method.fit(
+            split_rows.rows, split_rows.of("train", names), split_rows.of("validation", names), split_rows.seed
+        )
     except FitError as error:
         raise FitError(f"{method.name!r} can't be fitted to {', '.join(names)!r:.80}: {error}") from error
 
 
-def _scores(method: Method, fitted: Fitted, rows: Rows) -> Scores:
-    scores = np.asarray(fitted.predict(rows), dtype=np.float64)
+def _scores(method: Method, fitted: Estimator | Ranker, rows: Answers) -> Scores:
+    raw = fitted.predict_proba(rows) if isinstance(fitted, Estimator) else fitted.decision_function(rows)
+    scores = np.asarray(raw, dtype=np.float64)
     if scores.shape != (len(rows),) or not np.isfinite(scores).all():
         raise FitError(
             f"{method.name!r} must give {len(rows)} finite scores, got the shape {scores.shape!r}, "
@@ -261,24 +266,24 @@ def _scores(method: Method, fitted: Fitted, rows: Rows) -> Scores:
     return scores
 
 
-def _check_classes(ground: _Ground) -> None:
-    """With one class only nothing is learned, calibrated or told."""
-    for name in ground.names:
-        for part in ground.splits:
-            wrong = ground.rows.wrong[ground.of(part, [name])]
+def _check_classes(split_rows: _SplitRows) -> None:
+    """Refuse a split of one class: nothing can be fitted, calibrated or measured there."""
+    for name in split_rows.names:
+        for part in split_rows.splits:
+            wrong = split_rows.rows.wrong[split_rows.of(part, [name])]
             if wrong.all() or not wrong.any():
                 raise FitError(
-                    f"with the seed {ground.seed} the {part} rows of {name!r:.60} are all "
+                    f"with the seed {split_rows.seed} the {part} rows of {name!r:.60} are all "
                     f"{'wrong' if wrong.any() else 'right'} ({len(wrong)} rows): harvest more questions of it"
                 )
 
 
-def _same_questions(ground: _Ground, applied: Rows) -> _Ground:
-    """The other precision's answers to the same questions, each in the split that its question is in."""
-    place = {id_: row for row, id_ in enumerate(ground.rows.ids.tolist())}
+def _same_questions(split_rows: _SplitRows, applied: Answers) -> _SplitRows:
+    """The other precision's answers to the same questions, each in the split of its question."""
+    place = {id_: row for row, id_ in enumerate(split_rows.rows.ids.tolist())}
     known = np.array([place.get(id_, -1) for id_ in applied.ids.tolist()])
-    splits = {part: (known >= 0) & mask[known] for part, mask in ground.splits.items()}
+    splits = {part: (known >= 0) & mask[known] for part, mask in split_rows.splits.items()}
     names = sorted(set(applied.datasets.tolist()))
-    other = _Ground(rows=applied, names=names, splits=splits, seed=ground.seed)
+    other = _SplitRows(rows=applied, names=names, splits=splits, seed=split_rows.seed)
     _check_classes(other)
     return other

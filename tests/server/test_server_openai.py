@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from tests.server.asking import CLIENT, Asking, asking, guard_of, shop
+from tests.server.servers import CLIENT, ServedGuard, guard_of, serve, serve_on_socket, shop
 
 PERSON = "A person will look at it."
 MODES = ("optimistic", "early_stop")
@@ -22,13 +22,13 @@ def queue() -> Iterator[ReviewQueue]:
 
 
 @pytest.fixture(scope="module")
-def served(queue: ReviewQueue) -> Iterator[Asking]:
-    with asking(shop(queue), review=queue, modes=MODES, client_label="client") as one:
+def served(queue: ReviewQueue) -> Iterator[ServedGuard]:
+    with serve_on_socket(shop(queue), review=queue, modes=MODES, client_label="client") as one:
         yield one
 
 
 @pytest.fixture
-def client(served: Asking) -> Iterator[openai.OpenAI]:
+def client(served: ServedGuard) -> Iterator[openai.OpenAI]:
     with served.client() as one:
         yield one
 
@@ -38,7 +38,7 @@ def ask(client: openai.OpenAI, question: str, **more: Any) -> Any:
     return client.chat.completions.create(model="ilis-guard", messages=messages, **more)
 
 
-def test_an_answer_is_content_with_the_decision_beside_it(client: openai.OpenAI) -> None:
+def test_an_answer_is_content_beside_the_decision(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="ilis-guard", messages=[{"role": "user", "content": "sure?"}]
     )
@@ -55,7 +55,8 @@ def test_an_answer_is_content_with_the_decision_beside_it(client: openai.OpenAI)
 def test_the_tokens_of_all_attempts_are_counted(client: openai.OpenAI) -> None:
     completion = ask(client, "larger?")
     assert completion.choices[0].message.content == "Oslo, says the larger."
-    assert (completion.ilis_guard["attempts"], completion.ilis_guard["tier"]) == (2, "large")
+    assert [attempt["tier"] for attempt in completion.ilis_guard["attempts"]] == ["small", "large"]
+    assert completion.ilis_guard["tier"] == "large"
     usage = completion.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (2, 2 + 4, 8)
 
@@ -68,7 +69,7 @@ def test_the_tokens_of_all_attempts_are_counted(client: openai.OpenAI) -> None:
         ("broken?", PERSON, "escalate"),
     ],
 )
-def test_what_isnt_answered_is_a_refusal_in_the_policys_words(
+def test_other_actions_are_refusals_in_the_policys_words(
     client: openai.OpenAI, queue: ReviewQueue, question: str, refusal: str, action: str
 ) -> None:
     completion = ask(client, question)
@@ -81,19 +82,19 @@ def test_what_isnt_answered_is_a_refusal_in_the_policys_words(
         assert queue.get(ticket["id"]).ticket.queue == ticket["queue"] == "support"
 
 
-def test_a_policy_without_words_of_its_own_refuses_all_the_same(client: openai.OpenAI) -> None:
+def test_a_policy_without_a_message_has_a_default_refusal(client: openai.OpenAI) -> None:
     completion = ask(client, "sure?", extra_body={"ilis_guard": {"labels": {"topic": "silent"}}})
     assert completion.choices[0].message.refusal == "No answer can be given."
     assert completion.ilis_guard["rule"] == "silent"
 
 
-def test_the_policy_sees_whose_key_it_was(served: Asking) -> None:
+def test_the_policy_sees_the_name_of_the_key(served: ServedGuard) -> None:
     with served.http() as client:
         decision = client.post("/v1/decisions", json={"messages": [{"role": "user", "content": "sure?"}]}).json()
     assert decision["labels"] == {"client": CLIENT}
 
 
-def test_a_conversation_with_parts_a_developer_and_our_own_refusal_is_understood(client: openai.OpenAI) -> None:
+def test_conversations_may_have_parts_developers_and_refusals(client: openai.OpenAI) -> None:
     refused = ask(client, "hopeless?").choices[0].message
     part = {"type": "text", "text": "su"}
     turns = [
@@ -120,7 +121,7 @@ def mode(name: str) -> dict[str, Any]:
     return {"extra_body": {"ilis_guard": {"mode": name}}}
 
 
-def test_a_held_stream_shows_the_answer_once_it_is_decided_and_the_decision_last(client: openai.OpenAI) -> None:
+def test_a_held_stream_shows_the_answer_and_then_the_decision(client: openai.OpenAI) -> None:
     chunks = stream(client, "larger?")
     assert joined(chunks, "content") == "Oslo, says the larger."
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, "stop"]
@@ -140,7 +141,7 @@ def test_a_refusal_streams_as_one_and_content_stays_empty(client: openai.OpenAI)
     assert chunks[-1].ilis_guard["ticket"]["queue"] == "support"
 
 
-def test_usage_comes_in_a_chunk_of_its_own_where_it_is_asked_for(client: openai.OpenAI) -> None:
+def test_usage_has_a_chunk_of_its_own_on_request(client: openai.OpenAI) -> None:
     *chunks, last = stream(client, "sure?", stream_options={"include_usage": True})
     assert (last.choices, last.usage.completion_tokens) == ([], 3)
     assert not hasattr(last, "ilis_guard")
@@ -155,7 +156,7 @@ def test_an_optimistic_answer_comes_in_pieces(client: openai.OpenAI) -> None:
     assert chunks[-1].ilis_guard["retracted"] is False
 
 
-def test_pieces_that_are_withdrawn_end_in_a_refusal_and_nothing_is_added_to_them(client: openai.OpenAI) -> None:
+def test_a_retraction_ends_in_a_refusal_and_content_stops(client: openai.OpenAI) -> None:
     chunks = stream(client, "withdrawn?", **mode("optimistic"))
     (withdrawal,) = [chunk for chunk in chunks[:-1] if hasattr(chunk, "ilis_guard")]
     assert withdrawal.ilis_guard["retracted"] is True
@@ -169,7 +170,7 @@ def test_pieces_that_are_withdrawn_end_in_a_refusal_and_nothing_is_added_to_them
     assert (chunks[-1].ilis_guard["retracted"], chunks[-1].ilis_guard["text"]) == (True, None)
 
 
-def test_a_larger_tiers_answer_stands_instead_of_what_was_withdrawn(client: openai.OpenAI) -> None:
+def test_a_larger_tiers_answer_replaces_retracted_text(client: openai.OpenAI) -> None:
     chunks = stream(client, "replaced?", **mode("optimistic"))
     assert joined(chunks, "content") == "In Norway it is surely Bergen again"
     assert joined(chunks, "refusal") == "The text so far was withdrawn. Instead: Oslo, after all."
@@ -203,7 +204,7 @@ def test_the_clients_own_stream_helper_collects_the_whole(client: openai.OpenAI)
     assert "refusal.done" in kinds
 
 
-async def test_the_async_client_does_the_same(served: Asking) -> None:
+async def test_the_async_client_does_the_same(served: ServedGuard) -> None:
     async with served.async_client() as client:
         turns: Any = [{"role": "user", "content": "larger?"}]
         whole = await client.chat.completions.create(model="ilis-guard", messages=turns)
@@ -225,7 +226,7 @@ def test_the_guard_is_the_only_model(client: openai.OpenAI) -> None:
 
 
 def test_the_guards_name_may_look_like_a_path(queue: ReviewQueue) -> None:
-    with asking(shop(queue), model="shop/guard") as served, served.client() as client:
+    with serve(shop(queue), model="shop/guard") as served, served.client() as client:
         assert client.models.retrieve("shop/guard").id == "shop/guard"
 
 
@@ -262,15 +263,15 @@ STOPS = [
 
 
 @pytest.fixture(scope="module")
-def sure(queue: ReviewQueue) -> Iterator[Asking]:
+def sure(queue: ReviewQueue) -> Iterator[ServedGuard]:
     """A server whose guard gives any answer that isn't empty."""
     guard = guard_of({"small": (FakeModel("Oslo it is."), FixedScorer(0.1))}, queue)
-    with asking(guard, review=queue, modes=MODES) as one:
+    with serve(guard, review=queue, modes=MODES) as one:
         yield one
 
 
 @pytest.mark.parametrize(("stop", "left"), STOPS)
-def test_an_answer_ends_before_the_first_stop_sequence(sure: Asking, stop: str | list[str], left: str) -> None:
+def test_an_answer_ends_before_the_first_stop_sequence(sure: ServedGuard, stop: str | list[str], left: str) -> None:
     with sure.client() as client:
         (choice,) = ask(client, "?", stop=stop).choices
         legacy: Any = client.completions.create(model="ilis-guard", prompt="?", stop=stop).choices[0]
@@ -281,7 +282,9 @@ def test_an_answer_ends_before_the_first_stop_sequence(sure: Asking, stop: str |
 
 @pytest.mark.parametrize("mode_", ["hold", *MODES])
 @pytest.mark.parametrize(("stop", "left"), STOPS)
-def test_nothing_of_a_stop_sequence_is_streamed(sure: Asking, stop: str | list[str], left: str, mode_: str) -> None:
+def test_nothing_of_a_stop_sequence_is_streamed(
+    sure: ServedGuard, stop: str | list[str], left: str, mode_: str
+) -> None:
     with sure.client() as client:
         chunks = stream(client, "?", stop=stop, **mode(mode_))
         legacy: Any = list(
@@ -292,8 +295,8 @@ def test_nothing_of_a_stop_sequence_is_streamed(sure: Asking, stop: str | list[s
     assert chunks[-1].ilis_guard["retracted"] is False
 
 
-def test_a_stop_sequence_ends_larger_tiers_answers_too_and_stands_in_the_ticket(
-    client: openai.OpenAI, served: Asking, queue: ReviewQueue
+def test_stop_sequences_reach_larger_tiers_and_the_ticket(
+    client: openai.OpenAI, served: ServedGuard, queue: ReviewQueue
 ) -> None:
     assert ask(client, "larger?", stop=" the").choices[0].message.content == "Oslo, says"
     told = ask(client, "person?", stop=["never", "said"]).ilis_guard
@@ -304,7 +307,7 @@ def test_a_stop_sequence_ends_larger_tiers_answers_too_and_stands_in_the_ticket(
     assert (whole["text"], whole["attempts"][0]["text"]) == ("Oslo", "Oslo")
 
 
-def test_where_a_tier_cannot_stop_that_is_said_by_name(queue: ReviewQueue) -> None:
+def test_a_tier_that_cannot_stop_is_named(queue: ReviewQueue) -> None:
     class Deaf:
         fingerprint = None
 
@@ -312,14 +315,16 @@ def test_where_a_tier_cannot_stop_that_is_said_by_name(queue: ReviewQueue) -> No
             return FakeModel("Oslo it is.").generate(messages)
 
     guard = guard_of({"small": (FakeModel("x"), FixedScorer(0.9)), "own": (Deaf(), FixedScorer(0.1))}, queue)
-    with asking(guard, review=queue) as one, one.client() as client:
-        with pytest.raises(openai.BadRequestError, match=r"tiers \['own'\] can't end an answer at one") as caught:
+    with serve(guard, review=queue) as one, one.client() as client:
+        with pytest.raises(
+            openai.BadRequestError, match=r"tiers \['own'\] can't end an answer at stop sequences"
+        ) as caught:
             ask(client, "?", stop="it")
         assert (caught.value.param, caught.value.code) == ("stop", "unsupported_value")
         assert ask(client, "?").choices[0].message.refusal == "I can't answer this reliably."
 
 
-def test_a_whole_decision_has_everything_that_the_guard_knows(served: Asking, queue: ReviewQueue) -> None:
+def test_a_whole_decision_has_texts_scores_and_signatures(served: ServedGuard, queue: ReviewQueue) -> None:
     with served.http() as client:
         response = client.post("/v1/decisions", json={"messages": [{"role": "user", "content": "person?"}]})
     decision = response.json()
@@ -360,7 +365,7 @@ def test_a_whole_decision_has_everything_that_the_guard_knows(served: Asking, qu
         ({"messages": [{"role": "assistant", "content": "hm"}]}, "messages", "unsupported_value"),
     ],
 )
-def test_what_a_guard_doesnt_do_is_refused_by_name(
+def test_unsupported_parameters_are_refused_by_name(
     client: openai.OpenAI, more: dict[str, Any], param: str, code: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
@@ -385,33 +390,33 @@ def test_what_a_guard_doesnt_do_is_refused_by_name(
         {"safety_identifier": "s", "prompt_cache_key": "k"},
     ],
 )
-def test_what_changes_nothing_is_taken(client: openai.OpenAI, more: dict[str, Any]) -> None:
+def test_parameters_without_effect_are_accepted(client: openai.OpenAI, more: dict[str, Any]) -> None:
     assert ask(client, "sure?", **more).choices[0].message.content == "Oslo it is."
 
 
-def test_another_model_isnt_there(client: openai.OpenAI) -> None:
+def test_another_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="ask for 'ilis-guard'") as caught:
         client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "sure?"}])
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b'{"model": "\\ud800"}', b"[" * 100_000, b"\xff"])
-def test_what_is_no_json_of_ours_is_a_bad_request(served: Asking, body: bytes) -> None:
+def test_malformed_json_is_a_bad_request(served: ServedGuard, body: bytes) -> None:
     with served.http() as client:
         response = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_body")
 
 
-def test_a_body_that_isnt_announced_as_json_is_refused(served: Asking) -> None:
+def test_a_body_that_isnt_announced_as_json_is_refused(served: ServedGuard) -> None:
     with served.http() as client:
         response = client.post("/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert response.status_code == 415
 
 
-def test_a_stream_on_the_wire(served: Asking) -> None:
+def test_a_stream_on_the_wire(served: ServedGuard) -> None:
     asked = {"model": "ilis-guard", "messages": [{"role": "user", "content": "sure?"}], "stream": True}
     with served.http() as client:
-        response: httpx.Response = client.post("/v1/chat/completions", json=asked)
+        response: httpx2.Response = client.post("/v1/chat/completions", json=asked)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert "x-ilis-guard-decision" not in response.headers
     events = response.text.split("\n\n")

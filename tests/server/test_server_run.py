@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from ilis_guard.config.review import PageSettings
@@ -12,12 +12,10 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.review.relay import OutboxRelay
 from ilis_guard_server import create_app, serve
-from tests.server.asking import KEY, settings_with, shop
+from tests.server.servers import KEY, settings_with, shop
 
 
-def test_a_worker_that_fails_ends_the_server_instead_of_leaving_webhooks_to_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_relay_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "guard.yaml"
     config.write_text(
         "version: 1\npolicy: default\ntiers: [{name: small, model: m}]\nreview:\n  storage: sqlite:///tickets.db\n"
@@ -33,13 +31,11 @@ def test_a_worker_that_fails_ends_the_server_instead_of_leaving_webhooks_to_nobo
         serve(config, host="127.0.0.1", port=0)
 
 
-async def test_guard_and_page_share_an_address_and_each_keeps_its_own_locks(
-    review: ReviewQueue, settings: PageSettings
-) -> None:
+async def test_guard_and_page_share_an_address_but_no_credentials(review: ReviewQueue, settings: PageSettings) -> None:
     guard = shop(review)
     app = create_app(settings, review=review, policy=guard.policy, guard=guard, server=settings_with())
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
         asked = {"model": "ilis-guard", "messages": [{"role": "user", "content": "person?"}]}
         key = {"authorization": f"Bearer {KEY}"}
         answered = await client.post("/v1/chat/completions", json=asked, headers=key)

@@ -15,7 +15,7 @@ from ilis_guard.scoring.bundle import Figure, HeldOut
 RESAMPLES: Final = 1000
 INTERVAL: Final = (2.5, 97.5)
 CHANCE: Final = 0.5
-"""AUROC of a score that knows nothing."""
+"""AUROC of an uninformative score."""
 
 Uncertainties = Float64[np.ndarray, " rows"]
 Outcomes = Bool[np.ndarray, " rows"]
@@ -23,9 +23,9 @@ Rows = Int64[np.ndarray, " drawn"]
 Datasets = np.ndarray
 """The name of each row's dataset."""
 BINS: Final = 10
-"""Of the expected calibration error: of equal mass, so that none is nearly empty."""
+"""Bins of the expected calibration error, of equal mass, so that none is nearly empty."""
 COVERAGE: Final = 0.8
-"""Of the accuracy that is told of the least uncertain answers."""
+"""Coverage of the accuracy among the least uncertain answers."""
 
 Draws = Int64[np.ndarray, "draws rows"]
 Values = Float64[np.ndarray, " draws"]
@@ -153,7 +153,7 @@ class ScoreCounts:
         return cls(scores=distinct, wrong=bad, right=np.add.reduceat(drawn, starts, axis=1) - bad)
 
     def auroc(self) -> Values:
-        """Probability that a wrong answer has a higher score than a right one, ties counting half (Mann-Whitney's U)."""
+        """Probability that a wrong answer has a higher score than a right one, ties counting half (Mann-Whitney)."""
         below = np.cumsum(self.right, axis=1) - self.right / 2
         return _ratio(_sum(self.wrong * below), _sum(self.wrong) * _sum(self.right))
 
@@ -169,8 +169,8 @@ class ScoreCounts:
         """Area under the risk-coverage curve: the mean, over k from 1 to n, of the error among the k least uncertain.
 
         Geifman, Uziel and El-Yaniv (2019, arXiv:1805.08206). Equal scores come in any order, of which this is the
-        expectation: after n0 answers, e0 of them wrong, come m of one score, w of them wrong; among the first n0 + j there
-        are e0 + w j / m wrong ones on average, and
+        expectation: after n0 answers, e0 of them wrong, come m of one score, w of them wrong; among the first n0 + j
+        there are e0 + w j / m wrong ones on average, and
 
             sum_j (e0 + w j / m) / (n0 + j) = w + (e0 - w n0 / m) (H(n0 + m) - H(n0)),  H(n) = 1 + 1/2 + ... + 1/n.
         """
@@ -205,7 +205,7 @@ class ScoreCounts:
         return _ratio(chance - self.aurc(), chance - self.least_aurc())
 
     def accuracy_at_coverage(self) -> Values:
-        """Share of right answers among the least uncertain 80 % (rounded up); of equal scores a fitting part is taken."""
+        """Share of right answers among the least uncertain 80 % (rounded up), with a fraction of equal scores."""
         here = self.all
         reached = np.cumsum(here, axis=1)
         # 0.8 n isn't a whole number in floating point even where it is one.
@@ -223,10 +223,10 @@ class ScoreCounts:
         return 1 - _ratio(self.brier(), error * (1 - error))
 
     def calibration_error(self) -> Values:
-        """Expected calibration error: over 10 bins of equal mass, the mean distance of what is said and what comes true.
+        """Expected calibration error: the mean distance of probability and frequency over 10 bins of equal mass.
 
-        Naeini, Cooper and Hauskrecht (2015), with the bins of Nguyen and O'Connor (2015, arXiv:1508.05154). Answers of one
-        score share a bin: that in which their middle rank lies. Even of exact probabilities it isn't 0 on finite rows.
+        Naeini, Cooper and Hauskrecht (2015), with the bins of Nguyen and O'Connor (2015, arXiv:1508.05154). Answers of
+        one score share the bin of their middle rank. Even of exact probabilities it isn't 0 on finite rows.
         """
         here = self.all
         reached = np.cumsum(here, axis=1)
@@ -244,15 +244,15 @@ class ScoreCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure's name and formula."""
+    """A metric's name and formula."""
 
     name: str
     formula: Callable[[ScoreCounts], Values]
     of: Literal["raw", "probability"]
-    """What it looks at: how answers are ranked, or what is said of each."""
+    """What it measures: the ranking of answers, or their probabilities."""
     higher_is_better: bool = True
     is_pooled: bool = False
-    """Whether it is taken over the test rows of all seeds at once: of few rows it says little."""
+    """Whether it is computed over the test rows of all seeds at once, because few rows say little."""
 
 
 METRICS: Final = (
@@ -268,7 +268,7 @@ METRICS: Final = (
     Metric(name="ece", formula=ScoreCounts.calibration_error, of="probability", higher_is_better=False, is_pooled=True),
 )
 EXACT: Final = "ece_if_exact"
-"""The calibration error that the same probabilities would have, on as many rows, if each came true just so often."""
+"""The calibration error that the same probabilities would have, on as many rows, if each was exact."""
 
 
 def _average_precision(
@@ -285,7 +285,7 @@ def _sum(counts: Float64[np.ndarray, "draws scores"]) -> Values:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
-    """A quotient; where there is nothing to divide by, something else: no figure, or nothing to add."""
+    """Divide, with another value where the divisor isn't positive."""
     above, below = np.broadcast_arrays(above, below)
     quotient: np.ndarray = np.divide(above, below, out=np.full(above.shape, otherwise), where=below > 0)
     return quotient

@@ -2,30 +2,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from ilis_guard.errors import FitError
-from ilis_guard.lab.evaluation.looking import importance, typical_answers
-from ilis_guard.lab.harvest import read_manifest, read_texts
-from ilis_guard.lab.rows import Rows
-from tests.lab.made_rows import LAYERS, made_rows, write_harvest
+from ilis_guard.lab.attempts import Answers, read_attempts
+from ilis_guard.lab.evaluation.importance import importance, typical_answers
+from tests.lab.synthetic import LAYERS, synthetic_answers, write_harvest
 
 PAIR = (3, 1)
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
+def rows() -> Answers:
     """Only one pair of layers tells, in the `mean` and `last` maps; statistics tell a little."""
-    silent = made_rows({"capital": 400, "city": 400}, signal=0.0)
+    silent = synthetic_answers({"capital": 400, "city": 400}, signal=0.0)
     told = np.ones((len(silent), LAYERS, LAYERS), dtype=np.float32)
     told[:, *PAIR] = np.exp(3.0 * silent.wrong)
     of = silent.signatures
     return replace(silent, signatures={**of, "last": of["last"] * told, "mean": of["mean"] * told})
 
 
-def test_the_maps_of_right_and_wrong_answers_differ_where_something_tells(rows: Rows) -> None:
+def test_the_maps_of_right_and_wrong_answers_differ_where_something_tells(rows: Answers) -> None:
     typical = typical_answers(rows)
     away = np.abs(typical.difference)
     assert away.argmax() == np.ravel_multi_index(PAIR, away.shape)
@@ -37,7 +33,7 @@ def test_the_maps_of_right_and_wrong_answers_differ_where_something_tells(rows: 
 
 def test_the_difference_is_not_that_of_hard_and_easy_sets() -> None:
     """Maps differ between the sets and not within them, and one of the sets is nearly always wrong."""
-    rows = made_rows({"easy": 400, "hard": 400}, signal=0.0, unlike=["hard"])
+    rows = synthetic_answers({"easy": 400, "hard": 400}, signal=0.0, unlike=["hard"])
     hard = rows.datasets == "hard"
     wrong = np.where(hard, np.arange(len(rows)) % 10 > 0, np.arange(len(rows)) % 10 == 0)
     difference = typical_answers(replace(rows, wrong=wrong)).difference
@@ -46,7 +42,7 @@ def test_the_difference_is_not_that_of_hard_and_easy_sets() -> None:
     assert (logs[wrong].mean(axis=0) - logs[~wrong].mean(axis=0)).max() > 1.5
 
 
-def test_importance_lies_on_the_pair_that_tells_and_all_of_it_is_told(rows: Rows) -> None:
+def test_importance_lies_on_the_informative_pair_and_sums_to_one(rows: Answers) -> None:
     found = importance(rows)
     assert found.pairs.argmax() == np.ravel_multi_index(PAIR, found.pairs.shape)
     assert found.pairs[PAIR] > 0.5
@@ -60,19 +56,9 @@ def test_importance_lies_on_the_pair_that_tells_and_all_of_it_is_told(rows: Rows
     assert int(found.by_distance.argmax()) == abs(PAIR[0] - PAIR[1]) - 1
 
 
-def test_texts_and_manifests_are_read_without_the_maps(rows: Rows, tmp_path: Path) -> None:
+def test_texts_and_manifests_are_read_back(rows: Answers, tmp_path: Path) -> None:
     path = write_harvest(rows, tmp_path / "rows.parquet")
-    texts = read_texts(path)
+    texts = read_attempts(path).texts()
     assert len(texts) == len(rows)
     assert texts["capital-0"] == "<b>answer</b> capital-0"
-    assert read_manifest(path).model == "packaged:fake"
-
-
-def test_what_is_no_harvest_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.parquet"
-    pq.write_table(pa.table({"id": ["a"]}), path)
-    for read in (read_texts, read_manifest):
-        with pytest.raises(FitError, match="isn't a file of harvested rows"):
-            read(path)
-        with pytest.raises(FitError, match="isn't a file of harvested rows"):
-            read(tmp_path / "missing.parquet")
+    assert read_attempts(path).harvest.model == "packaged:fake"

@@ -1,9 +1,10 @@
-"""The server as a browser or a tool sees it, for tests of it."""
+"""The reviewers' page as a browser or a tool sees it, for tests of it."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
-import httpx
+import httpx2
 import numpy as np
 
 from ilis_guard.types import Signature
@@ -14,7 +15,7 @@ LAYERS: Final = 30
 
 
 class Clock:
-    """Says what it is told to say."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_790_000_000.0
@@ -24,25 +25,31 @@ class Clock:
 
 
 class Site:
-    """A running server."""
+    """A running server.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: its address.
+        connect: makes a client, with these changes to its arguments.
+    """
+
+    def __init__(self, url: str, connect: Callable[..., httpx2.Client]) -> None:
         self.url = url
-        self._clients: list[httpx.Client] = []
+        self._connect = connect
+        self._clients: list[httpx2.Client] = []
 
     def close(self) -> None:
-        """Close everybody's browsers."""
+        """Close all clients."""
         for client in self._clients:
             client.close()
 
-    def client(self, **changes: Any) -> httpx.Client:
-        """Nobody's browser."""
-        client = httpx.Client(base_url=self.url, trust_env=False, **changes)
+    def client(self, **changes: Any) -> httpx2.Client:
+        """A browser in which nobody is signed in."""
+        client = self._connect(**changes)
         self._clients.append(client)
         return client
 
     def signed_in(self, name: str) -> "SignedIn":
-        """Somebody's browser."""
+        """A user's browser."""
         client = self.client()
         response = sign_in(client, TOKENS[name])
         assert response.status_code == 303, response.text
@@ -50,15 +57,15 @@ class Site:
 
 
 class SignedIn:
-    """Somebody's browser: it sends what our forms send."""
+    """A user's browser: it sends what our forms send."""
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx2.Client) -> None:
         self.client = client
 
-    def get(self, path: str, **changes: Any) -> httpx.Response:
+    def get(self, path: str, **changes: Any) -> httpx2.Response:
         return self.client.get(path, headers={"accept": "text/html"} | changes.pop("headers", {}), **changes)
 
-    def post(self, path: str, **fields: Any) -> httpx.Response:
+    def post(self, path: str, **fields: Any) -> httpx2.Response:
         return self.client.post(path, data={"csrf": self.csrf} | fields, headers={"accept": "text/html"})
 
     @property
@@ -67,13 +74,13 @@ class SignedIn:
 
 
 def field_of(html: str, name: str) -> str:
-    """What a form's hidden field holds."""
+    """The value of a form's hidden field."""
     found = re.search(rf'name="{name}" value="([^"]*)"', html)
     assert found is not None, f"no field {name!r}"
     return found[1]
 
 
-def sign_in(client: httpx.Client, token: str, **fields: str) -> httpx.Response:
+def sign_in(client: httpx2.Client, token: str, **fields: str) -> httpx2.Response:
     """Fill the form in and send it."""
     form = field_of(client.get("/sign-in").text, "form")
     return client.post("/sign-in", data={"token": token, "form": form} | fields, headers={"accept": "text/html"})

@@ -1,4 +1,4 @@
-"""The scored table: what is refused, with its place, and what is left out of a simulation."""
+"""The table of attempts: what is refused, with its place, and what is left out of a simulation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,36 +8,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ilis_guard.errors import SimulationError
-from ilis_guard.lab.recording import recording_of
-from ilis_guard.lab.scored import METADATA_KEY, SCHEMA, ScoredManifest, ScoredTier, read_scored, write_scored
+from ilis_guard.errors import AttemptsError, FitError, SimulationError
+from ilis_guard.lab.attempt_schema import METADATA_KEY, AttemptManifest, AttemptTier, schema_of
+from ilis_guard.lab.attempts import AttemptTable, read_attempts, write_attempts
+from ilis_guard.lab.simulate import simulation_sample
 from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT
 
-MANIFEST = ScoredManifest(
-    origin="harvest", tiers=tuple(ScoredTier(name=name, bundle=None, prompt_bundle=None) for name in ("small", "large"))
-)
+MANIFEST = AttemptManifest(origin="harvest", tiers=(AttemptTier(name="small"), AttemptTier(name="large")))
+SCHEMA = schema_of(MANIFEST)
 
 
 def row(id_: str, tier: str = "small", **other: Any) -> dict[str, Any]:
-    known = {"split": "unseen", "stage": "answer", "tokens": 1, "finish_reason": "stop", "error": "", "labels": "{}"}
+    known = {
+        "dataset": "",
+        "split": "unseen",
+        "stage": "answer",
+        "tokens": 1,
+        "finish_reason": "stop",
+        "error": "",
+        "labels": "{}",
+    }
     return {"id": id_, "tier": tier, **known, **other}
 
 
-def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -> None:
+def test_a_written_table_is_read_and_arranged_by_request(tmp_path: Path) -> None:
     rows = [
         row("b", "large", uncertainty=0.2, wrong=False, labels='{"vip": true}', seconds=1.5),
         row("a", uncertainty=0.5, typicality=0.25, wrong=True, prompt_length=7, text_length=3, cost=0.5),
         row("b", stage="prompt", prompt_uncertainty=0.9, labels='{"vip": true}', prompt_seconds=0.1),
         row("c", error="ModelError: down", labels=None, margin_min=0.5),
     ]
-    write_scored(tmp_path / "t.parquet", MANIFEST, rows)
-    manifest, table = read_scored(tmp_path / "t.parquet")
-    assert manifest == MANIFEST
-    recorded = recording_of(manifest, table).recorded
+    write_attempts(tmp_path / "t.parquet", AttemptTable.of_rows(MANIFEST, rows))
+    attempts = read_attempts(tmp_path / "t.parquet")
+    assert attempts.manifest == MANIFEST
+    with pytest.raises(FitError, match="without their answers"):
+        attempts.answers()
+    recorded = simulation_sample(attempts).recording
     b, a, c = (list(recorded.ids).index(name) for name in "bac")
     small, large = recorded.tiers
-    assert [small.came_to[at] for at in (a, b, c)] == [ANSWERED, STOPPED_AT_PROMPT, ANSWERED]
-    assert [large.came_to[at] for at in (a, b, c)] == [NEVER_RUN, ANSWERED, NEVER_RUN]
+    assert [small.reached[at] for at in (a, b, c)] == [ANSWERED, STOPPED_AT_PROMPT, ANSWERED]
+    assert [large.reached[at] for at in (a, b, c)] == [NEVER_RUN, ANSWERED, NEVER_RUN]
     assert [recorded.labels[at] for at in (a, b, c)] == [{}, {"vip": True}, None]
     assert recorded.prompt_length[[a, b, c]].tolist() == [7, -1, -1]
     told = small.attempt(a, "answer")
@@ -59,7 +69,7 @@ def test_what_is_written_is_read_and_walked_request_by_request(tmp_path: Path) -
     ("change", "complaint"),
     [
         (lambda t: t.drop_columns(["typicality"]), "the column 'typicality' (double) is missing"),
-        (lambda t: t.append_column("answer", pa.array(["x", "y"])), "there is no column 'answer' in a scored table"),
+        (lambda t: t.append_column("answer", pa.array(["x", "y"])), "there is no column 'answer' in this table"),
         (lambda t: cast(t, "tokens", pa.string()), "the column 'tokens' must be of type int64, got string"),
         (lambda t: put(t, "tier", ["small", None]), "the column 'tier' has no value in 1 rows"),
         (
@@ -108,8 +118,8 @@ def test_a_wrong_table_is_refused_with_the_column_and_the_row(
     table = change(pa.Table.from_pylist([row("a"), row("b")], schema=SCHEMA))
     path = tmp_path / "t.parquet"
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: MANIFEST.model_dump_json()}), path)
-    with pytest.raises(SimulationError) as error:
-        read_scored(path)
+    with pytest.raises(AttemptsError) as error:
+        read_attempts(path)
     assert str(error.value).startswith(f"{path}: ")
     assert complaint in str(error.value)
 
@@ -126,11 +136,7 @@ def cast(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
 @pytest.mark.parametrize(
     ("metadata", "complaint"),
     [
-        ({}, "isn't a scored table: there is no 'ilis_guard_scored' in its metadata"),
-        (
-            {b"ilis_guard": b"{}"},
-            "holds harvested rows; make a scored table with `ilis-guard score t.parquet --tier NAME`",
-        ),
+        ({}, "isn't a table of attempts: there is no 'ilis_guard_attempts' in its metadata"),
         ({METADATA_KEY: b'{"version": 2, "origin": "harvest", "tiers": []}'}, "its manifest is wrong at 'version'"),
         ({METADATA_KEY: b"{"}, "its manifest is wrong"),
     ],
@@ -138,20 +144,20 @@ def cast(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
 def test_other_files_are_told_apart(tmp_path: Path, metadata: dict[bytes, bytes], complaint: str) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.Table.from_pylist([row("a")], schema=SCHEMA).replace_schema_metadata(metadata), path)
-    with pytest.raises(SimulationError, match="ilis-guard score") as error:
-        read_scored(path)
+    with pytest.raises(AttemptsError, match="ilis-guard score") as error:
+        read_attempts(path)
     assert complaint in str(error.value)
 
 
 def test_no_parquet_file_and_no_file_are_said(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_text("id,tier\n")
-    with pytest.raises(SimulationError, match=r"t\.parquet: isn't a Parquet file"):
-        read_scored(tmp_path / "t.parquet")
-    with pytest.raises(SimulationError, match="No such file"):
-        read_scored(tmp_path / "none.parquet")
+    with pytest.raises(AttemptsError, match=r"t\.parquet: isn't a Parquet file"):
+        read_attempts(tmp_path / "t.parquet")
+    with pytest.raises(AttemptsError, match="No such file"):
+        read_attempts(tmp_path / "none.parquet")
 
 
-def test_requests_that_a_bundle_saw_are_left_out_by_the_most_flattering_use_of_any_row() -> None:
+def test_requests_of_a_fit_are_left_out_by_their_most_flattering_use() -> None:
     splits = {"a": ("test", "test"), "b": ("test", "train"), "c": ("calibration", "test"), "d": ("unseen", "unseen")}
     splits |= {"e": ("unknown", "test"), "f": ("calibration", "validation")}
     rows = [
@@ -159,13 +165,13 @@ def test_requests_that_a_bundle_saw_are_left_out_by_the_most_flattering_use_of_a
         for id_, pair in splits.items()
         for tier, split in zip(("small", "large"), pair, strict=True)
     ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    recording = recording_of(MANIFEST, table)
-    assert list(recording.recorded.ids) == ["a", "d"]
-    assert recording.left_out == {"train": 1, "validation": 1, "calibration": 1, "unknown": 1}
-    everything = recording_of(MANIFEST, table, all_rows=True)
-    assert (len(everything.recorded), everything.left_out) == (6, {})
-    assert everything.flattering == recording.left_out
-    seen = pa.Table.from_pylist([row("a", split="train")], schema=SCHEMA)
+    table = AttemptTable.of_rows(MANIFEST, rows)
+    sample = simulation_sample(table)
+    assert list(sample.recording.ids) == ["a", "d"]
+    assert sample.left_out == {"train": 1, "validation": 1, "calibration": 1, "unknown": 1}
+    everything = simulation_sample(table, all_rows=True)
+    assert (len(everything.recording), everything.left_out) == (6, {})
+    assert everything.flattering == sample.left_out
+    seen = AttemptTable.of_rows(MANIFEST, [row("a", split="train")])
     with pytest.raises(SimulationError, match=r"none of the 1 requests is held out \(train 1\)"):
-        recording_of(MANIFEST, seen)
+        simulation_sample(seen)

@@ -1,4 +1,4 @@
-"""A guard behind a real server on a free port, for tests of what its clients see."""
+"""Guards behind a server, in process or on a real socket, for tests of what clients see."""
 
 import socket
 import threading
@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import httpx
+import httpx2
 import openai
 import tenacity
 import uvicorn
 from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.concurrency.deadline import Deadline
@@ -24,8 +25,10 @@ from ilis_guard.scoring import Scorer
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Fingerprint, Generation, Message, Step
 from ilis_guard_server import create_app
-from ilis_guard_server.serving import server_settings
+from ilis_guard_server.run import uvicorn_config
 
+Connect = Callable[..., httpx2.Client]
+"""Makes a client, with these changes to its arguments."""
 KEY: Final = "ilis-the-key-of-the-shop"
 CLIENT: Final = "shop"
 RULES: Final = """
@@ -41,24 +44,72 @@ rules:
 """
 
 
+class InProcessClient(TestClient):
+    """A client that calls the application in the event loop that `in_process` runs."""
+
+    def __enter__(self) -> Self:
+        return self  # the application is started already
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def in_process(app: FastAPI) -> Iterator[Connect]:
+    """Run an application in an event loop of its own, without a socket."""
+    options: dict[str, Any] = {
+        "base_url": "http://127.0.0.1:8000",
+        "client": ("127.0.0.1", 50000),
+        "follow_redirects": False,
+        "raise_server_exceptions": False,
+    }
+    with TestClient(app, **options) as running:
+
+        def connect(**changes: Any) -> httpx2.Client:
+            client = InProcessClient(app, **options | changes)
+            client.portal = running.portal
+            return client
+
+        yield connect
+
+
+@contextmanager
+def on_socket(app: FastAPI) -> Iterator[tuple[str, Connect]]:
+    """Serve an application on a free port; its address and clients of it."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()  # clients that come before the server accepts requests wait
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield url, lambda **changes: httpx2.Client(**{"base_url": url, "trust_env": False, "timeout": 60} | changes)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class ServedGuard:
     """A running server."""
 
     url: str
     app: FastAPI
-    server: uvicorn.Server
+    connect: Connect
 
-    def client(self, **changes: Any) -> openai.OpenAI:
-        """A client that doesn't ask again by itself."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60, **changes)
+    def client(self) -> openai.OpenAI:
+        """OpenAI's client, without retries of its own."""
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60, http_client=self.connect()
+        )
 
     def async_client(self) -> openai.AsyncOpenAI:
+        """OpenAI's asynchronous client; it needs a socket."""
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
 
-    def http(self, *, key: str | None = KEY, **changes: Any) -> httpx.Client:
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60, **changes)
+    def http(self, *, key: str | None = KEY) -> httpx2.Client:
+        return self.connect(headers={} if key is None else {"authorization": f"Bearer {key}"})
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -90,21 +141,19 @@ def guard_of(
 
 
 @contextmanager
-def asking(guard: Guard, *, review: ReviewQueue | None = None, **settings: Any) -> Iterator[Asking]:
-    """Serve a guard."""
+def serve(guard: Guard, *, review: ReviewQueue | None = None, **settings: Any) -> Iterator[ServedGuard]:
+    """Serve a guard in process."""
     app = create_app(policy=guard.policy, guard=guard, review=review, server=settings_with(**settings))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()  # who comes before the server takes requests waits
-        port = listening.getsockname()[1]
-        server = uvicorn.Server(server_settings(app, host="127.0.0.1", port=port))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield Asking(url=f"http://127.0.0.1:{port}", app=app, server=server)
-        finally:
-            server.should_exit = True
-            thread.join()
+    with in_process(app) as connect:
+        yield ServedGuard(url="http://127.0.0.1:8000", app=app, connect=connect)
+
+
+@contextmanager
+def serve_on_socket(guard: Guard, *, review: ReviewQueue | None = None, **settings: Any) -> Iterator[ServedGuard]:
+    """Serve a guard on a real socket, for tests of connections and of clients that need one."""
+    app = create_app(policy=guard.policy, guard=guard, review=review, server=settings_with(**settings))
+    with on_socket(app) as (url, connect):
+        yield ServedGuard(url=url, app=app, connect=connect)
 
 
 WORDS: Final = "The capital of Norway is certainly Bergen my friend"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilis_guard.lab.matching import is_correct
+from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question
 
 

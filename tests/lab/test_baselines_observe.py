@@ -25,16 +25,19 @@ from ilis_guard.errors import (
     PromptTooLongError,
     SignatureError,
 )
-from ilis_guard.lab.baselines import observing, passes
+from ilis_guard.lab.attempts import read_attempts
+from ilis_guard.lab.baselines import forward
+from ilis_guard.lab.baselines import observe as module
 from ilis_guard.lab.baselines.observations import SCORES, SITES, UNIT, Observations, file_digest, read_observations
-from ilis_guard.lab.baselines.observing import observe
-from ilis_guard.lab.baselines.p_true import verdict_tokens
-from ilis_guard.lab.baselines.unsupervised import rauq_layers
-from ilis_guard.lab.harvest import harvest, read_harvest, read_rows
+from ilis_guard.lab.baselines.observe import observe
+from ilis_guard.lab.baselines.scores import rauq_layers, verdict_tokens
+from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Site
 from tests.lab.tiny_models import LAYERS, SPECIALS, WORDS, make
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 SEEDS = {"llama": 1, "qwen3": 1, "gemma3": 5}
 """With these, answers of every kind are among two dozen; `test_answers_of_every_kind_are_here` sees to it."""
@@ -68,9 +71,9 @@ class Lab:
 
     def answered(self) -> list[tuple[Question, Generation]]:
         """Those that something can be said of, in the harvest's order."""
-        generations = {row.id: row.generation for row in read_rows(self.harvest)[1]}
+        generations = dict(read_attempts(self.harvest).generations())
         asked = {question.id: question for question in QUESTIONS}
-        return [(asked[id_], generations[id_]) for id_ in read_harvest(self.harvest).ids]
+        return [(asked[id_], generations[id_]) for id_ in read_attempts(self.harvest).answers().ids]
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +125,9 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     kept: dict[tuple[str, int], torch.Tensor] = {}
     hooks = []
     for index, layer in enumerate(network.model.layers):
-        for site, module in (("mlp", layer.mlp), ("residual", layer)):
+        for site, tapped in (("mlp", layer.mlp), ("residual", layer)):
             hooks.append(
-                module.register_forward_hook(
+                tapped.register_forward_hook(
                     lambda _module, _inputs, output, key=(site, index): kept.update(
                         {key: output[0] if isinstance(output, tuple) else output}
                     )
@@ -200,7 +203,7 @@ def test_scores_and_activations_are_those_of_a_plain_pass_over_each_answer(lab: 
 
 
 def test_four_scores_are_the_harvests_own_statistics(lab: Lab) -> None:
-    logprob_sum, logprob_mean, entropy, least = read_harvest(lab.harvest).statistics.T
+    logprob_sum, logprob_mean, entropy, least = read_attempts(lab.harvest).answers().statistics.T
     expected = {
         "neg_logprob_sum": -logprob_sum,
         "perplexity": -logprob_mean,
@@ -212,7 +215,7 @@ def test_four_scores_are_the_harvests_own_statistics(lab: Lab) -> None:
 
 
 def test_activations_are_taken_where_the_signature_last_is(lab: Lab) -> None:
-    last = read_harvest(lab.harvest).signatures["last"]
+    last = read_attempts(lab.harvest).answers().signatures["last"]
     for row, activations in enumerate(lab.observations.activations["mlp"].astype(np.float64)):
         logs = torch.log_softmax(torch.from_numpy(activations), dim=-1)
         divergences = (logs.exp()[:, None] * (logs[:, None] - logs[None])).sum(dim=-1).numpy()
@@ -224,14 +227,14 @@ def test_how_rows_are_batched_changes_nothing(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
     sizes: list[int] = []
-    read = passes.Passes.read
+    read = forward.ForwardRunner.run
 
-    def watched(self: passes.Passes, batch: Sequence[passes.Given]) -> list[passes.Seen]:
+    def watched(self: forward.ForwardRunner, batch: Sequence[forward.TokenizedAnswer]) -> list[forward.ForwardResult]:
         sizes.append(len(batch))
         return read(self, batch)
 
-    monkeypatch.setattr(passes.Passes, "read", watched)
-    monkeypatch.setattr(observing, "PASS_TOKENS", tokens)
+    monkeypatch.setattr(forward.ForwardRunner, "run", watched)
+    monkeypatch.setattr(module, "PASS_TOKENS", tokens)
     observe(lab.model, lab.harvest, QUESTIONS, tmp_path / "again.parquet")
     again, before = read_observations(tmp_path / "again.parquet"), lab.observations
     assert (max(sizes) == 1) == (tokens == 1)
@@ -245,15 +248,15 @@ def test_how_rows_are_batched_changes_nothing(
 
 def test_logits_of_a_pass_are_bounded(llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most: list[int] = []
-    logits = passes.Passes._logits
+    logits = forward.ForwardRunner._logits
 
-    def watched(self: passes.Passes, sequences: Sequence[Sequence[int]], kept: int) -> torch.Tensor:
+    def watched(self: forward.ForwardRunner, sequences: Sequence[Sequence[int]], kept: int) -> torch.Tensor:
         found = logits(self, sequences, kept)
         most.append(found.numel())
         return found
 
-    monkeypatch.setattr(passes.Passes, "_logits", watched)
-    monkeypatch.setattr(observing, "PASS_LOGITS", 3 * (LIMIT + 1) * len(WORDS))
+    monkeypatch.setattr(forward.ForwardRunner, "_logits", watched)
+    monkeypatch.setattr(module, "PASS_LOGITS", 3 * (LIMIT + 1) * len(WORDS))
     observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "again.parquet")
     assert 2 * LIMIT * len(WORDS) < max(most) <= 3 * (LIMIT + 1) * len(WORDS)
 
@@ -266,7 +269,7 @@ def test_p_true_is_the_share_of_false_after_a_second_prompt(chat_template: str |
     harvest(model, QUESTIONS, tmp_path / "harvest.parquet", name="tiny")
     manifest = observe(model, tmp_path / "harvest.parquet", QUESTIONS, tmp_path / "observed.parquet")
     observed = read_observations(tmp_path / "observed.parquet")
-    generations = {row.id: row.generation for row in read_rows(tmp_path / "harvest.parquet")[1]}
+    generations = dict(read_attempts(tmp_path / "harvest.parquet").generations())
     network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     spread = []
     for question in QUESTIONS:
@@ -297,7 +300,7 @@ def test_p_true_needs_two_words(llama: Lab) -> None:
         verdict_tokens(OneWord())
 
 
-def test_attention_is_as_it_was_afterwards_even_if_the_pass_fails(
+def test_attention_is_restored_even_if_the_pass_fails(
     llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = llama.model.checkpoint.model
@@ -307,7 +310,7 @@ def test_attention_is_as_it_was_afterwards_even_if_the_pass_fails(
     def fail(*_args: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(passes, "_numbers", fail)
+    monkeypatch.setattr(forward, "_token_statistics", fail)
     with pytest.raises(ZeroDivisionError):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
     assert network.config._attn_implementation == "sdpa"
@@ -319,16 +322,16 @@ def test_without_attention_weights_there_is_no_rauq(
     llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SignatureError, match=r"layer 3 .* has 0 modules called one of"):
-        passes._attention(torch.nn.Linear(2, 2), 3)
-    monkeypatch.setattr(passes, "EAGER", "sdpa")
-    with pytest.raises(SignatureError, match="LlamaAttention gave no attention weights"):
+        forward._attention(torch.nn.Linear(2, 2), 3)
+    monkeypatch.setattr(forward, "EAGER", "sdpa")
+    with pytest.raises(SignatureError, match="LlamaAttention returned no attention weights"):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
 
 
 def test_an_activation_that_does_not_fit_into_float16_is_an_error(
     llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "LARGEST", 1e-3)
+    monkeypatch.setattr(forward, "LARGEST", 1e-3)
     with pytest.raises(SignatureError, match=r"the mlp activation of layer 0 .* at most 0\.001"):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
 
@@ -337,7 +340,7 @@ def test_tokens_that_cannot_be_said_have_no_part_in_self_certainty() -> None:
     logits = torch.tensor([[1.0, -math.inf, 0.0, 2.0]])
     shares = softmax([1.0, 0.0, 2.0])
     expected = math.fsum(math.log(1 / 3 / share) / 3 for share in shares)
-    assert passes._from_uniform(logits).tolist() == pytest.approx([expected])
+    assert forward._from_uniform(logits).tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("layers", range(1, 50))
@@ -347,25 +350,25 @@ def test_rauq_looks_at_the_middle_third(layers: int) -> None:
     assert list(rauq_layers(layers)) == inside
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
+def test_an_interrupted_run_continues_where_the_last_part_ended(
     llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observing, "PART_ROWS", 4)
-    monkeypatch.setattr(observing, "PASS_TOKENS", 50)
+    monkeypatch.setattr(module, "PART_ROWS", 4)
+    monkeypatch.setattr(module, "PASS_TOKENS", 50)
     read: list[int] = []
-    whole = passes.Passes.read
+    whole = forward.ForwardRunner.run
 
-    def cut_off(self: passes.Passes, batch: Sequence[passes.Given]) -> list[passes.Seen]:
+    def cut_off(self: forward.ForwardRunner, batch: Sequence[forward.TokenizedAnswer]) -> list[forward.ForwardResult]:
         if sum(read) > 10:
             raise KeyboardInterrupt
         read.append(len(batch))
         return whole(self, batch)
 
-    def counted(self: passes.Passes, batch: Sequence[passes.Given]) -> list[passes.Seen]:
+    def counted(self: forward.ForwardRunner, batch: Sequence[forward.TokenizedAnswer]) -> list[forward.ForwardResult]:
         read.append(len(batch))
         return whole(self, batch)
 
-    monkeypatch.setattr(passes.Passes, "read", cut_off)
+    monkeypatch.setattr(forward.ForwardRunner, "run", cut_off)
     with pytest.raises(KeyboardInterrupt):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
     assert not (tmp_path / "observed.parquet").exists()
@@ -374,7 +377,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
 
     read.clear()
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr(passes.Passes, "read", counted)
+    monkeypatch.setattr(forward.ForwardRunner, "run", counted)
     observe(
         llama.model,
         llama.harvest,
@@ -397,20 +400,19 @@ def test_parts_of_another_run_are_refused(llama: Lab, tmp_path: Path) -> None:
     table = pq.read_table(llama.observed)
     told = table.schema.metadata[b"ilis_guard_observations"].replace(file_digest(llama.harvest).encode(), b"0" * 64)
     pq.write_table(table.replace_schema_metadata({b"ilis_guard_observations": told}), folder / "00000.parquet")
-    with pytest.raises(FitError, match="unfinished table that was made otherwise"):
+    with pytest.raises(FitError, match="unfinished table that was made differently"):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
 
 
-def test_what_does_not_belong_together_is_refused(llama: Lab, labs: Callable[[str], Lab], tmp_path: Path) -> None:
+def test_a_harvest_of_another_model_or_questions_is_refused(
+    llama: Lab, labs: Callable[[str], Lab], tmp_path: Path
+) -> None:
     to = tmp_path / "observed.parquet"
     other = [question.model_copy(update={"question": question.question + " w2"}) for question in QUESTIONS]
-    bare = tmp_path / "bare.parquet"
-    pq.write_table(pq.read_table(llama.harvest).drop_columns(["token_ids"]), bare)
     refused: list[tuple[type[IlisGuardError], str, LocalModel, Path, list[Question]]] = [
         (BundleMismatchError, "differ in weights", labs("qwen3").model, llama.harvest, QUESTIONS),
         (FitError, "aren't those that were harvested", llama.model, llama.harvest, other),
         (FitError, "isn't among the questions", llama.model, llama.harvest, QUESTIONS[:1]),
-        (FitError, "before token ids were kept", llama.model, bare, QUESTIONS),
     ]
     for error, message, model, harvested, questions in refused:
         with pytest.raises(error, match=message):
@@ -433,7 +435,7 @@ def test_a_file_that_holds_no_observations_is_refused(llama: Lab, tmp_path: Path
             read_observations(path)
 
 
-def test_the_command_observes_a_tier_as_it_was_harvested(llama: Lab, tmp_path: Path) -> None:
+def test_the_command_observes_a_harvested_tier(llama: Lab, tmp_path: Path) -> None:
     shutil.copytree(llama.folder, tmp_path / "model")
     write_questions(tmp_path / "questions.jsonl", QUESTIONS)
     (tmp_path / "guard.yaml").write_text(

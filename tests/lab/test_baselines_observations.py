@@ -8,16 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from ilis_guard.errors import FitError
+from ilis_guard.lab.attempt_schema import METADATA_KEY
+from ilis_guard.lab.attempts import Answers, read_answers, read_attempts
 from ilis_guard.lab.baselines.observations import (
     SCORES,
     SITES,
     ObservationManifest,
     file_digest,
     observation_table,
+    with_observations,
 )
-from ilis_guard.lab.harvest import METADATA_KEY, harvest, read_harvest
-from ilis_guard.lab.rows import Rows, read_rows_of, with_observations
-from ilis_guard.lab.tables import write_table
+from ilis_guard.lab.harvest import harvest
+from ilis_guard.lab.storage import write_table
 from tests.lab.test_harvest import LAYERS, SILENT, FakeTapped, question
 
 HIDDEN = FakeTapped.fingerprint.hidden
@@ -36,7 +38,7 @@ def number_of(id_: str) -> int:
 
 def observed(path: Path, of: Path, *, order: int = 1, ids: list[str] | None = None) -> Path:
     """Observations whose numbers are those in the rows' ids."""
-    known = read_harvest(of)
+    known = read_attempts(of).answers()
     manifest = ObservationManifest(
         harvest=known.manifest, harvest_sha256=file_digest(of), rauq_alpha=0.5, p_true_prompt="{question}", versions={}
     )
@@ -52,7 +54,7 @@ def observed(path: Path, of: Path, *, order: int = 1, ids: list[str] | None = No
     return path
 
 
-def check(rows: Rows, ids: list[str]) -> None:
+def check(rows: Answers, ids: list[str]) -> None:
     assert rows.ids.tolist() == ids
     assert rows.datasets.tolist() == [f"d{number_of(id_) % 3}" for id_ in ids]
     assert rows.unsupervised is not None
@@ -67,10 +69,10 @@ def check(rows: Rows, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_rows_of_several_harvests_stand_beside_what_was_observed_of_them(tmp_path: Path, order: int) -> None:
+def test_rows_of_several_harvests_get_their_own_observations(tmp_path: Path, order: int) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
     of_one, of_two = observed(tmp_path / "a", one, order=order), observed(tmp_path / "b", two, order=order)
-    rows = with_observations(read_rows_of([two, one]), [two, one], [of_one, of_two])
+    rows = with_observations(read_answers([two, one]), [two, one], [of_one, of_two])
     ids = ["q10", "q12", "q13", "q14", "q0", "q2", "q3", "q4"]
     check(rows, ids)
     expected = {id_: known for path in (one, two) for id_, known in zip(*named(path), strict=True)}
@@ -82,13 +84,15 @@ def test_rows_of_several_harvests_stand_beside_what_was_observed_of_them(tmp_pat
 
 
 def named(path: Path) -> tuple[tuple[str, ...], list[tuple[bool, np.ndarray, np.ndarray]]]:
-    known = read_harvest(path)
-    return known.ids, list(zip(known.wrong.tolist(), known.statistics, known.signatures["last"], strict=True))
+    known = read_attempts(path).answers()
+    return tuple(known.ids.tolist()), list(
+        zip(known.wrong.tolist(), known.statistics, known.signatures["last"], strict=True)
+    )
 
 
 def test_some_of_them_are_taken_by_a_mask_or_by_numbers(tmp_path: Path) -> None:
     path = harvested(tmp_path / "one.parquet", 0)
-    rows = with_observations(read_rows_of([path]), [path], [observed(tmp_path / "a", path)])
+    rows = with_observations(read_answers([path]), [path], [observed(tmp_path / "a", path)])
     check(rows.take(np.array([True, False, True, False])), ["q0", "q3"])
     taken = rows.take(np.array([3, 0, 0]))
     check(taken, ["q4", "q0", "q0"])
@@ -99,15 +103,15 @@ def test_some_of_them_are_taken_by_a_mask_or_by_numbers(tmp_path: Path) -> None:
 
 
 def test_a_harvest_may_be_read_without_observations(tmp_path: Path) -> None:
-    rows = read_rows_of([harvested(tmp_path / "one.parquet", 0)])
+    rows = read_answers([harvested(tmp_path / "one.parquet", 0)])
     assert rows.unsupervised is None
     assert rows.activations is None
     assert rows.take(np.array([0])).ids.tolist() == ["q0"]
 
 
-def test_what_is_not_among_the_rows_need_not_be_observed(tmp_path: Path) -> None:
+def test_only_the_rows_need_observations(tmp_path: Path) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
-    some = read_rows_of([one, two]).take(np.array([2, 0]))
+    some = read_answers([one, two]).take(np.array([2, 0]))
     of_one, of_two = observed(tmp_path / "a", one), observed(tmp_path / "b", two)
     check(with_observations(some, [one, two], [of_one]), ["q3", "q0"])
     check(with_observations(some, [one, two], [of_two, of_one]), ["q3", "q0"])
@@ -117,7 +121,7 @@ def test_what_is_not_among_the_rows_need_not_be_observed(tmp_path: Path) -> None
 
 def test_observations_of_another_harvest_are_refused(tmp_path: Path) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
-    rows = read_rows_of([one])
+    rows = read_answers([one])
     of_one = observed(tmp_path / "a", one)
     with pytest.raises(FitError, match=r"^'.*b' aren't the observations of '.*one\.parquet' as they are now"):
         with_observations(rows, [one], [of_one, observed(tmp_path / "b", two)])
@@ -130,7 +134,7 @@ def test_observations_of_another_harvest_are_refused(tmp_path: Path) -> None:
 
 def test_rows_that_were_not_observed_or_twice_are_refused(tmp_path: Path) -> None:
     path = harvested(tmp_path / "one.parquet", 0)
-    rows = read_rows_of([path])
+    rows = read_answers([path])
     for ids, refused in (
         (["q0", "q2", "q3"], "1 answers weren't observed, such as 'q4'"),
         (["q0", "q2", "q3", "q7"], "1 answers weren't observed, such as 'q4'"),
@@ -144,15 +148,15 @@ def test_harvests_of_different_models_are_refused(tmp_path: Path) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 10)
     table = pq.read_table(two)
     manifest = json.loads(table.schema.metadata[METADATA_KEY])
-    manifest["fingerprint"]["precision"] = "full"
+    manifest["harvest"]["fingerprint"]["precision"] = "full"
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(manifest)}), two)
     with pytest.raises(FitError, match="harvests of different models: they differ in precision"):
-        read_rows_of([one, two])
+        read_answers([one, two])
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
     one, two = harvested(tmp_path / "one.parquet", 0), harvested(tmp_path / "two.parquet", 3)
     with pytest.raises(FitError, match=r"1 ids come twice in .*, such as 'q3'"):
-        read_rows_of([one, two])
+        read_answers([one, two])
     with pytest.raises(FitError, match="name at least one"):
-        read_rows_of([])
+        read_answers([])

@@ -1,0 +1,253 @@
+"""Read decisions, tickets and verdicts back from the JSON that they were printed as."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ilis_guard.errors import AttemptsError, FactsError
+from ilis_guard.policy.replay import DecisionRecord
+from ilis_guard.types import (
+    Action,
+    Attempt,
+    ErrorInfo,
+    FinishReason,
+    Label,
+    Mode,
+    Ruling,
+    ShadowRuling,
+    Stage,
+    Ticket,
+    TicketKind,
+    TicketState,
+    Verdict,
+)
+from ilis_guard.types.decisions import read_attempt
+
+M = TypeVar("M", bound=BaseModel)
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Record(BaseModel):
+    """What ilis_guard wrote, perhaps a later release: keys that aren't needed, or aren't known yet, are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class ScoreJson(_Record):
+    """`Score.to_dict`."""
+
+    uncertainty: float
+    typicality: float | None
+
+
+class StatisticsJson(_Record):
+    """`Statistics.to_dict`; null where a statistic was not finite."""
+
+    logprob_sum: float | None = None
+    logprob_mean: float | None = None
+    entropy_mean: float | None = None
+    margin_min: float | None = None
+
+
+class AttemptJson(_Record):
+    """`Attempt.to_dict`, without signatures."""
+
+    tier: str
+    stage: Stage
+    text: str
+    uncertainty: float | None
+    typicality: float | None
+    prompt_score: ScoreJson | None
+    prompt_seconds: float | None
+    prompt_cost: float | None
+    statistics: StatisticsJson | None
+    seconds: float
+    prompt_tokens: int
+    tokens: int
+    cost: float
+    finish_reason: FinishReason | None
+    stopped_at: int | None
+    error: ErrorInfo | None
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt itself."""
+        return read_attempt(self.model_dump())
+
+
+class TicketJson(_Record):
+    """`Ticket.to_dict`, as far as explanations need it."""
+
+    id: str
+    queue: str
+    state: TicketState
+    kind: TicketKind
+    created_at: float
+    verdict: Annotated[Verdict | None, Field(strict=False)] = None
+
+    @property
+    def ticket(self) -> Ticket:
+        """The ticket itself."""
+        return Ticket(**self.model_dump())
+
+
+class MessageJson(_Record):
+    """A message of a conversation."""
+
+    content: str
+
+
+class RequestJson(_Record):
+    """`Request.to_dict`."""
+
+    messages: tuple[MessageJson, ...] = Field(min_length=1)
+    labels: dict[str, Label]
+
+
+class DecisionJson(_Record):
+    """`Decision.to_dict`, a line of `ilis-guard ask --json`."""
+
+    id: str
+    action: Annotated[Action, Field(strict=False)]
+    rulings: Annotated[tuple[Ruling, ...], Field(strict=False)]
+    policy: str
+    ticket: TicketJson | None
+    ticket_error: ErrorInfo | None
+    attempts: tuple[AttemptJson, ...] = Field(min_length=1)
+    labels: dict[str, Label]
+    prompt_length: int
+    thresholds: dict[str, float | None]
+    bundles: Mapping[str, str | None]
+    mode: Mode
+    shadow: ShadowRuling | None
+
+    @property
+    def record(self) -> DecisionRecord:
+        """The decision."""
+        return DecisionRecord(
+            id=self.id,
+            policy=self.policy,
+            action=self.action,
+            ticket=None if self.ticket is None else self.ticket.ticket,
+            ticket_error=self.ticket_error,
+            rulings=self.rulings,
+            attempts=tuple(attempt.attempt for attempt in self.attempts),
+            labels=self.labels,
+            prompt_length=self.prompt_length,
+            thresholds=self.thresholds,
+            mode=self.mode,
+            shadow=self.shadow,
+        )
+
+
+class TicketRecordJson(_Record):
+    """`TicketRecord.to_dict`, which `ilis-guard queue show --json` prints."""
+
+    decision: str
+    request: RequestJson
+    rulings: Annotated[tuple[Ruling, ...], Field(strict=False)]
+    policy: str
+    ticket: TicketJson
+    attempts: tuple[AttemptJson, ...] = Field(min_length=1)
+
+    @property
+    def record(self) -> DecisionRecord:
+        """The decision that the ticket came from."""
+        return DecisionRecord(
+            id=self.decision,
+            policy=self.policy,
+            action=Action.ANSWER if self.ticket.kind == "audited" else Action.ESCALATE,
+            ticket=self.ticket.ticket,
+            rulings=self.rulings,
+            attempts=tuple(attempt.attempt for attempt in self.attempts),
+            labels=self.request.labels,
+            prompt_length=len(self.request.messages[-1].content),
+            thresholds={},
+        )
+
+
+class VerdictJson(RequestJson, StatisticsJson):
+    """A line of `ilis-guard queue export`: a judged attempt, with its request and the verdict."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    id: str
+    """The ticket's."""
+    dataset: str
+    tier: str | None
+    """None where no attempt answered."""
+    correct: bool
+    text: str
+    uncertainty: Share | None
+    typicality: Share | None
+    tokens: int
+    finish_reason: FinishReason | None
+    probability: Annotated[float, Field(gt=0, le=1)]
+    """That the request was drawn for review."""
+    redacted: bool
+
+
+class _Kind(_Record):
+    """A ticket holds its request, a decision doesn't."""
+
+    request: Any = None
+
+
+def read_decision(path: Path) -> DecisionRecord:
+    """Read a decision (``ask --json``) or a ticket (``queue show --json``).
+
+    Raises:
+        FactsError: the file can't be read, or is neither.
+    """
+    try:
+        text = path.read_bytes()
+        is_decision = _Kind.model_validate_json(text).request is None
+        return (DecisionJson if is_decision else TicketRecordJson).model_validate_json(text).record
+    except OSError as error:
+        raise FactsError(f"{path}: can't be read ({error.strerror or error}); check the path") from error
+    except ValidationError as error:
+        raise FactsError(
+            f"{path}: is neither a decision nor a ticket as `ask --json` and `queue show --json` print them: "
+            f"{_first_problem(error)}"
+        ) from None
+
+
+def read_decisions(path: Path) -> list[DecisionJson]:
+    """Read JSON lines, each a decision as ``ask --json`` prints it.
+
+    Raises:
+        AttemptsError: the file can't be read, or a line isn't a decision.
+    """
+    return list(_read_lines(path, DecisionJson, "ask --json"))
+
+
+def read_verdicts(path: Path) -> list[VerdictJson]:
+    """Read JSON lines that ``queue export`` wrote.
+
+    Raises:
+        AttemptsError: the file can't be read, or a line isn't a verdict.
+    """
+    return list(_read_lines(path, VerdictJson, "queue export"))
+
+
+def _read_lines(path: Path, kind: type[M], command: str) -> Iterator[M]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        yield kind.model_validate_json(line)
+                    except ValidationError as error:
+                        raise AttemptsError(
+                            f"{path}:{number}: not a line of `ilis-guard {command}`: {_first_problem(error)}"
+                        ) from None
+    except OSError as error:
+        raise AttemptsError(f"{path}: {error.strerror or error}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first problem's place and message, without what was got: it may be a prompt or an answer."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the top level'}: {first['msg'].removeprefix('Input ')}"
