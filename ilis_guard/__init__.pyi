@@ -7,6 +7,9 @@ from .cascade.tier import Tier as Tier
 from .config.tiers import BreakerSettings as BreakerSettings
 from .config.tiers import TierCost as TierCost
 from .errors import (
+    AttemptsError as AttemptsError,
+)
+from .errors import (
     BudgetError as BudgetError,
 )
 from .errors import (

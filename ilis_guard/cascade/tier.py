@@ -12,7 +12,7 @@ from ilis_guard.config.tiers import BreakerSettings, RemoteConfig, TierConfig, T
 from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
 from ilis_guard.models import Model, StepwiseModel, StoppableModel
 from ilis_guard.models.weights import Progress
-from ilis_guard.policy.context import PolicyContext
+from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
 from ilis_guard.types import Dtype, Fingerprint, Generation, Message, RemoteFingerprint, Score, Site, Stage, Step
 

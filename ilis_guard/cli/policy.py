@@ -33,7 +33,7 @@ def check(
     from ilis_guard.cli.policy_tables import certificates_table, notice_line, policy_view
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.policy import Policy
-    from ilis_guard.policy.context import check_config
+    from ilis_guard.policy.binding import check_config
 
     checked = Policy.load(policy)
     found, certified = checked.notices(), None

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from ilis_guard.cli.console import color_action, count, escape, make_table
 from ilis_guard.policy import Budget, Explanation, Guarantee, Notice, Policy, Rule
+from ilis_guard.policy.binding import shortfall
 from ilis_guard.policy.explain import fact_text, outcome_text
-from ilis_guard.policy.guarantees import shortfall
 from ilis_guard.policy.parts import Finding
 from ilis_guard.policy.replay import Replay
 from ilis_guard.scoring import Certificate

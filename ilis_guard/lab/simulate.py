@@ -18,7 +18,7 @@ from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.comparison import Change, Comparison, changes, compare
 from ilis_guard.lab.metrics import RESAMPLES
 from ilis_guard.policy import Policy
-from ilis_guard.policy.context import PolicyContext
+from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.policy.recordings import (
     ANSWERED,
     NEVER_RUN,
@@ -298,7 +298,7 @@ def _thresholds(policy: Policy, context: PolicyContext, *, has_bundles: bool) ->
             "guard.yaml; give one (--config), or a policy without `guarantee`"
         )
     # No tickets are made here, so no queue is needed.
-    return context.wire(policy, looks_on=True).thresholds
+    return context.bind(policy, is_shadow=True).thresholds
 
 
 def _check_same_tiers(manifest: AttemptManifest, config: GuardConfig) -> None:

@@ -1,16 +1,21 @@
-"""What is in force: a policy that decides, maybe one that looks on, and their thresholds for the tiers there are."""
+"""Bind policies to the tiers and the queue that a guard has, and certify their guarantees."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from ilis_guard.config.guard_yaml import GuardConfig
+from ilis_guard.errors import ConfigError
 from ilis_guard.policy import Policy
 from ilis_guard.policy.state import CascadeState
-from ilis_guard.types import Request
+from ilis_guard.scoring import Bundle, read_bundle
+from ilis_guard.scoring.risk_control import Certificate, certify
+from ilis_guard.types import Action, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundPolicy:
-    """A policy that goes with the tiers."""
+    """A policy that fits the tiers, with its thresholds."""
 
     policy: Policy
     thresholds: Mapping[str, float | None]
@@ -31,14 +36,155 @@ class BoundPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivePolicies:
-    """What a request keeps from its beginning to its end, whatever becomes of the files meanwhile."""
+    """The policies of one request from its beginning to its end, even if the files change meanwhile."""
 
     enforced: BoundPolicy
     """The policy that decides, unless its mode is `shadow`."""
     shadow: BoundPolicy | None = None
-    """The one that looks on beside it."""
+    """The policy in shadow beside it."""
 
     @property
     def fingerprints(self) -> tuple[str, str | None]:
-        """Of the policy in force, and of the one that looks on."""
+        """Of the active policy, and of the one in shadow."""
         return self.enforced.policy.fingerprint, None if self.shadow is None else self.shadow.policy.fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyContext:
+    """What a policy can be bound to: the tiers, and whether there is a queue."""
+
+    tiers: tuple[str, ...]
+    """Names, from small to large."""
+    bundles: Callable[[], Mapping[str, Bundle]]
+    """By tier: the bundle that scores its answers. Called only for guarantees, since reading bundles takes a while."""
+    prompts_scored_by: tuple[str, ...]
+    """Tiers with a prompt bundle."""
+    without_cost: tuple[str, ...]
+    """Tiers whose prices aren't known."""
+    has_queue: bool
+
+    @classmethod
+    def of_config(cls, config: GuardConfig) -> Self:
+        """Build the context of a guard.yaml, without loading models."""
+        return cls(
+            tiers=tuple(tier.name for tier in config.tiers),
+            bundles=lambda: {tier.name: read_bundle(tier.bundle) for tier in config.tiers if tier.bundle is not None},
+            prompts_scored_by=tuple(tier.name for tier in config.tiers if tier.prompt_bundle is not None),
+            without_cost=tuple(tier.name for tier in config.tiers if tier.cost is None),
+            has_queue=config.review is not None,
+        )
+
+    def bind(self, policy: Policy, *, is_shadow: bool = False) -> BoundPolicy:
+        """Bind a policy to the tiers, with its guarantee's thresholds.
+
+        Args:
+            policy: the policy.
+            is_shadow: whether it is guard.yaml's `shadow`, which makes no ticket and so needs no queue.
+
+        Raises:
+            ConfigError, BundleError: as `check`.
+        """
+        certificates = self.check(policy, is_shadow=is_shadow)
+        tiers = () if policy.guarantee is None else self.tiers
+        found = {tier: certificates[tier].threshold if tier in certificates else None for tier in tiers}
+        return BoundPolicy(policy=policy, thresholds=found)
+
+    def check(self, policy: Policy, *, is_shadow: bool = False) -> Mapping[str, Certificate]:
+        """Check that a policy fits the tiers and the queue, and certify its guarantee, by tier.
+
+        Raises:
+            ConfigError: there is no tier, two have one name, or the policy retries on one that doesn't exist, reads a
+                prompt's score that no tier has, limits a cost that isn't known, escalates or audits without a queue,
+                or gives a guarantee that can't be certified; the message has the place in the policy.
+            BundleError: a bundle that a guarantee rests on can't be read.
+        """
+        if not self.tiers:
+            raise ConfigError("a guard needs at least one tier")
+        if len(set(self.tiers)) < len(self.tiers):
+            raise ConfigError(f"tiers must have different names, got {list(self.tiers)!r}")
+        self._check_tiers(policy)
+        if not is_shadow and policy.mode == "enforce" and not self.has_queue:
+            _check_needs_no_queue(policy)
+        return {} if policy.guarantee is None else resolve(policy, self.bundles())
+
+    def _check_tiers(self, policy: Policy) -> None:
+        for rule, tier in policy.retry_targets.items():
+            if tier not in self.tiers:
+                raise ConfigError(
+                    f"{policy.place(rule, 'to')}: rule {rule!r} retries on the tier {tier!r}, which doesn't exist; "
+                    f"there are {list(self.tiers)!r}"
+                )
+        if policy.scored_prompt_rules and not self.prompts_scored_by:
+            rule_id = policy.scored_prompt_rules[0].id
+            raise ConfigError(
+                f"{policy.place(rule_id, 'when')}: rule {rule_id!r} looks at a score at stage `prompt`, and no tier "
+                "has a `prompt_bundle` that gives one; fit one (ilis-guard fit --stage prompt), or take the rule out"
+            )
+        if policy.budget is not None and policy.budget.max_cost is not None and self.without_cost:
+            raise ConfigError(
+                f"{policy.key_place('budget', 'max_cost')}: the budget limits the cost, and that of the tiers "
+                f"{list(self.without_cost)!r} isn't known; give each a `cost` in guard.yaml (per_request: 0 where it "
+                "is free)"
+            )
+
+
+def resolve(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[str, Certificate]:
+    """Certify a policy's guarantee, tier by tier.
+
+    The confidence is for all tiers together: with n of them, each is certified with 1 - (1 - confidence) / n
+    (Bonferroni), so that all the thresholds hold at once.
+
+    Args:
+        policy: one with a guarantee.
+        bundles: by tier. Tiers without a bundle have no scores, so their answers are never given.
+
+    Raises:
+        ConfigError: a tier can't be certified, and the rules don't handle that.
+    """
+    guarantee = policy.guarantee
+    assert guarantee is not None, "callers check it"
+    confidence = 1 - (1 - guarantee.confidence) / max(1, len(bundles))
+    limits = guarantee.model_dump(exclude={"confidence"})
+    certificates = {
+        tier: certify(
+            bundle.calibration_set.uncertainty, bundle.calibration_set.wrong, confidence=confidence, **limits
+        )
+        for tier, bundle in bundles.items()
+    }
+    for tier, certificate in certificates.items():
+        if certificate.threshold is None and (unhandled := policy.unhandled_uncertified(tier)):
+            raise ConfigError(_refusal(policy, tier, certificate, unhandled))
+    return certificates
+
+
+def shortfall(certificate: Certificate) -> str:
+    """Why a guarantee can't be certified, and what would help; empty where it can."""
+    sentences = [certificate.reason]
+    if certificate.threshold is None and certificate.floor:
+        sentences.append(f"whatever the score, {certificate.floor:.1%} of requests can't be answered")
+    if certificate.threshold is None and certificate.rows_needed:
+        sentences.append(f"about {certificate.rows_needed} more labelled rows would do")
+    return "; ".join(sentences)
+
+
+def check_config(policy: Policy, config: GuardConfig, *, is_shadow: bool = False) -> Mapping[str, Certificate]:
+    """Check a policy against a guard.yaml, without loading models, and certify its guarantee, by tier.
+
+    Raises:
+        ConfigError, BundleError: as `PolicyContext.check`.
+    """
+    return PolicyContext.of_config(config).check(policy, is_shadow=is_shadow)
+
+
+def _check_needs_no_queue(policy: Policy) -> None:
+    remedy = "and there is no queue; give guard.yaml a `review` with its `storage`"
+    escalating = [rule.id for rule in policy.rules if rule.do is Action.ESCALATE]
+    if escalating:
+        raise ConfigError(f"{policy.place(escalating[0], 'do')}: rule {escalating[0]!r} escalates, {remedy}")
+    if policy.audit is not None:
+        raise ConfigError(f"{policy.key_place('audit')}: the policy audits answers, {remedy}")
+
+
+def _refusal(policy: Policy, tier: str, certificate: Certificate, unhandled: str) -> str:
+    what = f"the guarantee can't be certified on the tier {tier!r}: {shortfall(certificate)}; {unhandled}"
+    return f"{policy.key_place('guarantee')}: {what}"

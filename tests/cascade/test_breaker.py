@@ -36,7 +36,7 @@ def fail(breaker: CircuitBreaker, times: int) -> None:
         breaker.record(breaker.admit(), failed=True)
 
 
-def test_it_opens_after_so_many_failures_in_a_row_and_says_for_how_long(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_breaker_opens_after_failures_in_a_row(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 2)
     breaker.check()
     with capture_logs() as entries:
@@ -63,9 +63,7 @@ def test_a_success_between_failures_starts_the_count_anew(breaker: CircuitBreake
         breaker.check()
 
 
-def test_one_call_shows_whether_it_is_back_and_meanwhile_nobody_else_gets_through(
-    breaker: CircuitBreaker, clock: Clock
-) -> None:
+def test_half_open_breaker_admits_one_call(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 30
     probe = breaker.admit()
@@ -79,7 +77,7 @@ def test_one_call_shows_whether_it_is_back_and_meanwhile_nobody_else_gets_throug
     breaker.check()
 
 
-def test_a_trial_call_that_fails_opens_it_for_the_whole_time_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_failed_trial_call_reopens_the_breaker(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 30
     breaker.record(breaker.admit(), failed=True)
@@ -99,9 +97,7 @@ def test_a_trial_call_that_tells_nothing_leaves_the_next_one_the_trial(breaker: 
 
 
 @pytest.mark.parametrize("late", [True, False, None])
-def test_what_began_before_it_opened_says_nothing_of_how_it_stands_now(
-    breaker: CircuitBreaker, clock: Clock, late: bool | None
-) -> None:
+def test_calls_from_before_the_opening_change_nothing(breaker: CircuitBreaker, clock: Clock, late: bool | None) -> None:
     before = breaker.admit()
     fail(breaker, 3)
     breaker.record(before, failed=late)

@@ -47,7 +47,7 @@ def test_without_a_deadline_the_model_works_in_the_callers_thread() -> None:
     assert ModelCaller("small").call(threading.get_ident) == threading.get_ident()
 
 
-def test_with_a_deadline_it_sees_the_callers_context_and_what_it_returns_or_raises_comes_back() -> None:
+def test_call_with_a_deadline_keeps_context_result_and_error() -> None:
     who = contextvars.ContextVar("who", default="nobody")
     who.set("ada")
     caller = ModelCaller("small", backoff=NO_WAIT)
@@ -113,7 +113,7 @@ class Crowd:
 
 
 @pytest.mark.parametrize("deadline", [None, 60.0])
-def test_no_more_calls_than_allowed_are_under_way_and_all_come_to_their_turn(deadline: float | None) -> None:
+def test_limited_calls_all_run_within_the_limit(deadline: float | None) -> None:
     caller, crowd = ModelCaller("small", max_concurrent=3), Crowd()
     with ThreadPoolExecutor(16) as threads:
         made = [
@@ -124,7 +124,7 @@ def test_no_more_calls_than_allowed_are_under_way_and_all_come_to_their_turn(dea
     assert crowd.most == 3
 
 
-async def test_the_line_holds_for_tasks_of_an_event_loop() -> None:
+async def test_limit_holds_for_tasks_of_an_event_loop() -> None:
     caller, crowd = ModelCaller("small", max_concurrent=2), Crowd()
     await asyncio.gather(*(asyncio.to_thread(caller.call, crowd.visit, deadline=soon(60)) for _ in range(50)))
     assert crowd.most == 2
@@ -229,14 +229,14 @@ def test_a_trial_call_that_couldnt_be_begun_leaves_the_next_one_the_trial(monkey
     assert caller.call(lambda: "yes", deadline=soon(60)) == "yes"
 
 
-def test_whoever_stops_the_program_says_nothing_of_the_tier() -> None:
+def test_interrupts_are_no_failure_of_the_tier() -> None:
     caller = breaking(failures=1)
     with pytest.raises(KeyboardInterrupt):
         caller.call(raising(KeyboardInterrupt()))
     assert caller.call(lambda: "yes") == "yes"
 
 
-def test_who_waits_in_line_while_the_tier_goes_down_isnt_let_in(let_go: threading.Event) -> None:
+def test_waiting_call_is_refused_if_the_circuit_opens(let_go: threading.Event) -> None:
     caller = ModelCaller(
         "small", max_concurrent=1, breaker=BreakerSettings(failures=1, seconds=3600.0), backoff=NO_WAIT
     )

@@ -16,7 +16,7 @@ def endless(cancel_token: CancelToken | None = None) -> Deadline:
     return Deadline.after(None, since=time.monotonic(), cancel_token=cancel_token)
 
 
-def test_a_deadline_without_an_end_passes_only_when_whoever_asked_leaves() -> None:
+def test_endless_deadline_passes_only_on_a_disconnect() -> None:
     cancel_token = CancelToken()
     deadline = endless(cancel_token)
     deadline.check()
@@ -34,7 +34,7 @@ def test_a_call_without_an_end_needs_no_thread_of_its_own() -> None:
     assert found is threading.current_thread()
 
 
-def test_who_has_left_is_not_called_for_again() -> None:
+def test_disconnected_client_causes_no_repeated_call() -> None:
     cancel_token, calls = CancelToken(), []
 
     def busy() -> None:
@@ -47,7 +47,7 @@ def test_who_has_left_is_not_called_for_again() -> None:
     assert calls == [1]
 
 
-def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_next() -> None:
+def test_disconnected_waiter_passes_its_notification_on() -> None:
     for _ in range(50):
         limiter, cancel_token = ConcurrencyLimiter(1), CancelToken()
         limiter.acquire(None)
@@ -80,7 +80,7 @@ def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_ne
         assert entered.is_set()
 
 
-def test_who_waits_in_line_with_an_end_waits_until_then() -> None:
+def test_limiter_waits_until_the_deadline() -> None:
     limiter = ConcurrencyLimiter(1)
     limiter.acquire(None)
     with pytest.raises(BudgetError, match="it waited for other calls of the tier"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.guarantees import resolve
+from ilis_guard.policy.binding import resolve
 from ilis_guard.policy.schema import JSON_SCHEMA_FILE
 from ilis_guard.scoring import read_bundle
 

@@ -13,8 +13,7 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.policy.context import check_config
-from ilis_guard.policy.guarantees import resolve
+from ilis_guard.policy.binding import check_config, resolve
 from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.risk_control import certify
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
@@ -99,7 +98,7 @@ def test_the_confidence_is_for_all_tiers_together(calibrated: Callable[..., Bund
         (20, 20, "; no rule"),
     ],
 )
-def test_where_nothing_can_be_certified_the_message_says_why_and_what_would_help(
+def test_message_says_why_nothing_can_be_certified(
     calibrated: Callable[..., Bundle], rows: int, right: int, helps: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -113,7 +112,7 @@ def test_where_nothing_can_be_certified_the_message_says_why_and_what_would_help
     )
 
 
-def test_where_the_rules_say_what_happens_then_nothing_is_answered(calibrated: Callable[..., Bundle]) -> None:
+def test_handled_lack_of_certification_answers_nothing(calibrated: Callable[..., Bundle]) -> None:
     bundle = calibrated(20, 15)
     with InMemoryQueue() as queue:
         guard = Guard(tiers=[tier("small", bundle)], policy=Policy.parse(HANDLED), review=queue)
@@ -122,7 +121,7 @@ def test_where_the_rules_say_what_happens_then_nothing_is_answered(calibrated: C
     assert made.attempts[0].uncertainty is not None
 
 
-def test_what_is_certified_is_answered_and_the_decision_says_on_what_grounds(
+def test_certified_answers_are_given_with_their_threshold(
     calibrated: Callable[..., Bundle],
 ) -> None:
     with InMemoryQueue() as queue:

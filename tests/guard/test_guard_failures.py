@@ -160,9 +160,7 @@ def test_a_model_that_returns_no_generation_gives_no_answer(build: Callable[...,
         ("signatures", None, "signatures are a mapping of NumPy arrays"),
     ],
 )
-def test_a_generation_that_policies_and_tickets_couldnt_read_is_a_failed_attempt(
-    build: Callable[..., Guard], part: str, value: Any, error: str
-) -> None:
+def test_malformed_generation_fails_the_attempt(build: Callable[..., Guard], part: str, value: Any, error: str) -> None:
     model = FakeModel(replace(bare(), **{part: value}))
     with InMemoryQueue() as queue:
         made = build(ESCALATE_ERRORS, {"small": (model, FixedScorer(0.1))}, review=queue).decide(QUESTION)
@@ -221,7 +219,7 @@ def test_a_model_that_recovers_answers(build: Callable[..., Guard]) -> None:
     assert (made.action, made.text, len(made.attempts), len(model.calls)) == (Action.ANSWER, "yes", 1, 3)
 
 
-def test_a_model_that_fails_for_good_after_failing_in_passing_is_not_called_again(build: Callable[..., Guard]) -> None:
+def test_permanent_error_after_a_transient_one_ends_the_calls(build: Callable[..., Guard]) -> None:
     model = FakeModel([TransientModelError("busy"), ModelError("refused"), "yes"])
     made = build(EAGER_ON_ERROR, {"small": (model, FixedScorer(0.1))}).decide(QUESTION)
     check_failed(made, "ModelError: refused")
@@ -230,7 +228,7 @@ def test_a_model_that_fails_for_good_after_failing_in_passing_is_not_called_agai
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("where", ["model", "scorer"])
-def test_whoever_stops_the_program_is_not_held_up(
+def test_interrupts_pass_through_the_guard(
     build: Callable[..., Guard], interrupt: type[BaseException], where: str
 ) -> None:
     model = FakeModel(interrupt() if where == "model" else "yes")

@@ -100,7 +100,7 @@ def test_an_escalation_that_fails_is_logged_without_its_message(build: Callable[
     assert "xyzzy" not in json.dumps(entries)
 
 
-def test_what_is_logged_is_what_was_decided(build: Callable[..., Guard]) -> None:
+def test_log_fields_equal_the_decision(build: Callable[..., Guard]) -> None:
     tiers = {
         "small": (FakeModel(ANSWER), FixedScorer(0.6, typicality=0.3)),
         "large": (FakeModel(STRANGER), FixedScorer(0)),

@@ -16,7 +16,7 @@ from ilis_guard.cascade.tier import Tier
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
-from ilis_guard.policy.reload import Following
+from ilis_guard.policy.reload import PolicyReloader
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Action
 from tests.explained import why
@@ -29,8 +29,8 @@ LATER = 0.03
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the files all the time and lets them stand still for a moment only."""
-    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
+    monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 0.01)
 
 
 def saying(text: str, *, rules: int = 1) -> str:
@@ -99,7 +99,7 @@ def test_a_changed_file_takes_effect(file: Path, write: Callable[[Path, str], No
     }
 
 
-def test_that_the_new_policy_only_looks_on_is_said_when_it_takes_effect(file: Path) -> None:
+def test_reload_into_shadow_mode_is_logged(file: Path) -> None:
     guard = following(file)
     with capture_logs() as entries:
         in_place(file, saying("two").replace("rules:", "mode: shadow\nrules:"))
@@ -205,9 +205,7 @@ def test_a_request_under_way_keeps_the_policy_that_it_began_with(file: Path) -> 
 
 
 @pytest.mark.parametrize("write", [in_place, by_rename])
-def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed_up(
-    file: Path, write: Callable[[Path, str], None]
-) -> None:
+def test_requests_survive_hundreds_of_rewrites_of_a_policy(file: Path, write: Callable[[Path, str], None]) -> None:
     texts = {saying(f"number {number}", rules=1 + number % 7): f"number {number}" for number in range(200)}
     known = {Policy.parse(text).fingerprint: said for text, said in texts.items()}
     known[Policy.load(file).fingerprint] = "one"
@@ -242,9 +240,9 @@ def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed
 def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 3600.0)
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 3600.0)
     now = [0.0]
-    follow = Following([file], lambda: _wired(Policy.load(file)), clock=lambda: now[0])
+    follow = PolicyReloader([file], lambda: _bound(Policy.load(file)), clock=lambda: now[0])
 
     def in_force() -> str:
         return follow.current.enforced.policy.name
@@ -268,9 +266,9 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
         loads.append(Policy.load(file))
         if len(loads) == 2:
             in_place(file, saying("three"))
-        return _wired(loads[-1])
+        return _bound(loads[-1])
 
-    follow = Following([file], load, clock=lambda: now[0])
+    follow = PolicyReloader([file], load, clock=lambda: now[0])
     in_place(file, saying("two"))
     for _ in range(4):
         assert follow.current.enforced.policy is loads[0 if len(loads) < 3 else 2]
@@ -279,14 +277,14 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
     assert loads[2].fingerprint == Policy.parse(saying("three")).fingerprint
 
 
-def _wired(policy: Policy) -> ActivePolicies:
+def _bound(policy: Policy) -> ActivePolicies:
     return ActivePolicies(enforced=BoundPolicy(policy=policy, thresholds={}))
 
 
 def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ilis_guard.policy.reload.LOOK_SECONDS", 0.25)
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.25)
-    in_force, now, looked = following(file)._in_force, [0.0], []
+    monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 0.25)
+    in_force, now, looked = following(file)._active, [0.0], []
     stat = os.stat
 
     def counted(path: Path) -> os.stat_result:
@@ -294,7 +292,7 @@ def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pyte
         return stat(path)
 
     monkeypatch.setattr("ilis_guard.policy.reload.os.stat", counted)
-    follow = Following([file], lambda: in_force, clock=lambda: now[0])
+    follow = PolicyReloader([file], lambda: in_force, clock=lambda: now[0])
     looked.clear()
     for hundredth in range(100):
         now[0] = hundredth / 100

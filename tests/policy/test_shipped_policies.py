@@ -11,7 +11,7 @@ from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Facts, Policy
-from ilis_guard.policy.context import check_config
+from ilis_guard.policy.binding import check_config
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.types import Action, Decision, Generation, Labels, Statistics
 
