@@ -235,9 +235,7 @@ async def test_cancelled_reader_closes_the_stream(
     assert tickets(queue) == 0
 
 
-async def test_closing_an_asynchronous_stream_ends_the_generation(
-    guarded: Callable[..., Guard], queue: InMemoryQueue
-) -> None:
+async def test_closing_an_async_stream_ends_generation(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     model = Stepping(free=1)
     async with aclosing(guarded(model).astream(QUESTION, mode="optimistic")) as stream:
         assert await anext(stream) == TextDelta(text="one")
