@@ -62,7 +62,8 @@ def draw() -> None:
             axes.add_patch(box)
             name = package.removeprefix("ilis_guard.")
             count = "1 module" if modules == 1 else f"{modules} modules"
-            axes.text(left + 0.18, bottom + HEIGHT * 0.64, f"{name}  ({count})", fontsize=10, weight="bold", va="center")
+            head = f"{name}  ({count})"
+            axes.text(left + 0.18, bottom + HEIGHT * 0.64, head, fontsize=10, weight="bold", va="center")
             room = int((width - 0.3) * 13)
             brief = text if len(text) <= room else f"{text[: room - 1].rstrip()}…"
             axes.text(left + 0.18, bottom + HEIGHT * 0.3, brief, fontsize=7.5, va="center", color="#333333")

@@ -23,7 +23,7 @@ from ilis_guard.errors import ClientDisconnected, ConfigError, IlisGuardError
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue, signing
 from ilis_guard.scoring import TypicalMaps
-from ilis_guard_server.dependencies import GuardState, PageState, SignInRequiredError, handle_sign_in_required
+from ilis_guard_server.dependencies import GuardState, PageState, SignInRequiredError
 from ilis_guard_server.middleware import RequestMiddleware
 from ilis_guard_server.openapi import install_openapi
 from ilis_guard_server.problem_details import handle_http_error, handle_ilis_guard_error, handle_validation_error
@@ -75,7 +75,7 @@ def create_app(
             IlisGuardError: handle_ilis_guard_error,
             HTTPException: handle_http_error,
             RequestValidationError: handle_validation_error,
-            SignInRequiredError: handle_sign_in_required,
+            SignInRequiredError: sign_in.handle_sign_in_required,
             ClientDisconnected: _handle_disconnect,
             ClientDisconnect: _handle_disconnect,  # in the middle of a body
         },

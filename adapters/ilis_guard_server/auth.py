@@ -16,9 +16,8 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from ilis_guard import events
-from ilis_guard.config.review import PageSettings, ReviewerSettings, Role
+from ilis_guard.config.review import PageSettings, Role
 from ilis_guard.config.secrets import hash_token, matches_token_hash, read_token_hashes
-from ilis_guard.config.server import KeySettings
 from ilis_guard.errors import ConfigError
 
 SESSION_SECONDS: Final = 12 * 3600.0
@@ -45,24 +44,12 @@ class Credentials:
         ConfigError: a hash isn't where guard.yaml says it is.
     """
 
-    def __init__(self, settings: Mapping[str, str | None], *, command: str, shut_out: str) -> None:
+    def __init__(self, settings: Mapping[str, str | None] | Mapping[str, str], *, command: str, shut_out: str) -> None:
         self._settings = dict(settings)
         self._command = command
         self._shut_out = shut_out
         for setting in self._settings.values():
             self._read(setting)
-
-    @classmethod
-    def of_api_keys(cls, settings: Sequence[KeySettings]) -> "Credentials":
-        """The clients' API keys."""
-        keys: dict[str, str | None] = {each.name: each.key for each in settings}
-        return cls(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
-
-    @classmethod
-    def of_reviewers(cls, settings: Sequence[ReviewerSettings]) -> "Credentials":
-        """The sign-in tokens of reviewers and viewers."""
-        tokens = {each.name: each.token for each in settings}
-        return cls(tokens, command="ilis-guard reviewer-token", shut_out=events.REVIEWER_UNREADABLE)
 
     def __bool__(self) -> bool:
         """Whether anybody is known."""
@@ -114,7 +101,10 @@ class Users:
 
     def __init__(self, settings: PageSettings) -> None:
         self._users = {each.name: User(name=each.name, role=each.role) for each in settings.reviewers}
-        self._credentials = Credentials.of_reviewers(settings.reviewers)
+        tokens = {each.name: each.token for each in settings.reviewers}
+        self._credentials = Credentials(
+            tokens, command="ilis-guard reviewer-token", shut_out=events.REVIEWER_UNREADABLE
+        )
         self._proxy = settings.proxy
         self._networks = [ipaddress.ip_network(address) for address in (self._proxy.addresses if self._proxy else ())]
 

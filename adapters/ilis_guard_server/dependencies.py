@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from anyio import CapacityLimiter
 from fastapi import Depends, Form, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from ilis_guard import Guard, events
 from ilis_guard.config.addresses import is_loopback
@@ -21,10 +21,8 @@ from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.auth import SESSION_SECONDS, Credentials, Sessions, SignInLimit, User, Users
 from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines
 from ilis_guard_server.metrics import Metrics
-from ilis_guard_server.pages.templating import page
 from ilis_guard_server.problem_details import ApiError
 
-SIGN_IN: Final = "/sign-in"
 NO_CLIENT: Final = ""
 """The client's name on a server without API keys."""
 _BEARER: Final = HTTPBearer(auto_error=False, scheme_name="key")
@@ -46,7 +44,8 @@ class GuardState:
         self.guard = guard
         self.settings = settings
         self.review = review
-        self.keys = Credentials.of_api_keys(settings.api_keys)
+        keys = {each.name: each.key for each in settings.api_keys}
+        self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)
@@ -247,20 +246,3 @@ def require_same_site(request: Request) -> None:
     """
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise HTTPException(403)
-
-
-async def handle_sign_in_required(request: Request, error: Exception) -> Response:
-    """Send the browser to the sign-in page, and back afterwards."""
-    del error
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    if "hx-request" in request.headers:
-        # A part of a page was requested: the whole page must go.
-        return Response(status_code=401, headers={"hx-redirect": SIGN_IN})
-    if request.method != "GET":
-        return RedirectResponse(SIGN_IN, status_code=303)
-    if request.headers.get("sec-fetch-site") == "cross-site":
-        # A link on another site, a chat's for instance, comes without our strict cookie: from a page of our own
-        # the same request comes with it.
-        return page(request, "redirect.html", here=here)
-    url = request.url_for("sign_in").include_query_params(next=here)
-    return RedirectResponse(f"{url.path}?{url.query}", status_code=303)

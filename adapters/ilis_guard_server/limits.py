@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final, Literal
 
 from ilis_guard.concurrency.race import race
@@ -75,6 +75,10 @@ class Deadlines:
             _pass(deadline, "shutdown")
 
 
+Slot = ExitStack
+"""A request's slot; a context manager that frees it."""
+
+
 class ConcurrencyLimiter:
     """Admits so many requests at once, lets so many others wait in order, and refuses the rest.
 
@@ -93,7 +97,7 @@ class ConcurrencyLimiter:
         self.in_flight = 0
         self.waiting = 0
 
-    async def admit(self, deadline: Deadline) -> "Slot":
+    async def admit(self, deadline: Deadline) -> Slot:
         """Wait for a free slot.
 
         Raises:
@@ -120,10 +124,11 @@ class ConcurrencyLimiter:
         finally:
             self.waiting -= 1
         self.in_flight += 1
-        return Slot(self, self._clock())
+        slot = Slot()
+        slot.callback(self._release, self._clock())
+        return slot
 
-    def release(self, since: float) -> None:
-        """Free a slot that was taken at a time of this limiter's clock; `Slot` calls it."""
+    def _release(self, since: float) -> None:
         self._mean_seconds += _NEWEST_WEIGHT * (self._clock() - since - self._mean_seconds)
         self.in_flight -= 1
         self._free.release()
@@ -132,20 +137,6 @@ class ConcurrencyLimiter:
         wait = math.ceil(self._mean_seconds * (self.waiting + 1) / self._max_concurrent)
         retry_after = str(min(max(wait, 1), MAX_RETRY_AFTER))
         return ApiError(429, detail, code="too_many_requests", headers={"retry-after": retry_after})
-
-
-class Slot:
-    """A request's slot; a context manager that frees it."""
-
-    def __init__(self, limiter: ConcurrencyLimiter, since: float) -> None:
-        self._limiter = limiter
-        self._since = since
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._limiter.release(self._since)
 
 
 def _pass(deadline: Deadline, reason: Reason) -> None:

@@ -1,6 +1,7 @@
 """Prometheus metrics of requests and decisions. No prompt, answer or caller's label is ever a metric's label."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,51 +21,26 @@ class Metrics:
     """
 
     def __init__(self, *, in_flight: Callable[[], float], waiting: Callable[[], float]) -> None:
-        registry = self._registry = CollectorRegistry()
-        Gauge("ilis_guard_requests_in_flight", "Requests that are worked on.", registry=registry).set_function(
-            in_flight
-        )
-        Gauge("ilis_guard_requests_waiting", "Requests that wait for a slot.", registry=registry).set_function(waiting)
-        self._responses = Counter(
-            "ilis_guard_responses", "Responses by path and status.", ["path", "status"], registry=registry
-        )
-        self._decisions = Counter(
-            "ilis_guard_decisions",
-            "Decisions by action, by the rule that decided, and by the last tier that was tried.",
-            ["action", "rule", "tier"],
-            registry=registry,
-        )
-        self._attempts = Counter("ilis_guard_attempts", "Tiers' attempts.", ["tier", "stage"], registry=registry)
-        self._errors = Counter(
-            "ilis_guard_attempt_errors",
-            "Attempts that failed, by the kind of the error.",
-            ["tier", "error"],
-            registry=registry,
-        )
-        self._tokens = Counter(
-            "ilis_guard_tokens", "Tokens that models read and generated.", ["tier", "kind"], registry=registry
-        )
-        self._tickets = Counter("ilis_guard_tickets", "Tickets that decisions made.", ["queue"], registry=registry)
-        self._retractions = Counter(
-            "ilis_guard_retractions", "Streams whose text had to be retracted.", registry=registry
-        )
-        self._disconnects = Counter(
-            "ilis_guard_client_disconnects", "Requests whose clients disconnected.", registry=registry
-        )
-        self._seconds = Histogram(
-            "ilis_guard_decision_seconds",
-            "From a slot to the decision, by action.",
-            ["action"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._uncertainty = Histogram(
-            "ilis_guard_uncertainty",
-            "Of scored attempts: the probability that the answer is wrong.",
-            ["tier"],
-            buckets=UNCERTAINTY,
-            registry=registry,
-        )
+        self._registry = CollectorRegistry()
+        gauge = partial(Gauge, registry=self._registry)
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        gauge("ilis_guard_requests_in_flight", "Requests that are worked on.").set_function(in_flight)
+        gauge("ilis_guard_requests_waiting", "Requests that wait for a slot.").set_function(waiting)
+        self._responses = counter("ilis_guard_responses", "Responses by path and status.", ["path", "status"])
+        help_ = "Decisions by action, by the rule that decided, and by the last tier that was tried."
+        self._decisions = counter("ilis_guard_decisions", help_, ["action", "rule", "tier"])
+        self._attempts = counter("ilis_guard_attempts", "Tiers' attempts.", ["tier", "stage"])
+        help_ = "Attempts that failed, by the kind of the error."
+        self._errors = counter("ilis_guard_attempt_errors", help_, ["tier", "error"])
+        self._tokens = counter("ilis_guard_tokens", "Tokens that models read and generated.", ["tier", "kind"])
+        self._tickets = counter("ilis_guard_tickets", "Tickets that decisions made.", ["queue"])
+        self._retractions = counter("ilis_guard_retractions", "Streams whose text had to be retracted.")
+        self._disconnects = counter("ilis_guard_client_disconnects", "Requests whose clients disconnected.")
+        help_ = "From a slot to the decision, by action."
+        self._seconds = histogram("ilis_guard_decision_seconds", help_, ["action"], buckets=SECONDS)
+        help_ = "Of scored attempts: the probability that the answer is wrong."
+        self._uncertainty = histogram("ilis_guard_uncertainty", help_, ["tier"], buckets=UNCERTAINTY)
 
     def count_decision(self, decision: Decision, seconds: float) -> None:
         """Count a decision, its attempts and its ticket."""

@@ -215,8 +215,7 @@ def recalibrate(
     ] = (None),
 ) -> None:
     """Calibrate a bundle on labelled rows of your own traffic; its trees stay as they are."""
-    from ilis_guard.lab.recalibrate import read_calibration_rows
-    from ilis_guard.lab.recalibrate import recalibrate as run
+    from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate as run
     from ilis_guard.scoring import read_bundle
 
     known = read_bundle(bundle)
@@ -247,8 +246,7 @@ def evaluate(
 ) -> None:
     """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
     from ilis_guard.cli.lab_tables import evaluation_view
-    from ilis_guard.lab.evaluation.evaluate import Source
-    from ilis_guard.lab.evaluation.evaluate import evaluate as run
+    from ilis_guard.lab.evaluation.evaluate import Source, evaluate as run
     from ilis_guard.lab.evaluation.page import page
     from ilis_guard.lab.evaluation.tables import write_tables
     from ilis_guard.lab.questions import read_questions

@@ -6,7 +6,7 @@ from typing import Self
 
 from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.errors import ConfigError
-from ilis_guard.policy import Policy
+from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.scoring import Bundle, read_bundle
 from ilis_guard.scoring.risk_control import Certificate, certify
@@ -15,7 +15,7 @@ from ilis_guard.types import Action, Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundPolicy:
-    """A policy that fits the tiers, with its thresholds."""
+    """A policy that goes with the tiers."""
 
     policy: Policy
     thresholds: Mapping[str, float | None]
@@ -36,36 +36,36 @@ class BoundPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivePolicies:
-    """The policies of one request from its beginning to its end, even if the files change meanwhile."""
+    """The policies of one request from its beginning to its end, whatever becomes of the files meanwhile."""
 
     enforced: BoundPolicy
     """The policy that decides, unless its mode is `shadow`."""
     shadow: BoundPolicy | None = None
-    """The policy in shadow beside it."""
+    """guard.yaml's `shadow`, which is evaluated beside it."""
 
     @property
     def fingerprints(self) -> tuple[str, str | None]:
-        """Of the active policy, and of the one in shadow."""
+        """Of the policy in force, and of the one in shadow."""
         return self.enforced.policy.fingerprint, None if self.shadow is None else self.shadow.policy.fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyContext:
-    """What a policy can be bound to: the tiers, and whether there is a queue."""
+    """What policies are bound to: the tiers, and whether there is a queue."""
 
     tiers: tuple[str, ...]
     """Names, from small to large."""
     bundles: Callable[[], Mapping[str, Bundle]]
-    """By tier: the bundle that scores its answers. Called only for guarantees, since reading bundles takes a while."""
+    """By tier: what scores its answers. Called only where a guarantee rests on them; reading them takes a while."""
     prompts_scored_by: tuple[str, ...]
-    """Tiers with a prompt bundle."""
+    """The tiers that have a prompt bundle."""
     without_cost: tuple[str, ...]
-    """Tiers whose prices aren't known."""
+    """Those whose cost isn't known."""
     has_queue: bool
 
     @classmethod
     def of_config(cls, config: GuardConfig) -> Self:
-        """Build the context of a guard.yaml, without loading models."""
+        """Describe a guard.yaml whose models aren't loaded."""
         return cls(
             tiers=tuple(tier.name for tier in config.tiers),
             bundles=lambda: {tier.name: read_bundle(tier.bundle) for tier in config.tiers if tier.bundle is not None},
@@ -75,27 +75,27 @@ class PolicyContext:
         )
 
     def bind(self, policy: Policy, *, is_shadow: bool = False) -> BoundPolicy:
-        """Bind a policy to the tiers, with its guarantee's thresholds.
+        """Bind a policy to the tiers.
 
         Args:
             policy: the policy.
-            is_shadow: whether it is guard.yaml's `shadow`, which makes no ticket and so needs no queue.
+            is_shadow: guard.yaml's `shadow` makes no ticket, and so needs no queue.
 
         Raises:
             ConfigError, BundleError: as `check`.
         """
         certificates = self.check(policy, is_shadow=is_shadow)
         tiers = () if policy.guarantee is None else self.tiers
-        found = {tier: certificates[tier].threshold if tier in certificates else None for tier in tiers}
-        return BoundPolicy(policy=policy, thresholds=found)
+        thresholds = {tier: certificates[tier].threshold if tier in certificates else None for tier in tiers}
+        return BoundPolicy(policy=policy, thresholds=thresholds)
 
     def check(self, policy: Policy, *, is_shadow: bool = False) -> Mapping[str, Certificate]:
-        """Check that a policy fits the tiers and the queue, and certify its guarantee, by tier.
+        """Check that there is what a policy needs; returns its guarantee's certificates, by tier.
 
         Raises:
-            ConfigError: there is no tier, two have one name, or the policy retries on one that doesn't exist, reads a
-                prompt's score that no tier has, limits a cost that isn't known, escalates or audits without a queue,
-                or gives a guarantee that can't be certified; the message has the place in the policy.
+            ConfigError: there is no tier, two have one name, the policy retries on one that doesn't exist, reads a
+                prompt's score that no tier gives, limits a cost that isn't known, escalates or audits and there is no
+                queue, or guarantees what can't be certified. The message starts with the place in the policy.
             BundleError: a bundle that a guarantee rests on can't be read.
         """
         if not self.tiers:
@@ -105,7 +105,7 @@ class PolicyContext:
         self._check_tiers(policy)
         if not is_shadow and policy.mode == "enforce" and not self.has_queue:
             _check_needs_no_queue(policy)
-        return {} if policy.guarantee is None else resolve(policy, self.bundles())
+        return {} if policy.guarantee is None else certify_guarantee(policy, self.bundles())
 
     def _check_tiers(self, policy: Policy) -> None:
         for rule, tier in policy.retry_targets.items():
@@ -128,52 +128,53 @@ class PolicyContext:
             )
 
 
-def resolve(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[str, Certificate]:
+def check_config(policy: Policy, config: GuardConfig, *, is_shadow: bool = False) -> Mapping[str, Certificate]:
+    """Check that a policy goes with a guard.yaml, without loading its models; returns its certificates, by tier.
+
+    Raises:
+        ConfigError, BundleError: as `PolicyContext.check`.
+    """
+    return PolicyContext.of_config(config).check(policy, is_shadow=is_shadow)
+
+
+def certify_guarantee(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[str, Certificate]:
     """Certify a policy's guarantee, tier by tier.
 
     The confidence is for all tiers together: with n of them, each is certified with 1 - (1 - confidence) / n
     (Bonferroni), so that all the thresholds hold at once.
 
     Args:
-        policy: one with a guarantee.
-        bundles: by tier. Tiers without a bundle have no scores, so their answers are never given.
+        policy: one that gives a guarantee.
+        bundles: by tier, what scores its answers. Tiers without one have no score, and so answer nothing anyway.
 
     Raises:
-        ConfigError: a tier can't be certified, and the rules don't handle that.
+        ConfigError: a tier can't be certified, and the rules don't say what happens then.
     """
     guarantee = policy.guarantee
-    assert guarantee is not None, "callers check it"
+    assert guarantee is not None, "the caller has checked"
     confidence = 1 - (1 - guarantee.confidence) / max(1, len(bundles))
     limits = guarantee.model_dump(exclude={"confidence"})
     certificates = {
-        tier: certify(
-            bundle.calibration_set.uncertainty, bundle.calibration_set.wrong, confidence=confidence, **limits
-        )
+        tier: certify(bundle.calibration_set.uncertainty, bundle.calibration_set.wrong, confidence=confidence, **limits)
         for tier, bundle in bundles.items()
     }
     for tier, certificate in certificates.items():
         if certificate.threshold is None and (unhandled := policy.unhandled_uncertified(tier)):
-            raise ConfigError(_refusal(policy, tier, certificate, unhandled))
+            raise ConfigError(
+                f"{policy.key_place('guarantee')}: the guarantee can't be certified on the tier {tier!r}: "
+                f"{shortfall(certificate)}; {unhandled}"
+            )
     return certificates
 
 
 def shortfall(certificate: Certificate) -> str:
     """Why a guarantee can't be certified, and what would help; empty where it can."""
-    sentences = [certificate.reason]
+    parts = [certificate.reason]
     if certificate.threshold is None and certificate.floor:
-        sentences.append(f"whatever the score, {certificate.floor:.1%} of requests can't be answered")
+        parts.append(f"whatever the score, {certificate.floor:.1%} of requests can't be answered")
     if certificate.threshold is None and certificate.rows_needed:
-        sentences.append(f"about {certificate.rows_needed} more labelled rows would do")
-    return "; ".join(sentences)
-
-
-def check_config(policy: Policy, config: GuardConfig, *, is_shadow: bool = False) -> Mapping[str, Certificate]:
-    """Check a policy against a guard.yaml, without loading models, and certify its guarantee, by tier.
-
-    Raises:
-        ConfigError, BundleError: as `PolicyContext.check`.
-    """
-    return PolicyContext.of_config(config).check(policy, is_shadow=is_shadow)
+        parts.append(f"about {certificate.rows_needed} more labelled rows would do")
+    return "; ".join(parts)
 
 
 def _check_needs_no_queue(policy: Policy) -> None:
@@ -183,8 +184,3 @@ def _check_needs_no_queue(policy: Policy) -> None:
         raise ConfigError(f"{policy.place(escalating[0], 'do')}: rule {escalating[0]!r} escalates, {remedy}")
     if policy.audit is not None:
         raise ConfigError(f"{policy.key_place('audit')}: the policy audits answers, {remedy}")
-
-
-def _refusal(policy: Policy, tier: str, certificate: Certificate, unhandled: str) -> str:
-    what = f"the guarantee can't be certified on the tier {tier!r}: {shortfall(certificate)}; {unhandled}"
-    return f"{policy.key_place('guarantee')}: {what}"

@@ -8,8 +8,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 from ilis_guard.errors import DeliveryNotFoundError, ReviewError
 from ilis_guard.review import endpoints
 from ilis_guard.review.queue import ReviewQueue
-from ilis_guard.review.schema import deliveries
-from ilis_guard.review.schema import endpoints as endpoints_table
+from ilis_guard.review.schema import deliveries, endpoints as endpoints_table
 from ilis_guard.review.store import TicketStore
 
 _DEAD: Final = ("exhausted", "disabled")

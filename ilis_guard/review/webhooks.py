@@ -118,7 +118,7 @@ class WebhookBuilder:
         has_secret_url = secrets.is_reference(settings.url)
         secret = None if settings.secret is None else secrets.resolve_secret(settings.secret)
         return Webhook(
-            url=secrets.resolve_secret(settings.url) if has_secret_url else settings.url,
+            url=secrets.resolve_secret(settings.url),
             headers=signing.sign(secret, id=message.id, at=now, body=body),
             body=body,
             may_quote=not (settings.full or has_secret_url or settings.routing_key is not None),

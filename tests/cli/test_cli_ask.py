@@ -73,7 +73,7 @@ def test_json_is_the_whole_decision_and_nothing_else(run: Callable[..., Any], us
         ("größer 用 مرحبا 👩‍🔬", "answer größer 用 مرحبا 👩‍🔬"),
     ],
 )
-def test_an_answer_is_shown_as_it_is_and_steers_no_terminal(
+def test_answer_is_printed_verbatim_without_control_sequences(
     run: Callable[..., Any], use: Callable[[Guard], None], text: str, shown: str
 ) -> None:
     use(guard_that_says(text))
@@ -100,7 +100,7 @@ def test_an_answer_is_shown_as_it_is_and_steers_no_terminal(
         ("x=" + "[" * 1500, "text:" + "[" * 1500),
     ],
 )
-def test_a_label_is_a_number_or_a_boolean_where_it_reads_as_one(
+def test_label_is_parsed_as_number_or_boolean(
     run: Callable[..., Any], use: Callable[[Guard], None], given: str, rule: str
 ) -> None:
     rule, _, text = rule.partition(":")
@@ -158,7 +158,7 @@ def test_standard_input_that_is_no_question_is_refused(
 
 
 @pytest.mark.parametrize("arguments", [("?", "--label", "topic"), (" ",)])
-def test_what_cannot_be_asked_is_refused_before_models_are_loaded(
+def test_invalid_arguments_are_refused_before_models_load(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(Guard, "from_config", lambda *_: pytest.fail("models were loaded"))

@@ -66,7 +66,7 @@ def deliver(config: Path, endpoint: Endpoint, *, until: int, stop: signal.Signal
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_deliver_sends_what_waits_and_says_so_when_it_is_stopped(
+def test_deliver_sends_pending_deliveries_and_reports_them_at_the_end(
     hooked: Path, endpoint: Endpoint, stop: signal.Signals
 ) -> None:
     with opened(hooked) as queue:
@@ -77,7 +77,7 @@ def test_deliver_sends_what_waits_and_says_so_when_it_is_stopped(
     assert len(set(endpoint.ids)) == 3
 
 
-def test_what_fails_is_warned_of(hooked: Path, endpoint: Endpoint) -> None:
+def test_failed_delivery_is_logged_as_warning(hooked: Path, endpoint: Endpoint) -> None:
     endpoint.answer = answering(500)
     with opened(hooked) as queue:
         put(queue, "d")
@@ -134,7 +134,7 @@ def test_dead_letters_since_a_time_are_replayed(run: Callable[..., Any], hooked:
         (("--since", "yesterday"), "--since takes a time in ISO 8601 (UTC unless it says), got 'yesterday'"),
     ],
 )
-def test_what_cannot_be_replayed_is_said(
+def test_replay_refuses_unknown_deliveries(
     run: Callable[..., Any], hooked: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     refused = run("queue", "replay", *arguments, "--config", str(hooked))

@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_made(run: Callable[..., Any], config: Path) -> 
         ("--nonsense",),
     ],
 )
-def test_a_wrong_usage_says_what_is_possible(run: Callable[..., Any], config: Path, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_prints_the_usage(run: Callable[..., Any], config: Path, arguments: tuple[str, ...]) -> None:
     result = run(*arguments, *(["-c", str(config)] if arguments[0] == "queue" else []))
     assert result.status == 2
     assert result.out == ""

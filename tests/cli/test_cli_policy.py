@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.binding import resolve
+from ilis_guard.policy.binding import certify_guarantee
 from ilis_guard.policy.schema import JSON_SCHEMA_FILE
 from ilis_guard.scoring import read_bundle
 
@@ -76,9 +76,7 @@ rules:
 """
 
 
-def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model(
-    run: Callable[..., Any], config: Path
-) -> None:
+def test_guarantee_is_shown_per_tier_without_loading_a_model(run: Callable[..., Any], config: Path) -> None:
     path = config.parent / "policy.yaml"
     path.write_text(GUARANTEED)
     config.write_text(
@@ -88,7 +86,7 @@ def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model
     )
     result = run("policy", "check", str(path), "-c", str(config))
     assert "note:" not in result.flat  # it doesn't retry, so no tier sees what another passed on
-    certificates = resolve(
+    certificates = certify_guarantee(
         Policy.load(path),
         {
             "small": read_bundle("packaged:smollm2-135m-instruct-full"),
@@ -104,7 +102,7 @@ def test_what_a_guarantee_comes_to_on_each_tier_is_shown_without_loading_a_model
         assert cells[4:] == [str(found.rows), "97.5%", found.reason]
 
 
-def test_why_a_tier_answers_nothing_is_shown_with_what_would_help(run: Callable[..., Any], config: Path) -> None:
+def test_tier_that_answers_nothing_is_shown_with_reason_and_remedy(run: Callable[..., Any], config: Path) -> None:
     config.write_text(
         "version: 1\npolicy: clinical\nreview: {storage: sqlite:///t.db}\ntiers:\n"
         "  - {name: small, model: nowhere, bundle: packaged:smollm2-135m-instruct-full}\n"
@@ -116,7 +114,7 @@ def test_why_a_tier_answers_nothing_is_shown_with_what_would_help(run: Callable[
     assert "more labelled rows would do" in row
 
 
-def test_a_guarantee_that_cant_be_kept_is_refused_unless_the_rules_say_what_happens_then(
+def test_guarantee_beyond_reach_without_a_rule_to_fall_back_on_is_refused(
     run: Callable[..., Any], config: Path
 ) -> None:
     path = config.parent / "policy.yaml"
@@ -159,7 +157,7 @@ def test_strictness_minds_no_sound_policy_and_no_note(run: Callable[..., Any], t
     assert run("policy", "check", "default", "--strict").status == 0
 
 
-def test_what_stands_beside_the_rules_is_told_in_words(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_policy_check_describes_keys_beside_the_rules(run: Callable[..., Any], tmp_path: Path) -> None:
     rules = (
         "  - {id: sure, when: certified, do: answer}\n"
         "  - {id: some, sample: 0.25, do: escalate, to: trial, due: 4h}\n  - {id: last, do: abstain}\n"
@@ -195,7 +193,7 @@ def test_a_secret_is_refused_and_not_shown(run: Callable[..., Any], tmp_path: Pa
     assert token not in result.err
 
 
-def test_what_one_guard_makes_of_a_policy_is_warned_of(run: Callable[..., Any], config: Path) -> None:
+def test_policy_check_warns_of_mismatches_with_the_guard(run: Callable[..., Any], config: Path) -> None:
     path = written(
         config.parent / "policy.yaml",
         RULES
@@ -210,7 +208,7 @@ def test_what_one_guard_makes_of_a_policy_is_warned_of(run: Callable[..., Any], 
     assert run("policy", "check", str(path), "-c", str(config), "--strict").status == 1
 
 
-def test_the_schema_is_printed_as_it_is_shipped(run: Callable[..., Any]) -> None:
+def test_policy_schema_prints_the_shipped_file(run: Callable[..., Any]) -> None:
     result = run("policy", "schema")
     assert (result.status, result.err) == (0, "")
     assert result.out == JSON_SCHEMA_FILE.read_text("utf-8")

@@ -133,7 +133,7 @@ def test_without_facts_there_is_nothing_to_explain(run: Callable[..., Any], poli
     assert "there is nothing to explain; give --facts" in result.err
 
 
-def test_what_facts_hold_steers_no_terminal(run: Callable[..., Any], policy: Path) -> None:
+def test_facts_print_no_control_sequences(run: Callable[..., Any], policy: Path) -> None:
     facts = {"uncertainty": 0.9, "tier": "[red]x[/red]", "labels": {"topic": "[/] \x1b[2J"}}
     result = run("policy", "explain", str(policy), "--facts", json.dumps(facts))
     assert result.status == 0
@@ -190,7 +190,7 @@ def test_a_decision_is_gone_through_step_by_step(
     assert "isn't what was decided" not in shown.out
 
 
-def test_labels_that_a_decision_does_not_hold_are_given_beside_it(
+def test_labels_missing_from_a_decision_are_given_beside_the_file(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
 ) -> None:
     made, _ = decision({"topic": "legal"}, 0.1)
@@ -244,7 +244,7 @@ def test_another_policy_than_the_one_that_decided_is_named(
     assert "this isn't what was decided then" in shown.flat
 
 
-def test_a_decision_is_explained_at_the_stages_that_it_came_to_and_at_no_other(
+def test_stage_option_is_refused_with_a_decision(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
 ) -> None:
     made, _ = decision({}, 0.1)
@@ -262,9 +262,7 @@ def test_guard_yaml_beside_facts_alone_is_refused_rather_than_ignored(
     assert "--config goes with --decision only" in result.err
 
 
-def test_what_facts_would_come_to_is_not_told_as_done_where_the_policy_only_looks_on(
-    run: Callable[..., Any], policy: Path
-) -> None:
+def test_facts_under_a_shadow_policy_are_explained_as_recorded_only(run: Callable[..., Any], policy: Path) -> None:
     asked = ("policy", "explain", str(policy), "--facts", "{uncertainty: 0.4}")
     assert "shadow" not in run(*asked).out
     assert run(*asked, "--json").json["mode"] == "enforce"
@@ -273,7 +271,7 @@ def test_what_facts_would_come_to_is_not_told_as_done_where_the_policy_only_look
     assert run(*asked, "--json").json["mode"] == "shadow"
 
 
-def test_what_an_attempt_had_cost_at_the_prompt_is_read_back(
+def test_prompt_cost_of_attempts_is_read_back(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
 ) -> None:
     made, _ = decision({}, 0.6, 0.1)
@@ -285,7 +283,7 @@ def test_what_an_attempt_had_cost_at_the_prompt_is_read_back(
     assert [step["facts"]["cost"] for step in told["steps"]] == [0.125, 0.5, 0.75, 1.5]
 
 
-def test_what_attempts_cost_is_read_back(run: Callable[..., Any], policy: Path, decision: Callable[..., Any]) -> None:
+def test_cost_of_attempts_is_read_back(run: Callable[..., Any], policy: Path, decision: Callable[..., Any]) -> None:
     made, _ = decision({}, 0.6, 0.1)
     record = json.loads(made.read_text())
     for attempt, cost in zip(record["attempts"], (0.25, 0.5), strict=True):
@@ -295,7 +293,7 @@ def test_what_attempts_cost_is_read_back(run: Callable[..., Any], policy: Path, 
     assert [step["facts"]["cost"] for step in told["steps"] if step["stage"] == "answer"] == [0.25, 0.75]
 
 
-def test_a_decision_of_a_policy_that_looks_on_is_compared_with_what_it_would_have_decided(
+def test_decision_of_a_shadow_policy_is_compared_with_its_ruling(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
 ) -> None:
     policy.write_text(POLICY.replace("name: mine", "name: mine\nmode: shadow"))

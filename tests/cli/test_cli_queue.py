@@ -49,7 +49,7 @@ def test_a_ticket_is_listed_shown_and_resolved(run: Callable[..., Any], ticket: 
     assert "proposed:" not in shown
 
 
-def test_a_reviewer_sees_everything_as_it_was_written(run: Callable[..., Any], ticket: str) -> None:
+def test_queue_show_prints_the_ticket_verbatim(run: Callable[..., Any], ticket: str) -> None:
     shown = run("queue", "show", ticket)
     assert shown.status == 0
     assert shown.out.startswith(f"ticket {ticket}, queue chemists, open, since ")

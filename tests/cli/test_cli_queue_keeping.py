@@ -64,7 +64,7 @@ def test_the_most_urgent_ticket_is_claimed_first(run: Callable[..., Any], config
     assert "leave out the one or the other" in refused.err
 
 
-def test_a_verdict_may_name_the_version_it_is_on(run: Callable[..., Any], ticket: str) -> None:
+def test_verdict_on_a_named_version_is_checked(run: Callable[..., Any], ticket: str) -> None:
     refused = run("queue", "resolve", ticket, "reject", "--version", "7")
     assert refused.status == 2
     assert "has version 1, and the verdict is on version 7" in refused.err

@@ -169,7 +169,7 @@ def test_bundles_of_the_one_kind_do_not_go_with_tiers_of_the_other(
         Guard.from_config(packaged)
 
 
-def test_a_scored_table_and_a_simulation_are_made_of_it(run: Run, config: Path, room: Path, tmp_path: Path) -> None:
+def test_harvest_is_scored_and_simulated(run: Run, config: Path, room: Path, tmp_path: Path) -> None:
     table, changed = tmp_path / "scored.parquet", tmp_path / "bolder.yaml"
     harvest = str(room / "towns.parquet")
     done = run("score", harvest, "--tier", "clerk", "--to", str(table), "--config", str(config))
@@ -181,14 +181,16 @@ def test_a_scored_table_and_a_simulation_are_made_of_it(run: Run, config: Path, 
     assert "coverage" in done.flat
 
 
-def test_it_is_calibrated_anew_on_a_harvest(run: Run, room: Path, tmp_path: Path) -> None:
+def test_bundle_is_recalibrated_on_a_harvest(run: Run, room: Path, tmp_path: Path) -> None:
     harvest, ours = str(room / "towns.parquet"), tmp_path / "ours"
     done = run("recalibrate", str(room / "towns"), harvest, "--to", str(ours))
     assert done.status == 0, done.err
     assert read_bundle(str(ours)).metadata.recalibrated is not None
 
 
-def test_what_needs_weights_or_maps_says_why_it_cannot(run: Run, config: Path, room: Path, tmp_path: Path) -> None:
+def test_commands_that_need_weights_or_maps_refuse_a_remote_tier(
+    run: Run, config: Path, room: Path, tmp_path: Path
+) -> None:
     harvest, to = str(room / "towns.parquet"), str(tmp_path / "out")
     tier = ("--tier", "clerk", "--config", str(config))
     asked = str(room / "towns.jsonl")

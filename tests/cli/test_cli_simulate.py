@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ilis_guard.lab.scored import ScoredManifest, ScoredTier, read_scored, write_scored
 
 from ilis_guard.lab import metrics
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier

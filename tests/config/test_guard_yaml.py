@@ -63,7 +63,7 @@ ALIAS_BOMB = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"
         (HEAD + TIER + "review:\n  storage: 'x://h:port/d'\n", "7:12", "review.storage: not a database URL"),
     ],
 )
-def test_an_error_says_where_and_what(write: Callable[[str], Path], text: str, place: str, words: str) -> None:
+def test_error_names_place_and_problem(write: Callable[[str], Path], text: str, place: str, words: str) -> None:
     path = write(text)
     with pytest.raises(ConfigError) as refused:
         read_config(path)
@@ -149,9 +149,7 @@ def test_names_stay_names(write: Callable[[str], Path]) -> None:
     assert read(write, tier="model: 'packaged:x'").tiers[0].model == "packaged:x"
 
 
-def test_a_bare_policy_name_means_the_shipped_policy_whatever_lies_beside_the_file(
-    write: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_bare_policy_name_means_the_shipped_policy(write: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "clinical").mkdir()
     assert read(write, policy="clinical").policy == "clinical"
     assert read(write, policy="./clinical").policy == str(tmp_path / "clinical")
@@ -199,7 +197,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("version: 1\nname: p\nrules:\n  - {id: a, do: escalate}\n", "mysql://h/db", ReviewError),
     ],
 )
-def test_what_is_wrong_is_said_before_any_model_is_loaded(
+def test_problems_are_reported_before_models_load(
     write: Callable[[str], Path], tmp_path: Path, loads: list[str], policy: str, review: str, error: type[Exception]
 ) -> None:
     (tmp_path / "p.yaml").write_text(policy, "utf-8")
@@ -264,7 +262,7 @@ HOOK = "{name: a, url: 'https://hooks.example.org/', secret: '${S}'}"
         ("{name: a, url: '${U}', secret: '${S}', events: [ticket.lost]}", ".events[0]: should be 'ticket.created'"),
     ],
 )
-def test_a_endpoint_that_cannot_work_is_refused_and_its_secrets_are_not_shown(
+def test_invalid_endpoint_is_refused_without_showing_its_secrets(
     write: Callable[[str], Path], endpoint: str, words: str
 ) -> None:
     path = write(f"{HEAD}{TIER}review:\n  storage: sqlite:///t.db\n  endpoints:\n    - {endpoint}\n")

@@ -10,14 +10,14 @@ from ilis_guard.config.imports import import_string
 from ilis_guard.errors import ModelError
 
 
-def test_a_path_leads_to_what_it_names() -> None:
+def test_import_path_resolves_to_its_object() -> None:
     assert import_string("collections:OrderedDict", what="mapping", kind="Class", error=ModelError) is OrderedDict
 
 
 @pytest.mark.parametrize(
     "path", ["", ":", "collections", "collections:", ":OrderedDict", ".abc:Mapping", "collections:abc.Mapping", "a b:c"]
 )
-def test_what_is_no_path_is_told_how_one_reads(path: str) -> None:
+def test_malformed_path_is_refused_with_the_expected_form(path: str) -> None:
     with pytest.raises(ModelError, match=r"the path of a mapping reads 'package\.module:Class', got"):
         import_string(path, what="mapping", kind="Class", error=ModelError)
 

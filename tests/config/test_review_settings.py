@@ -52,7 +52,7 @@ def review_in(path: Path) -> ReviewConfig:
         (R + "{name: a, secret: s3cret" + URL + "\n", "7:25", "`${NAME}` in the environment or `file:PATH`"),
     ],
 )
-def test_an_error_says_where_and_what(write: Callable[[str], Path], text: str, place: str, words: str) -> None:
+def test_error_names_place_and_problem(write: Callable[[str], Path], text: str, place: str, words: str) -> None:
     path = write(text)
     with pytest.raises(ConfigError) as refused:
         read_config(path)
@@ -81,7 +81,7 @@ def test_tickets_wait_as_their_queue_says(write: Callable[[str], Path], tmp_path
     assert (tmp_path / "t.db").is_file()
 
 
-def test_a_endpoint_hears_of_everything_unless_it_chooses(write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_endpoint_gets_all_events_by_default(write: Callable[[str], Path], tmp_path: Path) -> None:
     path = write(
         R
         + "{name: all"

@@ -45,7 +45,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 LIMITS = "    cost: {per_request: 0.002}\n    max_concurrent: 3\n    breaker: {failures: 2}\n"
 
 
-def test_what_a_tier_bears_comes_from_the_file(write: Callable[..., Path]) -> None:
+def test_tier_limits_come_from_the_file(write: Callable[..., Path]) -> None:
     config = read_config(write(tier=LIMITS)).tier("remote")
     assert config.cost == TierCost(per_request=0.002)
     assert config.breaker == BreakerSettings(failures=2, seconds=30.0)
@@ -77,7 +77,9 @@ def test_a_remote_model_that_hangs_is_given_up(write: Callable[..., Path]) -> No
         ("", "policy_fingerprint: latest\n", "3:21", "policy_fingerprint: "),
     ],
 )
-def test_an_error_says_where_and_what(write: Callable[..., Path], tier: str, head: str, place: str, words: str) -> None:
+def test_error_names_place_and_problem(
+    write: Callable[..., Path], tier: str, head: str, place: str, words: str
+) -> None:
     path = write(tier=tier, head=head)
     with pytest.raises(ConfigError) as refused:
         read_config(path)

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ilis_guard.config.strict_yaml import Document, parse, read
@@ -83,14 +82,14 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("".join(f"{' ' * depth}k:\n" for depth in range(60)), "21:21", "nested more than 20 levels"),
     ],
 )
-def test_refuses_what_is_not_strict_and_says_where(text: str, place: str, words: str) -> None:
+def test_non_strict_yaml_is_refused_with_its_place(text: str, place: str, words: str) -> None:
     message = refusal(text)
     assert message.startswith(f"f.yaml:{place}: ")
     assert words in message
     assert "\n" not in message
 
 
-def test_what_looks_like_another_character_may_be_written_out() -> None:
+def test_confusable_characters_may_be_escaped() -> None:
     assert parsed('\ufeffa: "\\u202e\\L\\N\\ufeff"\n').data == {"a": "\u202e\u2028\x85\ufeff"}
 
 
@@ -171,7 +170,7 @@ def test_an_alias_bomb_costs_nothing() -> None:
         ("''", ""),
     ],
 )
-def test_scalars_mean_what_yaml_1_2_says(written: str, value: object) -> None:
+def test_scalars_are_resolved_by_yaml_1_2(written: str, value: object) -> None:
     found = parsed(f"a: {written}\n").data["a"]
     assert found == value
     assert type(found) is type(value)
@@ -215,7 +214,7 @@ def test_every_value_has_a_place(keys: tuple[str | int, ...], place: str, key_pl
     assert document.key_place(keys) == f"f.yaml:{key_place}"
 
 
-def test_a_place_inside_a_string_is_known_where_it_stands_as_it_is() -> None:
+def test_place_inside_a_string_is_known_for_verbatim_scalars() -> None:
     document = parsed(TEXT)
     assert document.place_inside(("list", 0, "when"), 4) == "f.yaml:4:15"
     assert document.place_inside(("list", 1, "name"), 4) == "f.yaml:5:16"
@@ -293,7 +292,7 @@ def test_long_values_are_shortened_in_messages() -> None:
     assert len(str(caught.value)) < 150
 
 
-def test_reads_files_and_refuses_what_is_none(tmp_path: Path) -> None:
+def test_files_are_read_and_unreadable_ones_refused(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_bytes(b"a: \xc3\xa9\r\n")
     assert read(good, error=ConfigError).data == {"a": "é"}

@@ -220,10 +220,8 @@ def test_rendering_for_callers_has_kinds_and_no_details(build: Callable[..., Gua
     assert error is not None
     assert (error.kind, error.detail) == ("UnexpectedError", f"RuntimeError: {secret}")
     assert error.for_callers() == {"kind": "UnexpectedError", "message": "The request failed."}
-    unstored = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue()).decide(
-        QUESTION
-    )
-    shown = unstored.for_callers()
+    unstored = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue())
+    shown = unstored.decide(QUESTION).for_callers()
     assert shown["ticket_error"] == {
         "kind": "ReviewError",
         "message": "The request could not be put before a person.",

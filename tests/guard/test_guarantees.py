@@ -13,7 +13,7 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import ConfigError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
-from ilis_guard.policy.binding import check_config, resolve
+from ilis_guard.policy.binding import certify_guarantee, check_config
 from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.risk_control import certify
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
@@ -79,11 +79,11 @@ def test_the_confidence_is_for_all_tiers_together(calibrated: Callable[..., Bund
     policy = Policy.parse(HANDLED.replace("{max_error: 0.1}", str(guarantee).replace("'", "")))
     kind = {key: value for key, value in guarantee.items() if key != "confidence"}
     each = 1 - (1 - guarantee.get("confidence", 0.95)) / 2
-    assert resolve(policy, bundles) == {
+    assert certify_guarantee(policy, bundles) == {
         name: certify(known.uncertainty, known.wrong, confidence=each, **kind)
         for name, known in ((name, bundle.calibration_set) for name, bundle in bundles.items())
     }
-    assert all(found.threshold is not None for found in resolve(policy, bundles).values())
+    assert all(found.threshold is not None for found in certify_guarantee(policy, bundles).values())
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,9 @@ def test_message_says_why_nothing_can_be_certified(
     calibrated: Callable[..., Bundle], rows: int, right: int, helps: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        resolve(Policy.parse(UNHANDLED, "p.yaml"), {"small": calibrated(400, 400), "large": calibrated(rows, right)})
+        certify_guarantee(
+            Policy.parse(UNHANDLED, "p.yaml"), {"small": calibrated(400, 400), "large": calibrated(rows, right)}
+        )
     known = calibrated(rows, right).calibration_set
     certificate = certify(known.uncertainty, known.wrong, max_error=0.1, confidence=0.975)
     assert certificate.threshold is None

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tenacity
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from structlog.testing import capture_logs
 
 from ilis_guard import Guard, Policy, Retraction, TextDelta, events

@@ -73,6 +73,7 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network of the probe on all layers learns these rows in a few epochs."""
     monkeypatch.setattr(probes, "MOST_EPOCHS", 12)
     monkeypatch.setattr(probes, "PATIENCE", 3)
+    monkeypatch.setattr(probes, "NETWORK", (64, 32))
 
 
 def thirds(rows: Answers) -> tuple[Mask, Mask, Mask]:

@@ -26,8 +26,7 @@ from ilis_guard.errors import (
     SignatureError,
 )
 from ilis_guard.lab.attempts import read_attempts
-from ilis_guard.lab.baselines import forward
-from ilis_guard.lab.baselines import observe as module
+from ilis_guard.lab.baselines import forward, observe as module
 from ilis_guard.lab.baselines.observations import SCORES, SITES, UNIT, Observations, file_digest, read_observations
 from ilis_guard.lab.baselines.observe import observe
 from ilis_guard.lab.baselines.scores import rauq_layers, verdict_tokens

@@ -7,15 +7,13 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab import fit as module
-from ilis_guard.lab import metrics, tuning
+from ilis_guard.lab import fit as module, metrics, tuning
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle

@@ -1,8 +1,7 @@
 from typing import Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question

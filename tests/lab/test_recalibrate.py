@@ -10,8 +10,7 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
-from ilis_guard.lab import metrics
-from ilis_guard.lab import recalibrate as module
+from ilis_guard.lab import metrics, recalibrate as module
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.recalibrate import CalibrationRows, read_calibration_rows, recalibrate
@@ -21,7 +20,7 @@ from tests.lab.test_fit import generation, made
 
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
-DRAWS = 60
+DRAWS = 40
 VERDICT: dict[str, Any] = {
     "id": "ticket-0",
     "dataset": "review",

@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
-from ilis_guard.lab import fit as module
-from ilis_guard.lab import metrics, recalibrate
+from ilis_guard.lab import fit as module, metrics, recalibrate
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator

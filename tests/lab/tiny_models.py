@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import AddedToken, Tokenizer, pre_tokenizers
-from tokenizers import models as tokenizer_models
+from tokenizers import AddedToken, Tokenizer, models as tokenizer_models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,

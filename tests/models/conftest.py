@@ -18,8 +18,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
-from tokenizers import models as tokenizer_models
+from tokenizers import AddedToken, Tokenizer, models as tokenizer_models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ilis_guard.models.local import LocalModel

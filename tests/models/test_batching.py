@@ -13,8 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ilis_guard.concurrency.cancellation import CancelToken
 from ilis_guard.concurrency.deadline import Deadline
@@ -131,7 +130,7 @@ def test_batched_model_is_a_stepwise_model(tiny: LocalModel) -> None:
 
 
 @pytest.mark.parametrize(("size", "batches"), [(8, [1, 8]), (4, [1, 4, 4]), (3, [1, 3, 3, 2]), (1, [1] * 9)])
-def test_who_asks_while_the_model_is_busy_shares_the_next_passes(
+def test_requests_during_a_pass_share_the_next_passes(
     size: int, batches: list[int], tiny: LocalModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
 ) -> None:
     model = BatchedModel(tiny, size)
@@ -154,7 +153,7 @@ def test_a_request_alone_takes_the_passes_of_the_model_itself(
         gate.shapes.clear()
 
 
-def test_who_asks_again_and_again_alone_waits_for_nobody(
+def test_repeated_requests_of_a_single_caller_start_at_once(
     batched: BatchedModel, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "GATHER_SHARE", 1e9)  # were anybody else waited for, this would hang
@@ -162,7 +161,7 @@ def test_who_asks_again_and_again_alone_waits_for_nobody(
     let_go(batched)
 
 
-def test_those_who_were_answered_and_ask_again_are_waited_for(
+def test_batch_waits_for_callers_that_were_just_answered(
     tiny: LocalModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "GATHER_SHARE", 1e9)
@@ -185,7 +184,7 @@ def let_go(model: BatchedModel) -> None:
         model._changed.notify_all()
 
 
-def test_prompts_of_unlike_length_go_in_batches_of_their_own_and_the_first_is_never_passed_over(
+def test_batches_hold_prompts_of_similar_length_and_the_first_in_the_queue(
     make_tiny: Callable[..., "TinyFolder"], pool: ThreadPoolExecutor, ask: Ask
 ) -> None:
     local = make_tiny(context=512).load()
@@ -237,7 +236,7 @@ def test_rows_that_are_done_arent_computed_along_for_long(
         agree(generation, tiny.generate(ask(word)))
 
 
-def test_a_least_length_counts_from_the_prompt_also_where_a_batch_was_narrowed(
+def test_min_new_tokens_counts_from_the_prompt_in_a_narrowed_batch(
     tiny_folder: "TinyFolder", ask: Ask, agree: Agree
 ) -> None:
     local = tiny_folder.load(decoding={"min_new_tokens": 4})
@@ -304,7 +303,7 @@ def test_an_error_in_asking_whether_to_proceed_is_its_callers_alone(
     agree(other.result(LONG_ENOUGH), tiny.generate(ask("long")))
 
 
-def test_who_takes_long_to_say_whether_to_proceed_holds_nobody_up(
+def test_slow_proceed_callback_delays_no_other_request(
     tiny: LocalModel, batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
 ) -> None:
     others_are_done = threading.Event()
@@ -370,7 +369,7 @@ def test_a_row_whose_caller_has_left_leaves_the_others_alone(
     agree(other.result(LONG_ENOUGH), tiny.generate(ask("long")))
 
 
-def test_who_gives_up_in_the_queue_is_never_computed(
+def test_request_that_expires_in_the_queue_is_never_computed(
     batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask
 ) -> None:
     gate.close(1)
@@ -428,7 +427,7 @@ def test_a_streams_tokens_are_its_text_and_its_end_that_of_a_plain_call(
     assert all(step.generation.finish_reason is None for step in steps[:-1])
 
 
-def test_a_step_says_what_a_reading_of_the_text_so_far_says(tiny: LocalModel, batched: BatchedModel, ask: Ask) -> None:
+def test_streamed_step_equals_a_reading_of_the_text_so_far(tiny: LocalModel, batched: BatchedModel, ask: Ask) -> None:
     for step in list(batched.stream(ask("long")))[1:-1]:
         read = tiny.read(ask("long"), step.generation.token_ids)
         assert step.generation.token_ids == read.token_ids
@@ -436,7 +435,7 @@ def test_a_step_says_what_a_reading_of_the_text_so_far_says(tiny: LocalModel, ba
             assert step.generation.signatures[position] == pytest.approx(signature, rel=1e-4, abs=1e-6)
 
 
-def test_a_slow_consumer_stops_nobody_and_finds_what_it_missed_in_one_step(
+def test_slow_consumer_gets_missed_tokens_in_one_step_and_stops_nobody(
     tiny: LocalModel, batched: BatchedModel, gate: Gate, pool: ThreadPoolExecutor, ask: Ask, agree: Agree
 ) -> None:
     stream = batched.stream(ask("word1 long"))
@@ -519,7 +518,7 @@ class OddError(Exception):
         (OddError(1, 2), RuntimeError, "^OddError: 1 and 2$"),
     ],
 )
-def test_an_error_of_the_pass_reaches_everybody_in_it_and_nobody_after(
+def test_error_in_a_pass_reaches_its_requests_and_no_later_ones(
     error: BaseException, kind: type[BaseException], says: str, request: pytest.FixtureRequest
 ) -> None:
     tiny, batched, gate, pool, ask, agree, monkeypatch = (
@@ -611,9 +610,7 @@ print("computing")
     assert "Traceback" not in ended.stderr
 
 
-def test_what_is_done_to_logits_doesnt_see_the_padding(
-    make_tiny: Callable[..., "TinyFolder"], ask: Ask, agree: Agree
-) -> None:
+def test_logits_processors_ignore_the_padding(make_tiny: Callable[..., "TinyFolder"], ask: Ask, agree: Agree) -> None:
     # Without a padding token of its own a tokenizer would pad with the end token, which would then be penalised.
     model = make_tiny(pad_token=None).load(decoding={"repetition_penalty": 1.8, "min_new_tokens": 2})
     prompts = [ask("word1 word2 word3 word4 long"), ask("short"), ask("word1 tool")]
@@ -694,7 +691,7 @@ def test_rows_never_mix(
 
 
 @pytest.mark.parametrize("precision", ["full", "nf4"])
-def test_on_the_real_model_each_row_is_what_it_is_alone(
+def test_batched_rows_of_a_real_model_equal_single_runs(
     precision: str,
     request: pytest.FixtureRequest,
     pool: ThreadPoolExecutor,

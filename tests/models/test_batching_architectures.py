@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers import models as tokenizer_models
+from tokenizers import Tokenizer, models as tokenizer_models, pre_tokenizers
 from transformers import (
     FalconConfig,
     Gemma2Config,
@@ -115,7 +114,7 @@ class Leaving(BatchObserver):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+def test_padded_row_equals_a_single_run(make: Callable[[], Any], agree: Callable[..., None]) -> None:
     model = local(make())
     prompts = drawn_prompts()
     for found, prompt in zip(answers(model, prompts), prompts, strict=True):
@@ -125,7 +124,7 @@ def test_a_padded_row_is_what_it_is_alone(make: Callable[[], Any], agree: Callab
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_a_row_whose_neighbours_left_is_what_it_is_alone(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+def test_row_whose_neighbours_ended_equals_a_single_run(make: Callable[[], Any], agree: Callable[..., None]) -> None:
     model, leaving, prompts = local(make()), Leaving(), drawn_prompts()
     model.run([GenerationRequest(tokens=prompt, started_at=0.0) for prompt in prompts], leaving)
     assert [len(leaving.generations[row].token_ids) for row in (0, 2, 3)] == [1, 1, 1]

@@ -25,7 +25,7 @@ def of(**changes: Any) -> RemoteFingerprint:
     return fingerprint_of(ChatOpenAI(**BASE | changes))
 
 
-def test_it_says_who_is_asked_and_with_what() -> None:
+def test_fingerprint_holds_class_model_and_arguments() -> None:
     found = of()
     assert found.chat_model == "langchain_openai.chat_models.base:ChatOpenAI"
     assert found.model == "gpt-small"
@@ -33,7 +33,7 @@ def test_it_says_who_is_asked_and_with_what() -> None:
     assert (found.arguments["logprobs"], found.arguments["top_logprobs"]) == (True, 2)
 
 
-def test_no_secret_and_no_address_stands_in_it() -> None:
+def test_fingerprint_holds_no_secret_and_no_address() -> None:
     found = of(extra_body={"tenant": "acme"}, default_headers={"X-Key": "sk-third"})
     told = f"{found!r} {found}"
     for hidden in ("sk-first", "sk-third", "models.example.org", "acme"):
@@ -54,7 +54,7 @@ def test_no_secret_and_no_address_stands_in_it() -> None:
     ],
     ids=", ".join,
 )
-def test_secrets_time_outs_and_how_it_is_reached_change_nothing(changes: dict[str, Any]) -> None:
+def test_secrets_timeouts_and_connection_do_not_change_the_fingerprint(changes: dict[str, Any]) -> None:
     assert of(**changes) == of()
 
 
@@ -75,14 +75,14 @@ def test_whatever_may_change_an_answer_differs_by_its_name(changes: dict[str, An
     assert of().differences(of(**changes)) == (name,)
 
 
-def test_what_came_from_the_environment_counts_like_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_count_like_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-fourth")
     monkeypatch.setenv("OPENAI_API_BASE", BASE["base_url"])
     given = {name: value for name, value in BASE.items() if name not in ("api_key", "base_url")}
     assert fingerprint_of(ChatOpenAI(**given)) == of()
 
 
-def test_what_a_call_is_bound_to_counts_as_if_it_were_the_models_own() -> None:
+def test_bound_arguments_count_like_the_models_own() -> None:
     plain = {name: value for name, value in BASE.items() if not name.endswith("logprobs")}
     bound = {"logprobs": True, "top_logprobs": 2, "timeout": 5}
     assert fingerprint_of(ChatOpenAI(**plain), bound) == of()
@@ -91,7 +91,7 @@ def test_what_a_call_is_bound_to_counts_as_if_it_were_the_models_own() -> None:
     )
 
 
-def test_an_integration_of_ones_own_is_told_by_its_fields_whatever_they_hold() -> None:
+def test_custom_chat_model_is_fingerprinted_by_its_fields() -> None:
     class Style(BaseModel):
         tone: str
 
@@ -121,7 +121,7 @@ def test_a_token_is_a_secret_and_a_number_of_tokens_is_none() -> None:
     assert own(num_tokens=9).differences(own()) == ("arguments.num_tokens",)
 
 
-def test_it_comes_back_from_json_as_what_it_was() -> None:
+def test_fingerprint_round_trips_through_json() -> None:
     kinds: TypeAdapter[Fingerprint | RemoteFingerprint] = TypeAdapter(Fingerprint | RemoteFingerprint)
     assert kinds.validate_json(kinds.dump_json(of())) == of()
 

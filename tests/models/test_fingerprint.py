@@ -29,7 +29,7 @@ def test_two_loads_have_equal_fingerprints(tiny: LocalModel, tiny_folder: "TinyF
     assert tiny_folder.load().fingerprint == tiny.fingerprint
 
 
-def test_a_fingerprint_says_what_was_loaded(tiny: LocalModel) -> None:
+def test_fingerprint_describes_the_loaded_model(tiny: LocalModel) -> None:
     found = tiny.fingerprint
     assert (found.layers, found.hidden, found.precision, found.site, found.temperature) == (3, 64, "full", "mlp", 1.0)
 
@@ -126,7 +126,7 @@ def test_a_header_that_isnt_one_is_refused(header: bytes, tmp_path: Path) -> Non
         weights_digest(tmp_path)
 
 
-def test_an_absurd_header_length_is_refused_without_reading_it(tmp_path: Path) -> None:
+def test_absurd_header_length_is_refused_before_reading(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ModelError, match="isn't a whole safetensors file"):
         weights_digest(tmp_path)
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_other_shapes_than_configured_is_a_model_error(make_tiny
         folder.load()
 
 
-def test_a_model_that_doesnt_say_how_many_layers_it_has_is_a_model_error(make_tiny: MakeTiny) -> None:
+def test_model_without_num_hidden_layers_is_a_model_error(make_tiny: MakeTiny) -> None:
     folder = make_tiny()
     tiny("blt", {}).to(torch.float32).save_pretrained(folder.path)  # bytes in patches, through three stacks of layers
     with pytest.raises(

@@ -67,9 +67,7 @@ def test_no_hook_stays_after_an_answer(tiny: LocalModel, ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_non_finite_weight_is_an_error_that_names_the_layer_and_leaves_no_hook(
-    bad: float, make_tiny: MakeTiny, ask: Ask
-) -> None:
+def test_non_finite_weight_names_its_layer_and_leaves_no_hook(bad: float, make_tiny: MakeTiny, ask: Ask) -> None:
     def spoil(network: Any) -> None:
         network.model.layers[1].mlp.down_proj.weight.data[3, 3] = bad
 
@@ -126,7 +124,7 @@ def test_every_end_token_that_the_checkpoint_names_ends_an_answer(make_tiny: Mak
 
 
 @pytest.mark.parametrize("words", [1, 20])
-def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused_with_both_numbers(
+def test_prompt_without_room_for_the_answer_is_refused_with_both_lengths(
     words: int, make_tiny: MakeTiny, ask: Ask
 ) -> None:
     prompt = " ".join(["word1"] * words)
@@ -160,7 +158,7 @@ def same(found: Generation, expected: Generation) -> bool:
     return (found.text, found.statistics, found.tokens) == (expected.text, expected.statistics, expected.tokens)
 
 
-def test_a_tokenizer_without_a_padding_token_serves_single_prompts_and_batches(
+def test_tokenizer_without_padding_token_serves_prompts_and_batches(
     make_tiny: MakeTiny, tiny: LocalModel, ask: Ask, agree: Callable[..., None]
 ) -> None:
     model = make_tiny(pad_token=None).load()
@@ -185,7 +183,7 @@ def test_a_model_that_isnt_there_is_an_error_with_its_name(name: str) -> None:
         LocalModel.load(name)
 
 
-def test_loading_is_announced_with_what_was_loaded(tiny_folder: "TinyFolder") -> None:
+def test_loading_logs_model_precision_and_fingerprint(tiny_folder: "TinyFolder") -> None:
     with capture_logs() as events:
         model = tiny_folder.load()
     loaded = [event for event in events if event["event"] == "ilis_guard.model.loaded"]

@@ -60,7 +60,7 @@ def check(
 
 
 @pytest.mark.parametrize("word", ANSWERS)
-def test_an_ended_answer_equals_the_reference_and_special_tokens_dont_count(
+def test_ended_answer_equals_the_reference_without_special_tokens(
     word: str, tiny: LocalModel, tiny_folder: "TinyFolder", reference: Callable[..., Any], ask: Ask
 ) -> None:
     found = tiny.generate(ask(f"word1 word7 {word}"))
@@ -138,7 +138,7 @@ def test_a_special_token_alone_is_no_answer(tiny_folder: "TinyFolder", ask: Ask)
     assert set(found.signatures) == {"prompt"}
 
 
-def test_rows_of_a_padded_batch_that_end_at_different_steps_equal_single_runs(
+def test_padded_rows_that_end_at_different_steps_equal_single_runs(
     tiny: LocalModel, ask: Ask, agree: Callable[..., None]
 ) -> None:
     prompts = [

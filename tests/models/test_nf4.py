@@ -42,7 +42,7 @@ def test_every_projection_of_every_layer_is_held_in_4_bits(linears: dict[str, An
         assert linear.weight.numel() * 2 == linear.in_features * linear.out_features
 
 
-def test_it_is_nf4_with_nested_quantisation_that_computes_in_float32(linears: dict[str, Any]) -> None:
+def test_linears_are_nf4_with_nested_quantisation_and_float32_compute(linears: dict[str, Any]) -> None:
     for linear in linears.values():
         assert linear.weight.quant_type == "nf4"
         assert linear.weight.quant_state.quant_type == "nf4"
@@ -54,7 +54,7 @@ def test_no_layer_rounds_to_bfloat16_behind_our_back(linears: dict[str, Any]) ->
     assert {linear.support_avx512bf16_for_cpu for linear in linears.values()} == {False}
 
 
-def test_a_layer_computes_what_its_dequantised_weight_says(linears: dict[str, Any]) -> None:
+def test_layer_output_equals_that_of_the_dequantised_weight(linears: dict[str, Any]) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
     linear = linears["model.layers.1.mlp.up_proj"]

@@ -50,7 +50,7 @@ def test_a_proof_can_be_left_out(tiny_folder: "TinyFolder", proven: list[str]) -
     assert proven == []
 
 
-def test_without_a_place_to_remember_it_a_proof_is_given_each_time(
+def test_proof_runs_at_each_load_without_a_writable_cache(
     tiny_folder: "TinyFolder", proven: list[str], private_cache: Path
 ) -> None:
     private_cache.write_text("no folder")

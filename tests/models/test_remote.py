@@ -148,7 +148,7 @@ def test_a_path_that_leads_to_no_chat_model_is_refused(path: str, message: str) 
     assert not caught.value.is_retryable
 
 
-def test_arguments_that_the_class_refuses_are_an_error_that_names_it() -> None:
+def test_arguments_refused_by_the_class_name_the_chat_model() -> None:
     with pytest.raises(ModelError, match=rf"the chat model '{PATH}' refuses its arguments: ValidationError"):
         RemoteModel.load(PATH, {})
 
@@ -175,7 +175,7 @@ def test_a_constructor_that_fails_in_its_own_way_is_a_model_error(monkeypatch: p
     ],
     ids=repr,
 )
-def test_what_may_pass_is_transient(error: BaseException) -> None:
+def test_temporary_errors_are_transient(error: BaseException) -> None:
     with pytest.raises(TransientModelError) as caught:
         ask(error)
     assert caught.value.is_retryable
@@ -195,7 +195,7 @@ def test_what_may_pass_is_transient(error: BaseException) -> None:
     ],
     ids=repr,
 )
-def test_what_will_fail_again_is_permanent(error: BaseException) -> None:
+def test_lasting_errors_are_permanent(error: BaseException) -> None:
     with pytest.raises(ModelError) as caught:
         ask(error)
     assert not isinstance(caught.value, TransientModelError)

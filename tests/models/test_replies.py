@@ -2,8 +2,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
@@ -38,7 +37,7 @@ def test_a_margin_is_unknown_where_one_token_came_without_its_rival(second: dict
         assert math.isfinite(found.logprob_sum)
 
 
-def test_what_openai_calls_too_unlikely_to_tell_is_no_number() -> None:
+def test_openai_placeholder_logprob_is_nan() -> None:
     found = statistics_of({"content": [{"logprob": -9999.0, "top_logprobs": []}, token(0.9, 0.05)]})
     assert found is not None
     assert math.isnan(found.logprob_sum)
@@ -46,7 +45,7 @@ def test_what_openai_calls_too_unlikely_to_tell_is_no_number() -> None:
 
 
 @pytest.mark.parametrize("told", [None, {}, {"content": None}, {"content": []}, {"content": "text"}, [], "text", 7])
-def test_what_tells_nothing_gives_no_statistics(told: object) -> None:
+def test_metadata_without_logprobs_gives_no_statistics(told: object) -> None:
     assert statistics_of(told) is None
 
 
@@ -59,7 +58,7 @@ def test_whatever_a_server_sends_is_a_number_or_unknown(sent: object) -> None:
         assert math.isnan(found.margin_min) or 0 <= found.margin_min <= 1
 
 
-def test_conditions_see_what_is_unknown_as_missing() -> None:
+def test_unknown_statistics_are_missing_in_conditions() -> None:
     facts = fact_values(Facts(statistics=statistics_of({"content": [token(0.9)]})))
     assert facts["statistics.logprob_mean"] == pytest.approx(math.log(0.9))
     assert math.isnan(facts["statistics.entropy_mean"])

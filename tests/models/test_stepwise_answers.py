@@ -66,7 +66,7 @@ def test_a_stream_ends_as_a_plain_call_does_and_its_tokens_are_its_text(
     assert hooks(tiny) == 0
 
 
-def test_each_step_says_what_a_reading_of_the_text_so_far_says(tiny: LocalModel, ask: Ask) -> None:
+def test_streamed_step_equals_a_reading_of_the_text_so_far(tiny: LocalModel, ask: Ask) -> None:
     steps = list(tiny.stream(ask("long")))
     assert [step.token for step in steps] == ["", "one", " two", " three", " four", " five", ""]
     for step in steps[1:]:
@@ -146,7 +146,7 @@ def test_a_decision_at_the_prompt_costs_one_pass_and_going_on_none_more(
 
 
 @pytest.mark.parametrize("prompt", [prompt for prompt in PROMPTS if prompt != "stop"])
-def test_reading_what_was_generated_gives_the_same_numbers(
+def test_reading_a_generated_answer_gives_the_same_numbers(
     prompt: str, tiny: LocalModel, ask: Ask, passes: list[int]
 ) -> None:
     expected = tiny.generate(ask(prompt))
@@ -178,14 +178,14 @@ def test_an_answer_is_read_up_to_its_end_and_no_further(
         tiny.read(ask("long"), "<eos>")
 
 
-def test_what_the_model_wouldnt_say_is_less_likely(tiny: LocalModel, ask: Ask) -> None:
+def test_unlikely_answer_has_a_lower_log_probability(tiny: LocalModel, ask: Ask) -> None:
     said, unsaid = tiny.read(ask("short"), "Oslo").statistics, tiny.read(ask("short"), "word9").statistics
     assert said is not None
     assert unsaid is not None
     assert unsaid.logprob_sum < said.logprob_sum - 1
 
 
-def test_what_cant_be_read_is_refused(tiny: LocalModel, ask: Ask) -> None:
+def test_unreadable_answers_are_refused(tiny: LocalModel, ask: Ask) -> None:
     with pytest.raises(ModelError, match=r"there is nothing to read: the answer has no token"):
         tiny.read(ask("long"), "")
     with pytest.raises(PromptTooLongError):

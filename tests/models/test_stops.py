@@ -39,7 +39,7 @@ def test_a_text_ends_before_the_first_sequence(text: str, stop: list[str], left:
         ("two o", ["one" * 1_000_000], "two "),
     ],
 )
-def test_what_may_become_a_sequence_is_held_back(text: str, stop: list[str], shown: str) -> None:
+def test_partial_stop_sequence_is_held_back(text: str, stop: list[str], shown: str) -> None:
     assert without_partial_stop(text, stop) == shown
 
 
@@ -59,7 +59,7 @@ def test_a_sequence_that_does_not_come_changes_nothing(tiny: LocalModel, ask: As
     agree(tiny.generate(ask("long"), stop=["six"]), tiny.generate(ask("long")))
 
 
-def test_what_comes_after_a_sequence_is_never_generated(tiny: LocalModel, ask: Ask) -> None:
+def test_generation_ends_at_the_stop_sequence(tiny: LocalModel, ask: Ask) -> None:
     passes = 0
 
     def count(*_: Any) -> None:
@@ -75,7 +75,7 @@ def test_what_comes_after_a_sequence_is_never_generated(tiny: LocalModel, ask: A
     assert passes == 3
 
 
-def test_an_answer_that_begins_with_a_sequence_is_empty_and_has_nothing_to_score(tiny: LocalModel, ask: Ask) -> None:
+def test_answer_that_begins_with_a_stop_sequence_is_empty_and_unscored(tiny: LocalModel, ask: Ask) -> None:
     found = tiny.generate(ask("long"), stop=["one"])
     assert (found.text, found.tokens, found.finish_reason, found.signatures) == ("", 0, "stop", {})
     assert found.prompt_tokens == tiny.generate(ask("long")).prompt_tokens

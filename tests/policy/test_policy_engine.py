@@ -169,7 +169,7 @@ def test_nothing_is_answered_after_a_rule_that_could_not_be_evaluated(do: str) -
     assert rules.evaluate(dataclasses.replace(SURE, labels={"topic": "other"})).rule == "sure"
 
 
-def test_a_failed_condition_stops_only_the_answers_after_it() -> None:
+def test_failed_condition_blocks_only_later_answers() -> None:
     rules = policy(
         "id: sure, when: uncertainty < 0.2, do: answer",
         "id: legal, when: labels.topic == 'legal', do: escalate",

@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS

@@ -33,7 +33,7 @@ def test_the_shipped_json_schema_is_that_of_the_models() -> None:
     )
 
 
-def test_the_json_schema_is_of_the_draft_that_it_names() -> None:
+def test_json_schema_is_valid_for_its_draft() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 

@@ -4,8 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Facts, Policy
@@ -26,7 +25,7 @@ LAST = "id: last, do: abstain"
 
 @pytest.mark.parametrize("do", ["abstain", "escalate", "retry"])
 @pytest.mark.parametrize("typicality", [None, math.nan])
-def test_an_undetermined_rule_blocks_answers_after_it(do: str, typicality: float | None) -> None:
+def test_undetermined_rule_blocks_later_answers(do: str, typicality: float | None) -> None:
     rules = policy(f"id: strange, when: typicality < 0.05, do: {do}", ANSWER, LAST)
     ruling = rules.evaluate(replace(SURE, typicality=typicality))
     assert (ruling.action, ruling.rule) == (Action.ABSTAIN, "last")

@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from ilis_guard.policy import Facts
 from ilis_guard.policy.conditions import Condition, Situation

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 
 from ilis_guard.policy.conditions import Condition
-from ilis_guard.policy.syntax import Kind, is_plain, literals
-from ilis_guard.policy.syntax import tested_labels as labels_tested_in
+from ilis_guard.policy.syntax import Kind, is_plain, literals, tested_labels as labels_tested_in
 from tests.policy.strategies import CONDITIONS, is_condition
 
 

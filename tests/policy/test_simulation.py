@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import Phase, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, assume, given, settings, strategies as st
 
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.tiers import TierCost
@@ -373,7 +372,7 @@ def ends(policy: str, *asked: Asked, scores_prompts: Sequence[bool] = (False,) *
     return [(OUTCOMES[action], outcomes.undecided[row]) for row, action in enumerate(outcomes.action)]
 
 
-def test_a_request_whose_larger_tier_was_never_run_is_undecided_and_others_arent() -> None:
+def test_only_requests_that_need_an_unrun_tier_are_undecided() -> None:
     never = Tried(reached=NEVER_RUN)
     sure, unsure = Tried(uncertainty=0.1), Tried(uncertainty=0.5)
     assert ends(RETRYING, Asked("a", (sure, never)), Asked("b", (unsure, never)), Asked("c", (unsure, sure))) == [
@@ -390,7 +389,7 @@ def test_seconds_and_costs_of_undecided_requests_are_unknown() -> None:
     assert math.isnan(outcomes.cost[0])
 
 
-def test_only_where_a_ruling_depends_on_what_wasnt_recorded_is_a_request_undecided() -> None:
+def test_only_requests_that_need_unrecorded_facts_are_undecided() -> None:
     sure, unsure = Tried(uncertainty=0.1, seconds=None), Tried(uncertainty=0.5, seconds=None)
     assert ends(TIMED, Asked("a", (sure,)), Asked("b", (unsure,))) == [
         (Action.ANSWER, ""),
@@ -413,7 +412,7 @@ def test_each_fact_that_may_be_unrecorded_is_named(when: str, name: str, lacking
     assert ends(policy, asked) == [(None, f"rule 'r' looks at {name!r}, which wasn't recorded")]
 
 
-def test_budgets_over_what_wasnt_recorded_leave_requests_undecided() -> None:
+def test_budgets_over_unrecorded_facts_leave_requests_undecided() -> None:
     asked = Asked("a", (Tried(uncertainty=0.5, seconds=None, cost=None), Tried(uncertainty=0.1)))
     for budget in ("max_seconds: 9.0", "max_cost: 9.0"):
         ((action, why),) = ends(RETRYING + f"budget: {{{budget}}}\n", asked)
@@ -431,7 +430,7 @@ rules:
 """
 
 
-def test_what_was_stopped_at_the_prompt_has_no_answer_and_what_wasnt_scored_there_no_score() -> None:
+def test_attempts_stopped_or_unscored_at_the_prompt_are_undecided() -> None:
     stopped = Tried(reached=STOPPED_AT_PROMPT, prompt=(0.5, None))
     hard = Tried(reached=STOPPED_AT_PROMPT, prompt=(0.9, None))
     unscored = Tried(uncertainty=0.1)
@@ -445,7 +444,7 @@ def test_what_was_stopped_at_the_prompt_has_no_answer_and_what_wasnt_scored_ther
     ]
 
 
-def test_zeros_of_either_sign_are_told_apart_where_a_rule_may_divide_by_them() -> None:
+def test_zeros_of_either_sign_differ_for_rules_that_divide() -> None:
     rule = "{id: r, when: 1.0 / statistics.logprob_sum > 0.0 && uncertainty < 0.9, do: answer}"
     policy = f"version: 1\nname: p\nrules:\n  - {rule}\n"
     asked = [
@@ -469,7 +468,7 @@ def test_zeros_of_either_sign_are_told_apart_where_a_rule_may_divide_by_them() -
         ("uncertainty < typicality && uncertainty < 0.5", True),
     ],
 )
-def test_requests_are_asked_about_together_where_only_literals_tell_them_apart(
+def test_requests_that_differ_only_within_literals_are_ruled_together(
     when: str, one_by_one: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = Policy.parse(json.dumps({"version": 1, "name": "p", "rules": [{"id": "r", "when": when, "do": "answer"}]}))

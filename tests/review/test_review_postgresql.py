@@ -12,8 +12,7 @@ from sqlalchemy import event, text
 
 from ilis_guard.errors import MissingDependencyError, ReviewError
 from ilis_guard.guard import Guard
-from ilis_guard.review import ReviewQueue
-from ilis_guard.review import postgresql as postgresql_module
+from ilis_guard.review import ReviewQueue, postgresql as postgresql_module
 from ilis_guard.testing import fake_guard
 from ilis_guard.types import Action, Request, Verdict
 from tests.processes import die, ended, forked

@@ -15,8 +15,7 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.review import transport
 from ilis_guard.review.outbox import SendResult
 from ilis_guard.review.transport import WebhookTransport
-from tests.endpoint import HOST, Endpoint, Exchange, answering
-from tests.endpoint import Answer as Answering
+from tests.endpoint import HOST, Answer as Answering, Endpoint, Exchange, answering
 
 NOW = 1_800_000_000.0
 PUBLIC = "93.184.215.14"

@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ilis_guard.errors import ReviewError, TicketNotFoundError
-from ilis_guard.review import ReviewQueue
-from ilis_guard.review import queue as queue_module
+from ilis_guard.review import ReviewQueue, queue as queue_module
 from ilis_guard.testing import fake_guard
 from ilis_guard.types import Ticket, Verdict
 from tests.reviewing import Clock, put

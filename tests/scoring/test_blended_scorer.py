@@ -85,7 +85,7 @@ def test_a_score_is_blended_by_familiarity_and_then_calibrated(
     assert len(found) >= 3, "too few for the weight to show"
 
 
-def test_what_it_is_recalibrated_on_leaves_the_blending_alone(blending: Bundle, generation: Row) -> None:
+def test_recalibration_leaves_the_blending_unchanged(blending: Bundle, generation: Row) -> None:
     """Typicality is another once other rows are calibrated on; what the trees have seen isn't."""
     known = blending.calibration_set
     moved = known.typicality.model_copy(update={"distances": tuple(place / 1000 for place in range(50))})
@@ -108,9 +108,7 @@ def test_a_less_probable_answer_is_less_certain(of_maps_only: Bundle, generation
     assert np.diff([score.uncertainty for score in scores]).min() > 0
 
 
-def test_an_answer_of_unknown_probability_is_refused_though_the_trees_do_not_ask_for_it(
-    of_maps_only: Bundle, generation: Row
-) -> None:
+def test_answer_without_statistics_is_refused_even_by_trees_over_maps(of_maps_only: Bundle, generation: Row) -> None:
     row = dataclasses.replace(generation(0), statistics=None)
     with pytest.raises(ScoringError, match="no output statistics"):
         LightGBMScorer(of_maps_only).score(row)
@@ -119,7 +117,7 @@ def test_an_answer_of_unknown_probability_is_refused_though_the_trees_do_not_ask
     assert unblended.score(row) == unblended.score(generation(0))
 
 
-def test_the_answers_log_probability_is_found_wherever_it_stands(metadata: BundleMetadata) -> None:
+def test_log_probability_is_found_in_any_statistics_column(metadata: BundleMetadata) -> None:
     turned = altered(metadata, blending=BLENDING, statistics=["entropy_mean", "logprob_sum"])
     log_odds = turned.log_odds(np.array([[9.0, -2.0], [7.0, -4.0]]))
     assert log_odds is not None
@@ -159,7 +157,7 @@ def test_a_damaged_blending_is_refused(damaged: dict[str, Any], metadata: Bundle
         altered(metadata, blending=BLENDING | damaged)
 
 
-def test_what_is_written_is_read_back_to_the_last_digit(
+def test_blending_round_trips_to_the_last_digit(
     metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, generation: Row, tmp_path: Path
 ) -> None:
     sequence = SequenceProbability(slope=0.1 + 0.2, intercept=-1 / 3)
@@ -173,7 +171,7 @@ def test_what_is_written_is_read_back_to_the_last_digit(
     assert LightGBMScorer(back).score(generation(5)) == LightGBMScorer(unwritten).score(generation(5))
 
 
-def test_an_older_bundle_has_none_and_scores_as_it_did(folder: Path, bundle: Bundle, generation: Row) -> None:
+def test_bundle_without_blending_scores_by_its_trees_alone(folder: Path, bundle: Bundle, generation: Row) -> None:
     envelope = json.loads((folder / "bundle.json").read_text())
     assert envelope.pop("blending") is None
     (folder / "bundle.json").write_text(json.dumps(envelope))

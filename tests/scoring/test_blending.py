@@ -71,7 +71,7 @@ def test_with_log_odds_the_boosters_word_is_blended(maps: Maps, statistics: np.n
     assert np.abs(scores - said).max() > 0.1
 
 
-def test_log_odds_rise_by_the_slope_with_each_nat_that_an_answer_is_less_probable() -> None:
+def test_log_odds_rise_by_the_slope_per_nat_of_improbability() -> None:
     sequence = SequenceProbability(slope=0.5, intercept=-2.0)
     assert sequence.log_odds(np.array([0.0, -1.0, -4.0, -10.0])).tolist() == [-2.0, -1.5, 0.0, 3.0]
 
@@ -94,7 +94,7 @@ def test_a_slope_of_zero_says_the_same_of_every_answer() -> None:
         ("weight", 0.5),
     ],
 )
-def test_what_is_no_rising_line_is_refused(field: str, value: float | None) -> None:
+def test_line_that_does_not_rise_is_refused(field: str, value: float | None) -> None:
     make: Callable[..., SequenceProbability] = SequenceProbability
     with pytest.raises(ValidationError, match=field):
         make(**{"slope": 0.5, "intercept": -2.0, field: value})

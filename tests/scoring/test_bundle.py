@@ -23,7 +23,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_what_is_written_is_read_back_to_the_last_digit(
+def test_bundle_round_trips_to_the_last_digit(
     bundle: Bundle, metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet
 ) -> None:
     assert bundle.metadata == metadata
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back_to_the_last_digit(
     assert bundle.calibration_set == calibration_set
 
 
-def test_a_folder_holds_three_readable_files_and_nothing_stands_beside_it(folder: Path) -> None:
+def test_bundle_is_three_text_files_and_leaves_nothing_beside(folder: Path) -> None:
     assert set(contents(folder)) == FILES
     assert list(folder.parent.iterdir()) == [folder]
     assert "{question} Antworte" in (folder / "bundle.json").read_text()
@@ -102,7 +102,7 @@ def test_writing_that_fails_midway_leaves_the_old_bundle_and_no_litter(
 
 
 @pytest.mark.parametrize("file", sorted(FILES))
-def test_what_would_not_be_read_again_is_not_written(
+def test_oversized_file_is_never_written(
     file: str, folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(folder)
@@ -139,9 +139,7 @@ def test_where_the_exchange_fails_the_old_bundle_is_put_back(
 
 
 @pytest.mark.parametrize(("other", "named"), [("notes.md", "notes.md"), ("older/trees.txt", "older")])
-def test_a_folder_with_anything_else_in_it_is_never_deleted(
-    other: str, named: str, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_folder_with_other_files_is_never_deleted(other: str, named: str, bundle: Bundle, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     (mine / other).parent.mkdir(parents=True)
     (mine / other).write_text("a year's work")

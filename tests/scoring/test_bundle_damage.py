@@ -71,7 +71,7 @@ def test_one_changed_byte_is_found(file: str, place: float, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_is_no_utf8_is_named(file: str, folder: Path) -> None:
+def test_invalid_utf8_names_its_file(file: str, folder: Path) -> None:
     (folder / file).write_bytes((folder / file).read_bytes() + b"\xff\xfe")
     assert file in refusal(folder)
 
@@ -106,7 +106,7 @@ def test_a_link_that_leads_out_or_nowhere_is_not_followed(file: str, to: str, fo
     assert "sesame" not in message
 
 
-def test_a_link_to_what_was_the_bundles_sibling_is_one_that_leads_out(folder: Path) -> None:
+def test_link_to_a_sibling_of_the_bundle_leads_out(folder: Path) -> None:
     (folder.parent / "toy-2").mkdir()
     (folder / "trees.txt").rename(folder.parent / "toy-2" / "trees.txt")
     (folder / "trees.txt").symlink_to("../toy-2/trees.txt")
@@ -123,9 +123,7 @@ def test_a_volume_of_kubernetes_is_a_bundle(folder: Path, tmp_path: Path) -> Non
     LightGBMScorer(read_bundle(str(tmp_path / "mounted")))
 
 
-def test_a_file_that_grows_while_it_is_read_is_read_up_to_the_limit(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_that_grows_during_reading_is_read_up_to_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fstat
     limit = max((folder / file).stat().st_size for file in FILES)
 
@@ -212,7 +210,7 @@ def test_wrong_metadata_is_refused(change: Change, folder: Path) -> None:
     ],
     ids=lambda text: text[:20],
 )
-def test_what_is_no_metadata_is_refused(text: str, folder: Path) -> None:
+def test_invalid_metadata_is_refused(text: str, folder: Path) -> None:
     (folder / "bundle.json").write_text(text)
     assert "bundle.json" in refusal(folder)
 
@@ -292,7 +290,7 @@ def test_a_wrong_calibration_set_is_refused_though_its_digest_is_right(change: C
 @pytest.mark.parametrize(
     "text", ["", "[]", "null", "{", "[" * 100_000, '{"uncertainty":' * 100_000], ids=lambda t: t[:5]
 )
-def test_what_is_no_calibration_set_is_refused_though_its_digest_is_right(text: str, folder: Path) -> None:
+def test_invalid_calibration_set_with_a_right_digest_is_refused(text: str, folder: Path) -> None:
     put(folder, "calibration.json", text)
     assert "calibration.json" in refusal(folder)
 
@@ -303,7 +301,7 @@ def test_trees_that_are_garbage_are_refused_though_their_digest_is_right(text: s
     assert "trees can't be used" in refusal(folder)
 
 
-def test_trees_over_other_features_are_refused_though_their_digest_is_right(folder: Path) -> None:
+def test_trees_over_other_features_with_a_right_digest_are_refused(folder: Path) -> None:
     metadata = json.loads((folder / "bundle.json").read_text())
     metadata["features"] = ["mean-prompt"]
     (folder / "bundle.json").write_text(json.dumps(metadata))

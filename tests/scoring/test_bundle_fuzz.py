@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 # What fails is a text of 50 kB; it lies in a folder that the failure names.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")

@@ -2,8 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
@@ -14,7 +13,7 @@ slopes = st.floats(0, 1e300)
 offsets = st.floats(-1e300, 1e300)
 
 
-def test_it_equals_a_logistic_regression_on_the_two_logarithms() -> None:
+def test_beta_calibration_equals_logistic_regression_on_both_logarithms() -> None:
     random = np.random.default_rng(0)
     raw = random.random(400)
     model = LogisticRegression().fit(np.column_stack([np.log(raw), -np.log(1 - raw)]), random.random(400) < raw)
@@ -36,7 +35,7 @@ def test_a_lifts_low_scores_least_and_b_pushes_high_ones_most() -> None:
 
 
 @given(low=scores, high=scores, a=slopes, b=slopes, c=offsets)
-def test_it_stays_a_probability_and_never_turns_an_order_round(
+def test_calibrated_score_is_a_probability_and_keeps_the_order(
     low: float, high: float, a: float, b: float, c: float
 ) -> None:
     low, high = sorted((low, high))
@@ -65,6 +64,6 @@ def test_the_edges_are_finite() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"a": -1e-9}, {"b": -1e-9}, {"a": float("nan")}, {"b": float("inf")}, {"c": float("-inf")}, {"d": 0.0}]
 )
-def test_what_would_turn_the_order_or_is_no_number_is_refused(wrong: dict[str, float]) -> None:
+def test_decreasing_or_non_finite_parameters_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         BetaCalibration.model_validate({"a": 1.0, "b": 1.0, "c": 0.0} | wrong)

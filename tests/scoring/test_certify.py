@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.stats import beta, binom
 
 from ilis_guard.errors import ScoringError
@@ -77,7 +76,7 @@ def test_where_every_answer_is_right_every_request_is_answered() -> None:
     assert (found.threshold, found.coverage, found.error, found.floor) == (0.9, 1, 0, 0)
 
 
-def test_too_few_rows_say_how_many_it_takes() -> None:
+def test_too_few_rows_report_the_required_number() -> None:
     found = certify([0.1] * 59, [False] * 59, max_error=0.05)
     assert found.threshold is None
     assert found.reason == "59 rows are too few: it takes 60, even where no answer is wrong"
@@ -86,7 +85,7 @@ def test_too_few_rows_say_how_many_it_takes() -> None:
     assert found.rows_needed > 1
 
 
-def test_a_score_that_ranks_nothing_says_what_was_wrong_and_that_no_number_of_rows_would_do() -> None:
+def test_random_score_reports_its_errors_and_no_required_number() -> None:
     wrong = np.random.default_rng(0).random(1000) < 0.3
     found = certify(np.linspace(0, 1, 1000), wrong, max_error=0.05)
     assert found.threshold is None
@@ -112,7 +111,7 @@ def test_a_start_that_passes_where_no_threshold_does_is_said_to_be_that() -> Non
     confidence=st.floats(0.5, 0.999),
     seed=st.integers(0, 2**32),
 )
-def test_coverage_is_promised_by_the_smallest_rank_whose_beta_quantile_allows_it(
+def test_coverage_threshold_is_the_smallest_rank_its_beta_quantile_allows(
     count: int, min_coverage: float, confidence: float, seed: int
 ) -> None:
     """The share of requests below the k-th of n uncertainties is Beta(k, n - k + 1) distributed."""
@@ -187,7 +186,7 @@ GOOD: dict[str, Any] = {"uncertainty": [0.1, 0.2], "wrong": [False, True], "max_
         ({"max_error": None, "max_reviews_per_hour": 1.0, "requests_per_hour": math.inf}, "requests_per_hour=inf"),
     ],
 )
-def test_what_cannot_be_certified_by_anyone_is_refused_in_words(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
     certify(**GOOD)
     with pytest.raises(ScoringError, match=message):
         certify(**GOOD | changes)
@@ -279,7 +278,7 @@ def test_the_risk_is_used_up_nearly_where_the_population_is_treacherous() -> Non
     assert broken >= 0.05 * DRAWS
 
 
-def test_a_promised_coverage_is_kept_as_often_as_promised_and_hardly_oftener() -> None:
+def test_promised_coverage_holds_at_the_stated_confidence() -> None:
     random = np.random.default_rng(2)
     broken = 0
     for _ in range(DRAWS):
@@ -291,7 +290,7 @@ def test_a_promised_coverage_is_kept_as_often_as_promised_and_hardly_oftener() -
 
 
 @pytest.mark.parametrize("slope", [0.3, 0.5])
-def test_so_many_rows_more_do_it_more_often_than_not(slope: float) -> None:
+def test_reported_number_of_missing_rows_usually_suffices(slope: float) -> None:
     """Where 100 rows certify nothing, the number that they say they lack does, mostly."""
     random = np.random.default_rng(3)
 

@@ -56,13 +56,13 @@ def watched(seed: int, draw: Draw, count: int, **options: float) -> list[Drift]:
     return [test.observe(score) for score in scores(random, draw, known, count)]
 
 
-def test_a_stream_like_the_calibration_rows_raises_no_more_alarms_than_stated() -> None:
+def test_exchangeable_stream_raises_no_more_alarms_than_stated() -> None:
     """Over the draw of the calibration rows too, and at any time of a window several times as long as they are."""
     alarms = sum(watched(seed, as_before, 600)[-1].alarm is not None for seed in range(120))
     assert alarms <= binom.ppf(1 - 1e-4, 120, 0.1)
 
 
-def test_bets_that_take_the_calibration_rows_for_the_truth_would_be_wrong_far_too_often() -> None:
+def test_bets_against_fixed_p_values_alarm_far_too_often() -> None:
     """So the test above can fail: against fixed p-values any finite calibration set is drift, given time."""
     wrong = 0
     for seed in range(40):
@@ -75,7 +75,7 @@ def test_bets_that_take_the_calibration_rows_for_the_truth_would_be_wrong_far_to
     assert wrong > binom.ppf(1 - 1e-4, 40, 0.05)
 
 
-def test_p_values_of_a_stream_like_the_calibration_rows_are_uniform_and_independent() -> None:
+def test_p_values_of_an_exchangeable_stream_are_uniform_and_independent() -> None:
     """Both kinds: places among known numbers, and gaps of which only the number is known."""
     found: dict[int, list[float]] = {0: [], 1: []}
     for seed in range(200):

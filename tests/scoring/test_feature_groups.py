@@ -80,7 +80,7 @@ def test_a_summary_of_three_layers_in_numbers() -> None:
 
 @pytest.mark.parametrize("layers", [3, 12])
 @pytest.mark.parametrize("answer", ["last", "mean"])
-def test_a_difference_is_summed_up_before_it_is_taken(layers: int, answer: str) -> None:
+def test_difference_group_subtracts_summaries(layers: int, answer: str) -> None:
     maps, wanted = random_maps(layers), f"{answer}-prompt-summary"
     assert wanted in GROUPS
     whole: dict[str, np.ndarray] = {str(group): feature_matrix([group], maps, NO_STATISTICS) for group in GROUPS}
@@ -113,12 +113,12 @@ def test_of_a_model_that_is_not_tapped_statistics_are_all_that_is_counted() -> N
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_each_group_tells_whose_maps_it_looks_at(group: FeatureGroup) -> None:
+def test_group_names_the_positions_of_its_maps(group: FeatureGroup) -> None:
     assert positions_of(group) == LOOKED_AT[group]
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_group_looks_at_no_map_that_it_does_not_tell_of(group: FeatureGroup) -> None:
+def test_group_reads_no_map_beside_those_that_are_named(group: FeatureGroup) -> None:
     maps, statistics = random_maps(4), np.ones((2, 4))
     needed = {position: maps[position] for position in LOOKED_AT[group]}
     features = feature_matrix([group], needed, statistics)

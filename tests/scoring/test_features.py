@@ -57,7 +57,7 @@ def test_blocks_stand_in_the_order_of_the_groups(
     assert feature_matrix(groups, maps, statistics).tolist() == by_loops(groups, maps, statistics)
 
 
-def test_a_difference_is_what_the_answer_adds_to_the_prompt(statistics: np.ndarray) -> None:
+def test_difference_group_subtracts_the_prompt_map(statistics: np.ndarray) -> None:
     prompt = np.ones((ROWS, LAYERS, LAYERS), dtype=np.float32)
     maps: Maps = {"prompt": prompt, "last": 4 * prompt, "mean": 3 * prompt}
     assert set(feature_matrix(["last-prompt"], maps, statistics).ravel()) == {3.0}

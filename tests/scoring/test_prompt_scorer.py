@@ -47,7 +47,7 @@ def at_the_prompt(generation: Generation) -> Generation:
     return replace(generation, text="", tokens=0, finish_reason=None, statistics=None, signatures=signatures)
 
 
-def test_it_tells_prompts_apart_by_their_map_alone(of_prompts: Bundle, generation: Row, maps: Maps) -> None:
+def test_prompt_scorer_separates_prompts_by_their_map_alone(of_prompts: Bundle, generation: Row, maps: Maps) -> None:
     scorer = LightGBMScorer(of_prompts)
     scores = np.array([scorer.score(at_the_prompt(generation(row))).uncertainty for row in range(100)])
     far = maps["prompt"][:100, 0, 1] > np.median(maps["prompt"][:, 0, 1])
@@ -68,7 +68,7 @@ def test_a_typicality_reference_of_answers_doesnt_pass_for_one_of_prompts(
 
 
 @pytest.mark.parametrize("features", [["prompt", "statistics"], ["mean-prompt"]])
-def test_metadata_that_names_what_there_isnt_yet_is_refused(metadata: BundleMetadata, features: list[str]) -> None:
+def test_prompt_metadata_with_answer_features_is_refused(metadata: BundleMetadata, features: list[str]) -> None:
     told = metadata.model_dump(mode="json") | {"stage": "prompt", "features": features}
     with pytest.raises(ValidationError, match="at stage 'prompt' there are 'prompt' and 'prompt-summary' to look at"):
         BundleMetadata.model_validate(told, strict=False)

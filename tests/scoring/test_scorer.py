@@ -120,7 +120,7 @@ def test_a_model_with_the_bundles_fingerprint_fits(scorer: LightGBMScorer, bundl
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Fingerprint)])
-def test_another_model_is_refused_with_both_fingerprints_and_the_field_that_differs(
+def test_other_model_is_refused_with_fingerprints_and_differing_field(
     field: str, scorer: LightGBMScorer, bundle: Bundle
 ) -> None:
     fitted = bundle.metadata.fingerprint
@@ -142,7 +142,7 @@ def test_all_fields_that_differ_are_listed(scorer: LightGBMScorer, bundle: Bundl
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_missing_signature_is_named_with_what_the_model_did(
+def test_missing_signature_is_named_with_the_generation(
     position: Position, scorer: LightGBMScorer, generation: Row
 ) -> None:
     with pytest.raises(ScoringError, match=rf"no signature '{position}' \(2 answer tokens, finish reason 'stop'\)"):
@@ -156,7 +156,7 @@ def test_missing_output_statistics_are_named(scorer: LightGBMScorer, generation:
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("cell", [float("nan"), float("inf"), float("-inf"), -0.5])
-def test_a_map_with_what_is_no_divergence_is_never_scored(
+def test_map_with_an_invalid_divergence_is_never_scored(
     position: Position, cell: float, scorer: LightGBMScorer, generation: Row
 ) -> None:
     with pytest.raises(ScoringError, match=f"signature '{position}' holds a value that isn't a finite divergence"):

@@ -2,8 +2,7 @@ from math import comb, fsum
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ilis_guard.scoring.risk_control import certified_rank, enough_rows, least_rank, nearest_start, starts
 
@@ -68,7 +67,7 @@ def rows_in_order(draw: st.DrawFn) -> tuple[list[bool], list[int]]:
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(rows=rows_in_order(), max_error=shares, risk=risks)
-def test_it_equals_a_naive_walk_rank_by_rank(rows: tuple[list[bool], list[int]], max_error: float, risk: float) -> None:
+def test_certified_rank_equals_a_naive_walk(rows: tuple[list[bool], list[int]], max_error: float, risk: float) -> None:
     outcomes, groups = rows
     wrong = np.cumsum(outcomes, dtype=np.int64)
     ends = np.append(np.flatnonzero(np.diff(groups)), len(groups) - 1) + 1
@@ -95,7 +94,7 @@ def test_the_least_rank_is_the_first_that_can_pass() -> None:
     assert 0.95**59 <= 0.05 < 0.95**58
 
 
-def test_a_walk_takes_on_the_share_of_each_start_it_passes() -> None:
+def test_walk_collects_the_share_of_each_start() -> None:
     """Of 1,000 rows six are wrong up to the 600th, then all are: with all three shares it gets further."""
     outcomes = [place % 70 == 69 and place > 200 for place in range(600)] + [True] * 400
     wrong = np.cumsum(outcomes, dtype=np.int64)
@@ -135,7 +134,7 @@ def test_the_nearest_start_says_how_many_might_have_been_wrong() -> None:
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(right=st.integers(0, 400), max_error=shares, risk=risks)
-def test_enough_rows_are_the_first_number_at_which_a_start_is_likely_to_pass(
+def test_enough_rows_is_the_first_count_with_a_start_that_likely_passes(
     right: int, max_error: float, risk: float
 ) -> None:
     """Rows that are all right have, by the rule of succession, the error rate 1 / (rank + 2)."""
@@ -145,6 +144,6 @@ def test_enough_rows_are_the_first_number_at_which_a_start_is_likely_to_pass(
         assert len(starts(enough, max_error, risk))
 
 
-def test_no_number_of_rows_would_do_where_the_surest_are_as_wrong_as_the_rest() -> None:
+def test_enough_rows_is_none_for_a_score_that_ranks_nothing() -> None:
     wrong = np.cumsum(np.arange(500) % 3 == 0, dtype=np.int64)
     assert enough_rows(wrong, 0.05, 0.05) is None

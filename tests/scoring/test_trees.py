@@ -6,8 +6,7 @@ from collections.abc import Callable
 import lightgbm
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring.features import Maps, feature_matrix
@@ -120,7 +119,7 @@ def test_damaged_trees_are_an_error_and_lightgbm_never_sees_them(
         load_booster(damaged, features=FEATURES)
 
 
-def test_what_lightgbm_itself_refuses_is_the_same_error(trees: str) -> None:
+def test_trees_refused_by_lightgbm_are_a_bundle_error(trees: str) -> None:
     with pytest.raises(BundleError, match="trees can't be used"):
         load_booster(replaced("feature_names=Column_0 ", "feature_names=")(trees), features=FEATURES)
 
@@ -136,7 +135,7 @@ def test_trees_over_other_features_are_refused_with_both_counts(features: int, t
         load_booster(trees, features=features)
 
 
-def test_sound_trees_predict_what_they_did(trees: str, maps: Maps, statistics: np.ndarray, wrong: np.ndarray) -> None:
+def test_valid_trees_predict_like_lightgbm(trees: str, maps: Maps, statistics: np.ndarray, wrong: np.ndarray) -> None:
     features = feature_matrix(["mean-prompt", "last-prompt", "statistics"], maps, statistics)
     predicted = np.asarray(load_booster(trees, features=FEATURES).predict(features))
     np.testing.assert_array_equal(predicted, lightgbm.Booster(model_str=trees).predict(features))

@@ -23,7 +23,7 @@ def maps_at(*away: float) -> Maps:
     return {"prompt": np.zeros_like(mean), "mean": mean}
 
 
-def test_typicality_is_the_share_of_rows_at_least_as_far_away_counting_itself() -> None:
+def test_typicality_is_the_share_of_rows_at_least_as_far_away() -> None:
     detector = TypicalityEstimator(TypicalityReference.model_validate(reference()))
     typicality = detector.typicality(profile(maps_at(0.0, 0.99, 1.5, 2.5, 3.5), "answer"))
     np.testing.assert_allclose(typicality, [1, 1, 4 / 5, 2 / 5, 1 / 5])
@@ -41,7 +41,7 @@ def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
     np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}, "answer"), [[1, 0, 0, 2]], rtol=1e-6)
 
 
-def test_a_row_alone_has_the_very_typicality_that_it_has_among_others() -> None:
+def test_typicality_of_a_row_does_not_depend_on_its_batch() -> None:
     random = np.random.default_rng(0)
     maps: Maps = {name: random.lognormal(size=(50, 30, 30)).astype(np.float32) for name in ("prompt", "mean")}
     profiles = profile(maps, "answer")
@@ -61,7 +61,7 @@ def test_squared_distances_equal_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -2.0])
-def test_what_is_no_divergence_has_no_typicality_rather_than_a_small_one(bad: float) -> None:
+def test_invalid_divergence_has_no_typicality(bad: float) -> None:
     maps = maps_at(0.0, 0.0)
     maps["mean"][1, 0, 1] = bad
     with np.errstate(invalid="ignore"):
@@ -87,13 +87,13 @@ def test_what_is_no_divergence_has_no_typicality_rather_than_a_small_one(bad: fl
         {"more": 1},
     ],
 )
-def test_a_reference_of_the_wrong_shape_or_with_what_is_no_number_is_refused(changes: dict[str, Any]) -> None:
+def test_reference_of_wrong_shape_or_with_non_finite_values_is_refused(changes: dict[str, Any]) -> None:
     TypicalityReference.model_validate(reference())
     with pytest.raises(ValidationError):
         TypicalityReference.model_validate(reference(**changes))
 
 
-def test_typicality_is_uniform_on_rows_exchangeable_with_the_calibration_rows() -> None:
+def test_typicality_is_uniform_on_exchangeable_rows() -> None:
     """Through the whole of it: maps, profiles, a reference fitted to other rows, and the place among the distances."""
     random = np.random.default_rng(0)
     layers, rows = 4, 19

@@ -84,7 +84,8 @@ def on_socket(app: FastAPI) -> Iterator[tuple[str, Connect]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield url, lambda **changes: httpx2.Client(**{"base_url": url, "trust_env": False, "timeout": 60} | changes)
+            options: dict[str, Any] = {"base_url": url, "trust_env": False, "timeout": 60}
+            yield url, lambda **changes: httpx2.Client(**options | changes)
         finally:
             server.should_exit = True
             thread.join()

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.errors import TransientModelError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Action, Attempt, ErrorInfo, PartOutcome, Request, RuleOutcome, Ruling, Verdict

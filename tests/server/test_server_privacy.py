@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from ilis_guard import Guard
-from ilis_guard.config.page import PageSettings
+from ilis_guard.config.review import PageSettings
 from ilis_guard.errors import ModelError, QueueStorageError, TransientModelError
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
@@ -65,7 +65,8 @@ def decision_in(response: httpx2.Response) -> dict[str, Any] | None:
     if response.request.method == "GET":
         return None
     body: dict[str, Any] = response.json()
-    return body.get("ilis_guard", body)
+    decision: dict[str, Any] = body.get("ilis_guard", body)
+    return decision
 
 
 def check_private(response: httpx2.Response, *secrets: str) -> None:

@@ -204,9 +204,7 @@ def test_every_tap_moves_the_logits_and_a_reading_equals_the_recording(
 @pytest.mark.parametrize(
     "config", [config for config in CONFIGS if config.model_type in ADDED_AS_THEY_ARE], ids=lambda c: c.model_type
 )
-def test_the_tapped_tensor_is_what_is_added_to_the_residual_stream(
-    config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tapped_tensor_equals_the_addition_to_the_residual_stream(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(config)
     layers = [point.module for point in locate(model, LAYERS, "residual")]
     mlps = [point.module for point in locate(model, LAYERS, "mlp")]
@@ -261,7 +259,7 @@ def test_paths_in_short() -> None:
     assert pattern(locate(build(GPT2Config(**COMMON)), LAYERS, "residual")) == "transformer.h.*"
 
 
-def test_a_state_space_model_is_refused_with_what_was_looked_for() -> None:
+def test_state_space_model_is_refused_with_the_expected_layout() -> None:
     model = build(MambaConfig(vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, state_size=4))
     with pytest.raises(SignatureError, match=r"MambaForCausalLM can't be tapped: looked for one list of 3 layers"):
         locate(model, LAYERS)

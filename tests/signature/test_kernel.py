@@ -5,8 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from ilis_guard.errors import SignatureError
@@ -96,7 +95,7 @@ def test_a_temperature_divides_the_activations(temperature: float) -> None:
     torch.testing.assert_close(found, signature_map(activations.double() / temperature), rtol=1e-6, atol=1e-12)
 
 
-def test_the_input_is_left_as_it_was() -> None:
+def test_input_is_not_modified() -> None:
     activations = normal(3, 4, 8, dtype=torch.float64)
     before = activations.clone()
     signature_map(activations)
@@ -159,7 +158,7 @@ def test_all_layers_with_non_finite_activations_are_named() -> None:
         signature_map(activations)
 
 
-def test_a_map_beyond_float32_is_an_error_though_all_activations_are_finite() -> None:
+def test_map_beyond_float32_is_an_error_even_for_finite_activations() -> None:
     activations = torch.tensor([[1e300, 0.0], [0.0, 0.0]], dtype=torch.float64)
     with pytest.raises(SignatureError, match="larger temperature"):
         signature_map(activations)
@@ -179,7 +178,7 @@ def test_a_temperature_that_isnt_a_positive_number_is_refused(temperature: float
         (torch.ones(4), r"torch.float32 \[4\]"),
     ],
 )
-def test_what_isnt_a_floating_matrix_is_refused(activations: Tensor, got: str) -> None:
+def test_input_other_than_a_floating_matrix_is_refused(activations: Tensor, got: str) -> None:
     with pytest.raises(SignatureError, match=f"must be a floating tensor .* got {got}"):
         unhooked(activations)
 

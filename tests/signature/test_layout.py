@@ -101,7 +101,7 @@ class Pair(nn.Module):
         self.block_sparse_moe, self.shared_mlp = nn.Linear(4, 4), nn.Linear(4, 4)
 
 
-def test_layers_with_two_mlps_are_refused_since_neither_is_all_that_is_added() -> None:
+def test_layers_with_two_mlps_are_refused() -> None:
     model = nn.Module()
     model.add_module("layers", nn.ModuleList([Pair(), Pair()]))
     with pytest.raises(
@@ -132,7 +132,7 @@ def test_of_two_lists_the_one_in_the_models_own_decoder_is_meant() -> None:
     assert layout.pattern(locate(model, LAYERS + 1)) == "model.language_model.layers.*.mlp"
 
 
-def test_layers_without_a_known_mlp_are_shown_to_whoever_has_to_register_them() -> None:
+def test_error_on_layers_without_a_known_mlp_lists_their_modules() -> None:
     with pytest.raises(
         SignatureError,
         match=r"'bert.encoder.layer' has layers of \(attention, intermediate, output\)\. Where its MLPs have other",
@@ -146,7 +146,7 @@ def test_each_kind_of_layer_is_shown_once() -> None:
 
 
 @pytest.mark.usefixtures("registry")
-def test_an_architecture_known_to_mislead_is_refused_until_it_is_registered() -> None:
+def test_misleading_architecture_is_refused_until_registered() -> None:
     model = tiny("reformer", {})
     with pytest.raises(SignatureError, match="ReformerModelWithLMHead can't be tapped: each layer adds to one of two"):
         locate(model, LAYERS + 1)
@@ -195,6 +195,6 @@ def test_a_registered_layout_that_doesnt_fit_is_refused(layers: str, mlp: str, w
 
 
 @pytest.mark.parametrize("bad", ["", "model..layers", "model layers", "model.layers.*"])
-def test_a_layout_of_what_are_no_paths_is_refused(bad: str) -> None:
+def test_layout_with_invalid_paths_is_refused(bad: str) -> None:
     with pytest.raises(SignatureError, match=r"layers must be a dotted path, such as 'model.layers', got "):
         register_layout("Peculiar", layers=bad, mlp="mlp")

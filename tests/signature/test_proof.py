@@ -132,7 +132,7 @@ def test_every_tap_of_a_llama_moves_the_logits(site: Any, dtype: torch.dtype) ->
         (narrowed, HIDDEN + 2, r"'layers.1.mlp' gave \[5, 1, 10\], and before it was \[5, 1, 8\]"),
     ],
 )
-def test_a_tap_outside_the_path_is_an_error_that_names_the_layer_and_hooks_are_gone(
+def test_tap_outside_the_path_names_its_layer_and_leaves_no_hook(
     how: Callable[[nn.Module, Tensor], Tensor], width: int, message: str
 ) -> None:
     model, points = toy(how, width)
@@ -162,7 +162,7 @@ def test_logits_that_arent_numbers_prove_nothing() -> None:
         prove(model, points, hidden=HIDDEN)
 
 
-def test_a_tap_on_the_residual_stream_instead_of_what_is_added_to_it_is_an_error() -> None:
+def test_tap_on_the_residual_stream_itself_is_an_error() -> None:
     model, _ = toy(used)
     layer = model.layers[1]
     assert isinstance(layer, Layer)
@@ -179,7 +179,7 @@ def test_a_tap_on_the_residual_stream_instead_of_what_is_added_to_it_is_an_error
     ("architecture", "layers", "mlp"),
     [("bloom", "transformer.h", "mlp"), ("mpt", "transformer.blocks", "ffn"), ("bert", "bert.encoder.layer", "output")],
 )
-def test_mlps_that_add_the_residual_themselves_are_refused_where_they_were_registered(
+def test_registered_mlps_that_add_the_residual_themselves_are_refused(
     architecture: str, layers: str, mlp: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "_REGISTERED", dict(layout._REGISTERED))

@@ -56,7 +56,7 @@ def assert_equal(found: Recording, expected: Recording) -> None:
 
 @pytest.mark.parametrize("piece", [1, 3, 64])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7, 10])
-def test_a_cut_answer_reads_as_it_was_generated(
+def test_replay_of_a_cut_answer_equals_its_generation(
     model: Any, count: int, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
@@ -71,7 +71,9 @@ def test_a_cut_answer_reads_as_it_was_generated(
 
 
 @pytest.mark.parametrize("piece", [1, 3, 64])
-def test_an_ended_answer_reads_as_it_was_generated(model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_of_an_ended_answer_equals_its_generation(
+    model: Any, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
     answer, _ = recorded(model, 10)
     at = max(place for place, token in enumerate(answer) if answer.index(token) == place)
@@ -82,7 +84,7 @@ def test_an_ended_answer_reads_as_it_was_generated(model: Any, piece: int, monke
 
 
 @pytest.mark.parametrize("piece", [2, 64])
-def test_special_tokens_are_no_part_of_what_is_read(model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_leaves_out_special_tokens(model: Any, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "REPLAY_LENGTH", piece)
     answer, _ = recorded(model, 7)
     _, expected = recorded(model, 7, special=[answer[2]])

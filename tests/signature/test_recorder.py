@@ -3,8 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -82,7 +81,7 @@ def test_chunks_of_any_length_give_the_same_maps(
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 1000])
-def test_what_is_known_at_each_step_is_what_a_shorter_answer_shows(
+def test_recording_so_far_equals_that_of_a_shorter_answer(
     model: Any, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accumulators, "CHUNK", tokens * (LAYERS * 32 + 99))
@@ -141,7 +140,7 @@ def test_rows_of_a_left_padded_batch_equal_single_runs(model: Any) -> None:
         assert_same_statistics(found[row], expected)
 
 
-def test_rows_that_go_to_more_experts_in_one_pass_than_in_another_equal_single_runs() -> None:
+def test_mixture_of_experts_rows_equal_single_runs() -> None:
     experts = tiny("mixtral", {})
     experts.set_experts_implementation("eager")  # adds up in place, expert by expert
     rows = [PROMPT, [9], [8, 7, 6, 5, 4, 3, 2]]
@@ -182,7 +181,7 @@ def test_the_scores_are_left_as_they_were(model: Any) -> None:
     assert torch.equal(generate(model, [PROMPT])[0][0], plain[0, len(PROMPT) :])
 
 
-def test_what_is_held_doesnt_grow_with_the_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_memory_does_not_grow_with_the_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def held(tokens: int) -> int:
         with Tap(locate(model, LAYERS)) as tap, torch.inference_mode():
             recorder = Recorder(tap, end_tokens=[], special_tokens=[], temperature=1.0)

@@ -55,7 +55,7 @@ def test_how_the_tapped_tensor_is_added(architecture: str, added: set[str], mixe
         ("llama", {}, "self_attn", ("mlp",)),
     ],
 )
-def test_a_part_of_what_is_added_isnt_taken_for_all_of_it(
+def test_part_of_the_addition_is_not_accepted(
     architecture: str, options: dict[str, Any], mlp: str, unexplained: tuple[str, ...]
 ) -> None:
     found = of_layers(architecture, mlp, **options)
@@ -71,7 +71,7 @@ def test_a_part_of_what_is_added_isnt_taken_for_all_of_it(
         ("llama", {}, "self_attn.o_proj"),
     ],
 )
-def test_what_isnt_added_isnt_taken_for_it(architecture: str, options: dict[str, Any], mlp: str) -> None:
+def test_tensor_outside_the_addition_is_not_accepted(architecture: str, options: dict[str, Any], mlp: str) -> None:
     assert not any(layer.holds for layer in of_layers(architecture, mlp, **options))
 
 

@@ -73,7 +73,7 @@ def test_a_module_that_runs_twice_in_a_pass_is_refused() -> None:
             tap.take()
 
 
-def test_an_output_that_is_changed_in_place_afterwards_is_kept_as_it_was() -> None:
+def test_output_changed_in_place_later_is_kept_unchanged() -> None:
     modules = linears()
     with Tap(points(modules)) as tap, torch.no_grad():
         for _ in range(3):
@@ -85,7 +85,7 @@ def test_an_output_that_is_changed_in_place_afterwards_is_kept_as_it_was() -> No
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_output_in_memory_that_modules_write_again_is_kept_as_it_was(shared: bool) -> None:
+def test_output_in_a_reused_buffer_is_kept_unchanged(shared: bool) -> None:
     def custom_kernel(buffer: Tensor) -> nn.Module:
         return Returns(lambda inputs: (buffer.data.copy_(inputs), buffer)[1])  # no version tells
 
@@ -100,7 +100,7 @@ def test_an_output_in_memory_that_modules_write_again_is_kept_as_it_was(shared: 
         assert torch.equal(tap.take(5), passes)
 
 
-def test_a_module_may_work_in_place_on_its_own_output_as_often_as_it_likes() -> None:
+def test_module_may_change_its_own_output_in_place_repeatedly() -> None:
     module = Returns(lambda inputs: [inputs.add_(1) for _ in range(int(inputs.max()) + 1)][-1])
     with Tap(points([module])) as tap, torch.no_grad():
         tap.make_room(6)
@@ -166,7 +166,7 @@ def test_a_batch_that_changes_between_passes_is_refused() -> None:
             modules[0](torch.randn(3, 1, 4))
 
 
-def test_a_batch_may_change_once_what_was_kept_is_taken() -> None:
+def test_batch_size_may_change_after_take() -> None:
     modules = linears()
     with Tap(points(modules)) as tap, torch.no_grad():
         for rows in (2, 3, 1, 1, 2):
@@ -193,7 +193,7 @@ def test_no_output_is_held_on_to() -> None:
             assert [output() for output in outputs] == [None] * 3
 
 
-def test_a_tap_hears_only_the_thread_that_entered_it() -> None:
+def test_tap_records_only_the_thread_that_entered() -> None:
     modules = linears()
     inputs = torch.randn(2, 3, 4)
     with Tap(points(modules)) as tap, torch.inference_mode():
@@ -322,7 +322,7 @@ def test_layers_of_different_widths_are_refused() -> None:
             modules[1](torch.randn(1, 2, 4))
 
 
-def test_what_is_kept_doesnt_hold_on_to_the_prompts_activations() -> None:
+def test_kept_output_does_not_retain_the_prompts_activations() -> None:
     module = linears(1)[0]
     with Tap(points([module])) as tap, torch.inference_mode():
         output = weakref.ref(module(torch.randn(1, 1000, 4)))

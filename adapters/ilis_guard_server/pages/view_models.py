@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ilis_guard.policy import Policy
 from ilis_guard.policy.explain import attempt_reasons, error_text
 from ilis_guard.policy.syntax import is_plain, literals
-from ilis_guard.review import QueueCounts, TicketRecord
+from ilis_guard.review import QueueCounts, ReviewQueue, TicketRecord
 from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
-from ilis_guard.types import POSITIONS, STAGES, ErrorInfo, Position, Ticket, TicketState
+from ilis_guard.types import POSITIONS, STAGES, Attempt, Position, Ticket, TicketState
 from ilis_guard.types.decisions import read_attempt
-from ilis_guard_server.dependencies import CurrentUser, PageState
 from ilis_guard_server.pages.heat_map import HeatMap, Map, heat_map, marks, top_of
 
 # The board.
@@ -47,13 +46,13 @@ class Filters(BaseModel):
         query = urlencode({name: "true" if value is True else value for name, value in values.items()})
         return f"/tickets?{query}" if query else "/tickets"
 
-    def tickets(self, state: PageState, user: CurrentUser, *, limit: int) -> Sequence[Ticket]:
+    def tickets(self, review: ReviewQueue, user: str, *, limit: int) -> Sequence[Ticket]:
         """At most so many tickets, the most urgent first."""
         is_any_state = self.mine or self.overdue or self.state == "all"
-        return state.review.list(
+        return review.list(
             state=None if is_any_state else self.state,  # type: ignore[arg-type]  # "all" is any state
             queue=self.queue or None,
-            claimed_by=user.name if self.mine else None,
+            claimed_by=user if self.mine else None,
             is_overdue=self.overdue,
             limit=limit,
         )
@@ -89,13 +88,13 @@ class Board:
         return ", ".join(f"{tab.count} {tab.name.lower()}" for tab in self.states if tab.id != "all")
 
     @classmethod
-    def of(cls, state: PageState, user: CurrentUser, filters: Filters) -> Self:
+    def of(cls, review: ReviewQueue, filters: Filters, *, user: str, now: float) -> Self:
         """Read the board from the queue."""
-        found = filters.tickets(state, user, limit=filters.limit + 1)
+        found = filters.tickets(review, user, limit=filters.limit + 1)
         tickets = found[: filters.limit]
-        mine = len(filters.model_copy(update={"mine": True}).tickets(state, user, limit=MAX_TICKETS))
-        counts = state.review.counts()
-        prompts = state.review.prompts([ticket.id for ticket in tickets])
+        mine = len(filters.model_copy(update={"mine": True}).tickets(review, user, limit=MAX_TICKETS))
+        counts = review.counts()
+        prompts = review.prompts([ticket.id for ticket in tickets])
         return cls(
             filters=filters,
             states=_state_tabs(filters, [each for each in counts if filters.queue in ("", each.queue)], mine),
@@ -103,7 +102,7 @@ class Board:
             tickets=tickets,
             prompts={ticket: prompt[:_PROMPT_CHARACTERS] for ticket, prompt in prompts.items()},
             has_more=len(found) > filters.limit and filters.limit < MAX_TICKETS,
-            now=state.clock(),
+            now=now,
         )
 
 
@@ -162,19 +161,10 @@ class AttemptView:
     """One tier's try."""
 
     number: int
-    tier: str
-    text: str
-    stopped_at_prompt: bool
-    """Whether a rule acted before a token was generated, so that there is no text."""
-    is_cut_off: bool
-    stopped_at: int | None
-    """Its tokens where a stream cut it, because no rule would have answered: its uncertainty isn't calibrated."""
+    attempt: Attempt
+    """Without its signatures."""
     error: str
     """Kind and details, for reviewers and operators."""
-    uncertainty: float | None
-    typicality: float | None
-    tokens: int
-    seconds: float
     is_proposed: bool
     """Whether accepting the ticket accepts this answer."""
     maps: MapGroup | None
@@ -194,14 +184,26 @@ class Threshold:
     do: str
 
 
-def ticket_view(record: TicketRecord, state: PageState) -> dict[str, Any]:
-    """A ticket as the template takes it."""
+def ticket_view(
+    record: TicketRecord, *, policy: Policy, typical_maps: Mapping[str, TypicalMaps], now: float
+) -> dict[str, Any]:
+    """A ticket as the template takes it; thresholds only where the policy in force is the one that escalated."""
+    attempts, proposed = tuple(map(read_attempt, record.attempts)), judged_in(record.attempts)
     return {
         "record": record,
-        "reasons": attempt_reasons(tuple(map(read_attempt, record.attempts)), record.rulings),
-        "attempts": _attempt_views(record, state.typical_maps),
-        "thresholds": _thresholds_of_record(record, state.policy()),
-        "now": state.clock(),
+        "reasons": attempt_reasons(attempts, record.rulings),
+        "attempts": [
+            AttemptView(
+                number=number,
+                attempt=attempt,
+                error="" if attempt.error is None else error_text(attempt.error),
+                is_proposed=values is proposed,
+                **_map_groups(values["signatures"], typical_maps.get(attempt.tier)),
+            )
+            for number, (attempt, values) in enumerate(zip(attempts, record.attempts, strict=True), start=1)
+        ],
+        "thresholds": thresholds_of(policy) if policy.fingerprint == record.policy else (),
+        "now": now,
         "seen": record.ticket.version,
     }
 
@@ -219,49 +221,18 @@ def thresholds_of(policy: Policy) -> Sequence[Threshold]:
     return sorted(found, key=lambda threshold: threshold.at)
 
 
-def _thresholds_of_record(record: TicketRecord, policy: Policy) -> Sequence[Threshold]:
-    """The thresholds of the policy that escalated a ticket; none where another policy is in force by now."""
-    return thresholds_of(policy) if policy.fingerprint == record.policy else ()
-
-
-def _attempt_views(record: TicketRecord, typical_maps: Mapping[str, TypicalMaps]) -> list[AttemptView]:
-    proposed = judged_in(record.attempts)
-    return [
-        _attempt_view(attempt, number, typical_maps.get(attempt["tier"]), is_proposed=attempt is proposed)
-        for number, attempt in enumerate(record.attempts, start=1)
-    ]
-
-
-def _attempt_view(
-    attempt: Mapping[str, Any], number: int, typical: TypicalMaps | None, *, is_proposed: bool
-) -> AttemptView:
-    own = {_MAP_NAMES[name]: attempt["signatures"][name] for name in _MAP_ORDER if name in attempt["signatures"]}
-    beside = _comparable(attempt, typical)
-    compared = {_MAP_NAMES["mean"]: own[_MAP_NAMES["mean"]], **beside} if beside else own
-    return AttemptView(
-        number=number,
-        tier=attempt["tier"],
-        text=attempt["text"],
-        stopped_at_prompt=attempt["stage"] == "prompt",
-        is_cut_off=attempt["finish_reason"] == "length",
-        stopped_at=attempt["stopped_at"],
-        error="" if attempt["error"] is None else error_text(ErrorInfo(**attempt["error"])),
-        uncertainty=attempt["uncertainty"],
-        typicality=attempt["typicality"],
-        tokens=attempt["tokens"],
-        seconds=attempt["seconds"],
-        is_proposed=is_proposed,
-        maps=_group(compared),
-        other_maps=_group({name: values for name, values in own.items() if name not in compared}),
-    )
-
-
-def _comparable(attempt: Mapping[str, Any], typical: TypicalMaps | None) -> Mapping[str, Map]:
-    """The typical maps by name, where there is a mean map of the same size to compare them with."""
-    mean = attempt["signatures"].get("mean")
-    if typical is None or mean is None or len(mean) != len(typical.right):
-        return {}
-    return {"Typical of right answers": typical.right, "Typical of wrong answers": typical.wrong}
+def _map_groups(signatures: Mapping[Position, Map], typical: TypicalMaps | None) -> dict[str, MapGroup | None]:
+    own = {_MAP_NAMES[name]: signatures[name] for name in _MAP_ORDER if name in signatures}
+    mean, compared = signatures.get("mean"), own
+    # Maps of other sizes can't be compared.
+    if typical is not None and mean is not None and len(mean) == len(typical.right):
+        compared = {
+            _MAP_NAMES["mean"]: mean,
+            "Typical of right answers": typical.right,
+            "Typical of wrong answers": typical.wrong,
+        }
+    others = {name: values for name, values in own.items() if name not in compared}
+    return {"maps": _group(compared), "other_maps": _group(others)}
 
 
 def _group(maps: Mapping[str, Map]) -> MapGroup | None:

@@ -13,6 +13,7 @@ from ilis_guard import events
 from ilis_guard_server.dependencies import CsrfUserDep, PageDep, PageState, find_user, require_same_site
 from ilis_guard_server.pages.templating import page
 
+_SIGN_IN: Final = "/sign-in"
 _HOME: Final = "/tickets"
 _OWN_PAGE: Final = re.compile(r"/tickets(?:/[0-9a-f]+)?(?:\?[\w=&%.+~-]*)?")
 """Where browsers may be sent back to."""
@@ -45,7 +46,7 @@ def sign_in(
     address = request.client.host if request.client is not None else ""
     wait = state.sign_in_limit.seconds_to_wait(address)
     if wait > 0:
-        events.log().warning(events.SIGN_IN_FAILED, address=address, why="too many")
+        events.log().warning(events.SIGN_IN_FAILED, address=address, reason="too many")
         alert = f"Too many wrong tokens came from your address. Try again in {math.ceil(wait / 60)} min."
         response = _form(request, state, next, alert=alert, status=429)
         response.headers["retry-after"] = str(math.ceil(wait))
@@ -56,7 +57,7 @@ def sign_in(
     found = state.users.find_by_token(token)
     if found is None:
         state.sign_in_limit.add_failure(address)
-        events.log().warning(events.SIGN_IN_FAILED, address=address, why="wrong token")
+        events.log().warning(events.SIGN_IN_FAILED, address=address, reason="wrong token")
         return _form(request, state, next, alert="Nobody here has this token.", status=401)
     user, token_hash = found
     return _open_session(state, user.name, token_hash, next)
@@ -94,3 +95,20 @@ def _form_cookie(state: PageState) -> str:
 def _own_page(next_page: str) -> str:
     """A page of ours, whatever the address asks for."""
     return next_page if _OWN_PAGE.fullmatch(next_page) else _HOME
+
+
+async def handle_sign_in_required(request: Request, error: Exception) -> Response:
+    """Send the browser to the sign-in page, and back afterwards."""
+    del error
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if "hx-request" in request.headers:
+        # A part of a page was requested: the whole page must go.
+        return Response(status_code=401, headers={"hx-redirect": _SIGN_IN})
+    if request.method != "GET":
+        return RedirectResponse(_SIGN_IN, status_code=303)
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        # A link on another site, a chat's for instance, comes without our strict cookie: from a page of our own
+        # the same request comes with it.
+        return page(request, "redirect.html", here=here)
+    url = request.url_for("sign_in").include_query_params(next=here)
+    return RedirectResponse(f"{url.path}?{url.query}", status_code=303)

@@ -1,5 +1,7 @@
 """The reviewers' page: the board of tickets, and one ticket with its verdict."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
@@ -24,8 +26,9 @@ def show_home() -> Response:
 @router.get("/tickets")
 def show_board(request: Request, state: PageDep, user: UserDep, filters: Annotated[Filters, Query()]) -> Response:
     """Show the page, or only its board where the page itself refreshes it."""
+    board = Board.of(state.review, filters, user=user.name, now=state.clock())
     template = "board.html" if "hx-request" in request.headers else "queue.html"
-    return page(request, template, user=user, board=Board.of(state, user, filters))
+    return page(request, template, user=user, board=board)
 
 
 @router.post("/tickets/next")
@@ -55,21 +58,13 @@ def show_ticket_state(request: Request, state: PageDep, user: UserDep, ticket: s
 @router.post("/tickets/{ticket}/claim")
 def claim(request: Request, state: PageDep, user: ReviewerDep, ticket: str) -> Response:
     """Claim a ticket, or renew the claim."""
-    try:
-        state.review.claim(ticket, reviewer=user.name)
-    except ReviewError as error:
-        return _refused(request, state, user, ticket, error)
-    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
+    return _change(request, state, user, ticket, lambda: state.review.claim(ticket, reviewer=user.name))
 
 
 @router.post("/tickets/{ticket}/release")
 def release(request: Request, state: PageDep, user: ReviewerDep, ticket: str) -> Response:
     """Give a claimed ticket back."""
-    try:
-        state.review.release(ticket, reviewer=user.name)
-    except ReviewError as error:
-        return _refused(request, state, user, ticket, error)
-    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
+    return _change(request, state, user, ticket, lambda: state.review.release(ticket, reviewer=user.name))
 
 
 @router.post("/tickets/{ticket}/verdict")
@@ -86,29 +81,25 @@ def resolve(
     """End a ticket with a verdict on the version that the reviewer saw."""
     # Browsers end a form's lines with carriage returns.
     text, reason = text.replace("\r\n", "\n"), reason.replace("\r\n", "\n").strip()
-    try:
-        state.review.resolve(ticket, verdict, text=text, reason=reason, reviewer=user.name, version=version)
-    except ReviewError as error:
-        return _refused(request, state, user, ticket, error, text=text, reason=reason)
-    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
+    change = partial(
+        state.review.resolve, ticket, verdict, text=text, reason=reason, reviewer=user.name, version=version
+    )
+    return _change(request, state, user, ticket, change, text=text, reason=reason)
 
 
-def _refused(
-    request: Request,
-    state: PageState,
-    user: CurrentUser,
-    ticket: str,
-    error: ReviewError,
-    *,
-    text: str = "",
-    reason: str = "",
+def _change(
+    request: Request, state: PageState, user: CurrentUser, ticket: str, change: Callable[[], object], **written: str
 ) -> Response:
-    """The page as the ticket now is, with the error and with what the reviewer had written."""
-    status, detail = status_and_detail(error)
-    if status not in (400, 409):
-        raise error
-    log_failure(request, error)
-    return _ticket_page(request, state, user, ticket, status=status, alert=detail, text=text, reason=reason)
+    """Change a ticket and show it; where that is refused, with the reason and with what the reviewer had written."""
+    try:
+        change()
+    except ReviewError as error:
+        status, detail = status_and_detail(error)
+        if status not in (400, 409):
+            raise
+        log_failure(request, error)
+        return _ticket_page(request, state, user, ticket, status=status, alert=detail, **written)
+    return RedirectResponse(f"/tickets/{ticket}", status_code=303)
 
 
 def _ticket_page(
@@ -122,5 +113,6 @@ def _ticket_page(
     text: str = "",
     reason: str = "",
 ) -> Response:
-    view = ticket_view(state.review.get(ticket), state)
+    record, policy = state.review.get(ticket), state.policy()
+    view = ticket_view(record, policy=policy, typical_maps=state.typical_maps, now=state.clock())
     return page(request, "ticket.html", status=status, user=user, alert=alert, text=text, reason=reason, **view)

@@ -208,40 +208,29 @@ class VerdictMessage(Body):
 
 # Errors.
 
-_NO_TOOLS: Final = "a guard answers in text and calls no tools; leave it out"
-_FIXED_DECODING: Final = "decoding is set in guard.yaml (a tier's `decoding`), which scores are fitted to"
-_FIXED_LENGTH: Final = (
-    "the length of answers is set in guard.yaml (a tier's `max_new_tokens`), which scores are fitted to"
+_REASONS: Final = (
+    ("a guard answers in text", "audio modalities"),
+    (
+        "a guard answers in text and calls no tools; leave it out",
+        "function_call functions parallel_tool_calls tool_choice tools web_search_options",
+    ),
+    ("a guard decides on one answer", "best_of n"),
+    (
+        "decoding is set in guard.yaml (a tier's `decoding`), which scores are fitted to",
+        "frequency_penalty logit_bias presence_penalty reasoning_effort seed temperature top_p",
+    ),
+    (
+        "the length of answers is set in guard.yaml (a tier's `max_new_tokens`), which scores are fitted to",
+        "max_completion_tokens max_tokens",
+    ),
+    ("a guard returns one uncertainty instead (`ilis_guard.uncertainty`)", "logprobs top_logprobs"),
+    ("an answer comes without its prompt", "echo"),
+    ("answers are plain text, as the tiers' models give them", "response_format"),
+    ("it is a string, or a list of one to four, and none of them empty", "stop"),
+    ("nothing is stored but tickets", "store"),
+    ("a guard answers prompts and fills no gaps", "suffix"),
 )
-_NO_LOGPROBS: Final = "a guard returns one calibrated uncertainty instead (`ilis_guard.uncertainty`)"
-UNSUPPORTED: Final[Mapping[str, str]] = {
-    "audio": "a guard answers in text",
-    "best_of": "a guard decides on one answer",
-    "echo": "an answer comes without its prompt",
-    "frequency_penalty": _FIXED_DECODING,
-    "function_call": _NO_TOOLS,
-    "functions": _NO_TOOLS,
-    "logit_bias": _FIXED_DECODING,
-    "logprobs": _NO_LOGPROBS,
-    "max_completion_tokens": _FIXED_LENGTH,
-    "max_tokens": _FIXED_LENGTH,
-    "modalities": "a guard answers in text",
-    "n": "a guard decides on one answer",
-    "parallel_tool_calls": _NO_TOOLS,
-    "presence_penalty": _FIXED_DECODING,
-    "reasoning_effort": _FIXED_DECODING,
-    "response_format": "answers are plain text, as the tiers' models give them",
-    "seed": _FIXED_DECODING,
-    "stop": "it is a string, or a list of one to four, and none of them empty",
-    "store": "nothing is stored but tickets",
-    "suffix": "a guard answers prompts and fills no gaps",
-    "temperature": _FIXED_DECODING,
-    "tool_choice": _NO_TOOLS,
-    "tools": _NO_TOOLS,
-    "top_logprobs": _NO_LOGPROBS,
-    "top_p": _FIXED_DECODING,
-    "web_search_options": _NO_TOOLS,
-}
+UNSUPPORTED: Final[Mapping[str, str]] = {name: why for why, names in _REASONS for name in names.split()}
 """OpenAI's parameters that a guard doesn't support, or not with every value, and why."""
 _UNION_MEMBERS: Final = frozenset(
     {"str", "constrained-str", "bool", "int", "float", "system", "developer", "user", "assistant"}

@@ -6,7 +6,7 @@ which may quote a prompt, a key, a path or a host, are for operators and never s
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.cascade.stream import RetractionReason
 from ilis_guard.config.base import StrictModel
@@ -77,7 +77,13 @@ class ScoreBody(Body):
     typicality: float | None
 
 
-class AttemptSummary(Body):
+class Summary(Body):
+    """Some members of a larger body, of which the others are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class AttemptSummary(Summary):
     """One tier's try, without its text."""
 
     tier: str
@@ -95,6 +101,8 @@ class AttemptSummary(Body):
 class AttemptBody(AttemptSummary):
     """One tier's try; fields as in `ilis_guard.Attempt`."""
 
+    model_config = ConfigDict(extra="forbid")
+
     text: str
     prompt_score: ScoreBody | None
     prompt_seconds: float | None
@@ -105,14 +113,14 @@ class AttemptBody(AttemptSummary):
     signatures: dict[str, list[list[float]]]
 
 
-class TicketSummary(Body):
+class TicketSummary(Summary):
     """Where a person sees the request: to answer it, or to audit the answer."""
 
     id: str
     queue: str
 
 
-class DecisionSummary(Body):
+class DecisionSummary(Summary):
     """A decision without its texts, signatures and statistics; `/v1/decisions` returns all of it."""
 
     id: str
@@ -143,24 +151,10 @@ class DecisionSummary(Body):
     @classmethod
     def of(cls, decision: Decision, *, retracted: bool = False) -> "DecisionSummary":
         """Summarise a decision; after a retraction with the answer in place of the text, if there is one."""
-        values, last = decision.for_callers(), decision.attempts[-1]
-        ticket = decision.ticket
-        return cls(
-            **{name: values[name] for name in _SHARED},
-            typicality=last.typicality,
-            tier=last.tier,
-            attempts=[
-                AttemptSummary(**{name: attempt[name] for name in AttemptSummary.model_fields})
-                for attempt in values["attempts"]
-            ],
-            ticket=None if ticket is None else TicketSummary(id=ticket.id, queue=ticket.queue),
-            retracted=retracted,
-            text=decision.text if retracted and decision.action is Action.ANSWER else None,
-        )
-
-
-_SHARED: Final = ("id", "action", "rule", "uncertainty", "rulings", "ticket_error", "cost", "policy", "mode")
-"""Members of `Decision.for_callers` that a summary holds as they are."""
+        last = decision.attempts[-1]
+        text = decision.text if retracted and decision.action is Action.ANSWER else None
+        more = {"typicality": last.typicality, "tier": last.tier, "retracted": retracted, "text": text}
+        return cls.model_validate(decision.for_callers() | more)
 
 
 class TicketBody(Body):
