@@ -78,7 +78,8 @@ LARGE_WAS_SURE = (
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
                 "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is "
-                "missing, typicality is missing); rule 'again', as `uncertainty < 0.8` is false (uncertainty is missing).",
+                "missing, typicality is missing); rule 'again', as `uncertainty < 0.8` is false (uncertainty is "
+                "missing).",
             ),
             id="a retry that fails",
         ),
