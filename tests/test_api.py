@@ -92,7 +92,7 @@ def test_deciding_modules_import_no_torch() -> None:
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_every_error_says_its_message_after_pickling_and_copying(kind: type[Exception]) -> None:
+def test_errors_keep_message_and_class_through_pickling_and_copying(kind: type[Exception]) -> None:
     error = kind("guard.yaml:1:2: what, got 'x'; what to do")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is kind

@@ -130,7 +130,7 @@ async def test_limit_holds_for_tasks_of_an_event_loop() -> None:
     assert crowd.most == 2
 
 
-def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threading.Event) -> None:
+def test_abandoned_call_counts_until_its_end(let_go: threading.Event) -> None:
     caller, ended = ModelCaller("small", max_concurrent=1), threading.Event()
 
     def hang() -> None:
@@ -146,7 +146,7 @@ def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threadin
     assert caller.call(lambda: "yes", deadline=soon(60)) == "yes"
 
 
-def test_a_call_that_raised_gives_its_place_back() -> None:
+def test_failed_call_is_released() -> None:
     caller = ModelCaller("small", max_concurrent=1, backoff=NO_WAIT)
     for deadline in (None, soon(60)):
         with pytest.raises(ModelError):
@@ -154,7 +154,7 @@ def test_a_call_that_raised_gives_its_place_back() -> None:
     assert caller.call(lambda: "yes") == "yes"
 
 
-def test_a_thread_that_cant_be_started_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_without_a_thread_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -193,7 +193,7 @@ def test_a_breaker_that_opens_between_repeats_ends_them() -> None:
     assert len(calls) == 2
 
 
-def test_a_model_that_hangs_is_a_failure_of_its_tier(let_go: threading.Event) -> None:
+def test_hanging_model_is_a_failure_of_the_tier(let_go: threading.Event) -> None:
     caller = breaking(failures=2)
     for _ in range(2):
         with pytest.raises(BudgetError):

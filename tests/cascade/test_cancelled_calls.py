@@ -29,7 +29,7 @@ def test_endless_deadline_passes_only_on_a_disconnect() -> None:
             what()
 
 
-def test_a_call_without_an_end_needs_no_thread_of_its_own() -> None:
+def test_call_without_a_time_limit_needs_no_thread() -> None:
     found = ModelCaller("small").call(threading.current_thread, deadline=endless(CancelToken()))
     assert found is threading.current_thread()
 
@@ -47,7 +47,7 @@ def test_disconnected_client_causes_no_repeated_call() -> None:
     assert calls == [1]
 
 
-def test_disconnected_waiter_passes_its_notification_on() -> None:
+def test_disconnected_waiter_passes_the_notification_on() -> None:
     for _ in range(50):
         limiter, cancel_token = ConcurrencyLimiter(1), CancelToken()
         limiter.acquire(None)

@@ -56,7 +56,7 @@ def guard(policy: str, uncertainty: float, review: Any) -> Guard:
     return Guard(tiers=[tier], policy=Policy.parse(policy), review=review)
 
 
-def test_audit_samples_its_share_and_callers_get_all_answers(queue: ReviewQueue) -> None:
+def test_audit_samples_a_share_and_callers_get_all_answers(queue: ReviewQueue) -> None:
     watched = guard(ANSWER, 0.1, queue)
     made = [watched.decide(QUESTION) for _ in range(200)]
     assert {(decision.action, decision.text) for decision in made} == {(Action.ANSWER, "2403 °C")}

@@ -216,7 +216,7 @@ def test_a_spared_model_costs_nothing() -> None:
     assert (made.rules, made.cost) == (("no",), 0.0)
 
 
-def test_a_cost_can_only_be_limited_where_it_is_known() -> None:
+def test_max_cost_needs_known_prices() -> None:
     tiers = [tier("a", cost=TierCost(per_request=0.1)), tier("b")]
     with pytest.raises(ConfigError, match=r"<string>:3:20: the budget limits the cost, and that of the tiers \['b'\]"):
         guard("{max_cost: 0.4}", *tiers)

@@ -197,7 +197,7 @@ def test_explanations_of_redacted_audits_say_that_the_answer_was_given(build: Ca
         assert told.endswith("A person has checked it (accept).")
 
 
-def test_ticket_without_rulings_is_explained_by_its_attempts(tmp_path: Path) -> None:
+def test_ticket_without_rulings_is_explained_by_attempts(tmp_path: Path) -> None:
     with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
         ticket = queue.escalate(
             decision="d",

@@ -101,10 +101,9 @@ def test_the_confidence_is_for_all_tiers_together(calibrated: Callable[..., Bund
 def test_message_says_why_nothing_can_be_certified(
     calibrated: Callable[..., Bundle], rows: int, right: int, helps: str
 ) -> None:
+    bundles = {"small": calibrated(400, 400), "large": calibrated(rows, right)}
     with pytest.raises(ConfigError) as refused:
-        certify_guarantee(
-            Policy.parse(UNHANDLED, "p.yaml"), {"small": calibrated(400, 400), "large": calibrated(rows, right)}
-        )
+        certify_guarantee(Policy.parse(UNHANDLED, "p.yaml"), bundles)
     known = calibrated(rows, right).calibration_set
     certificate = certify(known.uncertainty, known.wrong, max_error=0.1, confidence=0.975)
     assert certificate.threshold is None
@@ -173,7 +172,7 @@ def write(folder: Path, policy: str, tiers: Mapping[str, str]) -> Path:
     return config
 
 
-def test_a_guard_yaml_is_checked_from_its_bundles_alone(tmp_path: Path, packaged: Bundle) -> None:
+def test_guard_yaml_is_checked_from_bundles_alone(tmp_path: Path, packaged: Bundle) -> None:
     tiers = {"small": "packaged:smollm2-135m-instruct-full", "large": "packaged:gemma-3-270m-full"}
     config = write(tmp_path, HANDLED, tiers)
     found = check_config(Policy.load(tmp_path / "policy.yaml"), read_config(config))

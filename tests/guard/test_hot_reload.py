@@ -172,7 +172,7 @@ def test_a_file_that_was_only_touched_is_nothing_new(file: Path) -> None:
     assert {entry["event"] for entry in entries} == {events.ATTEMPT_FINISHED, events.DECISION_MADE}
 
 
-def test_a_request_under_way_keeps_the_policy_that_it_began_with(file: Path) -> None:
+def test_running_request_keeps_the_policy_of_the_beginning(file: Path) -> None:
     go, asked = threading.Event(), threading.Event()
 
     class Waiting(FakeModel):
@@ -237,9 +237,7 @@ def test_requests_survive_hundreds_of_rewrites_of_a_policy(file: Path, write: Ca
     assert guard.policy_problem == ""
 
 
-def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_incomplete_file_is_ignored_even_if_it_is_a_policy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 3600.0)
     now = [0.0]
     follow = PolicyReloader([file], lambda: _bound(Policy.load(file)), clock=lambda: now[0])
@@ -259,7 +257,7 @@ def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
     assert in_force() == "whole"
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
+def test_file_that_changes_during_a_read_is_read_again(file: Path) -> None:
     now, loads = [0.0], []
 
     def load() -> ActivePolicies:

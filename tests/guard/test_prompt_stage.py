@@ -106,7 +106,7 @@ def test_score_rules_at_the_prompt_need_a_prompt_bundle() -> None:
     assert (made.text, made.attempts[0].prompt_score) == ("answer of small", None)
 
 
-def test_a_policy_without_rules_for_it_never_asks_for_the_prompts_score() -> None:
+def test_policy_without_prompt_rules_scores_no_prompt() -> None:
     scored = tier("small", ScoringError("nobody should ask"))
     made = guard(
         scored, policy="version: 1\nname: p\nrules:\n  - {id: a, when: uncertainty < 0.5, do: answer}\n"

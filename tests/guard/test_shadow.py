@@ -214,7 +214,7 @@ def test_shadow_policy_reads_the_cost_at_the_prompt() -> None:
     assert (said.action, said.rule) == (Action.ANSWER, "both")
 
 
-def test_shadow_policy_keeps_its_own_budget() -> None:
+def test_shadow_policy_keeps_the_budget_in_the_policy() -> None:
     tight = policy("{id: on, do: retry}", "{id: no, do: abstain}", head="budget: {max_cost: 0.5}")
     assert beside(tight, tier("small", 0.9), tier("large", 0.1)).rule == "no"
 

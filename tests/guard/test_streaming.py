@@ -281,7 +281,7 @@ def test_cost_of_an_unfinished_answer_is_open() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_model_that_fails_before_its_first_word_is_asked_again(mode: StreamMode) -> None:
+def test_model_that_fails_before_the_first_word_is_called_again(mode: StreamMode) -> None:
     model = BreaksOff(WORDS, after=0, error=TransientModelError("busy"), times=2)
     text, reasons, made = split(list(guard(tier("only", model, 0.1)).stream(QUESTION, mode=mode)))
     assert (text, reasons, made.text) == (WORDS, [], WORDS)
@@ -313,7 +313,7 @@ def test_a_stranger_of_a_model_that_yields_nothing_is_a_failed_attempt() -> None
     assert problem(made.attempts[0]) == "ModelError: the model of the tier 'only' ended its stream without a step"
 
 
-def test_a_breaker_counts_streams_as_it_counts_calls() -> None:
+def test_breaker_counts_streams_as_calls() -> None:
     model = BreaksOff(WORDS, after=2, error=TransientModelError("busy"), times=99)
     only = tier("only", model, 0.1, breaker=BreakerSettings(failures=3))
     watched = guard(only)
@@ -424,7 +424,7 @@ def test_shadow_policy_has_no_ruling_on_a_stopped_answer() -> None:
     assert made.shadow.notes == (ShadowNote(kind="answer_stopped_early", tier="only", tokens=PATIENCE),)
 
 
-def test_stream_is_logged_as_a_decision_with_its_early_stop() -> None:
+def test_stream_is_logged_as_a_decision_with_the_early_stop() -> None:
     with capture_logs() as entries:
         (made,) = guard(tier("only", FakeModel(WORDS), 0.95)).stream(QUESTION, mode="early_stop")
     assert isinstance(made, Decision)

@@ -109,9 +109,7 @@ def tickets(queue: InMemoryQueue) -> int:
     return len(queue.list())
 
 
-def test_closing_a_stream_ends_the_generation_at_its_next_word(
-    guarded: Callable[..., Guard], queue: InMemoryQueue
-) -> None:
+def test_closing_a_stream_ends_generation_at_the_next_word(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     model = Stepping(free=2)
     with capture_logs() as entries:
         stream = guarded(model).stream(QUESTION, mode="optimistic")
@@ -128,7 +126,7 @@ def test_closing_a_stream_ends_the_generation_at_its_next_word(
     assert [entry for entry in entries if entry["event"] == events.DECISION_MADE] == []
 
 
-def test_dropping_a_stream_closes_it(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
+def test_dropping_a_stream_closes_the_generation(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     stream = guarded(Stepping(free=8)).stream(QUESTION, mode="optimistic")
     next(stream)
     del stream
@@ -152,9 +150,7 @@ def test_reader_that_stops_after_all_words_makes_no_ticket(guarded: Callable[...
     assert tickets(queue) == 0
 
 
-def test_the_rest_of_a_stream_that_is_read_makes_its_ticket(
-    guarded: Callable[..., Guard], queue: InMemoryQueue
-) -> None:
+def test_reading_the_rest_of_a_stream_makes_the_ticket(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     *_, made = guarded(FakeModel(WORDS)).stream(QUESTION, mode="optimistic")
     assert isinstance(made, Decision)
     assert made.ticket is not None

@@ -46,7 +46,7 @@ def cut() -> Decision:
     return made
 
 
-def test_a_printed_attempt_is_read_back_with_its_early_stop(cut: Decision) -> None:
+def test_printed_attempt_is_read_back_with_the_early_stop(cut: Decision) -> None:
     printed = cut.attempts[0].to_dict()
     assert AttemptJson.model_validate_json(json.dumps(printed)).attempt.stopped_at == PATIENCE
 

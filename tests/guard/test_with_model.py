@@ -36,7 +36,7 @@ def guard(small: float = 0.1, *, breaker: BreakerSettings | None = None) -> Guar
     )
 
 
-def test_replaced_model_answers_and_the_first_guard_keeps_its_own() -> None:
+def test_replaced_model_answers_only_in_the_new_guard() -> None:
     first = guard()
     other = first.with_model("small", FakeModel("placed"))
     assert other.decide("q").text == "placed"
@@ -64,7 +64,7 @@ def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytes
     assert other.policy.name == first.policy.name == "changed"
 
 
-def test_replaced_model_has_its_own_breaker() -> None:
+def test_replaced_model_has_a_new_breaker() -> None:
     first = guard(breaker=BreakerSettings(failures=1, seconds=60))
     other = first.with_model("small", FakeModel(OSError("down")))
     assert "UnexpectedError: OSError" in problem(other.decide("q").attempts[0])
@@ -103,7 +103,7 @@ def test_prompt_bundle_refuses_a_model_that_cannot_stop_at_the_prompt() -> None:
         fake_guard("cost-first", {"small": 0.1}, prompts={"small": 0.1}).with_model("small", Plain())
 
 
-def test_check_runs_on_every_answer_before_its_score() -> None:
+def test_check_runs_on_every_answer_before_the_score() -> None:
     passed: list[tuple[str, str]] = []
 
     def check(tier: str, generation: Generation) -> None:
