@@ -190,9 +190,9 @@ _FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)
 
 
 def control_flow() -> tuple[type[BaseException], ...]:
-    """Exceptions that aren't failures: the client disconnected, or a framework interrupts the call and resumes it later.
+    """Exceptions that aren't failures: the client disconnected, or a framework interrupts a call to resume it later.
 
-    A model that asks its graph's person with LangGraph's `interrupt` does the latter. Whoever catches everything lets
+    A model that asks its graph's person with LangGraph's `interrupt` does the latter. Code that catches everything lets
     them pass first::
 
         except control_flow():
