@@ -74,11 +74,13 @@ def test_a_star_import_brings_exactly_the_public_names() -> None:
     assert set(names) - {"__builtins__"} == PUBLIC
 
 
+@pytest.mark.usefixtures("process")
 def test_importing_the_package_imports_nothing_heavy() -> None:
     assert imported_by("import ilis_guard", *HEAVY) == set()
     assert imported_by("from ilis_guard import Message", "torch", "transformers", "langchain_core", "lightgbm") == set()
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize(
     "statement", ["from ilis_guard import Guard", "import ilis_guard.testing", "import ilis_guard.cli"]
 )
@@ -86,6 +88,7 @@ def test_guards_fakes_and_the_command_line_start_without_models(statement: str) 
     assert imported_by(statement, "torch", "transformers", "langchain_core", "pytest") == set()
 
 
+@pytest.mark.usefixtures("process")
 def test_deciding_modules_import_no_torch() -> None:
     rooms = "ilis_guard.policy, ilis_guard.scoring, ilis_guard.review, ilis_guard.types, ilis_guard.events"
     assert imported_by(f"import {rooms}", "torch", "transformers", "bitsandbytes") == set()

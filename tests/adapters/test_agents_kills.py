@@ -18,6 +18,8 @@ from ilis_guard_langchain import IlisGuardMiddleware, thread_of
 from tests.adapters.agents import ScriptedChat, guarding
 from tests.processes import die, ended, forked
 
+pytestmark = pytest.mark.usefixtures("process")
+
 ASKED: Any = {"messages": [("user", "How is the weather in Oslo?")]}
 ONE: Final[RunnableConfig] = {"configurable": {"thread_id": "one"}}
 

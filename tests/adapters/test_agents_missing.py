@@ -27,6 +27,7 @@ for name in ("IlisGuardMiddleware", "thread_of"):
 """
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("module", ["langchain", "langgraph"])
 def test_the_package_works_without_agents_and_names_the_extra(module: str) -> None:
     command = [sys.executable, "-c", WITHOUT.format(module=module)]

@@ -160,6 +160,7 @@ class TestTheirs(Standard):
 """
 
 
+@pytest.mark.usefixtures("process")
 def test_a_test_that_skips_itself_without_being_registered_fails(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(UNREGISTERED)
     options = ["-p", "tests.adapters.conftest", "-c", os.devnull, "--rootdir", str(tmp_path), "-ra"]

@@ -23,6 +23,8 @@ from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
 from tests.lab.tiny_models import make
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 COUNTS, HOPELESS = "heard-of", "never-right"
 ROWS, NEVER = 160, 60
 
@@ -171,6 +173,7 @@ def test_every_harvest_has_its_manifest_in_the_results(whole: Path) -> None:
     assert all(row["torch"] and row["transformers"] and row["fingerprint"] for row in rows)
 
 
+@pytest.mark.usefixtures("process")
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
     whole: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -182,8 +185,6 @@ from pathlib import Path
 from ilis_guard.lab.baselines.forward import ForwardRunner
 from ilis_guard.models.local import LocalModel
 from tests.benchmarks import test_laboratory
-
-pytestmark = pytest.mark.usefixtures("real_model")
 
 def killed_at(owner, name, last):
     known, calls = getattr(owner, name), 0

@@ -1,4 +1,4 @@
-"""`ilis-guard queue deliver`, `dead-letters`, `replay`, `enable`: on a real database, to a real endpoint."""
+"""`ilis-guard queue deliver`, `dead-letters`, `replay` and `enable` on a real database, with a real endpoint."""
 
 import json
 import os
@@ -65,6 +65,7 @@ def deliver(config: Path, endpoint: Endpoint, *, until: int, stop: signal.Signal
     return child.returncode, said, warned
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_deliver_sends_pending_deliveries_and_reports_them_at_the_end(
     hooked: Path, endpoint: Endpoint, stop: signal.Signals
@@ -77,6 +78,7 @@ def test_deliver_sends_pending_deliveries_and_reports_them_at_the_end(
     assert len(set(endpoint.ids)) == 3
 
 
+@pytest.mark.usefixtures("process")
 def test_failed_delivery_is_logged_as_warning(hooked: Path, endpoint: Endpoint) -> None:
     endpoint.answer = answering(500)
     with opened(hooked) as queue:
@@ -98,6 +100,7 @@ def _bury(config: Path, **values: Any) -> str:
             return str(connection.execute(deliveries.select()).one().id)
 
 
+@pytest.mark.usefixtures("process")
 def test_a_dead_letter_is_listed_and_replayed(run: Callable[..., Any], hooked: Path, endpoint: Endpoint) -> None:
     assert run("queue", "dead-letters").out == "no dead letters\n"
     letter = _bury(hooked, last_status=500, last_error="answered 500: [red]\x1b[2J")
@@ -142,6 +145,7 @@ def test_replay_refuses_unknown_deliveries(
     assert words in refused.err
 
 
+@pytest.mark.usefixtures("process")
 def test_a_endpoint_that_answered_410_is_named_and_enabled(
     run: Callable[..., Any], hooked: Path, endpoint: Endpoint
 ) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong is one message on standard error and exit status 2, never a traceback."""
+"""Command errors print one message on standard error and exit with status 2, without a traceback."""
 
 import os
 import subprocess
@@ -89,6 +89,7 @@ def test_the_version(run: Callable[..., Any]) -> None:
     assert run("--version").out == f"ilis-guard {__version__}\n"
 
 
+@pytest.mark.usefixtures("process")
 def test_a_process_ends_with_status_2_and_a_message(tmp_path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", "from ilis_guard.cli import main; main()", "policy", "check", "no/such.yaml"],

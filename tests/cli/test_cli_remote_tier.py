@@ -1,4 +1,4 @@
-"""A remote tier from questions to decisions: the real commands, ChatOpenAI, and a provider over real HTTP."""
+"""A remote tier from harvest to decisions: real commands, ChatOpenAI, and a provider over HTTP."""
 
 import json
 import sys

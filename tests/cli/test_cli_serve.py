@@ -61,6 +61,7 @@ def with_page(config: Path, more: str = "") -> None:
     config.write_text(config.read_text().replace("tickets.db'}", f"tickets.db', page: {{{page}}}{more}}}"))
 
 
+@pytest.mark.usefixtures("process")
 def test_the_page_is_served_by_a_process_that_stops_in_order(config: Path) -> None:
     with_page(config)
     port = free_port()
@@ -75,6 +76,7 @@ def test_the_page_is_served_by_a_process_that_stops_in_order(config: Path) -> No
         assert process.stderr.read() == ""
 
 
+@pytest.mark.usefixtures("process")
 def test_serve_delivers_webhooks_that_link_to_the_page(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

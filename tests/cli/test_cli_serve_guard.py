@@ -1,4 +1,4 @@
-"""`serve` with a guard, as a real process: a real model, what is under way when it stops, who may reach it."""
+"""`serve` with a guard as a real process: a real model, shutdown during requests, and access."""
 
 import os
 import re
@@ -89,6 +89,7 @@ def in_flight(url: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.usefixtures("process")
 def test_requests_in_flight_at_shutdown_are_finished_or_escalated(tmp_path: Path) -> None:
     with guarding(tmp_path, SLOW) as (process, url), ThreadPoolExecutor(3) as pool:
         short, long = pool.submit(asked, url, "2"), pool.submit(asked, url, "600")
@@ -112,6 +113,7 @@ def test_requests_in_flight_at_shutdown_are_finished_or_escalated(tmp_path: Path
         assert given_up["ilis_guard"]["ticket"]["id"] in {ticket.id for ticket in tickets}
 
 
+@pytest.mark.usefixtures("process")
 def test_a_real_model_answers_openais_client_over_http(tmp_path: Path) -> None:
     key = "ilis-a-key"
     with guarding(tmp_path, SMOLLM2, SHOP_HASH=hash_token(key)) as (process, url):

@@ -1,4 +1,4 @@
-"""`ilis-guard score` and `ilis-guard policy simulate`, by the real commands on real files."""
+"""`ilis-guard score` and `ilis-guard policy simulate` on real files."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Threads and an event loop wait for each other: results, errors, context variables and cancellation cross over."""
+"""Results, errors, context variables and cancellation cross between threads and an event loop."""
 
 import asyncio
 import threading

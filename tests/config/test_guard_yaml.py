@@ -1,4 +1,4 @@
-"""guard.yaml: every problem with its place, and where its paths start."""
+"""guard.yaml: errors name their place, and paths are relative to the file."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Import paths that an operator writes."""
+"""Import paths in configuration."""
 
 import sys
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""guard.yaml on the human queue: how tickets wait, who hears of them, where secrets stand."""
+"""Review settings in guard.yaml: queues, webhook endpoints and secrets."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From guard.yaml to what a tier bears and which policies are in force: costs, limits, shadow, reload and pin."""
+"""Rollout settings in guard.yaml: costs, limits, shadow mode, reload and pinned policies."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A secret is read where guard.yaml says it stands, each time it is needed, and never shown."""
+"""Secrets are read from the place that guard.yaml names, at each use, and are never shown."""
 
 from pathlib import Path
 

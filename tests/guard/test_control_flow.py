@@ -84,6 +84,7 @@ def test_control_flow_is_no_failure_of_the_tier() -> None:
     assert guard.decide(QUESTION).text == "2403 °C"
 
 
+@pytest.mark.usefixtures("process")
 def test_the_guard_imports_no_framework_to_tell() -> None:
     asked = """
 import sys

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import fake_guard
 
@@ -30,6 +32,7 @@ def test_the_ticket_is_committed_before_decide_returns(fixture: Callable[[str], 
             assert elsewhere.list() == [made.ticket]
 
 
+@pytest.mark.usefixtures("process")
 def test_the_ticket_survives_a_kill_right_after_decide_returned(fixture: Callable[[str], Path], tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/tickets.db"
     child = subprocess.run(

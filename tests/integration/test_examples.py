@@ -11,6 +11,8 @@ import pytest
 
 from ilis_guard.review import ReviewQueue
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -18,6 +18,8 @@ from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import InMemoryQueue
 from tests.explained import problem
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 ROOT = Path(__file__).parents[2]
 
 

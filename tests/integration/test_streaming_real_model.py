@@ -20,6 +20,8 @@ from ilis_guard.types import Action
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 KNOWN, UNKNOWN = "What is the capital of Norway?", "What is 48 times 67?"
 RULES = """
 version: 1

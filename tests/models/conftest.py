@@ -1,4 +1,4 @@
-"""Tiny random Llamas whose answers are scripted, and what a second, independent pass says of those answers.
+"""Tiny random Llamas with scripted answers, and an independent reference pass over those answers.
 
 The embedding is orthogonal and outweighs what the layers add, and each row of the output matrix points at the
 embedding of the word before: so the next word is known beforehand, while the layers stay random.

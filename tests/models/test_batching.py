@@ -1,4 +1,4 @@
-"""Requests that share passes: each gets what it would have got alone, and nobody waits for anybody else's trouble."""
+"""BatchedModel: concurrent requests share passes, and each gets the answer of a single run."""
 
 import gc
 import subprocess
@@ -25,6 +25,8 @@ from ilis_guard.types import Generation, Message
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 Ask = Callable[..., list[Message]]
 Agree = Callable[..., None]
@@ -584,6 +586,7 @@ def test_nothing_is_left_of_a_model_that_was_dropped(tiny: LocalModel, pool: Thr
     until(lambda: all(thread.name != "ilis-guard-batch" for thread in threading.enumerate()))
 
 
+@pytest.mark.usefixtures("process")
 def test_the_interpreter_ends_while_a_batch_is_computed(tiny_folder: "TinyFolder") -> None:
     program = f"""
 import threading, time

@@ -1,4 +1,4 @@
-"""Padded rows side by side, on models of many kinds: each row is what it is alone."""
+"""Padded batches on many architectures: each row equals a single run."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -30,6 +30,8 @@ from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.signature import locate, pattern
 from ilis_guard.types import Fingerprint, Generation
 from tests.signature.test_architectures import COMMON, EXPERTS, HEADED, HIDDEN, LAYERS, VOCABULARY, build
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 END, NEW = 1, 6
 CONFIGS = [

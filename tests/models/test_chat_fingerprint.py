@@ -1,4 +1,4 @@
-"""What makes two chat models the same to a bundle, with LangChain's own OpenAI integration."""
+"""RemoteFingerprint of LangChain's ChatOpenAI: which settings count, and which do not."""
 
 from typing import Any
 

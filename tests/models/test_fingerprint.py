@@ -15,6 +15,8 @@ from ilis_guard.models.local import LocalModel
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 MakeTiny = Callable[..., "TinyFolder"]
 
 

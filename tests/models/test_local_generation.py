@@ -16,6 +16,8 @@ from ilis_guard.types import Generation, Message
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 Ask = Callable[..., list[Message]]
 MakeTiny = Callable[..., "TinyFolder"]
 WORDS = ["stop", "short", "long", "tool", "toolfirst", "line", "pause", "forever"]

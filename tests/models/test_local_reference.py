@@ -1,4 +1,4 @@
-"""Signatures and statistics, taken while generating, against a separate full pass over prompt and answer."""
+"""Signatures and statistics of LocalModel against a separate full pass over prompt and answer."""
 
 import math
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from ilis_guard.types import Generation, Message
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 Ask = Callable[..., list[Message]]
 SPECIAL = {"<tool>", "<pause>"}

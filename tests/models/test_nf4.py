@@ -12,7 +12,10 @@ from ilis_guard.types import Message
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="these numbers are a processor's")
+pytestmark = [
+    pytest.mark.usefixtures("real_model"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="these numbers are a processor's"),
+]
 
 Ask = Callable[..., list[Message]]
 

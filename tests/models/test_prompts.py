@@ -12,6 +12,8 @@ from ilis_guard.types import Message
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 MakeTiny = Callable[..., "TinyFolder"]
 PICKY = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn, please') }}{% endif %}x"
 

@@ -1,4 +1,4 @@
-"""A proof is given once for the same weights, taps and versions; one that fails is given again."""
+"""Tap proofs are cached per weights, taps and versions; a failed proof is repeated."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +15,8 @@ from ilis_guard.signature import Layout, TapPoint, layout, locate, prove
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 
 @pytest.fixture

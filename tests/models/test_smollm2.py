@@ -12,6 +12,8 @@ from bitsandbytes.nn.modules import Linear4bit
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 Ask = Callable[..., list[Message]]
 Answer = Callable[[LocalModel, str], Generation]
 QUESTIONS = [

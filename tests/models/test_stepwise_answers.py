@@ -1,4 +1,4 @@
-"""Streaming, deciding at the prompt, reading what exists, and many at once: all say what one plain call says."""
+"""Streams, decisions at the prompt, readings and batches agree with a plain call of LocalModel."""
 
 import asyncio
 import gc
@@ -21,6 +21,8 @@ from ilis_guard.types import Generation, Message, Step
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 Ask = Callable[..., list[Message]]
 PROMPTS = ["stop", "word1 word2 short", "long", "tool", "toolfirst", "line", "pause", "word1 forever"]

@@ -1,4 +1,4 @@
-"""Stop sequences: generation ends there, and what is left of the answer is what was seen."""
+"""Stop sequences end generation, and the text before them is the answer."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +10,8 @@ from ilis_guard.models.answer_text import before_stop, without_partial_stop
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 Ask = Callable[..., list[Message]]
 

@@ -15,6 +15,8 @@ from ilis_guard.models.weights import PACKAGED, PackagedWeights, cache_folder, c
 if TYPE_CHECKING:
     from tests.models.conftest import WeightsCache
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 
 def changed(weights: PackagedWeights, **changes: Any) -> PackagedWeights:
     return PackagedWeights(**{name: getattr(weights, name) for name in weights.__slots__} | changes)

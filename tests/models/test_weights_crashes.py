@@ -1,4 +1,4 @@
-"""Conversions that fail, are killed, or run at the same time."""
+"""Weight conversions that fail, are killed, or run concurrently."""
 
 import os
 import subprocess
@@ -16,6 +16,8 @@ from ilis_guard.models.weights import PackagedWeights, converted_folder
 
 if TYPE_CHECKING:
     from tests.models.conftest import WeightsCache
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 # Converts, and waits for a line on its input before the finished folder is renamed into its place.
 CONVERTER = """
@@ -78,6 +80,7 @@ def test_a_conversion_that_fails_leaves_nothing_and_the_next_one_works(
     weights_cache.assert_whole(converted_folder(packaged))
 
 
+@pytest.mark.usefixtures("process")
 def test_a_process_killed_while_writing_leaves_nothing_that_is_used(
     packaged: PackagedWeights, weights_cache: "WeightsCache", start: Callable[[], "subprocess.Popen[str]"]
 ) -> None:
@@ -92,6 +95,7 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_used(
     assert weights_cache.litter() == left
 
 
+@pytest.mark.usefixtures("process")
 def test_two_processes_that_finish_at_once_both_get_the_whole_folder(
     weights_cache: "WeightsCache", start: Callable[[], "subprocess.Popen[str]"]
 ) -> None:

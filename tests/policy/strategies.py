@@ -1,4 +1,4 @@
-"""Policies, facts and files as somebody would make them who wants the guard to fall over, or to let answers through."""
+"""Hypothesis strategies for hostile policies, facts and files."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What conditions may use of CEL: nothing that runs away, and nothing that says another thing than it seems to."""
+"""The subset of CEL that conditions may use."""
 
 import pytest
 

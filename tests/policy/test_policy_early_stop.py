@@ -1,4 +1,4 @@
-"""Whether a policy may still answer, asked while the answer comes."""
+"""Whether a policy may still answer, evaluated during generation."""
 
 from dataclasses import replace
 from typing import Any

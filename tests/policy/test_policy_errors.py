@@ -1,4 +1,4 @@
-"""Every way a policy can be wrong: the message names the place, what was got and what to do."""
+"""Policy errors name the place, the value and the remedy."""
 
 from pathlib import Path
 

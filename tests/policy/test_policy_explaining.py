@@ -1,4 +1,4 @@
-"""An explanation says what the engine ruled, of every rule, and nothing else."""
+"""Explanations state the ruling of the engine on every rule."""
 
 import json
 from typing import Any

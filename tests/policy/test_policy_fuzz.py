@@ -1,4 +1,4 @@
-"""Hostile files and facts: whatever comes, a policy is read or refused with a place, and asked, it gives one action.
+"""Hostile files and facts: a policy loads or is refused with its place, and evaluates to exactly one action.
 
 A run takes the same examples each time. ``make fuzz`` looks for new ones, many more, for some minutes;
 ``make fuzz FUZZ=100000`` for hours.

@@ -1,4 +1,4 @@
-"""The JSON Schema: what editors are told of the language is what the loader says."""
+"""The JSON Schema for editors agrees with the loader."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The keys of the language that stand beside the rules, the facts of a guarantee, due times and samples."""
+"""Policy keys beside the rules, facts of a guarantee, due times and samples."""
 
 import hashlib
 import itertools

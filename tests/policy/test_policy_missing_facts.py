@@ -1,4 +1,4 @@
-"""Numbers that are missing: what isn't known never speaks for an answer."""
+"""Missing numbers never lead to an answer."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What `policy check` tells of policies that can be loaded."""
+"""Notices of `policy check` on policies that load."""
 
 from pathlib import Path
 

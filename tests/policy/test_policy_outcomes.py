@@ -1,4 +1,4 @@
-"""From a file to a ruling: one fixture per outcome."""
+"""From a policy file to a ruling: one fixture per outcome."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Conditions are cut into parts where CEL itself would, and what the parts come to makes up what the whole does."""
+"""Conditions are split into parts as CEL does, and the parts combine to the value of the whole."""
 
 from collections.abc import Collection, Iterator
 from typing import Any

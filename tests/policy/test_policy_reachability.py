@@ -1,4 +1,4 @@
-"""Rules that can never decide are refused; rules that can are never refused."""
+"""Unreachable rules are refused; reachable rules never are."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Secrets in a policy: found wherever they stand, and never shown."""
+"""Secrets in a policy are found anywhere, and never shown."""
 
 import base64
 import secrets

@@ -1,4 +1,4 @@
-"""Stages in the language: what a rule of stage `prompt` may say, see, and decide."""
+"""Stages: the actions, facts and decisions open to a rule of stage `prompt`."""
 
 import pytest
 

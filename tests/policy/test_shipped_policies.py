@@ -1,4 +1,4 @@
-"""What the ready-made policies do with telling facts, and once each in a guard."""
+"""The shipped policies, on chosen facts and in a guard."""
 
 import math
 from dataclasses import replace

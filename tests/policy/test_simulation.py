@@ -1,4 +1,4 @@
-"""Simulation decides as the live guard does, request by request, however many are ruled on at once."""
+"""Simulation decides each request as the live guard does, in batches of any size."""
 
 import json
 import math

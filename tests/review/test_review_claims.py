@@ -254,6 +254,7 @@ def test_twenty_threads_that_claim_share_no_ticket(review: ReviewQueue) -> None:
     _check_each_went_to_one(review, dict(zip(names, got, strict=True)), tickets)
 
 
+@pytest.mark.usefixtures("process")
 def test_twenty_processes_that_claim_share_no_ticket(url: str, tmp_path: Path) -> None:
     with ReviewQueue(url) as queue:
         tickets = [put(queue, f"d{number}") for number in range(3 * CLAIMERS)]

@@ -109,6 +109,7 @@ def test_of_many_reviewers_one_wins(review: ReviewQueue, escalate: Callable[...,
     assert [event["event"] for event in logged] == ["ilis_guard.ticket.resolved"]
 
 
+@pytest.mark.usefixtures("process")
 def test_processes_share_a_queue_that_none_of_them_found_made(url: str) -> None:
     script = """
         with ReviewQueue(url) as queue:
@@ -128,6 +129,7 @@ def test_processes_share_a_queue_that_none_of_them_found_made(url: str) -> None:
     assert _is_sound(url)
 
 
+@pytest.mark.usefixtures("process")
 def test_a_forked_child_and_its_parent_both_write(
     review: ReviewQueue, escalate: Callable[..., Ticket], url: str
 ) -> None:
@@ -149,6 +151,7 @@ def test_a_forked_child_and_its_parent_both_write(
     assert _is_sound(url)
 
 
+@pytest.mark.usefixtures("process")
 def test_a_ticket_survives_a_kill_the_moment_escalate_returns(url: str) -> None:
     _dies_of("ticket = escalate(ReviewQueue(url), 'd'); die()", url)
 
@@ -158,6 +161,7 @@ def test_a_ticket_survives_a_kill_the_moment_escalate_returns(url: str) -> None:
     assert _is_sound(url)
 
 
+@pytest.mark.usefixtures("process")
 def test_a_verdict_survives_a_kill_the_moment_resolve_returns(url: str) -> None:
     script = """
         queue = ReviewQueue(url)
@@ -171,6 +175,7 @@ def test_a_verdict_survives_a_kill_the_moment_resolve_returns(url: str) -> None:
         assert (ticket.verdict, ticket.text) == (Verdict.CORRECT, "y")
 
 
+@pytest.mark.usefixtures("process")
 def test_a_kill_before_the_commit_leaves_no_half_ticket(url: str) -> None:
     script = """
         queue = ReviewQueue(url)
@@ -187,6 +192,7 @@ def test_a_kill_before_the_commit_leaves_no_half_ticket(url: str) -> None:
     assert _is_sound(url)
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize(
     "moment",
     [

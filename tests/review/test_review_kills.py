@@ -20,6 +20,8 @@ from ilis_guard.types import Verdict
 from tests.processes import die_after_commit, die_after_write, die_before_commit, ended, forked
 from tests.reviewing import Clock, put
 
+pytestmark = pytest.mark.usefixtures("process")
+
 QUEUES: Final = [QueueSettings(name="escalating", due=60.0, overdue="seniors"), QueueSettings(name="ending", due=60.0)]
 ENDPOINTS: Final = [
     EndpointSettings(name="all", url="https://all.example"),

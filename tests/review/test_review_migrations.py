@@ -59,6 +59,7 @@ def test_an_invalid_probability_is_refused(empty: str, probability: float) -> No
         execute(empty, "UPDATE tickets SET probability = 0.0")
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize(
     "dies",
     [die_before_commit, partial(die_after_write, 1), die_after_commit],
@@ -75,12 +76,14 @@ def test_a_killed_migration_can_be_repeated(empty: str, dies: Callable[[], None]
         assert put(queue, "d").state == "open"
 
 
+@pytest.mark.usefixtures("process")
 def test_several_processes_migrate_at_once(empty: str) -> None:
     children = [forked(partial(migrate, empty)) for _ in range(4)]
     assert [ended(child) for child in children] == [0] * 4
     assert migrate(empty) == (REVISION, REVISION)
 
 
+@pytest.mark.usefixtures("process")
 def test_several_processes_open_a_new_queue_at_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new.db"
     children = [forked(lambda name=name: put(ReviewQueue(url), name)) for name in "abcd"]  # type: ignore[misc]

@@ -86,6 +86,7 @@ def test_a_server_that_restarts_in_the_middle_leaves_no_half_ticket(review: Revi
     assert [entry.type for entry in review.get(again.id).history] == ["created"]
 
 
+@pytest.mark.usefixtures("process")
 def test_a_client_that_was_killed_holds_no_lock(review: ReviewQueue, url: str) -> None:
     ticket = put(review, "d")
 
@@ -114,6 +115,7 @@ def test_a_lock_that_is_never_released_is_an_error_after_a_while(
     assert review.resolve(ticket.id, Verdict.ACCEPT).state == "resolved"
 
 
+@pytest.mark.usefixtures("process")
 def test_a_queue_that_a_fork_shares_with_its_parent_works_in_both(review: ReviewQueue) -> None:
     put(review, "before")  # the pool holds a connection
     children = [forked(lambda number=number: put(review, f"child{number}")) for number in range(3)]  # type: ignore[misc]

@@ -124,6 +124,7 @@ def _dies_of(script: str, url: str, endpoint: Endpoint) -> None:
     assert child.returncode == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize(
     ("moment", "has_sent"),
     [
@@ -154,6 +155,7 @@ async def test_a_killed_relay_loses_nothing_and_makes_no_new_id(
     assert max(Counter(endpoint.ids).values()) <= 2, "what may have been taken is sent once more, under its id"
 
 
+@pytest.mark.usefixtures("process")
 async def test_the_lease_of_a_killed_relay_lasts_until_its_end(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
@@ -165,6 +167,7 @@ async def test_the_lease_of_a_killed_relay_lasts_until_its_end(
     assert endpoint.heard == []
 
 
+@pytest.mark.usefixtures("process")
 async def test_relays_killed_repeatedly_deliver_everything_in_the_end(
     waiting: Callable[[int], None], url: str, endpoint: Endpoint
 ) -> None:
@@ -271,6 +274,7 @@ async def test_a_database_that_is_restarted_is_waited_for(endpoint: Endpoint) ->
             assert {row.id for row in rows(queue)} == set(endpoint.ids)
 
 
+@pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_a_disk_that_is_full_loses_nothing(sqlite: str, endpoint: Endpoint, is_killed: bool) -> None:
     with _queue(sqlite, endpoint) as queue:

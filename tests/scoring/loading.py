@@ -1,4 +1,4 @@
-"""A process of its own that loads bundles and scores with them: what the fuzzer makes must not bring it down.
+"""A separate process that loads bundles and scores with them, so that a crash does not end the fuzzer.
 
 ``python -m tests.scoring.loading`` reads the path of a bundle's folder from each line and answers with a line of JSON.
 """

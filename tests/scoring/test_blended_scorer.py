@@ -1,4 +1,4 @@
-"""A bundle with a sequence probability, written, read and at work."""
+"""Bundles with a sequence probability: written, read and used for scoring."""
 
 import dataclasses
 import json

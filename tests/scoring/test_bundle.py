@@ -1,4 +1,4 @@
-"""Writing a bundle, finding it, and reading it back."""
+"""Bundles are written, found and read back."""
 
 import ast
 import errno

@@ -1,4 +1,4 @@
-"""Every way a bundle on disk can be wrong is a BundleError that names the file."""
+"""A damaged bundle on disk raises a BundleError that names the file."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Whatever a packaged bundle is changed into is refused, or scores: it never crashes, hangs or fills the memory.
+"""A mutated packaged bundle is refused or scores: it never crashes, hangs or exhausts the memory.
 
 ILIS_GUARD_FUZZ=20000 tries that many examples at random, where otherwise a few hundred are the same every time.
 """
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 # What fails is a text of 50 kB; it lies in a folder that the failure names.
-pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+pytestmark = [pytest.mark.usefixtures("process"), pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 
 MANY = int(os.environ.get("ILIS_GUARD_FUZZ", "0"))
 ROOT = Path(__file__).parents[2]

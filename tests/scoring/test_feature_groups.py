@@ -1,4 +1,4 @@
-"""Summaries, and what is told of each group: its width, and whose maps it looks at."""
+"""Feature groups: summaries, widths, and the positions of the maps that they read."""
 
 import math
 from typing import get_args

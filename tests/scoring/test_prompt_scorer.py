@@ -1,4 +1,4 @@
-"""A bundle of stage `prompt` scores what is known before a token is generated, and nothing else."""
+"""A bundle of stage `prompt` scores a request before the first token is generated."""
 
 from collections.abc import Callable
 from dataclasses import replace

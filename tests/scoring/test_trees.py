@@ -1,4 +1,4 @@
-"""LightGBM aborts the process, or never returns, on trees that aren't well formed. It must not get to see them."""
+"""Malformed LightGBM trees, which would crash or hang the process, are refused before LightGBM reads them."""
 
 import re
 from collections.abc import Callable

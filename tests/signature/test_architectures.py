@@ -1,4 +1,4 @@
-"""Every architecture's maps against a second route: its forward methods wrapped, one uncached pass, float64 loops."""
+"""Maps of each architecture against an independent computation: wrapped forward methods, one uncached pass, float64."""
 
 import math
 from collections.abc import Callable
@@ -41,6 +41,8 @@ from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate, pattern, prove, replay
 from ilis_guard.types import Site
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 LAYERS, HIDDEN, VOCABULARY, NEW = 3, 32, 99, 5
 NEVER = 1000

@@ -1,4 +1,4 @@
-"""Layers that accelerate brings in for each pass: what `device_map` does, on a machine without GPUs."""
+"""Layers that accelerate moves in for each pass, as with `device_map`, on a machine without GPUs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ilis_guard.signature import Tap
 from ilis_guard.signature.layout import locate
 from ilis_guard.signature.recorder import Recorder, Recording
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 LAYERS = 4
 

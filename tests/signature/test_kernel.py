@@ -11,6 +11,8 @@ from torch import Tensor
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import signature_map
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 # The tests' import hook checks shapes and dtypes before the function's own checks have their say.
 unhooked = inspect.unwrap(signature_map)
 

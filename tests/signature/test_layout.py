@@ -13,6 +13,8 @@ from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import layout, locate, register_layout
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 LAYERS = 3
 GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
 SMALL: dict[str, Any] = {

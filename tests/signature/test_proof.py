@@ -11,6 +11,8 @@ from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import TapPoint, layout, locate, prove, register_layout
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 HIDDEN = 8
 
 

@@ -11,6 +11,8 @@ from benchmarks.architectures.tiny import tiny
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Recorder, Recording, Tap, accumulators, locate
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 LAYERS, PROMPT = 3, [5, 17, 40, 3]
 
 

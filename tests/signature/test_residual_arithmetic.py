@@ -1,4 +1,4 @@
-"""What is tapped is what each architecture adds to its residual stream: shown by its own arithmetic."""
+"""The tapped tensor is the addition to each architecture's residual stream, checked by the model's own arithmetic."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +33,8 @@ from transformers import (
 )
 
 from ilis_guard.signature import locate
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 LAYERS = 3
 SMALL: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The survey of architectures tells right from wrong taps."""
+"""The survey of architectures distinguishes right taps from wrong ones."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from benchmarks.architectures.arithmetic import Arithmetic, arithmetic
 from benchmarks.architectures.survey import survey
 from benchmarks.architectures.tiny import tiny
 from ilis_guard.signature import layout, locate, register_layout
+
+pytestmark = pytest.mark.usefixtures("real_model")
 
 GEMMA4_MOE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ilis_guard.errors import SignatureError
 from ilis_guard.signature import Tap, TapPoint
 
+pytestmark = pytest.mark.usefixtures("real_model")
+
 
 def linears(count: int = 3, width: int = 4) -> list[nn.Module]:
     return [nn.Linear(width, width) for _ in range(count)]

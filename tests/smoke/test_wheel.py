@@ -40,6 +40,7 @@ SHIPPED_POLICIES = (
 SHIPPED_BUNDLES = ("smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full")
 
 
+@pytest.mark.usefixtures("process")
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, ilis_guard; ilis_guard.Policy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
@@ -91,6 +92,7 @@ def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> 
     json.dumps(decision.to_dict(), allow_nan=False)
 
 
+@pytest.mark.usefixtures("process")
 def test_the_command_line_is_there_and_answers_in_json(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(GUARD_YAML)
     program = Path(sys.executable).parent / "ilis-guard"
