@@ -258,8 +258,8 @@ def test_the_index_lists_every_page() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documented_imports_exist(document: str) -> None:
     for block in blocks(document, "python"):
-        statements = ast.walk(compile(textwrap.dedent(block), document, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT))
-        for statement in statements:
+        flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        for statement in ast.walk(compile(textwrap.dedent(block), document, "exec", flags)):
             if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("ilis_guard"):
                 module = importlib.import_module(statement.module or "")
                 assert [name.name for name in statement.names if not hasattr(module, name.name)] == []
