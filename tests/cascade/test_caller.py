@@ -33,7 +33,8 @@ def let_go() -> Iterator[threading.Event]:
 
 
 def soon(seconds: float = 0.05) -> Deadline:
-    return Deadline.after(seconds, since=time.monotonic())
+    """A deadline on a stopped clock: a call has the whole time, however long its thread takes to start."""
+    return Deadline.after(seconds, since=0.0, clock=lambda: 0.0)
 
 
 def raising(error: BaseException) -> Callable[[], str]:

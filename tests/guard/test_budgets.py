@@ -159,7 +159,7 @@ def test_prompt_rule_decides_in_time_and_is_ignored_afterwards(hanging: Hanging)
     early = Tier(name="small", model=FakeModel("yes"), scorer=FixedScorer(0.1), prompt_scorer=prompts)
     assert guard("{max_seconds: 60}", early, rules=rules).decide(QUESTION).rules == ("hard",)
     late = Tier(name="small", model=hanging, scorer=FixedScorer(0.1), prompt_scorer=prompts)
-    made = guard("{max_seconds: 0.1}", late, rules=rules).decide(QUESTION)
+    made = guard("{max_seconds: 0.1}", late, rules=rules, clock=Clock()).decide(QUESTION)
     hanging.go.set()
     assert (made.rules, made.attempts[0].stage) == (("failed-for-good",), "answer")
 
@@ -244,7 +244,7 @@ def test_a_tier_that_is_back_answers_again() -> None:
 
 
 def test_requests_wait_for_a_busy_tier_until_their_deadline(hanging: Hanging) -> None:
-    watched = guard("{max_seconds: 0.2}", tier("small", 0.1, hanging, max_concurrent=1))
+    watched = guard("{max_seconds: 0.2}", tier("small", 0.1, hanging, max_concurrent=1), clock=Clock())
     first = watched.decide(QUESTION)
     assert "given up" in problem(first.attempts[0])
     # The call that was given up is still under way.
@@ -305,7 +305,7 @@ def test_a_model_without_that_argument_is_given_up_all_the_same() -> None:
             go.wait()
             return FakeModel("yes").generate(messages)
 
-    made = guard("{max_seconds: 0.1}", tier("small", 0.1, Plain())).decide(QUESTION)
+    made = guard("{max_seconds: 0.1}", tier("small", 0.1, Plain()), clock=Clock()).decide(QUESTION)
     go.set()
     assert "given up" in problem(made.attempts[0])
 

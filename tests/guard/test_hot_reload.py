@@ -237,7 +237,7 @@ def test_requests_survive_hundreds_of_rewrites_of_a_policy(file: Path, write: Ca
     assert guard.policy_problem == ""
 
 
-def test_incomplete_file_is_ignored_even_if_it_is_a_policy(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_file_is_ignored_even_if_valid(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 3600.0)
     now = [0.0]
     follow = PolicyReloader([file], lambda: _bound(Policy.load(file)), clock=lambda: now[0])
