@@ -239,6 +239,8 @@ class Situation:
 
 
 def _compiled(text: str) -> Any:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConditionError([Problem("has half a character (a lone surrogate) in it; write whole ones")])
     try:
         return _ENVIRONMENT.compile(text)
     except RuntimeError as complaint:

@@ -23,8 +23,7 @@ class DecisionRecord:
     rulings: tuple[Ruling, ...]
     attempts: tuple[Attempt, ...]
     """Without signatures."""
-    labels: Labels | None
-    """None where they aren't on record."""
+    labels: Labels
     prompt_length: int
     thresholds: Mapping[str, float | None]
     mode: Mode = "enforce"
@@ -82,8 +81,6 @@ class Replay:
             found.append("the rulings on record aren't one an attempt, so they aren't compared")
         if any(step.agrees is False for step in self.steps):
             found.append("which larger tiers there were isn't on record; give --config guard.yaml")
-            if self.record.labels is None:
-                found.append("the caller's labels aren't on record; give them, --facts '{labels: {NAME: VALUE}}'")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def _steps(
     state = CascadeState(
         policy=policy,
         tiers=(*tiers, *larger_tiers),
-        labels=record.labels or {},
+        labels=record.labels,
         prompt_length=record.prompt_length,
         sampling_key=record.id,
         thresholds=record.thresholds,

@@ -190,25 +190,6 @@ def test_a_decision_is_gone_through_step_by_step(
     assert "isn't what was decided" not in shown.out
 
 
-def test_labels_missing_from_a_decision_are_given_beside_the_file(
-    run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
-) -> None:
-    made, _ = decision({"topic": "legal"}, 0.1)
-    as_it_is = run("policy", "explain", str(policy), "--decision", str(made), "--json").json
-    older = json.loads(made.read_text())
-    del older["labels"]  # as earlier releases wrote them
-    made.write_text(json.dumps(older))
-    without = run("policy", "explain", str(policy), "--decision", str(made))
-    assert without.status == 0
-    assert "this isn't what was decided then" in without.flat
-    assert "note: the caller's labels aren't on record; give them, --facts" in without.flat
-    given = ("--decision", str(made), "--facts", "{labels: {topic: legal}}", "--json")
-    told = run("policy", "explain", str(policy), *given).json
-    assert [(step["rule"], step["agrees"]) for step in told["steps"]] == [(None, True), ("legal", True)]
-    assert told["notes"] == []
-    assert as_it_is["steps"] == told["steps"]
-
-
 def test_a_ticket_holds_its_labels_and_the_length_of_its_prompt(
     run: Callable[..., Any], policy: Path, decision: Callable[..., Any]
 ) -> None:
@@ -303,7 +284,8 @@ def test_decision_of_a_shadow_policy_is_compared_with_its_ruling(
     assert told["paragraph"] == (
         "The tier 'small' answered with an uncertainty of 0.1. The answer is given, as it would be without a policy. "
         "The policy is in shadow mode: by rule 'legal' it would have escalated, because `has(labels.topic)` is true "
-        "(labels.topic is 'legal') and `labels.topic == 'legal'` is true (labels.topic is 'legal')."
+        "(labels.topic is 'legal') and `labels.topic == 'legal'` is true (labels.topic is 'legal'). Passed "
+        "over before it: rule 'hard', as `tokens > 5` is false (tokens is 0)."
     )
     assert [(step["rule"], step["agrees"]) for step in told["steps"]] == [(None, True), ("legal", True)]
     assert told["notes"] == []

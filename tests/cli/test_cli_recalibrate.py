@@ -16,8 +16,16 @@ def verdicts(path: Path, *, audited: float) -> Path:
     rows = [
         {
             "id": f"t{place}",
+            "dataset": "review",
+            "messages": [{"role": "user", "content": "?"}],
+            "labels": {},
+            "text": "!",
             "tier": "small",
             "uncertainty": uncertainty,
+            "typicality": 0.5,
+            "tokens": 1,
+            "finish_reason": "stop",
+            "redacted": False,
             "correct": bool(random.random() > uncertainty / 2),
             "probability": 1.0 if place % 2 else audited,
         }
