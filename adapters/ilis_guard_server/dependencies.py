@@ -228,7 +228,7 @@ def require_reviewer(user: CsrfUserDep) -> CurrentUser:
     """Require a form of our own, sent by a reviewer.
 
     Raises:
-        HTTPException: 403: the user only looks on.
+        HTTPException: 403: the user is a viewer.
     """
     if not user.is_reviewer:
         raise HTTPException(403)

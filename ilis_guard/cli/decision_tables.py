@@ -144,7 +144,7 @@ def ticket_view(record: TicketRecord) -> RenderableType:
     parts += [attempts_table(attempts), escape(record.explain())]
     parts += [f"- {escape(reason)}" for reason in attempt_reasons(attempts, record.rulings)]
     if record.say:
-        parts.append(f"the caller was told: {escape(record.say)}")
+        parts.append(f"message to the caller: {escape(record.say)}")
     if ticket.verdict is None:
         proposed = "no answer that could be accepted" if record.proposed is None else escape(record.proposed)
         parts.append(f"[bold]proposed:[/bold] {proposed}")

@@ -256,7 +256,7 @@ def evaluate(
         evaluation = run(
             Source(harvests=harvests, observations=observations or ()),
             applied=Source(harvests=applied_to, observations=applied_observations or ()) if applied_to else None,
-            questions=[asked for path in questions for asked in read_questions(path)] if questions else None,
+            questions=[question for path in questions for question in read_questions(path)] if questions else None,
             show_texts=show_texts,
             seeds=seeds,
             progress=progress,

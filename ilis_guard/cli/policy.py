@@ -101,14 +101,14 @@ def explain(
             "--config goes with --decision only, whose tiers it tells; facts say themselves where they stand "
             "({tier: small, last_tier: false}): leave --config out"
         )
-    asked = Policy.load(policy)
+    loaded = Policy.load(policy)
     given = {} if facts is None else given_facts(facts)
     explained: Explanation | Replay
     if decision is None:
-        explained = asked.explain(Facts(**given), stage or "answer")
+        explained = loaded.explain(Facts(**given), stage or "answer")
     else:
         record = read_decision(decision)
-        explained = replay(asked, record, larger_tiers=_larger_tiers(record.attempts[-1].tier, config), given=given)
+        explained = replay(loaded, record, larger_tiers=_larger_tiers(record.attempts[-1].tier, config), given=given)
     if as_json:
         print_json(explained.to_dict())
     else:

@@ -43,11 +43,11 @@ class ServerSettings(StrictModel):
     max_concurrent: int = Field(default=8, ge=1, le=10_000)
     """The number of requests that are decided at once; the others wait."""
     max_waiting: int = Field(default=64, ge=0, le=100_000)
-    """The number of requests that may wait; further ones are told to retry later."""
+    """The number of requests that may wait; further ones get 429 and retry later."""
     timeout_seconds: float = Field(default=120.0, gt=0, le=86_400)
     """The longest time that a request waits, and then the longest time that its decision takes."""
     shutdown_seconds: float = Field(default=8.0, gt=0, le=3600)
-    """The time that running requests have once the server is told to stop."""
+    """The time that running requests have once the server begins to stop."""
 
     @model_validator(mode="after")
     def _check_client_label(self) -> Self:

@@ -99,7 +99,7 @@ def load_judge(path: str | None) -> tuple[str, Judge]:
     return path, found
 
 
-def grade(judge: Judge, asked: Question, text: str) -> bool:
+def grade(judge: Judge, question: Question, text: str) -> bool:
     """Return whether a judge finds an answer right.
 
     Raises:
@@ -107,13 +107,13 @@ def grade(judge: Judge, asked: Question, text: str) -> bool:
             answer.
     """
     try:
-        right = judge(asked, text)
+        right = judge(question, text)
     except Exception as error:
         # The judge's own message may quote the answer; it stands in the traceback only.
-        raise QuestionError(f"the judge failed at the question {asked.id!r}: {type(error).__name__}") from error
+        raise QuestionError(f"the judge failed at the question {question.id!r}: {type(error).__name__}") from error
     if not isinstance(right, bool):
         raise QuestionError(
-            f"the judge must return True or False, and returned a {type(right).__name__} for the question {asked.id!r}"
+            f"the judge must return True or False, and returned a {type(right).__name__} for the question {question.id!r}"
         )
     return right
 

@@ -116,7 +116,7 @@ def harvest(
         QuestionError: two questions have the same id, or the judge failed.
         FitError: an unfinished harvest that was made differently stands beside the file; or the model can't be tapped,
             and its replies hold no log-probabilities.
-        OSError: the file can't be written; where that can be known, this is raised before anything is asked.
+        OSError: the file can't be written; where that can be known, this is raised before anything is question.
         ModelError: the model failed on a batch, or some answers failed.
         SignatureError: an activation is missing or not finite.
     """
@@ -139,10 +139,10 @@ def harvest(
     progress(len(done), len(questions))
     try:
         for batch in _batches(remaining, batch_size):
-            generated = model.generate_batch([[Message(role="user", content=asked.prompt())] for asked in batch])
+            generated = model.generate_batch([[Message(role="user", content=question.prompt())] for question in batch])
             answers = list(zip(batch, generated, strict=True))
-            failures |= {asked.id: answer for asked, answer in answers if isinstance(answer, ModelError)}
-            answered = [(asked, answer) for asked, answer in answers if not isinstance(answer, ModelError)]
+            failures |= {question.id: answer for question, answer in answers if isinstance(answer, ModelError)}
+            answered = [(question, answer) for question, answer in answers if not isinstance(answer, ModelError)]
             if not answered:
                 failed_in_a_row += len(batch)
                 if failed_in_a_row >= GIVEN_UP_AFTER:
@@ -150,12 +150,12 @@ def harvest(
                 continue
             failed_in_a_row = 0
             _check_logprobs(model.fingerprint, [answer for _, answer in answered])
-            rows = [_row(name, asked, answer, judge=judge) for asked, answer in answered]
+            rows = [_row(name, question, answer, judge=judge) for question, answer in answered]
             unfinished.add(AttemptTable.of_rows(table, rows).table)
-            done = done.union(asked.id for asked, _ in answered)
+            done = done.union(question.id for question, _ in answered)
             progress(len(done), len(questions))
         _check_complete(failures)
-        unfinished.finish([asked.id for asked in questions])
+        unfinished.finish([question.id for question in questions])
     finally:
         unfinished.discard_if_empty()
     return manifest
@@ -163,7 +163,7 @@ def harvest(
 
 def questions_digest(questions: Sequence[Question]) -> str:
     """Return the SHA-256 of questions with their answers, in their order, hexadecimal."""
-    lines = "\n".join(asked.model_dump_json() for asked in questions)
+    lines = "\n".join(question.model_dump_json() for question in questions)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -184,32 +184,32 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question
 
     The longest come first: a batch that is too large for the memory fails at once.
     """
-    ordered = sorted(questions, key=lambda asked: len(asked.prompt()), reverse=True)
+    ordered = sorted(questions, key=lambda question: len(question.prompt()), reverse=True)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
-def _row(tier: str, asked: Question, answer: Generation, *, judge: Judge) -> dict[str, Any]:
+def _row(tier: str, question: Question, answer: Generation, *, judge: Judge) -> dict[str, Any]:
     statistics = {} if answer.statistics is None else answer.statistics.to_dict()
     # A remote model's NaN is a statistic that its log-probabilities don't give; a tapped model's is an overflow, which
     # `fit` refuses.
     if not answer.signatures:
         statistics = {name: value for name, value in statistics.items() if not math.isnan(value)}
     return {
-        "id": asked.id,
+        "id": question.id,
         "tier": tier,
-        "dataset": asked.dataset,
+        "dataset": question.dataset,
         "split": "unseen",
         "stage": "answer",
         **statistics,
         "tokens": answer.tokens,
         "prompt_tokens": answer.prompt_tokens,
-        "prompt_length": len(asked.prompt()),
+        "prompt_length": len(question.prompt()),
         "text_length": len(answer.text),
         "finish_reason": answer.finish_reason or "",
         "error": "",
         "labels": "{}",
-        "wrong": not grade(judge, asked, answer.text),
+        "wrong": not grade(judge, question, answer.text),
         "text": answer.text,
         "token_ids": answer.token_ids,
         **{position: signature.ravel() for position, signature in answer.signatures.items()},
@@ -217,7 +217,7 @@ def _row(tier: str, asked: Question, answer: Generation, *, judge: Judge) -> dic
 
 
 def _check_ids(questions: Sequence[Question]) -> None:
-    if repeated := sorted(id_ for id_, times in Counter(asked.id for asked in questions).items() if times > 1):
+    if repeated := sorted(id_ for id_, times in Counter(question.id for question in questions).items() if times > 1):
         raise QuestionError(
             f"{len(repeated)} ids are given to several questions, such as {repeated[0]!r:.60}; make them unique"
         )

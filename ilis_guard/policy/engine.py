@@ -190,7 +190,7 @@ class UndeterminedRules:
     """Which rules of a stage don't hold only because a number is missing, or may do so: no rule may answer after them.
 
     `typicality < 0.05` is false where there is no typicality, and says nothing against escalating. An answer rule
-    after it would answer although a person might have been wanted. CEL isn't asked about every rule: one expression for
+    after it would answer although a person might have been wanted. CEL doesn't evaluate every rule: one expression for
     the whole stage tells which can't be undetermined.
 
     Args:

@@ -36,13 +36,13 @@ MAX_VALUE: Final = 60
 _DONE: Final[Mapping[Action, str]] = {
     Action.ANSWER: "the answer is given",
     Action.ABSTAIN: "nothing is answered (abstain)",
-    Action.RETRY: "a larger tier is asked (retry)",
-    Action.ESCALATE: "a person is asked (escalate)",
+    Action.RETRY: "a larger tier is tried (retry)",
+    Action.ESCALATE: "a person decides (escalate)",
 }
 _WOULD_HAVE: Final = {
     Action.ANSWER: "have answered",
     Action.ABSTAIN: "have abstained",
-    Action.RETRY: "have asked a larger tier (retry)",
+    Action.RETRY: "have tried a larger tier (retry)",
     Action.ESCALATE: "have escalated",
 }
 

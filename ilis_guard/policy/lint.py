@@ -103,7 +103,7 @@ def _answers_whatever_the_score(
 
 
 def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) -> Iterator[Notice]:
-    """What can't be told of all scores, because a condition isn't plain, is at least asked of the worst."""
+    """Rules that aren't plain can't be analysed for all scores: they are evaluated on the worst one."""
     # What a guarantee doesn't cover is no answer, whatever the rules say.
     if file.guarantee is not None:
         return
@@ -247,7 +247,7 @@ def _passed_on(file: PolicyFile, document: Document, config: GuardConfig) -> Ite
 
 
 def _silent_queues(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
-    """Queues whose tickets nobody is told of."""
+    """Queues whose tickets no endpoint receives."""
     review = config.review
     if review is None or review.page is not None:
         return

@@ -75,7 +75,7 @@ class Part:
         elif self.operator == "!":
             yield from self.parts[0].decisive(situation, not value)
         else:
-            # CEL needn't be asked again what follows: where `a && b` is true, both are.
+            # CEL needn't evaluate again what follows: where `a && b` is true, both are.
             all_alike = value is (self.operator == "&&")
             for part in self.parts:
                 if all_alike or part.condition.check(situation) is value:

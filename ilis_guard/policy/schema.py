@@ -51,7 +51,7 @@ def _condition_text(value: Any) -> Any:
 
 
 def _share(value: Any) -> Any:
-    """Who thinks in per cent is told how they are written here."""
+    """Say how a percentage is written here."""
     is_percentage = isinstance(value, str) and "%" in value
     if is_percentage or (isinstance(value, int | float) and value > 1):
         raise ValueError("must be a share, from 0 to 1: write 0.05 for 5 %")
@@ -179,7 +179,7 @@ class Rule(_Strict):
         OptionalSay,
         Field(examples=["A colleague will look at your question."], json_schema_extra={"pattern": r"\S"}),
     ] = None
-    """With abstain and escalate: what the caller is told."""
+    """With abstain and escalate: the message for the caller."""
     due: Annotated[OptionalDue, Field(examples=["90s", "15m", "4h", "2d"])] = None
     """With escalate: how long until the ticket is overdue. Left out: the queue's own time."""
     sample: Annotated[OptionalSample, Field(examples=[0.1])] = None

@@ -60,7 +60,7 @@ def test_facts_are_explained_however_they_are_given(
     assert rows["person"] == ["escalate", "decided", "it has no condition"]
     assert "hard" not in rows
     assert result.flat.endswith(
-        "By rule 'person' a person is asked (escalate), because it has no condition. Passed over before it: rule "
+        "By rule 'person' a person decides (escalate), because it has no condition. Passed over before it: rule "
         "'legal', as `labels.topic == 'legal'` is false (labels.topic is 'tax'); rule 'sure', as `uncertainty < 0.25` "
         "is false (uncertainty is 0.43); rule 'again', as it would retry, but there is no larger tier."
     )

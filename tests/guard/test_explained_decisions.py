@@ -27,7 +27,7 @@ rules:
 
 SMALL_WAS_UNSURE = (
     "The tier 'small' answered with an uncertainty of 0.5.",
-    "By rule 'again' a larger tier is asked (retry), because `uncertainty < 0.8` is true (uncertainty is 0.5).",
+    "By rule 'again' a larger tier is tried (retry), because `uncertainty < 0.8` is true (uncertainty is 0.5).",
 )
 LARGE_WAS_SURE = (
     "The tier 'large' answered with an uncertainty of 0.1.",
@@ -61,7 +61,7 @@ LARGE_WAS_SURE = (
             {},
             (
                 "The tier 'small' answered with an uncertainty of 0.5.",
-                "By rule 'legal' a person is asked (escalate), because `labels.topic == 'legal'` is true (labels.topic "
+                "By rule 'legal' a person decides (escalate), because `labels.topic == 'legal'` is true (labels.topic "
                 "is 'legal').",
                 "Passed over before it: rule 'hard', as `uncertainty > 0.9` is false (uncertainty is 0.3).",
                 "It waits in the queue 'lawyers' for a person.",
@@ -90,7 +90,7 @@ LARGE_WAS_SURE = (
             (
                 *SMALL_WAS_UNSURE,
                 "The tier 'middle' answered with an uncertainty of 0.6.",
-                "By rule 'again' a larger tier is asked (retry), because `uncertainty < 0.8` is true (uncertainty is "
+                "By rule 'again' a larger tier is tried (retry), because `uncertainty < 0.8` is true (uncertainty is "
                 "0.6).",
                 *LARGE_WAS_SURE,
             ),
@@ -102,7 +102,7 @@ LARGE_WAS_SURE = (
             {"small": 0.95},
             (
                 "The tier 'small' hadn't answered yet; the prompt has an uncertainty of 0.95.",
-                "By rule 'hard' a larger tier is asked (retry), before a token is generated, because `uncertainty > "
+                "By rule 'hard' a larger tier is tried (retry), before a token is generated, because `uncertainty > "
                 "0.9` is true (uncertainty is 0.95).",
                 *LARGE_WAS_SURE,
             ),
@@ -155,14 +155,14 @@ class FullQueue(InMemoryQueue):
 def test_explanation_names_a_ticket_that_was_not_stored(build: Callable[..., Guard]) -> None:
     made = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue()).decide(QUESTION)
     assert explain_decision(made) == (
-        "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person is asked (escalate), because "
+        "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person decides (escalate), because "
         "`uncertainty > 0.5` is true (uncertainty is 0.6). The ticket couldn't be stored (ReviewError), so nothing "
         "is answered (abstain)."
     )
 
 
 ESCALATED = (
-    "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person is asked (escalate), because "
+    "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person decides (escalate), because "
     "`uncertainty > 0.5` is true"
 )
 
@@ -208,7 +208,7 @@ def test_ticket_without_rulings_is_explained_by_attempts(tmp_path: Path) -> None
             rule="r",
         )
         assert queue.get(ticket.id).explain() == (
-            "The tier 'small' answered; its answer has no uncertainty. In the end a person is asked (escalate). It "
+            "The tier 'small' answered; its answer has no uncertainty. In the end a person decides (escalate). It "
             "waits in the queue 'q' for a person."
         )
 

@@ -298,7 +298,7 @@ def test_shadow_policy_is_explained_after_the_decision(monkeypatch: pytest.Monke
     )
     small, large = tier("small", 0.1), tier("large", 0.1)
     assert told(policy("{id: on, do: retry}"), small, large) == (
-        f"{answered}: by rule 'on' it would have asked a larger tier (retry), because it has no condition."
+        f"{answered}: by rule 'on' it would have tried a larger tier (retry), because it has no condition."
     )
     early = policy("{id: hard, stage: prompt, when: uncertainty > 0.8, do: abstain}", SURE)
     assert told(policy(SURE), tier("small", 0.1, prompt=0.9), enforced=early).endswith(

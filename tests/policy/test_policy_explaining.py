@@ -57,7 +57,7 @@ def test_every_rule_of_the_stage_has_its_outcome() -> None:
     assert explained.decisive is not None
     assert [part.text for part in explained.decisive.parts] == ["has(labels.topic)", "labels.topic in ['legal', 'tax']"]
     assert explained.paragraph == (
-        "The tier 'small' answered with an uncertainty of 0.43. By rule 'legal' a person is asked (escalate), because "
+        "The tier 'small' answered with an uncertainty of 0.43. By rule 'legal' a person decides (escalate), because "
         "`has(labels.topic)` is true (labels.topic is 'legal') and `labels.topic in ['legal', 'tax']` is true "
         "(labels.topic is 'legal'). Passed over before it: rule 'sure', as `uncertainty < 0.25` is false (uncertainty "
         "is 0.43); rule 'again', as it would retry, but there is no larger tier."

@@ -247,7 +247,7 @@ def test_a_ticket_explains_its_decision_in_a_few_sentences(site: Site, ask: Ask,
     shown = html.unescape(ana.get(f"/tickets/{ask('q?').id}").text)
     assert "The tier 'large' answered with an uncertainty of 0.62. " in shown
     assert (
-        "By rule 'unsure-so-ask-a-person' a person is asked (escalate), because <code>uncertainty < 0.75</code> is "
+        "By rule 'unsure-so-ask-a-person' a person decides (escalate), because <code>uncertainty < 0.75</code> is "
         "true (uncertainty is 0.62)" in shown
     )
     assert "rule 'unsure-so-try-larger', as it would retry, but there is no larger tier." in shown

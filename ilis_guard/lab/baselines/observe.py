@@ -134,15 +134,15 @@ def _in_parts(observed: Iterator[_Observed]) -> Iterator[list[_Observed]]:
 
 
 def _prepare(model: LocalModel, harvest: Path, attempts: AttemptTable, questions: Sequence[Question]) -> list[_Row]:
-    asked = {question.id: question for question in questions}
+    by_id = {question.id: question for question in questions}
     judging = p_true_template(model.checkpoint.tokenizer)
     prepared = []
     for id_, answer in attempts.generations():
         if answer.statistics is None or not set(POSITIONS) <= set(answer.signatures):
             continue
-        if id_ not in asked:
+        if id_ not in by_id:
             raise FitError(f"{str(harvest)!r} has an answer to {id_!r:.60}, which isn't among the questions")
-        prompt = asked[id_].prompt()
+        prompt = by_id[id_].prompt()
         tokenized = TokenizedAnswer(
             prompt=model.prompt_tokens([Message(role="user", content=prompt)]),
             answer=answer.token_ids,

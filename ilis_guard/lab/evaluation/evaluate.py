@@ -149,7 +149,7 @@ def evaluate(
     worst = None
     if show_texts and questions is not None:
         texts = {id_: text for path in source.harvests for id_, text in read_attempts(path).texts().items()}
-        worst = _worst_cases(made, _reference(chosen), rows, {asked.id: asked for asked in questions}, texts)
+        worst = _worst_cases(made, _reference(chosen), rows, {question.id: asked for question in questions}, texts)
     return Evaluation(
         manifests=tuple(
             read_attempts(path).harvest for path in (*source.harvests, *(applied.harvests if applied else ()))
@@ -216,14 +216,14 @@ def _worst_cases(
     from_sure = sorted(uncertainty, key=lambda row: (uncertainty[row], row))
 
     def case(row: int) -> Case:
-        asked = questions[str(rows.ids[row])]
+        question = questions[str(rows.ids[row])]
         return Case(
-            id=asked.id,
+            id=question.id,
             dataset=str(rows.datasets[row]),
             uncertainty=uncertainty[row],
-            question=asked.prompt(),
-            accepted=" / ".join(asked.answers),
-            answer=answers[asked.id],
+            question=question.prompt(),
+            accepted=" / ".join(question.answers),
+            answer=answers[question.id],
         )
 
     return WorstCases(

@@ -57,8 +57,8 @@ def question_sets(rows: Answers, questions: Sequence[Question] | None) -> tuple[
     Raises:
         FitError: a row's question isn't among them.
     """
-    asked = None if questions is None else {question.id: question for question in questions}
-    return tuple(_question_set(str(name), rows, asked) for name in np.unique(rows.datasets))
+    by_id = None if questions is None else {question.id: question for question in questions}
+    return tuple(_question_set(str(name), rows, by_id) for name in np.unique(rows.datasets))
 
 
 def counted_sets(sets: Sequence[QuestionSet]) -> list[str]:
@@ -80,11 +80,11 @@ def best_constant(questions: Sequence[Question]) -> float:
     return max(rights.values()) / len(questions)
 
 
-def _question_set(name: str, rows: Answers, asked: Mapping[str, Question] | None) -> QuestionSet:
+def _question_set(name: str, rows: Answers, by_id: Mapping[str, Question] | None) -> QuestionSet:
     of_set = rows.datasets == name
     count, right = int(of_set.sum()), int((~rows.wrong[of_set]).sum())
     interval = binomtest(right, count).proportion_ci(CONFIDENCE)
-    constant = None if asked is None else best_constant(list(_asked_of(rows.ids[of_set].tolist(), asked)))
+    constant = None if by_id is None else best_constant(list(_questions_of(rows.ids[of_set].tolist(), by_id)))
     return QuestionSet(
         name=name,
         rows=count,
@@ -110,13 +110,13 @@ def _why_left_out(count: int, right: int, low: float, constant: float | None) ->
     return ""
 
 
-def _asked_of(ids: Sequence[str], asked: Mapping[str, Question]) -> Iterator[Question]:
+def _questions_of(ids: Sequence[str], by_id: Mapping[str, Question]) -> Iterator[Question]:
     for id_ in ids:
-        if id_ not in asked:
+        if id_ not in by_id:
             raise FitError(
                 f"the row {id_!r:.60} was harvested, and isn't among the questions: give all that were asked"
             )
-        yield asked[id_]
+        yield by_id[id_]
 
 
 def _constants(question: Question) -> Iterator[str]:
