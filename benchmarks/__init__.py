@@ -1,1 +1,1 @@
-"""What the README claims of speed and memory, as commands that anyone can run: `make benchmarks`."""
+"""Benchmarks of the figures in the documentation, as commands: `make benchmarks`, and docs/benchmarks.md."""

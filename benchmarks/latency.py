@@ -1,4 +1,4 @@
-"""What a score and a ruling cost for one answer, once the model has answered.
+"""Measure the time of scoring and ruling on one answer, after the model has answered.
 
 python -m benchmarks.latency [--calls 1000]
 """

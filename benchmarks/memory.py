@@ -1,4 +1,4 @@
-"""What memory guarding takes: peak resident memory of guarded and of bare generation, each in its own process.
+"""Measure the peak resident memory of guarded and of bare generation, each in its own process.
 
     python -m benchmarks.memory [--runs 3]
 

@@ -1,4 +1,4 @@
-"""The README's picture: the mean signature of right and of wrong answers, and where they differ.
+"""Draw the README's picture: the mean signatures of right and of wrong answers, and their difference.
 
 python -m benchmarks.picture harvests/smollm2-135m-instruct-nf4.parquet docs/signature.png
 """

@@ -1,4 +1,4 @@
-"""What simulating two policies on a million recorded attempts takes, on one core.
+"""Measure the simulation of two policies on a million recorded attempts, on one core.
 
 python -m benchmarks.simulation [--rows 1000000] [--old default] [--new cost-first]
 """

@@ -1,11 +1,11 @@
-"""What streams save, cut wrongly and take back: answers to world-facts questions that the packaged bundles never saw.
+"""Measure what early stopping saves and cuts wrongly, and what streams retract, on questions unknown to the bundles.
 
     python -m benchmarks.streaming record [--model smollm2-135m-instruct-nf4] [--questions 400]
     python -m benchmarks.streaming report
 
-`record` lets a packaged model answer, and keeps what is known after each token. `report` replays that with the guard's
-own code, for several limits of a policy and several degrees of patience. The questions are those of the bundle's test
-share, half of them to choose the patience by and the other half to report.
+`record` runs a packaged model and records the state after each token. `report` replays the records with the guard's own
+code, for several limits of a policy and several values of patience. The questions are world-facts questions of the
+bundle's test share: half of them to choose the patience, the other half to report.
 """
 
 import csv

@@ -1,12 +1,11 @@
-"""Requests a second through the guard, with and without batching, for 1 to 16 concurrent callers.
+"""Measure requests per second through the guard, with and without batching, for 1 to 16 concurrent callers.
 
 python -m benchmarks.throughput [--precision nf4] [--callers 8] [--each 4] [--threads 1]
 
-The tier is the one that the shipped bundle was fitted to, so every answer is scored and ruled on; they are a few words
-long. With `--tokens`, answers have a length of their own and no score: the longer they are, the less it weighs that
-prompts are computed no faster in a batch. Beside it stands what
-transformers' own batched `generate` does with as many prompts at a time, without guard, threads or anybody who waits:
-the ceiling. Every line is written to `benchmarks/results/throughput.csv`.
+The tier is the one that the packaged bundle was fitted to, so every answer is scored and ruled on; answers are a few
+words long. With `--tokens`, answers have that length and no score: the longer they are, the less it matters that
+prompts are computed no faster in a batch. The upper limit is transformers' own batched `generate` on as many prompts at
+a time, without a guard, threads or waiting callers. Every line is written to `benchmarks/results/throughput.csv`.
 """
 
 import csv

@@ -1,9 +1,9 @@
-"""Requests a second of OpenAI clients on `ilis-guard serve`, with and without guard.yaml's `batch`.
+"""Measure requests per second of OpenAI clients on `ilis-guard serve`, with and without guard.yaml's `batch`.
 
 python -m benchmarks.throughput_http [--precision nf4] [--callers 8] [--each 3]
 
-The server is a process of its own, with one thread of torch, and holds every answer until it is decided. Clients are
-threads here, each with a connection of its own. Every line is written to `benchmarks/results/throughput_http.csv`.
+The server is a separate process with one torch thread, and runs in the mode `hold`. The clients are threads of this
+process, each with its own connection. Every line is written to `benchmarks/results/throughput_http.csv`.
 """
 
 import csv

@@ -2,8 +2,9 @@
 
 python -m benchmarks.world_facts --to FILE [--seed 0]
 
-A task makes all its questions from one sentence. Disputed facts are left out, and so is a question that its own words
-would answer ("What is the capital of Djibouti?") or whose answer is part of a wrong one ("Sudan" of "South Sudan").
+A task makes all its questions from one sentence pattern. Disputed facts are left out, and so is a question that
+contains its answer ("What is the capital of Djibouti?") or whose answer is part of a wrong one ("Sudan" of "South
+Sudan").
 
 A task is kept if SmolLM2-135M-Instruct gets 15 to 85 % of a sample of up to 60 questions right: one that a model
 always or never gets right teaches a scorer nothing. Measured with greedy decoding of 16 tokens and

@@ -1,4 +1,4 @@
-"""An agent whose uncertain answers wait for a person: each is an interrupt of its graph, and a ticket in the queue.
+"""Let an agent's uncertain answers wait for a person: each interrupts the graph and makes a ticket in the queue.
 
 python examples/langgraph_review.py
 """
@@ -22,18 +22,18 @@ if __name__ == "__main__":
     middleware, saver = [IlisGuardMiddleware(guard)], InMemorySaver()
     agent: Any = create_agent(ChatIlisGuard(guard=guard), middleware=middleware, checkpointer=saver)
 
-    def show(given: Any, config: Any) -> Any:
-        """Start or resume a thread, print its last message, and return the ticket that it waits for, if any."""
-        state = agent.invoke(given, config)
+    def run(graph_input: Any, config: Any) -> Any:
+        """Start or resume a thread, print its last message, and return the id of its open ticket, if any."""
+        state = agent.invoke(graph_input, config)
         pending = [interrupt.value for interrupt in state.get("__interrupt__", ())]
         print(state["messages"][-1].content, *(f"(proposed: {value['proposed']})" for value in pending))
         return pending[0]["ticket"] if pending else None
 
-    show({"messages": [("user", "What is the capital of Norway?")]}, NORWAY)
-    show({"messages": [("user", "Which chemical element has the symbol He?")]}, HELIUM)
-    ticket = show({"messages": [("user", "What is the capital of Italy?")]}, ITALY)
-    # One verdict is given in the graph; the other in the queue, as on the page, on the command line, or by webhook.
-    show(Command(resume={"verdict": "correct", "text": "Helium.", "reviewer": "ana"}), HELIUM)
+    run({"messages": [("user", "What is the capital of Norway?")]}, NORWAY)
+    run({"messages": [("user", "Which chemical element has the symbol He?")]}, HELIUM)
+    ticket = run({"messages": [("user", "What is the capital of Italy?")]}, ITALY)
+    # One verdict comes through the graph; the other through the queue, as from the page or the command line.
+    run(Command(resume={"verdict": "correct", "text": "Helium.", "reviewer": "ana"}), HELIUM)
     queue = cast("ReviewQueue", guard.review)
     queue.resolve(ticket, Verdict.ACCEPT, reviewer="ben")
-    show(None, thread_of(queue.get(ticket)))
+    run(None, thread_of(queue.get(ticket)))

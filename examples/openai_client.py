@@ -1,4 +1,4 @@
-"""Any OpenAI client on `ilis-guard serve`: an answer, or a refusal with its reason and perhaps a ticket.
+"""Use `ilis-guard serve` with OpenAI's client: get an answer, or a refusal and perhaps a ticket.
 
 OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=... python examples/openai_client.py "What is 7 times 8?"
 """
@@ -9,7 +9,7 @@ from openai import OpenAI
 
 
 def ask(question: str) -> str:
-    """Ask, and say what became of it."""
+    """Return the answer, or the refusal, for one question."""
     client = OpenAI()
     completion = client.chat.completions.create(model="ilis-guard", messages=[{"role": "user", "content": question}])
     message, decision = completion.choices[0].message, (completion.model_extra or {})["ilis_guard"]
@@ -20,15 +20,15 @@ def ask(question: str) -> str:
 
 
 def stream(question: str) -> None:
-    """Ask, and print pieces as they come. A stream may withdraw them: then nothing of `content` counts."""
+    """Print the text as it comes. A stream may retract it: then all `content` is void."""
     for chunk in OpenAI().chat.completions.create(
         model="ilis-guard", messages=[{"role": "user", "content": question}], stream=True
     ):
-        told = (chunk.model_extra or {}).get("ilis_guard", {})
+        decision = (chunk.model_extra or {}).get("ilis_guard", {})
         for choice in chunk.choices:
             print(choice.delta.content or choice.delta.refusal or "", end="")
-        if told.get("retracted"):
-            print("\n(withdrawn)", told.get("text") or "")
+        if decision.get("retracted"):
+            print("\n(withdrawn)", decision.get("text") or "")
 
 
 if __name__ == "__main__":

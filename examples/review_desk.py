@@ -1,4 +1,4 @@
-"""Another team's review desk, which review_webhook.py starts: webhooks come in, verdicts go out, both signed."""
+"""A review desk that receives signed webhooks and sends signed verdicts; review_webhook.py starts it."""
 
 import json
 import sys
@@ -14,24 +14,24 @@ SECRET = Webhook(environ["DESK_SECRET"])
 
 
 class Desk(BaseHTTPRequestHandler):
-    """Takes webhooks."""
+    """Receives webhooks."""
 
     def do_POST(self) -> None:
-        """Check who sent it, which raises unless it is signed, say that it was heard, and look at the ticket."""
+        """Verify the signature, which raises if it is wrong, acknowledge the webhook, and review the ticket."""
         message: Any = SECRET.verify(self.rfile.read(int(self.headers["content-length"])), dict(self.headers))
         self.send_response(204)
         self.end_headers()
         if message["type"] == "ticket.created":
             print("the desk sees:", message["data"]["record"]["attempts"][-1]["text"], flush=True)
-            give(message["data"], verdict="correct", text="Helium", reviewer="zoe")
+            send_verdict(message["data"], verdict="correct", text="Helium", reviewer="zoe")
 
 
-def give(about: Any, **verdict: str) -> None:
-    """Send a verdict to the page that the ticket's link leads to."""
-    body, now = json.dumps({"ticket": about["ticket"]} | verdict), datetime.now(UTC)
-    signed = {"webhook-id": about["ticket"], "webhook-timestamp": str(int(now.timestamp()))}
-    signed["webhook-signature"] = SECRET.sign(about["ticket"], now, body)
-    address = about["link"].replace("/tickets/", "/v1/tickets/") + "/verdict"
+def send_verdict(ticket: Any, **verdict: str) -> None:
+    """Send a verdict to the page of the ticket's link."""
+    body, now = json.dumps({"ticket": ticket["ticket"]} | verdict), datetime.now(UTC)
+    signed = {"webhook-id": ticket["ticket"], "webhook-timestamp": str(int(now.timestamp()))}
+    signed["webhook-signature"] = SECRET.sign(ticket["ticket"], now, body)
+    address = ticket["link"].replace("/tickets/", "/v1/tickets/") + "/verdict"
     httpx.post(address, content=body, headers=signed).raise_for_status()
 
 

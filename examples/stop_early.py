@@ -1,4 +1,4 @@
-"""Let the guard end an answer that its policy can't give any more, instead of paying for the rest of it.
+"""Stop an answer that the policy can't return any more, instead of paying for the rest of it.
 
 python examples/stop_early.py
 """
@@ -18,7 +18,7 @@ CONFIG, *QUESTIONS = sys.argv[1:] or [
 if __name__ == "__main__":
     with Guard.from_config(CONFIG) as guard:
         for question in QUESTIONS:
-            # Nothing is shown before the decision, the last event. docs/streaming.md tells how much that saves.
+            # The decision is the last event. docs/streaming.md has the savings.
             *_, decision = guard.stream(question, mode="early_stop")
             assert isinstance(decision, Decision)
             print(f"{decision.action}: {decision.text}")

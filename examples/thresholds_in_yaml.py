@@ -1,4 +1,4 @@
-"""What a risk owner does: change the policy's YAML while the guard runs. No Python changes, nothing restarts.
+"""Change the policy's YAML while the guard runs: no change of Python, no restart.
 
 python examples/thresholds_in_yaml.py
 """
@@ -7,10 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from ilis_guard import Guard, Policy
+from ilis_guard import Guard, Policy, explain_decision
 from ilis_guard.cascade.tier import load_tier
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.policy.explain import reasons
 
 POLICY = """
 version: 1
@@ -34,7 +33,7 @@ if __name__ == "__main__":
     guard.follow(file)
     for edit, text in EDITS.items():
         file.write_text(text)
-        time.sleep(1)  # a changed file counts once it has stood still for a quarter of a second
+        time.sleep(1)  # a change takes effect a quarter of a second after the file was written
         decision = guard.decide("What is the capital of Norway?")
         print(f"{edit}: {decision.action}, {decision.text}")
-        print(f"    {guard.policy_problem or reasons(decision)[0]}")
+        print(f"    {guard.policy_problem or explain_decision(decision)}")

@@ -1,4 +1,4 @@
-"""Guard a chain in one line: its model is tapped in the pass that answers, and the output keeps its type.
+"""Guard a chain in one line: the guard taps its model in the pass that answers, and the output keeps its type.
 
 python examples/wrap_a_runnable.py
 """
@@ -25,7 +25,7 @@ NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types
 )
 
 if __name__ == "__main__":
-    # An ordinary chain, on the model that the guard's bundle was fitted to.
+    # An ordinary chain with the model that the guard's bundle was fitted to.
     llm = HuggingFacePipeline.from_model_id(
         str(converted_folder(packaged_weights("smollm2-135m-instruct"))),
         task="text-generation",

@@ -11,12 +11,12 @@ from typing import ClassVar, Final, Literal
 class IlisGuardError(Exception):
     """Root of all errors of this package.
 
-    ``is_retryable`` tells whoever stands at the edge whether the same call may succeed if it is made again.
+    ``is_retryable`` says whether the same call may succeed if it is made again.
     """
 
     is_retryable: ClassVar[bool] = False
     caller_message: ClassVar[str] = "The request failed."
-    """What an API's callers are told of an error of this class, whatever its own message says."""
+    """The message for an API's callers, the same for all errors of the class."""
 
 
 class RequestError(IlisGuardError):
@@ -43,7 +43,7 @@ class PolicyError(IlisGuardError):
 
 
 class FactsError(IlisGuardError):
-    """Facts or a decision that a policy is asked to explain can't be used; the message starts with their place."""
+    """Facts or a decision can't be explained, because they are invalid; the message starts with their place."""
 
 
 class QuestionError(IlisGuardError):
@@ -77,13 +77,13 @@ class CircuitOpenError(ModelError):
 
 
 class BudgetError(IlisGuardError):
-    """The request's time is over: what still comes is no answer to it."""
+    """The request's time is over: a later answer isn't given."""
 
     caller_message = "The time for the request is over."
 
 
 class ClientDisconnected(IlisGuardError):  # noqa: N818 - no failure, and the field's word for it
-    """Whoever asked has left: nobody waits for this any more. It never reaches a caller."""
+    """The client has disconnected, so nobody waits for the result. It never reaches a caller."""
 
     caller_message = "The client disconnected."
 
@@ -131,7 +131,7 @@ class SimulationError(IlisGuardError):
 
 
 class ReviewError(IlisGuardError):
-    """The human queue can't do what was asked."""
+    """The human queue failed, or can't do what was requested."""
 
     caller_message = "The request could not be put before a person."
 
@@ -145,7 +145,7 @@ class TicketNotFoundError(ReviewError):
 
 
 class TicketConflictError(ReviewError):
-    """The ticket doesn't stand as whoever wanted to change it thought: look at it again."""
+    """The ticket has changed since it was read: read it again."""
 
 
 class TicketResolvedError(TicketConflictError):
@@ -165,7 +165,7 @@ class TicketChangedError(TicketConflictError):
 
 
 class WebhookSignatureError(ReviewError):
-    """Whoever sent the webhook doesn't know the secret, or sent it too long ago."""
+    """The webhook's signature is invalid, or it was sent too long ago."""
 
 
 class DeliveryNotFoundError(ReviewError):
@@ -190,9 +190,9 @@ _FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)
 
 
 def control_flow() -> tuple[type[BaseException], ...]:
-    """Exceptions that are no failures: whoever asked has left, or a framework leaves the call to come back later.
+    """Exceptions that aren't failures: the client disconnected, or a framework interrupts a call to resume it later.
 
-    A model that asks its graph's person with LangGraph's `interrupt` does the latter. Whoever catches everything lets
+    A model that asks its graph's person with LangGraph's `interrupt` does the latter. Code that catches everything lets
     them pass first::
 
         except control_flow():

@@ -38,20 +38,20 @@ if TYPE_CHECKING:  # importing it imports httpx and Jinja
 class Guard:
     """Decides what to do with a model's answer.
 
-    Threads may share a guard. Between requests it keeps how its tiers stand (who waits in line for which, which are
-    down), and nothing of the requests.
+    Threads may share a guard. Between requests it keeps the state of its tiers (limiters and circuit breakers), and
+    nothing of the requests.
 
     Args:
         tiers: from small to large; the first one answers first.
-        policy: what decides.
-        shadow: a policy that looks on, and says what it would have decided.
+        policy: the policy that decides.
+        shadow: a policy that is evaluated beside it, and decides nothing.
         review: where escalated requests go; needed if the policy escalates or audits.
         log_texts: whether log events may carry prompts and answers.
-        backoff: tenacity's wait between calls of a model that failed in passing.
+        backoff: tenacity's wait before a call is repeated after a transient error.
+        clock: seconds, monotonic: of deadlines, durations and circuit breakers.
 
     Raises:
-        ConfigError: a policy doesn't go with the tiers or the queue, or one would look on at another that doesn't
-            decide.
+        ConfigError: a policy doesn't fit the tiers or the queue, or both policies are in shadow.
     """
 
     def __init__(
@@ -63,34 +63,36 @@ class Guard:
         review: Review | None = None,
         log_texts: bool = False,
         backoff: wait_base = BACKOFF,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context = policy_context(tiers, has_queue=review is not None)
-        self._active = _bound(self._context, policy, shadow)
+        self._active = _bind(self._context, policy, shadow)
         self._reloader: PolicyReloader | None = None
-        self._cascade = Cascade.of(tiers, review=review, log_texts=log_texts, backoff=backoff)
+        self._clock = clock
+        self._cascade = Cascade.of(tiers, review=review, log_texts=log_texts, backoff=backoff, clock=clock)
 
     @classmethod
     def from_config(cls, path: str | Path, progress: Progress | None = None) -> Self:
         """Build a guard from ``guard.yaml``: load its models and bundles, its policy and its queue.
 
-        Unless the file pins the policy's fingerprint, the policy's file is followed from then on, see `follow`.
+        Unless the file pins the policy's fingerprint, changes of the policy's file take effect later on, see `follow`.
 
         Args:
             path: the file.
-            progress: told of the steps where packaged weights are converted first.
+            progress: called with the steps of converting packaged weights, where that is needed.
 
         Raises:
-            ConfigError: the file is wrong, or doesn't go with its policy, or pins another one.
-            PolicyError: the policy is wrong.
+            ConfigError: the file is invalid, doesn't fit its policy, or pins another one.
+            PolicyError: the policy is invalid.
             ModelError: a model can't be loaded.
             BundleError: a bundle can't be read, or was fitted to another model.
             ReviewError: the queue's storage can't be used.
         """
         config = read_config(path)
-        # What is quick to check comes before models are loaded.
+        # Check all that is quick to check before models are loaded.
         policy, shadow = _policies(config.policy, config.shadow)
         _check_pin(policy, config)
-        _bound(PolicyContext.of_config(config), policy, shadow)
+        _bind(PolicyContext.of_config(config), policy, shadow)
         review = None if config.review is None else open_queue(config.review)
         tiers = [load_tier(tier, progress) for tier in config.tiers]
         guard = cls(tiers=tiers, policy=policy, shadow=shadow, review=review, log_texts=config.log_texts)
@@ -100,31 +102,31 @@ class Guard:
 
     @property
     def policy(self) -> Policy:
-        """The one in force for a request that begins now."""
-        return self._active_policies().enforced.policy
+        """The active policy for a request that begins now."""
+        return self._policies_now().enforced.policy
 
     @property
     def policy_problem(self) -> str:
-        """Why the policy files, as they now stand, aren't in force; empty where they are, or aren't followed."""
+        """Why the policy files' present contents aren't active; empty where they are, or aren't followed."""
         return "" if self._reloader is None else self._reloader.problem
 
     def follow(self, policy: str | Path, shadow: str | Path | None = None) -> None:
         """Read the policies from their files, now and whenever these have changed.
 
-        A request keeps what was in force when it began. A file that is wrong, or doesn't go with the tiers and the
-        queue, changes nothing: that is logged (`POLICY_RELOAD_FAILED`), and stands in `policy_problem` until it is
-        mended.
+        A request keeps the policies that were active when it began. A file that is invalid, or doesn't fit the tiers
+        and the queue, changes nothing: the problem is logged (`POLICY_RELOAD_FAILED`), and `policy_problem` returns it
+        until the file is corrected.
 
         Args:
-            policy: a file, or the name of a policy that comes with ilis_guard.
-            shadow: the same of the one that looks on; None for none.
+            policy: a file, or the name of a shipped policy.
+            shadow: the same for the shadow policy; None for none.
 
         Raises:
-            PolicyError: a policy is wrong.
-            ConfigError: a policy doesn't go with the tiers or the queue.
+            PolicyError: a policy is invalid.
+            ConfigError: a policy doesn't fit the tiers or the queue.
         """
         files = [locate(name) for name in (policy, shadow) if name is not None]
-        self._reloader = PolicyReloader(files, lambda: _bound(self._context, *_policies(policy, shadow)))
+        self._reloader = PolicyReloader(files, lambda: _bind(self._context, *_policies(policy, shadow)))
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -144,24 +146,24 @@ class Guard:
         stop: Sequence[str] = (),
         id: str | None = None,  # noqa: A002 - the decision's word for it
     ) -> Decision:
-        """Ask, score, and decide.
+        """Call models, score their answers, and decide.
 
-        Whatever goes wrong with a model, a score or the queue ends as a decision that isn't an answer, with its
-        reason; an escalation is returned only after its ticket is committed.
+        Errors of models, scorers or the queue never raise: they end in a decision that isn't an answer, and are
+        recorded in it. An escalation is returned only after its ticket is committed.
 
         Args:
             prompt: a question, or a conversation that ends with the user's turn; or a request from `Request.of`, which
                 isn't checked again and has labels and stop sequences of its own.
-            labels: what the policy's conditions see as ``labels.NAME``.
-            stop: an answer ends before the first of these, and is scored as it then is. Bundles are fitted to answers
-                that end by themselves: an answer that this cuts may be unlike those, which `typicality` tells.
-            id: the decision's, where the caller has one that is the same when it asks again; None for a new one. A
-                decision has one ticket, so a request that is made again under its id is escalated once.
+            labels: the policy's conditions read them as ``labels.NAME``.
+            stop: an answer ends before the first of these sequences, and is scored without the rest. Bundles are
+                fitted to answers that end by themselves: one that is cut may be less typical, see `typicality`.
+            id: the decision's id; None for a new one. A decision has one ticket, so a request that is repeated with
+                the same id is escalated once.
 
         Raises:
-            RequestError: the prompt, the labels or the stop sequences can't be used.
+            RequestError: the prompt, the labels or the stop sequences are invalid.
         """
-        return self._decide(self._request(prompt, labels, stop), decision=id, since=time.monotonic())
+        return self._decide(self._request(prompt, labels, stop), decision=id, since=self._clock())
 
     async def adecide(
         self,
@@ -171,9 +173,13 @@ class Guard:
         stop: Sequence[str] = (),
         id: str | None = None,  # noqa: A002 - the decision's word for it
     ) -> Decision:
-        """As `decide`, in a thread, so that the event loop goes on."""
+        """As `decide`, for callers on an event loop.
+
+        The decision is made in a thread of its own, which this awaits, so the event loop stays free. Cancelling the
+        caller doesn't stop that thread: the request runs to its end, and a ticket may be stored.
+        """
         request = self._request(prompt, labels, stop)
-        return await run_in_thread(partial(self._decide, request, decision=id, since=time.monotonic()))
+        return await run_in_thread(partial(self._decide, request, decision=id, since=self._clock()))
 
     def stream(
         self,
@@ -183,18 +189,18 @@ class Guard:
         stop: Sequence[str] = (),
         mode: StreamMode = "hold",
     ) -> Generator[StreamEvent, None, None]:
-        """As `decide`, and show the answer on the way; the decision is always the last event.
+        """As `decide`, with the answer's text as events; the decision is always the last event.
 
-        Closing the iterator ends the generation at its next token. Then there is no decision, and no ticket.
+        Closing the iterator stops the generation at its next token. Then there is no decision, and no ticket.
 
         Args:
             prompt: as of `decide`.
             labels: as of `decide`.
             stop: as of `decide`.
-            mode: what is shown when, and whether generations are cut.
+            mode: when text is shown, and whether generations are stopped early.
 
         Raises:
-            RequestError: the prompt, the labels or the stop sequences can't be used, or there is no such mode.
+            RequestError: the prompt, the labels or the stop sequences are invalid, or there is no such mode.
         """
         return stream_events(self._streaming(self._request(prompt, labels, stop), mode))
 
@@ -206,36 +212,35 @@ class Guard:
         stop: Sequence[str] = (),
         mode: StreamMode = "hold",
     ) -> AsyncGenerator[StreamEvent, None]:
-        """As `stream`, while the event loop goes on. Who is cancelled while they wait for an event has left it."""
+        """As `stream`, for callers on an event loop. Cancelling a task that waits for an event closes the stream."""
         return astream_events(self._streaming(self._request(prompt, labels, stop), mode))
 
     def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
-        """This guard with another model in a tier's place; policies, queue, and the other tiers are shared.
+        """Replace a tier's model in a copy of this guard; policies, queue and the other tiers are shared.
 
         Args:
-            tier: whose place it takes, with its cost, its limits and, where it can be tapped and fits, its bundle.
-            model: calls of it have a line and a breaker of their own.
-            check: what every tier's answer must pass before it is scored.
+            tier: name of the tier, whose prices and limits are kept, and its bundle if it was fitted to the model.
+            model: its calls have a limiter and a circuit breaker of their own.
+            check: checks every tier's answer before it is scored.
 
         Raises:
             ConfigError: there is no such tier, or it has a prompt bundle and the model can't stop at the prompt.
-            BundleMismatchError: the tier's bundle was fitted to another model than this one, which can be tapped.
+            BundleMismatchError: the model can be tapped, and the tier's bundle was fitted to another one.
         """
         return self._with(self._cascade.with_model(tier, model, check))
 
     def without_models(self, why: str) -> Self:
-        """The same guard, whose models aren't asked any more: each tier fails, and the policy says what comes of that.
+        """Copy this guard without its models: each attempt fails, and the policy rules on that.
 
-        It is for requests whose time is over, such as those under way when a server stops: what the policy escalates
-        is put before people, and nothing is answered.
+        For requests that are still under way when a server stops: the policy may escalate them, and answers none.
 
         Args:
-            why: stands in each attempt's error; a sentence without prompts and answers.
+            why: the detail of each attempt's error; a sentence without prompts and answers.
         """
         return self._with(self._cascade.without_models(why))
 
     def close(self) -> None:
-        """Let go of the queue's storage."""
+        """Release the queue's storage."""
         if self.review is not None:
             self.review.close()
 
@@ -254,24 +259,24 @@ class Guard:
 
     def _request(self, prompt: Prompt | Request, labels: Labels | None, stop: Sequence[str]) -> Request:
         request = prompt if isinstance(prompt, Request) else Request.of(prompt, labels, stop)
-        if request.stop and (deaf := [tier.name for tier in self.tiers if not tier.takes_stop]):
+        if request.stop and (unable := [tier.name for tier in self.tiers if not tier.takes_stop]):
             raise RequestError(
-                f"the models of the tiers {deaf!r} can't end an answer at stop sequences; leave `stop` out",
+                f"the models of the tiers {unable!r} can't end an answer at stop sequences; leave `stop` out",
                 "stop",
             )
         return request
 
-    def _active_policies(self) -> ActivePolicies:
+    def _policies_now(self) -> ActivePolicies:
         return self._active if self._reloader is None else self._reloader.current
 
     def _streaming(self, request: Request, mode: StreamMode) -> Callable[[EventChannel[StreamEvent]], None]:
-        """What is done once the stream's reader asks for the first event."""
+        """The work that begins when the stream's reader requests the first event."""
         if mode not in get_args(StreamMode):
             raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
 
         def work(channel: EventChannel[StreamEvent]) -> None:
             writer = StreamWriter(channel, mode)
-            writer.finish(self._decide(request, since=time.monotonic(), writer=writer))
+            writer.finish(self._decide(request, since=self._clock(), writer=writer))
 
         return work
 
@@ -279,7 +284,7 @@ class Guard:
         self, request: Request, *, since: float, decision: str | None = None, writer: StreamWriter | None = None
     ) -> Decision:
         return self._cascade.decide(
-            request, self._active_policies(), decision=decision or uuid.uuid4().hex, since=since, writer=writer
+            request, self._policies_now(), decision=decision or uuid.uuid4().hex, since=since, writer=writer
         )
 
 
@@ -313,14 +318,14 @@ def _policies(policy: str | Path, shadow: str | Path | None) -> tuple[Policy, Po
     return Policy.load(policy), None if shadow is None else Policy.load(shadow)
 
 
-def _bound(context: PolicyContext, policy: Policy, shadow: Policy | None) -> ActivePolicies:
+def _bind(context: PolicyContext, policy: Policy, shadow: Policy | None) -> ActivePolicies:
     if shadow is not None and policy.mode == "shadow":
         raise ConfigError(
-            f"{policy.key_place('mode')}: the policy's mode is `shadow`, and guard.yaml has another one look on "
-            "(`shadow`): nothing would be decided; enforce the one, or take the other out"
+            f"{policy.key_place('mode')}: the policy's mode is `shadow`, and guard.yaml has another one in shadow "
+            "(`shadow`): nothing would be decided; enforce the one, or remove the other"
         )
-    in_shadow = None if shadow is None else context.bind(shadow, is_shadow=True)
-    return ActivePolicies(enforced=context.bind(policy), shadow=in_shadow)
+    bound_shadow = None if shadow is None else context.bind(shadow, is_shadow=True)
+    return ActivePolicies(enforced=context.bind(policy), shadow=bound_shadow)
 
 
 def _check_pin(policy: Policy, config: GuardConfig) -> None:

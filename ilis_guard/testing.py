@@ -1,13 +1,13 @@
-"""For users' own tests: a fake model, a fixed scorer, a queue that leaves nothing behind. No weights, no torch.
+"""For users' own tests: a fake model, a fixed scorer and a temporary queue, without weights and torch.
 
-A policy's test takes three lines. By tier, from small to large: how uncertain its answers are.
+A policy's test takes three lines: `fake_guard` takes the uncertainty of each tier's answers, from small to large.
 
     >>> guard = fake_guard("default", {"small": 0.9, "large": 0.1})
     >>> decision = guard.decide("What is the capital of Norway?", labels={"topic": "geography"})
     >>> decision.action.value, decision.rules
     ('answer', ('unsure-so-try-larger', 'sure'))
 
-Where more is to be seen, the parts make a `Guard` as any others do:
+The parts also build a `Guard`, where a test needs more control:
 
     >>> from ilis_guard import Guard, Policy, Tier
     >>> model = FakeModel({"What is 7 times 8?": "56", "And 9 times 8?": TimeoutError("too slow")})
@@ -20,7 +20,7 @@ Where more is to be seen, the parts make a `Guard` as any others do:
     >>> [messages[-1].content for messages in model.calls]
     ['What is 7 times 8?']
 
-Rules of stage ``prompt`` see what `prompts` says of a tier before it answers:
+`prompts` gives the scores that rules of stage ``prompt`` read:
 
     >>> guard = fake_guard("cost-first", {"small": 0.1, "large": 0.1}, prompts={"small": 0.95})
     >>> guard.decide("Prove Fermat's last theorem.").rules
@@ -32,7 +32,7 @@ Streams show a fake model's reply word by word:
     >>> [event.text for event in events]
     ['answer', ' of', ' small', 'answer of small']
 
-A policy's guarantee holds up to what `thresholds` says of a tier; without a threshold nothing is certified there:
+`thresholds` gives the uncertainty up to which a tier's answers are certified; without one, nothing is certified there:
 
     >>> guard = fake_guard("customer-support", {"small": 0.2, "large": 0.2}, thresholds={"small": 0.1, "large": 0.3})
     >>> guard.decide("Where is my parcel?").rules
@@ -90,13 +90,13 @@ Reply = str | Generation
 
 
 class FakeModel:
-    """A model that says what it is told to say.
+    """A model with scripted replies.
 
     Args:
         replies: one for all calls, a sequence with one a call, or a mapping by prompt (the user's last turn). An
             exception among them is raised. A call without a reply raises LookupError.
         layers: of the signatures. They depend on nothing but the text; an empty one has only that of the prompt.
-        fingerprint: None for a model of which nothing is comparable.
+        fingerprint: None for a model that no bundle can be fitted to.
     """
 
     takes_stop = True
@@ -178,14 +178,14 @@ class FakeModel:
 
 
 class FixedScorer:
-    """A scorer that says what it is told to say.
+    """A scorer with scripted scores.
 
     Args:
         scores: one for all generations, a sequence with one a generation, or a mapping by the generation's text (a
-            stream that cuts or shows asks after each word: then a mapping, by the texts so far). A number is an
+            stream scores after each word: then a mapping by the text so far). A number is an
             uncertainty; a `Score` brings its own typicality; an exception is raised. A generation without a
             score raises LookupError.
-        typicality: the typicality beside an uncertainty; 1 is familiar ground.
+        typicality: beside an uncertainty; 1 is like the calibration rows.
     """
 
     def __init__(
@@ -233,16 +233,16 @@ class InMemoryQueue(ReviewQueue):
 
 
 def _script(given: Any) -> Callable[[str], Any]:
-    """What to say to a key; a `Scripted`, as Any because a string is a sequence of strings to type checkers."""
+    """The item for a key. `given` is a `Scripted`; Any because a string is also a sequence of strings."""
     if isinstance(given, Mapping):
-        return lambda key: _said(given[key])
+        return lambda key: _returned(given[key])
     if isinstance(given, Sequence) and not isinstance(given, str):
         left = deque(given)
-        return lambda _: _said(left.popleft() if left else LookupError("the script ended; give it an item a call"))
-    return lambda _: _said(given)
+        return lambda _: _returned(left.popleft() if left else LookupError("the script ended; give it an item a call"))
+    return lambda _: _returned(given)
 
 
-def _said(item: Any) -> Any:
+def _returned(item: Any) -> Any:
     if isinstance(item, BaseException):
         raise item
     return item
@@ -284,7 +284,7 @@ def fake_guard(
     if certified and loaded.guarantee is None:
         raise ConfigError(f"there are thresholds, and the policy {loaded.name!r} guarantees nothing; leave them out")
     return _FakeGuard(
-        tiers=[_tier(name, told, scored.get(name), charged.get(name, 0.0)) for name, told in tiers.items()],
+        tiers=[_tier(name, scripted, scored.get(name), charged.get(name, 0.0)) for name, scripted in tiers.items()],
         policy=loaded,
         review=InMemoryQueue() if review is None else review,
         thresholds=certified,
@@ -292,22 +292,22 @@ def fake_guard(
 
 
 class _FakeGuard(Guard):
-    """A guard that is told its thresholds instead of certifying them, and doesn't wait between calls."""
+    """A guard with given thresholds instead of certified ones, and without waits between calls."""
 
     def __init__(
         self, *, tiers: Sequence[Tier], policy: Policy, review: Review, thresholds: Mapping[str, float]
     ) -> None:
         super().__init__(tiers=tiers, policy=policy, review=review, backoff=tenacity.wait_none())
         enforced = self._active.enforced
-        told = replace(enforced, thresholds={**enforced.thresholds, **thresholds})
-        self._active = replace(self._active, enforced=told)
+        changed = replace(enforced, thresholds={**enforced.thresholds, **thresholds})
+        self._active = replace(self._active, enforced=changed)
 
 
-def _tier(name: str, told: float | Score | Exception | None, prompt: float | Score | None, cost: float) -> Tier:
+def _tier(name: str, scripted: float | Score | Exception | None, prompt: float | Score | None, cost: float) -> Tier:
     return Tier(
         name=name,
-        model=FakeModel(told if isinstance(told, Exception) else f"answer of {name}"),
-        scorer=None if told is None or isinstance(told, Exception) else FixedScorer(told),
+        model=FakeModel(scripted if isinstance(scripted, Exception) else f"answer of {name}"),
+        scorer=None if scripted is None or isinstance(scripted, Exception) else FixedScorer(scripted),
         prompt_scorer=None if prompt is None else FixedScorer(prompt),
         cost=TierCost(per_request=cost),
     )

@@ -89,13 +89,13 @@ def test_guards_fakes_and_the_command_line_start_without_models(statement: str) 
 
 
 @pytest.mark.usefixtures("process")
-def test_what_decides_never_needs_torch() -> None:
+def test_deciding_modules_import_no_torch() -> None:
     rooms = "ilis_guard.policy, ilis_guard.scoring, ilis_guard.review, ilis_guard.types, ilis_guard.events"
     assert imported_by(f"import {rooms}", "torch", "transformers", "bitsandbytes") == set()
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_every_error_says_its_message_after_pickling_and_copying(kind: type[Exception]) -> None:
+def test_errors_keep_message_and_class_through_pickling_and_copying(kind: type[Exception]) -> None:
     error = kind("guard.yaml:1:2: what, got 'x'; what to do")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is kind
@@ -104,7 +104,7 @@ def test_every_error_says_its_message_after_pickling_and_copying(kind: type[Exce
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_every_error_is_one_of_ours_and_says_in_a_docstring_when_it_is_raised(kind: type[Exception]) -> None:
+def test_every_error_is_ours_and_has_a_docstring(kind: type[Exception]) -> None:
     assert issubclass(kind, errors.IlisGuardError)
     # A class without a docstring shows its parent's.
     assert (kind.__dict__.get("__doc__") or "").strip().endswith(".")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from ilis_guard import labels
 from ilis_guard.errors import RequestError
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.types import Action, Request
+from ilis_guard.types.requests import label_problem
 from tests.explained import blocked
 
 BAD: list[tuple[dict[Any, Any], str]] = [
@@ -46,7 +46,7 @@ def test_a_request_with_anything_else_is_refused(bad: dict[Any, Any], words: str
 )
 def test_short_words_and_numbers_are_labels(good: dict[str, Any]) -> None:
     assert Request.of("Hello", good).labels == good
-    assert labels.problem(good) == ""
+    assert label_problem(good) == ""
 
 
 @pytest.mark.parametrize("bad", [bad for bad, _ in BAD])

@@ -8,7 +8,7 @@ from tests import postgresql
 from tests.skips import NO_POSTGRESQL, skip
 
 
-def test_what_is_missing_skips_here_and_fails_in_continuous_integration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tools_skip_here_and_fail_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="apt-get install postgresql"):
         skip(NO_POSTGRESQL)

@@ -1,1 +1,1 @@
-"""A survey of all causal language models of transformers: where each is tapped, or why it isn't."""
+"""A survey of all causal language models of transformers: where each is tapped, or why it is rejected."""

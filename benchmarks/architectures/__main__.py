@@ -1,8 +1,8 @@
-"""Tap a tiny random model of every causal language model that transformers has, and judge each by its arithmetic.
+"""Tap a tiny random model of every causal language model of transformers, and check each tap by arithmetic.
 
     python -m benchmarks.architectures [--to benchmarks/results/architectures.csv]
 
-Ends with status 1 where anything is tapped wrongly. About a minute.
+The exit status is 1 if any tap is wrong. Takes about a minute.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""What a layer adds to the residual stream, found by silencing its parts one after the other."""
+"""What a layer adds to the residual stream, measured by silencing its parts one after the other."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack

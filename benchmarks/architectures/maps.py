@@ -1,4 +1,4 @@
-"""Recorded maps against a second route: forward methods wrapped, one uncached pass, float64 loops over pairs."""
+"""Reference maps of another route: wrapped forward methods, one uncached pass, float64 loops over pairs."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""One architecture's row: what is tapped, whether that is what its layers add up, or why it isn't tapped."""
+"""The survey's row for one architecture: what is tapped, whether the layers' sums confirm it, or why it is rejected."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Our unsupervised scores beside lm-polygraph's own estimators, on the same answers."""
+"""Compare our unsupervised scores with lm-polygraph's own estimators, on the same answers."""

@@ -1,8 +1,8 @@
-"""The command: harvests and observes some answers, has lm-polygraph score the same ones, and compares.
+"""Harvest and observe some answers, let lm-polygraph score the same ones, and compare the scores.
 
-The estimators are given what lm-polygraph's own calculators saw, "as it comes" (with the end token, which they take for
-a token of the answer) and cut to the "answer tokens". Of its P(True) only the log-probabilities are asked, after our
-wording. A constant that its RAUQ adds (1) and the sign of its verdicts are ours to allow for.
+The estimators get the output of lm-polygraph's own calculators, "as it comes" (with the end token, which they count as
+part of the answer) and cut to the "answer tokens". Its P(True) only contributes log-probabilities, for our wording. The
+comparison corrects for the constant that its RAUQ adds (1) and for the sign of its verdicts.
 """
 
 import csv

@@ -1,9 +1,9 @@
-"""lm-polygraph's end: it answers each prompt anew, in its own environment, and its estimators score what it saw.
+"""Run lm-polygraph in its own environment: answer each prompt again, and score the answers with its estimators.
 
 python -m benchmarks.baselines_crosscheck.worker WEIGHTS_FOLDER MAX_NEW_TOKENS < requests > answers
 
-A request a line, {"prompt": ..., "judged": ..., "tokens": ...}: the rendered prompt, the rendered question whether the
-answer is true, and how many answer tokens there are. An answer a line, see `Estimated`.
+One request per line, {"prompt": ..., "judged": ..., "tokens": ...}: the rendered prompt, the rendered question whether
+the answer is true, and the number of answer tokens. One answer per line, see `Estimated`.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""Risk control where error rates are known: how often its promise is broken, and how much is answered."""
+"""Risk control on populations with known error rates: how often the promise is broken, and how much is answered."""

@@ -1,4 +1,4 @@
-"""How often a certified threshold breaks its promise and how much it answers, beside MAPIE's risk control.
+"""Measure how often a certified threshold breaks its promise and how much it answers, beside MAPIE's risk control.
 
 python -m benchmarks.certify [--draws 1000] [--seed 0]
 """

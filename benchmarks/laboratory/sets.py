@@ -1,4 +1,4 @@
-"""The sets of questions: made here, and, where a folder of question files is given, drawn from these."""
+"""The sets of questions: generated ones, and samples from a folder of question files, if one is given."""
 
 import random
 from collections.abc import Iterable, Mapping

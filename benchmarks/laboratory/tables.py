@@ -1,4 +1,4 @@
-"""What is committed of an evaluation, and what the command shows of it."""
+"""Tables of an evaluation: the committed CSV files, and the command's output."""
 
 import csv
 from collections.abc import Sequence

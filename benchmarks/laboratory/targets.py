@@ -1,4 +1,4 @@
-"""What was expected of the score before anything was measured, and what came of it."""
+"""Targets for the score that were set before any measurement, and whether each is met."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass

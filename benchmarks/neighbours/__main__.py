@@ -1,4 +1,4 @@
-"""The command: prepares the environments, starts the workers, measures in rounds, prints and writes."""
+"""Prepare the environments, start the workers, measure in rounds, print and write the results."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Virtual environments, made once and made again when what belongs in them changes."""
+"""Virtual environments, reused until their requirements change."""
 
 import hashlib
 import shlex

@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as a CSV file for programs."""
+"""The measurements as a printed table and as a CSV file."""
 
 import csv
 import platform

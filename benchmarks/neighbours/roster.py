@@ -1,4 +1,4 @@
-"""Who is measured: libraries, the environments that they live in, and how their workers are started."""
+"""The measured libraries, their environments, and the commands that start their workers."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rounds of measurement: every neighbour in turn, and each one's runs in turn within its turn."""
+"""Rounds of measurements: every neighbour in sequence, with its runs in sequence."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

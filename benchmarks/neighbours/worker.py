@@ -1,4 +1,4 @@
-"""The driver's end of a worker: a process in a neighbour's environment that runs what it is asked to."""
+"""The driver's side of a worker, a process in a neighbour's environment that runs measurements on request."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The measured cases."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

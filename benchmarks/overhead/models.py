@@ -1,4 +1,4 @@
-"""On what is measured: packaged models, and models of any shape with random weights."""
+"""The measured models: packaged ones, and models of any shape with random weights."""
 
 from dataclasses import dataclass
 from pathlib import Path

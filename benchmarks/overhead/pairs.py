@@ -1,4 +1,4 @@
-"""The measuring: pairs of guarded and bare runs."""
+"""Measurements of pairs of guarded and bare runs."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Table, CSV and picture."""
+"""The results as a table, a CSV file and a picture."""
 
 import csv
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,7 @@
-"""Attempts: one tier tried once. Its model is called, its answer scored, and whatever goes wrong is recorded."""
+"""Attempts: call one tier's model, score its answer, and record any error."""
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -31,31 +30,31 @@ from ilis_guard.types import (
 )
 
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
-"""What a policy says before a token is generated, to the attempt as far as it has come."""
+"""The policy's ruling before a token is generated, on the attempt so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptPhase:
-    """What is known before a token is generated."""
+    """The state of an attempt at stage `prompt`."""
 
     score: Score | None = None
-    """By the tier's prompt bundle; None where it wasn't used."""
+    """From the tier's prompt bundle; None where it wasn't used."""
     seconds: float | None = None
     """As `Attempt.prompt_seconds`; so is `cost`."""
     cost: float | None = None
     ruling: PromptRuling = PromptRuling()  # noqa: RUF009 - it is frozen
-    """What the policy says to that; without a rule of stage `prompt` it says nothing."""
+    """The policy's; empty without rules of stage `prompt`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptResult:
-    """An attempt that was made."""
+    """A finished attempt."""
 
     attempt: Attempt
     prompt: PromptRuling
-    """What the policy said before a token was generated."""
+    """The policy's ruling before a token was generated."""
     log_detail: str
-    """The attempt's error as it may be logged; empty where there is none."""
+    """The attempt's error for logs; empty where there is none."""
     sent: tuple[Message, ...] = ()
     """As `Generation.sent`."""
 
@@ -65,13 +64,14 @@ class AttemptRunner:
 
     Args:
         tier: the tier.
-        caller: of the tier's model.
+        caller: calls the tier's model.
         request: the request.
         evaluate_prompt: called before a token is generated; None where the policy has no rule of stage `prompt`.
-        is_binding: whether the model is spared the answer where such a rule decided; in shadow mode it answers.
-        deadline: when it is given up; None for never.
-        since: from when on the attempt's seconds count, on the clock of `time.monotonic`.
-        stopper: follows the answer; None where it comes whole. Used only with a model that can be followed.
+        is_binding: whether such a rule stops the model before it answers; in shadow mode it answers all the same.
+        deadline: when the call is abandoned; None for never.
+        since: when the attempt began, on the clock.
+        clock: seconds, monotonic.
+        stopper: follows the answer token by token; None where it comes whole. Used only with a `StepwiseModel`.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class AttemptRunner:
         is_binding: bool,
         deadline: Deadline | None,
         since: float,
+        clock: Callable[[], float],
         stopper: EarlyStopper | None = None,
     ) -> None:
         self._tier = tier
@@ -93,17 +94,18 @@ class AttemptRunner:
         self._is_binding = is_binding
         self._deadline = deadline
         self._since = since
+        self._clock = clock
         self._stopper = stopper
-        # Written by the thread that the model runs in, at once and whole, for it may go on after it was given up.
+        # The model's thread replaces it as a whole, since it may go on after its call was abandoned.
         self._prompt = PromptPhase()
         self._prompt_failure: Exception | None = None
         self._calls = 0
         self._stopped: Generation | None = None
 
     def run(self) -> AttemptResult:
-        """Make the attempt. What goes wrong is the attempt's error.
+        """Make the attempt. Errors become the attempt's error.
 
-        Nothing is raised but what stops the program, and what leaves the call: see `control_flow`.
+        Only what stops the program, or is control flow (`errors.control_flow`), is raised.
         """
         failure: Exception | None = None
         generation: Generation | None = None
@@ -134,19 +136,19 @@ class AttemptRunner:
         return self._is_binding and prompt.ruling.ruling is not None
 
     def _generate(self) -> Generation | None:
-        """Let the tier's model answer; None where a rule of stage `prompt` spares it before it was called."""
+        """Call the tier's model; None where a rule of stage `prompt` decided before it was called."""
         tier, model, evaluate_prompt = self._tier, self._tier.model, self._evaluate_prompt
         if evaluate_prompt is None:
             return self._call()
         if tier.prompt_scorer is None:
-            # No score to wait for, so the rules don't need the model.
+            # The rules read no score of the prompt, so they don't need the model.
             self._rule(evaluate_prompt, None, None)
             return None if self._is_spared(self._prompt) else self._call()
         if not isinstance(model, StepwiseModel):
             raise ModelError(f"the tier {tier.name!r} has a prompt bundle, and a model that can't stop at the prompt")
 
         def proceed(so_far: Generation) -> bool:
-            # A repeated call doesn't overrule the first one's ruling.
+            # A repeated call keeps the first call's ruling.
             if not self._is_spared(self._prompt):
                 self._score_and_rule(so_far, evaluate_prompt)
             return not self._is_spared(self._prompt)
@@ -163,13 +165,13 @@ class AttemptRunner:
                     return self._follow(model, stopper, proceed)
                 return self._generation(proceed)
             except asyncio.CancelledError as cancelled:
-                # It would stop whoever catches it, and here only the model cancelled itself.
+                # Raised further, it would cancel the caller's task, though only the model cancelled itself.
                 raise ModelError(f"the model of the tier {self._tier.name!r} cancelled its own call") from cancelled
 
         return self._caller.call(work, deadline=self._deadline)
 
     def _generation(self, proceed: Proceed | None) -> Generation:
-        """The whole answer, or what there is of it where `proceed` says no."""
+        """The whole answer, or the generation at the prompt where `proceed` returns False."""
         options = self._stop_option | ({} if proceed is None else {"proceed": proceed})
         model = self._tier.model
         if self._deadline is not None and isinstance(model, StepwiseModel):
@@ -177,7 +179,7 @@ class AttemptRunner:
         return _checked(model.generate(self._request.messages, **options))
 
     def _follow(self, model: StepwiseModel, stopper: EarlyStopper, proceed: Proceed | None) -> Generation:
-        """As `_generation`, token by token; or the answer as far as it came until it was stopped."""
+        """As `_generation`, token by token; or the answer so far where the stopper stopped it."""
         generation: Generation | None = None
         with closing(model.stream(self._request.messages, **self._stop_option)) as steps, stopper.follow():
             for step in steps:
@@ -198,14 +200,14 @@ class AttemptRunner:
 
     @property
     def _stop_option(self) -> dict[str, Any]:
-        """Passed only where there is something: a user's own model needn't know of stop sequences."""
+        """Empty without stop sequences: a user's own model needn't take the option."""
         return {"stop": self._request.stop} if self._request.stop else {}
 
     def _so_far(self, generation: Generation, stopper: EarlyStopper) -> Attempt:
-        """The attempt as far as it has come; without an uncertainty where there is none, or it can't be computed."""
+        """The attempt so far; without an uncertainty where there is none, or it can't be computed."""
         score: Score | None = None
         if stopper.needs_scores:
-            # What can't be scored yet may be scored at its end; until then it is neither written nor stopped.
+            # What can't be scored yet may be scored at its end; until then it is neither shown nor stopped.
             with suppress(Exception):
                 score = self._tier.score_so_far(generation)
         return self._attempt(self._prompt, generation, score, None)
@@ -216,7 +218,7 @@ class AttemptRunner:
         except Exception as error:
             if self._is_binding:
                 raise
-            # The model answers all the same; the failure is raised afterwards.
+            # The model answers all the same; `_check_prompt` raises the error afterwards.
             self._prompt_failure = error
         else:
             self._rule(evaluate_prompt, score, so_far)
@@ -235,7 +237,7 @@ class AttemptRunner:
             raise ModelError(f"the model of the tier {self._tier.name!r} answered without asking whether to proceed")
 
     def _rule(self, evaluate_prompt: EvaluatePrompt, score: Score | None, so_far: Generation | None) -> None:
-        # The call that is under way has its price too, and so has the prompt: see `TierCost.of_prompt`.
+        # The call that is under way has its price, and so has the prompt that it read.
         attempt = replace(self._attempt_at("prompt", score, prompt_score=score), cost=self._cost(so_far))
         self._prompt = PromptPhase(
             score=score, seconds=attempt.seconds, cost=attempt.cost, ruling=evaluate_prompt(attempt)
@@ -269,15 +271,15 @@ class AttemptRunner:
         )
 
     def _attempt_at(self, stage: Stage, score: Score | None, *, prompt_score: Score | None) -> Attempt:
-        """With the score of that stage, and nothing generated."""
+        """An attempt at that stage with its score, and nothing generated."""
         return Attempt(
             tier=self._tier.name,
             stage=stage,
             uncertainty=None if score is None else score.uncertainty,
-            # NaN, a typicality that the scorer can't tell, is no JSON.
+            # NaN (the scorer has no typicality) isn't valid JSON.
             typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
             prompt_score=prompt_score,
-            seconds=time.monotonic() - self._since,
+            seconds=self._clock() - self._since,
         )
 
     def _cost(self, generation: Generation | None) -> float:
@@ -285,7 +287,7 @@ class AttemptRunner:
 
 
 def _checked(generation: object) -> Generation:
-    """What a model returned, as far as policies and tickets rest on it; a user's own may return anything."""
+    """Check what a model returned, in all that policies and tickets read: a user's own model may return anything."""
     if not isinstance(generation, Generation):
         raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
     if not isinstance(generation.text, str) or type(generation.tokens) is not int or generation.tokens < 0:
@@ -304,7 +306,7 @@ def _checked(generation: object) -> Generation:
 
 
 def _checked_statistics(statistics: object) -> Statistics | None:
-    """In Python's own numbers: NumPy's are no JSON."""
+    """Convert to Python's numbers: NumPy's aren't valid JSON."""
     if statistics is None:
         return None
     if not isinstance(statistics, Statistics):

@@ -1,7 +1,7 @@
-"""A tier's circuit breaker.
+"""Circuit breakers of tiers.
 
-Of our own: the libraries that there are hold a lock for as long as a call takes (pybreaker 1.4), hold none at all
-(circuitbreaker 2.1, purgatory 3.0), and in the latter two let everybody through once the time is over.
+No library fits: pybreaker 1.4 holds a lock for as long as a call takes; circuitbreaker 2.1 and purgatory 3.0 hold none,
+and let all calls through once the circuit is half-open.
 """
 
 import threading
@@ -13,25 +13,25 @@ from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import CircuitOpenError
 
 
-class Permit:
-    """That a call was let through."""
+class AdmittedCall:
+    """A call that the circuit breaker admitted."""
 
-    __slots__ = ("has_ended", "spell")
+    __slots__ = ("epoch", "has_ended")
 
-    def __init__(self, spell: int) -> None:
-        self.spell = spell
-        """The closed or half-open spell it was let through in: what ends later says nothing of how the tier stands."""
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        """Number of the state that admitted it: a call that ends in a later state changes nothing."""
         self.has_ended = False
 
 
-class Breaker:
-    """Lets calls through until too many in a row have failed; then none for a while, then one that shows how it stands.
+class CircuitBreaker:
+    """Admits calls until too many in a row have failed, then none for a while, then one that closes or reopens it.
 
-    Threads may share it. Nothing is held while a call is under way.
+    Threads may share it. No lock is held during a call.
 
     Args:
-        tier: for messages and events.
-        settings: when it opens, and for how long.
+        tier: name of the tier, for messages and events.
+        settings: when the circuit opens, and for how long.
         clock: seconds, monotonic.
     """
 
@@ -40,46 +40,46 @@ class Breaker:
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
-        self._spell = 0
+        self._epoch = 0
         self._failures = 0
         self._opened_at: float | None = None
         """None while it is closed."""
         self._is_probing = False
-        """Whether the one call is under way that may close it."""
+        """Whether it is half-open: the one call that it admits is under way."""
 
     def check(self) -> None:
-        """See whether a call would be let through now.
+        """Check that a call would be admitted now.
 
         Raises:
-            CircuitOpenError: it wouldn't.
+            CircuitOpenError: the circuit is open.
         """
         with self._lock:
-            self._refuse()
+            self._raise_if_open()
 
-    def admit(self) -> Permit:
-        """Let a call through; `ended` is told how it ended.
+    def admit(self) -> AdmittedCall:
+        """Admit a call; pass it to `record` when it has ended.
 
         Raises:
-            CircuitOpenError: the breaker is open.
+            CircuitOpenError: the circuit is open.
         """
         with self._lock:
-            self._refuse()
+            self._raise_if_open()
             if self._opened_at is not None:
                 self._is_probing = True
-                self._spell += 1
-            return Permit(self._spell)
+                self._epoch += 1
+            return AdmittedCall(self._epoch)
 
-    def ended(self, permit: Permit, *, failed: bool | None) -> None:
-        """Take note of a call's end; what is said of it after that counts for nothing.
+    def record(self, call: AdmittedCall, *, failed: bool | None) -> None:
+        """Record how a call ended. Only the first record of a call counts.
 
         Args:
-            permit: the call's.
-            failed: whether the tier is to blame; None where nothing was learnt, as when the program is being stopped.
+            call: what `admit` returned.
+            failed: whether the tier failed; None where that isn't known, as when the program is being stopped.
         """
         with self._lock:
-            if permit.has_ended or permit.spell != self._spell:
+            if call.has_ended or call.epoch != self._epoch:
                 return
-            permit.has_ended = True
+            call.has_ended = True
             if failed is None:
                 self._is_probing = False
             elif failed:
@@ -89,7 +89,7 @@ class Breaker:
             else:
                 self._close()
 
-    def _refuse(self) -> None:
+    def _raise_if_open(self) -> None:
         if self._opened_at is None:
             return
         left = self._opened_at + self._settings.seconds - self._clock()
@@ -103,7 +103,7 @@ class Breaker:
     def _open(self) -> None:
         self._opened_at = self._clock()
         self._is_probing = False
-        self._spell += 1
+        self._epoch += 1
         events.log().error(
             events.CIRCUIT_OPENED, tier=self._tier, failures=self._failures, seconds=self._settings.seconds
         )
@@ -113,5 +113,5 @@ class Breaker:
         if self._opened_at is not None:
             self._opened_at = None
             self._is_probing = False
-            self._spell += 1
+            self._epoch += 1
             events.log().info(events.CIRCUIT_CLOSED, tier=self._tier)

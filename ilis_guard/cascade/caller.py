@@ -1,5 +1,6 @@
-"""Calls of one tier's model: in line, past the breaker, again where they failed in passing, never past a deadline."""
+"""Calls of one tier's model: at most so many at once, past the circuit breaker, repeated, and within the deadline."""
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,30 +11,71 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from ilis_guard import events
-from ilis_guard.cascade.breaker import Breaker, Permit
-from ilis_guard.cascade.limiter import Line
-from ilis_guard.concurrency.deadline import Deadline, run_with_deadline
+from ilis_guard.cascade.breaker import AdmittedCall, CircuitBreaker
+from ilis_guard.concurrency.deadline import Deadline, run_with_deadline, wait_until
 from ilis_guard.config.tiers import BreakerSettings
-from ilis_guard.errors import BudgetError, IlisGuardError, control_flow
+from ilis_guard.errors import BudgetError, ClientDisconnected, IlisGuardError, control_flow
 
 CALLS_PER_ATTEMPT: Final = 3
-"""A tier whose model fails in passing is called so often before the attempt counts as failed."""
+"""Calls of a model that fails with transient errors, before the attempt fails."""
 BACKOFF: Final = tenacity.wait_exponential_jitter(multiplier=0.5, max=8)
 """Seconds between these calls."""
 
 T = TypeVar("T")
 
 
-class ModelCaller:
-    """What is known of a tier from one request to the next. Threads may share it.
+class ConcurrencyLimiter:
+    """Limits the calls that are under way at once. Threads may share it.
 
     Args:
-        tier: its name.
-        max_concurrent: so many calls are under way at once, and the others wait in line; None for any number. A call
-            that was given up counts for as long as it runs.
-        breaker: when the tier counts as down; None for never.
-        backoff: tenacity's wait between calls of a model that failed in passing.
-        clock: the breaker's.
+        max_concurrent: the limit; None for none.
+    """
+
+    def __init__(self, max_concurrent: int | None) -> None:
+        self._free = max_concurrent
+        """Calls that may still begin; None for any number."""
+        self._changed = threading.Condition()
+
+    def acquire(self, deadline: Deadline | None) -> None:
+        """Wait until a call may begin. Call `release` once when it has ended.
+
+        Raises:
+            BudgetError: none could begin before the deadline.
+            ClientDisconnected: the client has disconnected.
+        """
+        if self._free is None:
+            return
+        with self._changed:
+            try:
+                is_free = wait_until(self._changed, lambda: self._free != 0, deadline)
+            except ClientDisconnected:
+                # This thread may have taken a notification that another one waits for.
+                self._changed.notify()
+                raise
+            if not is_free:
+                assert deadline is not None, "without a deadline, the wait ends only when a call may begin"
+                raise deadline.error("; it waited for other calls of the tier (max_concurrent)")
+            self._free -= 1
+
+    def release(self) -> None:
+        """Let another call begin."""
+        if self._free is None:
+            return
+        with self._changed:
+            self._free += 1
+            self._changed.notify()
+
+
+class ModelCaller:
+    """Calls a tier's model, and keeps the tier's limiter and circuit breaker. Threads and requests share it.
+
+    Args:
+        tier: name of the tier.
+        max_concurrent: calls under way at once, while others wait; None for any number. An abandoned call counts for
+            as long as it runs.
+        breaker: when the circuit opens; None for never.
+        backoff: tenacity's wait before a call is repeated after a transient error.
+        clock: seconds, monotonic; the circuit breaker's.
     """
 
     def __init__(
@@ -49,31 +91,31 @@ class ModelCaller:
         self._settings = partial(
             ModelCaller, tier, max_concurrent=max_concurrent, breaker=breaker, backoff=backoff, clock=clock
         )
-        self._line = Line(max_concurrent)
-        self._breaker = None if breaker is None else Breaker(tier, breaker, clock=clock)
+        self._limiter = ConcurrencyLimiter(max_concurrent)
+        self._breaker = None if breaker is None else CircuitBreaker(tier, breaker, clock=clock)
         self._backoff = backoff
 
-    def anew(self) -> "ModelCaller":
-        """With the same settings, of another model: it has a line and a breaker of its own."""
+    def for_other_model(self) -> "ModelCaller":
+        """Build a caller of another model with the same settings, and a limiter and a circuit breaker of its own."""
         return self._settings()
 
     def call(self, work: Callable[[], T], *, deadline: Deadline | None = None) -> T:
-        """Let the model work.
+        """Call the model, and repeat the call after transient errors.
 
         Args:
             work: calls the model once.
             deadline: the request's; None for none.
 
         Raises:
-            BudgetError: the deadline has passed: the model was given up, or never came to its turn.
-            CircuitOpenError: the breaker is open.
-            ClientDisconnected: whoever asked has left.
-            Exception: what the model raised, at its last call.
+            BudgetError: the deadline has passed: the call was abandoned, or never began.
+            CircuitOpenError: the circuit is open.
+            ClientDisconnected: the client has disconnected.
+            Exception: the model's error, at its last call.
         """
         stop: stop_base = tenacity.stop_after_attempt(CALLS_PER_ATTEMPT)
         if deadline is not None:
             deadline.check()
-            # Rather the model's own error at once than a repeat that there is no time for.
+            # Without time for another call, the model's own error is raised at once.
             stop = stop | tenacity.stop_before_delay(deadline.remaining)
         repeated = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_retryable),
@@ -83,47 +125,28 @@ class ModelCaller:
             before_sleep=self._log_repeat,
             reraise=True,
         )
-        made: T = repeated(self._call_once, work, deadline)
-        return made
+        result: T = repeated(self._call_once, work, deadline)
+        return result
 
     def _call_once(self, work: Callable[[], T], deadline: Deadline | None) -> T:
-        if self._breaker is None:
-            self._line.enter(deadline)
-            return run_with_deadline(work, deadline, on_end=self._line.leave)
-        # Nobody waits in line for a tier that is down; who waited may find that it went down meanwhile.
-        self._breaker.check()
-        self._line.enter(deadline)
+        breaker = self._breaker
+        if breaker is None:
+            self._limiter.acquire(deadline)
+            return run_with_deadline(work, deadline, on_end=self._limiter.release)
+        # No call waits for a tier whose circuit is open; it may also open while one waits.
+        breaker.check()
+        self._limiter.acquire(deadline)
         try:
-            permit = self._breaker.admit()
+            admitted = breaker.admit()
         except BaseException:
-            self._line.leave()
+            self._limiter.release()
             raise
         try:
-            return run_with_deadline(self._telling(work, self._breaker, permit), deadline, on_end=self._line.leave)
+            return run_with_deadline(_recorded(work, breaker, admitted), deadline, on_end=self._limiter.release)
         except BaseException as error:
-            # Of a call that was given up, or couldn't be begun, nobody has told yet.
-            self._breaker.ended(permit, failed=True if isinstance(error, BudgetError) else None)
+            # A call that was abandoned, or couldn't be started, isn't recorded yet.
+            breaker.record(admitted, failed=True if isinstance(error, BudgetError) else None)
             raise
-
-    @staticmethod
-    def _telling(work: Callable[[], T], breaker: Breaker, permit: Permit) -> Callable[[], T]:
-        """The work, which tells the breaker how it ended before it leaves the line: the next in it must know."""
-
-        def told() -> T:
-            failed: bool | None = None
-            try:
-                result = work()
-                failed = False
-            except control_flow():
-                raise
-            except Exception as error:
-                failed = _is_the_tiers_fault(error)
-                raise
-            finally:
-                breaker.ended(permit, failed=failed)
-            return result
-
-        return told
 
     def _log_repeat(self, state: tenacity.RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
@@ -132,13 +155,33 @@ class ModelCaller:
         )
 
 
+def _recorded(work: Callable[[], T], breaker: CircuitBreaker, admitted: AdmittedCall) -> Callable[[], T]:
+    """Wrap a call so that the breaker records its end before the limiter lets the next call begin."""
+
+    def run() -> T:
+        failed: bool | None = None
+        try:
+            result = work()
+            failed = False
+        except control_flow():
+            raise
+        except Exception as error:
+            failed = _is_tier_failure(error)
+            raise
+        finally:
+            breaker.record(admitted, failed=failed)
+        return result
+
+    return run
+
+
 def _is_retryable(error: BaseException) -> bool:
     return bool(getattr(error, "is_retryable", False))
 
 
-def _is_the_tiers_fault(error: Exception) -> bool:
-    """Whether it tells of the tier and not of this request: a prompt that is too long, or refused, closes no tier.
+def _is_tier_failure(error: Exception) -> bool:
+    """Whether an error counts against the tier and not against this request.
 
-    Somebody who sends such prompts on purpose would otherwise close it for everybody.
+    A prompt that is too long, or refused, opens no circuit: else one client could close the tier to all others.
     """
     return _is_retryable(error) or isinstance(error, BudgetError) or not isinstance(error, IlisGuardError)

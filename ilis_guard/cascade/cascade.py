@@ -1,7 +1,7 @@
-"""The cascade: tiers are tried from small to large until a rule ends the request, and its ruling is carried out."""
+"""The cascade: try tiers from small to large until a rule ends the request, and carry out the ruling."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -31,24 +31,40 @@ class Cascade:
     tiers: tuple[Tier, ...]
     """From small to large."""
     callers: Mapping[str, ModelCaller]
-    """Of the tiers' models, by tier: they keep state from one request to the next."""
+    """By tier. They keep state from one request to the next."""
     review: Review | None
     """Where escalated requests go."""
     log_texts: bool
     """Whether log events may carry prompts and answers."""
+    clock: Callable[[], float]
+    """Seconds, monotonic."""
 
     @classmethod
-    def of(cls, tiers: Sequence[Tier], *, review: Review | None, log_texts: bool, backoff: wait_base) -> Self:
-        """Build a cascade over tiers that nobody has called yet."""
+    def of(
+        cls,
+        tiers: Sequence[Tier],
+        *,
+        review: Review | None,
+        log_texts: bool,
+        backoff: wait_base,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Build a cascade with new callers of the tiers' models."""
         callers = {
-            tier.name: ModelCaller(tier.name, max_concurrent=tier.max_concurrent, breaker=tier.breaker, backoff=backoff)
+            tier.name: ModelCaller(
+                tier.name,
+                max_concurrent=tier.max_concurrent,
+                breaker=tier.breaker,
+                backoff=backoff,
+                clock=clock,
+            )
             for tier in tiers
         }
         _warn_of_unscored(tiers)
-        return cls(tiers=tuple(tiers), callers=callers, review=review, log_texts=log_texts)
+        return cls(tiers=tuple(tiers), callers=callers, review=review, log_texts=log_texts, clock=clock)
 
     def with_model(self, name: str, model: Model, check: Check | None) -> Self:
-        """Put another model in a tier's place; see `Guard.with_model`."""
+        """Replace a tier's model; see `Guard.with_model`."""
         if name not in self.callers:
             raise ConfigError(f"there is no tier {name!r}; there are {list(self.callers)!r}")
         tiers = [tier.with_model(model) if tier.name == name else tier for tier in self.tiers]
@@ -56,7 +72,7 @@ class Cascade:
         return replace(
             self,
             tiers=tuple(replace(tier, check=check) for tier in tiers),
-            callers={**self.callers, name: self.callers[name].anew()},
+            callers={**self.callers, name: self.callers[name].for_other_model()},
         )
 
     def without_models(self, why: str) -> Self:
@@ -64,7 +80,7 @@ class Cascade:
         return replace(
             self,
             tiers=tuple(replace(tier, model=UnavailableModel(why), prompt_scorer=None) for tier in self.tiers),
-            # Nobody queues for a model that isn't called.
+            # Models that aren't called need no limiter and no circuit breaker.
             callers={tier.name: ModelCaller(tier.name) for tier in self.tiers},
         )
 
@@ -77,11 +93,11 @@ class Cascade:
             request: the request.
             active: the policies for it.
             decision: its id.
-            since: when the request came, on the clock of `time.monotonic`.
-            writer: of the stream that shows the answer; None without a stream.
+            since: when the request came, on the clock.
+            writer: writes the stream; None without one.
 
         Raises:
-            ClientDisconnected: the stream's reader has left; there is no decision, and no ticket.
+            ClientDisconnected: the stream's reader has disconnected; there is no decision, and no ticket.
         """
         policy = active.enforced.policy
         run = CascadeRun(cascade=self, bound=active.enforced, decision=decision, since=since, writer=writer)
@@ -90,7 +106,7 @@ class Cascade:
             if writer is not None:
                 writer.wait_for_reader()
         except ClientDisconnected:
-            events.log().info(events.STREAM_ABANDONED, decision=decision, seconds=time.monotonic() - since)
+            events.log().info(events.STREAM_ABANDONED, decision=decision, seconds=self.clock() - since)
             raise
         made = Decision(
             id=decision,
@@ -111,11 +127,11 @@ class Cascade:
             made = self._carry_out(made, result, active.enforced)
         elif made.action is not Action.ANSWER:
             made = replace(made, text="")
-        self._log(request, made, time.monotonic() - since)
+        self._log(request, made, self.clock() - since)
         return made
 
     def _carry_out(self, made: Decision, result: "CascadeResult", bound: BoundPolicy) -> Decision:
-        """Give the answer, or put the request before people, as the policy says."""
+        """Give the answer or escalate the request, as the policy rules, and audit answers."""
         if self.review is None:
             escalation = Escalation()
         else:
@@ -140,7 +156,7 @@ class Cascade:
         return made
 
     def _shadow(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> ShadowRuling | None:
-        """What a policy in shadow would have decided."""
+        """The ruling of the shadow policy, or of the active policy in the mode `shadow`; None where there is none."""
         if active.enforced.policy.mode == "shadow":
             ruling = result.ruling
             return ShadowRuling(
@@ -179,22 +195,22 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeResult:
-    """A request whose attempts are made."""
+    """A request's attempts and the rulings on them."""
 
     request: Request
-    """As the last model got it: a chain words its own prompt, and larger tiers and tickets get that one."""
+    """The one that the last model was sent: a chain makes its own prompt, and larger tiers and tickets get that one."""
     attempts: tuple[Attempt, ...] = ()
     rulings: tuple[Ruling, ...] = ()
     """One an attempt."""
 
     @property
     def ruling(self) -> Ruling:
-        """The last one, which is no retry; in shadow mode the first tier's."""
+        """The last one, which isn't a retry; in shadow mode the first tier's."""
         return self.rulings[-1]
 
     @property
     def attempt_action(self) -> Action:
-        """What is done without a policy: whatever the model answered is given."""
+        """The action without a policy: any answer is given."""
         return Action.ANSWER if self.attempts[-1].text.strip() else Action.ABSTAIN
 
 
@@ -204,25 +220,25 @@ class CascadeRun:
 
     cascade: Cascade
     bound: BoundPolicy
-    """The policy that decides, or is in shadow mode."""
+    """The active policy."""
     decision: str
-    """Its id, which is also what samples are drawn from."""
+    """The decision's id, which is also the sampling key."""
     since: float
-    """When the request came, on the clock of `time.monotonic`."""
+    """When the request came, on the cascade's clock."""
     writer: StreamWriter | None
 
     def run(self, request: Request) -> CascadeResult:
-        """Try one tier after the other until no rule retries; in shadow mode, the first tier.
+        """Try one tier after the other until no rule retries; in shadow mode, only the first.
 
         Raises:
-            ClientDisconnected: the stream's reader has left.
+            ClientDisconnected: the stream's reader has disconnected.
         """
         tiers = {tier.name: tier for tier in self.cascade.tiers}
         state = self.bound.initial_state(request, tuple(tiers), sampling_key=self.decision)
         result, since, deadline = CascadeResult(request=request), self.since, self._deadline()
         while True:
             made = self._attempt(tiers[state.tiers[0]], result.request, state, deadline, since)
-            since = time.monotonic()
+            since = self.cascade.clock()
             if made.sent:
                 result = replace(result, request=replace(result.request, messages=made.sent))
                 state = replace(state, prompt_length=len(result.request.prompt))
@@ -241,11 +257,11 @@ class CascadeRun:
 
     def _deadline(self) -> Deadline | None:
         budget, token = self.bound.policy.budget, None if self.writer is None else self.writer.cancel_token
-        # In shadow mode everything is as it was without a guard: the slowest answer too.
+        # In shadow mode the answer is given as without a guard, however slow it is.
         max_seconds = None if budget is None or not self._is_binding else budget.max_seconds
         if max_seconds is None and token is None:
             return None
-        return Deadline.after(max_seconds, since=self.since, cancel_token=token)
+        return Deadline.after(max_seconds, since=self.since, cancel_token=token, clock=self.cascade.clock)
 
     def _attempt(
         self, tier: Tier, request: Request, state: CascadeState, deadline: Deadline | None, since: float
@@ -262,6 +278,7 @@ class CascadeRun:
             is_binding=self._is_binding,
             deadline=deadline,
             since=since,
+            clock=self.cascade.clock,
             stopper=self._stopper(tier, state),
         ).run()
         if self.writer is not None:
@@ -270,7 +287,7 @@ class CascadeRun:
 
     @staticmethod
     def _rule(made: AttemptResult, state: CascadeState) -> Ruling:
-        """The policy's ruling on an attempt. One on the prompt stands, even where the model failed afterwards."""
+        """The policy's ruling on an attempt. A ruling on the prompt stands, even if the model failed afterwards."""
         if made.prompt.ruling is not None:
             ruling, outcomes = made.prompt.ruling, made.prompt.ruling.outcomes
         else:
@@ -283,7 +300,7 @@ class CascadeRun:
         return replace(ruling, outcomes=outcomes, spent=spent)
 
     def _stopper(self, tier: Tier, state: CascadeState) -> EarlyStopper | None:
-        """What follows the tier's answer; None where it comes whole."""
+        """The early stopper of the tier's answer; None where the answer comes whole."""
         writer = self.writer
         if writer is None or writer.mode == "hold" or not isinstance(tier.model, StepwiseModel):
             return None
@@ -292,7 +309,7 @@ class CascadeRun:
             return None
         if not self._is_binding:
             return EarlyStopper(may_answer=None, writer=writer.open_attempt()) if is_shown else None
-        # Of a tier without a bundle nothing is ever answered: there is nothing to show, and nothing to go by.
+        # A tier without a bundle has no scores, so none of its answers is given or shown.
         if tier.scorer is None:
             return None
 

@@ -1,4 +1,4 @@
-"""Early stopping: an answer is followed token by token, and stopped where the policy wouldn't give it."""
+"""Early stopping: follow an answer token by token, and stop it where the policy wouldn't give it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from ilis_guard.cascade.stream import AttemptWriter
 from ilis_guard.types import Attempt, PromptRuling
 
 CONVINCING: Final = 0.8
-"""An unfinished answer's uncertainty below this says nothing against it: it isn't calibrated, and noisy. How often
-answers are stopped that `hold` would have given, `benchmarks.streaming` measures."""
+"""An unfinished answer's uncertainty counts only from here on, since it is noisy and not calibrated.
+`benchmarks.streaming` measures how often answers are stopped that `hold` would have given."""
 PATIENCE: Final = 4
 """Tokens in a row at which the policy must rule the answer out before it is stopped."""
 
 MayAnswer = Callable[[Attempt, PromptRuling], bool]
-"""Whether the policy may still answer with the attempt, as far as it has come, after its ruling on the prompt."""
+"""Whether the policy may still answer with the attempt so far, after its ruling on the prompt."""
 
 
 class EarlyStopper:
@@ -23,7 +23,7 @@ class EarlyStopper:
 
     Args:
         may_answer: None where the policy is in shadow: then nothing is stopped, and everything is written.
-        writer: of the attempt's text; None where it isn't shown.
+        writer: writes the attempt's text; None where it isn't shown.
         convincing: the least uncertainty of an unfinished answer that counts.
         patience: tokens in a row that must rule the answer out before it is stopped.
     """
@@ -59,9 +59,9 @@ class EarlyStopper:
             raise
 
     def goes_on(self, so_far: Attempt, prompt: PromptRuling) -> bool:
-        """Take note of a token; whether generating goes on.
+        """Process a token, and return whether to generate more.
 
-        Where there is no score so far, nothing is written and nothing is stopped.
+        Without a score so far, nothing is written and nothing is stopped.
         """
         if self._may_answer is not None:
             if so_far.uncertainty is None:

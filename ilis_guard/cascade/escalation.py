@@ -1,4 +1,4 @@
-"""Escalation: what a decision puts before people, requests that a policy escalates and answers that it audits."""
+"""Escalation: store tickets of requests that a policy escalates, and of answers that it audits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Review(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalation:
-    """What became of a request that is put before people; of the two fields at most one is set."""
+    """The result of storing a ticket; at most one of the two fields is set."""
 
     ticket: Ticket | None = None
     error: ErrorInfo | None = None
@@ -44,7 +44,7 @@ class Escalation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalator:
-    """Puts one decision before people."""
+    """Stores the ticket of one decision."""
 
     review: Review
     policy: Policy
@@ -56,14 +56,14 @@ class Escalator:
     """One an attempt; the last one escalates, or answers."""
 
     def escalate(self) -> Escalation:
-        """Put the request before people. Nothing is raised: a request that can't wait safely is no answer either."""
+        """Store the request's ticket. Errors are returned, not raised: without a ticket the decision abstains."""
         ruling = self.rulings[-1]
         sample = next((rule.sample for rule in self.policy.rules if rule.id == ruling.rule), None)
         queue = ruling.to or DEFAULT_QUEUE
         return self._store("escalated", queue, probability=1.0 if sample is None else sample)
 
     def audit(self) -> Escalation:
-        """Have a person check an answer that is given, if it is sampled; it is given whatever happens here."""
+        """Store a ticket of an answer that is sampled for an audit. Errors are returned; the answer is given anyway."""
         audit = self.policy.audit
         if audit is None or not self.policy.audits(self.decision):
             return Escalation()
@@ -87,8 +87,7 @@ class Escalator:
             )
         except Exception as error:  # noqa: BLE001 - fail closed, whatever the storage raises
             event = events.ESCALATION_FAILED if kind == "escalated" else events.AUDIT_FAILED
-            info = ErrorInfo.of(error)
-            # By its kind alone: the storage's own words may quote the ticket's texts.
-            events.log().error(event, decision=self.decision, queue=queue, error=info.kind)
-            return Escalation(error=info)
+            # Only its class: the storage's message may quote the ticket's texts, a path or a host.
+            events.log().error(event, decision=self.decision, queue=queue, error=type(error).__name__)
+            return Escalation(error=ErrorInfo.of(error))
         return Escalation(ticket=ticket)

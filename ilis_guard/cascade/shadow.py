@@ -27,7 +27,7 @@ def shadow_ruling(
     replay = _Replay({attempt.tier: attempt for attempt in attempts})
     try:
         ruling = replay.run(bound.initial_state(request, tiers, sampling_key=decision))
-    except Exception as error:  # noqa: BLE001 - a policy in shadow does no harm, whatever is wrong with it
+    except Exception as error:  # noqa: BLE001 - a shadow policy never affects the decision
         events.log().error(events.SHADOW_FAILED, decision=decision, error=type(error).__name__)
         return ShadowRuling(
             policy=fingerprint,
@@ -56,7 +56,7 @@ class _Replay:
     notes: list[ShadowNote] = field(default_factory=list)
 
     def run(self, state: CascadeState) -> Ruling | None:
-        """The ruling that it comes to; None where that depends on an answer that was never made."""
+        """The last ruling; None where that depends on an answer that was never made."""
         while True:
             attempt = self.attempts[state.tiers[0]]
             ruling, summary = self._rule(state, attempt)
@@ -72,14 +72,14 @@ class _Replay:
                 return ruling
 
     def _rule(self, state: CascadeState, attempt: Attempt) -> tuple[Ruling | None, AttemptSummary]:
-        """The ruling on one attempt, and that attempt as far as it would have come under it.
+        """The ruling on one attempt, and the attempt as it would be under this policy.
 
-        None where it would have let the model answer, which never did, or was stopped early.
+        None where the policy would have let the model answer, but the model never did or was stopped early.
         """
         summary, prompt = AttemptSummary.of(attempt), PromptRuling()
         if state.policy.prompt_rules:
             if attempt.prompt_score is None and state.policy.scored_prompt_rules:
-                # Only the policy in force has prompts scored.
+                # Prompts are scored only for the active policy.
                 self.notes.append(ShadowNote(kind="prompt_not_scored", tier=attempt.tier))
             at_prompt = AttemptSummary.at_prompt(attempt)
             prompt = state.evaluate_prompt(at_prompt)

@@ -1,4 +1,4 @@
-"""Streams: what a reader sees of an answer while it is generated, and what is retracted when it isn't given."""
+"""Streams: write an answer's text while it is generated, and retract it where it isn't given."""
 
 import threading
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from ilis_guard.concurrency.threads import EventChannel
 from ilis_guard.types import Action, Decision, StreamMode
 
 HALF_A_CHARACTER: Final = "\ufffd"
-"""What a decoder writes for the first bytes of a character whose others are still to come."""
+"""What a decoder returns for the first bytes of a character that isn't complete yet."""
 
 RetractionReason = Literal["attempt_failed", "not_answered", "stopped_early", "answer_differs", "out_of_time"]
 """The attempt failed; the policy doesn't give this answer; no rule could have given it any more; the answer that is
-given isn't the one that was shown; or the time for the request is over."""
+given differs from the text that was shown; or the time for the request is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,11 @@ StreamEvent = TextDelta | Retraction | Decision
 class StreamWriter:
     """Writes one stream: the text of one attempt after the other, until something is retracted, then the decision.
 
-    Threads may share it: a call that was given up may go on beside the attempt that follows.
+    Threads may share it: an abandoned call may go on beside the next attempt.
 
     Args:
         channel: to the reader.
-        mode: what the reader wants to see.
+        mode: what is shown before the decision.
     """
 
     def __init__(self, channel: EventChannel[StreamEvent], mode: StreamMode) -> None:
@@ -53,7 +53,7 @@ class StreamWriter:
 
     @property
     def cancel_token(self) -> CancelToken:
-        """Cancelled when the reader leaves."""
+        """Cancelled when the reader disconnects."""
         return self._channel.cancel_token
 
     @property
@@ -62,11 +62,11 @@ class StreamWriter:
         return self._text.is_retracted
 
     def open_attempt(self) -> "AttemptWriter":
-        """Let the next attempt write."""
+        """Begin an attempt: only its text is written from now on."""
         return self._text.open_attempt()
 
     def close_attempt(self) -> None:
-        """End the attempt: whatever still comes of it isn't written."""
+        """End the attempt: no more of its text is written."""
         self._text.close_attempt()
 
     def retract(self, reason: RetractionReason) -> None:
@@ -82,7 +82,7 @@ class StreamWriter:
         """Wait until the reader has read everything and wants more.
 
         Raises:
-            ClientDisconnected: the reader has left.
+            ClientDisconnected: the reader has disconnected.
         """
         self._channel.wait_for_request()
 
@@ -103,7 +103,7 @@ class TextOnStream:
         """Whether any text was retracted."""
 
     def open_attempt(self) -> "AttemptWriter":
-        """Let the next attempt write."""
+        """Begin an attempt: only its text is written from now on."""
         with self._lock:
             self._attempt = AttemptWriter(self)
             return self._attempt
@@ -120,7 +120,7 @@ class TextOnStream:
                 self._retract(reason)
 
     def write(self, attempt: "AttemptWriter", text: str) -> None:
-        """Write an attempt's text as far as it has come, unless another attempt is the newest."""
+        """Write an attempt's text so far, unless another attempt is the newest."""
         with self._lock:
             if attempt is self._attempt and text.startswith(self._text):
                 self._write(text)
@@ -154,12 +154,12 @@ class AttemptWriter:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        """Write the text as far as it has come, without what may still change: half characters, spaces at the end."""
+        """Write the text so far, without what may still change: incomplete characters, and spaces at the end."""
         settled = ""
         while settled != text:
             settled, text = text, text.rstrip().rstrip(HALF_A_CHARACTER)
         self._stream.write(self, settled)
 
     def fail(self) -> None:
-        """Retract it: another call gives another text."""
+        """Retract the attempt's text: a repeated call gives another one."""
         self._stream.retract("attempt_failed", of=self)

@@ -1,4 +1,4 @@
-"""Tiers ready to answer: a model, and the scorers that its bundles make."""
+"""Tiers: a model with the scorers of its bundles."""
 
 import math
 from collections.abc import Callable, Generator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing them imports torch, and LangChain
     from ilis_guard.models.remote import RemoteModel
 
 Check = Callable[[str, Generation], None]
-"""Given the tier's name and what its model generated; raises where that can't be used as an answer."""
+"""Called with the tier's name and a generation; raises if that can't be used as an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,32 +31,32 @@ class Tier:
     name: str
     model: Model
     scorer: Scorer | None = None
-    """None where no bundle was fitted yet, or it holds for another model: its answers have no score."""
+    """None where no bundle was fitted yet, or it was fitted to another model: answers have no score."""
     prompt_scorer: Scorer | None = None
-    """Says before a token is generated how likely the answer will be wrong; needs a `StepwiseModel`."""
+    """Predicts before a token is generated whether the answer will be wrong; needs a `StepwiseModel`."""
     cost: TierCost | None = None
-    """What it charges; None where that is unknown."""
+    """Prices; None where they are unknown."""
     max_concurrent: int | None = None
-    """So many calls of the model are under way at once; None for any number."""
+    """Calls of the model under way at once; None for any number."""
     breaker: BreakerSettings | None = None
-    """When it counts as down; None for never."""
+    """When its circuit opens; None for never."""
     check: Check | None = None
-    """What an answer must pass before it is scored, such as the parser of a chain; None lets any pass."""
+    """Checks an answer before it is scored, such as a chain's parser; None for no check."""
 
     @property
     def bundle(self) -> Bundle | None:
-        """What scores its answers; None where that is no bundle."""
+        """The bundle that scores its answers; None where it has none."""
         return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
 
     @property
     def takes_stop(self) -> bool:
-        """Whether its answers can be had to end at stop sequences."""
+        """Whether its model ends answers at stop sequences."""
         return isinstance(self.model, StoppableModel)
 
     def with_model(self, model: Model) -> Self:
-        """This tier with another model. Its bundles stay where that one is their own, and its other scorers always.
+        """Replace the model. Bundles are kept where they were fitted to it, other scorers always.
 
-        A model that can't be tapped, and isn't a bundle's own, has answers without a score.
+        Answers of a model that can't be tapped, and that no bundle was fitted to, have no score.
 
         Raises:
             BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to.
@@ -79,7 +79,7 @@ class Tier:
         return replace(self, model=model, scorer=scorer)
 
     def score(self, generation: Generation) -> Score:
-        """The score of an answer, in numbers from 0 to 1; a typicality that the scorer can't tell is NaN.
+        """Score an answer: numbers from 0 to 1; typicality is NaN where the scorer has none.
 
         Raises:
             ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
@@ -91,7 +91,7 @@ class Tier:
         return _checked(self.scorer.score(generation))
 
     def score_prompt(self, generation: Generation) -> Score:
-        """As `score`, of a generation that has come as far as the prompt.
+        """As `score`, of a generation at the prompt.
 
         Raises:
             ScoringError: the tier has no prompt bundle, or the prompt can't be scored.
@@ -104,7 +104,7 @@ class Tier:
         """Answer step by step, each step with the score so far; closing the iterator ends the generation.
 
         Raises:
-            ModelError: the model can't be followed on its way, or failed.
+            ModelError: the model isn't a `StepwiseModel`, or failed.
             ScoringError: a step can't be scored.
             SignatureError: an activation is missing or not finite.
         """
@@ -115,20 +115,20 @@ class Tier:
                 yield replace(step, score=self.score_so_far(step.generation))
 
     def score_so_far(self, generation: Generation) -> Score | None:
-        """The score of a generation that is under way; None where there is nothing to score, or nothing to score with.
+        """Score an unfinished generation; None where there is nothing to score, or no scorer.
 
         Raises:
             ScoringError: it can't be scored.
         """
-        # An answer that ended with the prompt's map alone is an answer all the same: the prompt's score isn't its own.
+        # A finished answer that has only the prompt's map is scored as an answer, not as a prompt.
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
             return None if self.prompt_scorer is None else self.score_prompt(generation)
-        # Half a character may be all the text that there is.
+        # The text so far may be one incomplete character.
         return None if self.scorer is None or not generation.text.strip() else self.score(generation)
 
 
 def _checked(score: Score) -> Score:
-    """In Python's own numbers: NumPy's are no JSON."""
+    """Convert to Python's numbers: NumPy's aren't valid JSON."""
     typicality = _number("typicality", score.typicality)
     return Score(
         uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
@@ -150,7 +150,7 @@ def _share(name: str, value: float) -> float:
 
 
 def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
-    """Load a tier's model and bundles, and see that they belong together.
+    """Load a tier's model and bundles, and check that the bundles were fitted to the model.
 
     Raises:
         ModelError: the model can't be loaded.
@@ -191,7 +191,7 @@ def _batched(model: "LocalModel", size: int) -> StepwiseModel:
 
 
 def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:
-    """Load one of a tier's bundles, and see that it was fitted to this stage, such a model, and answers of this length.
+    """Load one of a tier's bundles, and check its stage, its kind of model, and its answers' length.
 
     Raises:
         BundleError: it can't be read.
@@ -240,7 +240,7 @@ def load_local_model(
     site: Site = "mlp",
     progress: Progress | None = None,
 ) -> "LocalModel":
-    """Load a local tier's model alone, as harvesting does before there is a bundle.
+    """Load a local tier's model without a bundle, as harvesting does.
 
     Raises:
         ConfigError: the tier is remote.
@@ -266,7 +266,7 @@ def load_local_model(
 
 
 def policy_context(tiers: Sequence[Tier], *, has_queue: bool) -> PolicyContext:
-    """What policies find where these tiers are loaded."""
+    """The context of policies over these tiers."""
     return PolicyContext(
         tiers=tuple(tier.name for tier in tiers),
         bundles=lambda: {tier.name: tier.bundle for tier in tiers if tier.bundle is not None},

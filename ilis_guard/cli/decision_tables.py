@@ -95,12 +95,13 @@ def tickets_table(tickets: Sequence[Ticket], *, more: bool = False) -> Renderabl
         return "no such tickets"
     number = count(len(tickets), "ticket")
     title = f"the oldest {number}; there are more, see --limit" if more else number
-    columns = ("ticket", "queue", "state", "priority", "since", "due", "claimed by", "verdict")
+    columns = ("ticket", "queue", "kind", "state", "priority", "since", "due", "claimed by", "verdict")
     table = make_table(*columns, title=title, right=("priority",))
     for ticket in tickets:
         table.add_row(
             ticket.id[:SHORT_ID],
             escape(ticket.queue),
+            ticket.kind,
             ticket.state,
             str(ticket.priority),
             format_time(ticket.created_at),
@@ -132,7 +133,7 @@ def ticket_view(record: TicketRecord) -> RenderableType:
     """A ticket for a reviewer."""
     ticket, attempts = record.ticket, tuple(map(read_attempt, record.attempts))
     parts: list[RenderableType] = [
-        f"[bold]ticket {ticket.id}[/bold], queue {escape(ticket.queue)}, {ticket.state}, since "
+        f"[bold]ticket {ticket.id}[/bold], queue {escape(ticket.queue)}, {ticket.kind}, {ticket.state}, since "
         f"{format_time(ticket.created_at)}{_due(record)}"
     ]
     if record.redacted_at is not None:

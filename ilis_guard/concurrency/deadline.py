@@ -22,20 +22,29 @@ class Deadline:
     max_seconds: float
     """The policy's budget; infinity for none."""
     at: float
-    """On the clock of `time.monotonic`."""
+    """On the clock."""
     cancel_token: CancelToken | None = None
     """The client's; None where a client can't disconnect."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, monotonic."""
 
     @classmethod
-    def after(cls, max_seconds: float | None, *, since: float, cancel_token: CancelToken | None = None) -> Self:
+    def after(
+        cls,
+        max_seconds: float | None,
+        *,
+        since: float,
+        cancel_token: CancelToken | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
         """Build the deadline so many seconds after a time on that clock; None for no limit of time."""
         seconds = math.inf if max_seconds is None else max_seconds
-        return cls(max_seconds=seconds, at=since + seconds, cancel_token=cancel_token)
+        return cls(max_seconds=seconds, at=since + seconds, cancel_token=cancel_token, clock=clock)
 
     @property
     def remaining(self) -> float:
         """Seconds until the deadline, from 0 to `threading.TIMEOUT_MAX`, the most that a lock can wait."""
-        return min(max(0.0, self.at - time.monotonic()), threading.TIMEOUT_MAX)
+        return min(max(0.0, self.at - self.clock()), threading.TIMEOUT_MAX)
 
     def check(self) -> None:
         """Check the deadline.

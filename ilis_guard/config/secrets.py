@@ -85,9 +85,7 @@ def read_token_hashes(text: str, *, command: str) -> tuple[str, ...]:
     """
     hashes = resolve_secret(text)
     if not is_token_hash(hashes):
-        raise ConfigError(
-            f"the value at {text!r} is not the hash of a token (sha256:...); make one with `{command}`"
-        )
+        raise ConfigError(f"the value at {text!r} is not the hash of a token (sha256:...); make one with `{command}`")
     return tuple(hashes.split())
 
 

@@ -1,4 +1,4 @@
-"""Binding: a policy meets the tiers, bundles and queue that there are, and its guarantee becomes their thresholds."""
+"""Bind policies to the tiers and the queue that a guard has, and certify their guarantees."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -290,7 +290,7 @@ def _would_have(ruling: Ruling) -> str:
 
 
 def _not_decisive(ruling: Ruling) -> tuple[RuleOutcome, ...]:
-    """The rules that were passed over."""
+    """The rules that were passed over, at both stages."""
     return tuple(one for one in ruling.outcomes if one.outcome != "decided")
 
 

@@ -7,8 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from ilis_guard import labels
 from ilis_guard.types import FinishReason, Label, Labels, Obstacle, Statistics
+from ilis_guard.types.requests import (
+    MAX_LABEL_NAME,
+    MAX_LABEL_NUMBER,
+    MAX_LABEL_TEXT,
+    MAX_LABELS,
+    label_problem,
+)
 
 LONGEST_TEXT: Final = 10_000
 """Characters of a text that conditions see."""
@@ -74,7 +80,7 @@ class Facts:
     @property
     def label_problem(self) -> str:
         """What is wrong with the labels, so that nothing may be answered; empty where nothing is."""
-        return labels.problem(self.labels) if self.labels else ""
+        return label_problem(self.labels) if self.labels else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ def _number(value: float | None) -> float:
 
 
 def _integer(value: int) -> int:
-    return max(-labels.LARGEST, min(labels.LARGEST, value))
+    return max(-MAX_LABEL_NUMBER, min(MAX_LABEL_NUMBER, value))
 
 
 def _text(value: str) -> str:
@@ -161,8 +167,8 @@ def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:
 
     `Facts.label_problem` says so, and then nothing is answered.
     """
-    for name, value in itertools.islice(of_caller.items(), labels.MOST):
-        if not isinstance(name, str) or len(name) > labels.LONGEST_NAME:
+    for name, value in itertools.islice(of_caller.items(), MAX_LABELS):
+        if not isinstance(name, str) or len(name) > MAX_LABEL_NAME:
             continue
         if isinstance(value, bool):  # an int for Python, which must stay a bool for CEL
             yield _text(name), value
@@ -170,7 +176,7 @@ def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:
             yield _text(name), float(value)
         elif isinstance(value, int):
             yield _text(name), int(_integer(value))
-        elif isinstance(value, str) and len(value) <= labels.LONGEST:
+        elif isinstance(value, str) and len(value) <= MAX_LABEL_TEXT:
             yield _text(name), _text(value)
 
 

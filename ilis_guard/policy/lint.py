@@ -206,7 +206,7 @@ def _texts(file: PolicyFile) -> Iterator[tuple[Keys, str]]:
 def config_notices(
     file: PolicyFile, rules: Sequence[BoundRule], document: Document, config: GuardConfig
 ) -> tuple[Notice, ...]:
-    """Notices on a policy and a guard.yaml that go with one another; see `context.check_config`."""
+    """Notices on a policy and a guard.yaml that go with one another; see `binding.check_config`."""
     return (
         *_tiers(file, rules, document, [tier.name for tier in config.tiers]),
         *_passed_on(file, document, config),

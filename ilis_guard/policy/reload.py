@@ -1,4 +1,4 @@
-"""Reloading: policy files are watched while a guard runs; a change is in force once the files are whole and right."""
+"""Reload policy files while a guard runs: changed files become active once they are complete and valid."""
 
 import os
 import threading
@@ -12,24 +12,24 @@ from ilis_guard.errors import IlisGuardError
 from ilis_guard.policy.binding import ActivePolicies
 
 CHECK_SECONDS: Final = 0.25
-"""The files are checked at most this often: a request in between costs nothing."""
-STILL_SECONDS: Final = 0.25
-"""A file that changed less than this ago may be half written."""
+"""Least time between two checks of the files: requests in between cost nothing."""
+SETTLE_SECONDS: Final = 0.25
+"""A file that changed less long ago may be incomplete."""
 
-_Mark = tuple[int, int, int, int]
-"""A file's inode, size, modification time and change time, nanoseconds: different where the file has changed."""
+_Stamp = tuple[int, int, int, int]
+"""A file's inode, size, mtime and ctime (nanoseconds): it has changed when they differ."""
 
 
 class PolicyReloader:
-    """Keeps the policies of files that may change. Threads may share it.
+    """Keeps the policies of some files up to date. Threads may share it.
 
-    There is no background thread: `current` checks the files, if they weren't checked lately. One thread does, and the
-    others get what was in force before.
+    It has no thread of its own: a caller checks the files if none has lately. One thread checks them; the others get
+    the policies that are active meanwhile.
 
     Args:
-        files: the policy's, and that of the one in shadow.
-        load: reads and binds them, or raises. What it raises in the constructor is raised there; later, what was in
-            force before stays.
+        files: the policy's, and that of the shadow policy.
+        load: reads and binds them, or raises. The constructor calls it and raises its errors; later errors leave the
+            active policies as they are.
         clock: seconds, monotonic.
     """
 
@@ -39,58 +39,58 @@ class PolicyReloader:
         self._files = tuple(files)
         self._load = load
         self._clock = clock
-        self._checking = threading.Lock()
-        # Before they are read: what changes while they are is seen afterwards.
-        self._loaded_marks = self._seen = self._marks()
+        self._lock = threading.Lock()
+        # Taken before the files are read, so that later changes are noticed.
+        self._taken = self._seen = self._stamps()
         self._seen_at = self._checked_at = clock()
         self._current = load()
         self._problem = ""
 
     @property
     def current(self) -> ActivePolicies:
-        """What is in force for a request that begins now."""
+        """The active policies for a request that begins now."""
         self._check_if_due()
         return self._current
 
     @property
     def problem(self) -> str:
-        """Why the files as they now stand aren't in force; empty where they are."""
+        """Why the files' present contents aren't active; empty where they are."""
         self._check_if_due()
         return self._problem
 
     def _check_if_due(self) -> None:
-        if self._clock() - self._checked_at < CHECK_SECONDS or not self._checking.acquire(blocking=False):
+        if self._clock() - self._checked_at < CHECK_SECONDS or not self._lock.acquire(blocking=False):
             return
         try:
             self._checked_at = self._clock()
             self._check()
         finally:
-            self._checking.release()
+            self._lock.release()
 
     def _check(self) -> None:
-        marks = self._marks()
-        if marks != self._seen:
-            self._seen, self._seen_at = marks, self._checked_at
-        if marks == self._loaded_marks or not self._is_settled(marks):
+        stamps = self._stamps()
+        if stamps != self._seen:
+            self._seen, self._seen_at = stamps, self._checked_at
+        if stamps == self._taken or not self._has_settled(stamps):
             return
         try:
             loaded = self._load()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what was in force stays
-            self._keep_current(marks, error)
+        except Exception as error:  # noqa: BLE001 - after any error the active policies stay
+            self._reject(stamps, error)
             return
-        if self._marks() != marks:
-            return  # it changed again while it was read: the next check takes it
+        if self._stamps() != stamps:
+            return  # it changed again while it was read: the next check reads it
         before, self._current = self._current, loaded
-        self._loaded_marks, self._problem = marks, ""
+        self._taken, self._problem = stamps, ""
         if loaded.fingerprints != before.fingerprints:
             policy, shadow = loaded.fingerprints
             mode = loaded.enforced.policy.mode
             events.log().warning(events.POLICY_RELOADED, files=self._names(), policy=policy, mode=mode, shadow=shadow)
 
-    def _keep_current(self, marks: tuple[_Mark | None, ...], error: Exception) -> None:
-        if self._marks() != marks:
+    def _reject(self, stamps: tuple[_Stamp | None, ...], error: Exception) -> None:
+        if self._stamps() != stamps:
             return
-        self._loaded_marks = marks
+        self._taken = stamps
         ours = isinstance(error, IlisGuardError)
         self._problem = str(error) if ours else f"unexpected {type(error).__name__}: {error}"
         policy, shadow = self._current.fingerprints
@@ -98,24 +98,24 @@ class PolicyReloader:
             events.POLICY_RELOAD_FAILED, files=self._names(), policy=policy, shadow=shadow, problems=self._problem
         )
 
-    def _is_settled(self, marks: tuple[_Mark | None, ...]) -> bool:
-        """Whether nobody is writing any more: it was seen so for a while, or says itself that it hasn't changed since.
+    def _has_settled(self, stamps: tuple[_Stamp | None, ...]) -> bool:
+        """Whether the files are complete: unchanged for a while, by our clock or by their times.
 
-        A file that is gone says nothing; some editors put a new one in its place.
+        A missing file isn't: some editors delete it before they write a new one.
         """
-        if self._checked_at - self._seen_at >= STILL_SECONDS:
+        if self._checked_at - self._seen_at >= SETTLE_SECONDS:
             return True
         now = time.time_ns()
-        return all(mark is not None and now - max(mark[2:]) >= STILL_SECONDS * 1e9 for mark in marks)
+        return all(stamp is not None and now - max(stamp[2:]) >= SETTLE_SECONDS * 1e9 for stamp in stamps)
 
-    def _marks(self) -> tuple[_Mark | None, ...]:
-        return tuple(_mark(file) for file in self._files)
+    def _stamps(self) -> tuple[_Stamp | None, ...]:
+        return tuple(_stamp(file) for file in self._files)
 
     def _names(self) -> list[str]:
         return [str(file) for file in self._files]
 
 
-def _mark(file: Path) -> _Mark | None:
+def _stamp(file: Path) -> _Stamp | None:
     try:
         found = os.stat(file)  # noqa: PTH116 - a third of the time of Path.stat
     except OSError:

@@ -30,12 +30,11 @@ class Attempt:
     typicality: float | None = None
     """As `uncertainty`."""
     prompt_score: Score | None = None
-    """What the tier's prompt bundle said before a token was generated; None where it wasn't asked."""
+    """The prompt bundle's score before a token was generated; None where it wasn't used."""
     prompt_seconds: float | None = None
-    """What the attempt had taken when the rules of stage `prompt` were asked; None where none were. So has
-    `prompt_cost`."""
+    """Seconds until the rules of stage `prompt` were evaluated; None where none were."""
     prompt_cost: float | None = None
-    """With the price of the call under way, and of the prompt that it read."""
+    """Cost at the same time: of the call under way and of the prompt that it read; None as `prompt_seconds`."""
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     statistics: Statistics | None = None
     seconds: float = 0.0
@@ -174,7 +173,7 @@ class Decision:
         }
 
     def for_callers(self) -> dict[str, Any]:
-        """As `to_dict`, for whoever called an API: errors by kind and message, rules by id and outcome.
+        """As `to_dict`, for an API's callers: errors by kind and message, rules by id and outcome.
 
         No exception's text is in it, and so no path, host or key.
         """

@@ -76,16 +76,16 @@ class Fingerprint(_Fingerprint):
 class RemoteFingerprint(_Fingerprint):
     """As `Fingerprint`, of a model that can't be tapped: what makes the output statistics of its answers comparable.
 
-    It is asked a conversation as it is, so there is no wording to tell of. What stands behind its name is its
-    provider's secret, and may change under it.
+    It gets conversations unchanged, so there is no prompt format to record. Its provider may change the model behind
+    its name without notice.
     """
 
     chat_model: str
-    """Import path of the class that asks it, ``package.module:Class``."""
+    """Import path of its chat model's class, ``package.module:Class``."""
     model: str
     """Its provider's name for it; empty where the class doesn't say."""
     arguments: Mapping[str, bool | int | float | str]
-    """What else it is asked with, by name: truth values and numbers as they are, all else as a digest. Secrets,
+    """Its other arguments, by name: truth values and numbers as they are, all else as a digest. Secrets,
     time-outs and the like aren't among them; its address is, for another server may hold another model of that name."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class Generation:
     generated token passed through the model."""
     statistics: Statistics | None = None
     sent: tuple[Message, ...] = ()
-    """The conversation that the model was really sent, where it words its own, as a chain does: larger tiers are asked
-    this one, and tickets show it. Empty where that is the request's."""
+    """The conversation that the model was really sent, where it makes its own, as a chain does: larger tiers, facts and
+    tickets get this one. Empty where it is the request's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,27 @@
 """Requests: a conversation that ends with the user's turn, with the caller's labels and stop sequences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from ilis_guard.errors import RequestError
-from ilis_guard.labels import CheckedLabels, problem as label_problem
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
 Role = Literal["system", "user", "assistant"]
+MAX_LABELS: Final = 100
+"""Labels that one request may have."""
+MAX_LABEL_NAME: Final = 100
+"""Characters."""
+MAX_LABEL_TEXT: Final = 2_000
+"""Characters of a label that is a string. Conditions look at labels in every decision, so they stay short."""
+MAX_LABEL_NUMBER: Final = 2**63 - 1
+"""Whole numbers: conditions have 64 bits for them."""
+
+
+class CheckedLabels(dict[str, str | int | float | bool]):
+    """Valid labels: `label_problem` doesn't check them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +38,12 @@ Prompt = str | Sequence[Message | Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the caller asks: a conversation that ends with the user's turn, and labels that policies may look at."""
+    """A conversation that ends with the user's turn, with labels for policies. Built and checked by `of`."""
 
     messages: tuple[Message, ...]
     labels: Labels = field(default_factory=dict)
     stop: tuple[str, ...] = ()
-    """The answer ends before the first of these."""
+    """The answer ends before the first of these sequences."""
 
     @classmethod
     def of(
@@ -44,7 +56,7 @@ class Request:
 
         Raises:
             RequestError: the prompt is empty, a message is malformed, the last turn isn't the user's, a label isn't a
-                short string, a number or a boolean (see `labels`), or a stop sequence isn't a string or is empty.
+                short string, a number or a boolean, or a stop sequence isn't a string or is empty.
         """
         if not isinstance(prompt, Sequence):
             raise RequestError(f"a prompt is a string or a sequence of messages, got a {type(prompt).__name__}")
@@ -72,12 +84,12 @@ class Request:
         return self.messages[-1].content
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; `stop` only where there is any, so that others look as their tickets always did."""
-        told = {
+        """As JSON values; without `stop` where there is none."""
+        values = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
             "labels": dict(self.labels),
         }
-        return told | ({"stop": list(self.stop)} if self.stop else {})
+        return values | ({"stop": list(self.stop)} if self.stop else {})
 
 
 def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
@@ -95,5 +107,41 @@ def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
 
 
 def _shape(turn: object) -> str:
-    """What was got, without its text: prompts stay out of error messages."""
+    """Describe a message without its text: prompts stay out of error messages."""
     return f"the keys {sorted(map(str, turn))!r}" if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
+
+
+def label_problem(labels: Mapping[str, object]) -> str:
+    """What is wrong with labels; empty where nothing is."""
+    if isinstance(labels, CheckedLabels):
+        return ""
+    if len(labels) > MAX_LABELS:
+        return f"there are {len(labels)} labels; a request has at most {MAX_LABELS}"
+    return next((what for name, value in labels.items() if (what := _one_problem(name, value))), "")
+
+
+def _one_problem(name: object, value: object) -> str:
+    if not isinstance(name, str) or not name.isidentifier():
+        return f"the label name {_shortened(name)} isn't an identifier; policies say labels.NAME"
+    if len(name) > MAX_LABEL_NAME:
+        return f"the label name {_shortened(name)} has {len(name)} characters; it may have {MAX_LABEL_NAME}"
+    if isinstance(value, str):
+        return _text_problem(name, value)
+    if isinstance(value, int) and abs(value) > MAX_LABEL_NUMBER:
+        return f"the label {name!r} is a number of more than 64 bits; write it as a string"
+    if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        return f"the label {name!r} is a {type(value).__name__}; a label is a string, a boolean or a finite number"
+    return ""
+
+
+def _text_problem(name: str, value: str) -> str:
+    if len(value) > MAX_LABEL_TEXT:
+        return f"the label {name!r} has {len(value)} characters; it may have {MAX_LABEL_TEXT}"
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return f"the label {name!r} has half a character (a lone surrogate) in it; send whole ones"
+    return ""
+
+
+def _shortened(name: object) -> str:
+    text = repr(name)
+    return text if len(text) <= 60 else f"{text[:57]}..."

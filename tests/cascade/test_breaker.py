@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ilis_guard import events
-from ilis_guard.cascade.breaker import Breaker, Permit
+from ilis_guard.cascade.breaker import AdmittedCall, CircuitBreaker
 from ilis_guard.config.tiers import BreakerSettings
 from ilis_guard.errors import CircuitOpenError
 
@@ -27,16 +27,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def breaker(clock: Clock) -> Breaker:
-    return Breaker("small", BreakerSettings(failures=3, seconds=30.0), clock=clock)
+def breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker("small", BreakerSettings(failures=3, seconds=30.0), clock=clock)
 
 
-def fail(breaker: Breaker, times: int) -> None:
+def fail(breaker: CircuitBreaker, times: int) -> None:
     for _ in range(times):
-        breaker.ended(breaker.admit(), failed=True)
+        breaker.record(breaker.admit(), failed=True)
 
 
-def test_it_opens_after_so_many_failures_in_a_row_and_says_for_how_long(breaker: Breaker, clock: Clock) -> None:
+def test_breaker_opens_after_failures_in_a_row(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 2)
     breaker.check()
     with capture_logs() as entries:
@@ -53,9 +53,9 @@ def test_it_opens_after_so_many_failures_in_a_row_and_says_for_how_long(breaker:
             ask()
 
 
-def test_a_success_between_failures_starts_the_count_anew(breaker: Breaker) -> None:
+def test_a_success_between_failures_starts_the_count_anew(breaker: CircuitBreaker) -> None:
     fail(breaker, 2)
-    breaker.ended(breaker.admit(), failed=False)
+    breaker.record(breaker.admit(), failed=False)
     fail(breaker, 2)
     breaker.check()
     fail(breaker, 1)
@@ -63,65 +63,61 @@ def test_a_success_between_failures_starts_the_count_anew(breaker: Breaker) -> N
         breaker.check()
 
 
-def test_one_call_shows_whether_it_is_back_and_meanwhile_nobody_else_gets_through(
-    breaker: Breaker, clock: Clock
-) -> None:
+def test_half_open_breaker_admits_one_call(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 30
     probe = breaker.admit()
     with pytest.raises(CircuitOpenError, match="until the one that is under way has ended"):
         breaker.admit()
     with capture_logs() as entries:
-        breaker.ended(probe, failed=False)
+        breaker.record(probe, failed=False)
     assert entries == [{"event": events.CIRCUIT_CLOSED, "log_level": "info", "tier": "small"}]
     # The count began anew: two failures don't open it.
     fail(breaker, 2)
     breaker.check()
 
 
-def test_a_trial_call_that_fails_opens_it_for_the_whole_time_again(breaker: Breaker, clock: Clock) -> None:
+def test_failed_trial_call_reopens_the_breaker(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 30
-    breaker.ended(breaker.admit(), failed=True)
+    breaker.record(breaker.admit(), failed=True)
     with pytest.raises(CircuitOpenError, match=r"4 calls of its model in a row failed, .* for another 30\.0 s"):
         breaker.admit()
     clock.now += 30
-    breaker.ended(breaker.admit(), failed=False)
+    breaker.record(breaker.admit(), failed=False)
     breaker.check()
 
 
-def test_a_trial_call_that_tells_nothing_leaves_the_next_one_the_trial(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_call_that_tells_nothing_leaves_the_next_one_the_trial(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 3)
     clock.now += 30
-    breaker.ended(breaker.admit(), failed=None)
-    breaker.ended(breaker.admit(), failed=False)
+    breaker.record(breaker.admit(), failed=None)
+    breaker.record(breaker.admit(), failed=False)
     breaker.check()
 
 
 @pytest.mark.parametrize("late", [True, False, None])
-def test_what_began_before_it_opened_says_nothing_of_how_it_stands_now(
-    breaker: Breaker, clock: Clock, late: bool | None
-) -> None:
+def test_calls_from_before_the_opening_change_nothing(breaker: CircuitBreaker, clock: Clock, late: bool | None) -> None:
     before = breaker.admit()
     fail(breaker, 3)
-    breaker.ended(before, failed=late)
+    breaker.record(before, failed=late)
     with pytest.raises(CircuitOpenError, match="for another 30"):
         breaker.admit()
     clock.now += 30
     probe = breaker.admit()
-    breaker.ended(before, failed=late)
+    breaker.record(before, failed=late)
     with pytest.raises(CircuitOpenError, match="under way"):
         breaker.admit()
-    breaker.ended(probe, failed=False)
+    breaker.record(probe, failed=False)
     breaker.check()
 
 
-def test_a_call_ends_once(breaker: Breaker) -> None:
+def test_a_call_ends_once(breaker: CircuitBreaker) -> None:
     fail(breaker, 1)
     given_up = breaker.admit()
-    breaker.ended(given_up, failed=True)
+    breaker.record(given_up, failed=True)
     # It came to its end all the same, too late for anybody.
-    breaker.ended(given_up, failed=False)
+    breaker.record(given_up, failed=False)
     fail(breaker, 1)
     with pytest.raises(CircuitOpenError):
         breaker.check()
@@ -142,17 +138,17 @@ def at_once(number: int, do: Callable[[], object]) -> list[object]:
         return list(threads.map(run, range(number)))
 
 
-def test_of_many_threads_exactly_one_makes_the_trial_call(breaker: Breaker, clock: Clock) -> None:
+def test_of_many_threads_exactly_one_makes_the_trial_call(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(50):
         fail(breaker, 3)
         clock.now += 30
-        (probe,) = [found for found in at_once(16, breaker.admit) if isinstance(found, Permit)]
-        breaker.ended(probe, failed=False)
+        (probe,) = [found for found in at_once(16, breaker.admit) if isinstance(found, AdmittedCall)]
+        breaker.record(probe, failed=False)
 
 
 def test_failures_of_many_threads_are_all_counted(clock: Clock) -> None:
     for _ in range(20):
-        breaker = Breaker("small", BreakerSettings(failures=16, seconds=30.0), clock=clock)
+        breaker = CircuitBreaker("small", BreakerSettings(failures=16, seconds=30.0), clock=clock)
         at_once(15, partial(fail, breaker, 1))
         breaker.check()
         fail(breaker, 1)

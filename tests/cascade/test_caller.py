@@ -33,7 +33,8 @@ def let_go() -> Iterator[threading.Event]:
 
 
 def soon(seconds: float = 0.05) -> Deadline:
-    return Deadline.after(seconds, since=time.monotonic())
+    """A deadline on a stopped clock: a call has the whole time, however long its thread takes to start."""
+    return Deadline.after(seconds, since=0.0, clock=lambda: 0.0)
 
 
 def raising(error: BaseException) -> Callable[[], str]:
@@ -47,7 +48,7 @@ def test_without_a_deadline_the_model_works_in_the_callers_thread() -> None:
     assert ModelCaller("small").call(threading.get_ident) == threading.get_ident()
 
 
-def test_with_a_deadline_it_sees_the_callers_context_and_what_it_returns_or_raises_comes_back() -> None:
+def test_call_with_a_deadline_keeps_context_result_and_error() -> None:
     who = contextvars.ContextVar("who", default="nobody")
     who.set("ada")
     caller = ModelCaller("small", backoff=NO_WAIT)
@@ -113,7 +114,7 @@ class Crowd:
 
 
 @pytest.mark.parametrize("deadline", [None, 60.0])
-def test_no_more_calls_than_allowed_are_under_way_and_all_come_to_their_turn(deadline: float | None) -> None:
+def test_limited_calls_all_run_within_the_limit(deadline: float | None) -> None:
     caller, crowd = ModelCaller("small", max_concurrent=3), Crowd()
     with ThreadPoolExecutor(16) as threads:
         made = [
@@ -124,13 +125,13 @@ def test_no_more_calls_than_allowed_are_under_way_and_all_come_to_their_turn(dea
     assert crowd.most == 3
 
 
-async def test_the_line_holds_for_tasks_of_an_event_loop() -> None:
+async def test_limit_holds_for_tasks_of_an_event_loop() -> None:
     caller, crowd = ModelCaller("small", max_concurrent=2), Crowd()
     await asyncio.gather(*(asyncio.to_thread(caller.call, crowd.visit, deadline=soon(60)) for _ in range(50)))
     assert crowd.most == 2
 
 
-def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threading.Event) -> None:
+def test_abandoned_call_counts_until_its_end(let_go: threading.Event) -> None:
     caller, ended = ModelCaller("small", max_concurrent=1), threading.Event()
 
     def hang() -> None:
@@ -139,14 +140,14 @@ def test_a_call_that_was_given_up_keeps_its_place_until_it_ends(let_go: threadin
 
     with pytest.raises(BudgetError, match="was given up"):
         caller.call(hang, deadline=soon())
-    with pytest.raises(BudgetError, match=r"it waited in line for the tier \(max_concurrent\)"):
+    with pytest.raises(BudgetError, match=r"it waited for other calls of the tier \(max_concurrent\)"):
         caller.call(lambda: "yes", deadline=soon())
     let_go.set()
     ended.wait()
     assert caller.call(lambda: "yes", deadline=soon(60)) == "yes"
 
 
-def test_a_call_that_raised_gives_its_place_back() -> None:
+def test_failed_call_is_released() -> None:
     caller = ModelCaller("small", max_concurrent=1, backoff=NO_WAIT)
     for deadline in (None, soon(60)):
         with pytest.raises(ModelError):
@@ -154,7 +155,7 @@ def test_a_call_that_raised_gives_its_place_back() -> None:
     assert caller.call(lambda: "yes") == "yes"
 
 
-def test_a_thread_that_cant_be_started_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_without_a_thread_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -193,7 +194,7 @@ def test_a_breaker_that_opens_between_repeats_ends_them() -> None:
     assert len(calls) == 2
 
 
-def test_a_model_that_hangs_is_a_failure_of_its_tier(let_go: threading.Event) -> None:
+def test_hanging_model_is_a_failure_of_the_tier(let_go: threading.Event) -> None:
     caller = breaking(failures=2)
     for _ in range(2):
         with pytest.raises(BudgetError):
@@ -229,14 +230,14 @@ def test_a_trial_call_that_couldnt_be_begun_leaves_the_next_one_the_trial(monkey
     assert caller.call(lambda: "yes", deadline=soon(60)) == "yes"
 
 
-def test_whoever_stops_the_program_says_nothing_of_the_tier() -> None:
+def test_interrupts_are_no_failure_of_the_tier() -> None:
     caller = breaking(failures=1)
     with pytest.raises(KeyboardInterrupt):
         caller.call(raising(KeyboardInterrupt()))
     assert caller.call(lambda: "yes") == "yes"
 
 
-def test_who_waits_in_line_while_the_tier_goes_down_isnt_let_in(let_go: threading.Event) -> None:
+def test_waiting_call_is_refused_if_the_circuit_opens(let_go: threading.Event) -> None:
     caller = ModelCaller(
         "small", max_concurrent=1, breaker=BreakerSettings(failures=1, seconds=3600.0), backoff=NO_WAIT
     )

@@ -6,8 +6,7 @@ import time
 import pytest
 import tenacity
 
-from ilis_guard.cascade.caller import ModelCaller
-from ilis_guard.cascade.limiter import Line
+from ilis_guard.cascade.caller import ConcurrencyLimiter, ModelCaller
 from ilis_guard.concurrency.cancellation import CancelToken
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.errors import BudgetError, ClientDisconnected, TransientModelError
@@ -17,7 +16,7 @@ def endless(cancel_token: CancelToken | None = None) -> Deadline:
     return Deadline.after(None, since=time.monotonic(), cancel_token=cancel_token)
 
 
-def test_a_deadline_without_an_end_passes_only_when_whoever_asked_leaves() -> None:
+def test_endless_deadline_passes_only_on_a_disconnect() -> None:
     cancel_token = CancelToken()
     deadline = endless(cancel_token)
     deadline.check()
@@ -30,12 +29,12 @@ def test_a_deadline_without_an_end_passes_only_when_whoever_asked_leaves() -> No
             what()
 
 
-def test_a_call_without_an_end_needs_no_thread_of_its_own() -> None:
+def test_call_without_a_time_limit_needs_no_thread() -> None:
     found = ModelCaller("small").call(threading.current_thread, deadline=endless(CancelToken()))
     assert found is threading.current_thread()
 
 
-def test_who_has_left_is_not_called_for_again() -> None:
+def test_disconnected_client_causes_no_repeated_call() -> None:
     cancel_token, calls = CancelToken(), []
 
     def busy() -> None:
@@ -48,26 +47,30 @@ def test_who_has_left_is_not_called_for_again() -> None:
     assert calls == [1]
 
 
-def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_next() -> None:
+def test_disconnected_waiter_passes_the_notification_on() -> None:
     for _ in range(50):
-        line, cancel_token = Line(1), CancelToken()
-        line.enter(None)
+        limiter, cancel_token = ConcurrencyLimiter(1), CancelToken()
+        limiter.acquire(None)
         left, entered = threading.Event(), threading.Event()
 
-        def first(line: Line = line, cancel_token: CancelToken = cancel_token, left: threading.Event = left) -> None:
+        def first(
+            limiter: ConcurrencyLimiter = limiter,
+            cancel_token: CancelToken = cancel_token,
+            left: threading.Event = left,
+        ) -> None:
             with pytest.raises(ClientDisconnected):
-                line.enter(endless(cancel_token))
+                limiter.acquire(endless(cancel_token))
             left.set()
 
-        def second(line: Line = line, entered: threading.Event = entered) -> None:
-            line.enter(None)
+        def second(limiter: ConcurrencyLimiter = limiter, entered: threading.Event = entered) -> None:
+            limiter.acquire(None)
             entered.set()
 
         waiting = [threading.Thread(target=target) for target in (first, second)]
         for thread in waiting:
             thread.start()
         # A place comes free while the first of those that wait for it leaves.
-        going = [threading.Thread(target=cancel_token.cancel), threading.Thread(target=line.leave)]
+        going = [threading.Thread(target=cancel_token.cancel), threading.Thread(target=limiter.release)]
         cancel_token._cancelled.set()
         for thread in going:
             thread.start()
@@ -77,10 +80,10 @@ def test_who_leaves_the_line_leaves_the_place_that_they_were_woken_for_to_the_ne
         assert entered.is_set()
 
 
-def test_who_waits_in_line_with_an_end_waits_until_then() -> None:
-    line = Line(1)
-    line.enter(None)
-    with pytest.raises(BudgetError, match="it waited in line for the tier"):
-        line.enter(Deadline.after(0.01, since=time.monotonic(), cancel_token=CancelToken()))
-    line.leave()
-    line.enter(Deadline.after(0.0, since=time.monotonic() + 60))
+def test_limiter_waits_until_the_deadline() -> None:
+    limiter = ConcurrencyLimiter(1)
+    limiter.acquire(None)
+    with pytest.raises(BudgetError, match="it waited for other calls of the tier"):
+        limiter.acquire(Deadline.after(0.01, since=time.monotonic(), cancel_token=CancelToken()))
+    limiter.release()
+    limiter.acquire(Deadline.after(0.0, since=time.monotonic() + 60))

@@ -52,7 +52,7 @@ def test_a_ticket_is_listed_shown_and_resolved(run: Callable[..., Any], ticket: 
 def test_queue_show_prints_the_ticket_verbatim(run: Callable[..., Any], ticket: str) -> None:
     shown = run("queue", "show", ticket)
     assert shown.status == 0
-    assert shown.out.startswith(f"ticket {ticket}, queue chemists, open, since ")
+    assert shown.out.startswith(f"ticket {ticket}, queue chemists, escalated, open, since ")
     assert "user: [red]Is[/red] 1:100:2 [/] safe? \\[bold]\n" in shown.out
     assert "labels: {'topic': '[i]chemistry[/i]'}\n" in shown.out
     assert "- rule '[u]person' decided: escalate, because it has no condition\n" in shown.out

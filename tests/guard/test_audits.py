@@ -56,7 +56,7 @@ def guard(policy: str, uncertainty: float, review: Any) -> Guard:
     return Guard(tiers=[tier], policy=Policy.parse(policy), review=review)
 
 
-def test_an_audit_draws_its_share_of_answers_and_the_caller_gets_them_all(queue: ReviewQueue) -> None:
+def test_audit_samples_a_share_and_callers_get_all_answers(queue: ReviewQueue) -> None:
     watched = guard(ANSWER, 0.1, queue)
     made = [watched.decide(QUESTION) for _ in range(200)]
     assert {(decision.action, decision.text) for decision in made} == {(Action.ANSWER, "2403 °C")}
@@ -80,7 +80,7 @@ def test_an_audit_draws_its_share_of_answers_and_the_caller_gets_them_all(queue:
     )
 
 
-def test_what_isnt_answered_isnt_audited(queue: ReviewQueue) -> None:
+def test_abstentions_are_never_audited(queue: ReviewQueue) -> None:
     watched = guard(ANSWER.replace("do: escalate, to: people, due: 90m", "do: abstain"), 0.9, queue)
     assert {watched.decide(QUESTION).ticket for _ in range(50)} == {None}
 
@@ -94,7 +94,7 @@ def test_the_policys_own_time_wins_over_the_queues(queue: ReviewQueue) -> None:
     assert without.ticket.due_at == 1_800_000_060.0
 
 
-def test_an_escalated_sample_says_how_likely_it_was_and_export_carries_it(queue: ReviewQueue, tmp_path: Path) -> None:
+def test_sampled_escalations_store_and_export_their_probability(queue: ReviewQueue, tmp_path: Path) -> None:
     watched = guard(SAMPLED, 0.9, queue)
     made = [watched.decide(QUESTION) for _ in range(200)]
     drawn = [decision.ticket for decision in made if decision.ticket is not None]
@@ -111,7 +111,7 @@ class BrokenQueue(InMemoryQueue):
         raise ReviewError(f"the disk is full of {QUESTION}")
 
 
-def test_an_audit_that_cant_be_stored_is_said_loudly_and_the_answer_stands() -> None:
+def test_failed_audit_is_logged_and_the_answer_stands() -> None:
     watched = guard(ANSWER.replace("0.25", "1.0"), 0.1, BrokenQueue())
     with capture_logs() as entries:
         made = watched.decide(QUESTION)

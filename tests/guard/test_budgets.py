@@ -1,9 +1,9 @@
-"""What a request may take (policy `budget`), and what a tier bears (`cost`, `max_concurrent`, `breaker`)."""
+"""A policy's `budget`, and a tier's `cost`, `max_concurrent` and `breaker`."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ from ilis_guard.errors import ConfigError, TransientModelError
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Generation, Message
-from tests.explained import problem, why
+from ilis_guard.types import Action, Decision, Generation, Message, ObstacleKind, SpentBudget
+from tests.explained import problem
 
 QUESTION = "What is the boiling point of gallium?"
 RULES = """
@@ -33,8 +33,32 @@ def policy(budget: str, rules: str = RULES) -> Policy:
     return Policy.parse(f"version: 1\nname: p\nbudget: {budget}\n{rules}")
 
 
-def guard(budget: str, *tiers: Tier, rules: str = RULES) -> Guard:
-    return Guard(tiers=tiers, policy=policy(budget, rules), review=InMemoryQueue(), backoff=tenacity.wait_none())
+class Clock:
+    """Seconds that pass only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def guard(budget: str, *tiers: Tier, rules: str = RULES, clock: Callable[[], float] = time.monotonic) -> Guard:
+    return Guard(
+        tiers=tiers,
+        policy=policy(budget, rules),
+        review=InMemoryQueue(),
+        backoff=tenacity.wait_none(),
+        clock=clock,
+    )
+
+
+def obstacles(made: Decision) -> list[tuple[str, ObstacleKind]]:
+    """Rules that held in the last ruling and couldn't act, and why."""
+    return [(one.rule, one.obstacle.kind) for one in made.rulings[-1].outcomes if one.obstacle is not None]
 
 
 class Hanging(FakeModel):
@@ -60,22 +84,19 @@ def tier(name: str, uncertainty: float = 0.5, model: Any = None, **settings: Any
     return Tier(name=name, model=model or FakeModel(f"answer of {name}"), scorer=FixedScorer(uncertainty), **settings)
 
 
-def test_a_model_that_hangs_doesnt_hang_its_caller(hanging: Hanging) -> None:
+def test_hanging_model_is_abandoned_at_the_deadline(hanging: Hanging) -> None:
     large = tier("large", 0.1)
     made = guard("{max_seconds: 0.1}", tier("small", 0.1, hanging), large).decide(QUESTION)
     error = "BudgetError: the request's 0.1 seconds are over; the model was given up"
     assert (made.action, made.text, made.rules) == (Action.ABSTAIN, "Sorry.", ("failed-for-good",))
     assert [problem(attempt) for attempt in made.attempts] == [error]
-    # The time is up for larger tiers too, and the reasons say so.
-    assert why(made)[:2] == (
-        f"tier 'small' failed: {error}",
-        "no larger tier is left: the request's 0.1 seconds are over",
-    )
+    # The time is over for larger tiers too, and the ruling says so.
+    assert made.rulings[0].spent == SpentBudget(limit="max_seconds", value=0.1)
     assert isinstance(large.model, FakeModel)
     assert large.model.calls == []
 
 
-async def test_it_doesnt_hang_tasks_either_nor_those_that_come_after(hanging: Hanging) -> None:
+async def test_hanging_model_blocks_no_tasks_and_no_later_requests(hanging: Hanging) -> None:
     watched = guard("{max_seconds: 0.1}", tier("small", 0.1, hanging))
     many = await asyncio.gather(*(watched.adecide(QUESTION) for _ in range(100)))
     assert {made.action for made in many} == {Action.ABSTAIN}
@@ -84,35 +105,38 @@ async def test_it_doesnt_hang_tasks_either_nor_those_that_come_after(hanging: Ha
     }
 
 
-def test_an_answer_that_comes_too_late_is_none_though_its_model_didnt_hang() -> None:
+def test_late_answer_is_not_given() -> None:
+    clock = Clock()
+
     class SlowScorer(FixedScorer):
         def score(self, generation: Generation) -> Any:
-            time.sleep(0.6)
+            clock.advance(60)
             return super().score(generation)
 
     slow = Tier(name="small", model=FakeModel("yes"), scorer=SlowScorer(0.0))
-    made = guard("{max_seconds: 0.5}", slow).decide(QUESTION)
+    made = guard("{max_seconds: 50}", slow, clock=clock).decide(QUESTION)
     (attempt,) = made.attempts
     assert (made.action, made.text) == (Action.ABSTAIN, "Sorry.")
     assert (attempt.text, attempt.uncertainty) == ("yes", 0.0)
-    assert problem(attempt) == "BudgetError: the request's 0.5 seconds are over"
+    assert problem(attempt) == "BudgetError: the request's 50 seconds are over"
 
 
-def test_the_deadline_is_the_whole_requests_and_not_each_attempts(hanging: Hanging) -> None:
+def test_deadline_covers_all_attempts_of_a_request() -> None:
+    clock, remaining = Clock(), []
+
     class Slow(FakeModel):
         def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
-            time.sleep(0.1)
+            remaining.append(options["deadline"].remaining)
+            clock.advance(99.5)
             return super().generate(messages, **options)
 
-    made = guard("{max_seconds: 1}", tier("small", 0.9, Slow("no")), tier("large", 0.1, hanging)).decide(QUESTION)
+    slow = [tier("small", 0.9, Slow("no")), tier("large", 0.1, Slow("yes"))]
+    made = guard("{max_seconds: 100}", *slow, clock=clock).decide(QUESTION)
     small, large = made.attempts
-    assert (problem(small), problem(large)) == (
-        "",
-        "BudgetError: the request's 1 seconds are over; the model was given up",
-    )
-    assert small.seconds >= 0.1
-    # Since the request came, and not since the tier was asked.
-    assert large.seconds == pytest.approx(1 - small.seconds, abs=0.09)
+    assert remaining == pytest.approx([100, 0.5])
+    assert (problem(small), problem(large)) == ("", "BudgetError: the request's 100 seconds are over")
+    assert (small.seconds, large.seconds) == (99.5, 99.5)
+    assert made.action is Action.ABSTAIN
 
 
 def test_repeats_end_with_the_deadline() -> None:
@@ -127,7 +151,7 @@ def test_repeats_end_with_the_deadline() -> None:
     assert (problem(made.attempts[0]), len(model.calls)) == ("TransientModelError: busy", 1)
 
 
-def test_a_rule_of_stage_prompt_still_decides_in_time_and_one_that_comes_late_is_not_heard(hanging: Hanging) -> None:
+def test_prompt_rule_decides_in_time_and_is_ignored_afterwards(hanging: Hanging) -> None:
     rules = "rules:\n  - {id: hard, stage: prompt, when: uncertainty > 0.8, do: escalate}\n" + RULES.removeprefix(
         "\nrules:\n"
     )
@@ -135,20 +159,20 @@ def test_a_rule_of_stage_prompt_still_decides_in_time_and_one_that_comes_late_is
     early = Tier(name="small", model=FakeModel("yes"), scorer=FixedScorer(0.1), prompt_scorer=prompts)
     assert guard("{max_seconds: 60}", early, rules=rules).decide(QUESTION).rules == ("hard",)
     late = Tier(name="small", model=hanging, scorer=FixedScorer(0.1), prompt_scorer=prompts)
-    made = guard("{max_seconds: 0.1}", late, rules=rules).decide(QUESTION)
+    made = guard("{max_seconds: 0.1}", late, rules=rules, clock=Clock()).decide(QUESTION)
     hanging.go.set()
     assert (made.rules, made.attempts[0].stage) == (("failed-for-good",), "answer")
 
 
-def test_attempts_are_counted_and_when_they_are_made_no_larger_tier_is_left() -> None:
+def test_max_attempts_leaves_no_larger_tier() -> None:
     made = guard("{max_attempts: 2}", *map(tier, ("a", "b", "c"))).decide(QUESTION)
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
     assert [attempt.tier for attempt in made.attempts] == ["a", "b"]
-    assert "no larger tier is left: the request's attempts (2) are made" in why(made)
-    assert "rule 'larger' passed over: it would retry, but there is no larger tier" in why(made)
+    assert made.rulings[-1].spent == SpentBudget(limit="max_attempts", value=2)
+    assert obstacles(made) == [("larger", "no_larger_tier")]
 
 
-def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_is_left() -> None:
+def test_max_cost_leaves_no_larger_tier() -> None:
     cheap = TierCost(per_request=0.001, per_million_prompt_tokens=100.0, per_million_tokens=200.0)
     dear = TierCost(per_request=0.5)
     tiers = [tier("a", cost=cheap), tier("b", cost=dear), tier("c", cost=dear)]
@@ -158,10 +182,10 @@ def test_cost_is_counted_by_call_and_token_and_when_it_is_spent_no_larger_tier_i
     assert made.cost == pytest.approx(0.5023)
     assert made.to_dict()["cost"] == made.cost
     assert (made.action, made.rules) == (Action.ESCALATE, ("larger", "person"))
-    assert "no larger tier is left: the request's cost limit (0.4) is reached" in why(made)
+    assert made.rulings[-1].spent == SpentBudget(limit="max_cost", value=0.4)
 
 
-def test_repeated_and_failed_calls_cost_too_and_conditions_see_it() -> None:
+def test_repeated_and_failed_calls_cost_too() -> None:
     rules = "rules:\n  - {id: dear, when: cost > 0.25, do: abstain, say: Dear.}\n"
     failing = tier("a", model=FakeModel(TransientModelError("busy")), cost=TierCost(per_request=0.1))
     made = guard("{max_attempts: 1}", failing, rules=rules).decide(QUESTION)
@@ -178,7 +202,7 @@ def test_repeated_and_failed_calls_cost_too_and_conditions_see_it() -> None:
         ({"tokens": 10**400}, "", 2**63 / 1e6),
     ],
 )
-def test_what_a_model_counts_wrongly_ends_no_request(generation: dict[str, Any], error: str, cost: float) -> None:
+def test_wrong_token_counts_end_no_request(generation: dict[str, Any], error: str, cost: float) -> None:
     counted: dict[str, Any] = {"text": "yes", "tokens": 0, "prompt_tokens": 0, "finish_reason": "stop", "seconds": 0.0}
     model = FakeModel(Generation(**counted | generation))
     free_calls = TierCost(per_million_prompt_tokens=1.0, per_million_tokens=1.0)
@@ -192,7 +216,7 @@ def test_a_spared_model_costs_nothing() -> None:
     assert (made.rules, made.cost) == (("no",), 0.0)
 
 
-def test_a_cost_can_only_be_limited_where_it_is_known() -> None:
+def test_max_cost_needs_known_prices() -> None:
     tiers = [tier("a", cost=TierCost(per_request=0.1)), tier("b")]
     with pytest.raises(ConfigError, match=r"<string>:3:20: the budget limits the cost, and that of the tiers \['b'\]"):
         guard("{max_cost: 0.4}", *tiers)
@@ -211,26 +235,27 @@ def test_a_tier_that_is_down_is_a_fact_and_another_one_answers() -> None:
 def test_a_tier_that_is_back_answers_again() -> None:
     model = FakeModel([RuntimeError("down"), "yes", "yes"])
     small = tier("small", 0.1, model, breaker=BreakerSettings(failures=1, seconds=1.0))
-    watched = guard("{max_attempts: 1}", small)
+    clock = Clock()
+    watched = guard("{max_attempts: 1}", small, clock=clock)
     assert watched.decide(QUESTION).action is Action.ABSTAIN
     assert "is down" in problem(watched.decide(QUESTION).attempts[0])
-    time.sleep(1.05)
+    clock.advance(1.0)
     assert [watched.decide(QUESTION).text for _ in range(2)] == ["yes", "yes"]
 
 
-def test_requests_wait_in_line_for_a_tier_and_none_longer_than_it_may(hanging: Hanging) -> None:
-    watched = guard("{max_seconds: 0.2}", tier("small", 0.1, hanging, max_concurrent=1))
+def test_requests_wait_for_a_busy_tier_until_their_deadline(hanging: Hanging) -> None:
+    watched = guard("{max_seconds: 0.2}", tier("small", 0.1, hanging, max_concurrent=1), clock=Clock())
     first = watched.decide(QUESTION)
     assert "given up" in problem(first.attempts[0])
     # The call that was given up is still under way.
     second = watched.decide(QUESTION)
     assert problem(second.attempts[0]) == (
-        "BudgetError: the request's 0.2 seconds are over; it waited in line for the tier (max_concurrent)"
+        "BudgetError: the request's 0.2 seconds are over; it waited for other calls of the tier (max_concurrent)"
     )
     assert hanging.calls == []
 
 
-async def test_no_more_calls_than_allowed_are_under_way_whoever_asks() -> None:
+async def test_concurrent_calls_stay_within_the_limit() -> None:
     inside, most, lock = 0, 0, threading.Lock()
 
     class Crowded(FakeModel):
@@ -280,12 +305,12 @@ def test_a_model_without_that_argument_is_given_up_all_the_same() -> None:
             go.wait()
             return FakeModel("yes").generate(messages)
 
-    made = guard("{max_seconds: 0.1}", tier("small", 0.1, Plain())).decide(QUESTION)
+    made = guard("{max_seconds: 0.1}", tier("small", 0.1, Plain()), clock=Clock()).decide(QUESTION)
     go.set()
     assert "given up" in problem(made.attempts[0])
 
 
-def test_every_guard_has_lines_and_breakers_of_its_own_tiers() -> None:
+def test_tiers_have_breakers_of_their_own() -> None:
     settings = {"breaker": BreakerSettings(failures=1, seconds=3600)}
     watched = guard(
         "{max_attempts: 2}",
@@ -305,8 +330,8 @@ rules:
     large = tier("large", 0.1, prompt_scorer=FixedScorer(0.1), cost=TierCost(per_request=1.0))
     made = guard("{max_cost: 1}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0)]
-    assert "rule 'hard' passed over: it would retry, but there is no larger tier" in why(made)
-    assert "no larger tier is left: the request's cost limit (1) is reached" in why(made)
+    assert obstacles(made) == [("hard", "no_larger_tier")]
+    assert made.rulings[0].spent == SpentBudget(limit="max_cost", value=1)
     made = guard("{max_cost: 1.5}", small, large, rules=rules).decide(QUESTION)
     assert [(attempt.tier, attempt.cost) for attempt in made.attempts] == [("small", 1.0), ("large", 1.0)]
-    assert not any("no larger tier is left" in reason for reason in why(made))
+    assert all(ruling.spent is None for ruling in made.rulings)

@@ -36,7 +36,7 @@ def guard_of(model: Any, policy: str = PLAIN, **options: Any) -> tuple[Guard, Fa
 
 
 @pytest.mark.parametrize("policy", [PLAIN, IN_TIME])
-def test_it_leaves_the_guard_with_nothing_decided(policy: str) -> None:
+def test_control_flow_leaves_the_guard_without_a_decision(policy: str) -> None:
     paused = GraphInterrupt()
     guard, larger, queue = guard_of(FakeModel([paused, "2403 °C"]), policy)
     with pytest.raises(GraphInterrupt) as left:
@@ -54,7 +54,7 @@ async def test_out_of_a_thread_as_well() -> None:
     assert larger.calls == []
 
 
-def test_it_passes_from_within_a_scorer() -> None:
+def test_control_flow_passes_through_scorers() -> None:
     guard = Guard(
         tiers=[Tier(name="only", model=FakeModel("yes"), scorer=FixedScorer(GraphBubbleUp()))],
         policy=Policy.parse(PLAIN),
@@ -64,7 +64,7 @@ def test_it_passes_from_within_a_scorer() -> None:
         guard.decide(QUESTION)
 
 
-def test_it_passes_from_within_a_chat_model() -> None:
+def test_control_flow_passes_through_chat_models() -> None:
     class Pausing(FakeListChatModel):
         def _call(self, *_: Any, **__: Any) -> str:
             raise GraphInterrupt
@@ -75,7 +75,7 @@ def test_it_passes_from_within_a_chat_model() -> None:
     assert larger.calls == []
 
 
-def test_it_says_nothing_of_how_the_tier_stands() -> None:
+def test_control_flow_is_no_failure_of_the_tier() -> None:
     model = FakeModel([GraphInterrupt(), GraphInterrupt(), "2403 °C"])
     guard, _, _ = guard_of(model, breaker=BreakerSettings(failures=1, seconds=60))
     for _ in range(2):

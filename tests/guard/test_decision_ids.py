@@ -17,7 +17,7 @@ def test_a_decision_has_the_id_that_the_caller_brings_and_one_ticket() -> None:
         assert len(queue.list()) == 1
 
 
-def test_without_one_each_decision_has_its_own() -> None:
+def test_decisions_have_ids_of_their_own() -> None:
     guard = fake_guard("default", {"small": 0.1})
     assert guard.decide(QUESTION).id != guard.decide(QUESTION).id
 
@@ -26,7 +26,7 @@ async def test_async_as_well() -> None:
     assert (await fake_guard("default", {"small": 0.1}).adecide(QUESTION, id="order-17")).id == "order-17"
 
 
-def test_a_ticket_is_found_by_its_decision() -> None:
+def test_ticket_is_found_by_decision() -> None:
     with InMemoryQueue() as queue:
         decision = fake_guard("default", {"small": 0.5}, review=queue).decide(QUESTION, id="order-17")
         assert decision.ticket is not None
@@ -34,7 +34,7 @@ def test_a_ticket_is_found_by_its_decision() -> None:
         assert queue.of_decision("order-18") is None
 
 
-def test_a_guard_says_where_its_escalations_go() -> None:
+def test_guard_has_its_queue_as_review() -> None:
     with InMemoryQueue() as queue:
         guard = fake_guard("default", {"small": 0.5}, review=queue)
         assert guard.review is queue

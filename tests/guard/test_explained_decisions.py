@@ -1,4 +1,4 @@
-"""`Decision.explain` and `TicketRecord.explain`: what happened and why, in a few sentences a reviewer understands."""
+"""`explain_decision` and `TicketRecord.explain`: what happened and why, in a few sentences for a reviewer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +31,8 @@ SMALL_WAS_UNSURE = (
 )
 LARGE_WAS_SURE = (
     "The tier 'large' answered with an uncertainty of 0.1.",
-    "By rule 'sure' the answer is given, because `uncertainty < 0.2` is true (uncertainty is 0.1) and "
-    "`typicality < 0.05` "
-    "is false (typicality is 1).",
+    "By rule 'sure' the answer is given, because `uncertainty < 0.2` is true (uncertainty is 0.1) and `typicality < "
+    "0.05` is false (typicality is 1).",
     "Passed over before it: rule 'hard', as `uncertainty > 0.9` is false (uncertainty is 0.3); rule 'legal', as "
     "`labels.topic == 'legal'` is false (labels.topic is 'cooking').",
 )
@@ -52,8 +51,7 @@ LARGE_WAS_SURE = (
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
                 "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is "
-                "0.85, "
-                "typicality is 1); rule 'again', as `uncertainty < 0.8` is false (uncertainty is 0.85).",
+                "0.85, typicality is 1); rule 'again', as `uncertainty < 0.8` is false (uncertainty is 0.85).",
             ),
             id="no rule held",
         ),
@@ -80,8 +78,8 @@ LARGE_WAS_SURE = (
                 "No rule held, so nothing is answered (abstain).",
                 "Passed over before it: 1 other; rule 'legal', as `labels.topic == 'legal'` is false (labels.topic is "
                 "'cooking'); rule 'sure', as `uncertainty < 0.2 && !(typicality < 0.05)` is false (uncertainty is "
-                "missing, "
-                "typicality is missing); rule 'again', as `uncertainty < 0.8` is false (uncertainty is missing).",
+                "missing, typicality is missing); rule 'again', as `uncertainty < 0.8` is false (uncertainty is "
+                "missing).",
             ),
             id="a retry that fails",
         ),
@@ -126,7 +124,7 @@ LARGE_WAS_SURE = (
         ),
     ],
 )
-def test_a_decision_is_told_in_a_few_sentences(
+def test_decisions_are_explained_in_a_few_sentences(
     tiers: dict[str, float | Score | Exception | None],
     topic: str | None,
     prompts: dict[str, float],
@@ -154,7 +152,7 @@ class FullQueue(InMemoryQueue):
         raise ReviewError(f"the disk is full of {QUESTION}")
 
 
-def test_a_ticket_that_could_not_be_stored_is_told(build: Callable[..., Guard]) -> None:
+def test_explanation_names_a_ticket_that_was_not_stored(build: Callable[..., Guard]) -> None:
     made = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue()).decide(QUESTION)
     assert explain_decision(made) == (
         "The tier 'small' answered with an uncertainty of 0.6. By rule 'person' a person is asked (escalate), because "
@@ -199,7 +197,7 @@ def test_explanations_of_redacted_audits_say_that_the_answer_was_given(build: Ca
         assert told.endswith("A person has checked it (accept).")
 
 
-def test_a_ticket_that_no_policy_wrote_is_told_as_far_as_it_can_be(tmp_path: Path) -> None:
+def test_ticket_without_rulings_is_explained_by_attempts(tmp_path: Path) -> None:
     with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
         ticket = queue.escalate(
             decision="d",
@@ -213,3 +211,28 @@ def test_a_ticket_that_no_policy_wrote_is_told_as_far_as_it_can_be(tmp_path: Pat
             "The tier 'small' answered; its answer has no uncertainty. In the end a person is asked (escalate). It "
             "waits in the queue 'q' for a person."
         )
+
+
+def test_rendering_for_callers_has_kinds_and_no_details(build: Callable[..., Guard]) -> None:
+    secret = "sk-key at /srv/queue on db.internal"
+    failed = build("escalate", {"small": (FakeModel(RuntimeError(secret)), FixedScorer(0.6))}, review=FullQueue())
+    made = failed.decide(QUESTION)
+    error = made.attempts[0].error
+    assert error is not None
+    assert (error.kind, error.detail) == ("UnexpectedError", f"RuntimeError: {secret}")
+    assert error.for_callers() == {"kind": "UnexpectedError", "message": "The request failed."}
+    unstored = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=FullQueue())
+    shown = unstored.decide(QUESTION).for_callers()
+    assert shown["ticket_error"] == {
+        "kind": "ReviewError",
+        "message": "The request could not be put before a person.",
+    }
+    assert shown["rulings"][0]["outcomes"][-1] == {
+        "rule": "person",
+        "stage": "answer",
+        "outcome": "decided",
+        "obstacle": None,
+    }
+    told = f"{made.for_callers()} {shown}"
+    for part in ("sk-key", "/srv", "db.internal", "RuntimeError", "geheimnis", "the disk is full", "detail"):
+        assert part not in told

@@ -98,7 +98,7 @@ def test_the_confidence_is_for_all_tiers_together(calibrated: Callable[..., Bund
         (20, 20, "; no rule"),
     ],
 )
-def test_where_nothing_can_be_certified_the_message_says_why_and_what_would_help(
+def test_message_says_why_nothing_can_be_certified(
     calibrated: Callable[..., Bundle], rows: int, right: int, helps: str
 ) -> None:
     bundles = {"small": calibrated(400, 400), "large": calibrated(rows, right)}
@@ -113,7 +113,7 @@ def test_where_nothing_can_be_certified_the_message_says_why_and_what_would_help
     )
 
 
-def test_where_the_rules_say_what_happens_then_nothing_is_answered(calibrated: Callable[..., Bundle]) -> None:
+def test_handled_lack_of_certification_answers_nothing(calibrated: Callable[..., Bundle]) -> None:
     bundle = calibrated(20, 15)
     with InMemoryQueue() as queue:
         guard = Guard(tiers=[tier("small", bundle)], policy=Policy.parse(HANDLED), review=queue)
@@ -122,7 +122,7 @@ def test_where_the_rules_say_what_happens_then_nothing_is_answered(calibrated: C
     assert made.attempts[0].uncertainty is not None
 
 
-def test_what_is_certified_is_answered_and_the_decision_says_on_what_grounds(
+def test_certified_answers_are_given_with_their_threshold(
     calibrated: Callable[..., Bundle],
 ) -> None:
     with InMemoryQueue() as queue:
@@ -172,7 +172,7 @@ def write(folder: Path, policy: str, tiers: Mapping[str, str]) -> Path:
     return config
 
 
-def test_a_guard_yaml_is_checked_from_its_bundles_alone(tmp_path: Path, packaged: Bundle) -> None:
+def test_guard_yaml_is_checked_from_bundles_alone(tmp_path: Path, packaged: Bundle) -> None:
     tiers = {"small": "packaged:smollm2-135m-instruct-full", "large": "packaged:gemma-3-270m-full"}
     config = write(tmp_path, HANDLED, tiers)
     found = check_config(Policy.load(tmp_path / "policy.yaml"), read_config(config))

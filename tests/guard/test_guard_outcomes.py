@@ -117,7 +117,7 @@ def test_conditions_count_over_all_attempts(build: Callable[..., Guard]) -> None
     assert build(policy, tiers).decide(QUESTION).rules == ("again", "long")
 
 
-def test_an_unknown_tier_in_a_policy_is_refused_with_its_place(fixture: Callable[[str], Path]) -> None:
+def test_unknown_tier_in_a_policy_is_refused(fixture: Callable[[str], Path]) -> None:
     path = fixture("retry-skips")
     with pytest.raises(ConfigError) as refused:
         fake_guard(path, {"small": 0.5})
@@ -126,7 +126,7 @@ def test_an_unknown_tier_in_a_policy_is_refused_with_its_place(fixture: Callable
     )
 
 
-def test_a_policy_that_escalates_without_a_queue_is_refused_with_its_place(fixture: Callable[[str], Path]) -> None:
+def test_escalating_policy_without_a_queue_is_refused(fixture: Callable[[str], Path]) -> None:
     path = fixture("escalate")
     tier = Tier(name="small", model=FakeModel("x"), scorer=FixedScorer(0.1))
     with pytest.raises(ConfigError) as refused:
@@ -162,7 +162,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
         "text": "A chemist will write to you.",
         "uncertainty": 0.75,
         "rule": "person",
-        "rulings": [made.rulings[0].to_dict()],
+        "rulings": [ruling.to_dict() for ruling in made.rulings],
         "policy": made.policy,
         "labels": {},
         "prompt_length": len(QUESTION),
@@ -200,7 +200,7 @@ def test_a_decision_is_json_complete_and_survives_pickling(fixture: Callable[[st
     assert again.action is Action.ESCALATE
 
 
-def test_a_resolved_ticket_keeps_the_decision_it_came_from(build: Callable[..., Guard]) -> None:
+def test_resolved_ticket_keeps_the_decision(build: Callable[..., Guard]) -> None:
     with InMemoryQueue() as queue:
         made = build("escalate", {"small": (FakeModel("2400 °C"), FixedScorer(0.6))}, review=queue).decide(QUESTION)
         assert made.ticket is not None

@@ -65,7 +65,7 @@ def test_labels_that_cannot_be_used_are_refused_unquoted(build: Callable[..., Gu
     assert "xyzzy" not in str(refused.value)
 
 
-async def test_adecide_refuses_before_it_starts_a_thread(build: Callable[..., Guard]) -> None:
+async def test_adecide_checks_requests_before_starting_a_thread(build: Callable[..., Guard]) -> None:
     with pytest.raises(RequestError, match="the prompt is empty"):
         await build("answer", {"small": (FakeModel("yes"), FixedScorer(0.1))}).adecide(" ")
 

@@ -30,7 +30,7 @@ LATER = 0.03
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the files all the time and lets them stand still for a moment only."""
     monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.0)
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 0.01)
 
 
 def saying(text: str, *, rules: int = 1) -> str:
@@ -99,7 +99,7 @@ def test_a_changed_file_takes_effect(file: Path, write: Callable[[Path, str], No
     }
 
 
-def test_that_the_new_policy_only_looks_on_is_said_when_it_takes_effect(file: Path) -> None:
+def test_reload_into_shadow_mode_is_logged(file: Path) -> None:
     guard = following(file)
     with capture_logs() as entries:
         in_place(file, saying("two").replace("rules:", "mode: shadow\nrules:"))
@@ -172,7 +172,7 @@ def test_a_file_that_was_only_touched_is_nothing_new(file: Path) -> None:
     assert {entry["event"] for entry in entries} == {events.ATTEMPT_FINISHED, events.DECISION_MADE}
 
 
-def test_a_request_under_way_keeps_the_policy_that_it_began_with(file: Path) -> None:
+def test_running_request_keeps_the_policy_of_the_beginning(file: Path) -> None:
     go, asked = threading.Event(), threading.Event()
 
     class Waiting(FakeModel):
@@ -205,9 +205,7 @@ def test_a_request_under_way_keeps_the_policy_that_it_began_with(file: Path) -> 
 
 
 @pytest.mark.parametrize("write", [in_place, by_rename])
-def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed_up(
-    file: Path, write: Callable[[Path, str], None]
-) -> None:
+def test_requests_survive_hundreds_of_rewrites_of_a_policy(file: Path, write: Callable[[Path, str], None]) -> None:
     texts = {saying(f"number {number}", rules=1 + number % 7): f"number {number}" for number in range(200)}
     known = {Policy.parse(text).fingerprint: said for text, said in texts.items()}
     known[Policy.load(file).fingerprint] = "one"
@@ -239,12 +237,10 @@ def test_while_a_file_is_rewritten_hundreds_of_times_no_request_is_lost_or_mixed
     assert guard.policy_problem == ""
 
 
-def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 3600.0)
+def test_incomplete_file_is_ignored_even_if_valid(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 3600.0)
     now = [0.0]
-    follow = PolicyReloader([file], lambda: _wired(Policy.load(file)), clock=lambda: now[0])
+    follow = PolicyReloader([file], lambda: _bound(Policy.load(file)), clock=lambda: now[0])
 
     def in_force() -> str:
         return follow.current.enforced.policy.name
@@ -261,14 +257,14 @@ def test_a_half_written_file_is_left_alone_though_it_would_be_a_policy(
     assert in_force() == "whole"
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
+def test_file_that_changes_during_a_read_is_read_again(file: Path) -> None:
     now, loads = [0.0], []
 
     def load() -> ActivePolicies:
         loads.append(Policy.load(file))
         if len(loads) == 2:
             in_place(file, saying("three"))
-        return _wired(loads[-1])
+        return _bound(loads[-1])
 
     follow = PolicyReloader([file], load, clock=lambda: now[0])
     in_place(file, saying("two"))
@@ -279,13 +275,13 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path) -> None:
     assert loads[2].fingerprint == Policy.parse(saying("three")).fingerprint
 
 
-def _wired(policy: Policy) -> ActivePolicies:
+def _bound(policy: Policy) -> ActivePolicies:
     return ActivePolicies(enforced=BoundPolicy(policy=policy, thresholds={}))
 
 
 def test_between_two_looks_a_request_costs_no_look(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.25)
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.25)
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 0.25)
     in_force, now, looked = following(file)._active, [0.0], []
     stat = os.stat
 

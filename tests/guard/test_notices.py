@@ -47,7 +47,7 @@ def test_a_retry_on_the_smallest_tier_is_warned_of(folder: Path) -> None:
     assert told(guard, SURE, "id: up, do: retry, to: large") == ()
 
 
-def test_a_tier_that_does_not_exist_is_warned_of_where_it_is_compared(folder: Path) -> None:
+def test_comparison_with_an_unknown_tier_is_noted(folder: Path) -> None:
     guard = config(folder, TWO)
     (notice,) = told(guard, "id: a, when: \"uncertainty < 0.2 && (tier == 'larg' || tier != 'small')\", do: answer")
     assert (notice.level, notice.place) == ("warning", "p.yaml:5:19")
@@ -80,7 +80,7 @@ def test_a_queue_that_nobody_hears_of_is_warned_of_once(folder: Path, review: st
     assert [notice.place for notice in found] == [places[queue] for queue in unheard]
 
 
-def test_a_guarantee_on_what_smaller_tiers_pass_on_is_noted(folder: Path) -> None:
+def test_guarantee_on_requests_of_smaller_tiers_is_noted(folder: Path) -> None:
     rules = ("id: covered, when: certified, do: answer", "id: up, do: retry, to: large", "id: no, do: abstain")
     scored = "[{name: small, model: m, bundle: s}, {name: middle, model: m, bundle: m}, {name: large, model: m%s}]"
     (notice,) = told(config(folder, scored % ", bundle: l"), *rules, keys="guarantee: {max_error: 0.1}")

@@ -49,7 +49,7 @@ def guard(*tiers: Tier, policy: str = ROUTING) -> Guard:
     return Guard(tiers=tiers, policy=Policy.parse(policy), review=InMemoryQueue())
 
 
-def test_a_hard_question_goes_to_the_larger_tier_before_a_token_is_paid_for() -> None:
+def test_hard_question_goes_to_the_larger_tier_at_the_prompt() -> None:
     small, large = tier("small", 0.9), tier("large", 0.5)
     made = guard(small, large).decide(QUESTION)
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "answer of large", ("too-hard", "sure"))
@@ -67,7 +67,7 @@ def test_a_hard_question_goes_to_the_larger_tier_before_a_token_is_paid_for() ->
     )
 
 
-def test_where_no_rule_holds_at_the_prompt_the_same_model_answers_and_the_decision_says_why() -> None:
+def test_model_answers_if_no_rule_holds_at_the_prompt() -> None:
     made = guard(tier("small", 0.5)).decide(QUESTION)
     assert (made.action, made.text, made.rules) == (Action.ANSWER, "answer of small", ("sure",))
     assert why(made)[0] == "rule 'too-hard' passed over: `uncertainty > 0.8` is false (uncertainty is 0.5)"
@@ -80,7 +80,7 @@ def test_the_largest_tier_may_abstain_at_the_prompt() -> None:
     assert "rule 'too-hard' passed over: it would retry, but there is no larger tier" in why(made)
 
 
-def test_an_escalation_at_the_prompt_waits_for_a_person_without_an_answer_to_accept() -> None:
+def test_escalation_at_the_prompt_has_no_proposed_answer() -> None:
     with InMemoryQueue() as queue:
         made = Guard(tiers=[tier("small", 0.1)], policy=Policy.parse(ROUTING), review=queue).decide(
             QUESTION, labels={"topic": "legal"}
@@ -92,7 +92,7 @@ def test_an_escalation_at_the_prompt_waits_for_a_person_without_an_answer_to_acc
     assert (record.attempts[0]["stage"], record.attempts[0]["tokens"]) == ("prompt", 0)
 
 
-def test_a_tier_without_a_prompt_bundle_is_ruled_on_by_labels_without_asking_its_model() -> None:
+def test_label_rules_at_the_prompt_need_no_model_call() -> None:
     small = tier("small", None)
     made = guard(small, tier("large", 0.1)).decide(QUESTION, labels={"topic": "legal"})
     assert made.rules == ("for-people",)
@@ -101,12 +101,12 @@ def test_a_tier_without_a_prompt_bundle_is_ruled_on_by_labels_without_asking_its
     assert (made.attempts[0].uncertainty, made.attempts[0].signatures) == (None, {})
 
 
-def test_a_tier_without_a_prompt_bundle_answers_where_only_scores_would_have_stopped_it() -> None:
+def test_score_rules_at_the_prompt_need_a_prompt_bundle() -> None:
     made = guard(tier("small", None), tier("large", 0.1)).decide(QUESTION)
     assert (made.text, made.attempts[0].prompt_score) == ("answer of small", None)
 
 
-def test_a_policy_without_rules_for_it_never_asks_for_the_prompts_score() -> None:
+def test_policy_without_prompt_rules_scores_no_prompt() -> None:
     scored = tier("small", ScoringError("nobody should ask"))
     made = guard(
         scored, policy="version: 1\nname: p\nrules:\n  - {id: a, when: uncertainty < 0.5, do: answer}\n"
@@ -155,7 +155,7 @@ def test_a_model_that_goes_on_without_asking_gives_no_answer() -> None:
     )
 
 
-def test_what_a_rule_said_at_the_prompt_stands_though_the_model_fails_afterwards() -> None:
+def test_ruling_at_the_prompt_stands_if_the_model_fails_afterwards() -> None:
     """Else the rules of stage `answer` would send on what a rule kept from every model."""
 
     class Failing(FakeModel):
@@ -185,7 +185,7 @@ def test_a_model_that_cant_stop_gives_no_answer() -> None:
     assert "can't stop at the prompt" in problem(made.attempts[0])
 
 
-def test_a_model_that_asks_again_after_a_no_hears_it_again() -> None:
+def test_repeated_proceed_repeats_the_ruling() -> None:
     class Insistent(FakeModel):
         def generate(self, messages: Sequence[Message], **options: Any) -> Generation:
             super().generate(messages, **options)
@@ -198,7 +198,7 @@ def test_a_model_that_asks_again_after_a_no_hears_it_again() -> None:
     assert (made.action, made.text, made.rules, made.uncertainty) == (Action.ABSTAIN, "No.", ("hopeless",), 0.97)
 
 
-def test_a_model_that_fails_in_passing_is_asked_again_about_the_prompt() -> None:
+def test_repeated_call_evaluates_the_prompt_again() -> None:
     model = FakeModel([TransientModelError("busy"), "yes"])
     prompts = FixedScorer([0.5, 0.6])
     tiers = [Tier(name="small", model=model, scorer=FixedScorer(0.1), prompt_scorer=prompts)]
@@ -212,7 +212,7 @@ def fake_guard_of(tiers: list[Tier]) -> Guard:
     return Guard(tiers=tiers, policy=Policy.parse(ROUTING), review=InMemoryQueue(), backoff=tenacity.wait_none())
 
 
-def test_tokens_and_seconds_count_what_came_before() -> None:
+def test_tokens_and_seconds_count_earlier_attempts() -> None:
     policy = ROUTING.replace("uncertainty > 0.8", "uncertainty > 0.8 || tokens >= 3 && attempt == 2")
     tiers = [tier("small", 0.1, answer=0.9), tier("middle", 0.1), tier("large", 0.1)]
     tiers[2] = replace(tiers[2], prompt_scorer=None)
@@ -221,7 +221,7 @@ def test_tokens_and_seconds_count_what_came_before() -> None:
     assert [attempt.stage for attempt in made.attempts] == ["answer", "prompt", "answer"]
 
 
-def test_a_policy_that_looks_at_prompts_nobody_scores_is_refused_with_its_place() -> None:
+def test_policy_that_reads_unscored_prompts_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"<string>:5:41: rule 'too-hard' looks at a score at stage `prompt`"):
         guard(tier("small", None))
     with pytest.raises(ConfigError, match="no tier has a `prompt_bundle`"):

@@ -28,7 +28,7 @@ def guard(*models: Any, review: InMemoryQueue | None = None) -> Guard:
     return Guard(tiers=tiers, policy=Policy.parse(POLICY), review=review or InMemoryQueue())
 
 
-async def test_what_is_scored_ruled_on_and_answered_is_what_the_sequence_left() -> None:
+async def test_answer_is_scored_without_the_text_after_a_stop_sequence() -> None:
     guarded = guard(FakeModel("It is Oslo"))
     assert guarded.decide("q").action is Action.ESCALATE
     for made in (guarded.decide("q", stop=[" Os"]), await guarded.adecide("q", stop=[" Os"])):
@@ -60,7 +60,7 @@ def test_a_reviewer_sees_where_the_answer_had_to_end() -> None:
 
 
 @pytest.mark.parametrize("stop", ["Os", [""], [1], [None]])
-def test_what_is_no_list_of_strings_is_refused(stop: Any) -> None:
+def test_stop_must_be_a_list_of_strings(stop: Any) -> None:
     with pytest.raises(RequestError, match="`stop`"):
         Request.of("q", stop=stop)
 

@@ -109,9 +109,7 @@ def tickets(queue: InMemoryQueue) -> int:
     return len(queue.list())
 
 
-def test_who_closes_a_stream_ends_the_generation_at_its_next_word(
-    guarded: Callable[..., Guard], queue: InMemoryQueue
-) -> None:
+def test_closing_a_stream_ends_generation_at_the_next_word(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     model = Stepping(free=2)
     with capture_logs() as entries:
         stream = guarded(model).stream(QUESTION, mode="optimistic")
@@ -128,7 +126,7 @@ def test_who_closes_a_stream_ends_the_generation_at_its_next_word(
     assert [entry for entry in entries if entry["event"] == events.DECISION_MADE] == []
 
 
-def test_who_drops_a_stream_leaves_it_too(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
+def test_dropping_a_stream_closes_the_generation(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     stream = guarded(Stepping(free=8)).stream(QUESTION, mode="optimistic")
     next(stream)
     del stream
@@ -144,9 +142,7 @@ def test_a_stream_that_nobody_reads_asks_nothing(guarded: Callable[..., Guard]) 
     assert model.calls == []
 
 
-def test_who_has_read_all_words_but_wants_no_more_makes_no_ticket(
-    guarded: Callable[..., Guard], queue: InMemoryQueue
-) -> None:
+def test_reader_that_stops_after_all_words_makes_no_ticket(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     model = FakeModel(WORDS)
     with closing(guarded(model).stream(QUESTION, mode="optimistic")) as stream:
         assert [next(stream) for _ in range(8)][-1] == TextDelta(text=" eight")
@@ -154,16 +150,14 @@ def test_who_has_read_all_words_but_wants_no_more_makes_no_ticket(
     assert tickets(queue) == 0
 
 
-def test_the_rest_of_a_stream_that_is_read_makes_its_ticket(
-    guarded: Callable[..., Guard], queue: InMemoryQueue
-) -> None:
+def test_reading_the_rest_of_a_stream_makes_the_ticket(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     *_, made = guarded(FakeModel(WORDS)).stream(QUESTION, mode="optimistic")
     assert isinstance(made, Decision)
     assert made.ticket is not None
     assert tickets(queue) == 1
 
 
-def test_who_stops_reading_holds_no_place_in_line(guarded: Callable[..., Guard]) -> None:
+def test_idle_reader_holds_no_call_of_the_tier(guarded: Callable[..., Guard]) -> None:
     watched = guarded(FakeModel(WORDS), max_concurrent=1)
     stalled = watched.stream(QUESTION, mode="optimistic")
     next(stalled)
@@ -173,7 +167,7 @@ def test_who_stops_reading_holds_no_place_in_line(guarded: Callable[..., Guard])
     assert made.action is Action.ANSWER
 
 
-def test_who_leaves_gives_their_place_to_the_next(guarded: Callable[..., Guard]) -> None:
+def test_disconnected_reader_frees_the_tier(guarded: Callable[..., Guard]) -> None:
     model = Stepping(free=2)
     watched = guarded(model, max_concurrent=1)
     stream = watched.stream(QUESTION, mode="optimistic")
@@ -216,7 +210,7 @@ def test_leaving_says_nothing_of_the_tier() -> None:
 
 @pytest.mark.parametrize("mode", ["hold", "optimistic", "early_stop"])
 @pytest.mark.parametrize("head", ["", "budget: {max_seconds: 60}"])
-async def test_who_is_cancelled_while_they_wait_leaves_a_stream(
+async def test_cancelled_reader_closes_the_stream(
     guarded: Callable[..., Guard], queue: InMemoryQueue, mode: StreamMode, head: str
 ) -> None:
     model = Stepping()
@@ -237,7 +231,7 @@ async def test_who_is_cancelled_while_they_wait_leaves_a_stream(
     assert tickets(queue) == 0
 
 
-async def test_who_closes_an_asynchronous_stream_leaves_it(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
+async def test_closing_an_async_stream_ends_generation(guarded: Callable[..., Guard], queue: InMemoryQueue) -> None:
     model = Stepping(free=1)
     async with aclosing(guarded(model).astream(QUESTION, mode="optimistic")) as stream:
         assert await anext(stream) == TextDelta(text="one")
@@ -247,7 +241,7 @@ async def test_who_closes_an_asynchronous_stream_leaves_it(guarded: Callable[...
     assert tickets(queue) == 0
 
 
-async def test_who_leaves_while_waiting_in_line_waits_no_longer(guarded: Callable[..., Guard]) -> None:
+async def test_disconnected_reader_stops_waiting_for_the_tier(guarded: Callable[..., Guard]) -> None:
     model = Stepping()
     watched = guarded(model, max_concurrent=1)
     first = asyncio.create_task(_last(watched))
@@ -264,7 +258,7 @@ async def test_who_leaves_while_waiting_in_line_waits_no_longer(guarded: Callabl
     assert (await first).action is Action.ANSWER
 
 
-async def test_who_leaves_between_two_calls_of_a_model_doesnt_wait_for_the_second(
+async def test_disconnected_reader_skips_the_repeated_call(
     guarded: Callable[..., Guard],
 ) -> None:
     """The fixture's guard waits for an hour before it calls a model again."""
@@ -290,7 +284,7 @@ async def _last(guard: Guard) -> Decision:
     return made
 
 
-async def test_many_streams_at_once_starve_neither_the_event_loop_nor_its_executor(
+async def test_many_streams_block_neither_event_loop_nor_executor(
     guarded: Callable[..., Guard],
 ) -> None:
     model = Stepping()
@@ -325,7 +319,7 @@ async def test_asynchronous_events_are_the_same(guarded: Callable[..., Guard]) -
     assert found[-1].text == WORDS
 
 
-def test_what_stops_the_program_reaches_the_reader(guarded: Callable[..., Guard]) -> None:
+def test_interrupts_reach_the_reader(guarded: Callable[..., Guard]) -> None:
     class Stops(FakeModel):
         def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
             yield from list(super().stream(messages, stop=stop))[:3]

@@ -46,12 +46,12 @@ def cut() -> Decision:
     return made
 
 
-def test_a_printed_attempt_is_read_back_with_its_early_stop(cut: Decision) -> None:
+def test_printed_attempt_is_read_back_with_the_early_stop(cut: Decision) -> None:
     printed = cut.attempts[0].to_dict()
     assert AttemptJson.model_validate_json(json.dumps(printed)).attempt.stopped_at == PATIENCE
 
 
-def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
+def test_replay_repeats_the_rulings_on_a_stopped_answer(cut: Decision) -> None:
     record = DecisionRecord(
         id=cut.id,
         policy=cut.policy,
@@ -70,7 +70,7 @@ def test_the_policy_says_the_same_of_it_again(cut: Decision) -> None:
     assert record.paragraph == explain_decision(cut)
 
 
-def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: Path) -> None:
+def test_stopped_answer_counts_as_never_answered_in_a_table(cut: Decision, tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     path.write_text(json.dumps(cut.to_dict()) + "\n")
     small, large = score_decisions(["small", "large"], path).rows()
@@ -78,7 +78,7 @@ def test_in_a_scored_table_it_counts_as_never_answered(cut: Decision, tmp_path: 
     assert (large["stage"], large["uncertainty"]) == ("answer", 0.1)
 
 
-def test_a_table_of_attempts_says_it(cut: Decision) -> None:
+def test_table_of_attempts_shows_the_early_stop(cut: Decision) -> None:
     console = Console(width=200)
     with console.capture() as printed:
         console.print(attempts_table(cut.attempts))

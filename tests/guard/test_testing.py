@@ -31,7 +31,7 @@ def says(model: FakeModel, prompt: str = "?") -> Generation:
     return model.generate([Message(role="user", content=prompt)])
 
 
-def test_the_examples_in_its_documentation_run() -> None:
+def test_examples_of_the_testing_module_run() -> None:
     results = doctest.testmod(ilis_guard.testing)
     assert results.attempted >= 9
     assert results.failed == 0
@@ -59,7 +59,7 @@ def test_a_call_without_a_reply_is_an_error() -> None:
         says(FakeModel({"one": "1"}), "two")
 
 
-def test_a_model_records_its_calls_the_failed_ones_too() -> None:
+def test_fake_model_records_all_calls() -> None:
     model = FakeModel(RuntimeError("no"))
     with pytest.raises(RuntimeError):
         says(model, "first")
@@ -86,12 +86,12 @@ def test_an_empty_text_has_no_tokens_to_look_into() -> None:
     assert (empty.tokens, empty.statistics, set(empty.signatures)) == (0, None, {"prompt"})
 
 
-def test_a_whole_generation_is_passed_on_as_it_is() -> None:
+def test_fake_model_returns_whole_generations_unchanged() -> None:
     whole = Generation(text="cut", tokens=7, prompt_tokens=1, finish_reason="length", seconds=2.0)
     assert says(FakeModel([whole])) is whole
 
 
-def test_a_model_has_the_fingerprint_it_is_given() -> None:
+def test_fake_model_has_the_given_fingerprint() -> None:
     fingerprint = Fingerprint(
         weights="ff",
         precision="nf4",
@@ -193,7 +193,7 @@ def test_a_fake_guard_takes_a_whole_score_and_a_queue_of_yours() -> None:
         assert queue.list(queue="clinician") == [made.ticket]
 
 
-def test_a_fake_guard_refuses_what_a_real_one_refuses() -> None:
+def test_fake_guard_checks_policies_as_a_real_one() -> None:
     with pytest.raises(ConfigError, match="at least one tier"):
         fake_guard("default", {})
     with pytest.raises(ConfigError, match=r"prompts names the tiers \['smal'\], which don't exist"):
@@ -206,7 +206,7 @@ def test_a_fake_guard_refuses_what_a_real_one_refuses() -> None:
         fake_guard("default", {"a": 0.1}, thresholds={"a": 0.5})
 
 
-def test_a_fake_guards_guarantee_holds_up_to_its_thresholds_and_nowhere_else() -> None:
+def test_fake_guards_guarantee_holds_up_to_given_thresholds() -> None:
     scores = {"small": 0.2, "middle": 0.2, "large": 0.2}
     with fake_guard("shadow-roll-out", scores, thresholds={"small": 0.2}) as guard:
         made = guard.decide("?")
@@ -218,7 +218,7 @@ def test_a_fake_guards_guarantee_holds_up_to_its_thresholds_and_nowhere_else() -
         assert guard.decide("?").rules == ("larger", "larger", "person")
 
 
-def test_a_fake_guards_tiers_cost_what_they_are_said_to() -> None:
+def test_fake_guards_tiers_have_the_given_costs() -> None:
     scores = {"small": 0.9, "large": 0.9}
     with fake_guard("cost-first", scores, prompts={"small": 0.1}) as guard:
         assert guard.decide("?").cost == 0.0

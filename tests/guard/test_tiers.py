@@ -40,7 +40,7 @@ def test_a_bundle_for_answers_of_another_length_is_refused(key: str, bundle: str
         load_tier(config(model="no/such/model", max_new_tokens=17, **{key: bundle}))
 
 
-def test_a_stream_carries_the_prompts_score_first_and_then_the_answers_so_far() -> None:
+def test_stream_scores_the_prompt_first_then_the_answer_so_far() -> None:
     tier = Tier(
         name="t",
         model=FakeModel("It is Oslo"),
@@ -69,7 +69,7 @@ def test_leaving_a_stream_leaves_the_models() -> None:
     assert left == [True]
 
 
-def test_an_answer_that_ended_before_a_token_passed_doesnt_end_with_the_prompts_score() -> None:
+def test_answer_with_only_the_prompts_map_has_no_prompt_score() -> None:
     nothing = Tier(name="t", model=FakeModel(""), scorer=FixedScorer(0.9), prompt_scorer=FixedScorer(0.01))
     *_, end = nothing.stream(ASKED)
     assert (end.generation.finish_reason, end.score) == ("stop", None)

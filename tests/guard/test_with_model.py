@@ -36,7 +36,7 @@ def guard(small: float = 0.1, *, breaker: BreakerSettings | None = None) -> Guar
     )
 
 
-def test_it_answers_in_the_tiers_place_and_the_guard_stays_as_it_was() -> None:
+def test_replaced_model_answers_only_in_the_new_guard() -> None:
     first = guard()
     other = first.with_model("small", FakeModel("placed"))
     assert other.decide("q").text == "placed"
@@ -50,7 +50,7 @@ def test_a_tier_that_does_not_exist_is_refused() -> None:
 
 def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ilis_guard.policy.reload.CHECK_SECONDS", 0.0)
-    monkeypatch.setattr("ilis_guard.policy.reload.STILL_SECONDS", 0.01)
+    monkeypatch.setattr("ilis_guard.policy.reload.SETTLE_SECONDS", 0.01)
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
     first = guard()
@@ -64,7 +64,7 @@ def test_the_policys_file_is_followed_by_both(tmp_path: Path, monkeypatch: pytes
     assert other.policy.name == first.policy.name == "changed"
 
 
-def test_its_breaker_is_its_own() -> None:
+def test_replaced_model_has_a_new_breaker() -> None:
     first = guard(breaker=BreakerSettings(failures=1, seconds=60))
     other = first.with_model("small", FakeModel(OSError("down")))
     assert "UnexpectedError: OSError" in problem(other.decide("q").attempts[0])
@@ -72,7 +72,7 @@ def test_its_breaker_is_its_own() -> None:
     assert first.decide("q").text == "own"
 
 
-def test_a_bundle_that_cannot_score_the_other_model_goes_with_the_tiers_own() -> None:
+def test_bundle_of_another_model_is_dropped() -> None:
     bundle = read_bundle(PACKAGED)
     tiers = [Tier(name="small", model=FakeModel("own"), scorer=LightGBMScorer(bundle))]
     first = Guard(tiers=tiers, policy=Policy.parse(POLICY))
@@ -92,7 +92,7 @@ def test_a_model_that_a_bundle_was_not_fitted_to_is_refused() -> None:
         Guard(tiers=tiers, policy=Policy.parse(POLICY)).with_model("small", stranger)
 
 
-def test_a_model_that_cannot_stop_at_the_prompt_takes_no_place_where_one_must() -> None:
+def test_prompt_bundle_refuses_a_model_that_cannot_stop_at_the_prompt() -> None:
     class Plain:
         fingerprint = None
 
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_stop_at_the_prompt_takes_no_place_where_one_must() 
         fake_guard("cost-first", {"small": 0.1}, prompts={"small": 0.1}).with_model("small", Plain())
 
 
-def test_what_every_tiers_answer_must_pass_is_asked_before_it_is_scored() -> None:
+def test_check_runs_on_every_answer_before_the_score() -> None:
     passed: list[tuple[str, str]] = []
 
     def check(tier: str, generation: Generation) -> None:
@@ -118,7 +118,7 @@ def test_what_every_tiers_answer_must_pass_is_asked_before_it_is_scored() -> Non
     assert (decision.attempts[0].text, decision.attempts[0].uncertainty) == ("placed", None)
 
 
-def test_what_a_model_was_really_sent_is_what_larger_tiers_are_asked_and_tickets_show() -> None:
+def test_sent_prompt_reaches_larger_tiers_tickets_and_facts() -> None:
     sent = (Message(role="system", content="Be brief."), Message(role="user", content="Capital of Norway?"))
     large = FakeModel("larger")
     generation = replace(FakeModel("placed").generate(sent), sent=sent)
@@ -133,4 +133,4 @@ def test_what_a_model_was_really_sent_is_what_larger_tiers_are_asked_and_tickets
         assert large.calls == [sent]
         shown = queue.get(decision.ticket.id).request["messages"]
         assert [turn["content"] for turn in shown] == ["Be brief.", "Capital of Norway?"]
-    assert decision.prompt_length == len("Capital of Norway?"), "tickets and decisions see the same request"
+    assert decision.prompt_length == len("Capital of Norway?")

@@ -10,7 +10,7 @@ from tests.explained import problem
 WHY = "the server is being stopped"
 
 
-def test_what_the_policy_escalates_is_put_before_people_and_no_model_is_asked() -> None:
+def test_escalations_are_stored_without_calling_a_model() -> None:
     models = [FakeModel("yes"), FakeModel("yes")]
     with InMemoryQueue() as queue:
         guard = Guard(
@@ -37,11 +37,11 @@ def test_no_policy_answers_without_a_model(policy: str) -> None:
         assert guard.without_models(WHY).decide("Is it safe?").action is not Action.ANSWER
 
 
-def test_nobody_waits_in_line_for_a_model_that_isnt_asked() -> None:
+def test_requests_wait_for_no_model_that_isnt_called() -> None:
     tier = Tier(name="small", model=FakeModel("yes"), scorer=FixedScorer(0.1), max_concurrent=1)
     policy = Policy.parse("version: 1\nname: p\nrules: [{id: all, do: abstain}]\n")
     guard = Guard(tiers=[tier], policy=policy)
-    line = guard._cascade.callers["small"]._line
-    line.enter(None)
+    limiter = guard._cascade.callers["small"]._limiter
+    limiter.acquire(None)
     assert guard.without_models(WHY).decide("Is it safe?").action is Action.ABSTAIN
-    line.leave()
+    limiter.release()

@@ -11,7 +11,7 @@ import pytest
 
 from ilis_guard.review import ReviewQueue
 
-pytestmark = pytest.mark.usefixtures("real_model")
+pytestmark = pytest.mark.usefixtures("process", "real_model")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -45,7 +45,7 @@ def test_an_example_is_short(example: Path) -> None:
     assert len(example.read_text().splitlines()) < 40
 
 
-def test_wrap_a_runnable_answers_declines_and_escalates_in_the_chains_own_type(config: Path) -> None:
+def test_wrap_a_runnable_returns_the_chains_own_type(config: Path) -> None:
     assert said("wrap_a_runnable.py", config, "Norway", "Kenya", "Italy") == [
         "Norway: The capital of Norway is Oslo.",
         "Kenya: I can't answer this reliably.",
@@ -56,7 +56,7 @@ def test_wrap_a_runnable_answers_declines_and_escalates_in_the_chains_own_type(c
         assert queue.get(ticket.id).request["messages"][-1]["content"] == "What is the capital of Italy?"
 
 
-def test_stop_early_ends_what_the_policy_cannot_answer_with_and_nothing_else(config: Path) -> None:
+def test_stop_early_ends_only_blocked_answers(config: Path) -> None:
     lines = said("stop_early.py", config, "What is the capital of Norway?", "What is 981 plus 276?")
     sure, whole, unsure, cut = lines
     assert sure == "answer: The capital of Norway is Oslo."
@@ -65,7 +65,7 @@ def test_stop_early_ends_what_the_policy_cannot_answer_with_and_nothing_else(con
     assert re.fullmatch(r"    small said '.+', cut after \d+ tokens", cut)
 
 
-def test_thresholds_in_yaml_change_what_is_answered_while_the_guard_runs() -> None:
+def test_edited_thresholds_take_effect_in_a_running_guard() -> None:
     before, why, stricter, _, mistyped, problem, risk, certified = said("thresholds_in_yaml.py")
     assert before == "as it was: answer, The capital of Norway is Oslo."
     assert "`uncertainty < 0.25` is true" in why

@@ -56,9 +56,7 @@ def test_every_attempt_on_a_real_model_is_scored(decisions: list[Decision]) -> N
             assert np.isfinite(attempt.signature).all()
 
 
-def test_what_was_escalated_waits_in_the_queue_with_everything_a_reviewer_needs(
-    decisions: list[Decision], demo_config: Path
-) -> None:
+def test_escalated_ticket_has_everything_a_reviewer_needs(decisions: list[Decision], demo_config: Path) -> None:
     escalated = [made for made in decisions if made.action is Action.ESCALATE]
     review = read_config(demo_config).review
     assert review is not None
@@ -122,7 +120,7 @@ def test_the_shipped_bundles_fit_the_models_they_were_made_from(name: str) -> No
     LightGBMScorer(read_bundle(f"packaged:{name}")).check_fits(model.fingerprint)
 
 
-def test_a_bundle_fitted_at_another_precision_is_refused_with_both_fingerprints(demo_config: Path) -> None:
+def test_bundle_of_another_precision_is_rejected(demo_config: Path) -> None:
     small = read_config(demo_config).tier("small")
     with pytest.raises(BundleMismatchError) as caught:
         load_tier(small.model_copy(update={"precision": "full"}))
@@ -150,7 +148,7 @@ def routed(tier: Tier, question: str, *, limit: str) -> Decision:
     return Guard(tiers=[tier], policy=Policy.parse(ROUTING.replace("LIMIT", limit))).decide(question)
 
 
-def test_a_real_prompt_is_scored_before_a_token_is_generated_and_the_answer_is_the_same(small: Tier) -> None:
+def test_prompt_scoring_leaves_a_real_answer_unchanged(small: Tier) -> None:
     plain = Guard(tiers=[small], policy=Policy.load("default"), review=InMemoryQueue())
     for question in QUESTIONS[:4]:
         expected = plain.decide(question).attempts[0]

@@ -90,7 +90,7 @@ def test_a_real_answers_pieces_are_its_text_and_its_decision_is_decides(
     assert threads() == set()
 
 
-def test_what_a_real_model_says_is_taken_back_where_it_ends_too_unsure(tier: Tier, queue: InMemoryQueue) -> None:
+def test_unsure_answer_of_a_real_model_is_retracted(tier: Tier, queue: InMemoryQueue) -> None:
     shown = list(guard(tier, queue, 0.001).stream(KNOWN, mode="optimistic"))
     *_, made = shown
     assert isinstance(made, Decision)
@@ -100,7 +100,7 @@ def test_what_a_real_model_says_is_taken_back_where_it_ends_too_unsure(tier: Tie
     assert sum(isinstance(event, Retraction) for event in shown) == 1
 
 
-def test_a_hopeless_real_answer_is_cut_and_the_rest_of_it_isnt_generated(
+def test_blocked_answer_of_a_real_model_is_stopped_early(
     tier: Tier, queue: InMemoryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each unfinished answer is convincingly bad, as far as this follower goes: the model is a real one."""
@@ -186,7 +186,7 @@ async def test_real_streams_side_by_side_dont_mix(tier: Tier, queue: InMemoryQue
     assert await asyncio.gather(*map(text, asked)) == [alone[question] for question in asked]
 
 
-def test_a_real_model_that_breaks_off_is_asked_again_and_nothing_is_shown_twice(
+def test_retry_of_a_real_model_sends_nothing_twice(
     tier: Tier, queue: InMemoryQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = guard(tier, queue, 0.99).decide(KNOWN).text

@@ -12,7 +12,6 @@ from typing import Any
 
 from hypothesis import example, given, strategies as st
 
-from ilis_guard import labels
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.strict_yaml import MAX_BYTES, MAX_PROBLEMS
 from ilis_guard.errors import ConfigError, PolicyError
@@ -21,6 +20,7 @@ from ilis_guard.policy.conditions import MAX_LENGTH, Condition, ConditionBatch, 
 from ilis_guard.policy.diagnostics import ConditionError
 from ilis_guard.policy.parts import Part
 from ilis_guard.types import STAGES, Action
+from ilis_guard.types.requests import label_problem
 from tests.explained import blocked, why
 from tests.policy.strategies import (
     CONDITIONS,
@@ -207,7 +207,7 @@ def decided_well(policy: Policy, facts: Facts) -> None:
         assert facts.uncertainty is not None
         assert 0.0 <= facts.uncertainty <= 1.0
         assert facts.answer_blocked_by is None
-        assert labels.problem(facts.labels) == ""
+        assert label_problem(facts.labels) == ""
         assert policy.guarantee is None or facts.certified
     if ruling.action is Action.RETRY:
         assert not facts.last_tier
@@ -221,5 +221,5 @@ def stopped_well(policy: Policy, facts: Facts) -> None:
     if said.ruling is not None:
         assert said.ruling.action is not Action.ANSWER
         assert said.ruling.rule in {rule.id for rule in policy.rules if rule.stage == "prompt"}
-    if blocked(facts.answer_blocked_by) or labels.problem(facts.labels):
+    if blocked(facts.answer_blocked_by) or label_problem(facts.labels):
         assert blocked(said.answer_blocked_by)

@@ -1,4 +1,4 @@
-"""What an installed wheel must be able to do. Also run alone, with `python -Im pytest`, where only the wheel is."""
+"""What an installed wheel must do. Also run alone, with `python -Im pytest`: so it has marks instead of fixtures."""
 
 import importlib.util
 import json
@@ -13,7 +13,6 @@ import pytest
 from ilis_guard import Guard, Policy, ReviewQueue
 from ilis_guard.review import migrate
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from tests.explained import problem
 
 GUARD_YAML = """
 version: 1
@@ -40,13 +39,13 @@ SHIPPED_POLICIES = (
 SHIPPED_BUNDLES = ("smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full")
 
 
-@pytest.mark.usefixtures("process")
+@pytest.mark.process
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, ilis_guard; ilis_guard.Policy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
 
 
-def test_it_is_typed() -> None:
+def test_wheel_is_typed() -> None:
     assert (resources.files("ilis_guard") / "py.typed").is_file()
 
 
@@ -79,6 +78,7 @@ def test_the_page_comes_along_with_its_templates_and_scripts() -> None:
         assert (folder / name).is_file(), name
 
 
+@pytest.mark.model
 def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(GUARD_YAML)
     with Guard.from_config(tmp_path / "guard.yaml") as guard:
@@ -88,19 +88,20 @@ def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> 
     assert attempt.signature is not None
     assert attempt.signature.shape == (30, 30)
     assert attempt.uncertainty is not None
-    assert problem(attempt) == ""
+    assert attempt.error is None
     json.dumps(decision.to_dict(), allow_nan=False)
 
 
-@pytest.mark.usefixtures("process")
+@pytest.mark.model
+@pytest.mark.process
 def test_the_command_line_is_there_and_answers_in_json(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(GUARD_YAML)
     program = Path(sys.executable).parent / "ilis-guard"
-    asked = subprocess.run(
+    completed = subprocess.run(
         [program, "ask", "What is the capital of Norway?", "--json", "--config", tmp_path / "guard.yaml"],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    assert json.loads(asked.stdout)["attempts"][0]["tier"] == "small"
+    assert json.loads(completed.stdout)["attempts"][0]["tier"] == "small"

@@ -1,4 +1,4 @@
-"""What one writes without a library: `output_hidden_states=True`, and a Python loop over pairs of layers."""
+"""An implementation without a library: `output_hidden_states=True`, and a Python loop over pairs of layers."""
 
 from collections.abc import Sequence
 from pathlib import Path

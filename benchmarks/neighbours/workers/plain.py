@@ -1,4 +1,4 @@
-"""The model with nothing around it: what every library's cost is measured against."""
+"""The bare model, the reference of every library's cost."""
 
 from pathlib import Path
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""lm-polygraph: one estimator, used as its notebooks `causal_lm_with_uncertainty` and `low_level_example` show.
+"""lm-polygraph: one estimator, used as its notebooks `causal_lm_with_uncertainty` and `low_level_example` do.
 
 python -m benchmarks.neighbours.workers.polygraph mean-token-entropy|rauq
 """

@@ -1,4 +1,4 @@
-"""How a worker answers its driver: one JSON object a line, in and out, whatever its library prints meanwhile."""
+"""Communication with the driver: one JSON object per line, in and out, whatever the library prints meanwhile."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""TruthTorchLM: one truth method, used as its README shows.
+"""TruthTorchLM: one truth method, used as in its README.
 
 python -m benchmarks.neighbours.workers.truth_torch confidence|inside
 """
