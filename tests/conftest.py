@@ -25,10 +25,11 @@ if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do with
     from tests.postgresql import Server
 
 MARKERS_BY_FIXTURE: Final = {
-    "model": {"make_tiny", "real_model", "smollm2_full", "smollm2_nf4", "tiny", "tiny_folder"},
+    "model": {"fitted_model", "make_tiny", "real_model", "smollm2_full", "smollm2_nf4", "tiny", "tiny_folder"},
     "db": {"postgresql"},
     "browser": {"browser"},
     "process": {"process"},
+    "fuzz": {"random_samples"},
 }
 """A test has these markers by the fixtures that it uses, its own or those of others: `make quick` leaves them out."""
 
@@ -69,6 +70,16 @@ def process() -> None:
 @pytest.fixture
 def real_model() -> None:
     """Marks tests that load or run a model, of any size, or import torch."""
+
+
+@pytest.fixture
+def fitted_model() -> None:
+    """Marks tests that fit trees or probes."""
+
+
+@pytest.fixture
+def random_samples() -> None:
+    """Marks tests that check a statistical promise on many random samples."""
 
 
 @pytest.fixture(autouse=True)

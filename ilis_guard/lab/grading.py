@@ -113,7 +113,7 @@ def grade(judge: Judge, question: Question, text: str) -> bool:
         raise QuestionError(f"the judge failed at the question {question.id!r}: {type(error).__name__}") from error
     if not isinstance(right, bool):
         raise QuestionError(
-            f"the judge must return True or False, and returned a {type(right).__name__} for the question {question.id!r}"
+            f"the judge must return True or False, got a {type(right).__name__} for the question {question.id!r}"
         )
     return right
 

@@ -21,6 +21,8 @@ from ilis_guard_langchain import wrap
 from tests.explained import problem
 from tests.provider import Provider, provider, sure_and_unsure, town, towns_harvest
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 SURE, UNSURE = sure_and_unsure()
 POLICY = """
 version: 1

@@ -11,6 +11,8 @@ import pytest
 from ilis_guard.lab.evaluation import bootstrap
 from tests.lab.synthetic import synthetic_answers, write_harvest, write_questions
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 SIZES = {"capital": 250, "city": 250}
 ROWS = synthetic_answers(SIZES, signal=0.6)
 WITHOUT_OBSERVATIONS = {"output-statistics", "sequence-probability", "signature", "trees", "fused"}

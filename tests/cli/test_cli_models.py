@@ -1,9 +1,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 SMOLLM2 = "packaged:smollm2-135m-instruct"
 
 
+@pytest.mark.usefixtures("real_model")
 def test_inspecting_a_model_shows_where_each_layer_is_tapped_and_its_proof(run: Callable[..., Any]) -> None:
     done = run("models", "inspect", SMOLLM2)
     assert done.status == 0
@@ -14,6 +17,7 @@ def test_inspecting_a_model_shows_where_each_layer_is_tapped_and_its_proof(run: 
     assert all(float(row.split("│")[6].split()[0]) > 0 for row in rows)
 
 
+@pytest.mark.usefixtures("real_model")
 def test_the_residual_stream_is_tapped_at_the_layers(run: Callable[..., Any]) -> None:
     done = run("models", "inspect", SMOLLM2, "--site", "residual", "--precision", "nf4")
     assert "model.layers.29 " in done.out

@@ -56,7 +56,7 @@ def test_queue_show_prints_the_ticket_verbatim(run: Callable[..., Any], ticket: 
     assert "user: [red]Is[/red] 1:100:2 [/] safe? \\[bold]\n" in shown.out
     assert "labels: {'topic': '[i]chemistry[/i]'}\n" in shown.out
     assert "- rule '[u]person' decided: escalate, because it has no condition\n" in shown.out
-    assert "the caller was told: A [b]chemist[/b] will write to you.\n" in shown.out
+    assert "message to the caller: A [b]chemist[/b] will write to you.\n" in shown.out
     # The answer that `accept` accepts, though the last attempt has none.
     assert "proposed: [blink]yes[/blink] :smile: \\x1b]0;owned\\x07\\u202egnp\n" in shown.out
     assert "[/]" in shown.out

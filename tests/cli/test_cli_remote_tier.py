@@ -19,6 +19,8 @@ from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from tests.explained import problem
 from tests.provider import Provider, provider, sure_and_unsure, town
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 POLICY = """
 version: 1
 name: sure-or-nothing

@@ -21,6 +21,8 @@ from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import fake_guard
 from ilis_guard.types import Fingerprint, Generation, Message, Statistics
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 HOSTILE = "<script>alert(1)</script> [red]\x1b]0;owned\x07"
 POLICY = "version: 1\nname: {name}\nrules:\n  - {{id: sure, when: uncertainty < {limit}, do: answer}}\n{rest}"
 

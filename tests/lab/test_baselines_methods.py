@@ -17,6 +17,8 @@ from ilis_guard.lab.metrics import auroc
 from ilis_guard.types import Fingerprint, Position, Site
 from tests.lab.synthetic import harvest_manifest
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 LAYERS, HIDDEN, TOLD_AT = 6, 24, 4
 POSITIONS: tuple[Position, ...] = ("prompt", "last", "mean")
 METHODS = {method.name: method for method in methods()}

@@ -12,6 +12,8 @@ from ilis_guard.lab.fit import FEATURES, split
 from ilis_guard.lab.tuning import Candidate, tune
 from tests.lab.synthetic import synthetic_answers
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 ROWS = synthetic_answers({"capital": 160, "city": 160})
 SPLITS = split(ROWS.datasets, 0)
 TRAIN, VALIDATION = SPLITS["train"], SPLITS["validation"]

@@ -12,6 +12,8 @@ from ilis_guard.policy.recordings import Categorical, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
 
+pytestmark = pytest.mark.usefixtures("random_samples")
+
 A, B, E, U = Action.ANSWER, Action.ABSTAIN, Action.ESCALATE, None
 NAN = math.nan
 

@@ -29,6 +29,8 @@ from ilis_guard.lab.metrics import EXACT, ScoreCounts
 from ilis_guard.lab.questions import Question
 from tests.lab.synthetic import FixedRanker, fingerprint, noise, synthetic_answers
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 SIZES = {"capital": 300, "city": 300, "river": 300}
 SEEDS = 2
 

@@ -24,6 +24,8 @@ from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 from tests.lab.synthetic import harvest_manifest
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 LAYERS = 6
 FINGERPRINT = Fingerprint(
     weights="ab",

@@ -323,7 +323,7 @@ def test_a_judge_that_says_neither_is_refused(path: Path) -> None:
     def failing(_asked: Question, text: str) -> bool:
         raise ValueError(text)
 
-    with pytest.raises(QuestionError, match="must return True or False, and returned a float for the question 'q"):
+    with pytest.raises(QuestionError, match="must return True or False, got a float for the question 'q"):
         harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=unsure)
     with pytest.raises(QuestionError, match=r"the judge failed at the question 'q.': ValueError$"):
         harvest(FakeTapped(), QUESTIONS, path, name="fake", judge=failing)

@@ -18,6 +18,8 @@ from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from tests.lab.test_fit import generation, made
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
 DRAWS = 40

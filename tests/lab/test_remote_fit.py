@@ -17,6 +17,8 @@ from ilis_guard.types import Generation, RemoteFingerprint, Statistics
 from tests.lab.test_recalibrate import FakeTable
 from tests.provider import towns_harvest
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 FINGERPRINT = RemoteFingerprint(chat_model="vendor:Chat", model="town-clerk", arguments={"logprobs": True})
 ROWS = towns_harvest(FINGERPRINT, 600)
 

@@ -6,6 +6,8 @@ from ilis_guard.lab.tuning import SEARCHED, Candidate, tune
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.types import POSITIONS, Position
 
+pytestmark = pytest.mark.usefixtures("fitted_model")
+
 ROWS, LAYERS = 360, 4
 INFORMATIVE: tuple[FeatureGroup, ...] = ("mean-prompt",)
 NOISE: tuple[FeatureGroup, ...] = ("statistics",)

@@ -10,6 +10,8 @@ from scipy.stats import beta, binom
 from ilis_guard.errors import ScoringError
 from ilis_guard.scoring import Certificate, certify, risk_control
 
+pytestmark = pytest.mark.usefixtures("random_samples")
+
 Rows = tuple[np.ndarray, np.ndarray]
 
 

@@ -11,6 +11,8 @@ from ilis_guard.scoring.drift import _Stream
 from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.types import Score
 
+pytestmark = pytest.mark.usefixtures("random_samples")
+
 ROWS = 200
 """Of calibration."""
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]

@@ -149,7 +149,7 @@ def evaluate(
     worst = None
     if show_texts and questions is not None:
         texts = {id_: text for path in source.harvests for id_, text in read_attempts(path).texts().items()}
-        worst = _worst_cases(made, _reference(chosen), rows, {question.id: asked for question in questions}, texts)
+        worst = _worst_cases(made, _reference(chosen), rows, {question.id: question for question in questions}, texts)
     return Evaluation(
         manifests=tuple(
             read_attempts(path).harvest for path in (*source.harvests, *(applied.harvests if applied else ()))
