@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # importing it imports torch, which most rooms' tests do with
 
 MARKERS_BY_FIXTURE: Final = {
     "model": {"fitted_model", "make_tiny", "real_model", "smollm2_full", "smollm2_nf4", "tiny", "tiny_folder"},
-    "db": {"postgresql"},
+    "db": {"database", "postgresql", "sqlite", "url"},
     "browser": {"browser"},
     "process": {"process"},
     "fuzz": {"random_samples"},
@@ -49,17 +49,19 @@ _PROFILE = "search" if "ILIS_GUARD_FUZZ" in os.environ else "ci" if os.environ.g
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _PROFILE))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by the fixtures that they use; those of Hypothesis are fuzz tests."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         for marker, names in MARKERS_BY_FIXTURE.items():
             if fixtures & names:
                 item.add_marker(marker)
-        if "postgresql" in getattr(getattr(item, "callspec", None), "params", {}).values():
-            item.add_marker("db")
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
+    if hasattr(config, "workerinput"):
+        # The slowest files first, so that no worker is left with one of them at the end.
+        slow = {item.path for item in items if item.get_closest_marker("model") or item.get_closest_marker("browser")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

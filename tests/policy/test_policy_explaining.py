@@ -79,7 +79,7 @@ def test_at_the_prompt_a_rule_decides_or_the_model_goes_on() -> None:
     assert outcomes(explained) == [("hard", "decided", "`uncertainty > 0.9` is true (uncertainty is 0.95)")]
     assert explained.paragraph == (
         "The tier 'small' hadn't answered yet; the prompt has an uncertainty of 0.95. By rule 'hard' a larger tier is "
-        "asked (retry), before a token is generated, because `uncertainty > 0.9` is true (uncertainty is 0.95)."
+        "tried (retry), before a token is generated, because `uncertainty > 0.9` is true (uncertainty is 0.95)."
     )
     goes_on = early.explain(Facts(uncertainty=0.5), "prompt")
     assert goes_on.ruling is None
