@@ -258,7 +258,12 @@ class Guard:
         return other
 
     def _request(self, prompt: Prompt | Request, labels: Labels | None, stop: Sequence[str]) -> Request:
-        request = prompt if isinstance(prompt, Request) else Request.of(prompt, labels, stop)
+        if not isinstance(prompt, Request):
+            request = Request.of(prompt, labels, stop)
+        elif labels or stop:
+            raise RequestError("a Request holds its own labels and stop sequences; give them to `Request.of`")
+        else:
+            request = prompt if prompt.is_checked else Request.of(prompt.messages, prompt.labels, prompt.stop)
         if request.stop and (unable := [tier.name for tier in self.tiers if not tier.takes_stop]):
             raise RequestError(
                 f"the models of the tiers {unable!r} can't end an answer at stop sequences; leave `stop` out",

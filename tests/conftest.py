@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, names in MARKERS_BY_FIXTURE.items():
             if fixtures & names:
                 item.add_marker(marker)
+        if item.path.parent.name == "smoke":  # it also runs alone, beside a wheel, without fixtures of ours
+            item.add_marker("process")
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
     if hasattr(config, "workerinput"):

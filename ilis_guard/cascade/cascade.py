@@ -108,10 +108,11 @@ class Cascade:
         except ClientDisconnected:
             events.log().info(events.STREAM_ABANDONED, decision=decision, seconds=self.clock() - since)
             raise
+        outcome = _unruled(result) if policy.mode == "shadow" else self._carry_out(result, active.enforced, decision)
         made = Decision(
             id=decision,
-            action=result.attempt_action if policy.mode == "shadow" else result.ruling.action,
-            text=result.attempts[-1].text if policy.mode == "shadow" else result.ruling.say,
+            action=outcome.action,
+            text=outcome.text,
             uncertainty=result.attempts[-1].uncertainty,
             rulings=() if policy.mode == "shadow" else result.rulings,
             attempts=result.attempts,
@@ -121,39 +122,33 @@ class Cascade:
             mode=policy.mode,
             thresholds=active.enforced.thresholds,
             bundles={tier.name: tier.bundle.digest for tier in self.tiers if tier.bundle is not None},
+            # A ticket comes first: a policy in shadow delays nobody's escalation.
             shadow=self._shadow(result, active, decision),
+            ticket=outcome.escalation.ticket,
+            ticket_error=outcome.escalation.error,
         )
-        if policy.mode == "enforce":
-            made = self._carry_out(made, result, active.enforced)
-        elif made.action is not Action.ANSWER:
-            made = replace(made, text="")
         self._log(request, made, self.clock() - since)
         return made
 
-    def _carry_out(self, made: Decision, result: "CascadeResult", bound: BoundPolicy) -> Decision:
+    def _carry_out(self, result: "CascadeResult", bound: BoundPolicy, decision: str) -> "_Outcome":
         """Give the answer or escalate the request, as the policy rules, and audit answers."""
-        if self.review is None:
-            escalation = Escalation()
-        else:
+        ruling, escalation = result.ruling, Escalation()
+        if self.review is not None and ruling.action in (Action.ANSWER, Action.ESCALATE):
             escalator = Escalator(
                 review=self.review,
                 policy=bound.policy,
-                decision=made.id,
+                decision=decision,
                 request=result.request,
                 attempts=result.attempts,
                 rulings=result.rulings,
             )
-            if made.action is Action.ANSWER:
-                escalation = escalator.audit()
-            else:
-                escalation = escalator.escalate() if made.action is Action.ESCALATE else Escalation()
-        made = replace(made, ticket=escalation.ticket, ticket_error=escalation.error)
-        if made.action is Action.ANSWER:
-            return replace(made, text=result.attempts[-1].text)
-        if made.action is Action.ESCALATE and made.ticket is None:
+            escalation = escalator.audit() if ruling.action is Action.ANSWER else escalator.escalate()
+        if ruling.action is Action.ANSWER:
+            return _Outcome(action=Action.ANSWER, text=result.attempts[-1].text, escalation=escalation)
+        if ruling.action is Action.ESCALATE and escalation.ticket is None:
             # The policy's message may promise a reviewer.
-            return replace(made, action=Action.ABSTAIN, text="")
-        return made
+            return _Outcome(action=Action.ABSTAIN, text="", escalation=escalation)
+        return _Outcome(action=ruling.action, text=ruling.say, escalation=escalation)
 
     def _shadow(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> ShadowRuling | None:
         """The ruling of the shadow policy, or of the active policy in the mode `shadow`; None where there is none."""
@@ -208,10 +203,20 @@ class CascadeResult:
         """The last one, which isn't a retry; in shadow mode the first tier's."""
         return self.rulings[-1]
 
-    @property
-    def attempt_action(self) -> Action:
-        """The action without a policy: any answer is given."""
-        return Action.ANSWER if self.attempts[-1].text.strip() else Action.ABSTAIN
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """The end of a request, as the decision has it."""
+
+    action: Action
+    text: str
+    escalation: Escalation = Escalation()  # noqa: RUF009 - it is frozen
+
+
+def _unruled(result: CascadeResult) -> _Outcome:
+    """The outcome without a policy: any answer is given."""
+    text = result.attempts[-1].text
+    return _Outcome(action=Action.ANSWER, text=text) if text.strip() else _Outcome(action=Action.ABSTAIN, text="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

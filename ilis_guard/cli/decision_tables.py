@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ilis_guard.cli.console import SHORT_ID, color_action, count, escape, format_time, make_table
 from ilis_guard.config.review import EXPIRE
-from ilis_guard.policy.explain import attempt_reasons, error_text, explain_decision, reasons
+from ilis_guard.policy.explain import attempt_reasons, error_text, explain_decision, reasons, shadow_note
 from ilis_guard.review import QueueCounts, TicketEvent, TicketRecord
 from ilis_guard.review.dead_letters import DeadLetter
 from ilis_guard.types import Action, Attempt, Decision, ShadowRuling, Ticket
@@ -63,6 +63,7 @@ def decision_view(made: Decision) -> RenderableType:
     ]
     if made.shadow is not None:
         parts.append(f"- the shadow policy, {made.shadow.policy}, would {_shadow_action(made.shadow)}")
+        parts += [f"- {escape(shadow_note(note))}" for note in made.shadow.notes]
     if made.ticket is not None:
         parts.append(f"ticket {made.ticket.id[:SHORT_ID]} waits in the queue {escape(repr(made.ticket.queue))}")
     return Group(*parts)

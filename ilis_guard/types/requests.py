@@ -79,6 +79,11 @@ class Request:
         return cls(messages=messages, labels=CheckedLabels(labels or {}), stop=tuple(stop))
 
     @property
+    def is_checked(self) -> bool:
+        """Whether `of` built it."""
+        return isinstance(self.labels, CheckedLabels)
+
+    @property
     def prompt(self) -> str:
         """The user's last turn."""
         return self.messages[-1].content

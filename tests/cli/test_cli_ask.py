@@ -3,14 +3,18 @@
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ilis_guard.cascade.tier import Tier
+from ilis_guard.cli.decision_tables import decision_view
 from ilis_guard.guard import Guard
 from ilis_guard.policy import Policy
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
+from ilis_guard.types import Action, ShadowNote, ShadowRuling
 
 LABELLED = """\
 version: 1
@@ -165,3 +169,12 @@ def test_invalid_arguments_are_refused_before_models_load(
     result = run("ask", *arguments)
     assert result.status == 2
     assert result.err.startswith("error: ")
+
+
+def test_shadow_notes_say_what_limits_the_shadow_ruling() -> None:
+    made = fake_guard("default", {"small": 0.1}).decide("q")
+    note = ShadowNote(kind="tier_not_tried", tier="large")
+    shadow = ShadowRuling(policy="f" * 16, action=Action.RETRY, rule="unsure", notes=(note,))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(decision_view(replace(made, shadow=shadow)))
+    assert "- the tier 'large' wasn't tried, so the ruling on its answer isn't known" in console.export_text()

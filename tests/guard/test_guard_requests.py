@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from ilis_guard import Policy, Tier
 from ilis_guard.errors import RequestError
 from ilis_guard.guard import Guard
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.types import Action, Generation, Message
+from ilis_guard.types import Action, Generation, Message, Request
 
 SECRET = "my diagnosis is xyzzy"
 
@@ -124,3 +125,32 @@ async def test_decisions_made_at_once_do_not_mix(build: Callable[..., Guard]) ->
     ]
     assert [decision.attempts[0].uncertainty for decision in made] == list(scores.values())
     assert len({decision.id for decision in made}) == len(asked)
+
+
+@pytest.fixture
+def plain() -> Guard:
+    policy = Policy.parse("version: 1\nname: p\nrules: [{id: sure, when: uncertainty < 0.5, do: answer}]\n")
+    return Guard(tiers=[Tier(name="small", model=FakeModel("yes"), scorer=FixedScorer(0.1))], policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request(messages=()), "there are no messages"),
+        (Request(messages=(Message(role="assistant", content="a"),)), "the last message (number 1) is by 'assistant'"),
+        (Request(messages=(Message(role="user", content="q"),), labels={"no name": 1}), "isn't an identifier"),
+        (Request(messages=(Message(role="user", content="q"),), stop=("",)), "`stop` is a list of strings"),
+    ],
+)
+def test_requests_built_without_of_are_checked_by_the_guard(plain: Guard, request_: Request, words: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        plain.decide(request_)
+    assert words in str(refused.value)
+
+
+def test_labels_and_stops_beside_a_request_are_refused_not_dropped(plain: Guard) -> None:
+    request = Request.of("q", {"topic": "a"})
+    assert plain.decide(request).labels == {"topic": "a"}
+    for options in ({"labels": {"topic": "b"}}, {"stop": ("x",)}):
+        with pytest.raises(RequestError, match="a Request holds its own labels and stop sequences"):
+            plain.decide(request, **options)

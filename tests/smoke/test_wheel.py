@@ -1,4 +1,4 @@
-"""What an installed wheel must do. Also run alone, with `python -Im pytest`: so it has marks instead of fixtures."""
+"""What an installed wheel must do. Also run alone, with `python -Im pytest`: so `tests/conftest.py` marks it."""
 
 import importlib.util
 import json
@@ -39,7 +39,6 @@ SHIPPED_POLICIES = (
 SHIPPED_BUNDLES = ("smollm2-135m-instruct-nf4", "smollm2-135m-instruct-full", "gemma-3-270m-full")
 
 
-@pytest.mark.process
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, ilis_guard; ilis_guard.Policy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
@@ -78,7 +77,6 @@ def test_the_page_comes_along_with_its_templates_and_scripts() -> None:
         assert (folder / name).is_file(), name
 
 
-@pytest.mark.model
 def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(GUARD_YAML)
     with Guard.from_config(tmp_path / "guard.yaml") as guard:
@@ -92,8 +90,6 @@ def test_a_guard_from_a_config_decides_on_a_real_4_bit_model(tmp_path: Path) -> 
     json.dumps(decision.to_dict(), allow_nan=False)
 
 
-@pytest.mark.model
-@pytest.mark.process
 def test_the_command_line_is_there_and_answers_in_json(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(GUARD_YAML)
     program = Path(sys.executable).parent / "ilis-guard"
