@@ -255,6 +255,23 @@ def test_the_index_lists_every_page() -> None:
     assert listed == {path.name for path in ROOT.glob("docs/*.md")} - {"index.md"}
 
 
+def promises() -> list[tuple[str, str]]:
+    """Read the rows of the page of promises: the fault, and the tests named for it."""
+    rows = re.findall(r"^\| (?!fault|---)(.+?) \|.*\| (.+?) \|$", (ROOT / "docs/promises.md").read_text(), flags=re.MULTILINE
+    )
+    return [(fault, tests) for fault, tests in rows]
+
+
+@pytest.mark.parametrize(("fault", "tests"), promises())
+def test_every_promise_names_tests_that_exist(fault: str, tests: str) -> None:
+    """A test is named as `tests/ROOM/test_FILE.py::test_name`, or by its file where the whole file shows the promise."""
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", tests)
+    assert named, fault
+    for file, test in named:
+        text = (ROOT / file).read_text()
+        assert not test or re.search(rf"^(?:async )?def {test}\(", text, flags=re.MULTILINE), f"{file}::{test}"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documented_imports_exist(document: str) -> None:
     for block in blocks(document, "python"):
