@@ -21,7 +21,7 @@ from ilis_guard.models import Model, StepwiseModel
 from ilis_guard.models.base import UnavailableModel
 from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
-from ilis_guard.types import Action, Attempt, Decision, PromptRuling, Request, Ruling, ShadowRuling
+from ilis_guard.types import Action, Attempt, Decision, PromptRuling, Request, Ruling, ShadowRuling, is_blank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ class _Outcome:
 def _unruled(result: CascadeResult) -> _Outcome:
     """The outcome without a policy: any answer is given."""
     text = result.attempts[-1].text
-    return _Outcome(action=Action.ANSWER, text=text) if text.strip() else _Outcome(action=Action.ABSTAIN, text="")
+    return _Outcome(action=Action.ABSTAIN, text="") if is_blank(text) else _Outcome(action=Action.ANSWER, text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ilis_guard.config.base import StrictModel
-from ilis_guard.types import Action, Mode, Stage
+from ilis_guard.types import Action, Mode, Stage, is_blank
 
 VERSION: Final = 1
 """Of the language, apart from the package's."""
@@ -59,7 +59,7 @@ def _share(value: Any) -> Any:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if is_blank(value):
         raise ValueError("is empty; leave the key out instead")
     return value
 

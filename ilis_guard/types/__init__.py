@@ -37,6 +37,8 @@ from ilis_guard.types.rulings import (
     SpentBudget,
     Stage,
 )
+from ilis_guard.types.scalars import to_float
+from ilis_guard.types.texts import is_blank
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
 
 __all__ = [
@@ -84,4 +86,6 @@ __all__ = [
     "TicketState",
     "TicketWaiter",
     "Verdict",
+    "is_blank",
+    "to_float",
 ]

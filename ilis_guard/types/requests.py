@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from ilis_guard.errors import RequestError
+from ilis_guard.types.texts import is_blank
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -69,7 +70,7 @@ class Request:
                 f"the last message (number {len(messages)}) is by {messages[-1].role!r}; the last turn must be the "
                 "user's"
             )
-        if not messages[-1].content.strip():
+        if is_blank(messages[-1].content):
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
         if what := label_problem(labels or {}):
             raise RequestError(what, "labels")

@@ -23,6 +23,7 @@ from ilis_guard.types import (
     TicketKind,
     TicketState,
     Verdict,
+    is_blank,
 )
 
 DECISION_HEADER: Final = "x-ilis-guard-decision"
@@ -341,7 +342,9 @@ def refusal_of(decision: Decision, *, retracted: bool = False) -> str | None:
 
     After a retraction there is always one, for clients that know nothing of retractions.
     """
-    refusal = None if decision.action is Action.ANSWER else decision.text.strip() or _DEFAULT_REFUSAL
+    refusal = None
+    if decision.action is not Action.ANSWER:
+        refusal = _DEFAULT_REFUSAL if is_blank(decision.text) else decision.text.strip()
     return f"{_RETRACTED} {refusal or f'Instead: {decision.text}'}" if retracted else refusal
 
 
