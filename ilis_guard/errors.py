@@ -70,6 +70,10 @@ class PromptTooLongError(ModelError):
     caller_message = "The prompt is too long for the model."
 
 
+class ThinkingError(ModelError):
+    """The model thought and gave no answer: it never left its thinking, or thought in the middle of its answer."""
+
+
 class CircuitOpenError(ModelError):
     """The tier's model failed too often in a row: it isn't called for a while."""
 
