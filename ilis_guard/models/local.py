@@ -11,7 +11,7 @@ from ilis_guard import events
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.shutdown import delay_exit
 from ilis_guard.concurrency.threads import stream_steps
-from ilis_guard.config.tiers import QUESTION
+from ilis_guard.config.tiers import QUESTION, TemplateArgument
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.answer_start import AnswerStart
 from ilis_guard.models.answer_text import Span, find_span
@@ -90,6 +90,7 @@ class LocalModel:
         dtype: Dtype | None = None,
         site: Site = "mlp",
         decoding: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, TemplateArgument] | None = None,
         device_map: DeviceMap | None = None,
         proof: bool = True,
         progress: Progress | None = None,
@@ -105,6 +106,7 @@ class LocalModel:
             dtype: of the computation; by default float32 on a CPU and bfloat16 on CUDA.
             site: the tapped output of each layer: its MLP's, or its own.
             decoding: options of transformers' GenerationConfig, such as ``do_sample``; greedy without any.
+            chat_template_kwargs: variables of the model's chat template, such as ``enable_thinking``.
             device_map: transformers' own; by default one device, CUDA where there is one.
             proof: disturb each tap once and check that the logits move; cached for these weights and versions.
             progress: called with the steps of converting packaged weights.
@@ -115,7 +117,11 @@ class LocalModel:
         """
         started = time.monotonic()
         checkpoint = Checkpoint.load(name, precision=precision, dtype=dtype, device_map=device_map, progress=progress)
-        template = PromptTemplate(text=prompt, chat_template=checkpoint.tokenizer.chat_template)
+        template = PromptTemplate(
+            text=prompt,
+            chat_template=checkpoint.tokenizer.chat_template,
+            chat_template_kwargs=chat_template_kwargs or {},
+        )
         points = locate(checkpoint.model, checkpoint.layers, site)
         fingerprint = checkpoint.fingerprint(
             points, temperature=temperature, decoding=decoding_name(decoding or {}), prompt=template.digest

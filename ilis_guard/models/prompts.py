@@ -1,17 +1,19 @@
 """Prompts: from a conversation to the tokens that a model continues, and from its tokens back to text."""
 
 import hashlib
+import json
 import threading
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os.path import commonprefix
 from typing import Any, Final
 
-from ilis_guard.config.tiers import QUESTION
+from ilis_guard.config.tiers import QUESTION, TemplateArgument
 from ilis_guard.errors import ModelError
 from ilis_guard.models.answer_text import Offsets, before_stop, tokens_in_span, without_partial_stop
 from ilis_guard.models.control_tokens import MarkedText, PlainTextEncoder, cut_mark, fill, filler
+from ilis_guard.models.template_arguments import check_template_arguments
 from ilis_guard.types import Message
 from ilis_guard.types.thinking import Problem, find_answer, is_marker, opened_thinking
 
@@ -32,6 +34,8 @@ class PromptTemplate:
     text: str = QUESTION
     chat_template: str | None = None
     """The tokenizer's, in Jinja; None for a base model."""
+    chat_template_kwargs: Mapping[str, TemplateArgument] = field(default_factory=dict)
+    """Variables of the chat template."""
 
     def __post_init__(self) -> None:
         if self.text.count(QUESTION) != 1:
@@ -44,6 +48,8 @@ class PromptTemplate:
                 "this is a base model (its tokenizer has no chat template): give its tier a `prompt` with a few "
                 f"worked examples and {QUESTION!r} at the end"
             )
+        if self.chat_template_kwargs:
+            check_template_arguments(self.chat_template, self.chat_template_kwargs)
 
     @property
     def is_chat(self) -> bool:
@@ -53,7 +59,9 @@ class PromptTemplate:
     @property
     def digest(self) -> str:
         """Short hexadecimal digest: a model's signatures depend on the wording of its prompts."""
-        return hashlib.sha256(f"{self.text}\0{self.chat_template}".encode()).hexdigest()[:16]
+        given = dict(sorted(self.chat_template_kwargs.items()))
+        arguments = f"\0{json.dumps(given)}" if given else ""
+        return hashlib.sha256(f"{self.text}\0{self.chat_template}{arguments}".encode()).hexdigest()[:16]
 
     def question_in(self, turn: str) -> str | None:
         """Extract the question from a user's turn; None where the turn has another wording."""
@@ -113,7 +121,11 @@ class PromptTemplate:
 
         plain = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
+            return str(
+                tokenizer.apply_chat_template(
+                    plain, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
+                )
+            )
         except (TemplateError, ValueError) as error:
             roles = [turn.role for turn in turns]
             raise ModelError(
@@ -174,7 +186,9 @@ class TextCodec:
         Raises:
             ModelError: the model can't take this conversation.
         """
-        wording = template or self._template
+        wording = self._template
+        if template is not None:
+            wording = replace(template, chat_template_kwargs=wording.chat_template_kwargs)
         # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
         return self._encoder.encode(
             wording.render_marked(messages, self._tokenizer, self._encoder), special=not wording.is_chat

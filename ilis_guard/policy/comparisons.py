@@ -44,9 +44,7 @@ class UnlikeTypesError(TypeError):
 
 def functions() -> list[cel.FunctionDecl]:
     """What the comparisons are replaced by, for CEL's environment."""
-    kinds = {
-        name: getattr(cel.Type, name) for name in ("BOOL", "STRING", "BYTES", "INT", "UINT", "DOUBLE", "LIST", "MAP")
-    }
+    kinds = {name: getattr(cel.Type, name) for name in ("BOOL", "STRING", "BYTES", "INT", "UINT", "DOUBLE", "LIST", "MAP")}
     numbers = ("INT", "UINT", "DOUBLE")
     alike = [(name, name) for name in kinds if name not in numbers] + list(itertools.product(numbers, numbers))
     contained = list(itertools.product(kinds, ("LIST", "MAP")))
