@@ -44,14 +44,16 @@ class UnlikeTypesError(TypeError):
 
 def functions() -> list[cel.FunctionDecl]:
     """What the comparisons are replaced by, for CEL's environment."""
-    kinds = {name: getattr(cel.Type, name) for name in ("BOOL", "STRING", "BYTES", "INT", "UINT", "DOUBLE", "LIST", "MAP")}
+    kinds = {
+        name: getattr(cel.Type, name) for name in ("BOOL", "STRING", "BYTES", "INT", "UINT", "DOUBLE", "LIST", "MAP")
+    }
     numbers = ("INT", "UINT", "DOUBLE")
     alike = [(name, name) for name in kinds if name not in numbers] + list(itertools.product(numbers, numbers))
     contained = list(itertools.product(kinds, ("LIST", "MAP")))
 
     def declared(name: str, pairs: list[tuple[str, str]], function: Callable[[Any, Any], bool]) -> cel.FunctionDecl:
         overloads = [
-            cel.Overload(f"{name}_{one}_{other}", cel.Type.BOOL, [kinds[one], kinds[other]], False, function)  # noqa: FBT003
+            cel.Overload(f"{name}_{one}_{other}", cel.Type.BOOL, [kinds[one], kinds[other]], False, function)
             for one, other in pairs
         ]
         return cel.FunctionDecl(name, overloads)
@@ -127,7 +129,7 @@ def _may_be_unlike(name: str, call: Message, types: dict[int, Message]) -> bool:
     if name != MEMBER:
         return _is_open(one) or _is_open(other)
     items = Message(other.message(_LIST) or other.message(_MAP))
-    return _is_open(one) or _is_open(other) and _is_open(Message(items.message(1)))
+    return _is_open(one) or (_is_open(other) and _is_open(Message(items.message(1))))
 
 
 def _is_open(declared: Message) -> bool:
@@ -142,9 +144,9 @@ def _equal(one: Any, other: Any) -> bool:
     if type_name(one) != type_name(other):
         raise UnlikeTypesError(EQUAL, type_name(one), type_name(other))
     if isinstance(one, list):
-        return len(one) == len(other) and all([_equal(*pair) for pair in zip(one, other, strict=True)])
+        return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all([_equal(value, other[key]) for key, value in one.items()])
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
     return bool(one == other)
 
 
@@ -152,4 +154,4 @@ def _is_member(one: Any, many: list[Any] | dict[Any, Any]) -> bool:
     alike = [each for each in many if type_name(each) == type_name(one)]
     if not alike and many:
         raise UnlikeTypesError(MEMBER, type_name(one), " and a ".join(sorted(set(map(type_name, many)))))
-    return any([_equal(one, each) for each in alike])
+    return any(_equal(one, each) for each in alike)
