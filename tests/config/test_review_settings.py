@@ -163,7 +163,7 @@ def test_a_secret_anywhere_in_guard_yaml_is_refused_and_not_shown(
     assert old in HEAD
     path = write(HEAD.replace(old, new.replace("SECRET", secret)))
     with pytest.raises(
-        ConfigError, match="this looks like .*: give a reference to the secret, .*then revoke"
+        ConfigError, match=r"this looks like .*: give a reference to the secret, .*then revoke"
     ) as caught:
         read_config(path)
     assert secret not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
