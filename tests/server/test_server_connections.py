@@ -24,12 +24,18 @@ CLOSED = b"connection: close\r\n"
 DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that waits for nothing."""
-    for name in ("HEAD_SECONDS", "BODY_SECONDS", "READ_SECONDS", "LINGER_SECONDS", "LOG_SECONDS"):
+    """A server that waits for nobody."""
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "READ_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(connections, name, 0.2)
+
+
+@pytest.fixture(autouse=True)
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that looks at its connections all the time."""
     monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "LOG_SECONDS", 0.1)
 
 
 def connect(url: str, source: str = "127.0.0.1") -> socket.socket:
@@ -61,6 +67,7 @@ def drip(connection: socket.socket, data: bytes, pause: float) -> None:
         connection.settimeout(30)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("begun", [HALF_A_HEAD, COMPLETE + HALF_A_HEAD], ids=["the first", "the second"])
 def test_a_head_that_takes_too_long_is_refused(review: ReviewQueue, begun: bytes) -> None:
     with serve_on_socket(shop(review)) as served, connect(served.url) as connection:
@@ -72,11 +79,13 @@ def test_a_head_that_takes_too_long_is_refused(review: ReviewQueue, begun: bytes
     assert CLOSED in found
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(review: ReviewQueue) -> None:
     with serve_on_socket(shop(review)) as served, connect(served.url) as connection:
         assert rest(connection) == b""
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_body_that_comes_too_slowly_is_refused(review: ReviewQueue, logged: list[Any]) -> None:
     with serve_on_socket(shop(review)) as served, connect(served.url) as connection:
         connection.sendall(COMPLETE[: -len(BODY)])
@@ -90,14 +99,17 @@ def test_a_body_that_comes_too_slowly_is_refused(review: ReviewQueue, logged: li
 
 
 def test_a_body_that_comes_steadily_may_take_long(review: ReviewQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BODY_BYTES_A_SECOND", 10.0)
+    monkeypatch.setattr(connections, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(connections, "BODY_BYTES_A_SECOND", 50.0)
+    body = BODY.ljust(1000)
     with serve_on_socket(shop(review)) as served, connect(served.url) as connection:
-        connection.sendall(COMPLETE[: -len(BODY)])
-        drip(connection, BODY, 0.005)
+        connection.sendall(AUTHORIZED + b"content-length: %d\r\n\r\n" % len(body))
+        drip(connection, body, 0.002)
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         assert b"Oslo it is." in rest(connection)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_client_that_goes_on_sending_after_the_answer_is_left(review: ReviewQueue) -> None:
     with serve_on_socket(shop(review)) as served, connect(served.url) as connection:
         connection.sendall(HALF_A_BODY.replace(KEY.encode(), b"wrong"))
@@ -107,6 +119,7 @@ def test_a_client_that_goes_on_sending_after_the_answer_is_left(review: ReviewQu
     assert CLOSED in found
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("last", [b"", DOCUMENT.replace(b"host", b"connection: close\r\nhost")], ids=["open", "closed"])
 def test_a_client_that_reads_nothing_is_left(review: ReviewQueue, logged: list[Any], last: bytes) -> None:
     """Also where the server has sent all that it wants to, and what is left is the operating system's to send."""
@@ -136,11 +149,7 @@ def test_a_client_that_reads_slowly_gets_everything(review: ReviewQueue, monkeyp
     [b"", HALF_A_HEAD, HALF_A_BODY, DOCUMENT, DOCUMENT * 300],
     ids=["nothing", "half a head", "half a body", "nothing more", "reads nothing"],
 )
-def test_where_there_is_no_room_the_longest_waiting_connection_is_closed(
-    review: ReviewQueue, monkeypatch: pytest.MonkeyPatch, begun: bytes
-) -> None:
-    for name in ("HEAD_SECONDS", "BODY_SECONDS", "READ_SECONDS"):
-        monkeypatch.setattr(connections, name, 60.0)
+def test_where_there_is_no_room_the_longest_waiting_connection_is_closed(review: ReviewQueue, begun: bytes) -> None:
     with serve_on_socket(shop(review), max_connections=4) as served, ExitStack() as stack:
         slow = []
         for _ in range(10):
@@ -174,10 +183,7 @@ def test_a_request_that_is_being_answered_keeps_its_connection(review: ReviewQue
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_the_address_with_most_waiting_connections_makes_room(
-    review: ReviewQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)
+def test_the_address_with_most_waiting_connections_makes_room(review: ReviewQueue) -> None:
     with serve_on_socket(shop(review), max_connections=4) as served, ExitStack() as stack:
         good = stack.enter_context(connect(served.url))
         good.sendall(HALF_A_HEAD)

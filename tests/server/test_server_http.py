@@ -4,11 +4,9 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import InMemoryQueue
 from tests.server.servers import KEY, ServedGuard, serve_on_socket, shop
 
@@ -42,7 +40,9 @@ def statuses(response: bytes) -> list[int]:
     return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d+) ", response)]
 
 
-@pytest.mark.parametrize("request_", [asked(LENGTH), asked(CHUNKED, body=CHUNKS), asked(b"Content-Length:%d" % len(BODY))])
+@pytest.mark.parametrize(
+    "request_", [asked(LENGTH), asked(CHUNKED, body=CHUNKS), asked(b"Content-Length:%d" % len(BODY))]
+)
 def test_a_body_with_one_length_or_in_chunks_is_answered(served: ServedGuard, request_: bytes) -> None:
     last = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
     response = answered(served, request_ + last)
@@ -91,7 +91,9 @@ SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
         pytest.param(b" " + asked(LENGTH), id="a space before"),
         pytest.param(asked(LENGTH, b"host: evil.example"), id="two hosts"),
         pytest.param(b"GET /healthz HTTP/1.1\r\n\r\n", id="no host"),
-        pytest.param(asked(LENGTH, line=b"POST http://127.0.0.1/v1/chat/completions HTTP/1.1"), id="an absolute target"),
+        pytest.param(
+            asked(LENGTH, line=b"POST http://127.0.0.1/v1/chat/completions HTTP/1.1"), id="an absolute target"
+        ),
         pytest.param(asked(line=b"CONNECT evil.example:443 HTTP/1.1", body=b""), id="a tunnel"),
         pytest.param(asked(line=b"GET * HTTP/1.1", body=b""), id="an asterisk"),
         pytest.param(asked(line=b"GET healthz HTTP/1.1", body=b""), id="a target without a slash"),
