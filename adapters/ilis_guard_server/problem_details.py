@@ -142,7 +142,7 @@ def log_failure(request: Request, error: IlisGuardError) -> None:
         events.REQUEST_FAILED,
         request=request.state.request_id,
         method=request.method,
-        path=request.url.path,
+        path=request.scope["path"],
         status=status,
         error=f"{type(error).__name__}: {error_text(error)}" if status >= 500 else type(error).__name__,
     )
@@ -157,6 +157,6 @@ def _response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A page for browsers, problem details for all others."""
-    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/"):
+    if "text/html" in request.headers.get("accept", "") and not request.scope["path"].startswith("/v1/"):
         return error_page(request, status, detail=detail, headers=headers)
     return problem_response(status, request.state.request_id, detail=detail, error=error, headers=headers)
