@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ilis_guard.lab.evaluation.trials import ProtocolName, Scores, Trial
-from ilis_guard.lab.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
+from ilis_guard.lab.metrics import CELLS, EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)
@@ -18,8 +18,6 @@ MEAN: Final = "mean over sets"
 POOLED: Final = "all rows together"
 PER_ROWS: Final = tuple(metric for metric in METRICS if not metric.is_pooled)
 OF_ALL_SEEDS: Final = tuple(metric for metric in METRICS if metric.is_pooled)
-CELLS: Final = 2_000_000
-"""Cells of an array of draws, at most: more take memory and are no faster."""
 EXACT_OUTCOMES: Final = 200
 """Draws of outcomes from the probabilities themselves."""
 
