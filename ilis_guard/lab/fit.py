@@ -306,7 +306,9 @@ def _check_classes(answers: Answers, independent: Mask) -> None:
 
 def _constant_share(answers: Answers, features: Sequence[FeatureGroup], rows: Mask) -> float:
     """The share of features that have one value in nearly all of these rows."""
-    columns = feature_matrix(features, {name: maps[rows] for name, maps in answers.signatures.items()}, answers.statistics[rows])
+    columns = feature_matrix(
+        features, {name: maps[rows] for name, maps in answers.signatures.items()}, answers.statistics[rows]
+    )
     middle = np.percentile(columns, 50, axis=0, method="lower")  # the value that most rows have, if any
     return float(((columns == middle).mean(axis=0) >= NEARLY_ALL).mean())
 

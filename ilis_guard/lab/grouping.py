@@ -48,7 +48,7 @@ differ in a sign pass for a slip of the keyboard."""
 _TOKEN: Final = re.compile(rf"\d+(?:[.,:/]\d+)*|[{_SPACELESS}]|[^\W\d_{_SPACELESS}]+|\S")
 _FORMAL: Final = re.compile(r"[\[\]{}()=<>+*/\\^|&~%#@]|\d\s*[-\N{MINUS SIGN}]\s*\d|\s[-\N{MINUS SIGN}]\s?\d")
 """Signs of formulas and code, in which punctuation has a meaning: ``5 - 3``, ``x[1:]``."""
-_INNER_APOSTROPHE: Final = re.compile(r"(?<=\w)['’](?=\w)")
+_INNER_APOSTROPHE: Final = re.compile(r"(?<=\w)['\N{RIGHT SINGLE QUOTATION MARK}](?=\w)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

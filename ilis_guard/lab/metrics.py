@@ -1,6 +1,6 @@
 """Metrics of a score: of one set of rows, as bundles hold them, and of many bootstrap draws at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -88,8 +88,8 @@ def held_out(
     """
     if not 0 < wrong.sum() < len(wrong):
         raise FitError(f"of {len(wrong)} held-out rows {int(wrong.sum())} are wrong; figures need right and wrong ones")
-    members = members_of(np.arange(len(wrong)) if groups is None else groups)
-    samples = _resamples(wrong, members, seed)
+    sampler = GroupSampler.of(np.arange(len(wrong)) if groups is None else groups)
+    samples = _resamples(wrong, sampler, seed)
 
     def figure(value: Callable[[Rows], float]) -> Figure:
         low, high = np.percentile([value(rows) for rows in samples], INTERVAL)
@@ -100,7 +100,7 @@ def held_out(
 
     return HeldOut(
         rows=len(wrong),
-        groups=len(members),
+        groups=len(sampler),
         wrong=int(wrong.sum()),
         auroc=of(auroc),
         auroc_within=figure(lambda rows: auroc_within(wrong[rows], uncertainty[rows], datasets[rows])),
@@ -143,21 +143,46 @@ def _chunk_sizes(rows: int) -> list[int]:
     return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
 
 
-def members_of(groups: Groups) -> list[Rows]:
-    """Return the rows of each group, in the order of their first rows."""
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    ends = np.cumsum(np.bincount(group))
-    parts = np.split(np.argsort(group, kind="stable"), ends[:-1])
-    return [parts[place] for place in np.argsort(first)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSampler:
+    """Draws groups of rows with replacement."""
+
+    rows: Rows
+    """Group by group."""
+    starts: Rows
+    """Place of each group's first row in `rows`; the groups are in the order of their first rows."""
+    sizes: Rows
+
+    @classmethod
+    def of(cls, groups: Groups) -> Self:
+        """Sample from the groups of rows that have the same number."""
+        _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+        place = np.empty(len(first), dtype=np.int64)
+        place[np.argsort(first)] = np.arange(len(first))
+        of_row = place[group]
+        sizes = np.bincount(of_row)
+        return cls(rows=np.argsort(of_row, kind="stable"), starts=np.cumsum(sizes) - sizes, sizes=sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def draw(self, random: np.random.Generator, size: int) -> Rows:
+        """Return all rows of so many groups, each drawn from all."""
+        drawn = random.integers(len(self), size=size)
+        if len(self) == len(self.rows):
+            return drawn
+        sizes = self.sizes[drawn]
+        ends = np.cumsum(sizes)
+        places = np.arange(ends[-1]) + np.repeat(self.starts[drawn] - ends + sizes, sizes)
+        return self.rows[places]
 
 
-def _resamples(wrong: Outcomes, members: Sequence[Rows], seed: int) -> list[Rows]:
+def _resamples(wrong: Outcomes, groups: GroupSampler, seed: int) -> list[Rows]:
     """The rows of groups drawn with replacement; a draw of one class says nothing of a ranking and is drawn again."""
     random = np.random.default_rng(seed)
     samples: list[Rows] = []
     while len(samples) < RESAMPLES:
-        drawn = random.integers(len(members), size=len(members))
-        rows = drawn if len(members) == len(wrong) else np.concatenate([members[group] for group in drawn.tolist()])
+        rows = groups.draw(random, len(groups))
         if 0 < wrong[rows].sum() < len(rows):
             samples.append(rows)
     return samples

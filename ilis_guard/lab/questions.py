@@ -188,9 +188,7 @@ def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _questions(
-    lines: Iterable[bytes], path: str | os.PathLike[str], group_by: str | None = None
-) -> list[Question]:
+def _questions(lines: Iterable[bytes], path: str | os.PathLike[str], group_by: str | None = None) -> list[Question]:
     questions: list[Question] = []
     first_lines: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

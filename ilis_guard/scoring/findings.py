@@ -94,8 +94,8 @@ def describe(finding: Finding) -> str:
         case "no_skill":
             word = "is no better than" if finding.is_error else "may be no better than"
             return (
-                f"the uncertainty {word} always saying the base rate: its Brier skill is {_interval(finding)}, and 0 is "
-                "the base rate's; harvest more questions, or other ones"
+                f"the uncertainty {word} always saying the base rate: its Brier skill is {_interval(finding)}, and 0 "
+                "is the base rate's; harvest more questions, or other ones"
             )
         case "few_held_out":
             return (

@@ -165,22 +165,22 @@ class MetricDraws:
 
 
 class Draws:
-    """Bootstrap draws of a set's questions, with replacement, which all methods share.
+    """Bootstrap draws of a set's groups of questions, with replacement, which all methods share.
 
     So differences between methods are paired, and a question that several seeds test is drawn for all of them.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], Int64[np.ndarray, "draws rows"]] = {}
+        self._known: dict[tuple[str, int], Int64[np.ndarray, "draws groups"]] = {}
 
     def of(self, trial: Trial) -> Int64[np.ndarray, "draws rows"]:
         """Return how often each row of a trial is drawn."""
-        name, rows = trial.tested_on, trial.of
-        if (name, rows) not in self._known:
+        name, groups = trial.tested_on, trial.of
+        if (name, groups) not in self._known:
             # Seeded by the name: a set's draws don't depend on which other sets there are.
-            random = np.random.default_rng([rows, *name.encode()])
-            self._known[name, rows] = random.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
-        return self._known[name, rows][:, trial.places]
+            random = np.random.default_rng([groups, *name.encode()])
+            self._known[name, groups] = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+        return self._known[name, groups][:, trial.groups]
 
 
 def measure(sample: Sample, metrics: Sequence[Metric]) -> Mapping[str, MetricDraws]:
