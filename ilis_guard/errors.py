@@ -7,6 +7,11 @@ message: messages are logged. All errors carry plain strings, so they survive pi
 import sys
 from typing import ClassVar, Final, Literal
 
+from ilis_guard.text import whole_characters
+
+MAX_ERROR_TEXT: Final = 2_000
+"""Characters of an exception's own text that are kept: a provider's may hold the whole request."""
+
 
 class IlisGuardError(Exception):
     """Root of all errors of this package.
@@ -183,10 +188,19 @@ def public_class(error: BaseException) -> type[IlisGuardError] | None:
     )
 
 
+def error_text(error: BaseException) -> str:
+    """An exception's own text, cut; empty where it can't be had: a stranger's ``__str__`` may raise anything."""
+    try:
+        text = str.__getitem__(str(error), slice(MAX_ERROR_TEXT + 1))
+    except BaseException:  # noqa: BLE001 - the exception is at hand already; no other one may take its place
+        return ""
+    return whole_characters(text if len(text) <= MAX_ERROR_TEXT else f"{text[:MAX_ERROR_TEXT]}...")
+
+
 def log_detail(error: BaseException) -> str:
     """An error as it may be logged: ours with its message, a stranger's by its class alone: it may quote texts."""
     known = public_class(error)
-    return f"UnexpectedError: {type(error).__name__}" if known is None else f"{known.__name__}: {error}"
+    return f"UnexpectedError: {type(error).__name__}" if known is None else f"{known.__name__}: {error_text(error)}"
 
 
 _FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)

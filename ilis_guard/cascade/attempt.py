@@ -1,7 +1,7 @@
 """Attempts: call one tier's model, score its answer, and record any error."""
 
-import asyncio
 import math
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from ilis_guard.cascade.caller import ModelCaller
 from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
+from ilis_guard.concurrency.interrupts import is_interrupt
 from ilis_guard.errors import ModelError, control_flow, log_detail
 from ilis_guard.models import StepwiseModel
 from ilis_guard.models.base import Proceed
@@ -98,16 +99,16 @@ class AttemptRunner:
         self._stopper = stopper
         # The model's thread replaces it as a whole, since it may go on after its call was abandoned.
         self._prompt = PromptPhase()
-        self._prompt_failure: Exception | None = None
+        self._prompt_failure: BaseException | None = None
         self._calls = 0
         self._stopped: Generation | None = None
 
     def run(self) -> AttemptResult:
         """Make the attempt. Errors become the attempt's error.
 
-        Only what stops the program, or is control flow (`errors.control_flow`), is raised.
+        Only what stops the program (`is_interrupt`), or is control flow (`errors.control_flow`), is raised.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         generation: Generation | None = None
         score: Score | None = None
         try:
@@ -122,7 +123,9 @@ class AttemptRunner:
                     self._deadline.check()
         except control_flow():
             raise
-        except Exception as error:  # noqa: BLE001 - fail closed: whatever a model or scorer raises, no answer
+        except BaseException as error:  # fail closed: whatever a model or scorer raises, there is no answer
+            if is_interrupt(error):
+                raise
             failure = error
         prompt = self._prompt
         return AttemptResult(
@@ -164,9 +167,16 @@ class AttemptRunner:
                 if stopper is not None and isinstance(model, StepwiseModel):
                     return self._follow(model, stopper, proceed)
                 return self._generation(proceed)
-            except asyncio.CancelledError as cancelled:
-                # Raised further, it would cancel the caller's task, though only the model cancelled itself.
-                raise ModelError(f"the model of the tier {self._tier.name!r} cancelled its own call") from cancelled
+            except Exception:
+                raise
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                # Raised further, SystemExit would end the server, and CancelledError the caller's task.
+                what = (
+                    "cancelled its own call" if isinstance(error, CancelledError) else f"raised {type(error).__name__}"
+                )
+                raise ModelError(f"the model of the tier {self._tier.name!r} {what}") from error
 
         return self._caller.call(work, deadline=self._deadline)
 
@@ -215,8 +225,8 @@ class AttemptRunner:
     def _score_and_rule(self, so_far: Generation, evaluate_prompt: EvaluatePrompt) -> None:
         try:
             score = self._tier.score_prompt(so_far)
-        except Exception as error:
-            if self._is_binding:
+        except BaseException as error:
+            if self._is_binding or is_interrupt(error):
                 raise
             # The model answers all the same; `_check_prompt` raises the error afterwards.
             self._prompt_failure = error
@@ -244,7 +254,7 @@ class AttemptRunner:
         )
 
     def _attempt(
-        self, prompt: PromptPhase, generation: Generation | None, score: Score | None, failure: Exception | None
+        self, prompt: PromptPhase, generation: Generation | None, score: Score | None, failure: BaseException | None
     ) -> Attempt:
         if self._is_spared(prompt):
             attempt = self._attempt_at("prompt", prompt.score, prompt_score=prompt.score)

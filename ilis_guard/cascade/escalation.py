@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ilis_guard import events
+from ilis_guard.concurrency.interrupts import is_interrupt
 from ilis_guard.policy import DEFAULT_QUEUE, Policy
 from ilis_guard.types import Attempt, ErrorInfo, Request, Ruling, Ticket, TicketKind
 
@@ -85,7 +86,9 @@ class Escalator:
                 kind=kind,
                 probability=probability,
             )
-        except Exception as error:  # noqa: BLE001 - fail closed, whatever the storage raises
+        except BaseException as error:  # fail closed, whatever the storage raises
+            if is_interrupt(error):
+                raise
             event = events.ESCALATION_FAILED if kind == "escalated" else events.AUDIT_FAILED
             # Only its class: the storage's message may quote the ticket's texts, a path or a host.
             events.log().error(event, decision=self.decision, queue=queue, error=type(error).__name__)

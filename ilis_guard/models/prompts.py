@@ -3,12 +3,13 @@
 import hashlib
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import ModelError
 from ilis_guard.models.answer_text import before_stop, without_partial_stop
+from ilis_guard.models.control_tokens import MarkedText, PlainTextEncoder, cut_mark, fill, filler
 from ilis_guard.types import Message
 
 PLACEHOLDER: Final = "\x00question\x00"
@@ -68,25 +69,79 @@ class PromptTemplate:
             ModelError: a base model got a conversation of several turns, or the chat template refuses this one (some
                 accept no system turn).
         """
-        last = self.text.replace(QUESTION, messages[-1].content)
-        if self.chat_template is None:
-            if len(messages) > 1:
-                raise ModelError(
-                    f"a base model takes one user message and no conversation, got {len(messages)} messages"
-                )
-            return last
-        turns = [{"role": turn.role, "content": turn.content} for turn in messages[:-1]]
-        turns.append({"role": messages[-1].role, "content": last})
+        return self.render_turns(self.worded(messages), tokenizer) if self.is_chat else self._continued(messages)
+
+    def render_marked(self, messages: Sequence[Message], tokenizer: Any, encoder: PlainTextEncoder) -> MarkedText:
+        """As `render`, with what people wrote: all messages, and in a chat the tier's wording too.
+
+        Raises:
+            ModelError: as `render`, or the chat template makes something of the text of a control token in a message.
+        """
+        letter = filler(turn.content for turn in messages)
+        if not self.is_chat:
+            filled = self._continued([replace(turn, content=fill(turn.content, letter)) for turn in messages])
+            return MarkedText(text=self._continued(messages), filled=filled)
+        turns = self.worded(messages)
+        text = self.render_turns(turns, tokenizer)
+        try:
+            filled = self.render_turns([replace(turn, content=fill(turn.content, letter)) for turn in turns], tokenizer)
+        except ModelError:  # it accepts certain words only
+            filled = ""
+        if len(filled) == len(text) and all(
+            ours in (theirs, letter) for theirs, ours in zip(text, filled, strict=True)
+        ):
+            return MarkedText(text=text, filled=filled)
+        return self._marked_by_cuts(text, turns, tokenizer, encoder)
+
+    def worded(self, messages: Sequence[Message]) -> list[Message]:
+        """Put the wording around the last turn."""
+        last = messages[-1]
+        return [*messages[:-1], replace(last, content=self.text.replace(QUESTION, last.content))]
+
+    def render_turns(self, turns: Sequence[Message], tokenizer: Any) -> str:
+        """Apply the chat template.
+
+        Raises:
+            ModelError: it refuses the conversation.
+        """
         from jinja2 import TemplateError  # torch brings it
 
+        plain = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
         except (TemplateError, ValueError) as error:
-            roles = [turn.role for turn in messages]
+            roles = [turn.role for turn in turns]
             raise ModelError(
                 f"the model's chat template refuses a conversation of {roles!r} ({type(error).__name__})"
             ) from error
-        return str(rendered)
+
+    def _continued(self, messages: Sequence[Message]) -> str:
+        """The text that a base model continues."""
+        if len(messages) > 1:
+            raise ModelError(f"a base model takes one user message and no conversation, got {len(messages)} messages")
+        return self.worded(messages)[0].content
+
+    def _marked_by_cuts(
+        self, text: str, turns: Sequence[Message], tokenizer: Any, encoder: PlainTextEncoder
+    ) -> MarkedText:
+        """Find the control tokens that people wrote, where the chat template reads what it is given.
+
+        Many templates look for the end of a model's thinking in its former turns, and leave out what is before.
+        """
+        if not any(encoder.ids_of_controls(turn.content) for turn in turns):
+            return MarkedText(text=text, filled=text)
+        mark = cut_mark(turn.content for turn in turns)
+        cut = [replace(turn, content=encoder.cut(turn.content, mark)) for turn in turns]
+        kept = [whole if whole.role == "assistant" else turn for turn, whole in zip(cut, turns, strict=True)]
+        harmless = encoder.ids_of_controls(self.render_turns(cut, tokenizer))
+        for candidate in (cut, kept):
+            marked = _marked_at(self.render_turns(candidate, tokenizer), mark)
+            if marked.text == text and encoder.ids_of_controls(marked.filled) == harmless:
+                return marked
+        raise ModelError(
+            "a message holds the text of a control token that the model's chat template makes something of: leave it "
+            "out of messages"
+        )
 
 
 class TextCodec:
@@ -103,7 +158,7 @@ class TextCodec:
         self._template = template
         self.end_tokens = frozenset(end_tokens)
         # A fast tokenizer keeps its padding and truncation as state: two threads that set it at once make it raise.
-        self._lock = threading.Lock()
+        self._encoder = PlainTextEncoder(tokenizer, threading.Lock())
 
     def encode_prompt(self, messages: Sequence[Message], template: PromptTemplate | None = None) -> list[int]:
         """Encode what the model continues, in the tier's wording or in another.
@@ -113,14 +168,17 @@ class TextCodec:
         """
         wording = template or self._template
         # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
-        return self._encode(wording.render(messages, self._tokenizer), special=not wording.is_chat)
+        return self._encoder.encode(
+            wording.render_marked(messages, self._tokenizer, self._encoder), special=not wording.is_chat
+        )
 
     def encode_answer(self, messages: Sequence[Message], prompt: Sequence[int], answer: str) -> list[int]:
         """Encode an answer's text as it follows its prompt."""
-        rendered = self._template.render(messages, self._tokenizer)
+        marked = self._template.render_marked(messages, self._tokenizer, self._encoder)
         # A space, which `Generation.text` leaves out, precedes a base model's answer.
-        gap = "" if self._template.is_chat or rendered[-1:].isspace() or answer[:1].isspace() else " "
-        whole = self._encode(rendered + gap + answer, special=not self._template.is_chat)
+        gap = "" if self._template.is_chat or marked.text[-1:].isspace() or answer[:1].isspace() else " "
+        written = MarkedText.written(gap + answer)
+        whole = self._encoder.encode(marked + written, special=not self._template.is_chat)
         if whole[: len(prompt)] == list(prompt):
             return whole[len(prompt) :]
         # The prompt's end and the answer's beginning became one token, which never happens in generation.
@@ -128,7 +186,7 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Encode any text by itself, without special tokens."""
-        return self._encode(text, special=False)
+        return self._encoder.encode(MarkedText.written(text), special=False)
 
     def before_end(self, tokens: Sequence[int]) -> list[int]:
         """Cut an answer's tokens before the first end token."""
@@ -160,6 +218,14 @@ class TextCodec:
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
-        with self._lock:
-            return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+def _marked_at(cut: str, mark: str) -> MarkedText:
+    """Mark what people wrote by the characters on both sides of each mark."""
+    pieces = cut.split(mark)
+    letter = filler(pieces)
+    filled = [(piece if index == 0 else fill(piece[:1], letter) + piece[1:]) for index, piece in enumerate(pieces)]
+    filled = [
+        (piece if index == len(pieces) - 1 else piece[:-1] + fill(piece[-1:], letter))
+        for index, piece in enumerate(filled)
+    ]
+    return MarkedText(text="".join(pieces), filled="".join(filled))

@@ -39,6 +39,7 @@ class TappedModel:
         self._points = tuple(points)
         self._end_tokens = end_tokens(checkpoint.model, checkpoint.tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(checkpoint.tokenizer)
+        self._codec = TextCodec(checkpoint.tokenizer, template)
 
     @classmethod
     def of(
@@ -112,7 +113,7 @@ class TappedModel:
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Encode a conversation in the bundle's wording."""
-        return TextCodec(self._tokenizer, self.template).encode_prompt(messages)
+        return self._codec.encode_prompt(messages)
 
 
 class CallRecorder:
