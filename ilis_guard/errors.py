@@ -147,6 +147,10 @@ class FitError(IlisGuardError):
     """A scorer can't be fitted to these rows."""
 
 
+class UnacceptedFindingsError(FitError):
+    """A score is no better than chance, or its figures are no evidence; nobody accepted it all the same."""
+
+
 class SimulationError(IlisGuardError):
     """A policy can't be simulated on a table of attempts."""
 
