@@ -15,7 +15,8 @@ from ilis_guard.errors import PolicyError, QuestionError, RequestError, ReviewEr
 from ilis_guard.lab.questions import read_questions
 from ilis_guard.policy.facts import Facts
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Generation, Score, Statistics, is_blank, to_float
+from ilis_guard.text import is_blank
+from ilis_guard.types import Generation, Score, Statistics, to_float
 from ilis_guard_langchain import ChatIlisGuard, GuardRunnable, wrap
 from tests.server.servers import serve
 

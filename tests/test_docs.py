@@ -257,14 +257,15 @@ def test_the_index_lists_every_page() -> None:
 
 def promises() -> list[tuple[str, str]]:
     """Read the rows of the page of promises: the fault, and the tests named for it."""
-    rows = re.findall(r"^\| (?!fault|---)(.+?) \|.*\| (.+?) \|$", (ROOT / "docs/promises.md").read_text(), flags=re.MULTILINE
+    rows = re.findall(
+        r"^\| (?!fault|---)(.+?) \|.*\| (.+?) \|$", (ROOT / "docs/promises.md").read_text(), flags=re.MULTILINE
     )
     return [(fault, tests) for fault, tests in rows]
 
 
 @pytest.mark.parametrize(("fault", "tests"), promises())
 def test_every_promise_names_tests_that_exist(fault: str, tests: str) -> None:
-    """A test is named as `tests/ROOM/test_FILE.py::test_name`, or by its file where the whole file shows the promise."""
+    """A test is named `tests/ROOM/test_FILE.py::test_name`, or by its file where the whole file shows the promise."""
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", tests)
     assert named, fault
     for file, test in named:

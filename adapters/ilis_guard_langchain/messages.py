@@ -12,7 +12,8 @@ from langchain_core.prompt_values import PromptValue
 
 from ilis_guard import Action, Decision, Message, Retraction, StreamEvent, TextDelta
 from ilis_guard.errors import RequestError
-from ilis_guard.types import Role, is_blank
+from ilis_guard.text import is_blank
+from ilis_guard.types import Role
 
 KEY: Final = "ilis_guard"
 """The key in a message's `response_metadata` of its decision's summary; in a stream, before it, of the `retraction`."""

@@ -27,7 +27,8 @@ from ilis_guard.errors import ConfigError, ModelError
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.remote import RemoteModel, check_not_refused, generation_of
 from ilis_guard.review import TicketRecord
-from ilis_guard.types import Attempt, Labels, is_blank
+from ilis_guard.text import is_blank
+from ilis_guard.types import Attempt, Labels
 from ilis_guard_langchain.chain_models import ModelCall
 from ilis_guard_langchain.chat import ChatIlisGuard
 from ilis_guard_langchain.interrupts import (

@@ -14,6 +14,7 @@ from ilis_guard.models import Model, StepwiseModel, StoppableModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
+from ilis_guard.text import is_blank
 from ilis_guard.types import (
     Dtype,
     Fingerprint,
@@ -24,7 +25,6 @@ from ilis_guard.types import (
     Site,
     Stage,
     Step,
-    is_blank,
     to_float,
 )
 
@@ -274,6 +274,7 @@ def load_local_model(
         dtype=dtype,
         site=site,
         decoding=config.decoding,
+        chat_template_kwargs=config.chat_template_kwargs,
         device_map=config.device_map,
         proof=config.proof,
         progress=progress,

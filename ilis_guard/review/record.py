@@ -10,7 +10,8 @@ from ilis_guard.errors import ReviewError
 from ilis_guard.policy.explain import explain_ticket
 from ilis_guard.review.schema import SMALL_COLUMNS, history, tickets
 from ilis_guard.review.store import TicketEventType, TicketStore, ticket_row
-from ilis_guard.types import Ruling, Ticket, TicketState, TicketWaiter, Verdict, is_blank
+from ilis_guard.text import is_blank
+from ilis_guard.types import Ruling, Ticket, TicketState, TicketWaiter, Verdict
 from ilis_guard.types.decisions import read_attempt
 from ilis_guard.types.rulings import read_rulings
 

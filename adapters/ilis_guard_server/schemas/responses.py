@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.cascade.stream import RetractionReason
 from ilis_guard.config.base import StrictModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import (
     Action,
     Decision,
@@ -23,7 +24,6 @@ from ilis_guard.types import (
     TicketKind,
     TicketState,
     Verdict,
-    is_blank,
 )
 
 DECISION_HEADER: Final = "x-ilis-guard-decision"

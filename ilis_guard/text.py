@@ -1,8 +1,12 @@
-"""Texts: whether there is anything in them to read."""
+"""Text that strangers supply: as JSON, databases and terminals can hold it, and whether there is anything to read."""
 
+import re
 import unicodedata
 from typing import Final
 
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+REPLACEMENT: Final = "\ufffd"
+"""Stands for what was no character, as decoders put it."""
 _INVISIBLE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Me", "Mn", "Zl", "Zp", "Zs"})
 """Control and format characters (NUL, BOM, zero-width, bidi and tag characters, soft hyphens), half characters, marks
 without a letter to stand on (variation selectors, joiners), separators."""
@@ -10,9 +14,20 @@ _INVISIBLE: Final = frozenset(
     {
         *("\u115f", "\u1160", "\u3164", "\uffa0"),  # fillers of Hangul, which count as letters
         *("\u2800", "\U0001d159"),  # the braille pattern without a dot, the musical note without a head
-        *("\ufffc", "\ufffd"),  # they stand for something that isn't in the text, or couldn't be read
+        *("\ufffc", REPLACEMENT),  # they stand for something that isn't in the text, or couldn't be read
     }
 )
+
+
+def has_half_characters(text: str) -> bool:
+    """Whether a text holds lone surrogates, which no encoding of Unicode can express."""
+    return not text.isascii() and _LONE_SURROGATE.search(text) is not None
+
+
+def whole_characters(text: str) -> str:
+    """Replace lone surrogates, which JSON can escape; of a subclass of `str`, return a plain one."""
+    plain = str.__str__(text)
+    return plain if plain.isascii() else _LONE_SURROGATE.sub(REPLACEMENT, plain)
 
 
 def is_blank(text: str) -> bool:
