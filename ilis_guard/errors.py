@@ -91,6 +91,23 @@ class ThinkingError(ModelError):
     """The model thought and gave no answer: it never left its thinking, or thought in the middle of its answer."""
 
 
+class UnfinishedAnswerError(ModelError):
+    """The model's reply is no finished answer: it refuses, asks for tools, was broken off, or doesn't say how it ended.
+
+    Args:
+        message: what the reply is.
+        prompt_tokens: what the model read all the same; None where that isn't known.
+        tokens: what it wrote; None where that isn't known.
+    """
+
+    caller_message = "The model gave no finished answer."
+
+    def __init__(self, message: str, *, prompt_tokens: int | None = None, tokens: int | None = None) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.tokens = tokens
+
+
 class CircuitOpenError(ModelError):
     """The tier's model failed too often in a row: it isn't called for a while."""
 

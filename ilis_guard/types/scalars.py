@@ -1,8 +1,12 @@
-"""Numbers that users' own parts return."""
+"""Numbers that users' own parts return, and sums of which a part may be unknown."""
 
 import math
+from collections.abc import Iterable
 from decimal import Decimal
 from numbers import Real
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
 
 
 def to_float(value: object) -> float | None:
@@ -18,4 +22,15 @@ def to_float(value: object) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return math.copysign(math.inf, value > 0 or -1)
+
+
+def total(values: Iterable[N | None], *, start: N) -> N | None:
+    """Add up numbers from `start` on, one after the other; None where one of them isn't known."""
+    # As the simulation adds up its columns: Python's sum() rounds otherwise from 3.12 on.
+    found = start
+    for value in values:
+        if value is None:
+            return None
+        found += value
+    return found
