@@ -206,7 +206,7 @@ def _ending_of_answer(reply: AIMessage, *, may_call_tools: bool) -> Ending | Non
     ending = ending_of(reply.response_metadata)
     if not may_call_tools and (ending == "tool_calls" or reply.tool_calls or reply.invalid_tool_calls):
         raise UnfinishedAnswerError(
-            "the model asks for tools, which is no answer: a guard decides on the answers of the agent that calls them, "
+            "the model asks for tools, which is no answer: a guard decides on answers of the agent that calls them, "
             "so wrap that, or give the agent the guard's middleware"
         )
     return ending

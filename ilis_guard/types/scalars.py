@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from decimal import Decimal
 from numbers import Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 N = TypeVar("N", int, float)
 
@@ -19,10 +19,11 @@ def to_float(value: object) -> float | None:
         return value
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         return None
+    number: Any = value
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
-        return math.copysign(math.inf, value > 0 or -1)
+        return -math.inf if number < 0 else math.inf
 
 
 def total(values: Iterable[N | None], *, start: N) -> N | None:

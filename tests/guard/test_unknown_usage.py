@@ -163,9 +163,15 @@ def test_a_chain_with_one_unknown_usage_has_an_unknown_sum() -> None:
 
     for second, expected in ((usage, (6, 4)), (None, (None, None))):
         models = [reply(usage), reply(second)]
-        chain = RunnableLambda(lambda given, models=models: [str(each.invoke(given).content) for each in models][-1])
-        made = wrap(chain, guard_of(FakeModel("never"), 0.1), output="decision").invoke(QUESTION)
+        made = wrap(in_turn(models), guard_of(FakeModel("never"), 0.1), output="decision").invoke(QUESTION)
         assert (made.attempts[0].prompt_tokens, made.attempts[0].tokens) == expected
+
+
+def in_turn(models: list[Any]) -> RunnableLambda[str, str]:
+    def run(given: str) -> str:
+        return [str(each.invoke(given).content) for each in models][-1]
+
+    return RunnableLambda(run)
 
 
 def test_a_users_own_model_may_not_know_its_tokens() -> None:
