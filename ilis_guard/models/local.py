@@ -117,7 +117,7 @@ class LocalModel:
         template = PromptTemplate(text=prompt, chat_template=checkpoint.tokenizer.chat_template)
         points = locate(checkpoint.model, checkpoint.layers, site)
         fingerprint = checkpoint.fingerprint(
-            points, temperature=temperature, decoding=decoding_name(decoding or {}), prompt=template.digest
+            points, temperature=temperature, decoding=decoding_name(decoding or {}), template=template
         )
         model = cls(
             checkpoint,
@@ -215,9 +215,10 @@ class LocalModel:
             span: as for `generate`.
 
         Raises:
-            ModelError: the span doesn't lie in an answer.
+            ModelError: the span doesn't lie in an answer, or the model was changed in memory since it was loaded.
             SignatureError: an activation is missing or not finite.
         """
+        self.checkpoint.snapshot.check()
         inputs = pad([request.tokens for request in requests], self._model.device)
 
         def build(recording: Recording, row: int, answer: list[int], is_complete: bool) -> Generation:
@@ -345,6 +346,7 @@ class LocalModel:
     def _read(
         self, request: GenerationRequest, tokens: list[int], finish_reason: FinishReason, span: Span | None
     ) -> Generation:
+        self.checkpoint.snapshot.check()
         recording = replay(
             self._model,
             self._points,
@@ -371,6 +373,8 @@ class LocalModel:
         token_ids = self._codec.before_end(answer)
         # A complete answer holds no stop sequence; of one that isn't, the end may be the beginning of one.
         is_complete = finish_reason is not None
+        if is_complete:  # with a model that was changed meanwhile, it is nobody's answer
+            self.checkpoint.snapshot.check()
         decode = self._codec.decode_answer
         text = decode(token_ids) if is_complete else self._codec.decode_partial(token_ids, request.stop)
         signatures: dict[Position, Any] = dict(recording.signatures)

@@ -19,6 +19,7 @@ from ilis_guard.models.decoding import (
     special_tokens,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.models.snapshot import ModelSnapshot
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate
 from ilis_guard.types import Fingerprint, Generation, Message
 
@@ -36,6 +37,7 @@ class TappedModel:
         self.fingerprint = fingerprint
         self.template = template
         self._tokenizer = checkpoint.tokenizer
+        self._snapshot = checkpoint.snapshot
         self._points = tuple(points)
         self._end_tokens = end_tokens(checkpoint.model, checkpoint.tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(checkpoint.tokenizer)
@@ -83,7 +85,7 @@ class TappedModel:
                 "pipeline these, or harvest and fit a bundle for it"
             )
         fingerprint = checkpoint.fingerprint(
-            points, temperature=fitted.temperature, decoding=decoding_name(decoding), prompt=template.digest
+            points, temperature=fitted.temperature, decoding=decoding_name(decoding), template=template
         )
         checkpoint.prove_taps(points)
         return cls(checkpoint, points, fingerprint=fingerprint, template=template)
@@ -100,7 +102,12 @@ class TappedModel:
 
     @contextmanager
     def record(self) -> Iterator["CallRecorder"]:
-        """Record one call of ``generate``, of one row, in this thread."""
+        """Record one call of ``generate``, of one row, in this thread.
+
+        Raises:
+            ModelError: the model was changed in memory since it was prepared.
+        """
+        self._snapshot.check()
         with torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
@@ -108,7 +115,7 @@ class TappedModel:
                 special_tokens=self._special_tokens,
                 temperature=self.fingerprint.temperature,
             )
-            yield CallRecorder(recorder)
+            yield CallRecorder(recorder, self._snapshot)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Encode a conversation in the bundle's wording."""
@@ -118,8 +125,9 @@ class TappedModel:
 class CallRecorder:
     """Records one call of a third party's ``generate``."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, snapshot: ModelSnapshot) -> None:
         self._recorder = recorder
+        self._snapshot = snapshot
         self._prompt: list[int] = []
         self._sequences: torch.Tensor | None = None
         self._started = time.perf_counter()
@@ -141,13 +149,14 @@ class CallRecorder:
             text: the answer, as the caller of ``generate`` got it.
 
         Raises:
-            ModelError: no token was recorded, or several rows were generated at once.
+            ModelError: no token was recorded, several rows were generated at once, or the model was changed meanwhile.
             SignatureError: an activation is missing or not finite.
         """
         if self._sequences is None:
             raise ModelError("the chain's model returned and no token was recorded: did a cache answer?")
         if len(self._sequences) != 1:
             raise ModelError(f"the chain's model generated {len(self._sequences)} rows for one request")
+        self._snapshot.check()
         (recording,) = self._recorder.finish(self._sequences)
         return Generation(
             text=text,
