@@ -137,9 +137,12 @@ class ChainModel:
 class TappedChainModel:
     """As `ChainModel`, of a local transformers pipeline: its activations are recorded in the pass that answers."""
 
-    def __init__(self, parts: ChainParts, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
+    def __init__(
+        self, parts: ChainParts, model: "TappedModel", llm: Any, *, bound: Mapping[str, Any], is_chat: bool
+    ) -> None:
         self._parts = parts
         self._model = model
+        self._llm = llm
         self._bound = bound
         self._is_chat = is_chat
 
@@ -174,7 +177,7 @@ class TappedChainModel:
             prompt=metadata.prompt,
             max_new_tokens=metadata.max_new_tokens,
         )
-        return cls(parts, model, bound=bound, is_chat=is_chat)
+        return cls(parts, model, llm, bound=bound, is_chat=is_chat)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -204,10 +207,12 @@ class TappedChainModel:
         """Call the model once and record the pass.
 
         Raises:
-            ModelError, GraphBubbleUp: as `ChainModel.generate`.
+            ModelError, GraphBubbleUp: as `ChainModel.generate`; the pipeline was changed since it was wrapped.
             SignatureError: an activation is missing or not finite.
         """
-        call = CURRENT_CALL.get()
+        call, pipeline = CURRENT_CALL.get(), self._llm.pipeline
+        options = _generate_options(pipeline, self._bound.get(PIPELINE_KWARGS, {}))
+        self._model.check_call(pipeline.model, pipeline.tokenizer, options)
         given = call.kwargs.get(PIPELINE_KWARGS, {})
         with self._model.record() as recorder:
             options = {

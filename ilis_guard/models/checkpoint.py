@@ -39,7 +39,7 @@ from ilis_guard.models.model_files import (
 )
 from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.models.snapshot import ModelSnapshot
-from ilis_guard.models.structure import check_structure
+from ilis_guard.models.structure import check_class, check_structure
 from ilis_guard.models.tokenizers import check_tokenizer, tokenizer_digest
 from ilis_guard.models.weights import (
     LOADING,
@@ -147,11 +147,12 @@ class Checkpoint:
 
     @classmethod
     def _in_memory(cls, model: Any, tokenizer: Any, name: str) -> "Checkpoint":
-        check_structure(model)
+        check_class(model)
         if any(module.training for module in model.modules()):
             raise ModelError(f"the model {name!r} is in training mode, in which its answers vary; call model.eval()")
         _compute_in_dtype(model)
         precision, dtype = held_precision(model)
+        check_structure(model)
         config = model.config.get_text_config()
         if missing := [field for field in ("num_hidden_layers", "hidden_size") if not hasattr(config, field)]:
             raise ModelError(

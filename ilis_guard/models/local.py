@@ -68,6 +68,7 @@ class LocalModel:
         self._tokenizer = checkpoint.tokenizer
         self._points = tuple(points)
         self._context = context_length(checkpoint.model)
+        self._vocabulary = checkpoint.model.get_input_embeddings().num_embeddings
         ends = end_tokens(checkpoint.model, self._tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(self._tokenizer)
         self._codec = TextCodec(self._tokenizer, template, ends)
@@ -295,6 +296,7 @@ class LocalModel:
         tokens = self._codec.before_end(given)
         if not tokens:
             raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
+        self._check_known(tokens)
         self._check_length(len(prompt), len(tokens))
         request = GenerationRequest(tokens=tuple(prompt), started_at=started_at)
         return self._read(request, tokens, "length" if finish_reason == "length" and tokens == given else "stop", span)
@@ -313,6 +315,7 @@ class LocalModel:
             ModelError: the conversation can't be put to this model.
         """
         prompt = self._codec.encode_prompt(messages, template)
+        self._check_known(prompt)
         self._check_length(len(prompt), new_tokens)
         return prompt
 
@@ -326,6 +329,14 @@ class LocalModel:
         with torch.no_grad():
             sequences = self._model.generate(**inputs, generation_config=self._decoding)
         return [self._codec.decode_answer(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _check_known(self, tokens: Sequence[int]) -> None:
+        """Check that a model knows all tokens: its tokenizer may have words of a larger model of its family."""
+        if tokens and max(tokens) >= self._vocabulary:
+            raise ModelError(
+                f"the text has the token {max(tokens)}, and the model knows {self._vocabulary}: its tokenizer has "
+                "words that it wasn't trained on"
+            )
 
     def _check_length(self, prompt: int, answer: int) -> None:
         if prompt + answer > self._context:

@@ -133,20 +133,25 @@ def check_safetensors(file: Path) -> None:
         ModelError: it isn't.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as content:
-            length = int.from_bytes(content.read(8), "little")
-            if 8 + length > size or length > HEADER_SIZE:
-                raise ValueError(f"its header should have {length} bytes, the whole file has {size}")
-            header = json.loads(content.read(length))
-        header.pop("__metadata__", None)
-        if not header:
-            raise ValueError("it holds no tensor")
-        expected = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
-        if expected != size:
-            raise ValueError(f"it has {size} bytes, and should have {expected}")
+        problem = _safetensors_problem(file)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{str(file)!r} isn't a whole safetensors file: {error}") from error
+    if problem is not None:
+        raise ModelError(f"{str(file)!r} isn't a whole safetensors file: {problem}")
+
+
+def _safetensors_problem(file: Path) -> str | None:
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        if 8 + length > size or length > HEADER_SIZE:
+            return f"its header should have {length} bytes, the whole file has {size}"
+        header = json.loads(content.read(length))
+    header.pop("__metadata__", None)
+    if not header:
+        return "it holds no tensor"
+    expected = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
+    return None if expected == size else f"it has {size} bytes, and should have {expected}"
 
 
 def _check_size(file: Path) -> None:
@@ -176,7 +181,9 @@ def _check_weights(folder: Path, index: Mapping[str, Any] | None) -> None:
 def _shards(index: Mapping[str, Any], file: Path) -> Iterator[str]:
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ModelError(f"{str(file)!r}: its 'weight_map' must say for each tensor which file it is in, got {places!r:.80}")
+        raise ModelError(
+            f"{str(file)!r}: its 'weight_map' must say for each tensor which file it is in, got {places!r:.80}"
+        )
     for tensor, name in places.items():
         # A file beside it, and no path to anywhere else.
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name:

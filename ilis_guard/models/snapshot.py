@@ -9,10 +9,12 @@ from accelerate.utils import has_offloaded_params
 from torch import Tensor, nn
 
 from ilis_guard.errors import ModelError
-from ilis_guard.models.structure import foreign_hook, is_moving
+from ilis_guard.models.structure import MOVING, foreign_hook, is_moving
 
 SAMPLE: Final = 16
 """Values of each tensor that are compared."""
+SETTINGS: Final = (bool, int, float, str, tuple, torch.dtype)
+"""Types of modules' attributes that are compared."""
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -33,6 +35,12 @@ class ModelSnapshot:
         self._config = copy.deepcopy(vars(model.config))
         self._modules = [vars(module) for module in model.modules()]
         """Attributes of all modules: reading these is faster than asking the modules."""
+        self._attributes = [
+            (own, name)
+            for own in self._modules
+            for name, value in own.items()
+            if isinstance(value, SETTINGS) and not name.startswith("_") and name not in MOVING
+        ]
         # Weights that are only moved in for each pass are others each time.
         watched = [module for module in model.modules() if not has_offloaded_params(module)]
         self._watched = [vars(module)["_parameters"] for module in watched]
@@ -64,11 +72,11 @@ class ModelSnapshot:
         if vars(self._model.config) != self._config:
             raise _changed("its configuration")
 
-    def _read_structure(self) -> list[Any]:
+    def _read_structure(self) -> tuple[list[Any], list[Any]]:
         return [
             (own["training"], own.get("forward"), own.get("_compiled_call_impl"), *map(id, own["_modules"].values()))
             for own in self._modules
-        ]
+        ], [own.get(name) for own, name in self._attributes]
 
     def _read_weights(self) -> list[int]:
         found = [id(tensor) for tensor in chain.from_iterable(own.values() for own in self._watched)]
@@ -103,6 +111,6 @@ def _views(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 def _changed(what: str) -> ModelError:
     return ModelError(
-        f"the model was changed in memory after its fingerprint was taken: {what}. Its answers can't be scored any more; "
-        "load or wrap the changed model anew, with a bundle that is fitted to it"
+        f"the model was changed in memory after its fingerprint was taken: {what}. Its answers can't be scored "
+        "any more; load or wrap the changed model anew, with a bundle that is fitted to it"
     )

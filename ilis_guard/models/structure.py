@@ -19,10 +19,10 @@ from ilis_guard.errors import ModelError
 from ilis_guard.models.model_files import adapter_error
 from ilis_guard.models.weights import LOADING
 
-PLAIN: Final = (bool, int, float, str, tuple, list, dict, torch.dtype, type(None))
-"""Types of attributes that are compared."""
-MOVING: Final = frozenset({"training", "gradient_checkpointing", "max_seq_len_cached"})
-"""Attributes that change while a model runs, or that are checked elsewhere."""
+PLAIN: Final = (bool, int, float, str, tuple, list, dict, torch.dtype)
+"""Types of attributes that are compared; what is None may be a state that the first pass fills in."""
+MOVING: Final = frozenset({"gradient_checkpointing", "max_seq_len_cached", "name_or_path", "training"})
+"""Attributes that change while a model runs, name it, or are checked elsewhere."""
 MAKERS: Final = frozenset({"accelerate", "bitsandbytes", "ilis_guard", "torch", "transformers"})
 """Packages whose hooks and functions change no activation, or are checked by what they leave behind."""
 HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
@@ -32,10 +32,8 @@ def check_structure(model: Any) -> None:
     """Check that a model computes as its class does with its configuration.
 
     Raises:
-        ModelError: it holds an adapter, is wrapped or compiled, or a module, an attribute, a buffer or a function was
-            changed; the message names the first.
+        ModelError: a module, an attribute, a buffer or a function was changed; the message names the first.
     """
-    _check_class(model)
     built = _build(model)
     modules, expected = dict(model.named_modules()), dict(built.named_modules())
     if different := sorted(modules.keys() ^ expected.keys()):
@@ -55,7 +53,12 @@ def foreign_hook(module: nn.Module) -> str | None:
     return None
 
 
-def _check_class(model: Any) -> None:
+def check_class(model: Any) -> None:
+    """Check that a model is a language model of transformers, without adapters.
+
+    Raises:
+        ModelError: it isn't, such as one that is wrapped or compiled.
+    """
     name = type(model).__name__
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise adapter_error(f"{name} with peft_config")
@@ -93,18 +96,30 @@ def _differences(module: nn.Module, expected: nn.Module) -> Iterator[str]:
         yield "is compiled into a graph, which skips hooks"
     if (hook := foreign_hook(module)) is not None:
         yield f"has the hook {hook!r}, which may change what passes"
-    if _maker(type(module).forward) not in {*MAKERS, type(module).__module__.partition(".")[0]}:
-        yield f"its class's forward was replaced by one of {type(module).forward.__module__!r}"
+    yield from _function_differences(module)
+    yield from _attribute_differences(module, expected)
+    yield from _buffer_differences(module, expected)
+
+
+def _function_differences(module: nn.Module) -> Iterator[str]:
+    """Describe functions of a module, or of its class, that somebody else put in their places."""
+    kind = type(module)
+    if _maker(kind.forward) not in {*MAKERS, kind.__module__.partition(".")[0]}:
+        yield f"its class's forward was replaced by one of {kind.forward.__module__!r}"
+    if hasattr(module, "_hf_hook"):  # accelerate has put functions of its own around it, to move weights and inputs
+        return
+    for name, value in vars(module).items():
+        is_function = callable(value) and not isinstance(value, nn.Module | Tensor) and hasattr(kind, name)
+        if is_function and _maker(value) not in MAKERS:
+            yield f"its {name} was replaced by one of {getattr(value, '__module__', None)!r}"
+
+
+def _attribute_differences(module: nn.Module, expected: nn.Module) -> Iterator[str]:
     given = vars(module)
     for name, value in vars(expected).items():
-        if isinstance(value, PLAIN) and not name.startswith("_") and name not in MOVING:
-            if not _is_equal(given.get(name), value):
-                yield f"its {name} is {given.get(name)!r:.80}, and was built as {value!r:.80}"
-    for name, value in given.items():
-        if callable(value) and not isinstance(value, nn.Module | Tensor) and hasattr(type(module), name):
-            if not _is_moved_in(module) and _maker(value) not in MAKERS:
-                yield f"its {name} was replaced by one of {getattr(value, '__module__', None)!r}"
-    yield from _buffer_differences(module, expected)
+        is_compared = isinstance(value, PLAIN) and not name.startswith("_") and name not in MOVING
+        if is_compared and not _is_equal(given.get(name), value):
+            yield f"its {name} is {given.get(name)!r:.80}, and was built as {value!r:.80}"
 
 
 def _buffer_differences(module: nn.Module, expected: nn.Module) -> Iterator[str]:
@@ -142,11 +157,6 @@ def _is_quantised(module: nn.Module, expected: nn.Module) -> bool:
     return _type_name(module) == "bitsandbytes.nn.modules.Linear4bit" and (
         _type_name(expected) in ("torch.nn.modules.linear.Linear", "transformers.pytorch_utils.Conv1D")
     )
-
-
-def _is_moved_in(module: nn.Module) -> bool:
-    """Whether accelerate has put its own ``forward`` around the module's, to move weights and inputs."""
-    return hasattr(module, "_hf_hook")
 
 
 def _maker(function: Any) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
+from transformers import GenerationConfig
 
 from ilis_guard.errors import BundleMismatchError, ModelError
 from ilis_guard.models.checkpoint import Checkpoint
@@ -32,10 +33,18 @@ class TappedModel:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, points: Sequence[TapPoint], *, fingerprint: Fingerprint, template: PromptTemplate
+        self,
+        checkpoint: Checkpoint,
+        points: Sequence[TapPoint],
+        *,
+        fingerprint: Fingerprint,
+        template: PromptTemplate,
+        decoding: GenerationConfig,
     ) -> None:
         self.fingerprint = fingerprint
         self.template = template
+        self._decoding = decoding
+        self._model = checkpoint.model
         self._tokenizer = checkpoint.tokenizer
         self._snapshot = checkpoint.snapshot
         self._points = tuple(points)
@@ -64,11 +73,13 @@ class TappedModel:
             max_new_tokens: the bundle's.
 
         Raises:
-            ModelError: it isn't in evaluation mode, or its weights or its precision are unknown.
+            ModelError: it isn't in evaluation mode, was changed in memory, or its precision is unknown.
             SignatureError: its architecture can't be tapped, or a tap isn't in the path to the logits.
             BundleMismatchError: its decoding or its length limit isn't the bundle's.
         """
         checkpoint = Checkpoint.of(model, tokenizer)
+        if model.config.is_encoder_decoder:
+            raise ModelError(f"a {type(model).__name__} encodes its prompt apart from its answer, and can't be tapped")
         template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
         points = locate(model, checkpoint.layers, fitted.site)
         decoding = parse_decoding(fitted.decoding)
@@ -77,18 +88,13 @@ class TappedModel:
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(model, tokenizer, chat=template.is_chat),
         )
-        if different := decoding_differences(model, options, ours):
-            wanted = {name: getattr(ours, name, None) for name in different}
-            raise BundleMismatchError(
-                f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
-                f"{', '.join(different)} differ. The bundle wants {wanted!r} (decoding {fitted.decoding}); give the "
-                "pipeline these, or harvest and fit a bundle for it"
-            )
+        if problem := _describe_differences(model, options, ours):
+            raise BundleMismatchError(problem)
         fingerprint = checkpoint.fingerprint(
             points, temperature=fitted.temperature, decoding=decoding_name(decoding), template=template
         )
         checkpoint.prove_taps(points)
-        return cls(checkpoint, points, fingerprint=fingerprint, template=template)
+        return cls(checkpoint, points, fingerprint=fingerprint, template=template, decoding=ours)
 
     def strip_template(self, messages: Sequence[Message]) -> tuple[Message, ...] | None:
         """Remove the bundle's wording from a conversation's last turn; None where the turn has another wording."""
@@ -99,6 +105,23 @@ class TappedModel:
         """As `strip_template`, for a whole rendered prompt, with the marks of the chat template."""
         question = self.template.question_in_rendered(prompt, self._tokenizer)
         return None if question is None else (Message(role="user", content=question),)
+
+    def check_call(self, model: Any, tokenizer: Any, options: Mapping[str, Any]) -> None:
+        """Check that the third party still calls this model, with its tokenizer, and with the bundle's options.
+
+        Args:
+            model: that it will call.
+            tokenizer: that it will use.
+            options: the arguments of ``generate``.
+
+        Raises:
+            ModelError: it has replaced the model or its tokenizer, or its decoding or its length limit isn't the
+                bundle's any more.
+        """
+        if model is not self._model or tokenizer is not self._tokenizer:
+            raise ModelError("the pipeline's model or its tokenizer was replaced after it was wrapped; wrap it anew")
+        if problem := _describe_differences(model, options, self._decoding):
+            raise ModelError(problem)
 
     @contextmanager
     def record(self) -> Iterator["CallRecorder"]:
@@ -120,6 +143,19 @@ class TappedModel:
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Encode a conversation in the bundle's wording."""
         return TextCodec(self._tokenizer, self.template).encode_prompt(messages)
+
+
+def _describe_differences(model: Any, options: Mapping[str, Any], ours: GenerationConfig) -> str:
+    """Describe in what a third party's call differs from the bundle's decoding; empty where it doesn't."""
+    different = decoding_differences(model, options, ours)
+    if not different:
+        return ""
+    wanted = {name: getattr(ours, name, None) for name in different}
+    return (
+        f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
+        f"{', '.join(different)} differ. The bundle wants {wanted!r}; give the pipeline these, or harvest and fit a "
+        "bundle for it"
+    )
 
 
 class CallRecorder:

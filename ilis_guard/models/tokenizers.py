@@ -8,7 +8,9 @@ from ilis_guard.errors import ModelError
 
 PROBE: Final = (
     "The quick brown fox's 12,345.67 jumps -- over\tTHE lazy dog!?\n\n  def f(x): return {'a': [x**2, 0x1F]}  "
-    "naïve Straße ﬁne cafe\u0301 Ελληνικά русский עברית العربية हिन्दी ไทย 日本語 한국어 中文 🙂👩‍👩‍👧 ½ ∑ ² \u00a0 \u200b ▁Ġ ##ing"
+    "na\u00efve Stra\u00dfe \ufb01ne cafe\u0301 \u03ac\u03c2 \u0440\u0443\u0438\u0439 \u05e2\u05d1\u05e8 "
+    "\u0627\u0644\u0639 \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22 \u65e5\u672c\u8a9e \ud55c\uad6d "
+    "\U0001f642 \u00bd \u2211 \u00a0 \u200b \u2581\u0120"
 )
 """A text of many scripts, on which tokenizers of one vocabulary and different rules disagree."""
 
