@@ -141,7 +141,8 @@ class TappedModel:
                 temperature=self.fingerprint.temperature,
                 find_answers=[AnswerStart(self._codec, lambda: call.opened_by)],
             )
-            yield CallRecorder(recorder, self._codec, self._snapshot)
+            call = CallRecorder(recorder, self._codec, self._snapshot)
+            yield call
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Encode a conversation in the bundle's wording."""
