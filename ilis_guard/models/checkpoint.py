@@ -30,7 +30,11 @@ from ilis_guard.models.model_files import (
     CONFIG,
     CUSTOM_GENERATE,
     GENERATION_CONFIG,
+    INDEX,
+    SIZES,
+    TOKENIZER,
     TOKENIZER_CONFIG,
+    WEIGHTS,
     adapter_error,
     check_config,
     check_folder,
@@ -105,12 +109,13 @@ class Checkpoint:
         _check_files(name, source, precision)
         with _reading(name, source, CONFIG):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with _reading(name, source, TOKENIZER_CONFIG):
+        is_quantised = getattr(config, "quantization_config", None) is not None
+        with _reading(name, source, TOKENIZER, TOKENIZER_CONFIG):
             tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
         if Path(source, GENERATION_CONFIG).exists():
             with _reading(name, source, GENERATION_CONFIG):
                 GenerationConfig.from_pretrained(source)
-        with _reading(name, source, CONFIG), LOADING:
+        with _reading(name, source, CONFIG, WEIGHTS, INDEX), LOADING:
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
@@ -118,7 +123,8 @@ class Checkpoint:
                 device_map=device_map or device,
                 use_safetensors=True,  # a pickled checkpoint could run code
                 trust_remote_code=False,
-                quantization_config=quantisation if precision == "nf4" else None,
+                # A folder that is quantised already says how; what it has become is read from the modules.
+                quantization_config=quantisation if precision == "nf4" and not is_quantised else None,
                 output_loading_info=True,
             )
         if missing := sorted(loaded["missing_keys"]):
@@ -182,7 +188,8 @@ class Checkpoint:
             decoding: its name, from `decoding_name`.
             template: the wording of its prompts.
         """
-        ends = end_tokens(self.model, self.tokenizer, chat=template.is_chat)
+        # The tokens with a line break, which end a base model's answers too, follow from the vocabulary.
+        ends = end_tokens(self.model, self.tokenizer, chat=True)
         prompt = f"{template.digest} {tokenizer_digest(self.tokenizer, ends)}"
         return Fingerprint(
             weights=self.weights,
@@ -264,16 +271,21 @@ def _hub_file(source: str, file: str) -> str | None:
 
 
 @contextmanager
-def _reading(name: str, source: str, file: str) -> Iterator[None]:
-    """Name the model and the file in whatever error transformers raises while it reads it."""
+def _reading(name: str, source: str, *files: str) -> Iterator[None]:
+    """Name the model and the files in whatever error transformers raises while it reads them."""
     try:
         yield
     except Exception as error:  # a file that isn't what it should be may fail anywhere
-        place = str(Path(source, file)) if Path(source).is_dir() else f"{name}: {file}"
+        folder = Path(source)
+        found = [file for file in files if (folder / file).exists()]
+        contents = {file: read_json(folder / file) for file in found if file in SIZES}
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-            raise ModelError(
-                f"the model {name!r} can't be loaded: {place!r} wants code of its own to be run (auto_map), and code "
-                "that comes with a model is never run; take a model whose architecture transformers has"
-            ) from error
-        said = str(error).strip()[:ERROR_LENGTH]
-        raise ModelError(f"the model {name!r} can't be loaded: {place!r}: {type(error).__name__}: {said}") from error
+            found = [file for file, content in contents.items() if "auto_map" in content] or found
+            problem = (
+                "wants code of its own to be run (auto_map), and code that comes with a model is never run; take a "
+                "model whose architecture transformers has"
+            )
+        else:
+            problem = f"{type(error).__name__}: {str(error).strip()[:ERROR_LENGTH]}"
+        place = " or ".join(repr(str(folder / file)) for file in found) or f"{name}: {files[0]}"
+        raise ModelError(f"the model {name!r} can't be loaded: {place}: {problem}") from error

@@ -38,6 +38,7 @@ from ilis_guard.models.forward_batch import (
     select_rows,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.models.tokenizers import vocabulary_size
 from ilis_guard.models.weights import Progress
 from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, replay
 from ilis_guard.types import Dtype, Fingerprint, FinishReason, Generation, Message, Position, Precision, Site, Step
@@ -69,7 +70,7 @@ class LocalModel:
         self._tokenizer = checkpoint.tokenizer
         self._points = tuple(points)
         self._context = context_length(checkpoint.model)
-        self._vocabulary = checkpoint.model.get_input_embeddings().num_embeddings
+        self._vocabulary = vocabulary_size(checkpoint.model)
         ends = end_tokens(checkpoint.model, self._tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(self._tokenizer)
         self._codec = TextCodec(self._tokenizer, template, ends)

@@ -86,11 +86,14 @@ def check_config(config: Mapping[str, Any], name: str, precision: Precision) -> 
             if type(value) is not int or not 1 <= value <= most:
                 raise ModelError(f"{name!r}: {key!r} must be a whole number from 1 to {most}, got {value!r:.80}")
     quantisation = config.get("quantization_config")
-    if quantisation is not None and precision == "full":
-        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+    if quantisation is None:
+        return
+    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+    if precision == "full" or method != "bitsandbytes":
         raise ModelError(
             f"{name!r}: the weights in this folder are quantised already ({method!r:.80}), and the tier's precision is "
-            "'full'; take the unquantised model, or `precision: nf4` where they are NF4 with double quantisation"
+            f"{precision!r}; take the unquantised model, or `precision: nf4` where they are bitsandbytes' NF4 with "
+            "double quantisation"
         )
 
 

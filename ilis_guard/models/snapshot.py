@@ -103,7 +103,7 @@ def _views(tensors: list[Tensor]) -> list[list[Tensor]]:
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel() and tensor.is_contiguous() and tensor.element_size() in _INTEGERS:
-            flat = tensor.detach().view(-1)
+            flat = tensor.detach().as_subclass(Tensor).view(-1)
             values = flat[:: -(-flat.numel() // SAMPLE)].view(_INTEGERS[tensor.element_size()])
             groups.setdefault((values.device, values.dtype), []).append(values)
     return list(groups.values())

@@ -106,11 +106,10 @@ def _function_differences(module: nn.Module) -> Iterator[str]:
     kind = type(module)
     if _maker(kind.forward) not in {*MAKERS, kind.__module__.partition(".")[0]}:
         yield f"its class's forward was replaced by one of {kind.forward.__module__!r}"
-    if hasattr(module, "_hf_hook"):  # accelerate has put functions of its own around it, to move weights and inputs
-        return
     for name, value in vars(module).items():
-        is_function = callable(value) and not isinstance(value, nn.Module | Tensor) and hasattr(kind, name)
-        if is_function and _maker(value) not in MAKERS:
+        # Accelerate puts functions of its own around a module's, and keeps the old one.
+        is_known = hasattr(kind, name) or name == "_old_forward"
+        if is_known and callable(value) and not isinstance(value, nn.Module | Tensor) and _maker(value) not in MAKERS:
             yield f"its {name} was replaced by one of {getattr(value, '__module__', None)!r}"
 
 

@@ -29,6 +29,11 @@ def tokenizer_digest(tokenizer: Any, ends: Iterable[int]) -> str:
     return digest.hexdigest()[:16]
 
 
+def vocabulary_size(model: Any) -> int:
+    """Return how many tokens a model has embeddings of."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
     """Check that a tokenizer has a vocabulary that its model knows, and a chat template that works.
 
@@ -38,7 +43,7 @@ def check_tokenizer(tokenizer: Any, model: Any, name: str) -> None:
     if not callable(getattr(tokenizer, "get_vocab", None)):
         raise ModelError(f"the model {name!r} has no tokenizer, got a {type(tokenizer).__name__}")
     # Named tokens may lie beyond: Gemma's text models know no image, and its tokenizer has a word for one.
-    known, rows = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
+    known, rows = tokenizer.vocab_size, vocabulary_size(model)
     if known < 2:
         raise ModelError(f"the tokenizer of {name!r} has no vocabulary: tokenizer.json or its like is missing")
     if known > rows:

@@ -46,7 +46,7 @@ precision by their own fields."""
 
 
 def weights_digest(model: Any) -> str:
-    """Digest all weights of a model in memory, and its configuration.
+    """Digest all weights of a model in memory, its configuration, and the name of its class.
 
     Equal weights of one dtype have equal digests in any process, on any device, before and after they are saved; any
     other value, shape, dtype or name gives another. It is fast, which cryptographic digests aren't: it notices
@@ -60,7 +60,7 @@ def weights_digest(model: Any) -> str:
     """
     digest = hashlib.sha256()
     digest.update("\n".join(sorted(_lines(model))).encode())
-    digest.update(_configuration(model.config).encode())
+    digest.update(f"\n{_class_name(model)}\n{_configuration(model.config)}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -100,8 +100,8 @@ def _digest(tensor: Tensor, seen: dict[tuple[Any, ...], str]) -> str:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    # Without a copy where it is contiguous and in main memory.
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    # Without a copy where it is contiguous and in main memory. As a plain tensor: a 4-bit one takes its scales along.
+    return tensor.detach().as_subclass(Tensor).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _scales(state: Any) -> str:
@@ -113,6 +113,13 @@ def _scales(state: Any) -> str:
     size = round(SCALE_STEPS * math.log2(mean)) if mean > 0 else "none"
     shape = ",".join(map(str, state.shape))
     return f"{state.quant_type} {state.blocksize} {nested.blocksize} {state.dtype} [{shape}] {size}"
+
+
+def _class_name(model: Any) -> str:
+    """Name a model's class, one that isn't transformers' own with its module: it may compute in another way."""
+    kind = type(model)
+    is_transformers = kind.__module__.partition(".")[0] == "transformers"
+    return kind.__qualname__ if is_transformers else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _configuration(config: Any) -> str:
@@ -127,11 +134,12 @@ def _configuration(config: Any) -> str:
 def _computed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in values.items():
-        default = defaults.get(key)
+        name, default = str(key), defaults.get(key)
+        if name in NOT_COMPUTED or name.startswith("_"):
+            continue
         if isinstance(value, dict):
-            nested = _computed(value, default if isinstance(default, dict) else {})
-            if nested:
-                found[str(key)] = nested
-        elif str(key) == "model_type" or not (value == default or str(key) in NOT_COMPUTED or str(key).startswith("_")):
-            found[str(key)] = value
+            if nested := _computed(value, default if isinstance(default, dict) else {}):
+                found[name] = nested
+        elif name == "model_type" or value != default:
+            found[name] = value
     return found

@@ -21,6 +21,8 @@ from tests.explained import problem
 
 FEW_WORDS: ChatPromptTemplate = ChatPromptTemplate.from_messages([("human", "{question} Answer in a few words only.")])
 QUESTION = {"question": "What is the capital of France?"}
+# PEFT reads it.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 POLICY = """
 version: 1
 name: scored

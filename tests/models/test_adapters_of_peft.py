@@ -18,7 +18,11 @@ from tests.models.in_memory import fingerprint, in_memory, tapped
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
 
-pytestmark = pytest.mark.usefixtures("real_model")
+pytestmark = [
+    pytest.mark.usefixtures("real_model"),
+    # PEFT reads it.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 Ask = Callable[..., list[Message]]
 NO_ADAPTER = r"a PEFT adapter, whose model would be another one with peft installed than without; merge it"

@@ -67,14 +67,14 @@ def test_loading_a_truncated_checkpoint_is_a_model_error(keep: float, make_tiny:
     file = folder.path / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(ModelError, match="can't be loaded"):
+    with pytest.raises(ModelError, match=r"model.safetensors' isn't a whole safetensors file"):
         folder.load()
 
 
 def test_a_checkpoint_that_lacks_its_weights_is_a_model_error(make_tiny: MakeTiny) -> None:
     folder = make_tiny()
     (folder.path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="can't be loaded"):
+    with pytest.raises(ModelError, match=r"holds neither 'model.safetensors' nor"):
         folder.load()
 
 
@@ -101,5 +101,5 @@ def test_a_pickled_checkpoint_is_refused_and_never_unpickled(
     folder = make_tiny(safe=False)
     assert (folder.path / "pytorch_model.bin").is_file()
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
-    with pytest.raises(ModelError, match="can't be loaded"):
+    with pytest.raises(ModelError, match=r"pickled weights, which can run code, are never read"):
         folder.load()

@@ -83,9 +83,9 @@ def own_generate(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (own_model, "config.json' wants code of its own to be run"),
-        (somebody_elses, "config.json' wants code of its own to be run"),
-        (own_tokenizer, "tokenizer_config.json' wants code of its own to be run"),
+        (own_model, "config.json': wants code of its own to be run"),
+        (somebody_elses, "config.json': wants code of its own to be run"),
+        (own_tokenizer, "tokenizer_config.json': wants code of its own to be run"),
         (own_generate, r"custom_generate/generate.py' is code by which this model wants to generate"),
     ],
 )

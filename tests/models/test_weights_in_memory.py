@@ -9,11 +9,12 @@ import torch
 from accelerate import dispatch_model
 from tokenizers import normalizers, processors
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.architectures.tiny import tiny as tiny_of
 from ilis_guard.errors import ModelError
 from ilis_guard.models.local import LocalModel
+from ilis_guard.models.structure import check_structure
 from ilis_guard.models.weights_digest import weights_digest
 from tests.models.in_memory import fingerprint, four_bits, in_memory, tapped
 
@@ -118,6 +119,18 @@ def test_a_model_that_was_never_saved_has_a_fingerprint(tiny_folder: "TinyFolder
     assert fingerprint(model, tiny_folder, tiny) == tiny.fingerprint
 
 
+class OwnLlama(LlamaForCausalLM):
+    """Of the same name and the same weights, and who knows what it computes."""
+
+    def forward(self, *given: Any, **options: Any) -> Any:
+        return super().forward(*given, **options)
+
+
+def test_a_class_of_ones_own_is_another_model(tiny_folder: "TinyFolder", tiny: LocalModel) -> None:
+    model = OwnLlama.from_pretrained(tiny_folder.path, dtype=torch.float32).eval()
+    assert fingerprint(model, tiny_folder, tiny).differences(tiny.fingerprint) == ("weights",)
+
+
 def test_another_dtype_has_other_weights(tiny_folder: "TinyFolder", tiny: LocalModel) -> None:
     found = fingerprint(in_memory(tiny_folder, dtype=torch.bfloat16), tiny_folder, tiny)
     assert found.differences(tiny.fingerprint) == ("weights", "dtype")
@@ -143,6 +156,10 @@ def test_weights_that_lie_on_disk_are_read_from_there(tmp_path: Path) -> None:
     dispatched = dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
     assert str(dispatched.model.layers[1].mlp.down_proj.weight.device) == "meta"
     assert weights_digest(dispatched) == before
+    check_structure(dispatched)
+    dispatched.model.layers[1].mlp._old_forward = lambda given: given
+    with pytest.raises(ModelError, match=r"'model.layers.1.mlp': its _old_forward was replaced"):
+        check_structure(dispatched)
 
 
 def test_weights_that_are_nowhere_are_refused() -> None:
