@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,10 +18,7 @@ from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps, read_bundle
-from ilis_guard_server.app import create_app
-
-_STOP_SECONDS: Final = 10
-"""How long requests in flight may take once the server is told to stop; the guard's have time of their own before."""
+from ilis_guard_server.app import STOP_SECONDS, create_app
 
 
 def serve(config: Path, *, host: str, port: int, on_start: Callable[[str], None] = lambda _: None) -> None:
@@ -69,7 +65,7 @@ def serve(config: Path, *, host: str, port: int, on_start: Callable[[str], None]
             server=settings.server,
             background=[] if review is None else [partial(_deliver, settings, review, failures, stop_server)],
         )
-        stop_seconds = _STOP_SECONDS + (0.0 if settings.server is None else settings.server.shutdown_seconds)
+        stop_seconds = STOP_SECONDS + (0.0 if settings.server is None else settings.server.shutdown_seconds)
         server: uvicorn.Server = _Server(
             uvicorn_config(app, host=host, port=port, stop_seconds=stop_seconds),
             on_start=lambda bound: _announce(on_start, settings, host, bound),
@@ -117,7 +113,7 @@ def _typical_maps(settings: GuardConfig) -> dict[str, TypicalMaps]:
 
 
 def uvicorn_config(
-    app: Callable[..., object], *, host: str, port: int, stop_seconds: float = _STOP_SECONDS
+    app: Callable[..., object], *, host: str, port: int, stop_seconds: float = STOP_SECONDS
 ) -> uvicorn.Config:
     """How uvicorn runs an application of ours."""
     return uvicorn.Config(

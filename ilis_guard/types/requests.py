@@ -143,9 +143,7 @@ def checked_labels(labels: Labels) -> CheckedLabels:
         return labels
     if what := label_problem(labels):
         raise RequestError(what, "labels")
-    return CheckedLabels(
-        (nfc(name), nfc(value) if isinstance(value, str) else value) for name, value in labels.items()
-    )
+    return CheckedLabels((nfc(name), nfc(value) if isinstance(value, str) else value) for name, value in labels.items())
 
 
 def label_problem(labels: Mapping[str, object]) -> str:
@@ -164,7 +162,9 @@ def _repeated_name(labels: Mapping[str, object]) -> str:
     seen = dict[str, str]()
     for name in labels:
         if (first := seen.setdefault(nfc(name), name)) != name:
-            return f"the label names {first!a} and {name!a} are the same letters (in Unicode's form NFC); send one of them"
+            return (
+                f"the label names {first!a} and {name!a} are the same letters (in Unicode's form NFC); send one of them"
+            )
     return ""
 
 

@@ -24,7 +24,10 @@ def own(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}1", "it needs more than 3 s of"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}1",
+            "it needs more than 3 s of",
+        ),
         ("{{ 'a' * 10**10 }}", "MemoryError"),
         ("{{ [0] * 10**10 }}", "MemoryError"),
         ("{{ 'a'.center(10**10) }}", "MemoryError"),
@@ -45,7 +48,9 @@ def test_a_template_that_takes_too_much_fails_and_takes_nothing_of_the_guards(
 def test_a_template_finds_no_environment_and_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where its sandbox had a hole."""
     script = tmp_path / "spy.py"
-    script.write_text("import json, os, sys; sys.stdin.read(); print(json.dumps({'body': '', 'size': 0, **os.environ}))")
+    script.write_text(
+        "import json, os, sys; sys.stdin.read(); print(json.dumps({'body': '', 'size': 0, **os.environ}))"
+    )
     monkeypatch.setattr(rendering, "_SCRIPT", script)
     monkeypatch.setenv("PAGERDUTY_KEY", "s3cret")
     seen = OwnTemplate(own(tmp_path, "1"), max_bytes=10)._run({})
