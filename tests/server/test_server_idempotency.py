@@ -177,7 +177,8 @@ class Slow(FakeModel):
 def test_a_request_that_comes_while_its_first_is_decided_waits_for_that(queue: ReviewQueue) -> None:
     model = Slow()
     guard = guard_of({"small": (model, FixedScorer(0.6))}, queue)
-    with serve_on_socket(guard) as served, served.client() as client, ThreadPoolExecutor(8) as threads:
+    serving = serve_on_socket(guard, max_concurrent=20)
+    with serving as served, served.client() as client, ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(client.chat.completions.create, **ASKED, **keyed()) for _ in range(8)]
         assert model.began.wait(60)
         with pytest.raises(openai.UnprocessableEntityError):
