@@ -87,6 +87,10 @@ class PromptTooLongError(ModelError):
     caller_message = "The prompt is too long for the model."
 
 
+class ThinkingError(ModelError):
+    """The model thought and gave no answer: it never left its thinking, or thought in the middle of its answer."""
+
+
 class CircuitOpenError(ModelError):
     """The tier's model failed too often in a row: it isn't called for a while."""
 
@@ -141,6 +145,10 @@ class AttemptsError(IlisGuardError):
 
 class FitError(IlisGuardError):
     """A scorer can't be fitted to these rows."""
+
+
+class UnacceptedFindingsError(FitError):
+    """A score is no better than chance, or its figures are no evidence; nobody accepted it all the same."""
 
 
 class SimulationError(IlisGuardError):

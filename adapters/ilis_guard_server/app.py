@@ -73,6 +73,7 @@ def create_app(
         version=__version__,
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # such redirects lead to the host that the request names, whoever's it is
         lifespan=lambda _: _run_in_background(background, None if guard_state is None else guard_state.unfinished),
         middleware=[Middleware(RequestMiddleware, is_secure=is_secure, guard=guard_state)],
         exception_handlers={

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ilis_guard import errors, events
-from ilis_guard.errors import IlisGuardError
+from ilis_guard.errors import IlisGuardError, error_text
 from ilis_guard_server.pages.templating import error_page
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -109,7 +109,7 @@ def problem_response(
 def status_and_detail(error: IlisGuardError) -> tuple[int, str]:
     """The HTTP status of an error, and what callers may read about it."""
     status, detail = next((status, detail) for kind, status, detail in _STATUS if isinstance(error, kind))
-    return status, str(error) if status == 400 else detail
+    return status, error_text(error) if status == 400 else detail
 
 
 def problem_of(error: IlisGuardError | ApiError, request_id: str) -> Response:
@@ -151,9 +151,9 @@ def log_failure(request: Request, error: IlisGuardError) -> None:
         events.REQUEST_FAILED,
         request=request.state.request_id,
         method=request.method,
-        path=request.url.path,
+        path=request.scope["path"],
         status=status,
-        error=f"{type(error).__name__}: {error}" if status >= 500 else type(error).__name__,
+        error=f"{type(error).__name__}: {error_text(error)}" if status >= 500 else type(error).__name__,
     )
 
 
@@ -166,6 +166,6 @@ def _response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A page for browsers, problem details for all others."""
-    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/"):
+    if "text/html" in request.headers.get("accept", "") and not request.scope["path"].startswith("/v1/"):
         return error_page(request, status, detail=detail, headers=headers)
     return problem_response(status, request.state.request_id, detail=detail, error=error, headers=headers)

@@ -14,7 +14,7 @@ from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.interrupts import is_interrupt
-from ilis_guard.errors import ModelError, control_flow, log_detail
+from ilis_guard.errors import ModelError, ThinkingError, control_flow, log_detail
 from ilis_guard.models import StepwiseModel
 from ilis_guard.models.base import Proceed
 from ilis_guard.text import whole_characters
@@ -31,6 +31,7 @@ from ilis_guard.types import (
     Stage,
     Statistics,
 )
+from ilis_guard.types.thinking import find_answer
 
 _MAX_TOKENS: Final = 2**63 - 1
 """Of one generation: prices are multiplied by them as floats."""
@@ -120,6 +121,7 @@ class AttemptRunner:
             if not self._is_spared(self._prompt):
                 assert generation is not None, "only a ruling on the prompt spares the model"
                 self._check_prompt()
+                _check_thinking(generation)
                 if self._tier.check is not None:
                     self._tier.check(self._tier.name, generation)
                 score = self._tier.score(generation)
@@ -323,13 +325,14 @@ def _checked(generation: object) -> Generation:
         raise ModelError("a Generation's signatures are a mapping of NumPy arrays by position, got something else")
     if not all(_is_signature(position, each) for position, each in signatures.items()):
         raise ModelError(f"a Generation's signatures are maps of floats at {list(get_args(Position))!r}, got another")
-    return replace(
+    generation = replace(
         generation,
         # What no encoding can express couldn't be shown, stored or sent.
         text=whole_characters(generation.text),
         sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
         statistics=_checked_statistics(generation.statistics),
     )
+    return _without_thinking(generation)
 
 
 def _is_signature(position: object, signature: np.ndarray) -> bool:
@@ -344,6 +347,37 @@ def _shown(tokens: object) -> str:
     # Python refuses to write numbers of thousands of digits.
     is_short = tokens is None or (type(tokens) is int and abs(tokens) <= _MAX_TOKENS)
     return repr(tokens) if is_short else f"a {type(tokens).__name__}"
+
+
+def _without_thinking(generation: Generation) -> Generation:
+    """Take out what a user's own model thought; what was measured over that says nothing of the answer."""
+    text = generation.text
+    part = find_answer(text, is_partial=generation.finish_reason is None)
+    if not part.has_thinking:
+        return generation
+    signatures = {position: each for position, each in generation.signatures.items() if position == "prompt"}
+    return replace(
+        generation, text=part.of(text), thinking_problem=part.problem, signatures=signatures, statistics=None
+    )
+
+
+def _check_thinking(generation: Generation) -> None:
+    """Check that a generation is more than thinking.
+
+    Raises:
+        ThinkingError: it isn't.
+    """
+    if generation.finish_reason is None or not generation.thinking_problem:
+        return
+    if generation.thinking_problem == "unfinished":
+        raise ThinkingError(
+            f"the model never left its thinking, so there is no answer ({generation.tokens} tokens, finish reason "
+            f"{generation.finish_reason!r}): give it more tokens, or turn its thinking off (chat_template_kwargs)"
+        )
+    raise ThinkingError(
+        f"the model thought in the middle of its answer, so that it can't be told what is answer ({generation.tokens} "
+        "tokens)"
+    )
 
 
 def _checked_statistics(statistics: object) -> Statistics | None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self
 
 from ilis_guard.errors import RequestError
 from ilis_guard.text import has_half_characters
+from ilis_guard.types.thinking import without_thinking
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -35,7 +36,7 @@ class CheckedLabels(dict[str, str | int | float | bool]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `Request.of` takes the thinking out of the assistant's."""
 
     role: Role
     content: str
@@ -125,6 +126,8 @@ def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
         raise RequestError(f"{where} has the role {role!r}; it must be 'system', 'user' or 'assistant'")
     if not isinstance(content, str):
         raise RequestError(f"{where} has content of type {type(content).__name__}; it must be a string")
+    if role == "assistant":
+        content = without_thinking(content)
     return Message(role=role, content=content)  # type: ignore[arg-type]  # narrowed by the check above
 
 
