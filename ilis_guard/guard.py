@@ -173,6 +173,16 @@ class Guard:
         """
         return self._decide(self._request(prompt, labels, stop), id=id, since=self._clock(), settlement=settlement)
 
+    def check_id(self, request: Request, id: str) -> None:  # noqa: A002 - the decision's word for it
+        """Check that an id wasn't given to another request.
+
+        Raises:
+            RequestError: it is no id.
+            RequestConflictError: it was.
+        """
+        check_id(id)
+        self._memory.check(id, request.digest)
+
     async def adecide(
         self,
         prompt: Prompt | Request,

@@ -17,6 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
 from ilis_guard import Generation, Message, Tier
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models.provider_errors import as_model_error
@@ -39,6 +40,8 @@ class ModelCall:
 
     portal: LoopPortal | None
     """Runs coroutines on the caller's event loop; None where the caller waits in its own thread."""
+    settlement: Settlement | None = None
+    """Given up when the caller is cancelled; None where it waits in its own thread."""
     error: Exception | None = None
     """The last error of what is called."""
 

@@ -33,7 +33,7 @@ from ilis_guard.types import (
 )
 from ilis_guard.types.thinking import find_answer
 
-_MAX_TOKENS: Final = 2**53
+_MAX_TOKENS: Final = 2**63 - 1
 """Of one generation: prices are multiplied by them as floats."""
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
 """The policy's ruling before a token is generated, on the attempt so far."""
