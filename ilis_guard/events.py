@@ -45,6 +45,12 @@ ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"
 """A ticket couldn't be stored; the decision became an abstention. Fields: decision, queue, error."""
 AUDIT_FAILED: Final = "ilis_guard.audit.failed"
 """An error: an answer was sampled for an audit, and its ticket couldn't be stored. Fields: decision, queue, error."""
+DECISION_NOT_FOUND: Final = "ilis_guard.decision.not_found"
+"""A warning: the queue's storage failed when a decision was looked up by its caller's id, so it is made anew; if it is
+there, it is found when this one is to be kept. Fields: decision, error."""
+DECISION_NOT_RECORDED: Final = "ilis_guard.decision.not_recorded"
+"""An error: a decision couldn't be kept under the id that its caller gave it, so a repeated request is decided anew.
+Fields: decision, error."""
 SHADOW_FAILED: Final = "ilis_guard.shadow.failed"
 """An error: the shadow policy couldn't be evaluated. Fields: decision, error."""
 POLICY_RELOADED: Final = "ilis_guard.policy.reloaded"

@@ -19,7 +19,8 @@ from langchain_core.runnables.config import merge_configs
 from ilis_guard import Generation, Message, Tier
 from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
-from ilis_guard.models.remote import as_model_error, check_not_refused, fingerprint_of, generation_of
+from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.remote import check_not_refused, fingerprint_of, generation_of
 from ilis_guard.types import Fingerprint, RemoteFingerprint
 from ilis_guard_langchain.callbacks import CaptureCallback
 from ilis_guard_langchain.chain import ChainParts, bound_options

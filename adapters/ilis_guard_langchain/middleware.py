@@ -24,7 +24,8 @@ from langgraph.types import Command
 from ilis_guard import Action, Decision, Generation, Guard, Message, ReviewQueue
 from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
 from ilis_guard.errors import ConfigError, ModelError
-from ilis_guard.models.remote import RemoteModel, as_model_error, check_not_refused, generation_of
+from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.remote import RemoteModel, check_not_refused, generation_of
 from ilis_guard.review import TicketRecord
 from ilis_guard.types import Attempt, Labels
 from ilis_guard_langchain.chain_models import ModelCall

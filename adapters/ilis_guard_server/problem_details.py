@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ilis_guard import errors, events
-from ilis_guard.errors import IlisGuardError
+from ilis_guard.errors import IlisGuardError, error_text
 from ilis_guard_server.pages.templating import error_page
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -108,7 +108,7 @@ def problem_response(
 def status_and_detail(error: IlisGuardError) -> tuple[int, str]:
     """The HTTP status of an error, and what callers may read about it."""
     status, detail = next((status, detail) for kind, status, detail in _STATUS if isinstance(error, kind))
-    return status, str(error) if status == 400 else detail
+    return status, error_text(error) if status == 400 else detail
 
 
 async def handle_ilis_guard_error(request: Request, error: Exception) -> Response:
@@ -144,7 +144,7 @@ def log_failure(request: Request, error: IlisGuardError) -> None:
         method=request.method,
         path=request.scope["path"],
         status=status,
-        error=f"{type(error).__name__}: {error}" if status >= 500 else type(error).__name__,
+        error=f"{type(error).__name__}: {error_text(error)}" if status >= 500 else type(error).__name__,
     )
 
 

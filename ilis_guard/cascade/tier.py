@@ -259,6 +259,7 @@ def load_local_model(
         dtype=dtype,
         site=site,
         decoding=config.decoding,
+        chat_template_kwargs=config.chat_template_kwargs,
         device_map=config.device_map,
         proof=config.proof,
         progress=progress,

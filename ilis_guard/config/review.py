@@ -194,8 +194,13 @@ def overdue_cycle(queues: Sequence[QueueSettings]) -> str | None:
 
 def review_problems(document: Document, review: ReviewConfig) -> Iterator[str]:
     """Describe what the types can't exclude. No URL or secret is shown: URLs may hold passwords."""
-    if not is_reference(review.storage) and _parse_database_url(review.storage) is None:
-        yield document.problem(("review", "storage"), "not a database URL; write for instance sqlite:///tickets.db")
+    if not is_reference(review.storage):
+        url = _parse_database_url(review.storage)
+        if url is None:
+            yield document.problem(("review", "storage"), "not a database URL; write for instance sqlite:///tickets.db")
+        elif url.password is not None or any("password" in option for option in url.query):
+            remedy = "give a reference to the whole URL, `${NAME}` in the environment or `file:PATH`, or use PGPASSFILE"
+            yield document.problem(("review", "storage"), f"the URL holds a password; {remedy}")
     yield from _queue_problems(document, review.queues)
     yield from _endpoint_problems(document, review)
     if review.page is not None:

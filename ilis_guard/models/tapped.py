@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 
 from ilis_guard.errors import BundleMismatchError, ModelError
+from ilis_guard.models.answer_start import AnswerStart
 from ilis_guard.models.checkpoint import Checkpoint
 from ilis_guard.models.decoding import (
     decoding_differences,
@@ -39,6 +40,7 @@ class TappedModel:
         self._points = tuple(points)
         self._end_tokens = end_tokens(checkpoint.model, checkpoint.tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(checkpoint.tokenizer)
+        self._codec = TextCodec(checkpoint.tokenizer, template, self._end_tokens)
 
     @classmethod
     def of(
@@ -107,19 +109,22 @@ class TappedModel:
                 end_tokens=self._end_tokens,
                 special_tokens=self._special_tokens,
                 temperature=self.fingerprint.temperature,
+                find_answers=[AnswerStart(self._codec, lambda: call.opened_by)],
             )
-            yield CallRecorder(recorder)
+            call = CallRecorder(recorder, self._codec)
+            yield call
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Encode a conversation in the bundle's wording."""
-        return TextCodec(self._tokenizer, self.template).encode_prompt(messages)
+        return self._codec.encode_prompt(messages)
 
 
 class CallRecorder:
     """Records one call of a third party's ``generate``."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, codec: TextCodec) -> None:
         self._recorder = recorder
+        self._codec = codec
         self._prompt: list[int] = []
         self._sequences: torch.Tensor | None = None
         self._started = time.perf_counter()
@@ -134,11 +139,16 @@ class CallRecorder:
         """The prompt's tokens as ``generate`` got them; empty before its first pass."""
         return self._prompt
 
+    @property
+    def opened_by(self) -> str:
+        """The marker with which the prompt opens the model's thinking; empty where it opens none."""
+        return self._codec.opened_thinking(self._prompt)
+
     def generation(self, text: str) -> Generation:
         """Build the generation, once ``generate`` has returned.
 
         Args:
-            text: the answer, as the caller of ``generate`` got it.
+            text: the answer, as the caller of ``generate`` got it: thinking may have lost its markers there.
 
         Raises:
             ModelError: no token was recorded, or several rows were generated at once.
@@ -149,8 +159,10 @@ class CallRecorder:
         if len(self._sequences) != 1:
             raise ModelError(f"the chain's model generated {len(self._sequences)} rows for one request")
         (recording,) = self._recorder.finish(self._sequences)
+        tokens = self._sequences[0, len(self._prompt) :].tolist()
+        answer, problem = self._codec.find_answer(tokens, self.opened_by)
         return Generation(
-            text=text,
+            text=text if self._codec.answer_start(self._codec.before_end(tokens), self.opened_by) == 0 else answer,
             tokens=recording.tokens,
             prompt_tokens=len(self._prompt),
             finish_reason="stop" if recording.ended else "length",
@@ -158,6 +170,7 @@ class CallRecorder:
             token_ids=(),
             signatures=recording.signatures,
             statistics=recording.statistics,
+            thinking_problem=problem,
         )
 
     def _record(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

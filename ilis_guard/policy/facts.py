@@ -14,6 +14,7 @@ from ilis_guard.types.requests import (
     MAX_LABEL_TEXT,
     MAX_LABELS,
     label_problem,
+    nfc,
 )
 
 LONGEST_TEXT: Final = 10_000
@@ -157,9 +158,9 @@ def _integer(value: int) -> int:
 
 
 def _text(value: str) -> str:
-    """No longer than is read in every decision, and without lone surrogates, which CEL can't hold."""
+    """In NFC, no longer than is read in every decision, and without lone surrogates, which CEL can't hold."""
     value = value[:LONGEST_TEXT]
-    return str(value) if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    return str(value) if value.isascii() else nfc(value.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _labels(of_caller: Mapping[Any, Any]) -> Iterator[tuple[str, Label]]:

@@ -16,6 +16,7 @@ from pydantic_core import core_schema
 
 from ilis_guard.config.base import StrictModel
 from ilis_guard.types import Action, Mode, Stage
+from ilis_guard.types.requests import nfc
 
 VERSION: Final = 1
 """Of the language, apart from the package's."""
@@ -88,7 +89,7 @@ def seconds(duration: str) -> float:
     return float(match[1]) * SECONDS[match[2]] if match else float("nan")
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^\S(.*\S)?$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^\S(.*\S)?$"), AfterValidator(nfc)]
 """Of a tier, a queue or a policy: any text on one line without spaces around it."""
 Id = Annotated[
     str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$"), BeforeValidator(_without_spaces)

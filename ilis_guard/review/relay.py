@@ -191,7 +191,7 @@ class _RelayRun:
             return None
         now = self._clock()
         try:
-            webhook = self._builder.build(message, delivery.endpoint, now=now)
+            webhook = await self._builder.build(message, delivery.endpoint, now=now)
             return await self._transport.send(
                 webhook.url, webhook.headers, webhook.body, now=now, may_quote=webhook.may_quote
             )

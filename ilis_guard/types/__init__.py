@@ -1,6 +1,6 @@
 """The values that travel through a decision: requests, generations, rulings, tickets and decisions. All are frozen."""
 
-from ilis_guard.types.decisions import Attempt, Decision, StreamMode
+from ilis_guard.types.decisions import Attempt, Decision, DecisionRecord, StreamMode
 from ilis_guard.types.generations import (
     POSITIONS,
     STATISTICS,
@@ -46,6 +46,7 @@ __all__ = [
     "Action",
     "Attempt",
     "Decision",
+    "DecisionRecord",
     "Dtype",
     "ErrorInfo",
     "FactValue",

@@ -1,0 +1,233 @@
+"""Control tokens: kept out of the words that people write, so that no message ends its turn or begins another's."""
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any, Final
+
+from tokenizers import Tokenizer, pre_tokenizers
+
+from ilis_guard.errors import ModelError
+from ilis_guard.models.decoding import special_tokens
+
+_FILLERS: Final = tuple(map(chr, chain(range(0x10600, 0x10737), range(0x12000, 0x1239A))))
+"""Letters of Linear A and cuneiform: they have no case, and nothing composes with them."""
+_MARKS: Final = tuple(map(chr, range(0x10FF00, 0x10FFFE)))
+"""Private-use characters, which normalisation leaves alone."""
+_MARKUP: Final = re.compile(r"\W*[<\[{].*[>\]}]\W*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkedText:
+    """A text, and which of its characters people wrote."""
+
+    text: str
+    filled: str
+    """As long as the text, with other characters where people wrote them."""
+
+    @classmethod
+    def written(cls, text: str) -> "MarkedText":
+        """Mark a text that people wrote from beginning to end."""
+        return cls(text=text, filled=fill(text, filler([text])))
+
+    def __add__(self, other: "MarkedText") -> "MarkedText":
+        return MarkedText(text=self.text + other.text, filled=self.filled + other.filled)
+
+    def with_mark(self, place: int, mark: str) -> "MarkedText":
+        """Put a mark before a place."""
+        text, filled = self.text, self.filled
+        return MarkedText(
+            text=text[:place] + mark + text[place:],
+            filled=filled[:place] + mark + filled[place:],
+        )
+
+    def is_written(self, place: int) -> bool:
+        """Whether people wrote the character at a place; white space is nobody's."""
+        return self.text[place] != self.filled[place]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlToken:
+    """A control token that a tokenizer found in a text."""
+
+    id: int
+    start: int
+    end: int
+
+    def is_written(self, marked: MarkedText) -> bool:
+        """Whether people wrote a part of it."""
+        return any(marked.is_written(place) for place in range(self.start, self.end))
+
+    def place_to_cut(self, marked: MarkedText, boundaries: set[int]) -> int | None:
+        """Find where to cut what people wrote of it, if possible where its plain spelling has a boundary."""
+        places = [
+            place
+            for place in range(self.start + 1, self.end)
+            if (marked.is_written(place - 1) or marked.is_written(place))
+            and not marked.text[place - 1 : place + 1].isspace()
+        ]
+        return next((place for place in places if place in boundaries), next(iter(places), None))
+
+
+def filler(texts: Iterable[str]) -> str:
+    """Return a letter that stands in none of the texts."""
+    return _absent_from(texts, _FILLERS)
+
+
+def fill(text: str, letter: str) -> str:
+    """Replace everything but white space, so that a chat template strips the same and recognises nothing."""
+    return "".join(character if character.isspace() else letter for character in text)
+
+
+def cut_mark(texts: Iterable[str]) -> str:
+    """Return a mark for `PlainTextEncoder.cut` that stands in none of the texts."""
+    return _absent_from(texts, _MARKS)
+
+
+class PlainTextEncoder:
+    """Encodes texts so that only what nobody wrote, such as the marks of a chat template, becomes control tokens.
+
+    transformers' own ``sanitize_control_tokens`` knows neither a base model's prompt nor an answer that is read, and
+    encodes a conversation in pieces, which gives SentencePiece tokenizers other tokens at their borders.
+
+    Args:
+        tokenizer: transformers' own.
+        lock: held while the tokenizer is in use.
+    """
+
+    def __init__(self, tokenizer: Any, lock: threading.Lock) -> None:
+        self._tokenizer = tokenizer
+        self._lock = lock
+        self._control = control_tokens(tokenizer)
+        self._unknown: int | None = tokenizer.unk_token_id
+        self._cutter: Tokenizer | None = None
+
+    def encode(self, marked: MarkedText, *, special: bool) -> list[int]:
+        """Encode a text: as the tokenizer does, but for control tokens that people wrote, which are spelled.
+
+        Args:
+            marked: the text.
+            special: let the tokenizer add its own tokens around the text.
+
+        Raises:
+            ModelError: the control tokens aren't those that any other words would leave.
+        """
+        with self._lock:
+            ids, found = self._tokenize(marked.text, special=special)
+            if any(token.is_written(marked) for token in found):
+                ids, found = self._spell(marked, special=special)
+            _, expected = self._tokenize(marked.filled, special=special)
+        if found != expected:
+            raise ModelError(
+                "the words of a message change the control tokens of the prompt around them, as this tokenizer reads "
+                f"it ({len(found)} instead of {len(expected)}): leave the text of control tokens out of messages"
+            )
+        return ids
+
+    def cut(self, text: str, mark: str) -> str:
+        """Put marks into all control tokens of a text that people wrote."""
+        with self._lock:
+            return self._cut(MarkedText.written(text), mark).text
+
+    def ids_of_controls(self, text: str) -> list[int]:
+        """List the control tokens in a text."""
+        with self._lock:
+            return [token.id for token in self._tokenize(text, special=False)[1]]
+
+    def _spell(self, marked: MarkedText, *, special: bool) -> tuple[list[int], list[ControlToken]]:
+        """Encode a text in which people wrote control tokens."""
+        mark = cut_mark([marked.text])
+        cut = self._cut(marked, mark).text
+        encoding = self._tokenizer_without(mark).encode(cut, add_special_tokens=special)
+        # The place in the text, of every place in the text with marks.
+        places = list(accumulate((character != mark for character in cut), initial=0))
+        return encoding.ids, [
+            ControlToken(id=token.id, start=places[token.start], end=places[token.end])
+            for token in self._find(cut, encoding.ids, encoding.offsets)
+        ]
+
+    def _cut(self, marked: MarkedText, mark: str) -> MarkedText:
+        cutter = self._tokenizer_without(mark)
+        while True:
+            encoding = cutter.encode(marked.text, add_special_tokens=False)
+            found = self._find(marked.text, encoding.ids, encoding.offsets)
+            cutter.encode_special_tokens = True
+            boundaries = {start for start, _ in cutter.encode(marked.text, add_special_tokens=False).offsets}
+            cutter.encode_special_tokens = False
+            places = [place for token in found if (place := token.place_to_cut(marked, boundaries)) is not None]
+            if not places:
+                return marked
+            # A cut may uncover a shorter control token.
+            for place in reversed(places):
+                marked = marked.with_mark(place, mark)
+
+    def _tokenizer_without(self, mark: str) -> Tokenizer:
+        """Return the tokenizer with one difference: it finds no token across a mark, and leaves the mark out."""
+        own: Tokenizer | None = getattr(self._tokenizer, "backend_tokenizer", None)
+        if own is None:
+            raise ModelError(
+                f"a message holds the text of a control token, which a {type(self._tokenizer).__name__} can't spell: "
+                "leave it out of messages, or give the model a tokenizer.json"
+            )
+        if self._cutter is None:
+            self._cutter = Tokenizer.from_str(own.to_str())
+            self._cutter.no_padding()
+            self._cutter.no_truncation()
+        steps = [] if own.pre_tokenizer is None else [own.pre_tokenizer]
+        # Last, because what splits before may add a space to each piece; byte-level tokenizers have spelled it by then.
+        seen = mark if own.normalizer is None else own.normalizer.normalize_str(mark)
+        for step in steps:
+            seen = "".join(piece for piece, _ in step.pre_tokenize_str(seen))
+        spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(mark)[0][0]
+        pattern = spelled if spelled in seen else mark
+        self._cutter.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Split(pattern, "removed")])
+        return self._cutter
+
+    def _tokenize(self, text: str, *, special: bool) -> tuple[list[int], list[ControlToken]]:
+        if self._tokenizer.is_fast:
+            encoded = self._tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+            return list(encoded["input_ids"]), self._find(text, encoded["input_ids"], encoded["offset_mapping"])
+        # Without offsets, every control token's text is taken for one.
+        spellings = sorted(self._control.values(), key=len, reverse=True)
+        ids = {spelling: id_ for id_, spelling in self._control.items()}
+        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"]), [
+            ControlToken(id=ids[match.group()], start=match.start(), end=match.end())
+            for match in re.finditer("|".join(map(re.escape, spellings)) or r"(?!)", text)
+        ]
+
+    def _find(self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[ControlToken]:
+        return [
+            ControlToken(id=id_, start=start, end=end)
+            for id_, (start, end) in zip(ids, offsets, strict=True)
+            if id_ in self._control
+            # An unknown character becomes the unknown token, which nobody wrote as such.
+            and (id_ != self._unknown or text[start:end].strip() == self._control[id_])
+        ]
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the text of each control token.
+
+    Special tokens are, and added ones that look like marks or stand in the chat template; others are words.
+    """
+    special, template = set(special_tokens(tokenizer)), str(tokenizer.chat_template or "")
+    added = {id_: token.content for id_, token in tokenizer.added_tokens_decoder.items()}
+    named = {id_: str(tokenizer.convert_ids_to_tokens(id_)) for id_ in special if id_ not in added}
+    return named | {
+        id_: content
+        for id_, content in added.items()
+        if id_ in special or (content.strip() and (_MARKUP.fullmatch(content) or content in template))
+    }
+
+
+def _absent_from(texts: Iterable[str], candidates: Sequence[str]) -> str:
+    present = set().union(*texts)
+    found = next((candidate for candidate in candidates if candidate not in present), None)
+    if found is None:
+        raise ModelError(
+            f"a message holds all {len(candidates)} characters from {candidates[0]!r} to {candidates[-1]!r}, of which "
+            "encoding needs one for itself: leave one out"
+        )
+    return found
