@@ -12,7 +12,7 @@ from langchain_core.prompt_values import PromptValue
 
 from ilis_guard import Action, Decision, Message, Retraction, StreamEvent, TextDelta
 from ilis_guard.errors import RequestError
-from ilis_guard.text import whole_characters
+from ilis_guard.text import is_blank, whole_characters
 from ilis_guard.types import Role
 
 KEY: Final = "ilis_guard"
@@ -104,7 +104,7 @@ def refusal_kwargs(decision: Decision) -> dict[str, str]:
 
     Never an empty text, also where the policy says nothing: whoever tests for a refusal must find one.
     """
-    return {"refusal": decision.text or decision.action.value}
+    return {"refusal": decision.action.value if is_blank(decision.text) else decision.text}
 
 
 def build_message(decision: Decision, *, model_name: str) -> AIMessage:

@@ -28,6 +28,7 @@ from ilis_guard.errors import ConfigError, ModelError
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.remote import RemoteModel, check_not_refused, generation_of
 from ilis_guard.review import TicketRecord
+from ilis_guard.text import is_blank
 from ilis_guard.types import Attempt, Labels, Request
 from ilis_guard_langchain.chain_models import ModelCall
 from ilis_guard_langchain.chat import ChatIlisGuard
@@ -94,7 +95,7 @@ class AgentCall(ModelCall):
     def pending(self, decision: Decision) -> PendingAnswer:
         """The answer that an escalation proposes."""
         assert decision.ticket is not None, "an escalation has a ticket"
-        proposed = next((attempt for attempt in reversed(decision.attempts) if attempt.text.strip()), None)
+        proposed = next((attempt for attempt in reversed(decision.attempts) if not is_blank(attempt.text)), None)
         if proposed is None:
             return text_answer(decision.ticket.id, "")
         response = self.response(proposed)
