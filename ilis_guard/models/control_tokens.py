@@ -133,9 +133,7 @@ class PlainTextEncoder:
             ids, found = self._tokenize(marked.text, special=special)
             if any(token.is_written(marked) for token in found):
                 mark = absent_from([marked.text], MARKS)
-                marked = self._cut(marked, mark)
-                encoding = self._tokenizer_without(mark).encode(marked.text, add_special_tokens=special)
-                ids, found = encoding.ids, self._find(marked.text, encoding.ids, encoding.offsets)
+                marked, ids, found = self._cut(marked, mark, found, special=special)
             _, expected = self._tokenize(harmless.text, special=special)
         if _among_unwritten(found, marked) != _among_unwritten(expected, harmless):
             raise ModelError(
@@ -146,27 +144,31 @@ class PlainTextEncoder:
 
     def cut(self, text: str, mark: str) -> str:
         """Put marks into all control tokens of a text that people wrote."""
+        marked = MarkedText.of_people(text)
         with self._lock:
-            return self._cut(MarkedText.of_people(text), mark).text
+            _, found = self._tokenize(text, special=False)
+            return self._cut(marked, mark, found, special=False)[0].text if found else text
 
     def controls(self, text: str) -> list[int]:
         """List the control tokens in a text."""
         with self._lock:
             return [token.id for token in self._tokenize(text, special=False)[1]]
 
-    def _cut(self, marked: MarkedText, mark: str) -> MarkedText:
+    def _cut(
+        self, marked: MarkedText, mark: str, found: Sequence[ControlToken], *, special: bool
+    ) -> tuple[MarkedText, list[int], list[ControlToken]]:
+        """Cut the control tokens that people wrote, and encode the text without them."""
         cutter = self._tokenizer_without(mark)
-        while True:
-            encoding = cutter.encode(marked.text, add_special_tokens=False)
-            found = self._find(marked.text, encoding.ids, encoding.offsets)
-            cutter.encode_special_tokens = True
-            boundaries = {start for start, _ in cutter.encode(marked.text, add_special_tokens=False).offsets}
-            cutter.encode_special_tokens = False
-            places = [place for token in found if (place := token.place_to_cut(marked, boundaries)) is not None]
-            if not places:
-                return marked
-            # A cut may uncover a shorter control token.
+        cutter.encode_special_tokens = True
+        boundaries = {start for start, _ in cutter.encode(marked.text, add_special_tokens=False).offsets}
+        cutter.encode_special_tokens = False
+        ids = list[int]()
+        while places := [place for token in found if (place := token.place_to_cut(marked, boundaries)) is not None]:
             marked = marked.with_marks(places, mark)
+            encoding = cutter.encode(marked.text, add_special_tokens=special)
+            # A cut may uncover a shorter control token.
+            ids, found, boundaries = encoding.ids, self._find(marked.text, encoding.ids, encoding.offsets), set()
+        return marked, ids, list(found)
 
     def _tokenizer_without(self, mark: str) -> Tokenizer:
         """Return the tokenizer with one difference: it finds no token across a mark, and leaves the mark out."""
