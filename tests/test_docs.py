@@ -257,7 +257,8 @@ def test_the_index_lists_every_page() -> None:
 
 def promises() -> list[tuple[str, str]]:
     """Read the rows of the page of promises: the fault, and the tests named for it."""
-    rows = re.findall(r"^\| (?!fault|---)(.+?) \|.*\| (.+?) \|$", (ROOT / "docs/promises.md").read_text(), flags=re.MULTILINE
+    rows = re.findall(
+        r"^\| (?!fault|---)(.+?) \|.*\| (.+?) \|$", (ROOT / "docs/promises.md").read_text(), flags=re.MULTILINE
     )
     return [(fault, tests) for fault, tests in rows]
 

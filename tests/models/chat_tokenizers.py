@@ -3,6 +3,7 @@
 The vocabularies are small and trained here; normalisers, pre-tokenizers and added tokens are as the models have them.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,9 @@ CORPUS: Final = [
     "system user assistant model start end turn header id im eot begin of text sentence INST SYS think",
     "<|im_start|> <|im_end|> </s> <s> [INST] [/INST] <start_of_turn> <|eot_id|> 0123456789 -.,;:!?()[]{}<>|/_ é ü 日本",
 ] * 20
-DIGITS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+DIGITS: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+)
 """How Llama 3, Qwen and Phi-4 split words."""
 
 CHATML: Final = (
@@ -25,7 +28,8 @@ CHATML: Final = (
 )
 QWEN3: Final = (
     "{% for m in messages %}{% set content = m.content %}"
-    "{% if m.role == 'assistant' and '</think>' in content %}{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if m.role == 'assistant' and '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
 )
@@ -39,7 +43,8 @@ GEMMA: Final = (
     "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
     "{% for m in turns %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + (first if loop.first else '') }}"
+    "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+    "{{ first if loop.first else '' }}"
     "{{ m['content'] | trim }}{{ '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
@@ -75,7 +80,8 @@ COMMAND_R: Final = (
 )
 DEEPSEEK: Final = (
     "{{ bos_token }}{% for m in messages %}{% set content = m['content'] %}"
-    "{% if m['role'] == 'assistant' %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{% if m['role'] == 'assistant' %}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
     "{{ '<\uff5cAssistant\uff5c>' + content + '<\uff5cend\u2581of\u2581sentence\uff5c>' }}"
     "{% elif m['role'] == 'user' %}{{ '<\uff5cUser\uff5c>' + content }}{% else %}{{ content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c><think>\n' }}{% endif %}"
@@ -107,7 +113,9 @@ def byte_level(added: Sequence[AddedToken], *, nfc: bool = False, words: str | N
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, last])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    )
     tokenizer.add_tokens(list(added))
     return tokenizer
 
@@ -116,7 +124,9 @@ def sentencepiece(added: Sequence[AddedToken], *, prefix: str | None = "always")
     """A SentencePiece BPE with byte fallback, its control tokens in the vocabulary; as Gemma's without a prefix."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     replace = normalizers.Replace(" ", "\u2581")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), replace]) if prefix == "always" else replace
+    tokenizer.normalizer = (
+        normalizers.Sequence([normalizers.Prepend("\u2581"), replace]) if prefix == "always" else replace
+    )
     if prefix == "first":
         tokenizer.normalizer = None
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -152,8 +162,6 @@ def unigram(added: Sequence[AddedToken]) -> Tokenizer:
 
 def _without_added(tokenizer: Tokenizer, added: Sequence[AddedToken]) -> Tokenizer:
     """The same with other added tokens: training adds its own, with its own options."""
-    import json
-
     settings = json.loads(tokenizer.to_str())
     settings["added_tokens"] = []
     bare = Tokenizer.from_str(json.dumps(settings))
@@ -218,8 +226,15 @@ KINDS: Final[dict[str, Kind]] = {
     "command-r": Kind(
         build=lambda added: byte_level(added, nfc=True),
         template=COMMAND_R,
-        special=("<PAD>", "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>")
-        + ("<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"),
+        special=(
+            "<PAD>",
+            "<BOS_TOKEN>",
+            "<|START_OF_TURN_TOKEN|>",
+            "<|END_OF_TURN_TOKEN|>",
+            "<|USER_TOKEN|>",
+            "<|CHATBOT_TOKEN|>",
+            "<|SYSTEM_TOKEN|>",
+        ),
         bos="<BOS_TOKEN>",
         eos="<|END_OF_TURN_TOKEN|>",
     ),
@@ -241,9 +256,7 @@ KINDS: Final[dict[str, Kind]] = {
 def chat_tokenizer(name: str) -> Any:
     """Build one of `KINDS`."""
     kind = KINDS[name]
-    special = [
-        AddedToken(text, special=True, normalized=False, rstrip=text in kind.strips) for text in kind.special
-    ]
+    special = [AddedToken(text, special=True, normalized=False, rstrip=text in kind.strips) for text in kind.special]
     # Tokens that aren't special are matched in normalised text, unless they say otherwise.
     added = special + [AddedToken(text, special=False, normalized=True) for text in kind.plain]
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers types it partly
