@@ -237,8 +237,9 @@ class TappedChainModel:
         if not call.unscorable and recorder.prompt != self._model.prompt_tokens(messages):
             call.unscorable = (
                 "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
-                "model's chat template makes of this conversation (is a beginning-of-text token there twice, or does "
-                "the chain write the prompt's marks itself?)"
+                "model's chat template makes of this conversation (is a beginning-of-text token there twice, does the "
+                "chain write the prompt's marks itself, or do the messages hold the text of control tokens, such as "
+                "<|im_end|>?)"
             )
         return generation
 
