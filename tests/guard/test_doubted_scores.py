@@ -18,9 +18,12 @@ from ilis_guard.testing import FakeModel
 
 LAYERS = 30
 FINDING = BundleFinding(kind="by_chance", severity="error", value=0.52, bound=0.5, low=0.45, high=0.6)
-GUARDED = (
-    "version: 1\nname: p\nrules:\n  - {id: odd, when: typicality < 0.01, do: abstain}\n  - {id: rest, do: abstain}\n"
-)
+GUARDED = """version: 1
+name: p
+rules:
+  - {id: odd, when: typicality < 0.01, do: abstain}
+  - {id: rest, do: abstain}
+"""
 
 
 def doubted_bundle() -> Bundle:

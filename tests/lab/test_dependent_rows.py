@@ -53,7 +53,7 @@ def named(rows: Answers, times: int, groups: list[str]) -> Answers:
 
 
 def test_noise_that_is_repeated_gives_no_bundle(tmp_path: Path) -> None:
-    """500 rows of noise, each four times: without groups, AUROC .99 and a certificate of 10 % with every other wrong."""
+    """500 rows, each four times: without groups, AUROC .99, and a certificate of 10 % with every other answer wrong."""
     with pytest.raises((UnacceptedFindingsError, FitError)) as refused:
         fit(repeated(made(500, 3), 4), tmp_path / "bundle")
     assert "AUROC" in str(refused.value)
@@ -231,29 +231,20 @@ def test_rows_that_a_bundle_was_fitted_to_recalibrate_nothing(bundle: Bundle, tm
     """Its score knows their outcomes: a certificate on them would be forged. Copies of them are no better."""
     known, fresh = made(600, signal=0.6), made(200, seed=9, signal=0.6)
     fresh = replace(fresh, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
-    both = replace(
-        known,
-        **{
-            name: np.concatenate([getattr(known, name), getattr(fresh, name)])
-            for name in ("ids", "datasets", "wrong", "statistics")
-        },
-        signatures={
-            name: np.concatenate([known.signatures[name], fresh.signatures[name]]) for name in known.signatures
-        },
-    )
-    rows = read_calibration_rows(bundle, write_harvest_of(both, tmp_path / "rows.parquet"))
-    assert rows.fitted_to == 360
-    assert len(rows) == 440
-    renamed = replace(known, ids=np.array([f"other-{row}" for row in range(600)], dtype=object))
-    mixed = replace(
-        renamed,
-        **{
-            name: np.concatenate([getattr(renamed, name), getattr(known, name)])
-            for name in ("ids", "datasets", "wrong", "statistics")
-        },
-        signatures={name: np.concatenate([maps, maps]) for name, maps in known.signatures.items()},
-    )
-    assert read_calibration_rows(bundle, write_harvest_of(mixed, tmp_path / "mixed.parquet")).fitted_to == 720
+    rows = read_calibration_rows(bundle, write_harvest_of(joined(known, fresh), tmp_path / "rows.parquet"))
+    assert (rows.fitted_to, len(rows)) == (360, 440)
+    copies = replace(known, ids=np.array([f"other-{row}" for row in range(600)], dtype=object))
+    both = write_harvest_of(joined(copies, known), tmp_path / "mixed.parquet")
+    assert read_calibration_rows(bundle, both).fitted_to == 720
+
+
+def joined(one: Answers, other: Answers) -> Answers:
+    columns = {
+        name: np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("ids", "datasets", "wrong", "statistics")
+    }
+    maps = {name: np.concatenate([one.signatures[name], other.signatures[name]]) for name in one.signatures}
+    return replace(one, signatures=maps, **columns)
 
 
 def write_harvest_of(rows: Answers, path: Path) -> Path:

@@ -46,13 +46,13 @@ def are_same(one: QuestionText, other: QuestionText) -> bool:
         ("What is the capital of Norway?", "What is the capital of Norwy?"),
         ("What is the capital of Norway?", "What is the capital of “Norway”?"),
         ("What is the capital of Norway?", "What is the capital of Nor\u200bway?"),
-        ("What is the capital of Norway?", "Ｗｈａｔ is the capital of Norway?"),
+        ("What is the capital of Norway?", "\N{FULLWIDTH LATIN CAPITAL LETTER W}hat is the capital of Norway?"),
         ("What is 5 + 3?", "what is 5+3"),
         ("Wie heißt die Hauptstadt von Österreich?", "wie heisst die hauptstadt von österreich"),
-        ("ノルウェーの首都はどこですか。", "ノルウェーの首都はどこですか？"),
+        ("ノルウェーの首都はどこですか。", "ノルウェーの首都はどこですか\N{FULLWIDTH QUESTION MARK}"),
         (
             "Quelle est la capitale de la Norvège ?",
-            "Quelle est la capitale de la Norvege\u0301 ?".replace("e\u0301", "è"),
+            "Quelle est la capitale de la Norve\u0300ge?",
         ),
         (
             "Who wrote the opera in which a barber of Seville helps a count to marry Rosina?",
@@ -83,9 +83,9 @@ def test_courtesies_around_a_question_make_no_other_question(around: str) -> Non
         ("What is 3.5 times 2?", "7", "What is 35 times 2?", "70"),
         ("What does x[1:] return?", "a", "What does x[:1] return?", "b"),
         (
-            "Which US state has the postal abbreviation AL?",
+            "Which US state has the abbreviation AL?",
             "Alabama",
-            "Which US state has the postal abbreviation AK?",
+            "Which US state has the abbreviation AK?",
             "",
         ),
         ("日本の首都はどこですか。", "東京", "中国の首都はどこですか。", "北京"),
@@ -139,7 +139,7 @@ def _of(question: Question, asked: str = "") -> QuestionText:
 
 
 def _misspelt(question: str, drawn: random.Random) -> str:
-    word = drawn.choice([found for found in re.finditer(r"[^\W\d_]{5,}", question)])
+    word = drawn.choice(list(re.finditer(r"[^\W\d_]{5,}", question)))
     at = word.start() + drawn.randrange(len(word.group()) - 1)
     swapped = question[:at] + question[at + 1] + question[at] + question[at + 2 :]
     return drawn.choice([swapped, question[:at] + question[at + 1 :], question[:at] + "x" + question[at:]])

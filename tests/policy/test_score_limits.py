@@ -10,9 +10,12 @@ from ilis_guard.policy.score_limits import describe_idle, least_typicality
 from ilis_guard.scoring import Bundle, read_bundle
 from ilis_guard.types import Stage
 
-RULES = (
-    'version: 1\nname: p\nrules:\n  - {{id: one, {stage}when: "{when}", do: escalate}}\n  - {{id: rest, do: abstain}}\n'
-)
+RULES = """version: 1
+name: p
+rules:
+  - {{id: one, {stage}when: "{when}", do: escalate}}
+  - {{id: rest, do: abstain}}
+"""
 
 
 @pytest.fixture(scope="session")
