@@ -233,6 +233,9 @@ def test_rows_that_a_bundle_was_fitted_to_recalibrate_nothing(bundle: Bundle, tm
     fresh = replace(fresh, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
     rows = read_calibration_rows(bundle, write_harvest_of(joined(known, fresh), tmp_path / "rows.parquet"))
     assert (rows.fitted_to, len(rows)) == (360, 440)
+    recalibrate(bundle, rows, tmp_path / "new")
+    again = read_calibration_rows(read_bundle(str(tmp_path / "new")), tmp_path / "rows.parquet")
+    assert (again.fitted_to, len(again)) == (360, 440)
     copies = replace(known, ids=np.array([f"other-{row}" for row in range(600)], dtype=object))
     both = write_harvest_of(joined(copies, known), tmp_path / "mixed.parquet")
     assert read_calibration_rows(bundle, both).fitted_to == 720

@@ -139,7 +139,10 @@ def _of(question: Question, asked: str = "") -> QuestionText:
 
 
 def _misspelt(question: str, drawn: random.Random) -> str:
-    word = drawn.choice(list(re.finditer(r"[^\W\d_]{5,}", question)))
+    words = list(re.finditer(r"[^\W\d_]{5,}", question))
+    if not words:
+        return question
+    word = drawn.choice(words)
     at = word.start() + drawn.randrange(len(word.group()) - 1)
     swapped = question[:at] + question[at + 1] + question[at] + question[at + 2 :]
     return drawn.choice([swapped, question[:at] + question[at + 1 :], question[:at] + "x" + question[at:]])

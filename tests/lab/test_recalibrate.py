@@ -252,6 +252,7 @@ def test_an_export_without_probabilities_is_refused(bundle: Bundle, tmp_path: Pa
 
 def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tmp_path: Path) -> None:
     rows = CalibrationRows(
+        ids=[f"q{row}" for row in range(100)],
         raw=np.linspace(0.1, 0.9, 100),
         wrong=np.arange(100) >= 81,
         probability=np.full(100, 0.5),
