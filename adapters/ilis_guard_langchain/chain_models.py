@@ -17,6 +17,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
 from ilis_guard import Generation, Message, Tier
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models.provider_errors import as_model_error
@@ -41,6 +42,8 @@ class ModelCall:
 
     portal: LoopPortal | None
     """Runs coroutines on the caller's event loop; None where the caller waits in its own thread."""
+    settlement: Settlement | None = None
+    """Given up when the caller is cancelled; None where it waits in its own thread."""
     error: Exception | None = None
     """The last error of what is called."""
 
@@ -143,9 +146,12 @@ class ChainModel:
 class TappedChainModel:
     """As `ChainModel`, of a local transformers pipeline: its activations are recorded in the pass that answers."""
 
-    def __init__(self, parts: ChainParts, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
+    def __init__(
+        self, parts: ChainParts, model: "TappedModel", llm: Any, *, bound: Mapping[str, Any], is_chat: bool
+    ) -> None:
         self._parts = parts
         self._model = model
+        self._llm = llm
         self._bound = bound
         self._is_chat = is_chat
 
@@ -180,7 +186,7 @@ class TappedChainModel:
             prompt=metadata.prompt,
             max_new_tokens=metadata.max_new_tokens,
         )
-        return cls(parts, model, bound=bound, is_chat=is_chat)
+        return cls(parts, model, llm, bound=bound, is_chat=is_chat)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -210,10 +216,12 @@ class TappedChainModel:
         """Call the model once and record the pass.
 
         Raises:
-            ModelError, GraphBubbleUp: as `ChainModel.generate`.
+            ModelError, GraphBubbleUp: as `ChainModel.generate`; the pipeline was changed since it was wrapped.
             SignatureError: an activation is missing or not finite.
         """
-        call = CURRENT_CALL.get()
+        call, pipeline = CURRENT_CALL.get(), self._llm.pipeline
+        options = _generate_options(pipeline, self._bound.get(PIPELINE_KWARGS, {}))
+        self._model.check_call(pipeline.model, pipeline.tokenizer, options)
         given = call.kwargs.get(PIPELINE_KWARGS, {})
         with self._model.record() as recorder:
             options = {
@@ -238,8 +246,9 @@ class TappedChainModel:
         if not call.unscorable and recorder.prompt != self._model.prompt_tokens(messages):
             call.unscorable = (
                 "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
-                "model's chat template makes of this conversation (is a beginning-of-text token there twice, or does "
-                "the chain write the prompt's marks itself?)"
+                "model's chat template makes of this conversation (is a beginning-of-text token there twice, does the "
+                "chain write the prompt's marks itself, or do the messages hold the text of control tokens, such as "
+                "<|im_end|>?)"
             )
         return generation
 

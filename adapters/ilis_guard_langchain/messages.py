@@ -13,6 +13,7 @@ from langchain_core.prompt_values import PromptValue
 from ilis_guard import Action, Decision, Message, Retraction, StreamEvent, TextDelta
 from ilis_guard.errors import RequestError
 from ilis_guard.models.reasoning import is_thinking, text_of
+from ilis_guard.text import is_blank, whole_characters
 from ilis_guard.types import Role
 from ilis_guard.types.thinking import without_thinking
 
@@ -31,9 +32,9 @@ def to_messages(given: LanguageModelInput) -> list[Message]:
         RequestError: a message isn't text by a user, an assistant or a system.
     """
     if isinstance(given, str):
-        return [Message(role="user", content=given)]
+        return [Message(role="user", content=whole_characters(given))]
     turns = given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)
-    return [Message(role=_role(turn, list(_ROLES)), content=_plain_text(turn)) for turn in turns]
+    return [Message(role=_role(turn, list(_ROLES)), content=whole_characters(_plain_text(turn))) for turn in turns]
 
 
 def find_conversation(given: Any) -> LanguageModelInput:
@@ -69,7 +70,8 @@ def transcribe(messages: Sequence[BaseMessage]) -> list[Message]:
             _append_to_question(turns, "\n".join([said, *calls] if said else calls))
         else:
             turns.append(Message(role=_role(message, [*_ROLES, "tool"]), content=_text_of_blocks(message)))
-    return turns
+    # A provider's earlier answers, and tools' results, may hold what no prompt can.
+    return [Message(role=turn.role, content=whole_characters(turn.content)) for turn in turns]
 
 
 def summarize_decision(decision: Decision) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def refusal_kwargs(decision: Decision) -> dict[str, str]:
 
     Never an empty text, also where the policy says nothing: whoever tests for a refusal must find one.
     """
-    return {"refusal": decision.text or decision.action.value}
+    return {"refusal": decision.action.value if is_blank(decision.text) else decision.text}
 
 
 def build_message(decision: Decision, *, model_name: str) -> AIMessage:

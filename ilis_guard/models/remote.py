@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from ilis_guard.config.imports import import_string
-from ilis_guard.errors import ModelError, control_flow
+from ilis_guard.errors import ModelError, control_flow, error_text
 from ilis_guard.models.logprobs import logprobs_of_answer
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.reasoning import answer_of
@@ -185,7 +185,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ValidationError):
         problems = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
-    return str(error)
+    return error_text(error)
 
 
 def _is_relevant(name: str, value: object) -> bool:
