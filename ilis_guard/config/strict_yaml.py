@@ -161,7 +161,7 @@ def read(path: Path | str, *, error: type[IlisGuardError], max_bytes: int = MAX_
         reason = getattr(problem, "strerror", None) or problem
         raise error(f"{path}: can't be read ({reason}); check its path and permissions") from problem
     if len(raw) > max_bytes:
-        raise error(f"{path}:1:1: the file has more than {max_bytes} bytes; split it, or take comments out")
+        raise _too_large(str(path), max_bytes, error)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as problem:
@@ -170,20 +170,27 @@ def read(path: Path | str, *, error: type[IlisGuardError], max_bytes: int = MAX_
         raise error(
             f"{_place(str(path), mark)}: the file isn't UTF-8, got the byte {raw[problem.start]:#04x}; save it as UTF-8"
         ) from None
-    return parse(text, path=str(path), error=error)
+    return parse(text, path=str(path), error=error, max_bytes=max_bytes)
 
 
-def parse(text: str, *, path: str, error: type[IlisGuardError]) -> Document:
+def _too_large(path: str, max_bytes: int, error: type[IlisGuardError]) -> IlisGuardError:
+    return error(f"{path}:1:1: the file has more than {max_bytes} bytes; split it, or take comments out")
+
+
+def parse(text: str, *, path: str, error: type[IlisGuardError], max_bytes: int = MAX_BYTES) -> Document:
     """Read YAML from a string.
 
     Args:
         text: one YAML document whose top level is a mapping.
         path: the text's name in messages.
         error: the class of the error.
+        max_bytes: longer texts, in UTF-8, are refused unread.
 
     Raises:
         IlisGuardError: as `error`: the text isn't strict YAML; see the module.
     """
+    if len(text) > max_bytes or len(text.encode(errors="replace")) > max_bytes:
+        raise _too_large(path, max_bytes, error)
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\t" in text:
         raise error(f"{_place(path, _mark_at(text, text.index(chr(9))))}: got a tab; indent and align with spaces")

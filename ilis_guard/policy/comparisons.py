@@ -11,7 +11,7 @@ that have no overload for unlike types. Whole numbers and fractions are alike; t
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from cel_expr_python import cel
@@ -29,10 +29,9 @@ _NO_OVERLOAD: Final = re.compile(r"No matching overloads found : (?:\((\w+)\)\.)
 _CALLED: Final = {"<jump_condition>": "? :", "<iter_range>": "a macro"}
 """CEL's own names for what it calls."""
 
-_TEXT, _DYNAMIC, _LIST, _MAP, _PARAMETER = 6, 1, 6, 7, 10
-"""Fields of a ``cel.expr.Constant`` and of a ``cel.expr.Type``."""
-_EXPRESSIONS: Final = {5: (1,), 6: (1, 3), 7: (1,), 9: (2, 4, 5, 6, 7)}
-"""By field of a ``cel.expr.Expr``, which says its kind: the fields in it that hold expressions."""
+_DYNAMIC, _LIST, _MAP, _PARAMETER = 1, 6, 7, 10
+"""Fields of a ``cel.expr.Type``."""
+_UNTYPED: Final = Message(b"")
 
 
 class UnlikeTypesError(TypeError):
@@ -44,14 +43,14 @@ class UnlikeTypesError(TypeError):
 
 def functions() -> list[cel.FunctionDecl]:
     """What the comparisons are replaced by, for CEL's environment."""
-    kinds = {name: getattr(cel.Type, name) for name in ("BOOL", "STRING", "BYTES", "INT", "UINT", "DOUBLE", "LIST", "MAP")}
-    numbers = ("INT", "UINT", "DOUBLE")
-    alike = [(name, name) for name in kinds if name not in numbers] + list(itertools.product(numbers, numbers))
+    numbers, others = ("INT", "UINT", "DOUBLE"), ("BOOL", "STRING", "BYTES", "LIST", "MAP")
+    kinds = {name: getattr(cel.Type, name) for name in (*numbers, *others)}
+    alike = [*((name, name) for name in others), *itertools.product(numbers, numbers)]
     contained = list(itertools.product(kinds, ("LIST", "MAP")))
 
     def declared(name: str, pairs: list[tuple[str, str]], function: Callable[[Any, Any], bool]) -> cel.FunctionDecl:
         overloads = [
-            cel.Overload(f"{name}_{one}_{other}", cel.Type.BOOL, [kinds[one], kinds[other]], False, function)  # noqa: FBT003
+            cel.Overload(f"{name}_{one}_{other}", cel.Type.BOOL, [kinds[one], kinds[other]], False, function)
             for one, other in pairs
         ]
         return cel.FunctionDecl(name, overloads)
@@ -65,44 +64,58 @@ def functions() -> list[cel.FunctionDecl]:
 
 def strict(serialized: bytes) -> bytes:
     """A compiled expression, serialised, whose comparisons of unlike types are errors, and whose texts are in NFC."""
-    envelope = Message(serialized)
-    checked = Message(envelope.message(2))
-    types = {entry.number(1): Message(entry.message(2)) for entry in checked.messages(3)}
+    return _changed(serialized, {2: lambda checked: _changed(checked, {4: _Rewriter(checked).expression})})
 
-    def expression(data: bytes) -> bytes:
-        node = Message(data)
-        node.change(3, _with_nfc)
-        for field, fields in _EXPRESSIONS.items():
-            node.change(field, lambda data, fields=fields, field=field: inner(data, field, fields))  # type: ignore[misc]
-        node.change(8, mapping)
-        return node.encode()
 
-    def inner(data: bytes, field: int, fields: tuple[int, ...]) -> bytes:
-        node = Message(data)
-        if field == 6 and (name := _REPLACED.get(node.string(2))) and _may_be_unlike(name, node, types):
-            node.change(2, lambda _: name.encode())
-        for each in fields:
-            node.change(each, expression)
-        return node.encode()
+class _Rewriter:
+    """Rewrites the expressions of a ``cel.expr.CheckedExpr``."""
 
-    def mapping(data: bytes) -> bytes:
-        node = Message(data)
-        node.change(2, entry)
-        return node.encode()
+    def __init__(self, checked: bytes) -> None:
+        self._types = {entry.number(1): Message(entry.message(2)) for entry in Message(checked).messages(3)}
 
-    def entry(data: bytes) -> bytes:
-        node = Message(data)
-        node.change(3, expression)
-        node.change(4, expression)
-        return node.encode()
+    def expression(self, data: bytes) -> bytes:
+        """A ``cel.expr.Expr``: its fields 3 to 9 are its kinds."""
+        return _changed(
+            data,
+            {
+                3: lambda constant: _changed(constant, {6: lambda text: nfc(text.decode()).encode()}),
+                5: lambda selected: _changed(selected, self._each(1)),
+                6: self._call,
+                7: lambda items: _changed(items, self._each(1)),
+                8: lambda mapping: _changed(mapping, {2: lambda entry: _changed(entry, self._each(3, 4))}),
+                9: lambda macro: _changed(macro, self._each(2, 4, 5, 6, 7)),
+            },
+        )
 
-    checked.change(4, expression)
-    envelope.change(2, lambda _: checked.encode())
-    return envelope.encode()
+    def _call(self, data: bytes) -> bytes:
+        call = Message(data)
+        name = call.string(2)
+        if name in _REPLACED and self._may_be_unlike(name, call.messages(3)):
+            name = _REPLACED[name]
+        return _changed(data, {2: lambda _: name.encode(), **self._each(1, 3)})
+
+    def _each(self, *fields: int) -> Mapping[int, Callable[[bytes], bytes]]:
+        return dict.fromkeys(fields, self.expression)
+
+    def _may_be_unlike(self, name: str, operands: Sequence[Message]) -> bool:
+        one, other = (self._types.get(operand.number(2), _UNTYPED) for operand in operands)
+        if _REPLACED[name] != MEMBER:
+            return _is_open(one) or _is_open(other)
+        # Of a mapping, the keys.
+        items = Message(Message(other.message(_LIST) or other.message(_MAP)).message(1))
+        return _is_open(one) or _is_open(items)
+
+
+def _changed(data: bytes, changes: Mapping[int, Callable[[bytes], bytes]]) -> bytes:
+    """A message with each of these fields changed."""
+    message = Message(data)
+    for field, change in changes.items():
+        message.change(field, change)
+    return message.encode()
 
 
 def unlike_types(complaint: str) -> tuple[str, tuple[str, ...]] | None:
-    """The function or operator that CEL has no overload of, and the types that it got, where they're said; else None."""
+    """The function or operator that CEL has no overload of, with the types that it got; None for other complaints."""
     match = _NO_OVERLOAD.search(complaint.partition("\n")[0])
     if match is None:
         return None
@@ -114,20 +127,6 @@ def unlike_types(complaint: str) -> tuple[str, tuple[str, ...]] | None:
 def type_name(value: object) -> str:
     """What conditions call the type of a value."""
     return _TYPE_NAMES.get(type(value), "map")
-
-
-def _with_nfc(constant: bytes) -> bytes:
-    found = Message(constant)
-    found.change(_TEXT, lambda text: nfc(text.decode()).encode())
-    return found.encode()
-
-
-def _may_be_unlike(name: str, call: Message, types: dict[int, Message]) -> bool:
-    one, other = (types.get(operand.number(2), Message(b"")) for operand in call.messages(3))
-    if name != MEMBER:
-        return _is_open(one) or _is_open(other)
-    items = Message(other.message(_LIST) or other.message(_MAP))
-    return _is_open(one) or _is_open(other) and _is_open(Message(items.message(1)))
 
 
 def _is_open(declared: Message) -> bool:
@@ -142,9 +141,9 @@ def _equal(one: Any, other: Any) -> bool:
     if type_name(one) != type_name(other):
         raise UnlikeTypesError(EQUAL, type_name(one), type_name(other))
     if isinstance(one, list):
-        return len(one) == len(other) and all([_equal(*pair) for pair in zip(one, other, strict=True)])
+        return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all([_equal(value, other[key]) for key, value in one.items()])
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
     return bool(one == other)
 
 
@@ -152,4 +151,4 @@ def _is_member(one: Any, many: list[Any] | dict[Any, Any]) -> bool:
     alike = [each for each in many if type_name(each) == type_name(one)]
     if not alike and many:
         raise UnlikeTypesError(MEMBER, type_name(one), " and a ".join(sorted(set(map(type_name, many)))))
-    return any([_equal(one, each) for each in alike])
+    return any(_equal(one, each) for each in alike)

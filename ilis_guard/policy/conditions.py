@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cel_expr_python import cel
 
+from ilis_guard.errors import error_text
 from ilis_guard.policy.comparisons import functions, strict, type_name, unlike_types
 from ilis_guard.policy.diagnostics import ConditionError, Problem, compiler_problems, language_problems
 from ilis_guard.policy.facts import VISIBLE, Facts, fact_values
@@ -110,7 +111,7 @@ class Condition:
             found = self._compiled.eval(activation)
             value = found.value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
-            return str(problem)
+            return error_text(problem)
         if isinstance(value, bool):
             return value
         is_error = found.type() == cel.Type.ERROR
@@ -124,7 +125,7 @@ class Condition:
         if (unlike := unlike_types(complaint)) is None:
             return complaint.partition("\n")[0]
         operator, types = unlike
-        if len(types) == 2 and operator in _COMPARING:  # noqa: PLR2004  # both sides
+        if len(types) == 2 and operator in _COMPARING:  # both sides
             for label, other in compared_labels(self.tree):
                 got = situation.label_type(label)
                 if got in types and got != other and (not other or other in types):

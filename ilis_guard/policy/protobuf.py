@@ -20,7 +20,9 @@ class Message:
                 number, position = _read_varint(data, position)
                 self._fields.append((key >> 3, wire_type, number))
             else:
-                length, position = _read_varint(data, position) if wire_type == _BYTES else (_SIZES[wire_type], position)
+                length, position = (
+                    _read_varint(data, position) if wire_type == _BYTES else (_SIZES[wire_type], position)
+                )
                 self._fields.append((key >> 3, wire_type, data[position : position + length]))
                 position += length
 

@@ -16,10 +16,13 @@ from ilis_guard.errors import ConfigError
 
 MAX_SOURCE: Final = 100_000
 """Bytes of a template's file."""
-CPU_SECONDS: Final = 3
-WALL_SECONDS: Final = 15.0
+CPU_SECONDS: Final = 2
+WALL_SECONDS: Final = 30
 """Of a process, with its start on a busy machine."""
 MEMORY_BYTES: Final = 512 * 1024**2
+_LIMITS: Final = (
+    f"{CPU_SECONDS} s of processor time, {WALL_SECONDS} s in all or {MEMORY_BYTES // 1024**2} MiB of memory"
+)
 
 _SCRIPT: Final = Path(__file__).with_name("template_process.py")
 
@@ -92,14 +95,13 @@ class OwnTemplate:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise self._failure(f"it took more than {WALL_SECONDS:g} s") from None
+            raise self._failure(f"it needs more than {_LIMITS}") from None
         except OSError as error:
             raise self._failure(f"its process can't be started ({type(error).__name__})") from None
         try:
             result: dict[str, Any] = json.loads(ended.stdout)
         except ValueError:  # killed, or out of memory while it wrote
-            limits = f"{CPU_SECONDS} s of processor time or {MEMORY_BYTES // 1024**2} MiB of memory"
-            raise self._failure(f"it needs more than {limits}") from None
+            raise self._failure(f"it needs more than {_LIMITS}") from None
         return result
 
     def _failure(self, reason: str) -> ConfigError:

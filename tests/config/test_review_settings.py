@@ -131,7 +131,9 @@ def test_a_storage_with_a_password_stands_in_the_environment_or_a_file(
 )
 def test_a_storage_url_with_a_password_in_it_is_refused_and_not_shown(write: Callable[[str], Path], url: str) -> None:
     path = write(HEAD.replace("sqlite:///t.db", f"'{url}'"))
-    with pytest.raises(ConfigError, match=r"a password.*give a reference to .*`\$\{NAME\}` in the environment") as caught:
+    with pytest.raises(
+        ConfigError, match=r"a password.*give a reference to .*`\$\{NAME\}` in the environment"
+    ) as caught:
         read_config(path)
     assert str(caught.value).startswith(f"{path}:5:1")
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
@@ -160,7 +162,9 @@ def test_a_secret_anywhere_in_guard_yaml_is_refused_and_not_shown(
     secret = "sk-" + "proj-" + "abc123" * 8
     assert old in HEAD
     path = write(HEAD.replace(old, new.replace("SECRET", secret)))
-    with pytest.raises(ConfigError, match="this looks like .*: give a reference to the secret, .*then revoke") as caught:
+    with pytest.raises(
+        ConfigError, match=r"this looks like .*: give a reference to the secret, .*then revoke"
+    ) as caught:
         read_config(path)
     assert secret not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
 

@@ -24,10 +24,7 @@ def value(condition: str, labels: Labels) -> bool | str:
 
 def are_alike(one: Label, other: Label) -> bool:
     """Numbers are alike; true and false are no numbers."""
-    return (
-        isinstance(one, bool) is isinstance(other, bool)
-        and isinstance(one, str) is isinstance(other, str)
-    )
+    return isinstance(one, bool) is isinstance(other, bool) and isinstance(one, str) is isinstance(other, str)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -38,7 +35,7 @@ def test_a_label_is_compared_with_its_like_and_with_nothing_else(operator: str, 
     for condition in (f"labels.x {operator} {literal}", f"labels['x'] {operator} {literal}"):
         got = value(condition, {"x": label})
         if are_alike(label, written):
-            assert got is eval(f"{label!r} {operator} {written!r}")  # noqa: S307  # Python agrees here
+            assert got is eval(f"{label!r} {operator} {written!r}")  # Python agrees here
         else:
             assert isinstance(got, str)
             assert got.startswith("the label 'x' is a ")
@@ -153,7 +150,12 @@ def test_a_mistaken_label_holds_answers_back(condition: str) -> None:
 
 @pytest.mark.parametrize(
     "condition",
-    ["labels.minor != true", "!(labels.minor == true)", "!(labels.minor in [true])", "labels.minor == true ? false : true"],
+    [
+        "labels.minor != true",
+        "!(labels.minor == true)",
+        "!(labels.minor in [true])",
+        "labels.minor == true ? false : true",
+    ],
 )
 def test_a_mistaken_label_answers_nothing(condition: str) -> None:
     policy = Policy.parse(OPEN.replace("CONDITION", condition))
@@ -167,7 +169,9 @@ def test_a_mistaken_label_answers_nothing(condition: str) -> None:
 
 
 def test_a_mistaken_label_at_the_prompt_blocks_the_answer_that_follows() -> None:
-    policy = Policy.parse(CLOSED.replace("{id: minor,", "{id: minor, stage: prompt,").replace("CONDITION", "labels.minor != false"))
+    policy = Policy.parse(
+        CLOSED.replace("{id: minor,", "{id: minor, stage: prompt,").replace("CONDITION", "labels.minor != false")
+    )
     early = policy.evaluate_prompt(Facts(uncertainty=0.1, labels={"minor": "no"}))
     assert early.ruling is None
     assert early.answer_blocked_by is not None

@@ -214,7 +214,7 @@ def test_a_file_that_is_deleted_meanwhile_is_nobody_elses_when_it_is_made_anew(
     for file in database.parent.iterdir():
         file.unlink()
     for use in (review.list, lambda: escalate("d2")):
-        with pytest.raises(ReviewError, match="no such table.*deleted or replaced while it was in use; restore it"):
+        with pytest.raises(ReviewError, match=r"no such table.*deleted or replaced while it was in use; restore it"):
             use()
     assert {file.stat().st_mode & 0o777 for file in database.parent.iterdir()} == {0o600}
     with ReviewQueue(url) as restarted, restarted.store.database.writing():

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from ilis_guard import events
-from ilis_guard.errors import QueueStorageError
+from ilis_guard.errors import QueueStorageError, error_text
 from ilis_guard_server.dependencies import Client, GuardDep, GuardState
 from ilis_guard_server.openapi import problem_responses
 
@@ -78,6 +78,6 @@ def _reaches_queue(state: GuardState) -> bool:
     try:
         state.review.probe()
     except QueueStorageError as error:
-        events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error}")
+        events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error_text(error)}")
         return False
     return True
