@@ -26,8 +26,10 @@ from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
 from ilis_guard.errors import ConfigError, ModelError
 from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import without_thinking
 from ilis_guard.models.remote import RemoteModel, check_not_refused, generation_of
 from ilis_guard.review import TicketRecord
+from ilis_guard.text import is_blank
 from ilis_guard.types import Attempt, Labels, Request
 from ilis_guard_langchain.chain_models import ModelCall
 from ilis_guard_langchain.chat import ChatIlisGuard
@@ -77,8 +79,16 @@ class AgentCall(ModelCall):
             return context.run(call if self.portal is None else partial(self.portal.call, call))
 
     def response(self, attempt: Attempt) -> ModelResponse[Any]:
-        """An attempt's answer in the agent's form; of a tier that answered by itself, its text."""
-        return self.responses.get(attempt.tier) or ModelResponse(result=[AIMessage(attempt.text)])
+        """An attempt's answer in the agent's form, without thinking; of a tier that answered by itself, its text."""
+        response = self.responses.get(attempt.tier)
+        if response is None:
+            return ModelResponse(result=[AIMessage(attempt.text)])
+        # Providers want the thinking before a call of a tool back.
+        shown = [
+            without_thinking(turn) if isinstance(turn, AIMessage) and not turn.tool_calls else turn
+            for turn in response.result
+        ]
+        return ModelResponse(result=shown, structured_response=response.structured_response)
 
     def unguarded(self, decision: Decision) -> ModelResponse[Any] | None:
         """The model's response as without a guard, a refusal too; None where the agent made no call.
@@ -94,7 +104,7 @@ class AgentCall(ModelCall):
     def pending(self, decision: Decision) -> PendingAnswer:
         """The answer that an escalation proposes."""
         assert decision.ticket is not None, "an escalation has a ticket"
-        proposed = next((attempt for attempt in reversed(decision.attempts) if attempt.text.strip()), None)
+        proposed = next((attempt for attempt in reversed(decision.attempts) if not is_blank(attempt.text)), None)
         if proposed is None:
             return text_answer(decision.ticket.id, "")
         response = self.response(proposed)
@@ -143,7 +153,8 @@ class AgentModel:
         if message.tool_calls and response.structured_response is None:
             raise ToolCallSignal(response)
         call.responses[self._tier] = response
-        reply = message.model_copy(update={"content": _answer_text(message, response)})
+        structured = _structured_text(message, response)
+        reply = message if structured is None else message.model_copy(update={"content": structured})
         check_not_refused(reply)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
@@ -274,12 +285,12 @@ def _decision_id(config: RunnableConfig, request: Request) -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"{place.get('thread_id')} {place['checkpoint_ns']} {request.digest}").hex
 
 
-def _answer_text(message: AIMessage, response: ModelResponse[Any]) -> str:
-    """The text of an answer; of a structured one that came as a tool's call, the call's arguments."""
+def _structured_text(message: AIMessage, response: ModelResponse[Any]) -> str | None:
+    """The text of a structured answer that came as a tool's call: the call's arguments; None for any other."""
     # Beside it there may be calls of real tools, which nobody has answered yet.
     answered = {turn.tool_call_id for turn in response.result if isinstance(turn, ToolMessage)}
     structured = next((call["args"] for call in message.tool_calls if call["id"] in answered), None)
-    return str(message.text).strip() if structured is None else json.dumps(structured, ensure_ascii=False)
+    return None if structured is None else json.dumps(structured, ensure_ascii=False)
 
 
 def _policy_response(text: str, summary: dict[str, Any], config: RunnableConfig) -> ModelResponse[Any]:

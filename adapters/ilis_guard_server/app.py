@@ -71,6 +71,7 @@ def create_app(
     app = FastAPI(
         title="ilis_guard",
         version=__version__,
+        openapi_url=None,  # see `install_openapi`
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # such redirects lead to the host that the request names, whoever's it is

@@ -24,7 +24,7 @@ from ilis_guard_server.connections import Connection, Connections, room_for_conn
 
 MAX_CONNECTIONS: Final = 1000
 """Of a server that serves only the reviewers' page."""
-_ACCEPTED_AT_ONCE: Final = 64
+_ACCEPTED_AT_ONCE: Final = 16
 """asyncio accepts so many connections before it lets anything else run, such as the closing of others."""
 _BACKLOG: Final = 2048
 """Connections that the operating system keeps until they are accepted."""

@@ -5,7 +5,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, SupportsFloat, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from ilis_guard.types import (
     Score,
     Stage,
     Statistics,
+    to_float,
 )
 from ilis_guard.types.thinking import find_answer
 
@@ -388,8 +389,10 @@ def _checked_statistics(statistics: object) -> Statistics | None:
         return None
     if not isinstance(statistics, Statistics):
         raise ModelError(f"a Generation's statistics are Statistics or None, got a {type(statistics).__name__}")
-    values = statistics.to_dict()
-    for name, value in values.items():
-        if not isinstance(value, SupportsFloat):
+    converted: dict[str, float] = {}
+    for name, value in statistics.to_dict().items():
+        number = to_float(value)
+        if number is None:
             raise ModelError(f"a Generation's statistics are numbers, got a {type(value).__name__} as {name}")
-    return Statistics(**{name: float(value) for name, value in values.items()})
+        converted[name] = number
+    return Statistics(**converted)

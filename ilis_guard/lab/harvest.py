@@ -21,6 +21,7 @@ from ilis_guard.lab.grouping import QuestionText, question_groups, text_digest
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.storage import PartialTable
 from ilis_guard.models.remote import RemoteModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint
 
 GIVEN_UP_AFTER: Final = 20
@@ -254,7 +255,7 @@ def _check_ids(questions: Sequence[Question]) -> None:
 
 def _check_logprobs(fingerprint: Fingerprint | RemoteFingerprint, answers: Iterable[Generation]) -> None:
     """Refuse a remote model whose replies hold no log-probabilities: nothing is left to score its answers by."""
-    texts = [answer for answer in answers if answer.text]
+    texts = [answer for answer in answers if not is_blank(answer.text)]
     if isinstance(fingerprint, Fingerprint) or not texts:
         return
     if all(answer.statistics is None or math.isnan(answer.statistics.logprob_sum) for answer in texts):

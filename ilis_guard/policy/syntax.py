@@ -24,6 +24,7 @@ Literals = Mapping[str, frozenset[Label] | None]
 _OPERATORS: Final[Mapping[str, Operator]] = {"_||_": "||", "_&&_": "&&", "!_": "!"}
 _EQUALITIES: Final = frozenset({"_==_", "_!=_"})
 _COMPARISONS: Final = _EQUALITIES | {"_<_", "_<=_", "_>_", "_>=_"}
+_FLIPPED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _STRING: Final = re.compile(
     r"""[bB]?[rR][bB]?(?:'''.*?'''|\"\"\".*?\"\"\"|'[^'\n]*'|"[^"\n]*")"""
     r"""|'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""",
@@ -144,6 +145,16 @@ def literals(condition: Node) -> Literals:
         known = found.get(fact, frozenset())
         found[fact] = None if literal is None or known is None else known | {literal}
     return found
+
+
+def comparisons(condition: Node, fact: str) -> Iterator[tuple[str, float]]:
+    """Yield each comparison of a fact with a number: the operator with the fact on its left, and the number."""
+    for node in condition.walk():
+        compared = _comparison(node)
+        if compared is not None and compared[0] == fact and isinstance(compared[1], (int, float)):
+            operator = node.text.strip("_")
+            is_left = node.parts[0].kind is Kind.NAME
+            yield operator if is_left else _FLIPPED.get(operator, operator), float(compared[1])
 
 
 def is_plain(condition: Node) -> bool:
