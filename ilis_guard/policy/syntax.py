@@ -24,6 +24,7 @@ Literals = Mapping[str, frozenset[Label] | None]
 _OPERATORS: Final[Mapping[str, Operator]] = {"_||_": "||", "_&&_": "&&", "!_": "!"}
 _EQUALITIES: Final = frozenset({"_==_", "_!=_"})
 _COMPARISONS: Final = _EQUALITIES | {"_<_", "_<=_", "_>_", "_>=_"}
+_TURNED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _STRING: Final = re.compile(
     r"""[bB]?[rR][bB]?(?:'''.*?'''|\"\"\".*?\"\"\"|'[^'\n]*'|"[^"\n]*")"""
     r"""|'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""",
@@ -131,6 +132,38 @@ def compared_labels(condition: Node) -> Iterator[tuple[str, str]]:
             for one, other in itertools.permutations(node.parts, 2):
                 if (label := _label(one)) is not None:
                     yield label, other.type.removeprefix("list ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedFact:
+    """A comparison of a fact with a literal."""
+
+    fact: str
+    operator: str
+    """As if the fact stood on its left: ``>`` of ``0.2 < uncertainty``."""
+    literal: Label
+    offset: int
+    """As `Node.offset`, of the operator."""
+
+    @property
+    def text(self) -> str:
+        """The comparison, with the fact on its left."""
+        literal = str(self.literal).lower() if isinstance(self.literal, bool) else repr(self.literal)
+        return f"{self.fact} {self.operator} {literal}"
+
+
+def compared_facts(condition: Node) -> Iterator[ComparedFact]:
+    """Yield the comparisons of facts with literals, from left to right."""
+    for node in condition.walk():
+        if (found := _comparison(node)) is not None:
+            operator = node.text.strip("_")
+            is_turned = node.parts[0].kind is Kind.CONSTANT
+            yield ComparedFact(
+                fact=found[0],
+                operator=_TURNED[operator] if is_turned else operator,
+                literal=found[1],
+                offset=node.offset,
+            )
 
 
 def literals(condition: Node) -> Literals:
