@@ -22,7 +22,7 @@ from ilis_guard.policy.slips import (
     syntax_slip,
     unreadable_letter,
 )
-from ilis_guard.policy.syntax import Kind, Node, without_strings
+from ilis_guard.policy.syntax import Kind, Node, read_label, without_strings
 
 FUNCTIONS: Final = ("size", "startsWith", "endsWith", "contains", "int", "double", "string", "type")
 """Those that conditions may call; beside operators, ``has``, and the macros."""
@@ -91,8 +91,8 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
     if what.startswith("Syntax error"):
         brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
         hint = "CEL writes && || ! == for and, or, not, equals"
-        if re.match(r"\d,\d", line_text[max(0, offset - 1) :]):
-            hint = "a fraction has a point: 0.25"
+        if match := re.match(r"(\d+),(\d+)", line_text[len(line_text[:offset].rstrip("0123456789")) :]):
+            hint = f"a fraction has a point: {match[1]}.{match[2]}"
         return Problem(f"not a condition: {brief}; {hint}", line, offset)
     return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
 
@@ -163,22 +163,30 @@ def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, No
         if node.parts[1].kind is Kind.LIST:
             yield f"`map` and `filter` aren't part of the policy language; ask with {_listed(MACROS)}", node
             return
-        if variables:
-            yield f"one of {_listed(MACROS)} can't stand inside another; write its items out, or split the rule", node
-        if node.text in _FIRST_NAMES:
-            yield f"{node.text!r} is a fact, and can't be a name for the items of a list too; choose another", node
+        yield from _objections_to_macro(node, variables)
         variables = variables | {node.text}
     elif node.kind is Kind.MAPPING and node.text:
         yield f"`{node.text}` isn't part of the policy language; facts are numbers, text, and true or false", node
     elif _is_function(node) and node.text not in FUNCTIONS:
         hint = suggest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
         yield f"`{node.text}` isn't part of the policy language{hint}", node
+    elif (label := read_label(node)) is not None and not label.isidentifier():
+        meant = re.sub(r"\W", "_", label)
+        hint = f"; did you mean labels.{meant}?" if meant.isidentifier() else ""
+        yield f"no request has a label {shorten(label)}: its name has letters, digits and _ only{hint}", node
     elif node.type == "null":
         yield "no fact and no label is ever null; ask has(labels.NAME) whether a label is there", node
     elif node.text == "_+_" and variables and not _NUMBERS.issuperset(node.overloads):
         yield f"inside {_listed(MACROS)} only facts and numbers are added; ask with ==, &&, contains", node
     for part in node.parts:
         yield from _objections(part, variables)
+
+
+def _objections_to_macro(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, Node]]:
+    if variables:
+        yield f"one of {_listed(MACROS)} can't stand inside another; write its items out, or split the rule", node
+    if node.text in _FIRST_NAMES:
+        yield f"{node.text!r} is a fact, and can't be a name for the items of a list too; choose another", node
 
 
 def _is_function(node: Node) -> bool:

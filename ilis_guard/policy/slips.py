@@ -1,5 +1,7 @@
-"""Slips of the pen in conditions, and what was likely meant: where CEL only says that it can't read on, and where it
-reads what nobody means."""
+"""Slips of the pen in conditions, and what was likely meant.
+
+Of some CEL only says that it can't read on; others it reads as what nobody means.
+"""
 
 import math
 import re
@@ -26,11 +28,22 @@ SHARES: Final = tuple(name for name, limits in RANGES.items() if limits == (0.0,
 
 _QUOTES: Final = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2032\u2033\u00b4`"
 _SIGNS: Final = {
-    **{"\u2264": "<=", "\u2265": ">=", "\u2260": "!=", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u00d7": "*"},
-    **{"=": "==", "===": "==", "!==": "!=", "=<": "<=", "=>": ">=", "<>": "!=", "&": "&&", "|": "||", ";": "&&"},
+    **dict.fromkeys(("=", "==="), "=="),
+    **dict.fromkeys(("!==", "<>", "\u2260"), "!="),
+    **dict.fromkeys(("=<", "\u2264"), "<="),
+    **dict.fromkeys(("=>", "\u2265"), ">="),
+    **dict.fromkeys(("&", ";"), "&&"),
+    **dict.fromkeys(("\u2013", "\u2014", "\u2212"), "-"),
+    "|": "||",
+    "\u00d7": "*",
 }
 _WORDS: Final = {
-    **{"and": "&&", "or": "||", "not": "!", "is": "==", "equals": "==", "is not": "!="},
+    "and": "&&",
+    "or": "||",
+    "not": "!",
+    "is": "==",
+    "equals": "==",
+    "is not": "!=",
     "not in": "`!(labels.x in [...])`",
     "between": "`0.1 < x && x < 0.2`",
 }
@@ -127,21 +140,27 @@ def meant_by(name: str) -> str:
 
 
 def odd_bounds(condition: Node) -> Iterator[tuple[str, int]]:
-    """Comparisons with what a fact never is: what is odd and was likely meant, and the operator's place."""
+    """Comparisons with what a fact never is: what is odd and was likely meant, and the operator's place.
+
+    ``uncertainty <= 1.0`` isn't odd: it holds where there is a score.
+    """
     for compared in compared_facts(condition):
         name, operator, literal = compared.fact, compared.operator, compared.literal
         if name in RANGES and isinstance(literal, int | float):
             always = _always(operator, float(literal), *RANGES[name])
-            if always is not None:
+            if always is not None and not (always and literal in RANGES[name]):
                 came_to = "true of every number" if always else "never true"
-                yield f"`{compared.text}` is {came_to}: {_range_text(name)}{_meant_number(name, literal)}", compared.offset
+                yield (
+                    f"`{compared.text}` is {came_to}: {_range_text(name)}{_meant_number(name, literal)}",
+                    compared.offset,
+                )
         elif isinstance(literal, str) and literal not in (known := _known_texts(name)) and known:
             hint = suggest(literal, known) or f", which is one of {', '.join(map(repr, known))}"
             yield f"`{compared.text}` compares with what `{name}` never is{hint}", compared.offset
 
 
-def flipped(text: str, condition: Node) -> str:
-    """What an answer rule likely means that answers the uncertain, or the untypical: its comparisons, turned round."""
+def turned_round(condition: Node) -> str:
+    """What an answer rule likely means that answers the uncertain or the untypical; empty where that can't be told."""
     for compared in compared_facts(condition):
         is_upside_down = compared.operator in _WRONG_WAY.get(compared.fact, ())
         if is_upside_down and isinstance(compared.literal, float):
@@ -179,8 +198,8 @@ def _range_text(name: str) -> str:
 
 
 def _meant_number(name: str, literal: float) -> str:
-    if name in SHARES and 1 < literal <= 100:  # noqa: PLR2004  # percent
-        tenth = f", or {literal / 10:g}" if literal < 10 else ""  # noqa: PLR2004
+    if name in SHARES and 1 < literal <= 100:
+        tenth = f", or {literal / 10:g}" if literal < 10 else ""
         return f"; did you mean {literal / 100:g} ({literal:g} %){tenth}?"
     low, high = RANGES[name]
     return f"; did you mean {-literal:g}?" if low <= -literal <= high and literal else ""

@@ -114,7 +114,7 @@ def names(condition: Node) -> tuple[str, ...]:
     for node in condition.walk():
         if node.kind is Kind.NAME and node.text in VISIBLE:
             found[node.text] = None
-        elif (label := _label(node)) is not None:
+        elif (label := read_label(node)) is not None:
             found[f"labels.{label}"] = None
     return tuple(found)
 
@@ -122,7 +122,7 @@ def names(condition: Node) -> tuple[str, ...]:
 def tested_labels(condition: Node) -> frozenset[str]:
     """The labels whose presence a condition tests with ``has``, as ``labels.NAME``."""
     tests = (node for node in condition.walk() if node.kind is Kind.PRESENCE)
-    return frozenset(f"labels.{label}" for label in map(_label, tests) if label is not None)
+    return frozenset(f"labels.{label}" for label in map(read_label, tests) if label is not None)
 
 
 def compared_labels(condition: Node) -> Iterator[tuple[str, str]]:
@@ -130,7 +130,7 @@ def compared_labels(condition: Node) -> Iterator[tuple[str, str]]:
     for node in condition.walk():
         if node.kind is Kind.CALL and node.text in (*_COMPARISONS, "@in"):
             for one, other in itertools.permutations(node.parts, 2):
-                if (label := _label(one)) is not None:
+                if (label := read_label(one)) is not None:
                     yield label, other.type.removeprefix("list ")
 
 
@@ -214,7 +214,7 @@ def _comparison(node: Node) -> tuple[str, Label] | None:
     return (fact.text, literal.value) if is_ordered and literal.value is not None else None
 
 
-def _label(node: Node) -> str | None:
+def read_label(node: Node) -> str | None:
     """The name of the label that a node reads: ``labels.NAME``, ``has(labels.NAME)`` or ``labels['NAME']``."""
     if not node.parts or node.parts[0].kind is not Kind.NAME or node.parts[0].text != "labels":
         return None
