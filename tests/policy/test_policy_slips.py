@@ -293,7 +293,7 @@ def test_a_queue_that_guard_yaml_does_not_have_is_warned_of(tmp_path: Path, revi
     is_near = "support" in review and queue != "billing"
     assert ("did you mean 'support'?" in said) is is_near
     (audit,) = said_of_queues(tmp_path, review, SURE, keys=f"audit: {{fraction: 0.5, queue: {queue}}}\n")
-    assert audit.startswith(f"warning p.yaml:3:30: guard.yaml has no queue {queue!r}; ")
+    assert audit.startswith(f"warning p.yaml:3:31: guard.yaml has no queue {queue!r}; ")
 
 
 @pytest.mark.parametrize(
@@ -307,5 +307,5 @@ def test_a_queue_that_guard_yaml_has_is_not_warned_of(tmp_path: Path, review: st
 def test_the_default_queue_is_one_that_guard_yaml_may_lack(tmp_path: Path) -> None:
     (said,) = said_of_queues(tmp_path, SUPPORT, SURE, "id: last, do: escalate")
     assert said.startswith(
-        "warning p.yaml:5:21: guard.yaml has no queue 'default'; it has ['nurses', 'seniors', 'support']"
+        "warning p.yaml:5:20: guard.yaml has no queue 'default'; it has ['nurses', 'seniors', 'support']"
     )
