@@ -5,7 +5,7 @@ message: messages are logged. All errors carry plain strings, so they survive pi
 """
 
 import sys
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Self
 
 from ilis_guard.text import whole_characters
 
@@ -34,9 +34,21 @@ class RequestError(IlisGuardError):
 
     caller_message = "The request is invalid."
 
-    def __init__(self, message: str, field: Literal["messages", "labels", "stop"] = "messages") -> None:
+    def __init__(self, message: str, field: Literal["messages", "labels", "stop", "id"] = "messages") -> None:
         super().__init__(message)
         self.field = field
+
+
+class RequestConflictError(RequestError):
+    """The id, or the idempotency key, was given to another request before."""
+
+    caller_message = "The id belongs to another request."
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "id")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (str(self),)
 
 
 class ConfigError(IlisGuardError):
@@ -73,6 +85,10 @@ class PromptTooLongError(ModelError):
     """The prompt and the tokens to be generated don't fit into the model's context."""
 
     caller_message = "The prompt is too long for the model."
+
+
+class ThinkingError(ModelError):
+    """The model thought and gave no answer: it never left its thinking, or thought in the middle of its answer."""
 
 
 class CircuitOpenError(ModelError):
@@ -131,6 +147,10 @@ class FitError(IlisGuardError):
     """A scorer can't be fitted to these rows."""
 
 
+class UnacceptedFindingsError(FitError):
+    """A score is no better than chance, or its figures are no evidence; nobody accepted it all the same."""
+
+
 class SimulationError(IlisGuardError):
     """A policy can't be simulated on a table of attempts."""
 
@@ -139,6 +159,16 @@ class ReviewError(IlisGuardError):
     """The human queue failed, or can't do what was requested."""
 
     caller_message = "The request could not be put before a person."
+
+
+class TicketPendingError(ReviewError):
+    """The time for the request was over while its ticket was being stored; it may be stored all the same."""
+
+    caller_message = "The request was still being put before a person when its time was over."
+
+
+class DecisionRecordedError(ReviewError):
+    """Another process has recorded a decision under this id first."""
 
 
 class QueueStorageError(ReviewError):

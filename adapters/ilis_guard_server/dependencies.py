@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from anyio import CapacityLimiter
-from fastapi import Depends, Form, HTTPException, Request
+from fastapi import Depends, Form, Header, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 
@@ -19,7 +19,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.auth import SESSION_SECONDS, Credentials, Sessions, SignInLimit, User, Users
-from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines
+from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines, Unfinished
 from ilis_guard_server.metrics import Metrics
 from ilis_guard_server.problem_details import ApiError
 
@@ -48,6 +48,7 @@ class GuardState:
         self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
+        self.unfinished = Unfinished()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)
         self.probe_thread = CapacityLimiter(1)
         """A thread of its own for readiness probes, which no request can take."""
@@ -144,6 +145,18 @@ def require_client(
 
 
 Client = Annotated[str, Depends(require_client)]
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="idempotency-key",
+        description="Of your own making, a new one for each request: sent again, the request gets the same decision.",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+    ),
+]
 
 
 def _require_local_program(request: Request) -> None:

@@ -5,7 +5,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, SupportsFloat, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -14,22 +14,28 @@ from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.interrupts import is_interrupt
-from ilis_guard.errors import ModelError, control_flow, log_detail
+from ilis_guard.errors import ModelError, ThinkingError, control_flow, log_detail
 from ilis_guard.models import StepwiseModel
 from ilis_guard.models.base import Proceed
+from ilis_guard.text import whole_characters
 from ilis_guard.types import (
     Attempt,
     ErrorInfo,
     FinishReason,
     Generation,
     Message,
+    Position,
     PromptRuling,
     Request,
     Score,
     Stage,
     Statistics,
+    to_float,
 )
+from ilis_guard.types.thinking import find_answer
 
+_MAX_TOKENS: Final = 2**63 - 1
+"""Of one generation: prices are multiplied by them as floats."""
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
 """The policy's ruling before a token is generated, on the attempt so far."""
 
@@ -116,6 +122,7 @@ class AttemptRunner:
             if not self._is_spared(self._prompt):
                 assert generation is not None, "only a ruling on the prompt spares the model"
                 self._check_prompt()
+                _check_thinking(generation)
                 if self._tier.check is not None:
                     self._tier.check(self._tier.name, generation)
                 score = self._tier.score(generation)
@@ -272,7 +279,12 @@ class AttemptRunner:
         return replace(
             attempt,
             text=generation.text,
-            signatures=generation.signatures,
+            # An overflowed model's couldn't be stored, and nobody can learn from it.
+            signatures={
+                position: signature
+                for position, signature in generation.signatures.items()
+                if np.isfinite(signature).all()
+            },
             statistics=generation.statistics,
             prompt_tokens=generation.prompt_tokens,
             tokens=generation.tokens,
@@ -300,19 +312,73 @@ def _checked(generation: object) -> Generation:
     """Check what a model returned, in all that policies and tickets read: a user's own model may return anything."""
     if not isinstance(generation, Generation):
         raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
-    if not isinstance(generation.text, str) or type(generation.tokens) is not int or generation.tokens < 0:
+    if not isinstance(generation.text, str) or not _is_count(generation.tokens):
         raise ModelError(
             f"a Generation's text is a string and its tokens are counted from 0, got a "
-            f"{type(generation.text).__name__} and {generation.tokens!r}"
+            f"{type(generation.text).__name__} and {_shown(generation.tokens)}"
         )
-    if type(generation.prompt_tokens) is not int or generation.prompt_tokens < 0:
-        raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {generation.prompt_tokens!r}")
+    if not _is_count(generation.prompt_tokens):
+        raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {_shown(generation.prompt_tokens)}")
     if generation.finish_reason not in (None, *get_args(FinishReason)):
         raise ModelError("a Generation's finish_reason is 'stop', 'length' or None, got another; map it to one of them")
     signatures = generation.signatures
     if not isinstance(signatures, Mapping) or not all(isinstance(each, np.ndarray) for each in signatures.values()):
         raise ModelError("a Generation's signatures are a mapping of NumPy arrays by position, got something else")
-    return replace(generation, statistics=_checked_statistics(generation.statistics))
+    if not all(_is_signature(position, each) for position, each in signatures.items()):
+        raise ModelError(f"a Generation's signatures are maps of floats at {list(get_args(Position))!r}, got another")
+    generation = replace(
+        generation,
+        # What no encoding can express couldn't be shown, stored or sent.
+        text=whole_characters(generation.text),
+        sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
+        statistics=_checked_statistics(generation.statistics),
+    )
+    return _without_thinking(generation)
+
+
+def _is_signature(position: object, signature: np.ndarray) -> bool:
+    return position in get_args(Position) and signature.ndim == 2 and np.issubdtype(signature.dtype, np.floating)
+
+
+def _is_count(tokens: object) -> bool:
+    return type(tokens) is int and 0 <= tokens <= _MAX_TOKENS
+
+
+def _shown(tokens: object) -> str:
+    # Python refuses to write numbers of thousands of digits.
+    is_short = tokens is None or (type(tokens) is int and abs(tokens) <= _MAX_TOKENS)
+    return repr(tokens) if is_short else f"a {type(tokens).__name__}"
+
+
+def _without_thinking(generation: Generation) -> Generation:
+    """Take out what a user's own model thought; what was measured over that says nothing of the answer."""
+    text = generation.text
+    part = find_answer(text, is_partial=generation.finish_reason is None)
+    if not part.has_thinking:
+        return generation
+    signatures = {position: each for position, each in generation.signatures.items() if position == "prompt"}
+    return replace(
+        generation, text=part.of(text), thinking_problem=part.problem, signatures=signatures, statistics=None
+    )
+
+
+def _check_thinking(generation: Generation) -> None:
+    """Check that a generation is more than thinking.
+
+    Raises:
+        ThinkingError: it isn't.
+    """
+    if generation.finish_reason is None or not generation.thinking_problem:
+        return
+    if generation.thinking_problem == "unfinished":
+        raise ThinkingError(
+            f"the model never left its thinking, so there is no answer ({generation.tokens} tokens, finish reason "
+            f"{generation.finish_reason!r}): give it more tokens, or turn its thinking off (chat_template_kwargs)"
+        )
+    raise ThinkingError(
+        f"the model thought in the middle of its answer, so that it can't be told what is answer ({generation.tokens} "
+        "tokens)"
+    )
 
 
 def _checked_statistics(statistics: object) -> Statistics | None:
@@ -321,8 +387,10 @@ def _checked_statistics(statistics: object) -> Statistics | None:
         return None
     if not isinstance(statistics, Statistics):
         raise ModelError(f"a Generation's statistics are Statistics or None, got a {type(statistics).__name__}")
-    values = statistics.to_dict()
-    for name, value in values.items():
-        if not isinstance(value, SupportsFloat):
+    converted: dict[str, float] = {}
+    for name, value in statistics.to_dict().items():
+        number = to_float(value)
+        if number is None:
             raise ModelError(f"a Generation's statistics are numbers, got a {type(value).__name__} as {name}")
-    return Statistics(**{name: float(value) for name, value in values.items()})
+        converted[name] = number
+    return Statistics(**converted)

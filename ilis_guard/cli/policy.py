@@ -33,7 +33,7 @@ def check(
     from ilis_guard.cli.policy_tables import certificates_table, notice_line, policy_view
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.policy import Policy
-    from ilis_guard.policy.binding import check_config
+    from ilis_guard.policy.binding import PolicyContext, check_config
 
     checked = Policy.load(policy)
     found, certified = checked.notices(), None
@@ -41,6 +41,7 @@ def check(
         operated = read_config(config)
         certified = check_config(checked, operated)
         found += checked.config_notices(operated)
+        found += checked.score_notices(PolicyContext.of_config(operated).scored_by())
     warnings = sum(notice.level == "warning" for notice in found)
     out.print(policy_view(checked))
     if certified:

@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ilis_guard.config.base import StrictModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import Action, Mode, Stage
 from ilis_guard.types.requests import nfc
 
@@ -63,7 +64,7 @@ def _share(value: Any) -> Any:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if is_blank(value):
         raise ValueError("is empty; leave the key out instead")
     return value
 

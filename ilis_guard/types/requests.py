@@ -1,5 +1,7 @@
 """Requests: a conversation that ends with the user's turn, with the caller's labels and stop sequences."""
 
+import hashlib
+import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -7,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from ilis_guard.errors import RequestError
+from ilis_guard.text import has_half_characters, is_blank
+from ilis_guard.types.thinking import without_thinking
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -32,7 +36,7 @@ class CheckedLabels(dict[str, str | int | float | bool]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `Request.of` takes the thinking out of the assistant's."""
 
     role: Role
     content: str
@@ -75,12 +79,16 @@ class Request:
                 f"the last message (number {len(messages)}) is by {messages[-1].role!r}; the last turn must be the "
                 "user's"
             )
-        if not messages[-1].content.strip():
+        if is_blank(messages[-1].content):
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
+        if any(has_half_characters(turn.content) for turn in messages):
+            raise RequestError("a message has half a character (a lone surrogate) in it; send whole ones")
         checked = checked_labels(labels or {})
         if isinstance(stop, str) or not all(isinstance(sequence, str) and sequence for sequence in stop):
             what = f"`stop` is a list of strings that aren't empty, got a {type(stop).__name__} of others"
             raise RequestError(what, "stop")
+        if any(map(has_half_characters, stop)):
+            raise RequestError("a stop sequence has half a character (a lone surrogate) in it; send whole ones", "stop")
         return cls(messages=messages, labels=checked, stop=tuple(stop))
 
     @property
@@ -92,6 +100,11 @@ class Request:
     def prompt(self) -> str:
         """The user's last turn."""
         return self.messages[-1].content
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; requests of one digest are the same."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; without `stop` where there is none."""
@@ -113,6 +126,8 @@ def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
         raise RequestError(f"{where} has the role {role!r}; it must be 'system', 'user' or 'assistant'")
     if not isinstance(content, str):
         raise RequestError(f"{where} has content of type {type(content).__name__}; it must be a string")
+    if role == "assistant":
+        content = without_thinking(content)
     return Message(role=role, content=content)  # type: ignore[arg-type]  # narrowed by the check above
 
 
@@ -173,7 +188,7 @@ def _one_problem(name: object, value: object) -> str:
 def _text_problem(name: str, value: str) -> str:
     if len(value) > MAX_LABEL_TEXT or len(nfc(value)) > MAX_LABEL_TEXT:
         return f"the label {name!r} has {len(value)} characters; it may have {MAX_LABEL_TEXT}"
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if has_half_characters(value):
         return f"the label {name!r} has half a character (a lone surrogate) in it; send whole ones"
     return ""
 

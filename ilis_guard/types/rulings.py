@@ -249,12 +249,22 @@ def read_rulings(values: Any) -> tuple[Ruling, ...]:
     Raises:
         ValueError: they aren't rulings.
     """
-    rulings: tuple[Ruling, ...] = _adapter().validate_python(values)
+    rulings: tuple[Ruling, ...] = _adapter(tuple[Ruling, ...]).validate_python(values)
     return rulings
 
 
+def read_shadow_ruling(values: Any) -> ShadowRuling:
+    """A shadow ruling from its JSON values.
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    ruling: ShadowRuling = _adapter(ShadowRuling).validate_python(values)
+    return ruling
+
+
 @cache
-def _adapter() -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # nobody who only decides needs it
 
-    return TypeAdapter(tuple[Ruling, ...])
+    return TypeAdapter(kind)
