@@ -17,11 +17,14 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
 from ilis_guard import Generation, Message, Tier
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import answer_of, without_thinking
 from ilis_guard.models.remote import fingerprint_of, finish_reason_of, generation_of, usage_of
-from ilis_guard.types import Fingerprint, FinishReason, RemoteFingerprint, total
+from ilis_guard.types import Fingerprint, FinishReason, RemoteFingerprint, Statistics, total
+from ilis_guard.types.thinking import without_thinking as text_without_thinking
 from ilis_guard_langchain.callbacks import CaptureCallback
 from ilis_guard_langchain.chain import ChainParts, bound_options
 from ilis_guard_langchain.messages import to_messages, usage_metadata
@@ -39,6 +42,8 @@ class ModelCall:
 
     portal: LoopPortal | None
     """Runs coroutines on the caller's event loop; None where the caller waits in its own thread."""
+    settlement: Settlement | None = None
+    """Given up when the caller is cancelled; None where it waits in its own thread."""
     error: Exception | None = None
     """The last error of what is called."""
 
@@ -134,15 +139,21 @@ class ChainModel:
         message = as_message(call.reply)
         if isinstance(call.reply, str):  # only its callbacks hear how the text of a completion model ended
             message = next((each for each in reversed(capture.replies) if each.text == call.reply), message)
-        return generation_of(message, seconds=time.perf_counter() - started)
+        generation = generation_of(message, seconds=time.perf_counter() - started)
+        if not generation.thinking_problem:
+            call.reply = _without_thinking(call.reply)
+        return generation
 
 
 class TappedChainModel:
     """As `ChainModel`, of a local transformers pipeline: its activations are recorded in the pass that answers."""
 
-    def __init__(self, parts: ChainParts, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
+    def __init__(
+        self, parts: ChainParts, model: "TappedModel", llm: Any, *, bound: Mapping[str, Any], is_chat: bool
+    ) -> None:
         self._parts = parts
         self._model = model
+        self._llm = llm
         self._bound = bound
         self._is_chat = is_chat
 
@@ -177,7 +188,7 @@ class TappedChainModel:
             prompt=metadata.prompt,
             max_new_tokens=metadata.max_new_tokens,
         )
-        return cls(parts, model, bound=bound, is_chat=is_chat)
+        return cls(parts, model, llm, bound=bound, is_chat=is_chat)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -207,10 +218,12 @@ class TappedChainModel:
         """Call the model once and record the pass.
 
         Raises:
-            ModelError, GraphBubbleUp: as `ChainModel.generate`.
+            ModelError, GraphBubbleUp: as `ChainModel.generate`; the pipeline was changed since it was wrapped.
             SignatureError: an activation is missing or not finite.
         """
-        call = CURRENT_CALL.get()
+        call, pipeline = CURRENT_CALL.get(), self._llm.pipeline
+        options = _generate_options(pipeline, self._bound.get(PIPELINE_KWARGS, {}))
+        self._model.check_call(pipeline.model, pipeline.tokenizer, options)
         given = call.kwargs.get(PIPELINE_KWARGS, {})
         with self._model.record() as recorder:
             options = {
@@ -224,7 +237,11 @@ class TappedChainModel:
                 call.reply = self._parts.model.invoke(call.given, call.config, **options)
             message = as_message(call.reply)
             finish_reason_of(message)  # the recorder knows how the pass ended, and not that the answer calls tools
-            generation = recorder.generation(message.text.strip())
+            text = message.text.strip()
+            generation = recorder.generation(text)
+        if generation.text != text and not generation.thinking_problem:
+            # The pipeline has decoded it without the markers of its thinking.
+            call.reply = generation.text if isinstance(call.reply, str) else AIMessage(generation.text)
         if given and not call.unscorable:
             call.unscorable = (
                 f"the call passes {sorted(given)!r} on to the chain's pipeline, which was compared with the tier's "
@@ -233,8 +250,9 @@ class TappedChainModel:
         if not call.unscorable and recorder.prompt != self._model.prompt_tokens(messages):
             call.unscorable = (
                 "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
-                "model's chat template makes of this conversation (is a beginning-of-text token there twice, or does "
-                "the chain write the prompt's marks itself?)"
+                "model's chat template makes of this conversation (is a beginning-of-text token there twice, does the "
+                "chain write the prompt's marks itself, or do the messages hold the text of control tokens, such as "
+                "<|im_end|>?)"
             )
         return generation
 
@@ -261,12 +279,15 @@ class OpaqueChainModel:
         output, replies = _output_message(call.reply), capture.replies
         # Of several models' replies, none is the chain's answer.
         only = replies[0] if len(replies) == 1 else None
-        text = only.text if output is None and only is not None else None if output is None else output.text
+        found = only if output is None else output
+        text, problem = (None, "") if found is None else answer_of(found)
         if text is None:
             raise ModelError(
                 f"what comes out of the chain, a {type(call.reply).__name__}, has no text to judge: let the chain put "
                 "out text or a message"
             )
+        if not problem:
+            call.reply = _without_thinking(call.reply)
         usage = [usage_of(reply) for reply in replies]
         return Generation(
             text=text.strip(),
@@ -274,7 +295,9 @@ class OpaqueChainModel:
             prompt_tokens=total((tokens for tokens, _ in usage), start=0),
             finish_reason=_chain_finish_reason(output, replies),
             seconds=time.perf_counter() - started,
-            statistics=None if only is None else generation_of(only, seconds=0.0).statistics,
+            # Of the model's text, which the chain may have made another of.
+            statistics=None if only is None or answer_of(only)[0] != text else _statistics(only),
+            thinking_problem=problem,
             sent=capture.sent,
         )
 
@@ -309,7 +332,7 @@ def _generate_options(pipeline: Any, bound: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _output_message(output: Any) -> AIMessage | None:
-    """The text in a chain's output, as a message: text itself, a message, or the last message of an agent's state.
+    """The answer in a chain's output: text itself, a message, or the last message of an agent's state.
 
     Raises:
         ModelError: that message is no model's, or a graph waits at an interrupt.
@@ -331,10 +354,25 @@ def _chain_finish_reason(output: AIMessage | None, replies: Sequence[AIMessage])
     """
     if output is not None and (said := finish_reason_of(output)) is not None:
         return said
-    same = [reply for reply in replies if output is not None and reply.text.strip() == output.text.strip()]
+    same = [reply for reply in replies if output is not None and answer_of(reply) == answer_of(output)]
     # Calls of tools are steps towards an answer, unless there is nothing else, and their arguments became the answer.
     others = [reply for reply in replies if not reply.tool_calls]
     found = {finish_reason_of(reply, may_call_tools=True) for reply in same[-1:] or others or replies}
     if None in found:
         return None
     return "length" if "length" in found else "stop"
+
+
+def _statistics(reply: AIMessage) -> Statistics | None:
+    return generation_of(reply, seconds=0.0, may_call_tools=True).statistics
+
+
+def _without_thinking(output: Any) -> Any:
+    """An output without the thinking in its answer, wherever `_output_message` finds that."""
+    if isinstance(output, str):
+        return text_without_thinking(output)
+    if isinstance(output, AIMessage):
+        return without_thinking(output)
+    if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
+        return {**output, "messages": [*turns[:-1], _without_thinking(turns[-1])]}
+    return output

@@ -5,6 +5,7 @@ where it is out of file descriptors, so is all that runs beside it: the queue's 
 """
 
 import asyncio
+import socket
 import time
 import uuid
 from collections import Counter
@@ -30,6 +31,8 @@ READ_SECONDS: Final = 30.0
 """How long a client may read nothing of what is sent to it."""
 LINGER_SECONDS: Final = 2.0
 """How long the rest of a refused request is received, and dropped: closing at once would lose the response."""
+SEND_BUFFER_BYTES: Final = 128 * 1024
+"""Of each connection, in the operating system, which would let it grow to some megabytes where nothing is read."""
 SWEEP_SECONDS: Final = 0.5
 LOG_SECONDS: Final = 10.0
 RESERVED_SHARE: Final = 4
@@ -151,6 +154,7 @@ class Connection(H11Protocol):
         self._transport = _LingeringTransport(transport, is_receiving=lambda: self.conn.is_receiving)
         super().connection_made(self._transport)  # type: ignore[arg-type]  # it stands in for one
         self.address = "" if self.client is None else self.client[0]
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if self._connections.add(self):
             self._connections.move(self, waits=True)
         else:

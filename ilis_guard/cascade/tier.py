@@ -61,6 +61,11 @@ class Tier:
         return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
 
     @property
+    def prompt_bundle(self) -> Bundle | None:
+        """The bundle that scores its prompts; None where it has none."""
+        return self.prompt_scorer.bundle if isinstance(self.prompt_scorer, LightGBMScorer) else None
+
+    @property
     def takes_stop(self) -> bool:
         """Whether its model ends answers at stop sequences."""
         return isinstance(self.model, StoppableModel)
@@ -286,6 +291,7 @@ def policy_context(tiers: Sequence[Tier], *, has_queue: bool) -> PolicyContext:
     return PolicyContext(
         tiers=tuple(tier.name for tier in tiers),
         bundles=lambda: {tier.name: tier.bundle for tier in tiers if tier.bundle is not None},
+        prompt_bundles=lambda: {tier.name: tier.prompt_bundle for tier in tiers if tier.prompt_bundle is not None},
         prompts_scored_by=tuple(tier.name for tier in tiers if tier.prompt_scorer is not None),
         without_cost=tuple(tier.name for tier in tiers if tier.cost is None),
         has_queue=has_queue,

@@ -18,7 +18,9 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 from ilis_guard.config.imports import import_string
 from ilis_guard.errors import ModelError, UnfinishedAnswerError, control_flow, error_text
 from ilis_guard.models.endings import Ending, ending_of
+from ilis_guard.models.logprobs import logprobs_of_answer
 from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import answer_of
 from ilis_guard.text import is_blank
 from ilis_guard.types import FinishReason, Generation, Message, RemoteFingerprint, Statistics
 
@@ -134,14 +136,16 @@ def generation_of(reply: AIMessage, *, seconds: float, may_call_tools: bool = Fa
     Raises:
         UnfinishedAnswerError: as `finish_reason_of`.
     """
+    answer, problem = answer_of(reply)
     prompt_tokens, tokens = usage_of(reply)
     return Generation(
-        text=reply.text.strip(),
+        text=answer,
         tokens=tokens,
         prompt_tokens=prompt_tokens,
         finish_reason=finish_reason_of(reply, may_call_tools=may_call_tools),
         seconds=seconds,
-        statistics=statistics_of(reply.response_metadata.get("logprobs")),
+        statistics=statistics_of(logprobs_of_answer(reply.response_metadata.get("logprobs"), answer)),
+        thinking_problem=problem,
     )
 
 
