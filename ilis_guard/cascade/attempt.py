@@ -359,8 +359,8 @@ def _checked(generation: object) -> Generation:
         generation,
         # What no encoding can express couldn't be shown, stored or sent.
         text=whole_characters(generation.text),
-        tokens=min(generation.tokens, _MAX_TOKENS),
-        prompt_tokens=min(generation.prompt_tokens, _MAX_TOKENS),
+        tokens=None if generation.tokens is None else min(generation.tokens, _MAX_TOKENS),
+        prompt_tokens=None if generation.prompt_tokens is None else min(generation.prompt_tokens, _MAX_TOKENS),
         sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
         statistics=_checked_statistics(generation.statistics),
     )
