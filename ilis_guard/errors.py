@@ -5,7 +5,12 @@ message: messages are logged. All errors carry plain strings, so they survive pi
 """
 
 import sys
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Self
+
+from ilis_guard.text import whole_characters
+
+MAX_ERROR_TEXT: Final = 2_000
+"""Characters of an exception's own text that are kept: a provider's may hold the whole request."""
 
 
 class IlisGuardError(Exception):
@@ -29,9 +34,21 @@ class RequestError(IlisGuardError):
 
     caller_message = "The request is invalid."
 
-    def __init__(self, message: str, field: Literal["messages", "labels", "stop"] = "messages") -> None:
+    def __init__(self, message: str, field: Literal["messages", "labels", "stop", "id"] = "messages") -> None:
         super().__init__(message)
         self.field = field
+
+
+class RequestConflictError(RequestError):
+    """The id, or the idempotency key, was given to another request before."""
+
+    caller_message = "The id belongs to another request."
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "id")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (str(self),)
 
 
 class ConfigError(IlisGuardError):
@@ -68,6 +85,10 @@ class PromptTooLongError(ModelError):
     """The prompt and the tokens to be generated don't fit into the model's context."""
 
     caller_message = "The prompt is too long for the model."
+
+
+class ThinkingError(ModelError):
+    """The model thought and gave no answer: it never left its thinking, or thought in the middle of its answer."""
 
 
 class CircuitOpenError(ModelError):
@@ -126,6 +147,10 @@ class FitError(IlisGuardError):
     """A scorer can't be fitted to these rows."""
 
 
+class UnacceptedFindingsError(FitError):
+    """A score is no better than chance, or its figures are no evidence; nobody accepted it all the same."""
+
+
 class SimulationError(IlisGuardError):
     """A policy can't be simulated on a table of attempts."""
 
@@ -136,8 +161,23 @@ class ReviewError(IlisGuardError):
     caller_message = "The request could not be put before a person."
 
 
+class TicketPendingError(ReviewError):
+    """The time for the request was over while its ticket was being stored; it may be stored all the same."""
+
+    caller_message = "The request was still being put before a person when its time was over."
+
+
+class DecisionRecordedError(ReviewError):
+    """Another process has recorded a decision under this id first."""
+
+
 class QueueStorageError(ReviewError):
     """The queue's database failed, or what was to be written into it is no text or number that it takes."""
+
+    may_pass: bool = False
+    """Whether the same may succeed a moment later: the database was out of reach or read-only, as in a failover."""
+    may_be_stored: bool = False
+    """Whether the connection broke in the middle of the commit: what was written may be stored all the same."""
 
 
 class TicketNotFoundError(ReviewError):
@@ -179,10 +219,19 @@ def public_class(error: BaseException) -> type[IlisGuardError] | None:
     )
 
 
+def error_text(error: BaseException) -> str:
+    """An exception's own text, cut; empty where it can't be had: a stranger's ``__str__`` may raise anything."""
+    try:
+        text = str.__getitem__(str(error), slice(MAX_ERROR_TEXT + 1))
+    except BaseException:  # noqa: BLE001 - the exception is at hand already; no other one may take its place
+        return ""
+    return whole_characters(text if len(text) <= MAX_ERROR_TEXT else f"{text[:MAX_ERROR_TEXT]}...")
+
+
 def log_detail(error: BaseException) -> str:
     """An error as it may be logged: ours with its message, a stranger's by its class alone: it may quote texts."""
     known = public_class(error)
-    return f"UnexpectedError: {type(error).__name__}" if known is None else f"{known.__name__}: {error}"
+    return f"UnexpectedError: {type(error).__name__}" if known is None else f"{known.__name__}: {error_text(error)}"
 
 
 _FRAMEWORKS: Final = (("langgraph.errors", "GraphBubbleUp"),)

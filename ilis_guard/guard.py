@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from tenacity.wait import wait_base
 
+from ilis_guard import events
 from ilis_guard.cascade.caller import BACKOFF
 from ilis_guard.cascade.cascade import Cascade
 from ilis_guard.cascade.escalation import Review
+from ilis_guard.cascade.idempotency import DecisionMemory, check_id
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.cascade.stream import StreamEvent, StreamWriter
 from ilis_guard.cascade.tier import Check, Tier, load_tier, policy_context
 from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.concurrency.threads import EventChannel, astream_events, stream_events
 from ilis_guard.config.guard_yaml import GuardConfig, read_config
 from ilis_guard.config.review import ReviewConfig
-from ilis_guard.errors import ConfigError, RequestError
+from ilis_guard.errors import ConfigError, DecisionRecordedError, RequestError
 from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.binding import ActivePolicies, PolicyContext
 from ilis_guard.policy.loader import locate
 from ilis_guard.policy.reload import PolicyReloader
+from ilis_guard.policy.score_limits import Bundles
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Decision, Labels, Request, StreamMode
 from ilis_guard.types.requests import Prompt
@@ -67,8 +71,11 @@ class Guard:
     ) -> None:
         self._context = policy_context(tiers, has_queue=review is not None)
         self._active = _bind(self._context, policy, shadow)
+        _warn_of_findings(self._context.scored_by())
+        _warn_of_idle_thresholds(self._context.scored_by(), self._active)
         self._reloader: PolicyReloader | None = None
         self._clock = clock
+        self._memory = DecisionMemory(review)
         self._cascade = Cascade.of(tiers, review=review, log_texts=log_texts, backoff=backoff, clock=clock)
 
     @classmethod
@@ -126,7 +133,7 @@ class Guard:
             ConfigError: a policy doesn't fit the tiers or the queue.
         """
         files = [locate(name) for name in (policy, shadow) if name is not None]
-        self._reloader = PolicyReloader(files, lambda: _bind(self._context, *_policies(policy, shadow)))
+        self._reloader = PolicyReloader(files, lambda: self._bind_anew(*_policies(policy, shadow)))
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -145,6 +152,7 @@ class Guard:
         labels: Labels | None = None,
         stop: Sequence[str] = (),
         id: str | None = None,  # noqa: A002 - the decision's word for it
+        settlement: Settlement | None = None,
     ) -> Decision:
         """Call models, score their answers, and decide.
 
@@ -157,13 +165,27 @@ class Guard:
             labels: the policy's conditions read them as ``labels.NAME``.
             stop: an answer ends before the first of these sequences, and is scored without the rest. Bundles are
                 fitted to answers that end by themselves: one that is cut may be less typical, see `typicality`.
-            id: the decision's id; None for a new one. A decision has one ticket, so a request that is repeated with
-                the same id is escalated once.
+            id: the decision's id; None for a new one. A request that is repeated with the same id gets the same
+                decision, without another call of a model: for a day where the queue is a database, else as long as this
+                guard remembers its newest ones.
+            settlement: lets another thread give the request up.
 
         Raises:
-            RequestError: the prompt, the labels or the stop sequences are invalid.
+            RequestError: the prompt, the labels, the stop sequences or the id are invalid.
+            RequestConflictError: the id was given to another request.
+            ClientDisconnected: the request was given up; nothing was stored.
         """
-        return self._decide(self._request(prompt, labels, stop), decision=id, since=self._clock())
+        return self._decide(self._request(prompt, labels, stop), id=id, since=self._clock(), settlement=settlement)
+
+    def check_id(self, request: Request, id: str) -> None:  # noqa: A002 - the decision's word for it
+        """Check that an id wasn't given to another request.
+
+        Raises:
+            RequestError: it is no id.
+            RequestConflictError: it was.
+        """
+        check_id(id)
+        self._memory.check(id, request.digest)
 
     async def adecide(
         self,
@@ -176,10 +198,14 @@ class Guard:
         """As `decide`, for callers on an event loop.
 
         The decision is made in a thread of its own, which this awaits, so the event loop stays free. Cancelling the
-        caller doesn't stop that thread: the request runs to its end, and a ticket may be stored.
+        caller gives the request up: then there is no ticket, unless it was committed before.
         """
-        request = self._request(prompt, labels, stop)
-        return await run_in_thread(partial(self._decide, request, decision=id, since=self._clock()))
+        request, settlement = self._request(prompt, labels, stop), Settlement()
+        decide = partial(self._decide, request, id=id, since=self._clock(), settlement=settlement)
+        try:
+            return await run_in_thread(decide)
+        finally:
+            settlement.cancel()
 
     def stream(
         self,
@@ -187,22 +213,27 @@ class Guard:
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
+        id: str | None = None,  # noqa: A002 - the decision's word for it
         mode: StreamMode = "hold",
     ) -> Generator[StreamEvent, None, None]:
         """As `decide`, with the answer's text as events; the decision is always the last event.
 
-        Closing the iterator stops the generation at its next token. Then there is no decision, and no ticket.
+        Closing the iterator stops the generation at its next token. Then there is no decision, and no ticket, unless
+        it was committed before.
 
         Args:
             prompt: as of `decide`.
             labels: as of `decide`.
             stop: as of `decide`.
+            id: as of `decide`.
             mode: when text is shown, and whether generations are stopped early.
 
         Raises:
-            RequestError: the prompt, the labels or the stop sequences are invalid, or there is no such mode.
+            RequestError: as of `decide`, or there is no such mode.
+            RequestConflictError: as of `decide`.
         """
-        return stream_events(self._streaming(self._request(prompt, labels, stop), mode))
+        request, settlement = self._request(prompt, labels, stop), Settlement()
+        return stream_events(self._streaming(request, id, mode, settlement), settlement.cancel_token)
 
     def astream(
         self,
@@ -210,10 +241,16 @@ class Guard:
         *,
         labels: Labels | None = None,
         stop: Sequence[str] = (),
+        id: str | None = None,  # noqa: A002 - the decision's word for it
         mode: StreamMode = "hold",
+        settlement: Settlement | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """As `stream`, for callers on an event loop. Cancelling a task that waits for an event closes the stream."""
-        return astream_events(self._streaming(self._request(prompt, labels, stop), mode))
+        """As `stream`, for callers on an event loop. Cancelling a task that waits for an event closes the stream.
+
+        A caller that has a time limit of its own gives a `settlement`.
+        """
+        request, settlement = self._request(prompt, labels, stop), settlement or Settlement()
+        return astream_events(self._streaming(request, id, mode, settlement), settlement.cancel_token)
 
     def with_model(self, tier: str, model: Model, *, check: Check | None = None) -> Self:
         """Replace a tier's model in a copy of this guard; policies, queue and the other tiers are shared.
@@ -232,12 +269,16 @@ class Guard:
     def without_models(self, why: str) -> Self:
         """Copy this guard without its models: each attempt fails, and the policy rules on that.
 
-        For requests that are still under way when a server stops: the policy may escalate them, and answers none.
+        For requests that are still under way when a server stops: the policy may escalate them, and answers none. A
+        decision that is kept under the request's id is found only when this one is to be kept under it: nothing is
+        waited for.
 
         Args:
             why: the detail of each attempt's error; a sentence without prompts and answers.
         """
-        return self._with(self._cascade.without_models(why))
+        other = self._with(self._cascade.without_models(why))
+        other._memory = self._memory.without_reading()  # noqa: SLF001 - it is another self
+        return other
 
     def close(self) -> None:
         """Release the queue's storage."""
@@ -274,23 +315,60 @@ class Guard:
     def _policies_now(self) -> ActivePolicies:
         return self._active if self._reloader is None else self._reloader.current
 
-    def _streaming(self, request: Request, mode: StreamMode) -> Callable[[EventChannel[StreamEvent]], None]:
+    def _bind_anew(self, policy: Policy, shadow: Policy | None) -> ActivePolicies:
+        active = _bind(self._context, policy, shadow)
+        if active.fingerprints != self._active.fingerprints:
+            _warn_of_idle_thresholds(self._context.scored_by(), active)
+        self._active = active
+        return active
+
+    def _streaming(
+        self,
+        request: Request,
+        id: str | None,  # noqa: A002 - as in `decide`
+        mode: StreamMode,
+        settlement: Settlement,
+    ) -> Callable[[EventChannel[StreamEvent]], None]:
         """The work that begins when the stream's reader requests the first event."""
         if mode not in get_args(StreamMode):
             raise RequestError(f"there is no mode {mode!r} of a stream; there are {', '.join(get_args(StreamMode))}")
+        if id is not None:
+            check_id(id)
 
         def work(channel: EventChannel[StreamEvent]) -> None:
             writer = StreamWriter(channel, mode)
-            writer.finish(self._decide(request, since=self._clock(), writer=writer))
+            writer.finish(self._decide(request, id=id, since=self._clock(), settlement=settlement, writer=writer))
 
         return work
 
     def _decide(
-        self, request: Request, *, since: float, decision: str | None = None, writer: StreamWriter | None = None
+        self,
+        request: Request,
+        *,
+        id: str | None,  # noqa: A002 - as in `decide`
+        since: float,
+        settlement: Settlement | None,
+        writer: StreamWriter | None = None,
     ) -> Decision:
-        return self._cascade.decide(
-            request, self._policies_now(), decision=decision or uuid.uuid4().hex, since=since, writer=writer
+        decide = partial(
+            self._cascade.decide, request, self._policies_now(), since=since, settlement=settlement, writer=writer
         )
+        if id is None:
+            return decide(decision=uuid.uuid4().hex)
+        check_id(id)
+        digest = request.digest
+        with self._memory.hold(id, digest, settlement) as found:
+            made = found
+            if made is None:
+                try:
+                    made = decide(decision=id, digest=digest)
+                except DecisionRecordedError:
+                    made = self._memory.recorded(id, digest)
+                self._memory.add(made, digest)
+            if settlement is not None:
+                settlement.begin(made)
+                settlement.commit()
+            return made
 
 
 def open_queue(config: ReviewConfig) -> ReviewQueue:
@@ -331,6 +409,33 @@ def _bind(context: PolicyContext, policy: Policy, shadow: Policy | None) -> Acti
         )
     bound_shadow = None if shadow is None else context.bind(shadow, is_shadow=True)
     return ActivePolicies(enforced=context.bind(policy), shadow=bound_shadow)
+
+
+def _warn_of_findings(bundles: Bundles) -> None:
+    for stage, by_tier in bundles.items():
+        for tier, bundle in by_tier.items():
+            for finding in bundle.metadata.findings:
+                events.log().warning(
+                    events.BUNDLE_DOUBTED,
+                    tier=tier,
+                    stage=stage,
+                    bundle=bundle.digest,
+                    **finding.model_dump(include={"kind", "severity", "value", "bound"}),
+                )
+
+
+def _warn_of_idle_thresholds(bundles: Bundles, active: ActivePolicies) -> None:
+    for bound in filter(None, (active.enforced, active.shadow)):
+        for found in bound.policy.idle_thresholds(bundles):
+            events.log().warning(
+                events.THRESHOLD_IDLE,
+                policy=bound.policy.name,
+                rule=found.rule,
+                tier=found.tier,
+                threshold=found.threshold,
+                least=found.floor,
+                calibration_rows=found.rows,
+            )
 
 
 def _check_pin(policy: Policy, config: GuardConfig) -> None:

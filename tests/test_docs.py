@@ -265,7 +265,7 @@ def promises() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("fault", "tests"), promises())
 def test_every_promise_names_tests_that_exist(fault: str, tests: str) -> None:
-    """A test is named as `tests/ROOM/test_FILE.py::test_name`, or by its file where the whole file shows the promise."""
+    """A test is named `tests/ROOM/test_FILE.py::test_name`, or by its file where the whole file shows the promise."""
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", tests)
     assert named, fault
     for file, test in named:

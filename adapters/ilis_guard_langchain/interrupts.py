@@ -1,5 +1,6 @@
 """An agent's escalated answer waits for its verdict: in the queue as a ticket, in the graph as an interrupt."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NotRequired, TypedDict
 
@@ -9,7 +10,7 @@ from langchain_core.messages import AIMessage, AnyMessage, RemoveMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
 from ilis_guard import Action, Decision, ReviewQueue, Verdict
 from ilis_guard.config.base import StrictModel
@@ -20,6 +21,11 @@ from ilis_guard_langchain.messages import KEY, attach_summary, summarize_decisio
 
 THREAD_LABEL: Final = "thread_id"
 """The label in which a ticket keeps the graph's thread that waits for it."""
+_EXAMPLE: Final = """{"verdict": "accept"}, {"verdict": "correct", "text": "..."} or {"verdict": "reject"}"""
+_MAX_PLACE: Final = 60
+"""Characters of a key at fault, in `refused`."""
+_MAX_PROBLEMS: Final = 3
+"""Of what a graph was resumed with, in `refused`."""
 END: Final = {"jump_to": "end"}
 """The state update for an agent that would call its model again because the structured answer is missing."""
 
@@ -59,6 +65,11 @@ class VerdictResponse(StrictModel):
     """The version of the ticket that they looked at; None for whatever it is now."""
 
 
+_RESPONSE_SCHEMA: Final = VerdictResponse.model_json_schema()
+"""For clients that render a form. LangGraph doesn't check values against it: its error would come out of the graph,
+instead of a question that says what was wrong."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewOutcome:
     """A ticket that has ended, and its effect on the answer."""
@@ -96,18 +107,20 @@ def wait_for_verdict(queue: ReviewQueue, ticket: str) -> ReviewOutcome:
     """The ticket with its verdict, wherever that was given; interrupts the graph while there is none.
 
     A verdict that the graph is resumed with is given to the queue too; where somebody was faster there, theirs stands.
-    One that the queue refuses leaves the interrupt pending, and `refused` in its value says why.
+    One that the queue refuses, and anything else that is no verdict, leaves the interrupt pending, and `refused` in its
+    value says why.
 
     Raises:
         GraphInterrupt: there is no verdict yet.
         QueueStorageError: the database failed; resuming the thread tries again.
         TicketNotFoundError: the ticket is gone.
     """
-    response = _last_response(_question(queue.get(ticket)))
-    refused = "" if response is None else _resolve(queue, ticket, response)
+    response, refused = _last_response(_question(queue.get(ticket)))
+    if response is not None:
+        refused = _resolve(queue, ticket, response)
     record = queue.get(ticket)
     if record.ticket.ended_at is None:
-        interrupt(_question(record, refused), response_schema=VerdictResponse)
+        interrupt(_question(record, refused), response_schema=_RESPONSE_SCHEMA)
         raise AssertionError("all that the graph was resumed with was read before, so there was nothing to return")
     return ReviewOutcome(record=record, response=response)
 
@@ -178,18 +191,37 @@ def _summary(message: AnyMessage) -> dict[str, Any]:
     return summary
 
 
-def _last_response(question: dict[str, Any]) -> VerdictResponse | None:
-    """What the graph was last resumed with; None where it wasn't yet.
+def _last_response(question: dict[str, Any]) -> tuple[VerdictResponse | None, str]:
+    """The verdict that the graph was last resumed with, if that was one; else why it wasn't, if it was resumed at all.
 
     LangGraph runs a node from its start each time it is resumed, and hands it all that it was ever resumed with. A
     verdict that the queue refused would come back for ever, and one day count: so only the last does.
     """
-    response = None
+    response, refused = None, ""
     while True:
         try:
-            response = interrupt(question, response_schema=VerdictResponse)
+            given = interrupt(question, response_schema=_RESPONSE_SCHEMA)
         except GraphInterrupt:
-            return response
+            return response, refused
+        response, refused = _read_response(given)
+
+
+def _read_response(given: object) -> tuple[VerdictResponse | None, str]:
+    """The verdict that a graph was resumed with; or what is wrong with what it was resumed with instead."""
+    try:
+        return VerdictResponse.model_validate(given), ""
+    except ValidationError as invalid:
+        what = f"got {type(given).__name__!r}"
+        if isinstance(given, Mapping):
+            problems = invalid.errors(include_input=False, include_url=False, include_context=False)
+            what = "; ".join(f"{_place(each['loc'])}: {each['msg']}" for each in problems[:_MAX_PROBLEMS])
+        return None, f"this waits for a verdict, resume it with {_EXAMPLE}: {what}"
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """The key at fault; a stranger's may be of any length."""
+    place = repr(".".join(map(str, location)))
+    return place if len(place) <= _MAX_PLACE else f"{place[:_MAX_PLACE]}..."
 
 
 def _resolve(queue: ReviewQueue, ticket: str, response: VerdictResponse) -> str:

@@ -1,5 +1,6 @@
 """The OpenAPI document: FastAPI's own, with the bodies that FastAPI doesn't read, and without what can't happen."""
 
+import json
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -8,7 +9,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
+from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard_server.problem_details import MEDIA_TYPE, Problem
 from ilis_guard_server.schemas import requests, responses
 
@@ -72,10 +75,13 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install_openapi(app: FastAPI, *, needs_key: bool) -> None:
     """Let an application return this document.
 
+    It is made once, in a thread: anybody may ask for it, and it takes a good part of a second.
+
     Args:
         app: the application.
         needs_key: whether clients need an API key.
     """
+    rendered: list[bytes] = []
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -84,7 +90,13 @@ def install_openapi(app: FastAPI, *, needs_key: bool) -> None:
             app.openapi_schema = document
         return app.openapi_schema
 
+    async def get_document() -> Response:
+        if not rendered:
+            rendered.append(await run_in_thread(lambda: json.dumps(openapi()).encode()))
+        return Response(rendered[0], media_type="application/json")
+
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this way to extend it
+    app.add_api_route("/openapi.json", get_document, include_in_schema=False)
 
 
 def _complete(document: dict[str, Any], models: Sequence[type[BaseModel]], *, needs_key: bool) -> None:
@@ -98,8 +110,9 @@ def _complete(document: dict[str, Any], models: Sequence[type[BaseModel]], *, ne
         components.pop("securitySchemes", None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            # Bodies and paths that can't be used are answered with 400.
-            operation["responses"].pop("422", None)
+            # What can't be used is answered with 400: FastAPI's own 422, which is no problem, never comes.
+            if MEDIA_TYPE not in operation["responses"].get("422", {}).get("content", {}):
+                operation["responses"].pop("422", None)
             if not needs_key:
                 operation.pop("security", None)
 

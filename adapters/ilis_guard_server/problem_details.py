@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ilis_guard import errors, events
-from ilis_guard.errors import IlisGuardError
+from ilis_guard.errors import IlisGuardError, error_text
 from ilis_guard_server.pages.templating import error_page
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -25,6 +25,7 @@ _STATUS: Final[tuple[tuple[type[IlisGuardError], int, str], ...]] = (
     (errors.QueueStorageError, 503, "The queue's storage failed; try again later."),
     (errors.WebhookSignatureError, 401, "The signature is missing, wrong or too old."),
     (errors.ReviewError, 400, ""),
+    (errors.RequestConflictError, 422, "This idempotency key was sent with another request; make a new one for each."),
     (errors.RequestError, 400, ""),
     (errors.ConfigError, 503, "The server's configuration is incomplete; try again later."),
     (IlisGuardError, 500, ""),
@@ -108,7 +109,15 @@ def problem_response(
 def status_and_detail(error: IlisGuardError) -> tuple[int, str]:
     """The HTTP status of an error, and what callers may read about it."""
     status, detail = next((status, detail) for kind, status, detail in _STATUS if isinstance(error, kind))
-    return status, str(error) if status == 400 else detail
+    return status, error_text(error) if status == 400 else detail
+
+
+def problem_of(error: IlisGuardError | ApiError, request_id: str) -> Response:
+    """The problem that an error is to API callers."""
+    if isinstance(error, ApiError):
+        return problem_response(error.status_code, request_id, detail=str(error.detail), error=error)
+    status, detail = status_and_detail(error)
+    return problem_response(status, request_id, detail=detail, error=error)
 
 
 async def handle_ilis_guard_error(request: Request, error: Exception) -> Response:
@@ -142,9 +151,9 @@ def log_failure(request: Request, error: IlisGuardError) -> None:
         events.REQUEST_FAILED,
         request=request.state.request_id,
         method=request.method,
-        path=request.url.path,
+        path=request.scope["path"],
         status=status,
-        error=f"{type(error).__name__}: {error}" if status >= 500 else type(error).__name__,
+        error=f"{type(error).__name__}: {error_text(error)}" if status >= 500 else type(error).__name__,
     )
 
 
@@ -157,6 +166,6 @@ def _response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A page for browsers, problem details for all others."""
-    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/"):
+    if "text/html" in request.headers.get("accept", "") and not request.scope["path"].startswith("/v1/"):
         return error_page(request, status, detail=detail, headers=headers)
     return problem_response(status, request.state.request_id, detail=detail, error=error, headers=headers)

@@ -19,10 +19,15 @@ from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps, read_bundle
-from ilis_guard_server.app import create_app
+from ilis_guard_server.app import STOP_SECONDS, create_app
+from ilis_guard_server.connections import Connection, Connections, room_for_connections
 
-_STOP_SECONDS: Final = 10
-"""How long requests in flight may take once the server is told to stop; the guard's have time of their own before."""
+MAX_CONNECTIONS: Final = 1000
+"""Of a server that serves only the reviewers' page."""
+_ACCEPTED_AT_ONCE: Final = 16
+"""asyncio accepts so many connections before it lets anything else run, such as the closing of others."""
+_BACKLOG: Final = 2048
+"""Connections that the operating system keeps until they are accepted."""
 
 
 def serve(config: Path, *, host: str, port: int, on_start: Callable[[str], None] = lambda _: None) -> None:
@@ -69,9 +74,15 @@ def serve(config: Path, *, host: str, port: int, on_start: Callable[[str], None]
             server=settings.server,
             background=[] if review is None else [partial(_deliver, settings, review, failures, stop_server)],
         )
-        stop_seconds = _STOP_SECONDS + (0.0 if settings.server is None else settings.server.shutdown_seconds)
+        stop_seconds = STOP_SECONDS + (0.0 if settings.server is None else settings.server.shutdown_seconds)
         server: uvicorn.Server = _Server(
-            uvicorn_config(app, host=host, port=port, stop_seconds=stop_seconds),
+            uvicorn_config(
+                app,
+                host=host,
+                port=port,
+                stop_seconds=stop_seconds,
+                max_connections=MAX_CONNECTIONS if settings.server is None else settings.server.max_connections,
+            ),
             on_start=lambda bound: _announce(on_start, settings, host, bound),
             on_stop=lambda: _begin_shutdown(app, settings),
         )
@@ -117,14 +128,26 @@ def _typical_maps(settings: GuardConfig) -> dict[str, TypicalMaps]:
 
 
 def uvicorn_config(
-    app: Callable[..., object], *, host: str, port: int, stop_seconds: float = _STOP_SECONDS
+    app: Callable[..., object],
+    *,
+    host: str,
+    port: int,
+    stop_seconds: float = STOP_SECONDS,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> uvicorn.Config:
     """How uvicorn runs an application of ours."""
+    connections = Connections(room_for_connections(max_connections))
     return uvicorn.Config(
         app,
         host=host,
         port=port,
+        # Not by what happens to be installed: other loops, parsers and web sockets have none of our limits.
+        http=partial(Connection, connections=connections),  # type: ignore[arg-type]  # a factory serves as well
+        loop="asyncio",
+        ws="none",
+        backlog=_ACCEPTED_AT_ONCE,
         log_config=None,  # our own events say what happened, without addresses' query strings
+        log_level="error",  # a line for each invalid request would let strangers fill the disk
         access_log=False,
         # The client's address must be the connection's: the sign-in by proxy rests on it.
         proxy_headers=False,
@@ -145,6 +168,9 @@ class _Server(uvicorn.Server):
         """Start as uvicorn does, and report it."""
         await super().startup(sockets)  # type: ignore[arg-type]  # uvicorn's
         if self.started:
+            for listening in self.servers[0].sockets:
+                with listening.dup() as same:
+                    same.listen(_BACKLOG)
             self._on_start(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: object = None) -> None:

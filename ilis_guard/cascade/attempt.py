@@ -1,11 +1,11 @@
 """Attempts: call one tier's model, score its answer, and record any error."""
 
-import asyncio
 import math
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, SupportsFloat, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -13,22 +13,29 @@ from ilis_guard.cascade.caller import ModelCaller
 from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.errors import ModelError, control_flow, log_detail
+from ilis_guard.concurrency.interrupts import is_interrupt
+from ilis_guard.errors import ModelError, ThinkingError, control_flow, log_detail
 from ilis_guard.models import StepwiseModel
 from ilis_guard.models.base import Proceed
+from ilis_guard.text import whole_characters
 from ilis_guard.types import (
     Attempt,
     ErrorInfo,
     FinishReason,
     Generation,
     Message,
+    Position,
     PromptRuling,
     Request,
     Score,
     Stage,
     Statistics,
+    to_float,
 )
+from ilis_guard.types.thinking import find_answer
 
+_MAX_TOKENS: Final = 2**63 - 1
+"""Of one generation: more than databases, clients and conditions can count."""
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
 """The policy's ruling before a token is generated, on the attempt so far."""
 
@@ -98,16 +105,16 @@ class AttemptRunner:
         self._stopper = stopper
         # The model's thread replaces it as a whole, since it may go on after its call was abandoned.
         self._prompt = PromptPhase()
-        self._prompt_failure: Exception | None = None
+        self._prompt_failure: BaseException | None = None
         self._calls = 0
         self._stopped: Generation | None = None
 
     def run(self) -> AttemptResult:
         """Make the attempt. Errors become the attempt's error.
 
-        Only what stops the program, or is control flow (`errors.control_flow`), is raised.
+        Only what stops the program (`is_interrupt`), or is control flow (`errors.control_flow`), is raised.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         generation: Generation | None = None
         score: Score | None = None
         try:
@@ -115,6 +122,7 @@ class AttemptRunner:
             if not self._is_spared(self._prompt):
                 assert generation is not None, "only a ruling on the prompt spares the model"
                 self._check_prompt()
+                _check_thinking(generation)
                 if self._tier.check is not None:
                     self._tier.check(self._tier.name, generation)
                 score = self._tier.score(generation)
@@ -122,7 +130,9 @@ class AttemptRunner:
                     self._deadline.check()
         except control_flow():
             raise
-        except Exception as error:  # noqa: BLE001 - fail closed: whatever a model or scorer raises, no answer
+        except BaseException as error:  # fail closed: whatever a model or scorer raises, there is no answer
+            if is_interrupt(error):
+                raise
             failure = error
         prompt = self._prompt
         return AttemptResult(
@@ -164,9 +174,16 @@ class AttemptRunner:
                 if stopper is not None and isinstance(model, StepwiseModel):
                     return self._follow(model, stopper, proceed)
                 return self._generation(proceed)
-            except asyncio.CancelledError as cancelled:
-                # Raised further, it would cancel the caller's task, though only the model cancelled itself.
-                raise ModelError(f"the model of the tier {self._tier.name!r} cancelled its own call") from cancelled
+            except Exception:
+                raise
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                # Raised further, SystemExit would end the server, and CancelledError the caller's task.
+                what = (
+                    "cancelled its own call" if isinstance(error, CancelledError) else f"raised {type(error).__name__}"
+                )
+                raise ModelError(f"the model of the tier {self._tier.name!r} {what}") from error
 
         return self._caller.call(work, deadline=self._deadline)
 
@@ -215,8 +232,8 @@ class AttemptRunner:
     def _score_and_rule(self, so_far: Generation, evaluate_prompt: EvaluatePrompt) -> None:
         try:
             score = self._tier.score_prompt(so_far)
-        except Exception as error:
-            if self._is_binding:
+        except BaseException as error:
+            if self._is_binding or is_interrupt(error):
                 raise
             # The model answers all the same; `_check_prompt` raises the error afterwards.
             self._prompt_failure = error
@@ -244,7 +261,7 @@ class AttemptRunner:
         )
 
     def _attempt(
-        self, prompt: PromptPhase, generation: Generation | None, score: Score | None, failure: Exception | None
+        self, prompt: PromptPhase, generation: Generation | None, score: Score | None, failure: BaseException | None
     ) -> Attempt:
         if self._is_spared(prompt):
             attempt = self._attempt_at("prompt", prompt.score, prompt_score=prompt.score)
@@ -262,7 +279,12 @@ class AttemptRunner:
         return replace(
             attempt,
             text=generation.text,
-            signatures=generation.signatures,
+            # An overflowed model's couldn't be stored, and nobody can learn from it.
+            signatures={
+                position: signature
+                for position, signature in generation.signatures.items()
+                if np.isfinite(signature).all()
+            },
             statistics=generation.statistics,
             prompt_tokens=generation.prompt_tokens,
             tokens=generation.tokens,
@@ -290,19 +312,75 @@ def _checked(generation: object) -> Generation:
     """Check what a model returned, in all that policies and tickets read: a user's own model may return anything."""
     if not isinstance(generation, Generation):
         raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
-    if not isinstance(generation.text, str) or type(generation.tokens) is not int or generation.tokens < 0:
+    if not isinstance(generation.text, str) or not _is_count(generation.tokens):
         raise ModelError(
             f"a Generation's text is a string and its tokens are counted from 0, got a "
-            f"{type(generation.text).__name__} and {generation.tokens!r}"
+            f"{type(generation.text).__name__} and {_shown(generation.tokens)}"
         )
-    if type(generation.prompt_tokens) is not int or generation.prompt_tokens < 0:
-        raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {generation.prompt_tokens!r}")
+    if not _is_count(generation.prompt_tokens):
+        raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {_shown(generation.prompt_tokens)}")
     if generation.finish_reason not in (None, *get_args(FinishReason)):
         raise ModelError("a Generation's finish_reason is 'stop', 'length' or None, got another; map it to one of them")
     signatures = generation.signatures
     if not isinstance(signatures, Mapping) or not all(isinstance(each, np.ndarray) for each in signatures.values()):
         raise ModelError("a Generation's signatures are a mapping of NumPy arrays by position, got something else")
-    return replace(generation, statistics=_checked_statistics(generation.statistics))
+    if not all(_is_signature(position, each) for position, each in signatures.items()):
+        raise ModelError(f"a Generation's signatures are maps of floats at {list(get_args(Position))!r}, got another")
+    generation = replace(
+        generation,
+        # What no encoding can express couldn't be shown, stored or sent.
+        text=whole_characters(generation.text),
+        tokens=min(generation.tokens, _MAX_TOKENS),
+        prompt_tokens=min(generation.prompt_tokens, _MAX_TOKENS),
+        sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
+        statistics=_checked_statistics(generation.statistics),
+    )
+    return _without_thinking(generation)
+
+
+def _is_signature(position: object, signature: np.ndarray) -> bool:
+    return position in get_args(Position) and signature.ndim == 2 and bool(np.issubdtype(signature.dtype, np.floating))
+
+
+def _is_count(tokens: object) -> bool:
+    return type(tokens) is int and tokens >= 0
+
+
+def _shown(tokens: object) -> str:
+    # Python refuses to write numbers of thousands of digits.
+    is_short = tokens is None or (type(tokens) is int and abs(tokens) <= _MAX_TOKENS)
+    return repr(tokens) if is_short else f"a {type(tokens).__name__}"
+
+
+def _without_thinking(generation: Generation) -> Generation:
+    """Take out what a user's own model thought; what was measured over that says nothing of the answer."""
+    text = generation.text
+    part = find_answer(text, is_partial=generation.finish_reason is None)
+    if not part.has_thinking:
+        return generation
+    signatures = {position: each for position, each in generation.signatures.items() if position == "prompt"}
+    return replace(
+        generation, text=part.of(text), thinking_problem=part.problem, signatures=signatures, statistics=None
+    )
+
+
+def _check_thinking(generation: Generation) -> None:
+    """Check that a generation is more than thinking.
+
+    Raises:
+        ThinkingError: it isn't.
+    """
+    if generation.finish_reason is None or not generation.thinking_problem:
+        return
+    if generation.thinking_problem == "unfinished":
+        raise ThinkingError(
+            f"the model never left its thinking, so there is no answer ({generation.tokens} tokens, finish reason "
+            f"{generation.finish_reason!r}): give it more tokens, or turn its thinking off (chat_template_kwargs)"
+        )
+    raise ThinkingError(
+        f"the model thought in the middle of its answer, so that it can't be told what is answer ({generation.tokens} "
+        "tokens)"
+    )
 
 
 def _checked_statistics(statistics: object) -> Statistics | None:
@@ -311,8 +389,10 @@ def _checked_statistics(statistics: object) -> Statistics | None:
         return None
     if not isinstance(statistics, Statistics):
         raise ModelError(f"a Generation's statistics are Statistics or None, got a {type(statistics).__name__}")
-    values = statistics.to_dict()
-    for name, value in values.items():
-        if not isinstance(value, SupportsFloat):
+    converted: dict[str, float] = {}
+    for name, value in statistics.to_dict().items():
+        number = to_float(value)
+        if number is None:
             raise ModelError(f"a Generation's statistics are numbers, got a {type(value).__name__} as {name}")
-    return Statistics(**{name: float(value) for name, value in values.items()})
+        converted[name] = number
+    return Statistics(**converted)

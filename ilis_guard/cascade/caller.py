@@ -145,7 +145,7 @@ class ModelCaller:
             return run_with_deadline(_recorded(work, breaker, admitted), deadline, on_end=self._limiter.release)
         except BaseException as error:
             # A call that was abandoned, or couldn't be started, isn't recorded yet.
-            breaker.record(admitted, failed=True if isinstance(error, BudgetError) else None)
+            breaker.record(admitted, failed=True if issubclass(type(error), BudgetError) else None)
             raise
 
     def _log_repeat(self, state: tenacity.RetryCallState) -> None:
@@ -176,7 +176,10 @@ def _recorded(work: Callable[[], T], breaker: CircuitBreaker, admitted: Admitted
 
 
 def _is_retryable(error: BaseException) -> bool:
-    return bool(getattr(error, "is_retryable", False))
+    try:
+        return bool(getattr(error, "is_retryable", False))
+    except Exception:  # noqa: BLE001 - a stranger's attribute may raise anything
+        return False
 
 
 def _is_tier_failure(error: Exception) -> bool:
@@ -184,4 +187,6 @@ def _is_tier_failure(error: Exception) -> bool:
 
     A prompt that is too long, or refused, opens no circuit: else one client could close the tier to all others.
     """
-    return _is_retryable(error) or isinstance(error, BudgetError) or not isinstance(error, IlisGuardError)
+    # By type alone: a stranger's `__class__` may raise anything.
+    kind = type(error)
+    return _is_retryable(error) or issubclass(kind, BudgetError) or not issubclass(kind, IlisGuardError)

@@ -11,17 +11,29 @@ from ilis_guard import events
 from ilis_guard.cascade.attempt import AttemptResult, AttemptRunner
 from ilis_guard.cascade.caller import ModelCaller
 from ilis_guard.cascade.early_stop import EarlyStopper
-from ilis_guard.cascade.escalation import Escalation, Escalator, Review
+from ilis_guard.cascade.escalation import Escalation, Escalator, Review, TransactionalReview
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.cascade.shadow import shadow_ruling
 from ilis_guard.cascade.stream import RetractionReason, StreamWriter
 from ilis_guard.cascade.tier import Check, Tier
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.errors import ClientDisconnected, ConfigError
+from ilis_guard.errors import ClientDisconnected, ConfigError, DecisionRecordedError, ReviewError, TicketPendingError
 from ilis_guard.models import Model, StepwiseModel
 from ilis_guard.models.base import UnavailableModel
 from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
-from ilis_guard.types import Action, Attempt, Decision, PromptRuling, Request, Ruling, ShadowRuling
+from ilis_guard.text import is_blank
+from ilis_guard.types import (
+    Action,
+    Attempt,
+    Decision,
+    DecisionRecord,
+    ErrorInfo,
+    PromptRuling,
+    Request,
+    Ruling,
+    ShadowRuling,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,34 +97,59 @@ class Cascade:
         )
 
     def decide(
-        self, request: Request, active: ActivePolicies, *, decision: str, since: float, writer: StreamWriter | None
+        self,
+        request: Request,
+        active: ActivePolicies,
+        *,
+        decision: str,
+        since: float,
+        settlement: Settlement | None,
+        writer: StreamWriter | None = None,
+        digest: str | None = None,
     ) -> Decision:
         """Try the tiers, and carry out the last ruling.
+
+        Nothing can fail once the decision is committed: all of it was made before.
 
         Args:
             request: the request.
             active: the policies for it.
             decision: its id.
             since: when the request came, on the clock.
+            settlement: the request's; None where it can't be given up.
             writer: writes the stream; None without one.
+            digest: of the caller's request, where the caller gave the id: then the queue keeps the decision under it.
 
         Raises:
-            ClientDisconnected: the stream's reader has disconnected; there is no decision, and no ticket.
+            ClientDisconnected: the request was given up; there is no decision, and no ticket.
+            DecisionRecordedError: another process has recorded a decision under this id.
+            RequestConflictError: the id belongs to another request.
         """
-        policy = active.enforced.policy
-        run = CascadeRun(cascade=self, bound=active.enforced, decision=decision, since=since, writer=writer)
+        run = CascadeRun(
+            cascade=self, bound=active.enforced, decision=decision, since=since, settlement=settlement, writer=writer
+        )
         try:
             result = run.run(request)
             if writer is not None:
                 writer.wait_for_reader()
+            made = self._settle(self._make(result, active, decision), result, active.enforced, settlement, digest)
         except ClientDisconnected:
             events.log().info(events.STREAM_ABANDONED, decision=decision, seconds=self.clock() - since)
             raise
-        outcome = _unruled(result) if policy.mode == "shadow" else self._carry_out(result, active.enforced, decision)
-        made = Decision(
+        self._log(request, made, self.clock() - since)
+        return made
+
+    def _make(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> Decision:
+        """Make the decision, without its ticket."""
+        policy, ruling, text = active.enforced.policy, result.ruling, result.attempts[-1].text
+        if policy.mode == "shadow":  # as without a policy: any answer is given
+            action, text = (Action.ABSTAIN, "") if is_blank(text) else (Action.ANSWER, text)
+        else:
+            action, text = ruling.action, text if ruling.action is Action.ANSWER else ruling.say
+        return Decision(
             id=decision,
-            action=outcome.action,
-            text=outcome.text,
+            action=action,
+            text=text,
             uncertainty=result.attempts[-1].uncertainty,
             rulings=() if policy.mode == "shadow" else result.rulings,
             attempts=result.attempts,
@@ -122,33 +159,59 @@ class Cascade:
             mode=policy.mode,
             thresholds=active.enforced.thresholds,
             bundles={tier.name: tier.bundle.digest for tier in self.tiers if tier.bundle is not None},
-            # A ticket comes first: a policy in shadow delays nobody's escalation.
             shadow=self._shadow(result, active, decision),
-            ticket=outcome.escalation.ticket,
-            ticket_error=outcome.escalation.error,
         )
-        self._log(request, made, self.clock() - since)
+
+    def _settle(
+        self,
+        made: Decision,
+        result: "CascadeResult",
+        bound: BoundPolicy,
+        settlement: Settlement | None,
+        digest: str | None,
+    ) -> Decision:
+        """Store what belongs to a decision: its ticket, and itself where its caller gave it an id."""
+        store = self._store_of_ticket(made, result, bound)
+        pending = ErrorInfo.of(TicketPendingError("the time was over while the ticket was being stored"))
+        if settlement is not None:
+            settlement.begin(made if store is None else _with_ticket(made, Escalation(error=pending)))
+        commit = _commit_nothing if settlement is None else settlement.commit
+        keeps = digest is not None and isinstance(self.review, TransactionalReview)
+        record = DecisionRecord(id=made.id, digest=digest, values=made.to_dict()) if digest and keeps else None
+        if store is not None:
+            return _with_ticket(made, store(record, commit))
+        if record is not None:
+            self._record(record, commit)
+        commit()
         return made
 
-    def _carry_out(self, result: "CascadeResult", bound: BoundPolicy, decision: str) -> "_Outcome":
-        """Give the answer or escalate the request, as the policy rules, and audit answers."""
-        ruling, escalation = result.ruling, Escalation()
-        if self.review is not None and ruling.action in (Action.ANSWER, Action.ESCALATE):
-            escalator = Escalator(
-                review=self.review,
-                policy=bound.policy,
-                decision=decision,
-                request=result.request,
-                attempts=result.attempts,
-                rulings=result.rulings,
-            )
-            escalation = escalator.audit() if ruling.action is Action.ANSWER else escalator.escalate()
-        if ruling.action is Action.ANSWER:
-            return _Outcome(action=Action.ANSWER, text=result.attempts[-1].text, escalation=escalation)
-        if ruling.action is Action.ESCALATE and escalation.ticket is None:
-            # The policy's message may promise a reviewer.
-            return _Outcome(action=Action.ABSTAIN, text="", escalation=escalation)
-        return _Outcome(action=ruling.action, text=ruling.say, escalation=escalation)
+    def _store_of_ticket(self, made: Decision, result: "CascadeResult", bound: BoundPolicy) -> "_StoreTicket | None":
+        """What stores the decision's ticket; None where it has none."""
+        if made.mode == "shadow" or made.action not in (Action.ANSWER, Action.ESCALATE):
+            return None
+        if self.review is None:
+            return _store_nowhere if made.action is Action.ESCALATE else None
+        escalator = Escalator(
+            review=self.review,
+            policy=bound.policy,
+            decision=made.id,
+            request=result.request,
+            attempts=result.attempts,
+            rulings=result.rulings,
+        )
+        if made.action is Action.ESCALATE:
+            return escalator.escalate
+        return escalator.audit if escalator.audits else None
+
+    def _record(self, record: DecisionRecord, commit: Callable[[], None]) -> None:
+        """Keep a decision without a ticket under its id; it is given even where that fails."""
+        assert isinstance(self.review, TransactionalReview), "there is a record only for one"
+        try:
+            self.review.record_decision(record, before_commit=commit)
+        except DecisionRecordedError:
+            raise
+        except ReviewError as error:
+            events.log().error(events.DECISION_NOT_RECORDED, decision=record.id, error=type(error).__name__)
 
     def _shadow(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> ShadowRuling | None:
         """The ruling of the shadow policy, or of the active policy in the mode `shadow`; None where there is none."""
@@ -204,19 +267,25 @@ class CascadeResult:
         return self.rulings[-1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
-    """The end of a request, as the decision has it."""
-
-    action: Action
-    text: str
-    escalation: Escalation = Escalation()  # noqa: RUF009 - it is frozen
+_StoreTicket = Callable[[DecisionRecord | None, Callable[[], None]], Escalation]
+"""Stores a ticket, as `Escalator.escalate` does."""
 
 
-def _unruled(result: CascadeResult) -> _Outcome:
-    """The outcome without a policy: any answer is given."""
-    text = result.attempts[-1].text
-    return _Outcome(action=Action.ANSWER, text=text) if text.strip() else _Outcome(action=Action.ABSTAIN, text="")
+def _with_ticket(made: Decision, escalation: Escalation) -> Decision:
+    """Add a ticket to a decision, or why there is none: then the policy's message, which may promise one, goes."""
+    if made.action is Action.ESCALATE and escalation.ticket is None:
+        return replace(made, action=Action.ABSTAIN, text="", ticket_error=escalation.error)
+    return replace(made, ticket=escalation.ticket, ticket_error=escalation.error)
+
+
+def _store_nowhere(decision_record: DecisionRecord | None, before_commit: Callable[[], None]) -> Escalation:
+    del decision_record
+    before_commit()
+    return Escalation()
+
+
+def _commit_nothing() -> None:
+    """The request can't be given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,13 +299,14 @@ class CascadeRun:
     """The decision's id, which is also the sampling key."""
     since: float
     """When the request came, on the cascade's clock."""
+    settlement: Settlement | None
     writer: StreamWriter | None
 
     def run(self, request: Request) -> CascadeResult:
         """Try one tier after the other until no rule retries; in shadow mode, only the first.
 
         Raises:
-            ClientDisconnected: the stream's reader has disconnected.
+            ClientDisconnected: the request was given up.
         """
         tiers = {tier.name: tier for tier in self.cascade.tiers}
         state = self.bound.initial_state(request, tuple(tiers), sampling_key=self.decision)
@@ -261,7 +331,7 @@ class CascadeRun:
         return self.bound.policy.mode == "enforce"
 
     def _deadline(self) -> Deadline | None:
-        budget, token = self.bound.policy.budget, None if self.writer is None else self.writer.cancel_token
+        budget, token = self.bound.policy.budget, None if self.settlement is None else self.settlement.cancel_token
         # In shadow mode the answer is given as without a guard, however slow it is.
         max_seconds = None if budget is None or not self._is_binding else budget.max_seconds
         if max_seconds is None and token is None:

@@ -53,7 +53,7 @@ class EarlyStopper:
         self._ruled_out = 0
         try:
             yield
-        except Exception:
+        except BaseException:
             if self._writer is not None:
                 self._writer.fail()
             raise

@@ -1,12 +1,14 @@
 """Escalation: store tickets of requests that a policy escalates, and of answers that it audits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ilis_guard import events
+from ilis_guard.concurrency.interrupts import is_interrupt
+from ilis_guard.errors import DecisionRecordedError, RequestConflictError, control_flow
 from ilis_guard.policy import DEFAULT_QUEUE, Policy
-from ilis_guard.types import Attempt, ErrorInfo, Request, Ruling, Ticket, TicketKind
+from ilis_guard.types import Attempt, DecisionRecord, ErrorInfo, Request, Ruling, Ticket, TicketKind
 
 
 class Review(Protocol):
@@ -33,6 +35,28 @@ class Review(Protocol):
         """Release the storage."""
 
 
+@runtime_checkable
+class TransactionalReview(Review, Protocol):
+    """Stores tickets in transactions, together with decisions under their callers' ids, such as `ReviewQueue`.
+
+    Its `escalate` also takes a `decision_record`, and `before_commit` as `record_decision` does.
+    """
+
+    def record_decision(self, decision_record: DecisionRecord, *, before_commit: Callable[[], None]) -> None:
+        """Keep a decision under its id; returns when it is safe.
+
+        Args:
+            decision_record: the decision.
+            before_commit: called when all is written; what it raises undoes that.
+
+        Raises:
+            DecisionRecordedError: one is recorded under this id.
+        """
+
+    def find_decision(self, id: str) -> DecisionRecord | None:  # noqa: A002 - the decision's word for it
+        """The decision that is kept under an id, with its ticket as it is now; None where there is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalation:
     """The result of storing a ticket; at most one of the two fields is set."""
@@ -55,22 +79,51 @@ class Escalator:
     rulings: tuple[Ruling, ...]
     """One an attempt; the last one escalates, or answers."""
 
-    def escalate(self) -> Escalation:
-        """Store the request's ticket. Errors are returned, not raised: without a ticket the decision abstains."""
+    @property
+    def audits(self) -> bool:
+        """Whether the answer is sampled for an audit."""
+        return self.policy.audit is not None and self.policy.audits(self.decision)
+
+    def escalate(self, decision_record: DecisionRecord | None, before_commit: Callable[[], None]) -> Escalation:
+        """Store the request's ticket. Errors are returned, not raised: without a ticket the decision abstains.
+
+        Args:
+            decision_record: the decision, to be kept under its id with the ticket; None where its caller gave none.
+            before_commit: called right before the commit.
+
+        Raises:
+            ClientDisconnected: `before_commit` raised it: nothing was stored.
+            DecisionRecordedError: another process was faster.
+            RequestConflictError: the decision's id belongs to another request.
+        """
         ruling = self.rulings[-1]
         sample = next((rule.sample for rule in self.policy.rules if rule.id == ruling.rule), None)
-        queue = ruling.to or DEFAULT_QUEUE
-        return self._store("escalated", queue, probability=1.0 if sample is None else sample)
+        queue, probability = ruling.to or DEFAULT_QUEUE, 1.0 if sample is None else sample
+        return self._store("escalated", queue, probability, decision_record, before_commit)
 
-    def audit(self) -> Escalation:
-        """Store a ticket of an answer that is sampled for an audit. Errors are returned; the answer is given anyway."""
+    def audit(self, decision_record: DecisionRecord | None, before_commit: Callable[[], None]) -> Escalation:
+        """Store a ticket of an answer that is sampled for an audit. Errors are returned; the answer is given anyway.
+
+        Arguments and errors: as of `escalate`.
+        """
         audit = self.policy.audit
-        if audit is None or not self.policy.audits(self.decision):
-            return Escalation()
-        return self._store("audited", audit.queue, probability=audit.fraction)
+        assert audit is not None, "only a policy with an audit samples answers"
+        return self._store("audited", audit.queue, audit.fraction, decision_record, before_commit)
 
-    def _store(self, kind: TicketKind, queue: str, *, probability: float) -> Escalation:
+    def _store(
+        self,
+        kind: TicketKind,
+        queue: str,
+        probability: float,
+        decision_record: DecisionRecord | None,
+        before_commit: Callable[[], None],
+    ) -> Escalation:
         ruling = self.rulings[-1]
+        in_transaction: dict[str, Any] = {"decision_record": decision_record, "before_commit": before_commit}
+        if not isinstance(self.review, TransactionalReview):
+            # What it stores can't be undone.
+            before_commit()
+            in_transaction = {}
         try:
             ticket = self.review.escalate(
                 decision=self.decision,
@@ -84,8 +137,13 @@ class Escalator:
                 due=ruling.due,
                 kind=kind,
                 probability=probability,
+                **in_transaction,
             )
-        except Exception as error:  # noqa: BLE001 - fail closed, whatever the storage raises
+        except (*control_flow(), DecisionRecordedError, RequestConflictError):
+            raise
+        except BaseException as error:  # fail closed, whatever the storage raises
+            if is_interrupt(error):
+                raise
             event = events.ESCALATION_FAILED if kind == "escalated" else events.AUDIT_FAILED
             # Only its class: the storage's message may quote the ticket's texts, a path or a host.
             events.log().error(event, decision=self.decision, queue=queue, error=type(error).__name__)

@@ -16,7 +16,14 @@ if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.tiers import TierConfig
     from ilis_guard.lab.attempts import AttemptTable
     from ilis_guard.lab.harvest import HarvestedModel
+    from ilis_guard.lab.questions import Question
     from ilis_guard.scoring.features import FeatureGroup
+
+ACCEPT_HELP = "Write the bundle even if its score is no better than chance, or its figures are no evidence."
+FIT_GROUP_BY = (
+    "A column of the table whose equal values mean that rows depend on one another, beside equal questions; or the one "
+    "that the questions were grouped by when they were harvested."
+)
 
 commands = typer.Typer()
 
@@ -40,18 +47,28 @@ def harvest(
             help="package.module:function of your own, of (question, text), that returns whether the answer is right."
         ),
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The questions' key whose equal values mean that they depend on one another: a document's or a "
+            "user's. Equal and nearly equal questions always do.",
+        ),
+    ] = None,
 ) -> None:
     """Run a tier over labelled questions; write correctness, statistics and, of a local tier, signatures.
 
     A run that was stopped or killed continues when the same command is given again.
     """
+    from ilis_guard.cli.lab_tables import dependence_line
     from ilis_guard.config.guard_yaml import read_config
+    from ilis_guard.lab.attempts import read_attempts
     from ilis_guard.lab.grading import load_judge
     from ilis_guard.lab.harvest import harvest as run
     from ilis_guard.lab.questions import read_questions
 
     chosen = read_config(config).tier(tier)
-    labelled = read_questions(questions)
+    labelled = read_questions(questions, group_by=group_by)
     judged_by, judging = load_judge(judge)
     name, model = _harvested_model(chosen, site)
     with progress_bar(f"asking {tier}") as progress:
@@ -63,8 +80,11 @@ def harvest(
             batch_size=batch_size,
             judge=judging,
             judged_by=judged_by,
+            group_by=group_by,
             progress=progress,
         )
+    groups = set(read_attempts(to).table["group"].to_pylist())
+    print_line(dependence_line(len(labelled), len(groups)))
     print_line(f"{len(labelled)} rows in {to}")
 
 
@@ -104,7 +124,8 @@ def observe(
     from ilis_guard.lab.questions import read_questions
 
     chosen = read_config(config).tier(tier)
-    harvested = read_attempts(harvest).harvest.tapped()
+    manifest = read_attempts(harvest).harvest
+    harvested = manifest.tapped()
     with steps() as progress:
         model = load_local_model(
             chosen,
@@ -114,7 +135,7 @@ def observe(
             progress=progress,
         )
     with progress_bar(f"tokens through {tier}") as progress:
-        run(model, harvest, read_questions(questions), to, progress=progress)
+        run(model, harvest, read_questions(questions, group_by=manifest.group_by), to, progress=progress)
     print_line(f"observations in {to}")
 
 
@@ -133,25 +154,34 @@ def fit(
             "An unknown group's error lists all.",
         ),
     ] = None,
+    group_by: Annotated[str | None, typer.Option(metavar="COLUMN", help=FIT_GROUP_BY)] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
+    accept: Annotated[bool, typer.Option("--accept", help=ACCEPT_HELP)] = False,
 ) -> None:
-    """Fit a scorer to harvested rows, calibrate it, and write a bundle."""
-    from ilis_guard.cli.lab_tables import candidates_table, held_out_table
+    """Fit a scorer to harvested rows, calibrate it, and write a bundle.
+
+    A score that isn't shown to be better than chance is refused, with exit status 2, and no bundle is written.
+    """
+    from ilis_guard.cli.lab_tables import candidates_table, dependence_line, finding_lines, held_out_table
     from ilis_guard.lab.attempts import read_attempts
     from ilis_guard.lab.fit import fit as run
 
     # `fit` refuses names that aren't groups of features, and lists those that are.
     with progress_bar("training trees") as progress:
         metadata = run(
-            read_attempts(rows).answers(),
+            read_attempts(rows).answers(group_by),
             to,
             stage=stage,
             features=cast("list[FeatureGroup]", features or []),
             seed=seed,
+            accept=accept,
             progress=progress,
         )
     out.print(candidates_table(metadata))
     out.print(held_out_table(metadata))
+    print_line(dependence_line(sum(metadata.rows[name] for name in metadata.groups), sum(metadata.groups.values())))
+    for line in finding_lines(metadata.findings):
+        print_line(line)
     print_line(f"bundle in {to}")
 
 
@@ -212,17 +242,36 @@ def recalibrate(
     to: Annotated[Path, typer.Option(help="The new bundle's folder.")],
     tier: Annotated[
         str | None, typer.Option(help="Of an export: only rows in which this tier's answer was judged.")
-    ] = (None),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A key of the export's lines, or labels.NAME, whose equal values mean that rows depend on one "
+            "another; of a table, a column. Equal and nearly equal questions always do.",
+        ),
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help=ACCEPT_HELP)] = False,
 ) -> None:
-    """Calibrate a bundle on labelled rows of your own traffic; its trees stay as they are."""
+    """Calibrate a bundle on labelled rows of your own traffic; its trees stay as they are.
+
+    A score that isn't shown to be better than chance on them is refused, with exit status 2: no bundle is written.
+    """
+    from ilis_guard.cli.lab_tables import dependence_line, finding_lines
     from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate as run
     from ilis_guard.scoring import read_bundle
 
     known = read_bundle(bundle)
-    labelled = read_calibration_rows(known, rows, tier=tier)
-    run(known, labelled, to)
+    labelled = read_calibration_rows(known, rows, tier=tier, group_by=group_by)
+    metadata = run(known, labelled, to, accept=accept)
     size = len(read_bundle(str(to)).calibration_set.wrong)
-    out.print(f"calibrated on {len(labelled.wrong)} rows; {size} of them are a random sample, for thresholds")
+    out.print(f"calibrated on {len(labelled)} rows; {size} of them are a random sample, for thresholds")
+    if labelled.fitted_to:
+        out.print(f"{labelled.fitted_to} more are left out: the bundle was fitted to them, or to ones they depend on")
+    if metadata.recalibrated is not None:
+        print_line(dependence_line(metadata.recalibrated.rows, metadata.recalibrated.groups))
+    for line in finding_lines(metadata.findings):
+        print_line(line)
     print_line(f"bundle in {to}")
 
 
@@ -249,14 +298,13 @@ def evaluate(
     from ilis_guard.lab.evaluation.evaluate import Source, evaluate as run
     from ilis_guard.lab.evaluation.page import page
     from ilis_guard.lab.evaluation.tables import write_tables
-    from ilis_guard.lab.questions import read_questions
 
     to.mkdir(parents=True, exist_ok=True)
     with step_bars() as progress:
         evaluation = run(
             Source(harvests=harvests, observations=observations or ()),
             applied=Source(harvests=applied_to, observations=applied_observations or ()) if applied_to else None,
-            questions=[question for path in questions for question in read_questions(path)] if questions else None,
+            questions=_questions(questions, harvests) if questions else None,
             show_texts=show_texts,
             seeds=seeds,
             progress=progress,
@@ -268,3 +316,12 @@ def evaluate(
     (to / "report.html").write_text(report, encoding="utf-8")
     out.print(evaluation_view(evaluation))
     print_line(f"tables and report in {to}")
+
+
+def _questions(paths: list[Path], harvests: list[Path]) -> "list[Question]":
+    """The questions that were harvested, by the key that they were grouped by then."""
+    from ilis_guard.lab.attempts import read_attempts
+    from ilis_guard.lab.questions import read_questions
+
+    group_by = next((one for path in harvests if (one := read_attempts(path).harvest.group_by)), None)
+    return [question for path in paths for question in read_questions(path, group_by=group_by)]

@@ -1,6 +1,6 @@
 """Tables and texts of the lab: fitted bundles, evaluations and simulations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from ilis_guard.cli.console import color_action, escape, make_table
 from ilis_guard.lab.comparison import Change, Comparison, format_difference, format_estimate, format_wrong
 from ilis_guard.lab.simulate import SimulationResult
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
+from ilis_guard.scoring.findings import BundleFinding, describe
 from ilis_guard.types import Action
 
 if TYPE_CHECKING:  # with the methods of the evaluation, which simulations don't need
@@ -26,8 +27,9 @@ _CURVES: Final = "·:+*"
 
 def held_out_table(metadata: BundleMetadata) -> Table:
     """A bundle's figures beside those of the output statistics alone, on the same rows."""
-    rows = metadata.held_out.rows
-    title = f"{rows} held-out rows, {metadata.held_out.wrong / rows:.0%} of the answers wrong"
+    rows, groups = metadata.held_out.rows, metadata.held_out.groups
+    independent = "" if groups == rows else f", {groups} of them independent"
+    title = f"{rows} held-out rows{independent}, {metadata.held_out.wrong / rows:.0%} of the answers wrong"
     alone = "output statistics alone" if metadata.stage == "answer" else "output statistics, once it answered"
     table = make_table("figure", "this bundle", alone, title=title)
     for name in HeldOut.model_fields:
@@ -39,6 +41,26 @@ def held_out_table(metadata: BundleMetadata) -> Table:
 
 def _interval(figure: Figure) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def dependence_line(rows: int, groups: int) -> str:
+    """How many rows depend on others, which count once in guarantees."""
+    if groups == rows:
+        return f"rows: {rows}, none of which repeats another"
+    return (
+        f"rows: {rows} in {groups} groups; {rows - groups} repeat others, or have the same owner, and don't count in "
+        "guarantees"
+    )
+
+
+def finding_lines(findings: Sequence[BundleFinding]) -> Iterator[str]:
+    """A bundle's findings, a line each; one line where there are none."""
+    for finding in findings:
+        color = "red" if finding.is_error else "yellow"
+        label = "accepted" if finding.is_error else "warning"
+        yield f"[{color}]{label}:[/] {escape(describe(finding))}"
+    if not findings:
+        yield "[green]ok:[/] the score ranks better than chance and knows more than the base rate"
 
 
 def candidates_table(metadata: BundleMetadata) -> Table:
@@ -89,7 +111,8 @@ def simulation_view(simulated: SimulationResult) -> RenderableType:
 
 def _figures_table(compared: Comparison) -> Table:
     """Both policies' figures with their intervals, and the difference."""
-    title = f"{compared.requests} requests, 95 % bootstrap intervals"
+    independent = "" if compared.groups == compared.requests else f" ({compared.groups} of them independent)"
+    title = f"{compared.requests} requests{independent}, 95 % bootstrap intervals"
     table = make_table("figure", "old", "new", "new - old", title=title, right=("old", "new", "new - old"))
     for one in compared.measures:
         table.add_row(one.name, format_estimate(one, one.old), format_estimate(one, one.new), format_difference(one))

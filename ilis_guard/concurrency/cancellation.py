@@ -1,4 +1,4 @@
-"""Cancellation that a client requests from one thread and work in other threads checks."""
+"""Cancellation that a client requests from one thread and work in other threads checks, until it is committed."""
 
 import threading
 from collections.abc import Callable
@@ -7,10 +7,14 @@ from ilis_guard.errors import ClientDisconnected
 
 
 class CancelToken:
-    """Tells work that its client has disconnected. Threads may share it; a cancelled token stays cancelled."""
+    """Tells work that its client has disconnected. Threads may share it.
+
+    A cancelled token stays cancelled, and a committed one can't be cancelled: of `cancel` and `commit`, the first wins.
+    """
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
+        self._is_committed = False
         self._conditions: set[threading.Condition] = set()
         self._lock = threading.Lock()
 
@@ -20,13 +24,25 @@ class CancelToken:
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Cancel, and wake every thread in `wait_for`."""
+        """Cancel, and wake every thread in `wait_for`; without effect once it is committed."""
         with self._lock:
+            if self._is_committed:
+                return
             self._cancelled.set()
             conditions = tuple(self._conditions)
         for condition in conditions:
             with condition:
                 condition.notify_all()
+
+    def commit(self) -> None:
+        """Pass the point of no return.
+
+        Raises:
+            ClientDisconnected: it was cancelled before.
+        """
+        with self._lock:
+            self.raise_if_cancelled()
+            self._is_committed = True
 
     def raise_if_cancelled(self) -> None:
         """Check the token.

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from ilis_guard.concurrency.interrupts import is_interrupt
 from ilis_guard.concurrency.threads import start_thread
 from ilis_guard.errors import ClientDisconnected
 
@@ -41,11 +42,18 @@ class LoopPortal:
 
         Raises:
             ClientDisconnected: the portal was cancelled, whatever the coroutine returned or raised after that.
-            Exception: any other error of the coroutine.
+            RuntimeError: the coroutine raised SystemExit or KeyboardInterrupt.
+            BaseException: any other error of the coroutine.
         """
 
         async def run() -> T:
-            return await work()
+            try:
+                return await work()
+            except (SystemExit, KeyboardInterrupt) as error:
+                if is_interrupt(error):
+                    raise
+                # A task that raises one of them ends the event loop, and all else that runs on it.
+                raise RuntimeError(f"the coroutine raised {type(error).__name__}") from error
 
         with self._lock:
             self.check()

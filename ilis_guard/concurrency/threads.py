@@ -41,10 +41,11 @@ class EventChannel(Generic[T]):
 
     Args:
         deliver: passes an event, or the worker's future once it is done, to the reader; never blocks.
+        cancel_token: cancelled when the reader has disconnected.
     """
 
-    def __init__(self, deliver: "Callable[[T | Future[None]], None]") -> None:
-        self.cancel_token = CancelToken()
+    def __init__(self, deliver: "Callable[[T | Future[None]], None]", cancel_token: CancelToken) -> None:
+        self.cancel_token = cancel_token
         """Cancelled when the reader has disconnected."""
         self._deliver = deliver
         self._sent = 0
@@ -79,13 +80,15 @@ class EventChannel(Generic[T]):
         return worker
 
 
-def stream_events(work: Callable[[EventChannel[T]], None]) -> Generator[T, None, None]:
+def stream_events(
+    work: Callable[[EventChannel[T]], None], cancel_token: CancelToken | None = None
+) -> Generator[T, None, None]:
     """Run work in a thread, and yield the events that it sends; its error is raised here.
 
-    Closing the iterator cancels the channel's token and waits until the work has ended.
+    Closing the iterator cancels the token and waits until the work has ended.
     """
     delivered: SimpleQueue[T | Future[None]] = SimpleQueue()
-    channel = EventChannel[T](delivered.put)
+    channel = EventChannel[T](delivered.put, cancel_token or CancelToken())
     worker = channel.start(work)
     try:
         while True:
@@ -100,7 +103,9 @@ def stream_events(work: Callable[[EventChannel[T]], None]) -> Generator[T, None,
         worker.exception()  # which waits for the work's end
 
 
-async def astream_events(work: Callable[[EventChannel[T]], None]) -> AsyncGenerator[T, None]:
+async def astream_events(
+    work: Callable[[EventChannel[T]], None], cancel_token: CancelToken | None = None
+) -> AsyncGenerator[T, None]:
     """As `stream_events`, without blocking the event loop: closing the iterator doesn't wait for the work's end."""
     loop = asyncio.get_running_loop()
     delivered: asyncio.Queue[T | Future[None]] = asyncio.Queue()
@@ -111,7 +116,7 @@ async def astream_events(work: Callable[[EventChannel[T]], None]) -> AsyncGenera
         except RuntimeError:  # the loop is closed, and its readers are gone
             channel.cancel_token.cancel()
 
-    channel = EventChannel[T](deliver)
+    channel = EventChannel[T](deliver, cancel_token or CancelToken())
     channel.start(work)
     try:
         while True:

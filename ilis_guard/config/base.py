@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+from ilis_guard.types.requests import nfc
+
 
 class StrictModel(BaseModel):
     """A frozen pydantic model that forbids unknown keys and converts no types: a number in quotes is no number."""
@@ -13,7 +15,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-Name = Annotated[str, Field(pattern=r"^\S(?:.*\S)?$", max_length=100)]
+Name = Annotated[str, Field(pattern=r"^\S(?:.*\S)?$", max_length=100), AfterValidator(nfc)]
 """One line of text without spaces around it, as policies name the queues that they escalate to."""
 
 

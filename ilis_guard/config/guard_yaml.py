@@ -8,6 +8,7 @@ from pydantic import Field
 from ilis_guard.config import strict_yaml
 from ilis_guard.config.base import StrictModel, absolute_path, relative_to_file
 from ilis_guard.config.review import ReviewConfig, review_problems
+from ilis_guard.config.secrets import REFERENCE_REQUIRED, secrets_in
 from ilis_guard.config.server import ServerSettings, server_problems
 from ilis_guard.config.strict_yaml import Document
 from ilis_guard.config.tiers import TierConfig, tier_problems
@@ -65,6 +66,7 @@ def read_config(path: str | Path) -> GuardConfig:
     """
     path = Path(path)
     document = strict_yaml.read(path, error=ConfigError)
+    _check_secrets(document)
     _check_version(document)
     config = validate(document, GuardConfig, error=ConfigError, folder=path.resolve().parent)
     problems = [*tier_problems(document, config.tiers)]
@@ -75,6 +77,13 @@ def read_config(path: str | Path) -> GuardConfig:
     if problems:
         raise ConfigError(strict_yaml.list_problems(problems, len(problems)))
     return config
+
+
+def _check_secrets(document: Document) -> None:
+    """Before all else: other complaints quote what they complain of."""
+    remedy = f"{REFERENCE_REQUIRED} (a chat model reads its own from the environment); then revoke this one"
+    if lines := [f"{place}: this looks like {kind}: {remedy}" for place, kind in secrets_in(document)]:
+        raise ConfigError(strict_yaml.list_problems(lines, len(lines)))
 
 
 def _check_version(document: Document) -> None:

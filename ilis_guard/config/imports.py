@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from ilis_guard.errors import IlisGuardError
+from ilis_guard.errors import IlisGuardError, error_text
 
 
 def import_string(path: str, *, what: str, kind: str, error: type[IlisGuardError]) -> Any:
@@ -26,6 +26,6 @@ def import_string(path: str, *, what: str, kind: str, error: type[IlisGuardError
     # The operator's module may raise anything; the message says which module and why.
     except Exception as why:
         raise error(
-            f"the {what} {path!r} can't be imported ({type(why).__name__}: {why}); is its package installed, or its "
-            "module on the PYTHONPATH?"
+            f"the {what} {path!r} can't be imported ({type(why).__name__}: {error_text(why)}); is its package "
+            "installed, or its module on the PYTHONPATH?"
         ) from why

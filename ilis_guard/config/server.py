@@ -40,6 +40,8 @@ class ServerSettings(StrictModel):
     """Further modes that clients may choose."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024, le=104_857_600)
     """A larger request is refused unread."""
+    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    """The number of connections that may be open; fewer where the process has too few file descriptors."""
     max_concurrent: int = Field(default=8, ge=1, le=10_000)
     """The number of requests that are decided at once; the others wait."""
     max_waiting: int = Field(default=64, ge=0, le=100_000)

@@ -1,5 +1,6 @@
 """guard.yaml, `tiers`: the models, their bundles, costs and limits."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,37 @@ PACKAGED_PREFIX: Final = "packaged:"
 """Starts the name of weights or bundles that come as Python packages."""
 _REMOTE_KEYS: Final = frozenset({"name", "remote", "bundle", "cost", "max_concurrent", "breaker"})
 """The keys that a remote tier may have."""
+_OF_THE_PROVIDER: Final = (
+    "`chat_template_kwargs` doesn't go with `remote`: its provider applies the chat template; take it out, and give "
+    "the chat model what it takes for this (of a vLLM server: arguments: {extra_body: {chat_template_kwargs: {...}}})"
+)
+
+
+TemplateArgument = str | int | float | bool | None
+"""A variable of a chat template: a JSON scalar."""
+_GUARDS_OWN: Final = frozenset(
+    {"add_generation_prompt", "chat_template", "continue_final_message", "conversation", "conversations", "documents"}
+    | {"max_length", "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors"}
+    | {"sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "tools", "truncation"}
+    | {"raise_exception", "strftime_now", "additional_special_tokens"}
+    | {f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk")}
+)
+"""What the guard and transformers themselves pass to a chat template, and to the method that applies it."""
+_WORDS_FOR_BOOLEANS: Final = frozenset({"false", "n", "no", "off", "on", "true", "y", "yes"})
+
+
+def template_argument_problem(name: str, value: TemplateArgument) -> str:
+    """What is wrong with an argument of a chat template; empty where nothing is."""
+    if name in _GUARDS_OWN:
+        return "is the guard's to set; take it out"
+    if not name.isidentifier():
+        return "is no name of a variable; write it as the chat template does"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, got {value!r}"
+    # To a chat template, any word but an empty one is true.
+    if isinstance(value, str) and value.strip().lower() in _WORDS_FOR_BOOLEANS:
+        return f"must be true or false, got the word {value!r}"
+    return ""
 
 
 def _resolve_model(name: str, folder: Path) -> str:
@@ -106,6 +138,8 @@ class TierConfig(StrictModel):
     max_new_tokens: int = Field(default=64, ge=1)
     decoding: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
     """Options of transformers' GenerationConfig, such as ``do_sample``; greedy decoding without any."""
+    chat_template_kwargs: Mapping[str, TemplateArgument] = Field(default_factory=dict)
+    """Variables of the model's chat template, such as ``enable_thinking``, as transformers and vLLM call them."""
     device_map: str | None = Field(default=None, min_length=1)
     """A device, or ``auto`` to spread the layers over all; by default one device, CUDA where there is one."""
     batch: int = Field(default=1, ge=1)
@@ -133,12 +167,20 @@ def tier_problems(document: Document, tiers: Sequence[TierConfig]) -> Iterator[s
         if tier.model is None and tier.remote is None:
             yield document.problem(keys, "a tier needs a `model` (local) or a `remote` (a LangChain chat model)")
         if tier.remote is not None:
-            for key in sorted(tier.model_fields_set - _REMOTE_KEYS):
-                message = f"`{key}` doesn't go with `remote`: only a local model can be tapped; take one of them out"
-                yield document.key_problem((*keys, key), message)
+            yield from _remote_problems(document, keys, tier)
+        for name, value in tier.chat_template_kwargs.items():
+            if problem := template_argument_problem(name, value):
+                yield document.problem((*keys, "chat_template_kwargs", name), problem)
         if tier.max_concurrent is not None and tier.max_concurrent < tier.batch:
             message = f"so few requests never fill a batch of {tier.batch}; raise it to that, or lower `batch`"
             yield document.problem((*keys, "max_concurrent"), message)
         if (count := tier.prompt.count(QUESTION)) != 1:
             yield document.problem((*keys, "prompt"), f"must hold {QUESTION!r} exactly once, got {count} times")
     yield from duplicate_names(document, ("tiers",), [tier.name for tier in tiers])
+
+
+def _remote_problems(document: Document, keys: tuple[str | int, ...], tier: TierConfig) -> Iterator[str]:
+    for key in sorted(tier.model_fields_set - _REMOTE_KEYS):
+        of_local = f"`{key}` doesn't go with `remote`: only a local model can be tapped; take one of them out"
+        message = _OF_THE_PROVIDER if key == "chat_template_kwargs" else of_local
+        yield document.key_problem((*keys, key), message)

@@ -42,6 +42,7 @@ COLUMNS: Final = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("tier", pa.string(), nullable=False),
         pa.field("dataset", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
         *(pa.field(name, pa.float64()) for name in SHARES[:-1]),
@@ -84,6 +85,8 @@ class HarvestManifest(BaseModel):
     """SHA-256 of the questions with their answers, hexadecimal."""
     judge: str
     """What graded the answers: the rules of `lab.grading`, or the import path of the user's own callable."""
+    group_by: str | None = None
+    """The column of the questions that, beside their texts, groups rows which depend on one another."""
 
     def tapped(self) -> Fingerprint:
         """Return the fingerprint of a model whose layers were tapped.
@@ -231,7 +234,7 @@ def _request_problems(table: pa.Table) -> Iterator[str]:
         row = int(first[np.argmax(times > 1)])
         name, tier = table["id"][row].as_py(), table["tier"][row].as_py()
         yield f"the id {name!r:.60} stands {times.max()} times with the tier {tier!r}; a tier attempts a request once"
-    for name in ("labels", "prompt_length"):
+    for name in ("labels", "prompt_length", "group"):
         codes = table[name].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
         of_request = np.zeros(requests, dtype=np.int64)
         of_request[of] = codes

@@ -8,11 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float16, Float32, Float64, Int64
 from pydantic import ValidationError
@@ -52,6 +54,12 @@ class Answers:
     """Columns in the order of `known`."""
     known: tuple[Statistic, ...] = STATISTICS
     """The output statistics that there are; of a remote model, those that its log-probabilities give."""
+    groups: np.ndarray | None = None
+    """Strings: rows with the same one depend on one another, as the table says; None where it doesn't say."""
+    owners: np.ndarray | None = None
+    """Strings: rows with the same one have one owner, by a column of the table; None where no column was named."""
+    group_by: str | None = None
+    """The column that groups rows beside their texts and features."""
     unanswered: int = 0
     """Rows left out because the model generated nothing that could be scored."""
     unsupervised: Mapping[str, Float64[np.ndarray, " rows"]] | None = None
@@ -80,6 +88,8 @@ class Answers:
             wrong=self.wrong[which],
             signatures={position: maps[which] for position, maps in self.signatures.items()},
             statistics=self.statistics[which],
+            groups=None if self.groups is None else self.groups[which],
+            owners=None if self.owners is None else self.owners[which],
             unsupervised=None if self.unsupervised is None else {k: of[which] for k, of in self.unsupervised.items()},
             activations=None if self.activations is None else {k: of[which] for k, of in self.activations.items()},
         )
@@ -117,16 +127,22 @@ class AttemptTable:
         rows: list[dict[str, Any]] = self.table.select(COLUMNS.names).to_pylist()
         return rows
 
-    def answers(self) -> Answers:
+    def answers(self, group_by: str | None = None) -> Answers:
         """Return the answers that can be scored, in columns.
 
+        Args:
+            group_by: a column of texts whose equal values mean that rows depend on one another, or the one that the
+                questions were grouped by when they were harvested.
+
         Raises:
-            FitError: the table holds no answers.
+            FitError: the table holds no answers, or no such column without gaps.
         """
         manifest = self.harvest
+        is_grouped = group_by in (None, manifest.group_by)
         layers = manifest.layers
         positions, known = (POSITIONS, STATISTICS) if layers else ((), self._known_statistics())
-        scored = self.table.select(["id", "dataset", "wrong", *known, *positions]).drop_null()
+        is_scored = reduce(pc.and_, (pc.is_valid(self.table[name]) for name in ("wrong", *known, *positions)))
+        scored = self.table.filter(is_scored)
         return Answers(
             manifest=manifest,
             # Python's strings: numpy's own drop null characters at their end.
@@ -137,6 +153,9 @@ class AttemptTable:
             statistics=np.column_stack([scored[name].to_numpy() for name in known]),
             unanswered=len(self) - scored.num_rows,
             known=known,
+            groups=np.array(scored["group"].to_pylist(), dtype=object),
+            owners=None if is_grouped else self._owners(str(group_by))[is_scored.to_numpy()],
+            group_by=group_by or manifest.group_by,
         )
 
     def generations(self) -> Iterator[tuple[str, Generation]]:
@@ -177,6 +196,18 @@ class AttemptTable:
         """
         assert self.harvest
         return dict(zip(self.table["id"].to_pylist(), self.table["text"].to_pylist(), strict=True))
+
+    def _owners(self, column: str) -> np.ndarray:
+        texts = [name for name in COLUMNS.names if COLUMNS.field(name).type == pa.string()]
+        if column not in texts:
+            raise FitError(
+                f"there is no column {column!r:.60} of texts to group by; the table has {texts!r}. A column of the "
+                f"questions is kept where they are harvested: ilis-guard harvest --group-by {column!s:.60}"
+            )
+        values = self.table[column].to_pylist()
+        if empty := sum(not value for value in values):
+            raise FitError(f"the column {column!r} is empty in {empty} of {len(values)} rows: nothing groups these")
+        return np.array(values, dtype=object)
 
     def _known_statistics(self) -> tuple[Statistic, ...]:
         """The output statistics that any row has; all of them where no row has any."""
@@ -242,6 +273,8 @@ def read_answers(paths: Sequence[Path]) -> Answers:
         wrong=np.concatenate([part.wrong for part in parts]),
         signatures={name: np.concatenate([part.signatures[name] for part in parts]) for name in first.signatures},
         statistics=np.concatenate([part.statistics for part in parts]),
+        groups=np.concatenate([part.groups for part in parts if part.groups is not None]),
+        group_by=next((part.group_by for part in parts if part.group_by is not None), None),
         unanswered=sum(part.unanswered for part in parts),
     )
 

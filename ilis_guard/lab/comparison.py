@@ -9,14 +9,14 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from ilis_guard.lab.metrics import INTERVAL, RESAMPLES
+from ilis_guard.lab.metrics import INTERVAL, RESAMPLES, Groups, GroupSampler
 from ilis_guard.policy.recordings import UNKNOWN, Recording, TierRecording
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes
 from ilis_guard.types import Action
 
 MOST_DRAWN: Final = 50_000
-"""Requests in a resample, at most. Of more requests this many are drawn, and the spread is scaled by the square root of
-their share (the m-out-of-n bootstrap), which takes a fraction of the time."""
+"""Groups of requests in a resample, at most. Of more this many are drawn, and the spread is scaled by the square root
+of their share (the m-out-of-n bootstrap), which takes a fraction of the time."""
 SLOW_QUANTILE: Final = 0.95
 """The quantile of the seconds that is reported beside their mean."""
 CURVE_POINTS: Final = 200
@@ -84,6 +84,8 @@ class Comparison:
     """Two policies compared."""
 
     requests: int
+    groups: int
+    """Of requests that depend on one another; the intervals are over them."""
     measures: tuple[Measure, ...]
     transitions: Mapping[tuple[Action | None, Action | None], int]
     """Requests by their action under the old and under the new policy; None for undecided."""
@@ -115,6 +117,7 @@ def compare(
     new: Outcomes,
     *,
     requests_per_hour: float,
+    groups: Groups | None = None,
     seed: int = 0,
     progress: Progress = lambda: None,
 ) -> Comparison:
@@ -125,14 +128,20 @@ def compare(
         old: the old policy's outcomes.
         new: the new policy's outcomes.
         requests_per_hour: the traffic for which reviews are counted.
+        groups: requests with the same number depend on one another; None where none does.
         seed: of the resamples.
         progress: called after each of `RESAMPLES`.
     """
     formulas = _formulas(requests_per_hour)
-    spreads = _spreads(formulas, old, new, seed, progress)
+    sampler = GroupSampler.of(np.arange(len(recording)) if groups is None else groups)
+    spreads = _spreads(formulas, old, new, sampler, seed, progress)
+    scale = math.sqrt(min(1.0, MOST_DRAWN / len(sampler)))
     return Comparison(
         requests=len(recording),
-        measures=tuple(_measure(formula, old, new, spread) for formula, spread in zip(formulas, spreads, strict=True)),
+        groups=len(sampler),
+        measures=tuple(
+            _measure(formula, old, new, spread, scale) for formula, spread in zip(formulas, spreads, strict=True)
+        ),
         transitions=_transitions(old, new),
         undecided=(_undecided(old), _undecided(new)),
         unlabelled=(_unlabelled(old), _unlabelled(new)),
@@ -268,16 +277,19 @@ def _reduced(formula: _Formula, values: Values) -> float:
 
 
 def _spreads(
-    formulas: Sequence[_Formula], old: Outcomes, new: Outcomes, seed: int, progress: Progress
+    formulas: Sequence[_Formula],
+    old: Outcomes,
+    new: Outcomes,
+    sampler: GroupSampler,
+    seed: int,
+    progress: Progress,
 ) -> list[Float64[np.ndarray, "resamples three"]]:
-    """Each measure on the resamples, which draw the same requests for both policies."""
+    """Each measure on the resamples, which draw the same groups of requests for both policies."""
     random = np.random.default_rng(seed)
-    requests = len(old.action)
-    drawn = min(requests, MOST_DRAWN)
     values = [(formula.of(old), formula.of(new)) for formula in formulas]
     spreads = np.empty((len(formulas), RESAMPLES, 3))
     for resample in range(RESAMPLES):
-        rows = random.integers(requests, size=drawn)
+        rows = sampler.draw(random, min(len(sampler), MOST_DRAWN))
         for number, (formula, (of_old, of_new)) in enumerate(zip(formulas, values, strict=True)):
             spreads[number, resample] = _three(formula, of_old[rows], of_new[rows])
         progress()
@@ -285,9 +297,8 @@ def _spreads(
 
 
 def _measure(
-    formula: _Formula, old: Outcomes, new: Outcomes, spread: Float64[np.ndarray, "resamples three"]
+    formula: _Formula, old: Outcomes, new: Outcomes, spread: Float64[np.ndarray, "resamples three"], scale: float
 ) -> Measure:
-    scale = math.sqrt(min(1.0, MOST_DRAWN / len(old.action)))
     values = _three(formula, formula.of(old), formula.of(new))
     of_old, of_new, difference = (_estimate(value, spread[:, column], scale) for column, value in enumerate(values))
     return Measure(name=formula.name, is_share=formula.is_share, old=of_old, new=of_new, difference=difference)

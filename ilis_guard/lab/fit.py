@@ -1,6 +1,6 @@
 """Fit a scorer to harvested answers and write its bundle.
 
-Trees, calibration and held-out metrics each use rows that the others don't.
+Trees, calibration and held-out metrics each use rows that the others don't, nor any that depends on one of theirs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ilis_guard.errors import FitError
+from ilis_guard.errors import FitError, UnacceptedFindingsError
 from ilis_guard.lab.attempts import Answers, Mask
+from ilis_guard.lab.grouping import Groups, answer_groups
 from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.tuning import Progress, tune
 from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, Split, TypicalMaps, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, Blending, SequenceProbability, calibration_terms, raw_scores
-from ilis_guard.scoring.features import FeatureGroup, positions_of
+from ilis_guard.scoring.features import FeatureGroup, feature_matrix, positions_of
+from ilis_guard.scoring.findings import (
+    BundleFinding,
+    calibration_findings,
+    describe,
+    feature_findings,
+    figure_findings,
+)
+from ilis_guard.scoring.risk_control import one_of_each
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 from ilis_guard.types import Stage
 
@@ -44,6 +53,8 @@ MIN_PER_CLASS: Final = 50
 """Fewer right or wrong rows are too few to be split four ways."""
 ACCURACY_RANGE: Final = (0.15, 0.85)
 """A dataset counts in the held-out metrics where the model's accuracy on all other rows is in this range."""
+NEARLY_ALL: Final = 0.99
+"""Share of the rows from which on a feature that has one value there counts as constant."""
 _INTERCEPT_SCALE: Final = 10.0
 """Of the columns that stand for datasets: so large that the penalty hardly affects their coefficients."""
 _FAR: Final = 40.0
@@ -57,6 +68,7 @@ def fit(
     stage: Stage = "answer",
     features: Sequence[FeatureGroup] = (),
     seed: int = 0,
+    accept: bool = False,
     progress: Progress = lambda _done, _all: None,
 ) -> BundleMetadata:
     """Fit a scorer to harvested answers and write its bundle.
@@ -65,23 +77,31 @@ def fit(
     them, and the last fifth only gives the metrics in the metadata. Each dataset is split in these shares. Datasets on
     which the model is nearly always right or nearly always wrong are trained on, and left out of the metrics.
 
+    Rows that depend on one another (`grouping`) stay together in a split. One row of each group is in the calibration
+    set, and intervals are over groups.
+
     Args:
         answers: labelled.
         folder: the bundle's.
         stage: what is scored.
         features: the trees' features; without any, validation rows select among `FEATURES`.
         seed: of the splits and the trees.
+        accept: write the bundle even if its findings are below the line.
         progress: called after each candidate.
 
     Raises:
         FitError: there are too few right or too few wrong answers, a value isn't finite, nothing was learned, or a
             feature doesn't exist at this stage or for this model.
+        UnacceptedFindingsError: the score is below the line, and isn't accepted all the same. Nothing is written.
         BundleError: something other than a bundle stands in the folder.
     """
-    _check_classes(answers)
     _check_finite(answers)
-    splits = split(answers.datasets, seed)
+    groups = answer_groups(answers)
+    independent = one_of_each(groups)
+    _check_classes(answers, independent)
+    splits = split(answers.datasets, seed, groups)
     _check_splits(answers.wrong, splits)
+    calibrating = splits["calibration"] & independent
     wrong, names = answers.wrong, answers.datasets
     candidates = tune(
         _choices(answers, stage, tuple(features)),
@@ -95,7 +115,7 @@ def fit(
     )
     best = candidates[0]
     profiles = answers.profiles(stage)
-    reference = typicality_reference(profiles, splits["train"], splits["calibration"])
+    reference = typicality_reference(profiles, splits["train"], calibrating)
     blending = _blending(answers, stage, splits["train"], splits["validation"])
     raw = raw_scores(
         best.booster,
@@ -105,14 +125,14 @@ def fit(
         log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(answers)),
         familiarity=None if blending is None else blending.familiarity(reference).typicality(profiles),
     )
-    calibration = calibrate(raw[splits["calibration"]], wrong[splits["calibration"]])
+    calibration = calibrate(raw[calibrating], wrong[calibrating])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]
     baseline = _baseline(answers.statistics, wrong, seen)
 
     calibration_set = CalibrationSet(
-        uncertainty=tuple(uncertainty[splits["calibration"]].tolist()),
-        wrong=tuple(wrong[splits["calibration"]].tolist()),
+        uncertainty=tuple(uncertainty[calibrating].tolist()),
+        wrong=tuple(wrong[calibrating].tolist()),
         typicality=reference,
         typical=_typical_maps(answers, splits["calibration"]) if stage == "answer" and answers.signatures else None,
         splits={
@@ -122,6 +142,13 @@ def fit(
     )
     datasets = _dataset_rows(names, wrong, seen)
     test = splits["test"] & np.isin(names, [name for name, known in datasets.items() if known.counted])
+    figures = held_out(wrong[test], uncertainty[test], names[test], groups[test])
+    findings = (
+        *figure_findings(figures.auroc, figures.brier_skill, figures.groups),
+        *calibration_findings(int(calibrating.sum())),
+        *feature_findings(_constant_share(answers, best.metadata.features, splits["train"] & independent)),
+    )
+    check_findings(findings, accept=accept)
     manifest = answers.manifest
     metadata = BundleMetadata(
         model=manifest.model,
@@ -135,9 +162,12 @@ def fit(
         blending=blending,
         calibration=calibration,
         rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": answers.unanswered},
+        groups={name: int((rows & independent).sum()) for name, rows in splits.items()},
+        group_by=answers.group_by,
         datasets=datasets,
-        held_out=held_out(wrong[test], uncertainty[test], names[test]),
-        baseline=held_out(wrong[test], baseline[test], names[test]),
+        held_out=figures,
+        baseline=held_out(wrong[test], baseline[test], names[test], groups[test]),
+        findings=findings,
         versions={**manifest.versions, "lightgbm": lightgbm.__version__},
     )
     write_bundle(metadata, best.booster.model_to_string(), calibration_set, folder)
@@ -246,15 +276,41 @@ def _logprob_sums(answers: Answers) -> Float64[np.ndarray, " rows"]:
     return answers.statistics[:, answers.known.index("logprob_sum")]
 
 
-def _check_classes(answers: Answers) -> None:
-    wrong = int(answers.wrong.sum())
-    right = len(answers.wrong) - wrong
+def check_findings(findings: Sequence[BundleFinding], *, accept: bool) -> None:
+    """Refuse a score that is below the line.
+
+    Raises:
+        UnacceptedFindingsError: it is, and it isn't accepted all the same.
+    """
+    errors = [describe(finding) for finding in findings if finding.is_error]
+    if errors and not accept:
+        listed = "".join(f"\n- {sentence}" for sentence in errors)
+        raise UnacceptedFindingsError(
+            f"no bundle was written: a guard that relies on this score would be no safer than one without it.{listed}\n"
+            "To write it all the same, give --accept (in Python: accept=True)"
+        )
+
+
+def _check_classes(answers: Answers, independent: Mask) -> None:
+    wrong = int(answers.wrong[independent].sum())
+    right = int(independent.sum()) - wrong
     if min(wrong, right) < MIN_PER_CLASS:
+        repeated = len(answers) - right - wrong
+        beside = f" ({repeated} more depend on them and don't count)" if repeated else ""
         raise FitError(
-            f"of {len(answers.wrong)} scored answers {right} are right and {wrong} wrong; a fit needs at least "
+            f"of {right + wrong} scored answers {right} are right and {wrong} wrong{beside}; a fit needs at least "
             f"{MIN_PER_CLASS} of each: harvest more questions, or ones that the model gets right 20 to 80 % of "
             "the time"
         )
+
+
+def _constant_share(answers: Answers, features: Sequence[FeatureGroup], rows: Mask) -> float:
+    """The share of features that have one value in nearly all of these rows."""
+    columns = feature_matrix(
+        features, {name: maps[rows] for name, maps in answers.signatures.items()}, answers.statistics[rows]
+    )
+    middle = np.percentile(columns, 50, axis=0, method="lower")  # the value that most rows have, if any
+    return float(((columns == middle).mean(axis=0) >= NEARLY_ALL).mean())
 
 
 def _check_finite(answers: Answers) -> None:
@@ -276,15 +332,23 @@ def _check_splits(wrong: Mask, splits: Mapping[Split, Mask]) -> None:
             raise FitError(f"the {name} rows hold {size - bad} right and {bad} wrong answers: harvest more questions")
 
 
-def split(datasets: np.ndarray, seed: int) -> dict[Split, Mask]:
-    """Assign each dataset's rows to the splits at random, in their shares."""
+def split(datasets: np.ndarray, seed: int, groups: Groups | None = None) -> dict[Split, Mask]:
+    """Assign each dataset's groups to the splits at random, in their shares.
+
+    Args:
+        datasets: the name of each row's dataset; of a group, that of its first row counts.
+        seed: of the assignment.
+        groups: index of the first row of each row's group; None where each row is a group of its own.
+    """
     random = np.random.default_rng(seed)
+    first = np.arange(len(datasets)) if groups is None else groups
+    is_first = first == np.arange(len(datasets))
     place = np.empty(len(datasets))
     for dataset in np.unique(datasets):
-        rows = np.flatnonzero(datasets == dataset)
-        place[random.permutation(rows)] = (np.arange(len(rows)) + random.random()) / len(rows)
+        rows = np.flatnonzero(is_first & (datasets == dataset))
+        place[random.permutation(rows)] = (np.arange(len(rows)) + random.random()) / max(1, len(rows))
     ends = np.cumsum(list(SHARES.values()))
-    part = np.searchsorted(ends[:-1], place, side="right")
+    part = np.searchsorted(ends[:-1], place[first], side="right")
     return {name: part == index for index, name in enumerate(SHARES)}
 
 

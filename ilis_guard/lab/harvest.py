@@ -17,9 +17,11 @@ from ilis_guard.errors import FitError, ModelError, QuestionError
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, HarvestManifest, schema_of
 from ilis_guard.lab.attempts import AttemptTable
 from ilis_guard.lab.grading import RULES, Judge, grade, is_correct
+from ilis_guard.lab.grouping import QuestionText, question_groups, text_digest
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.storage import PartialTable
 from ilis_guard.models.remote import RemoteModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint
 
 GIVEN_UP_AFTER: Final = 20
@@ -94,6 +96,7 @@ def harvest(
     batch_size: int = 32,
     judge: Judge = is_correct,
     judged_by: str = RULES,
+    group_by: str | None = None,
     progress: Progress = lambda _done, _all: None,
 ) -> HarvestManifest:
     """Put all questions to a model and write a row for each; the file appears when it is complete.
@@ -110,6 +113,7 @@ def harvest(
         batch_size: questions asked together.
         judge: decides whether an answer is right.
         judged_by: what the manifest calls the judge.
+        group_by: what the manifest calls the questions' owners; None where they have none.
         progress: called first, and after each batch.
 
     Raises:
@@ -129,7 +133,9 @@ def harvest(
         versions=recorded_versions(),
         questions=questions_digest(questions),
         judge=judged_by,
+        group_by=group_by,
     )
+    groups = group_names(questions)
     table = AttemptManifest(origin="harvest", tiers=(AttemptTier(name=name),), harvest=manifest)
     unfinished = PartialTable(path, schema_of(table))
     done = unfinished.begin()
@@ -150,7 +156,10 @@ def harvest(
                 continue
             failed_in_a_row = 0
             _check_logprobs(model.fingerprint, [answer for _, answer in answered])
-            rows = [_row(name, question, answer, judge=judge) for question, answer in answered]
+            rows = [
+                _row(name, question, answer, judge=judge) | {"group": groups[question.id]}
+                for question, answer in answered
+            ]
             unfinished.add(AttemptTable.of_rows(table, rows).table)
             done = done.union(question.id for question, _ in answered)
             progress(len(done), len(questions))
@@ -161,9 +170,36 @@ def harvest(
     return manifest
 
 
+def group_names(questions: Sequence[Question]) -> dict[str, str]:
+    """Name the group of each question by a digest of its first question's text, by id.
+
+    Questions of several harvests that are equal, but for case, spaces and punctuation, have one name.
+    """
+    texts = [
+        QuestionText(
+            question="\n".join([question.question, *(question.choices or ())]),
+            context=question.context or "",
+            answers=frozenset(_right_answers(question)),
+            owner=question.owner,
+        )
+        for question in questions
+    ]
+    names = [text_digest(text) or question.id for text, question in zip(texts, questions, strict=True)]
+    groups = question_groups(texts).tolist()
+    return {question.id: names[first] for question, first in zip(questions, groups, strict=True)}
+
+
+def _right_answers(question: Question) -> Sequence[str]:
+    """The right answers as texts: a choice's letter is that of every fourth question."""
+    right = question.right_choice
+    return question.answers if right is None or question.choices is None else (question.choices[right],)
+
+
 def questions_digest(questions: Sequence[Question]) -> str:
     """Return the SHA-256 of questions with their answers, in their order, hexadecimal."""
-    lines = "\n".join(question.model_dump_json() for question in questions)
+    lines = "\n".join(
+        question.model_dump_json(exclude={"owner"} if question.owner is None else None) for question in questions
+    )
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -225,7 +261,7 @@ def _check_ids(questions: Sequence[Question]) -> None:
 
 def _check_logprobs(fingerprint: Fingerprint | RemoteFingerprint, answers: Iterable[Generation]) -> None:
     """Refuse a remote model whose replies hold no log-probabilities: nothing is left to score its answers by."""
-    texts = [answer for answer in answers if answer.text]
+    texts = [answer for answer in answers if not is_blank(answer.text)]
     if isinstance(fingerprint, Fingerprint) or not texts:
         return
     if all(answer.statistics is None or math.isnan(answer.statistics.logprob_sum) for answer in texts):

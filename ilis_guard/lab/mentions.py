@@ -49,7 +49,7 @@ _ROMAN: Final = {
     )
     if len(numeral) > 1
 }
-_AND: Final = re.compile(rf"\s*&\s*|\s{APOSTROPHES}n{APOSTROPHES}?\s")
+_AND: Final = re.compile(rf"\s?&\s?|\s{APOSTROPHES}n{APOSTROPHES}?\s")
 _PLAIN_LETTERS: Final = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"}
 )

@@ -11,15 +11,15 @@ from sklearn.metrics import average_precision_score, brier_score_loss
 
 from ilis_guard.errors import FitError
 from ilis_guard.scoring.bundle import Figure, HeldOut
+from ilis_guard.scoring.findings import CHANCE
 
 RESAMPLES: Final = 1000
 INTERVAL: Final = (2.5, 97.5)
-CHANCE: Final = 0.5
-"""AUROC of an uninformative score."""
 
 Uncertainties = Float64[np.ndarray, " rows"]
 Outcomes = Bool[np.ndarray, " rows"]
 Rows = Int64[np.ndarray, " drawn"]
+Groups = Int64[np.ndarray, " rows"]
 Datasets = np.ndarray
 """The name of each row's dataset."""
 BINS: Final = 10
@@ -27,7 +27,10 @@ BINS: Final = 10
 COVERAGE: Final = 0.8
 """Coverage of the accuracy among the least uncertain answers."""
 
-Draws = Int64[np.ndarray, "draws rows"]
+CELLS: Final = 2_000_000
+"""Cells of an array of draws, at most: more take memory and are no faster."""
+
+Draws = Int64[np.ndarray, "draws rows"] | Float64[np.ndarray, "draws rows"]
 Values = Float64[np.ndarray, " draws"]
 
 
@@ -68,15 +71,25 @@ def auroc_within(wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets
     return float(np.mean([auroc(wrong[rows], uncertainty[rows]) for rows in mixed])) if mixed else CHANCE
 
 
-def held_out(wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets, seed: int = 0) -> HeldOut:
-    """All figures, each with its 95 % percentile bootstrap interval over rows.
+def held_out(
+    wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets, groups: Groups | None = None, seed: int = 0
+) -> HeldOut:
+    """All figures, each with its 95 % percentile bootstrap interval over groups.
+
+    Args:
+        wrong: whether each answer is wrong.
+        uncertainty: of each answer.
+        datasets: the name of each row's dataset.
+        groups: rows with the same number depend on one another; None where none does.
+        seed: of the bootstrap.
 
     Raises:
         FitError: the rows are all right or all wrong, which says nothing of a ranking.
     """
     if not 0 < wrong.sum() < len(wrong):
         raise FitError(f"of {len(wrong)} held-out rows {int(wrong.sum())} are wrong; figures need right and wrong ones")
-    samples = _resamples(wrong, seed)
+    sampler = GroupSampler.of(np.arange(len(wrong)) if groups is None else groups)
+    samples = _resamples(wrong, sampler, seed)
 
     def figure(value: Callable[[Rows], float]) -> Figure:
         low, high = np.percentile([value(rows) for rows in samples], INTERVAL)
@@ -87,6 +100,7 @@ def held_out(wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets, se
 
     return HeldOut(
         rows=len(wrong),
+        groups=len(sampler),
         wrong=int(wrong.sum()),
         auroc=of(auroc),
         auroc_within=figure(lambda rows: auroc_within(wrong[rows], uncertainty[rows], datasets[rows])),
@@ -97,12 +111,78 @@ def held_out(wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets, se
     )
 
 
-def _resamples(wrong: Outcomes, seed: int) -> list[Rows]:
-    """Rows drawn with replacement; a draw with one class only says nothing of a ranking and is drawn again."""
+def weighted_figures(
+    wrong: Outcomes, raw: Uncertainties, probability: Uncertainties, weights: Uncertainties, groups: Groups
+) -> tuple[Figure, Figure]:
+    """AUROC and Brier skill where each row stands for several, with 95 % percentile bootstrap intervals over groups.
+
+    Args:
+        wrong: whether each answer is wrong; both classes occur.
+        raw: scores, which rank.
+        probability: of being wrong.
+        weights: how many rows each row stands for.
+        groups: rows with the same number depend on one another.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    count = int(group.max()) + 1
+    random = np.random.default_rng(0)
+    chunks = [random.multinomial(count, np.full(count, 1 / count), size=size) for size in _chunk_sizes(len(wrong))]
+
+    def figure(scores: Uncertainties, metric: Callable[[ScoreCounts], Values]) -> Figure:
+        value = float(metric(ScoreCounts.of(wrong, scores, weights[None, :]))[0])
+        drawn = np.concatenate([metric(ScoreCounts.of(wrong, scores, each[:, group] * weights)) for each in chunks])
+        low, high = np.percentile(drawn[np.isfinite(drawn)], INTERVAL).tolist()
+        return Figure(value=value, low=low, high=high)
+
+    return figure(raw, ScoreCounts.auroc), figure(probability, ScoreCounts.brier_skill)
+
+
+def _chunk_sizes(rows: int) -> list[int]:
+    """Sizes of parts of the resamples that fit into the memory."""
+    size = max(1, CELLS // rows)
+    return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSampler:
+    """Draws groups of rows with replacement."""
+
+    rows: Rows
+    """Group by group."""
+    starts: Rows
+    """Place of each group's first row in `rows`; the groups are in the order of their first rows."""
+    sizes: Rows
+
+    @classmethod
+    def of(cls, groups: Groups) -> Self:
+        """Sample from the groups of rows that have the same number."""
+        _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+        place = np.empty(len(first), dtype=np.int64)
+        place[np.argsort(first)] = np.arange(len(first))
+        of_row = place[group]
+        sizes = np.bincount(of_row)
+        return cls(rows=np.argsort(of_row, kind="stable"), starts=np.cumsum(sizes) - sizes, sizes=sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def draw(self, random: np.random.Generator, size: int) -> Rows:
+        """Return all rows of so many groups, each drawn from all."""
+        drawn = random.integers(len(self), size=size)
+        if len(self) == len(self.rows):
+            return drawn
+        sizes = self.sizes[drawn]
+        ends = np.cumsum(sizes)
+        places = np.arange(ends[-1]) + np.repeat(self.starts[drawn] - ends + sizes, sizes)
+        return self.rows[places]
+
+
+def _resamples(wrong: Outcomes, groups: GroupSampler, seed: int) -> list[Rows]:
+    """The rows of groups drawn with replacement; a draw of one class says nothing of a ranking and is drawn again."""
     random = np.random.default_rng(seed)
     samples: list[Rows] = []
     while len(samples) < RESAMPLES:
-        rows = random.integers(len(wrong), size=len(wrong))
+        rows = groups.draw(random, len(groups))
         if 0 < wrong[rows].sum() < len(rows):
             samples.append(rows)
     return samples

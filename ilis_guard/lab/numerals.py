@@ -60,7 +60,7 @@ _SMALL: Final = {
 }
 """What `alpha2digit` leaves as it is."""
 _MYRIADS: Final = re.compile(
-    r"[\d.]*[〇零一二三四五六七八九十百千万萬億亿兆][\d.〇零一二三四五六七八九十百千万萬億亿兆]*"
+    r"(?<![\d.])[\d.]*[〇零一二三四五六七八九十百千万萬億亿兆][\d.〇零一二三四五六七八九十百千万萬億亿兆]*"
 )
 _MYRIAD_DIGITS: Final = dict(zip("〇零一二三四五六七八九", (0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9), strict=True))
 _TENS: Final = {"十": 10, "百": 100, "千": 1000}

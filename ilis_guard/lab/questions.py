@@ -12,16 +12,25 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from ilis_guard.errors import QuestionError
 from ilis_guard.lab.numerals import digits_of, numerals_in
+from ilis_guard.text import is_blank
 
 _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TRUTHS = ({"yes", "true"}, {"no", "false"})
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
+
+
+def _not_blank(value: str) -> str:
+    if is_blank(value):
+        raise ValueError("must have something in it to read")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
 """A string that isn't blank."""
 
 
@@ -41,6 +50,8 @@ class Question(BaseModel):
     """A passage to answer from."""
     choices: tuple[Text, ...] | None = None
     """Two to 26 answers to choose from, lettered A, B, C in this order; only where the kind is ``choice``."""
+    owner: Text | None = None
+    """What the question shares with others that depend on it: a document, a user. Those count as one in guarantees."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -74,8 +85,13 @@ class Question(BaseModel):
         return "\n".join([*before, self.question, *lettered])
 
 
-def read_questions(path: str | os.PathLike[str]) -> list[Question]:
+def read_questions(path: str | os.PathLike[str], *, group_by: str | None = None) -> list[Question]:
     """Read a JSONL file of questions, in the file's order; blank lines are passed over.
+
+    Args:
+        path: the file.
+        group_by: the key of the owner of each question, a document's or a user's, say: any key of a question's or
+            another one, whose values are strings or whole numbers.
 
     Raises:
         QuestionError: the file can't be read or is empty, or a line isn't a question; the message starts with
@@ -83,7 +99,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     """
     try:
         with Path(path).open("rb") as file:
-            return _questions(_bounded_lines(file), path)
+            return _questions(_bounded_lines(file), path, group_by)
     except OSError as error:
         raise QuestionError(f"{path}:1: can't be read: {error.strerror}; check the path and its permissions") from error
 
@@ -153,7 +169,7 @@ def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _questions(lines: Iterable[bytes], path: str | os.PathLike[str]) -> list[Question]:
+def _questions(lines: Iterable[bytes], path: str | os.PathLike[str], group_by: str | None = None) -> list[Question]:
     questions: list[Question] = []
     first_lines: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -166,7 +182,7 @@ def _questions(lines: Iterable[bytes], path: str | os.PathLike[str]) -> list[Que
             )
         if not line.strip():
             continue
-        question = _question(_decoded(line, where), where)
+        question = _question(_decoded(line, where), where, group_by)
         first = first_lines.setdefault(question.id, number)
         if first != number:
             raise QuestionError(f"{where}: the id {_shown(question.id)} stands on line {first} too; ids must be unique")
@@ -193,13 +209,29 @@ def _decoded(line: bytes, where: str) -> Any:
         raise QuestionError(f"{where}: {error}; write one flat JSON object a line") from error
 
 
-def _question(value: Any, where: str) -> Question:
+def _question(value: Any, where: str, group_by: str | None) -> Question:
     if not isinstance(value, dict):
         raise QuestionError(f"{where}: got {_shown(value)}; a question is a JSON object with the keys {_FIELDS}")
+    if group_by is not None:
+        value = _owned(value, where, group_by)
     try:
         return Question.model_validate(value)
     except ValidationError as error:
         raise QuestionError(f"{where}: {_complaint(error.errors()[0])}") from error
+
+
+def _owned(value: dict[str, Any], where: str, group_by: str) -> dict[str, Any]:
+    """Take a question's owner from another key, which is the question's own or taken out."""
+    if group_by not in value:
+        raise QuestionError(f"{where}: there is no key {group_by!r:.60} to group by; give one that every line has")
+    owner = value[group_by]
+    if isinstance(owner, bool) or not isinstance(owner, (str, int)) or not str(owner).strip():
+        raise QuestionError(
+            f"{where}: the key to group by, {group_by!r:.60}, must be a text or a whole number that isn't blank, got "
+            f"{_shown(owner)}; fill it in, or leave --group-by out"
+        )
+    rest = value if group_by in Question.model_fields else {key: of for key, of in value.items() if key != group_by}
+    return rest | {"owner": str(owner)}
 
 
 def _complaint(error: ErrorDetails) -> str:
@@ -208,7 +240,7 @@ def _complaint(error: ErrorDetails) -> str:
         case "missing":
             return f"the key {key!r} is missing; add it"
         case "extra_forbidden":
-            return f"the key {key!r:.60} is unknown; the keys are {_FIELDS}"
+            return f"the key {key!r:.60} is unknown; the keys are {_FIELDS}, and that of --group-by"
         case "value_error":
             return str(error["ctx"]["error"])
         case "string_pattern_mismatch":

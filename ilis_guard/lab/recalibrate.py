@@ -4,9 +4,14 @@ The rows that people label aren't a random sample: a policy escalates all reques
 it answers. Each row's `probability` is that of its request being labelled. The calibration map is fitted with weights
 1 / probability. The calibration set has no weights, so that certificates hold on it as they stand: a row is kept with
 probability q / `probability`, where q is the smallest one, so that every request was kept with probability q.
+
+Nor are they independent: many users ask the same question. Rows of a group (`grouping`) share one row's weight, and one
+of those that are kept is in the calibration set.
 """
 
 from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,133 +21,272 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import Answers, read_attempts
-from ilis_guard.lab.fit import calibrate
-from ilis_guard.policy.records import read_verdicts
-from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration
+from ilis_guard.lab.fit import calibrate, check_findings
+from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
+from ilis_guard.lab.metrics import weighted_figures
+from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
+from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, Split, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
 from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_count
+from ilis_guard.scoring.findings import calibration_findings, figure_findings
+from ilis_guard.scoring.risk_control import one_of_each
 from ilis_guard.scoring.trees import load_booster
-from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
+from ilis_guard.scoring.typicality import squared_distances
+from ilis_guard.types import STATISTICS
 
 MIN_PER_CLASS: Final = 20
 """Fewer right or wrong rows are too few to fit the three parameters of a calibration map."""
 SEED: Final = 0
 """Of the random sample. It can't be chosen: keeping the best of several samples would invalidate certificates."""
+TRAINED: Final[tuple[Split, ...]] = ("train", "validation")
+"""The splits of rows that trained trees, or chose them."""
+FOLDS: Final = 5
+"""Parts of the rows, each of which is calibrated by a map that was fitted to the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRows:
     """Labelled rows, as recalibration needs them."""
 
+    ids: Sequence[str]
     raw: Float64[np.ndarray, " rows"]
     """The bundle's scores before calibration."""
     wrong: Bool[np.ndarray, " rows"]
     probability: Float64[np.ndarray, " rows"]
     """The probability that the row's request was labelled."""
-    typicality: TypicalityReference | None
-    """With these rows' distances; None of an export, which holds no maps to compute them from."""
+    distances: Float64[np.ndarray, " rows"] | None
+    """For typicality; None of an export, which holds no maps to compute them from."""
+    groups: Groups
+    """Index of the first row of each row's group."""
+    group_by: str | None = None
+    """The column that grouped them beside their texts."""
+    fitted_to: int = 0
+    """Rows that were left out, because the bundle was fitted to them or to one that they depend on."""
+
+    def __len__(self) -> int:
+        return len(self.wrong)
+
+    @property
+    def weights(self) -> Float64[np.ndarray, " rows"]:
+        """How many groups of requests each row stands for, 1 on average."""
+        sizes = np.bincount(self.groups, minlength=len(self))[self.groups]
+        weights: Float64[np.ndarray, " rows"] = 1 / (self.probability * sizes)
+        return weights / weights.mean()
 
 
-def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path) -> BundleMetadata:
+def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: bool = False) -> BundleMetadata:
     """Write a bundle with the same trees and blending, calibrated on other rows.
 
     The earlier calibration set isn't kept: it represents other requests.
 
+    Args:
+        bundle: the one that scored the rows.
+        rows: labelled.
+        folder: the new bundle's.
+        accept: write the bundle even if its findings are below the line.
+
     Raises:
         FitError: there are too few right or too few wrong answers, or higher scores are less often wrong.
+        UnacceptedFindingsError: the score is below the line on these rows, and isn't accepted all the same. Nothing is
+            written.
         BundleError: something other than a bundle stands in the folder.
     """
-    wrong, probability = rows.wrong, rows.probability
-    if min(int(wrong.sum()), int((~wrong).sum())) < MIN_PER_CLASS:
-        raise FitError(
-            f"of {len(wrong)} scored answers {int((~wrong).sum())} are right and {int(wrong.sum())} wrong; "
-            f"recalibrating needs at least {MIN_PER_CLASS} of each: label more"
-        )
-    weights = 1 / probability
-    calibration = calibrate(rows.raw, wrong, weights / weights.mean())
-    smallest = float(probability.min())
-    sample = np.random.default_rng(SEED).random(len(wrong)) < smallest / probability
+    wrong, weights = rows.wrong, rows.weights
+    _check_classes(rows)
+    calibration = calibrate(rows.raw, wrong, weights)
+    sample = _random_sample(rows)
     known = bundle.calibration_set
+    distances = None if rows.distances is None else tuple(sorted(rows.distances[sample].tolist()))
+    typicality = known.typicality if distances is None else known.typicality.model_copy(update={"distances": distances})
     calibration_set = CalibrationSet(
         uncertainty=tuple(calibration.apply(rows.raw[sample]).tolist()),
         wrong=tuple(wrong[sample].tolist()),
-        typicality=rows.typicality or known.typicality,
+        typicality=typicality,
         typical=known.typical,
+        splits=None if known.splits is None else _splits(known.splits, rows.ids),
     )
+    auroc, skill = weighted_figures(wrong, rows.raw, _cross_fitted(rows), weights, rows.groups)
+    groups = len(np.unique(rows.groups))
+    findings = (
+        *figure_findings(auroc, skill, groups),
+        *calibration_findings(int(sample.sum())),
+        *(finding for finding in bundle.metadata.findings if finding.kind == "constant_features"),
+    )
+    check_findings(findings, accept=accept)
     metadata = bundle.metadata.model_copy(
         update={
             "calibration": calibration,
-            "recalibrated": Recalibration(bundle=bundle.digest, rows=len(wrong), least_probability=smallest),
+            "recalibrated": Recalibration(
+                bundle=bundle.digest,
+                rows=len(rows),
+                groups=groups,
+                group_by=rows.group_by,
+                fitted_to=rows.fitted_to,
+                auroc=auroc,
+                brier_skill=skill,
+                least_probability=float(rows.probability.min()),
+            ),
+            "findings": findings,
         }
     )
     write_bundle(metadata, bundle.trees, calibration_set, folder)
     return metadata
 
 
-def read_calibration_rows(bundle: Bundle, path: Path, *, tier: str | None = None) -> CalibrationRows:
+def _splits(known: Mapping[Split, Sequence[str]], ids: Sequence[str]) -> dict[Split, tuple[str, ...]]:
+    """Name the rows that the trees know from the fit, and those that calibrate them now."""
+    seen: dict[Split, tuple[str, ...]] = {name: tuple(known.get(name, ())) for name in TRAINED}
+    return seen | {"calibration": tuple(map(row_digest, ids)), "test": ()}
+
+
+def _check_classes(rows: CalibrationRows) -> None:
+    independent = one_of_each(rows.groups)
+    wrong = int(rows.wrong[independent].sum())
+    right = int(independent.sum()) - wrong
+    if min(wrong, right) < MIN_PER_CLASS:
+        repeated = len(rows) - right - wrong
+        beside = f" ({repeated} more depend on them and don't count)" if repeated else ""
+        raise FitError(
+            f"of {right + wrong} scored answers {right} are right and {wrong} wrong{beside}; "
+            f"recalibrating needs at least {MIN_PER_CLASS} of each: label more"
+        )
+
+
+def _random_sample(rows: CalibrationRows) -> Bool[np.ndarray, " rows"]:
+    """Draw the rows as if every request had been labelled with the same probability, and of each group one of them."""
+    smallest = float(rows.probability.min())
+    sample = np.random.default_rng(SEED).random(len(rows)) < smallest / rows.probability
+    drawn = np.flatnonzero(sample)
+    chosen = np.zeros(len(rows), dtype=bool)
+    chosen[drawn[one_of_each(rows.groups[drawn])]] = True
+    return chosen
+
+
+def _cross_fitted(rows: CalibrationRows) -> Float64[np.ndarray, " rows"]:
+    """Calibrate each fold of groups by a map that was fitted to the others; the base rate where none can be."""
+    weights = rows.weights
+    names, group = np.unique(rows.groups, return_inverse=True)
+    fold = np.random.default_rng(SEED).permutation(len(names))[group] % FOLDS
+    probability = np.empty(len(rows))
+    for part in range(FOLDS):
+        here, others = fold == part, fold != part
+        base_rate = float(np.average(rows.wrong[others], weights=weights[others]))
+        probability[here] = base_rate
+        if 0 < base_rate < 1:
+            with suppress(FitError):
+                fitted = calibrate(rows.raw[others], rows.wrong[others], weights[others])
+                probability[here] = fitted.apply(rows.raw[here])
+    return probability
+
+
+def read_calibration_rows(
+    bundle: Bundle, path: Path, *, tier: str | None = None, group_by: str | None = None
+) -> CalibrationRows:
     """Read verdicts on answers that this bundle scored, or a harvest that it scores now.
 
     Args:
         bundle: gave the scores in an export's rows.
         path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample.
         tier: of an export, only rows in which this tier's answer was judged.
+        group_by: a column whose equal values mean that rows depend on one another: a document's or a user's. Of an
+            export, a key of each line, or ``labels.NAME``.
 
     Raises:
-        AttemptsError: the file is neither.
+        AttemptsError: the file is neither, or has no such column in all rows.
         FitError: its rows can't represent all requests.
         BundleMismatchError: another model was harvested than the bundle was fitted to.
     """
     if path.suffix == ".parquet":
         if tier is not None:
             raise FitError(f"a harvest is of one tier; tier={tier!r} chooses among the rows of an export")
-        return _of_harvest(bundle, read_attempts(path).answers())
-    return _of_verdicts(bundle, path, tier)
+        return _of_harvest(bundle, read_attempts(path).answers(group_by))
+    return _of_verdicts(bundle, path, tier, group_by)
 
 
-def _of_verdicts(bundle: Bundle, path: Path, tier: str | None) -> CalibrationRows:
-    rows = [row for row in read_verdicts(path) if tier is None or row.tier == tier]
-    repeated = [row_id for row_id, times in Counter(row.id for row in rows).items() if times > 1]
+def _of_verdicts(bundle: Bundle, path: Path, tier: str | None, group_by: str | None) -> CalibrationRows:
+    verdicts = read_verdicts(path)
+    owners = [None] * len(verdicts) if group_by is None else read_column(path, group_by)
+    rows = [(row, owner) for row, owner in zip(verdicts, owners, strict=True) if tier is None or row.tier == tier]
+    repeated = [row_id for row_id, times in Counter(row.id for row, _ in rows).items() if times > 1]
     if repeated:
         raise FitError(f"{str(path)!r}: {len(repeated)} rows are there more than once, such as {repeated[0]!r:.60}")
-    scored = [(row.uncertainty, row) for row in rows if row.uncertainty is not None]
+    scored = [(row.uncertainty, row, owner) for row, owner in rows if row.uncertainty is not None]
     if not scored:
         raise FitError(f"{str(path)!r} holds no row with an uncertainty" + (f" of the tier {tier!r}" if tier else ""))
-    tiers = sorted({str(row.tier) for _, row in scored})
+    tiers = sorted({str(row.tier) for _, row, _ in scored})
     if len(tiers) > 1:
         raise FitError(f"{str(path)!r} holds answers of the tiers {tiers!r}: a bundle belongs to one, name it")
-    if all(row.probability == 1 for _, row in scored):
+    if all(row.probability == 1 for _, row, _ in scored):
         raise FitError(
             f"{str(path)!r} holds only requests of which every one like them was labelled: of those that were answered "
             "it says nothing, so no calibration or threshold can follow from it. Let the policy `audit` a fraction of "
             "what it answers, or harvest a random sample of requests"
         )
     return CalibrationRows(
-        raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _ in scored])),
-        wrong=np.array([not row.correct for _, row in scored]),
-        probability=np.array([row.probability for _, row in scored]),
-        typicality=None,
+        ids=[row.id for _, row, _ in scored],
+        raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _, _ in scored])),
+        wrong=np.array([not row.correct for _, row, _ in scored]),
+        probability=np.array([row.probability for _, row, _ in scored]),
+        distances=None,
+        groups=verdict_groups([row for _, row, _ in scored], [owner for _, _, owner in scored]),
+        group_by=group_by,
     )
 
 
-def _of_harvest(bundle: Bundle, answers: Answers) -> CalibrationRows:
+def verdict_groups(verdicts: Sequence[VerdictJson], owners: Sequence[str | None]) -> Groups:
+    """Group verdicts on the same question, in the same conversation; on the same score; or with the same owner.
+
+    The model's answer stands for the right one: a redacted ticket has neither, and is known by its score alone.
+    """
+    texts = [_text_of(verdict, owner) for verdict, owner in zip(verdicts, owners, strict=True)]
+    scores = [_score_of(verdict) for verdict in verdicts]
+    asked = question_groups(texts)
+    return join_rows(len(verdicts), enumerate(asked.tolist()), equal_rows(scores))
+
+
+def _text_of(verdict: VerdictJson, owner: str | None) -> QuestionText:
+    if verdict.redacted:
+        return QuestionText(question="", owner=owner)
+    *before, question = verdict.messages
+    return QuestionText(
+        question=question.content,
+        # A system prompt may hold the date, or the user's name: it makes no other question.
+        context="\n".join(turn.content for turn in before if turn.role != "system"),
+        answers=frozenset({verdict.text}),
+        owner=owner,
+    )
+
+
+def _score_of(verdict: VerdictJson) -> Hashable:
+    """All numbers of a score; None where it has the uncertainty alone, which ties by chance."""
+    beside = (verdict.typicality, *(getattr(verdict, name) for name in STATISTICS))
+    return None if all(value is None for value in beside) else (verdict.uncertainty, *beside)
+
+
+def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     metadata = bundle.metadata
-    if different := metadata.fingerprint.differences(answers.manifest.fingerprint):
+    if different := metadata.fingerprint.differences(harvested.manifest.fingerprint):
         raise BundleMismatchError(
             f"the rows were harvested from another model than the bundle's: {', '.join(different)} differ; harvest "
             f"with {metadata.model!r} as the bundle was fitted to it, or fit a new bundle to these rows"
         )
-    if answers.known != metadata.statistics:
+    if harvested.known != metadata.statistics:
         raise FitError(
-            f"the bundle looks at the output statistics {metadata.statistics!r}, and of the rows {answers.known!r} are "
-            "known: harvest with the model as it was when the bundle was fitted"
+            f"the bundle looks at the output statistics {metadata.statistics!r}, and of the rows {harvested.known!r} "
+            "are known: harvest with the model as it was when the bundle was fitted"
         )
+    groups = answer_groups(harvested)
+    fitted_to = np.isin(groups, groups[_trained(bundle, harvested)])
+    answers = harvested.take(~fitted_to)
+    if not len(answers):
+        raise FitError("the bundle was fitted to all of these rows; harvest other questions")
     width = feature_count(metadata.features, layers=answers.layers, statistics=len(answers.known))
     profiles = answers.profiles(metadata.stage)
     known = bundle.calibration_set.typicality
-    distances = squared_distances(profiles, np.array(known.mean), np.array(known.precision))
     blending = metadata.blending
     return CalibrationRows(
+        ids=answers.ids.tolist(),
         raw=raw_scores(
             load_booster(bundle.trees, features=width),
             metadata.features,
@@ -152,8 +296,16 @@ def _of_harvest(bundle: Bundle, answers: Answers) -> CalibrationRows:
             familiarity=None if blending is None else blending.familiarity(known).typicality(profiles),
         ),
         wrong=answers.wrong,
-        probability=np.ones(len(answers.wrong)),
-        typicality=TypicalityReference(
-            mean=known.mean, precision=known.precision, distances=tuple(sorted(distances.tolist()))
-        ),
+        probability=np.ones(len(answers)),
+        distances=squared_distances(profiles, np.array(known.mean), np.array(known.precision)),
+        groups=answer_groups(answers),
+        group_by=answers.group_by,
+        fitted_to=int(fitted_to.sum()),
     )
+
+
+def _trained(bundle: Bundle, answers: Answers) -> Bool[np.ndarray, " rows"]:
+    """Which rows trained the bundle's trees, or chose them."""
+    splits = bundle.calibration_set.splits or {}
+    digests = {digest for name in TRAINED for digest in splits.get(name, ())}
+    return np.array([row_digest(str(id_)) in digests for id_ in answers.ids.tolist()], dtype=bool)

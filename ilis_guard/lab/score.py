@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,6 +16,8 @@ from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, Sc
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.fit import SHARES
+from ilis_guard.lab.grouping import CERTAIN, equal_rows, join_rows
+from ilis_guard.lab.recalibrate import verdict_groups
 from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.scoring import LightGBMScorer
@@ -69,6 +71,7 @@ def score(
         scored, of_tier = _score_tier(tier, harvests[tier.name], tables[tier.name], step)
         tiers.append(scored)
         rows += of_tier
+    _join_tiers(rows)
     return AttemptTable.of_rows(AttemptManifest(origin="harvest", tiers=tuple(tiers)), rows)
 
 
@@ -87,9 +90,10 @@ def score_decisions(tiers: Sequence[str], decisions: Path, verdicts: Path | None
     """
     made = read_decisions(decisions)
     wrong = _wrong(made, [] if verdicts is None else read_verdicts(verdicts))
+    groups = join_rows(len(made), equal_rows([_same_answer(decision) for decision in made])).tolist()
     rows = [
-        _decision_row(decision, attempt, wrong.get((decision.id, attempt.tier)))
-        for decision in made
+        _decision_row(decision, attempt, wrong.get((decision.id, attempt.tier))) | {"group": made[first].id}
+        for decision, first in zip(made, groups, strict=True)
         for attempt in decision.attempts
     ]
     bundles = {tier: {decision.bundles.get(tier) for decision in made} for tier in tiers}
@@ -115,7 +119,9 @@ def score_verdicts(tiers: Sequence[str], verdicts: Path) -> AttemptTable:
     Raises:
         AttemptsError: a line is wrong, or names a tier that isn't one of these.
     """
-    rows = [_verdict_row(verdict) for verdict in read_verdicts(verdicts) if verdict.tier is not None]
+    judged = [verdict for verdict in read_verdicts(verdicts) if verdict.tier is not None]
+    groups = verdict_groups(judged, [None] * len(judged)).tolist()
+    rows = [_verdict_row(verdict) | {"group": judged[first].id} for verdict, first in zip(judged, groups, strict=True)]
     known = tuple(AttemptTier(name=tier) for tier in tiers)
     return _table(AttemptManifest(origin="verdicts", tiers=known), rows, verdicts)
 
@@ -124,7 +130,7 @@ def splits_of(bundle: Bundle, scored: Sequence[str], unscored: Sequence[str]) ->
     """Find the split of each harvested row in a bundle's fit, by row id.
 
     Args:
-        bundle: that scored the rows. One that was recalibrated doesn't tell its rows.
+        bundle: that scored the rows.
         scored: ids of rows with a scored answer.
         unscored: ids of the other rows, which a fit leaves out.
     """
@@ -148,6 +154,26 @@ def most_flattering(splits: Sequence[Split]) -> Split:
     """Return the most flattering of the splits of one row in several bundles; `unseen` without any."""
     ranks: tuple[Split, ...] = get_args(Split)
     return min(splits, key=ranks.index, default="unseen")
+
+
+def _join_tiers(rows: Rows) -> None:
+    """Give the rows of a request one group, whichever of the harvests says that it depends on another."""
+    by_id = equal_rows([row["id"] for row in rows])
+    groups = join_rows(len(rows), by_id, equal_rows([row["group"] for row in rows])).tolist()
+    for row, first in zip(rows, groups, strict=True):
+        row["group"] = rows[first]["group"] or rows[first]["id"]
+
+
+def _same_answer(decision: DecisionJson) -> Hashable:
+    """What two decisions share only if one question was asked twice; None where that can't be known.
+
+    A decision doesn't hold its prompt, and the numbers of one answer are those of another only by being its own.
+    """
+    first = decision.attempts[0]
+    known = first.statistics
+    if known is None or abs(known.logprob_sum or 0.0) < CERTAIN:
+        return None
+    return first.tier, first.text, decision.prompt_length, known.logprob_sum, known.entropy_mean, known.margin_min
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

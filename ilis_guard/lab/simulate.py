@@ -16,6 +16,7 @@ from ilis_guard.errors import SimulationError
 from ilis_guard.lab.attempt_schema import HELD_OUT, AttemptManifest, AttemptTier, Split, parse_labels
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.comparison import Change, Comparison, changes, compare
+from ilis_guard.lab.grouping import Groups, equal_rows, join_rows
 from ilis_guard.lab.metrics import RESAMPLES
 from ilis_guard.policy import Policy
 from ilis_guard.policy.binding import PolicyContext
@@ -51,6 +52,8 @@ class SimulationSample:
 
     manifest: AttemptManifest
     recording: Recording
+    groups: Groups
+    """Index of the first request of each request's group: those that depend on one another."""
     left_out: Mapping[Split, int]
     """Requests left out because a bundle was fitted to them, by the most flattering split of their attempts."""
     flattering: Mapping[Split, int]
@@ -131,6 +134,7 @@ def simulate_both(
     comparison = compare(
         recording,
         *outcomes,
+        groups=sample.groups,
         requests_per_hour=requests_per_hour,
         seed=seed,
         progress=counter(STEPS[-1], RESAMPLES),
@@ -166,7 +170,8 @@ def simulation_sample(attempts: AttemptTable, *, all_rows: bool = False) -> Simu
     manifest, table = attempts.manifest, attempts.table
     ids = table["id"].combine_chunks().dictionary_encode()
     request = ids.indices.to_numpy().astype(np.int64)
-    used = _splits(table, request, len(ids.dictionary))
+    groups = _groups(table, request, len(ids.dictionary))
+    used = _splits(table, request, groups)
     is_held_out = np.isin(used, [_MOST_FLATTERING_FIRST.index(split) for split in HELD_OUT])
     seen = Counter(_MOST_FLATTERING_FIRST[use] for use in used[~is_held_out].tolist())
     if not all_rows:
@@ -181,23 +186,36 @@ def simulation_sample(attempts: AttemptTable, *, all_rows: bool = False) -> Simu
         renumbered = np.full(len(used), UNKNOWN)
         renumbered[kept] = np.arange(len(kept))
         request, names = renumbered[request], ids.dictionary.take(pa.array(kept)).to_pylist()
+        groups = join_rows(len(kept), equal_rows(groups[kept].tolist()))
     else:
         names = ids.dictionary.to_pylist()
     return SimulationSample(
         manifest=manifest,
         recording=_recording(manifest, table, request, names),
+        groups=groups,
         left_out={} if all_rows else seen,
         flattering=seen if all_rows else {},
     )
 
 
-def _splits(table: pa.Table, request: Int64[np.ndarray, " rows"], requests: int) -> Int64[np.ndarray, " requests"]:
-    """The most flattering split of each request's attempts, as an index; `unknown` counts as most flattering."""
+def _groups(table: pa.Table, request: Int64[np.ndarray, " rows"], requests: int) -> Groups:
+    """The groups of requests that depend on one another; a request without one is alone."""
+    of_request: list[str | None] = [None] * requests
+    for place, group in zip(request.tolist(), table["group"].to_pylist(), strict=True):
+        of_request[place] = group
+    return join_rows(requests, equal_rows(of_request))
+
+
+def _splits(table: pa.Table, request: Int64[np.ndarray, " rows"], groups: Groups) -> Int64[np.ndarray, " requests"]:
+    """The most flattering split of the attempts at each request's group, as an index.
+
+    `unknown` counts as most flattering.
+    """
     split = table["split"].combine_chunks().dictionary_encode()
     rank = np.array([_MOST_FLATTERING_FIRST.index(name) for name in split.dictionary.to_pylist()], dtype=np.int64)
-    used = np.full(requests, len(_MOST_FLATTERING_FIRST), dtype=np.int64)
-    np.minimum.at(used, request, rank[split.indices.to_numpy()])
-    return used
+    used = np.full(len(groups), len(_MOST_FLATTERING_FIRST), dtype=np.int64)
+    np.minimum.at(used, groups[request], rank[split.indices.to_numpy()])
+    return used[groups]
 
 
 def _recording(
@@ -284,6 +302,7 @@ def _context(manifest: AttemptManifest, config: GuardConfig | None) -> PolicyCon
     return PolicyContext(
         tiers=tuple(tier.name for tier in manifest.tiers),
         bundles=dict,
+        prompt_bundles=dict,
         prompts_scored_by=tuple(tier.name for tier in manifest.tiers if tier.prompt_bundle is not None),
         without_cost=(),
         has_queue=True,
@@ -327,6 +346,11 @@ def _caveats(sample: SimulationSample, comparison: Comparison, old: Policy, new:
         yield (
             f"{sum(sample.flattering.values())} of the {comparison.requests} requests flatter the score, which has "
             f"seen them: {_by_use(sample.flattering)}. Expect more errors on new ones, and no guarantee from these."
+        )
+    if dependent := comparison.requests - comparison.groups:
+        yield (
+            f"{dependent} of the {comparison.requests} requests repeat others, or belong to the same owner: there are "
+            f"{comparison.groups} independent ones, and the intervals are over those."
         )
     if sample.manifest.origin == "verdicts":
         yield (

@@ -29,6 +29,8 @@ class GenerationRequest:
     """On the clock of `time.perf_counter`; a generation's seconds count from here."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these."""
+    opened_by: str = ""
+    """The marker with which the prompt opens the model's thinking; empty where it opens none."""
 
 
 class StepObserver(Protocol):
@@ -231,8 +233,8 @@ class ForwardBatch(StoppingCriteria):
         return places
 
     def _is_stopped(self, row: int, answer: Sequence[int]) -> bool:
-        stop = self._requests[row].stop
-        return bool(stop) and self._codec.before_stop(answer, stop) is not None
+        request = self._requests[row]
+        return bool(request.stop) and self._codec.before_stop(answer, request.stop, request.opened_by) is not None
 
     def _answer(self, row: int, recordings: Sequence[Recording], ids: Int[Tensor, "batch sequence"]) -> None:
         place = self._places[row]

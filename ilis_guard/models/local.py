@@ -11,9 +11,10 @@ from ilis_guard import events
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.shutdown import delay_exit
 from ilis_guard.concurrency.threads import stream_steps
-from ilis_guard.config.tiers import QUESTION
+from ilis_guard.config.tiers import QUESTION, TemplateArgument
 from ilis_guard.errors import ModelError, PromptTooLongError
-from ilis_guard.models.answer_text import Span, find_span, tokens_in_span
+from ilis_guard.models.answer_start import AnswerStart
+from ilis_guard.models.answer_text import Span, find_span
 from ilis_guard.models.base import Proceed
 from ilis_guard.models.checkpoint import Checkpoint, DeviceMap
 from ilis_guard.models.decoding import (
@@ -37,6 +38,7 @@ from ilis_guard.models.forward_batch import (
     select_rows,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.models.tokenizers import vocabulary_size
 from ilis_guard.models.weights import Progress
 from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, replay
 from ilis_guard.types import Dtype, Fingerprint, FinishReason, Generation, Message, Position, Precision, Site, Step
@@ -68,6 +70,7 @@ class LocalModel:
         self._tokenizer = checkpoint.tokenizer
         self._points = tuple(points)
         self._context = context_length(checkpoint.model)
+        self._vocabulary = vocabulary_size(checkpoint.model)
         ends = end_tokens(checkpoint.model, self._tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(self._tokenizer)
         self._codec = TextCodec(self._tokenizer, template, ends)
@@ -89,6 +92,7 @@ class LocalModel:
         dtype: Dtype | None = None,
         site: Site = "mlp",
         decoding: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, TemplateArgument] | None = None,
         device_map: DeviceMap | None = None,
         proof: bool = True,
         progress: Progress | None = None,
@@ -104,6 +108,7 @@ class LocalModel:
             dtype: of the computation; by default float32 on a CPU and bfloat16 on CUDA.
             site: the tapped output of each layer: its MLP's, or its own.
             decoding: options of transformers' GenerationConfig, such as ``do_sample``; greedy without any.
+            chat_template_kwargs: variables of the model's chat template, such as ``enable_thinking``.
             device_map: transformers' own; by default one device, CUDA where there is one.
             proof: disturb each tap once and check that the logits move; cached for these weights and versions.
             progress: called with the steps of converting packaged weights.
@@ -114,10 +119,14 @@ class LocalModel:
         """
         started = time.monotonic()
         checkpoint = Checkpoint.load(name, precision=precision, dtype=dtype, device_map=device_map, progress=progress)
-        template = PromptTemplate(text=prompt, chat_template=checkpoint.tokenizer.chat_template)
+        template = PromptTemplate(
+            text=prompt,
+            chat_template=checkpoint.tokenizer.chat_template,
+            chat_template_kwargs=chat_template_kwargs or {},
+        )
         points = locate(checkpoint.model, checkpoint.layers, site)
         fingerprint = checkpoint.fingerprint(
-            points, temperature=temperature, decoding=decoding_name(decoding or {}), prompt=template.digest
+            points, temperature=temperature, decoding=decoding_name(decoding or {}), template=template
         )
         model = cls(
             checkpoint,
@@ -204,7 +213,7 @@ class LocalModel:
         """
         started_at = time.perf_counter()
         prompt = self.prompt_tokens(messages, new_tokens=self.max_new_tokens)
-        return GenerationRequest(tokens=tuple(prompt), started_at=started_at, stop=tuple(stop))
+        return self._request(prompt, started_at, stop)
 
     def run(self, requests: Sequence[GenerationRequest], observer: StepObserver, *, span: Span | None = None) -> None:
         """Answer conversations in one padded batch.
@@ -215,9 +224,10 @@ class LocalModel:
             span: as for `generate`.
 
         Raises:
-            ModelError: the span doesn't lie in an answer.
+            ModelError: the span doesn't lie in an answer, or the model was changed in memory since it was loaded.
             SignatureError: an activation is missing or not finite.
         """
+        self.checkpoint.snapshot.check()
         inputs = pad([request.tokens for request in requests], self._model.device)
 
         def build(recording: Recording, row: int, answer: list[int], is_complete: bool) -> Generation:
@@ -231,6 +241,7 @@ class LocalModel:
                 special_tokens=self._special_tokens,
                 temperature=self.fingerprint.temperature,
                 every_token=span is not None,
+                find_answers=[self._find_answer(request) for request in requests],
             )
             # Rows that are done are taken out of the cache; a single row needs no such cache.
             cache = row_cache(self._model, self._decoding) if len(requests) > 1 else None
@@ -294,8 +305,9 @@ class LocalModel:
         tokens = self._codec.before_end(given)
         if not tokens:
             raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
+        self._check_known(tokens)
         self._check_length(len(prompt), len(tokens))
-        request = GenerationRequest(tokens=tuple(prompt), started_at=started_at)
+        request = self._request(prompt, started_at)
         return self._read(request, tokens, "length" if finish_reason == "length" and tokens == given else "stop", span)
 
     def text_tokens(self, text: str) -> list[int]:
@@ -312,6 +324,7 @@ class LocalModel:
             ModelError: the conversation can't be put to this model.
         """
         prompt = self._codec.encode_prompt(messages, template)
+        self._check_known(prompt)
         self._check_length(len(prompt), new_tokens)
         return prompt
 
@@ -321,10 +334,20 @@ class LocalModel:
 
     def generate_bare_batch(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
         """As `generate_bare`, in one padded batch."""
-        inputs = pad([self.prepare(messages).tokens for messages in conversations], self._model.device)
+        requests = [self.prepare(messages) for messages in conversations]
+        inputs = pad([request.tokens for request in requests], self._model.device)
         with torch.no_grad():
             sequences = self._model.generate(**inputs, generation_config=self._decoding)
-        return [self._codec.decode_answer(row) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]
+        rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._codec.decode_answer(row, request.opened_by) for row, request in zip(rows, requests, strict=True)]
+
+    def _check_known(self, tokens: Sequence[int]) -> None:
+        """Check that a model knows all tokens: its tokenizer may have words of a larger model of its family."""
+        if tokens and max(tokens) >= self._vocabulary:
+            raise ModelError(
+                f"the text has the token {max(tokens)}, and the model knows {self._vocabulary}: its tokenizer has "
+                "words that it wasn't trained on"
+            )
 
     def _check_length(self, prompt: int, answer: int) -> None:
         if prompt + answer > self._context:
@@ -333,9 +356,16 @@ class LocalModel:
                 f"holds {self._context}: shorten the prompt or lower the tier's max_new_tokens"
             )
 
+    def _request(self, prompt: Sequence[int], started_at: float, stop: Sequence[str] = ()) -> GenerationRequest:
+        opened_by = self._codec.opened_thinking(prompt)
+        return GenerationRequest(tokens=tuple(prompt), started_at=started_at, stop=tuple(stop), opened_by=opened_by)
+
+    def _find_answer(self, request: GenerationRequest) -> AnswerStart:
+        return AnswerStart(self._codec, lambda: request.opened_by)
+
     def _stopped(self, request: GenerationRequest, answer: Sequence[int], span: Span | None) -> Generation:
         """Build the generation of an answer that reached a stop sequence."""
-        tokens = self._codec.before_stop(answer, request.stop)
+        tokens = self._codec.before_stop(answer, request.stop, request.opened_by)
         assert tokens is not None, "it reached one"
         if tokens:
             return self._read(request, tokens, "stop", span)
@@ -345,6 +375,7 @@ class LocalModel:
     def _read(
         self, request: GenerationRequest, tokens: list[int], finish_reason: FinishReason, span: Span | None
     ) -> Generation:
+        self.checkpoint.snapshot.check()
         recording = replay(
             self._model,
             self._points,
@@ -354,6 +385,7 @@ class LocalModel:
             temperature=self.fingerprint.temperature,
             cut=finish_reason == "length",
             every_token=span is not None,
+            find_answer=self._find_answer(request),
         )
         return self._generation(recording, tokens, request, finish_reason, span)
 
@@ -371,11 +403,18 @@ class LocalModel:
         token_ids = self._codec.before_end(answer)
         # A complete answer holds no stop sequence; of one that isn't, the end may be the beginning of one.
         is_complete = finish_reason is not None
-        decode = self._codec.decode_answer
-        text = decode(token_ids) if is_complete else self._codec.decode_partial(token_ids, request.stop)
+        if is_complete:  # with a model that was changed meanwhile, it is nobody's answer
+            self.checkpoint.snapshot.check()
+        text, problem = (
+            self._codec.find_answer(token_ids, request.opened_by)
+            if is_complete
+            else self._codec.find_partial_answer(token_ids, request.stop, request.opened_by)
+        )
         signatures: dict[Position, Any] = dict(recording.signatures)
+        if problem:  # tokens that may yet become a marker were counted
+            signatures = {"prompt": signatures["prompt"]}
         if span is not None and recording.token_maps is not None and (found := find_span(span, text)) is not None:
-            places = tokens_in_span(found, token_ids, decode)
+            places = self._codec.places_in_span(found, token_ids, request.opened_by)
             mapped = [
                 place
                 for place in places
@@ -391,5 +430,6 @@ class LocalModel:
             seconds=time.perf_counter() - request.started_at,
             token_ids=tuple(token_ids),
             signatures=signatures,
-            statistics=recording.statistics,
+            statistics=None if problem else recording.statistics,
+            thinking_problem=problem,
         )

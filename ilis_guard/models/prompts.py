@@ -1,17 +1,24 @@
 """Prompts: from a conversation to the tokens that a model continues, and from its tokens back to text."""
 
 import hashlib
+import json
 import threading
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 from typing import Any, Final
 
-from ilis_guard.config.tiers import QUESTION
+from ilis_guard.config.tiers import QUESTION, TemplateArgument
 from ilis_guard.errors import ModelError
-from ilis_guard.models.answer_text import before_stop, without_partial_stop
+from ilis_guard.models.answer_text import Offsets, before_stop, tokens_in_span, without_partial_stop
 from ilis_guard.models.control_tokens import FILLERS, MARKS, MarkedText, PlainTextEncoder, absent_from, fill
+from ilis_guard.models.template_arguments import check_template_arguments
 from ilis_guard.types import Message
+from ilis_guard.types.thinking import Problem, find_answer, is_marker, opened_thinking
 
+OPENING_TOKENS: Final = 32
+"""At a prompt's end, where its chat template may open the model's thinking."""
 PLACEHOLDER: Final = "\x00question\x00"
 """Stands for the user's words while the text around them is located; no user writes it."""
 
@@ -27,6 +34,8 @@ class PromptTemplate:
     text: str = QUESTION
     chat_template: str | None = None
     """The tokenizer's, in Jinja; None for a base model."""
+    chat_template_kwargs: Mapping[str, TemplateArgument] = field(default_factory=dict)
+    """Variables of the chat template."""
 
     def __post_init__(self) -> None:
         if self.text.count(QUESTION) != 1:
@@ -39,6 +48,8 @@ class PromptTemplate:
                 "this is a base model (its tokenizer has no chat template): give its tier a `prompt` with a few "
                 f"worked examples and {QUESTION!r} at the end"
             )
+        if self.chat_template_kwargs:
+            check_template_arguments(self.chat_template, self.chat_template_kwargs)
 
     @property
     def is_chat(self) -> bool:
@@ -48,7 +59,9 @@ class PromptTemplate:
     @property
     def digest(self) -> str:
         """Short hexadecimal digest: a model's signatures depend on the wording of its prompts."""
-        return hashlib.sha256(f"{self.text}\0{self.chat_template}".encode()).hexdigest()[:16]
+        given = dict(sorted(self.chat_template_kwargs.items()))
+        arguments = f"\0{json.dumps(given)}" if given else ""
+        return hashlib.sha256(f"{self.text}\0{self.chat_template}{arguments}".encode()).hexdigest()[:16]
 
     def question_in(self, turn: str) -> str | None:
         """Extract the question from a user's turn; None where the turn has another wording."""
@@ -108,7 +121,11 @@ class PromptTemplate:
 
         plain = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
+            return str(
+                tokenizer.apply_chat_template(
+                    plain, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
+                )
+            )
         except (TemplateError, ValueError) as error:
             roles = [turn.role for turn in turns]
             raise ModelError(
@@ -159,6 +176,9 @@ class TextCodec:
         self.end_tokens = frozenset(end_tokens)
         # A fast tokenizer keeps its padding and truncation as state: two threads that set it at once make it raise.
         self._encoder = PlainTextEncoder(tokenizer, threading.Lock())
+        special = ((id_, token.content) for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._markers = {id_: content for id_, content in special if is_marker(content)}
+        """Special tokens that mark thinking, which decoding would leave out."""
 
     def encode_prompt(self, messages: Sequence[Message], template: PromptTemplate | None = None) -> list[int]:
         """Encode what the model continues, in the tier's wording or in another.
@@ -166,7 +186,9 @@ class TextCodec:
         Raises:
             ModelError: the model can't take this conversation.
         """
-        wording = template or self._template
+        wording = self._template
+        if template is not None:
+            wording = replace(template, chat_template_kwargs=wording.chat_template_kwargs)
         # A chat template writes its own special tokens; a base model's beginning-of-text is the tokenizer's to add.
         return self._encoder.encode(
             wording.render_marked(messages, self._tokenizer, self._encoder), special=not wording.is_chat
@@ -193,30 +215,77 @@ class TextCodec:
         end = next((place for place, token in enumerate(tokens) if token in self.end_tokens), len(tokens))
         return list(tokens[:end])
 
-    def before_stop(self, tokens: Sequence[int], stop: Sequence[str]) -> list[int] | None:
-        """Cut an answer's tokens before the first stop sequence; None where there is none.
+    def before_stop(self, tokens: Sequence[int], stop: Sequence[str], opened_by: str = "") -> list[int] | None:
+        """Cut an answer's tokens before the first stop sequence after its thinking; None where there is none.
 
         Where a sequence begins inside a token, that token's first part is encoded anew.
         """
-        text = before_stop(self._decode(tokens), stop)
-        if text is None:
+        decoded = self.decode_marked(tokens)
+        part = find_answer(decoded, opened_by=opened_by)
+        answer = None if part.problem else before_stop(decoded[part.start :], stop)
+        if answer is None:
             return None
-        whole = max(count for count in range(len(tokens) + 1) if text.startswith(self._decode(tokens[:count])))
+        text = decoded[: part.start] + answer
+        whole = max(count for count in range(len(tokens) + 1) if text.startswith(self.decode_marked(tokens[:count])))
         kept = list(tokens[:whole])
-        cut = [*kept, *self.encode(text[len(self._decode(kept)) :])]
+        cut = [*kept, *self.encode(text[len(self.decode_marked(kept)) :])]
         # Some tokenizers begin every text with a space: then the answer ends before the token instead.
-        return cut if self._decode(cut) == text else kept
+        return cut if self.decode_marked(cut) == text else kept
 
-    def decode_answer(self, tokens: Sequence[int]) -> str:
-        """Decode a complete answer."""
-        return self._decode(self.before_end(tokens)).strip()
+    def opened_thinking(self, prompt: Sequence[int]) -> str:
+        """The marker with which a prompt opens the model's thinking; empty where it opens none."""
+        return opened_thinking(self.decode_marked(prompt[-OPENING_TOKENS:]))
 
-    def decode_partial(self, tokens: Sequence[int], stop: Sequence[str]) -> str:
-        """Decode an answer that isn't complete, without an end that may become a stop sequence."""
-        return without_partial_stop(self._decode(tokens), stop).strip()
+    def decode_answer(self, tokens: Sequence[int], opened_by: str = "") -> str:
+        """Decode a complete answer without its thinking."""
+        return self.find_answer(tokens, opened_by)[0]
 
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+    def find_answer(self, tokens: Sequence[int], opened_by: str = "") -> tuple[str, Problem]:
+        """As `decode_answer`, and why there is no answer."""
+        text = self.decode_marked(self.before_end(tokens))
+        part = find_answer(text, opened_by=opened_by)
+        return part.of(text), part.problem
+
+    def find_partial_answer(
+        self, tokens: Sequence[int], stop: Sequence[str], opened_by: str = ""
+    ) -> tuple[str, Problem]:
+        """As `find_answer`, of one that isn't complete, without an end that may become a stop sequence."""
+        text = self.decode_marked(tokens)
+        part = find_answer(text, opened_by=opened_by, is_partial=True)
+        return without_partial_stop("" if part.problem else text[part.start :], stop).strip(), part.problem
+
+    def answer_start(self, tokens: Sequence[int], opened_by: str = "") -> int | None:
+        """The place of the first token that carries a part of the answer; None where there is no answer."""
+        text = self.decode_marked(tokens)
+        part = find_answer(text, opened_by=opened_by)
+        if part.problem:
+            return None
+        if not part.has_thinking:
+            return 0
+
+        def reached(count: int) -> int:
+            return len(commonprefix([self.decode_marked(tokens[:count]), text]))  # noqa: RUF071 - not paths
+
+        return bisect_right(range(1, len(tokens) + 1), part.start, key=reached)
+
+    def places_in_span(self, span: Offsets, tokens: Sequence[int], opened_by: str = "") -> list[int]:
+        """Find the places of the tokens that carry at least one character of a span of the answer's text."""
+        text = self.decode_marked(tokens)
+        start = find_answer(text, opened_by=opened_by).start
+        return tokens_in_span((span[0] + start, span[1] + start), tokens, self.decode_marked)
+
+    def decode_marked(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without special ones but those that mark thinking."""
+        pieces: list[list[int]] = [[]]
+        marks: list[str] = []
+        for token in tokens:
+            if token in self._markers:
+                marks.append(self._markers[token])
+                pieces.append([])
+            else:
+                pieces[-1].append(token)
+        texts = [str(self._tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
+        return texts[0] + "".join(mark + text for mark, text in zip(marks, texts[1:], strict=True))
 
 
 def _marked_at(cut: str, mark: str) -> MarkedText:

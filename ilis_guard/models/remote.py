@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from http import HTTPStatus
 from typing import Any, Final, Self
 
 from langchain_core.language_models import BaseChatModel
@@ -17,12 +16,12 @@ from langchain_core.messages import AIMessage
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from ilis_guard.config.imports import import_string
-from ilis_guard.errors import ModelError, TransientModelError, control_flow
+from ilis_guard.errors import ModelError, control_flow, error_text
+from ilis_guard.models.logprobs import logprobs_of_answer
+from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import answer_of
 from ilis_guard.types import FinishReason, Generation, Message, RemoteFingerprint, Statistics
 
-RETRYABLE_STATUSES: Final = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-)
 MODEL_FIELDS: Final = ("model_name", "model")
 """Where LangChain's integrations keep the model's name."""
 IGNORED_WORDS: Final = frozenset(
@@ -101,19 +100,6 @@ class RemoteModel:
         return generation_of(reply, seconds=time.perf_counter() - started)
 
 
-def as_model_error(error: Exception, model: str) -> ModelError:
-    """Convert the error of a chat model's integration.
-
-    Args:
-        error: its message may quote the prompt, so it is dropped.
-        model: the integration's class.
-    """
-    kind = TransientModelError if _is_transient(error) else ModelError
-    status = getattr(error, "status_code", None)
-    of_status = f" (status {status})" if isinstance(status, int) else ""
-    return kind(f"{model} didn't answer: {type(error).__name__}{of_status}")
-
-
 def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) -> RemoteFingerprint:
     """Build the fingerprint of a chat model: models of one fingerprint have comparable output statistics.
 
@@ -141,14 +127,16 @@ def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) 
 
 def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
     """Convert a chat model's whole reply, which took so many seconds."""
+    answer, problem = answer_of(reply)
     usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
     return Generation(
-        text=reply.text.strip(),
+        text=answer,
         tokens=usage["output_tokens"],
         prompt_tokens=usage["input_tokens"],
         finish_reason=_finish_reason(reply.response_metadata),
         seconds=seconds,
-        statistics=statistics_of(reply.response_metadata.get("logprobs")),
+        statistics=statistics_of(logprobs_of_answer(reply.response_metadata.get("logprobs"), answer)),
+        thinking_problem=problem,
     )
 
 
@@ -197,17 +185,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ValidationError):
         problems = error.errors(include_input=False, include_url=False)
         return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
-    return str(error)
-
-
-def _is_transient(error: Exception) -> bool:
-    """Whether another call may succeed: by LangChain's own flag, else the HTTP status, else the error's type."""
-    if hasattr(error, "is_retryable"):
-        return bool(error.is_retryable)
-    status = getattr(error, "status_code", None)
-    if isinstance(status, int):
-        return status in RETRYABLE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return isinstance(error, ConnectionError | TimeoutError)
+    return error_text(error)
 
 
 def _is_relevant(name: str, value: object) -> bool:

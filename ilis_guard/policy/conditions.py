@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from cel_expr_python import cel
 
+from ilis_guard.errors import error_text
+from ilis_guard.policy.comparisons import functions, strict, type_name, unlike_types
 from ilis_guard.policy.diagnostics import ConditionError, Problem, compiler_problems, language_problems
 from ilis_guard.policy.facts import VISIBLE, Facts, fact_values
-from ilis_guard.policy.syntax import Node, label_types, names, tree
+from ilis_guard.policy.syntax import Node, compared_labels, names, tree
 from ilis_guard.types import FactValue
 
 MAX_LENGTH: Final = 2000
@@ -24,13 +26,12 @@ _TYPES: Final = {"double": cel.Type.DOUBLE, "int": cel.Type.INT, "string": cel.T
 _VARIABLES: Final = {name: _TYPES[kind.cel] for name, kind in VISIBLE.items()} | {
     "labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 }
-_ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES)
-
-_TYPE_NAMES: Final = {str: "string", bool: "bool", int: "number", float: "number"}
+_ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES, functions=functions())
 
 _BEHIND: Final = {"certified": ("uncertainty", "threshold")}
 """The facts that a fact follows from, which explain it better than true or false."""
 
+_COMPARING: Final = ("==", "!=", "in", "<", "<=", ">", ">=")
 _ABSENT_KEY: Final = re.compile(r'Key not found in map : "(.*)"')
 
 
@@ -45,8 +46,6 @@ class Condition:
     """The facts that it reads, in order, each once; labels as ``labels.NAME``."""
     brief: str
     """The text on one line, shortened."""
-    label_types: Mapping[str, frozenset[str]]
-    """By label: the types of what ``==`` and ``in`` compare it with."""
     _compiled: Any
 
     @classmethod
@@ -87,14 +86,13 @@ class Condition:
             tree=node,
             names=names(node),
             brief=_shortened(text),
-            label_types=label_types(node),
-            _compiled=compiled,
+            _compiled=_strict(compiled),
         )
 
     def check(self, situation: "Situation") -> bool | str:
         """Evaluate the condition; a string says why it can't be evaluated."""
-        conflicts = (situation.type_conflict(name, types) for name, types in self.label_types.items())
-        return next(filter(None, conflicts), "") or self._evaluate(situation.activation)
+        value = self._evaluate(situation.activation)
+        return value if isinstance(value, bool) else self._explained(value, situation)
 
     def might_hold(self, situation: "Situation") -> bool:
         """Whether the condition could be true, by all that is known, if the missing numbers were there.
@@ -113,11 +111,27 @@ class Condition:
             found = self._compiled.eval(activation)
             value = found.value()
         except Exception as problem:  # noqa: BLE001  # whatever CEL raises, deciding must go on without this rule
-            return _in_words(str(problem))
+            return error_text(problem)
         if isinstance(value, bool):
             return value
         is_error = found.type() == cel.Type.ERROR
-        return _in_words(str(value)) if is_error else f"it is a {found.type().name().lower()}, not true or false"
+        return str(value) if is_error else f"it is a {found.type().name().lower()}, not true or false"
+
+    def _explained(self, complaint: str, situation: "Situation") -> str:
+        """Why it can't be evaluated, in words that name the label at fault."""
+        if match := _ABSENT_KEY.search(complaint):
+            name = match.group(1)
+            return f"the label {name!r} is absent; ask has(labels.{name}) first"
+        if (unlike := unlike_types(complaint)) is None:
+            return complaint.partition("\n")[0]
+        operator, types = unlike
+        if len(types) == 2 and operator in _COMPARING:  # both sides
+            for label, other in compared_labels(self.tree):
+                got = situation.label_type(label)
+                if got in types and got != other and (not other or other in types):
+                    return f"the label {label!r} is a {got}, and is compared with a {_other(types, got)}"
+            return f"`{operator}` compares a {types[0]} with a {types[1]}: unlike types can't be compared"
+        return f"`{operator}` can't be applied to {_listed(types)}" if types else f"`{operator}` needs true and false"
 
 
 class ConditionBatch:
@@ -125,7 +139,7 @@ class ConditionBatch:
 
     def __init__(self, texts: Iterable[str]) -> None:
         try:
-            self._compiled: Any = _ENVIRONMENT.compile(f"[{','.join(f'({text})' for text in texts)}]")
+            self._compiled: Any = _strict(_ENVIRONMENT.compile(f"[{','.join(f'({text})' for text in texts)}]"))
         except RuntimeError:  # too long or too deep for CEL, though each alone isn't
             self._compiled = None
 
@@ -146,20 +160,12 @@ class Conditions:
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._each = tuple(conditions)
         self._together = ConditionBatch(condition.text for condition in conditions)
-        self._comparing: dict[tuple[str, frozenset[str]], list[int]] = {}
-        for index, condition in enumerate(conditions):
-            for compared in condition.label_types.items():
-                self._comparing.setdefault(compared, []).append(index)
 
     def check(self, situation: "Situation") -> Iterable[bool | str]:
         """The result of `Condition.check` for each, in order."""
         outcomes: list[Any] | None = self._together.evaluate(situation.activation)
         if outcomes is None:  # one fails, and only alone does each have its own result
             return (each.check(situation) for each in self._each)
-        for (name, types), indices in self._comparing.items():
-            if conflict := situation.type_conflict(name, types):
-                for index in indices:
-                    outcomes[index] = conflict
         return outcomes
 
 
@@ -189,16 +195,10 @@ class Situation:
         self._known: Any = None
         self.activation: Any = _ENVIRONMENT.Activation(self._values)
 
-    def type_conflict(self, label: str, types: frozenset[str]) -> str:
-        """Why a label can't be compared with something of these types; empty where it can, or isn't there.
-
-        CEL itself refuses to ask whether 'true' is smaller than true, but calls them simply not equal: a caller that
-        writes the one for the other would switch off the rule that asks for it.
-        """
+    def label_type(self, label: str) -> str:
+        """What conditions call the type of a label's value; empty where it isn't there."""
         labels = self._values["labels"]
-        if label not in labels or (got := _TYPE_NAMES[type(labels[label])]) in types:
-            return ""
-        return f"the label {label!r} is a {got}, and is compared with a {' and a '.join(sorted(types))}"
+        return type_name(labels[label]) if label in labels else ""
 
     @property
     def known(self) -> Any:
@@ -259,8 +259,13 @@ def names_read(conditions: Iterable[Condition]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(fact for name in named for fact in (name, *_BEHIND.get(name, ()))), "labels"]))
 
 
-def _in_words(complaint: str) -> str:
-    if match := _ABSENT_KEY.search(complaint):
-        name = match.group(1)
-        return f"the label {name!r} is absent; ask has(labels.{name}) first"
-    return complaint.partition("\n")[0]
+def _strict(compiled: Any) -> Any:
+    return _ENVIRONMENT.deserialize(strict(compiled.serialize()))
+
+
+def _listed(types: Sequence[str]) -> str:
+    return " and ".join(f"a {name}" for name in types)
+
+
+def _other(types: Sequence[str], one: str) -> str:
+    return types[1] if types[0] == one else types[0]

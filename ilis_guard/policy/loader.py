@@ -1,11 +1,11 @@
 """Load policies: a text becomes rules with compiled conditions, or one error with every problem and its place."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from ilis_guard.config.secrets import secrets_in
 from ilis_guard.config.strict_yaml import Document, Keys, list_problems, suggest
 from ilis_guard.config.validation import validate
 from ilis_guard.errors import PolicyError
@@ -15,36 +15,11 @@ from ilis_guard.policy.engine import ALWAYS, BoundRule
 from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
 from ilis_guard.policy.reachability import ReachabilityAnalysis, UnreachableRule
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
+from ilis_guard.policy.slips import odd_bounds
 from ilis_guard.types import Action
 
 SCORE: Final = frozenset({"uncertainty", "typicality", "certified"})
 """The facts that a scorer finds, and what follows from them."""
-
-# Only shapes that hardly anything else has: a policy's messages may well speak of passwords. Their parts are bounded,
-# so that no text takes long.
-_SHAPES: Final = {
-    "a password in a URL": r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://[^\s/@:'\"]{0,200}:(?!\$\{)[^\s/@'\"]{1,200}@",
-    "a private key": r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY-----",
-    "a JSON web token": r"\beyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,}",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "an Anthropic or OpenAI API key": r"\bsk-(?=[\w-]{0,200}\d)[\w-]{20,}",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})",
-    "a GitLab token": r"\bglpat-[\w-]{20,}",
-    "a Google API key": r"\bAIza[\w-]{35}",
-    "a Hugging Face token": r"\bhf_[A-Za-z]{30,}",
-    "an npm token": r"\bnpm_[A-Za-z0-9]{36}",
-    "a PyPI token": r"\bpypi-[\w-]{50,}",
-    "a SendGrid key": r"\bSG\.[\w-]{20,100}\.[\w-]{20,}",
-    "a Slack token": r"\bxox[abeoprs]-[\w-]{10,}",
-    "a Slack webhook": r"hooks\.slack\.com/(?:services|workflows)/\w{1,200}/\w{1,200}/\w",
-    "a Stripe key": r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16,}",
-    "a webhook's signing secret": r"\bwhsec_[A-Za-z0-9+/=]{24,}",
-    "a bearer token": r"\b[Bb]earer\s(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{20,}",
-}
-_ANY_SHAPE: Final = re.compile(
-    "|".join(f"(?P<shape{number}>{shape})" for number, shape in enumerate(_SHAPES.values())), re.ASCII
-)
-_KINDS: Final = dict(zip((f"shape{number}" for number in range(len(_SHAPES))), _SHAPES, strict=True))
 
 
 def locate(path: str | Path) -> Path:
@@ -90,7 +65,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
             problems.extend(_no_guarantee(document, index, rule, condition))
         rules.append(BoundRule(rule, condition, is_guaranteed=file.guarantee is not None))
     if not problems:  # what can be reached is only clear once all rules are
-        problems.extend(_unreachable(document, file.rules, item) for item in ReachabilityAnalysis(rules).unreachable())
+        problems.extend(_unreachable(document, rules, item) for item in ReachabilityAnalysis(rules).unreachable())
     if problems:
         raise PolicyError(list_problems(problems, len(problems)))
     return file, tuple(rules)
@@ -104,39 +79,9 @@ def _shipped_folder() -> Path:
 
 def _check_secrets(document: Document) -> None:
     """Before all else: other complaints quote what they complain of."""
-    found = [(document.place_at(index), kind) for index, kind in find_secrets(document.text)]
-    for place, value in _strings(document, (), document.data):
-        found += [(place, kind) for kind in _escaped_secrets(value, document.text)]
-    if found:
-        remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
-        lines = [f"{place}: this looks like {kind}: {remedy}" for place, kind in found]
+    remedy = "a policy needs no secrets, and whoever reads it sees them; take it out, and revoke it"
+    if lines := [f"{place}: this looks like {kind}: {remedy}" for place, kind in secrets_in(document)]:
         raise PolicyError(list_problems(lines, len(lines)))
-
-
-def find_secrets(text: str) -> Iterator[tuple[int, str]]:
-    """Find secrets in a text by their shapes: where each starts (characters from 0), and its kind."""
-    for match in _ANY_SHAPE.finditer(text):
-        yield match.start(), _KINDS[str(match.lastgroup)]
-
-
-def _escaped_secrets(value: str, text: str) -> Iterator[str]:
-    """The kinds of a value's secrets that its source text writes otherwise: escaped, or over two lines."""
-    for match in _ANY_SHAPE.finditer(value):
-        if match.group() not in text:
-            yield _KINDS[str(match.lastgroup)]
-
-
-def _strings(document: Document, keys: Keys, value: object) -> Iterator[tuple[str, str]]:
-    """Every key and every string at or below some keys, with its place."""
-    if isinstance(value, str):
-        yield document.place(keys), value
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _strings(document, (*keys, index), item)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield document.key_place((*keys, name)), name
-            yield from _strings(document, (*keys, name), item)
 
 
 def _check_version(document: Document) -> None:
@@ -206,8 +151,14 @@ def _condition_problems(document: Document, index: int, rule: Rule, error: Condi
         yield f"{place or document.place(keys)}: rule '{rule.id}': {problem.what}{inside}"
 
 
-def _unreachable(document: Document, rules: tuple[Rule, ...], item: UnreachableRule) -> str:
+def _unreachable(document: Document, bound: Sequence[BoundRule], item: UnreachableRule) -> str:
+    rules = [each.rule for each in bound]
     index = next(index for index, rule in enumerate(rules) if rule.id == item.rule)
+    odd = [] if item.shadowed_by else list(odd_bounds(bound[index].condition.tree))
+    if odd:
+        what, offset = odd[0]
+        place = document.place_in_text(("rules", index, "when"), offset)
+        return f"{place}: rule '{item.rule}': can never act: {what}"
     if item.shadowed_by:
         names = ", ".join(f"'{name}'" for name in item.shadowed_by)
         before = (

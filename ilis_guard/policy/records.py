@@ -1,5 +1,6 @@
 """Read decisions, tickets and verdicts back from the JSON that they were printed as."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -96,6 +97,7 @@ class TicketJson(_Record):
 class MessageJson(_Record):
     """A message of a conversation."""
 
+    role: str
     content: str
 
 
@@ -232,19 +234,49 @@ def read_verdicts(path: Path) -> list[VerdictJson]:
     return list(_read_lines(path, VerdictJson, "queue export"))
 
 
-def _read_lines(path: Path, kind: type[M], command: str) -> Iterator[M]:
+def read_column(path: Path, column: str) -> list[str]:
+    """Read one value of each of the lines that ``queue export`` wrote.
+
+    Args:
+        path: the file.
+        column: a key of the lines, or ``labels.NAME``.
+
+    Raises:
+        AttemptsError: the file can't be read, or a line has no such value, or one that is neither a text nor a number.
+    """
+    keys = ["labels", column.removeprefix("labels.")] if column.startswith("labels.") else [column]
+    values = []
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            value: Any = json.loads(line)
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+                raise AttemptsError(
+                    f"{path}:{number}: there is no {column!r:.60} to group by, a text or a number; give a key that "
+                    "every line has, such as labels.user, or leave --group-by out"
+                )
+            values.append(str(value))
+    return values
+
+
+def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        yield kind.model_validate_json(line)
-                    except ValidationError as error:
-                        raise AttemptsError(
-                            f"{path}:{number}: not a line of `ilis-guard {command}`: {_first_problem(error)}"
-                        ) from None
+            yield from file
     except OSError as error:
         raise AttemptsError(f"{path}: {error.strerror or error}") from error
+
+
+def _read_lines(path: Path, kind: type[M], command: str) -> Iterator[M]:
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise AttemptsError(
+                    f"{path}:{number}: not a line of `ilis-guard {command}`: {_first_problem(error)}"
+                ) from None
 
 
 def _first_problem(error: ValidationError) -> str:

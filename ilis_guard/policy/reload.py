@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ilis_guard import events
-from ilis_guard.errors import IlisGuardError
+from ilis_guard.errors import IlisGuardError, error_text
 from ilis_guard.policy.binding import ActivePolicies
 
 CHECK_SECONDS: Final = 0.25
@@ -92,7 +92,7 @@ class PolicyReloader:
             return
         self._taken = stamps
         ours = isinstance(error, IlisGuardError)
-        self._problem = str(error) if ours else f"unexpected {type(error).__name__}: {error}"
+        self._problem = str(error) if ours else f"unexpected {type(error).__name__}: {error_text(error)}"
         policy, shadow = self._current.fingerprints
         events.log().error(
             events.POLICY_RELOAD_FAILED, files=self._names(), policy=policy, shadow=shadow, problems=self._problem

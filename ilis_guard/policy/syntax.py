@@ -1,19 +1,21 @@
 """The syntax tree of a condition: the one reader of what a condition says.
 
 CEL's compiler hands out its checked tree as a protocol buffer, ``cel.expr.CheckedExpr`` of github.com/google/cel-spec.
-Only the fields below are needed, so this module decodes them without a protobuf library. A search in the text would
-be misled by comments, strings and the variables of macros.
+A search in the text would be misled by comments, strings and the variables of macros.
 """
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from ilis_guard.policy.facts import VISIBLE
+from ilis_guard.policy.protobuf import Message
 from ilis_guard.types import Label
+from ilis_guard.types.requests import nfc
 
 Operator = Literal["||", "&&", "!"]
 Literals = Mapping[str, frozenset[Label] | None]
@@ -22,14 +24,13 @@ Literals = Mapping[str, frozenset[Label] | None]
 _OPERATORS: Final[Mapping[str, Operator]] = {"_||_": "||", "_&&_": "&&", "!_": "!"}
 _EQUALITIES: Final = frozenset({"_==_", "_!=_"})
 _COMPARISONS: Final = _EQUALITIES | {"_<_", "_<=_", "_>_", "_>=_"}
+_TURNED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _STRING: Final = re.compile(
     r"""[bB]?[rR][bB]?(?:'''.*?'''|\"\"\".*?\"\"\"|'[^'\n]*'|"[^"\n]*")"""
     r"""|'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""",
     re.DOTALL,
 )
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_SIZES: Final = {_FIXED64: 8, _FIXED32: 4}
 _COMPREHENSION_FIELDS: Final = (2, 4, 5, 6, 7)
 """Of a comprehension: its range, the initial result, whether to go on, the step, the result."""
 _PRIMITIVES: Final = {1: "bool", 2: "number", 3: "number", 4: "number", 5: "string", 6: "bytes"}
@@ -113,7 +114,7 @@ def names(condition: Node) -> tuple[str, ...]:
     for node in condition.walk():
         if node.kind is Kind.NAME and node.text in VISIBLE:
             found[node.text] = None
-        elif (label := _label(node)) is not None:
+        elif (label := read_label(node)) is not None:
             found[f"labels.{label}"] = None
     return tuple(found)
 
@@ -121,21 +122,48 @@ def names(condition: Node) -> tuple[str, ...]:
 def tested_labels(condition: Node) -> frozenset[str]:
     """The labels whose presence a condition tests with ``has``, as ``labels.NAME``."""
     tests = (node for node in condition.walk() if node.kind is Kind.PRESENCE)
-    return frozenset(f"labels.{label}" for label in map(_label, tests) if label is not None)
+    return frozenset(f"labels.{label}" for label in map(read_label, tests) if label is not None)
 
 
-def label_types(condition: Node) -> Mapping[str, frozenset[str]]:
-    """By label: the types that ``==`` and ``in`` compare it with; without those compared with something untyped."""
-    compared: dict[str, set[str]] = {}
+def compared_labels(condition: Node) -> Iterator[tuple[str, str]]:
+    """Yield each label that a comparison looks at, with the type of what it is compared with, as `Node.type` has it."""
     for node in condition.walk():
-        if node.kind is not Kind.CALL or node.text not in ("_==_", "@in"):
-            continue
-        one, other = node.parts
-        if (label := _label(one)) is not None:
-            compared.setdefault(label, set()).add(other.type.removeprefix("list "))
-        if (label := _label(other)) is not None:
-            compared.setdefault(label, set()).add(one.type)
-    return {label: frozenset(types) for label, types in compared.items() if "" not in types}
+        if node.kind is Kind.CALL and node.text in (*_COMPARISONS, "@in"):
+            for one, other in itertools.permutations(node.parts, 2):
+                if (label := read_label(one)) is not None:
+                    yield label, other.type.removeprefix("list ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedFact:
+    """A comparison of a fact with a literal."""
+
+    fact: str
+    operator: str
+    """As if the fact stood on its left: ``>`` of ``0.2 < uncertainty``."""
+    literal: Label
+    offset: int
+    """As `Node.offset`, of the operator."""
+
+    @property
+    def text(self) -> str:
+        """The comparison, with the fact on its left."""
+        literal = str(self.literal).lower() if isinstance(self.literal, bool) else repr(self.literal)
+        return f"{self.fact} {self.operator} {literal}"
+
+
+def compared_facts(condition: Node) -> Iterator[ComparedFact]:
+    """Yield the comparisons of facts with literals, from left to right."""
+    for node in condition.walk():
+        if (found := _comparison(node)) is not None:
+            operator = node.text.strip("_")
+            is_turned = node.parts[0].kind is Kind.CONSTANT
+            yield ComparedFact(
+                fact=found[0],
+                operator=_TURNED[operator] if is_turned else operator,
+                literal=found[1],
+                offset=node.offset,
+            )
 
 
 def literals(condition: Node) -> Literals:
@@ -186,7 +214,7 @@ def _comparison(node: Node) -> tuple[str, Label] | None:
     return (fact.text, literal.value) if is_ordered and literal.value is not None else None
 
 
-def _label(node: Node) -> str | None:
+def read_label(node: Node) -> str | None:
     """The name of the label that a node reads: ``labels.NAME``, ``has(labels.NAME)`` or ``labels['NAME']``."""
     if not node.parts or node.parts[0].kind is not Kind.NAME or node.parts[0].text != "labels":
         return None
@@ -199,20 +227,20 @@ def _label(node: Node) -> str | None:
 
 def tree(serialized: bytes) -> Node:
     """Decode the tree of a compiled expression."""
-    checked = _Message(_Message(serialized).message(2))
+    checked = Message(Message(serialized).message(2))
     references, types = (
-        {entry.number(1): _Message(entry.message(2)) for entry in checked.messages(field)} for field in (2, 3)
+        {entry.number(1): Message(entry.message(2)) for entry in checked.messages(field)} for field in (2, 3)
     )
-    positions = {entry.number(1): entry.number(2) for entry in _Message(checked.message(5)).messages(4)}
+    positions = {entry.number(1): entry.number(2) for entry in Message(checked.message(5)).messages(4)}
 
     def node(data: bytes) -> Node:
-        expression = _Message(data)
+        expression = Message(data)
         number = expression.number(2)
         kind, text, parts = _shape(expression)
         return Node(
             kind=kind,
             text=text,
-            value=_constant(_Message(expression.message(3))) if kind is Kind.CONSTANT else None,
+            value=_constant(Message(expression.message(3))) if kind is Kind.CONSTANT else None,
             type=_type(types.get(number, _EMPTY)),
             parts=tuple(map(node, parts)),
             overloads=tuple(name.decode() for name in references.get(number, _EMPTY).values(3)),
@@ -222,60 +250,13 @@ def tree(serialized: bytes) -> Node:
     return node(checked.message(4))
 
 
-class _Message:
-    """The fields of one protobuf message by number."""
-
-    def __init__(self, data: bytes) -> None:
-        self._fields: dict[int, list[Any]] = {}
-        position = 0
-        while position < len(data):
-            key, position = _varint(data, position)
-            field, wire_type = key >> 3, key & 7
-            value: bytes | int
-            if wire_type == _VARINT:
-                value, position = _varint(data, position)
-            else:
-                length, position = _varint(data, position) if wire_type == _BYTES else (_SIZES[wire_type], position)
-                value, position = data[position : position + length], position + length
-            self._fields.setdefault(field, []).append(value)
-
-    def __contains__(self, field: int) -> bool:
-        return field in self._fields
-
-    def values(self, field: int) -> list[bytes]:
-        return self._fields.get(field, [])
-
-    def messages(self, field: int) -> list["_Message"]:
-        return list(map(_Message, self.values(field)))
-
-    def message(self, field: int) -> bytes:
-        """Empty where the field is absent, as protobuf has it."""
-        return bytes(self._fields.get(field, [b""])[-1])
-
-    def number(self, field: int) -> int:
-        return int(self._fields.get(field, [0])[-1])
-
-    def string(self, field: int) -> str:
-        return self.message(field).decode()
+_EMPTY: Final = Message(b"")
 
 
-_EMPTY: Final = _Message(b"")
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
-
-
-def _shape(expression: _Message) -> tuple[Kind, str, list[bytes]]:  # noqa: PLR0911  # one for each kind
+def _shape(expression: Message) -> tuple[Kind, str, list[bytes]]:  # noqa: PLR0911  # one for each kind
     """Kind, text and parts of a ``cel.expr.Expr``; its fields 3 to 9 are the kinds."""
     field = next((field for field in range(4, 10) if field in expression), 3)
-    of = _Message(expression.message(field))
+    of = Message(expression.message(field))
     match field:
         case 4:
             return Kind.NAME, of.string(1), []
@@ -293,7 +274,7 @@ def _shape(expression: _Message) -> tuple[Kind, str, list[bytes]]:  # noqa: PLR0
     return Kind.CONSTANT, "", []
 
 
-def _constant(constant: _Message) -> Label | None:
+def _constant(constant: Message) -> Label | None:
     """The value of a ``cel.expr.Constant``."""
     if 2 in constant:
         return bool(constant.number(2))
@@ -302,14 +283,14 @@ def _constant(constant: _Message) -> Label | None:
         return number - 2**64 if number >= 2**63 else number
     if 5 in constant:
         return float(struct.unpack("<d", constant.message(5))[0])
-    return constant.string(6) if 6 in constant else None
+    return nfc(constant.string(6)) if 6 in constant else None
 
 
-def _type(declared: _Message) -> str:
+def _type(declared: Message) -> str:
     """The name of a ``cel.expr.Type``."""
     if 3 in declared:
         return _PRIMITIVES.get(declared.number(3), "")
     if 6 in declared:
-        items = _type(_Message(_Message(declared.message(6)).message(1)))
+        items = _type(Message(Message(declared.message(6)).message(1)))
         return f"list {items}" if items else ""
     return "null" if 2 in declared else ""

@@ -11,11 +11,11 @@ from typing import Final, Self
 
 from ilis_guard.config.review import LONGEST, EndpointSettings, QueueSettings
 from ilis_guard.errors import ReviewError
-from ilis_guard.review import export, record, retention, tickets
+from ilis_guard.review import decisions, export, record, retention, tickets
 from ilis_guard.review.outbox import Outbox
 from ilis_guard.review.record import QueueCounts, TicketRecord
 from ilis_guard.review.store import TicketStore, open_database
-from ilis_guard.types import Attempt, Request, Ruling, Ticket, TicketKind, TicketState, Verdict
+from ilis_guard.types import Attempt, DecisionRecord, Request, Ruling, Ticket, TicketKind, TicketState, Verdict
 
 _MIN_POLL_SECONDS: Final = 0.1
 _MAX_POLL_SECONDS: Final = 5.0
@@ -90,6 +90,8 @@ class ReviewQueue:
         priority: int | None = None,
         due: float | None = None,
         overdue: str | None = None,
+        decision_record: DecisionRecord | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> Ticket:
         """Create a ticket; returns when it is committed.
 
@@ -111,8 +113,12 @@ class ReviewQueue:
             priority: higher is reviewed earlier; None for the queue's own.
             due: seconds until it is overdue; None for the queue's own.
             overdue: what happens then: ``expire``, or the name of the queue it moves to; None for the queue's own.
+            decision_record: recorded in the same transaction, see `record_decision`.
+            before_commit: called inside the transaction when all is written; what it raises undoes that.
 
         Raises:
+            RequestConflictError: the decision has a ticket of another request.
+            DecisionRecordedError: a decision is recorded under the record's id.
             ReviewError: there is no decision id or no queue name, the due time or the probability makes no sense, or
                 the ticket can't be stored.
         """
@@ -148,7 +154,30 @@ class ReviewQueue:
             "reason": "",
             "reviewer": "",
         }
-        return tickets.create(self.store, values, waiter=self.wait)
+        return tickets.create(self.store, values, waiter=self.wait, record=decision_record, before_commit=before_commit)
+
+    def record_decision(
+        self, decision_record: DecisionRecord, *, before_commit: Callable[[], None] = lambda: None
+    ) -> None:
+        """Keep a decision under its id for a day; returns when it is committed.
+
+        Args:
+            decision_record: the decision.
+            before_commit: as of `escalate`.
+
+        Raises:
+            DecisionRecordedError: one is recorded under this id.
+            ReviewError: it can't be stored.
+        """
+        decisions.create(self.store, decision_record, before_commit=before_commit)
+
+    def find_decision(self, id: str) -> DecisionRecord | None:  # noqa: A002 - the decision's word for it
+        """Return the decision that is kept under an id, with its ticket as it is now; None where there is none.
+
+        Raises:
+            ReviewError: it can't be read.
+        """
+        return decisions.find(self.store, id, waiter=self.wait)
 
     def list(
         self,
@@ -192,7 +221,7 @@ class ReviewQueue:
         return record.counts(self.store)
 
     def probe(self) -> None:
-        """Check that tickets can be read, by reading one at most.
+        """Check that tickets could be stored, by writing and committing a row that stands for nothing.
 
         Raises:
             ReviewError: they can't.
@@ -343,8 +372,8 @@ class ReviewQueue:
     def redact(self, *, older_than: float) -> int:
         """Remove the texts of tickets that ended long ago; return how many tickets.
 
-        Prompts, answers, corrections, reasons and the wording of errors go. Scores, statistics, signatures, labels,
-        verdicts and history stay.
+        Prompts, answers, corrections, reasons and the wording of errors go, and so do decisions that are as old and
+        kept under an id. Scores, statistics, signatures, labels, verdicts and history stay.
 
         Args:
             older_than: seconds since they ended.
@@ -357,7 +386,7 @@ class ReviewQueue:
     def purge(self, *, older_than: float, export_to: Path | None = None) -> int:
         """Delete tickets that ended long ago, with their history and their deliveries; return how many.
 
-        A ticket with a pending delivery stays.
+        A ticket with a pending delivery stays. Decisions that are as old and kept under an id go.
 
         Args:
             older_than: seconds since they ended.

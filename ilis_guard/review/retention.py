@@ -8,10 +8,12 @@ from sqlalchemy import ColumnElement, Row, and_, delete, exists, select
 
 from ilis_guard import events
 from ilis_guard.errors import ReviewError
+from ilis_guard.review import decisions
 from ilis_guard.review.export import write
 from ilis_guard.review.record import record_of
 from ilis_guard.review.schema import deliveries, history, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore
+from ilis_guard.text import is_blank
 
 REDACTED: Final = "[redacted]"
 """Replaces every text but empty ones: so it stays visible which attempt was judged."""
@@ -23,6 +25,7 @@ def redact(store: TicketStore, *, older_than: float) -> int:
     count = 0
     while batch := _redact_batch(store, older_than):
         count += batch
+    decisions.forget(store, before=store.clock() - older_than)
     store.database.erase()
     events.log().info(events.TICKETS_REDACTED, tickets=count)
     return count
@@ -42,6 +45,7 @@ def purge(store: TicketStore, *, older_than: float, export_to: Path | None) -> i
         write(export_to, _records(store, before, ids))
     batches = (ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE))
     count = sum(_delete(store, batch, before) for batch in batches)
+    decisions.forget(store, before=before)
     store.database.erase()
     events.log().info(events.TICKETS_PURGED, tickets=count)
     return count
@@ -124,4 +128,4 @@ def _redacted_outcome(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _redacted(text: str) -> str:
-    return REDACTED if text.strip() else ""
+    return "" if is_blank(text) else REDACTED

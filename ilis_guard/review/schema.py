@@ -88,6 +88,18 @@ Index(None, tickets.c.state, tickets.c.due_at)
 Index(None, tickets.c.state, tickets.c.ended_at)
 Index(None, tickets.c.queue, tickets.c.state, tickets.c.claimed_until, tickets.c.due_at)
 
+decisions: Final = Table(
+    "decisions",
+    metadata,
+    # Those that callers gave an id. Each is made once, and kept for a while for callers that ask again.
+    Column("id", String, primary_key=True),
+    Column("created_at", Float, nullable=False, index=True),
+    # Of the request: the same id with another one is an error.
+    Column("digest", String, nullable=False),
+    # Without its ticket, which has a row of its own.
+    Column("decision", JSON, nullable=False),
+)
+
 history: Final = Table(
     "history",
     metadata,
@@ -142,4 +154,12 @@ endpoints: Final = Table(
     Column("next_send_at", Float, nullable=False),
     # Until when it asked for no requests (Retry-After).
     Column("held_until", Float),
+)
+
+probes: Final = Table(
+    "probes",
+    metadata,
+    # One row, which every probe changes: a database that can only be read isn't ready.
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
 )

@@ -50,7 +50,7 @@ class SQLite(Database):
     def __init__(self, url: URL) -> None:
         path = _path_in(url)
         self.name = repr(str(path))
-        self._create_file(path)
+        self._make_folder(path.parent)
         self.engine = _engine_for(path)
 
     def revision(self, connection: Connection) -> str | None:
@@ -61,9 +61,10 @@ class SQLite(Database):
         # Deferred: the first read takes the snapshot.
         connection.exec_driver_sql("BEGIN")
 
-    def _begin_write(self, connection: Connection) -> None:
+    def _begin_write(self, connection: Connection) -> bool:
         # Writers queue here. A transaction that began with a read would fail, not wait, when it came to write.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return True
 
     def _is_empty(self, connection: Connection) -> bool:
         # A number in the header is another program's mark.
@@ -98,21 +99,25 @@ class SQLite(Database):
         with self.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def _may_pass(self, error: BaseException) -> bool:
+        del error
+        return False  # what may pass has been waited for
+
     def _describe(self, error: BaseException) -> str:
         # SQLite's messages quote no values.
-        return "; ".join([str(error), *(advice for code, advice in _ADVICE.items() if code == _code(error))])
+        advice = [advice for code, advice in _ADVICE.items() if code == _code(error)]
+        if str(error).startswith("no such table"):
+            advice.append("the file was deleted or replaced while it was in use; restore it, then restart")
+        return "; ".join([str(error), *advice])
 
-    def _create_file(self, path: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise ReviewError(
                 f"the folder of the review queue {self.name} can't be made: {error}; give a path in a folder that "
                 "this process may write to"
             ) from error
-        # Nobody else may read prompts and answers. Where the file can't be created, SQLite says why later.
-        with suppress(OSError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _path_in(url: URL) -> Path:
@@ -130,9 +135,8 @@ def _path_in(url: URL) -> Path:
 def _engine_for(path: Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
+        creator=partial(_connect, path),
         poolclass=NullPool,
-        # Transactions begin where `_begin_write` says so, and not where Python's sqlite3 guesses.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
         # Prompts and answers are parameters: they belong in no error message and no log.
         hide_parameters=True,
         json_serializer=partial(json.dumps, allow_nan=False),
@@ -146,6 +150,16 @@ def _engine_for(path: Path) -> Engine:
         connection.execute("PRAGMA secure_delete = ON")
 
     return engine
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file; make it anew where it isn't there, also where somebody deleted it since."""
+    # Nobody else may read prompts and answers, whatever the umask. SQLite's other files take over the mode of this one.
+    # Where it can't be created, SQLite says why.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    # Transactions begin where `_begin_write` says so, and not where Python's sqlite3 guesses.
+    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _pragma(connection: Connection, name: str) -> int:

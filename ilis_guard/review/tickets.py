@@ -5,6 +5,7 @@ database's lock decides who gets a ticket, a clock that goes back only makes lea
 whose lease ended is refused once somebody else has claimed the ticket.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -12,30 +13,48 @@ from sqlalchemy import Connection, Row, select, update
 from ilis_guard import events
 from ilis_guard.config.review import EXPIRE, LONGEST
 from ilis_guard.errors import (
+    RequestConflictError,
     ReviewError,
     TicketChangedError,
     TicketClaimedError,
     TicketExpiredError,
     TicketResolvedError,
 )
+from ilis_guard.review import decisions
+from ilis_guard.review.database import retried, retried_idempotent
 from ilis_guard.review.record import is_claimed_at, is_in_state, judged_in, most_urgent_first, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore, ticket_row
-from ilis_guard.types import Ticket, TicketWaiter, Verdict
+from ilis_guard.text import is_blank
+from ilis_guard.types import DecisionRecord, Ticket, TicketWaiter, Verdict
 
 _UNCLAIMED = {"claimed_by": "", "claimed_until": None}
 
 
-def create(store: TicketStore, values: dict[str, Any], *, waiter: TicketWaiter) -> Ticket:
+@retried_idempotent
+def create(
+    store: TicketStore,
+    values: dict[str, Any],
+    *,
+    waiter: TicketWaiter,
+    record: DecisionRecord | None,
+    before_commit: Callable[[], None],
+) -> Ticket:
     """Create a ticket from its columns; return its decision's ticket where there is one already."""
     with store.database.writing() as connection:
+        if record is not None:
+            decisions.add(store, connection, record)
         is_new = store.add(connection, values)
         row = connection.execute(select(*SMALL_COLUMNS).where(tickets.c.decision == values["decision"])).one()
+        if not is_new:
+            _check_same_request(connection, row, values)
+        before_commit()
     if is_new:
         events.log().info(events.TICKET_CREATED, ticket=row.id, queue=row.queue)
     return ticket_of(row, now=values["created_at"], waiter=waiter)
 
 
+@retried_idempotent
 def claim(store: TicketStore, id: str, *, reviewer: str, lease: float | None) -> Ticket:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.claim`."""
     _check_claim(reviewer, lease)
@@ -54,6 +73,7 @@ def claim(store: TicketStore, id: str, *, reviewer: str, lease: float | None) ->
     return ticket_of(row, now=store.clock())
 
 
+@retried
 def claim_next(store: TicketStore, *, reviewer: str, queue: str | None, lease: float | None) -> Ticket | None:
     """See `ReviewQueue.claim_next`."""
     _check_claim(reviewer, lease)
@@ -72,6 +92,7 @@ def claim_next(store: TicketStore, *, reviewer: str, queue: str | None, lease: f
     return ticket_of(row, now=store.clock())
 
 
+@retried_idempotent
 def renew(store: TicketStore, id: str, *, reviewer: str, lease: float | None) -> Ticket:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.renew`."""
     _check_claim(reviewer, lease)
@@ -85,6 +106,7 @@ def renew(store: TicketStore, id: str, *, reviewer: str, lease: float | None) ->
     return ticket_of(row, now=store.clock())
 
 
+@retried_idempotent
 def release(store: TicketStore, id: str, *, reviewer: str, force: bool) -> Ticket:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.release`."""
     with store.database.writing() as connection:
@@ -100,6 +122,7 @@ def release(store: TicketStore, id: str, *, reviewer: str, force: bool) -> Ticke
     return ticket_of(row, now=store.clock())
 
 
+@retried_idempotent
 def resolve(
     store: TicketStore,
     id: str,  # noqa: A002 - a ticket's word
@@ -145,8 +168,16 @@ def sweep(store: TicketStore) -> int:
     return count
 
 
+def _check_same_request(connection: Connection, row: Row[Any], values: dict[str, Any]) -> None:
+    request = connection.scalars(select(tickets.c.request).where(tickets.c.id == row.id)).one()
+    if row.redacted_at is None and request != values["request"]:
+        raise RequestConflictError(
+            f"the decision {row.decision!r} has a ticket of another request; give each request an id of its own"
+        )
+
+
 def _check_claim(reviewer: str, lease: float | None) -> None:
-    if not reviewer.strip():
+    if is_blank(reviewer):
         raise ReviewError(f"a claim needs a reviewer's name, got {reviewer!r}")
     if lease is not None and not 0 < lease <= LONGEST:  # also true for NaN
         raise ReviewError(f"a lease lasts more than 0 seconds, and a century at most, got {lease!r}")
@@ -191,7 +222,7 @@ def _checked_verdict(verdict: Verdict, text: str) -> Verdict:
         verdict = Verdict(verdict)
     except ValueError:
         raise ReviewError(f"a verdict is 'accept', 'correct' or 'reject', got {verdict!r}") from None
-    if verdict is Verdict.CORRECT and not text.strip():
+    if verdict is Verdict.CORRECT and is_blank(text):
         raise ReviewError("the verdict 'correct' needs the right answer as its text, which is empty")
     if verdict is not Verdict.CORRECT and text:
         raise ReviewError(

@@ -19,6 +19,7 @@ import httpx
 from httpx_secure import httpx_ssrf_protection
 
 from ilis_guard.config import addresses
+from ilis_guard.errors import error_text
 from ilis_guard.review.outbox import SendResult
 
 TRY_SECONDS: Final = 20.0
@@ -106,7 +107,7 @@ class WebhookTransport:
         except TimeoutError:
             result = result or SendResult(error=f"no answer within {TRY_SECONDS:g} s")
         except httpx.HTTPError as error:
-            result = result or SendResult(error=_printable(f"{type(error).__name__}: {error}"))
+            result = result or SendResult(error=_printable(f"{type(error).__name__}: {error_text(error)}"))
         finally:
             _is_sending.set(False)
         return result

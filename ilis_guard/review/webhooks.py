@@ -2,27 +2,30 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.config import secrets
-from ilis_guard.config.review import EndpointSettings
+from ilis_guard.config.review import TEMPLATES, EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review import signing
 from ilis_guard.review.outbox import Delivery
 from ilis_guard.review.queue import ReviewQueue
 from ilis_guard.review.record import TicketRecord
+from ilis_guard.review.rendering import OwnTemplate
 
 MAX_BYTES: Final = 20_000
 """Of a body: Standard Webhooks' limit."""
 _MAX_SUMMARY: Final = 1024
 """Characters of PagerDuty's summary."""
+_MAX_RENDERINGS: Final = 2
+"""Processes at once that render an endpoint's own template."""
 _MAX_TEXT: Final = 1500
 """Characters of a question or an answer in Slack and PagerDuty: three of them fit into a body in any script."""
 
@@ -75,7 +78,7 @@ Template = Callable[[Message], str]
 
 
 class WebhookBuilder:
-    """Builds webhooks from the deliveries of a queue.
+    """Builds webhooks from the deliveries of a queue. What takes time runs outside the event loop.
 
     Args:
         queue: whose endpoints.
@@ -88,7 +91,14 @@ class WebhookBuilder:
     def __init__(self, queue: ReviewQueue, *, page: str | None) -> None:
         self._queue = queue
         self._page = page
-        self._templates = {name: template_for(endpoint) for name, endpoint in queue.store.outbox.endpoints.items()}
+        endpoints = queue.store.outbox.endpoints
+        self._templates = {name: template_for(endpoint) for name, endpoint in endpoints.items()}
+        # Threads of an endpoint's own: one whose template takes long holds no other's up.
+        self._threads = {
+            name: ThreadPoolExecutor(_MAX_RENDERINGS, f"template of {name}")
+            for name, endpoint in endpoints.items()
+            if endpoint.template not in TEMPLATES
+        }
 
     async def message(self, delivery: Delivery) -> Message:
         """Return a delivery's message.
@@ -103,17 +113,21 @@ class WebhookBuilder:
             at=delivery.created_at,
             data=delivery.data,
             link=None if self._page is None else f"{self._page.rstrip('/')}/tickets/{delivery.ticket}",
-            record=await asyncio.to_thread(self._queue.get, delivery.ticket) if is_full else None,
+            record=await run_in_thread(partial(self._queue.get, delivery.ticket)) if is_full else None,
         )
 
-    def build(self, message: Message, endpoint: str, *, now: float) -> Webhook:
+    async def build(self, message: Message, endpoint: str, *, now: float) -> Webhook:
         """Form and sign a message for an endpoint.
 
         Raises:
             ConfigError: the template fails, or a secret isn't where guard.yaml says it is.
         """
         settings = self._queue.store.outbox.endpoints[endpoint]
-        body = self._templates[endpoint](message)
+        template, threads = self._templates[endpoint], self._threads.get(endpoint)
+        if threads is None:
+            body = template(message)
+        else:
+            body = await asyncio.get_running_loop().run_in_executor(threads, template, message)
         # Resolved for each message: addresses and secrets may change without a restart.
         has_secret_url = secrets.is_reference(settings.url)
         secret = None if settings.secret is None else secrets.resolve_secret(settings.secret)
@@ -139,7 +153,7 @@ def template_for(settings: EndpointSettings) -> Template:
     if settings.template in built_in:
         make = built_in[settings.template]
         return lambda message: _within_limit(_json(make(message)))
-    return _jinja_template(Path(settings.template))
+    return _own_template(Path(settings.template))
 
 
 def generic(message: Message) -> dict[str, Any]:
@@ -190,54 +204,29 @@ def pagerduty(message: Message, routing_key: str) -> dict[str, Any]:
     }
 
 
-def _jinja_template(path: Path) -> Template:
-    # A user's template sees only what it is given, and can't change it.
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    try:
-        template = environment.from_string(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the template {str(path)!r} can't be read: {type(error).__name__}; check it") from None
-    except TemplateError as error:
-        line = getattr(error, "lineno", 1)
-        raise ConfigError(f"{path}:{line}: this is no Jinja template: {error.message}") from None
+def _own_template(path: Path) -> Template:
+    own = OwnTemplate(path, max_bytes=MAX_BYTES)
 
     def render(message: Message) -> str:
-        try:
-            parts = template.generate(
-                id=message.id,
-                type=message.type,
-                timestamp=message.timestamp,
-                data=message.data,
-                link=message.link,
-                record=message.full,
-            )
-            body = _encodable("".join(_up_to_limit(parts)))
-        except Exception as error:  # noqa: BLE001 - a template can fail in any way that Python knows
-            # The error's text may quote a prompt.
-            reason = type(error).__name__ if message.record is not None else f"{type(error).__name__}: {error}"
-            raise ConfigError(
-                f"the template {str(path)!r} failed: {reason}; try it with all that it may be given"
-            ) from None
-        body = _within_limit(body)
+        values = {
+            "id": message.id,
+            "type": message.type,
+            "timestamp": message.timestamp,
+            "data": message.data,
+            "link": message.link,
+            "record": message.full,
+        }
+        # An error's text may quote a prompt.
+        body = _encodable(own.render(values, may_quote=message.record is None))
         try:
             json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             # Without the body, for the same reason.
             advice = "write values with the filter: {{ data.queue | tojson }}"
             raise ConfigError(f"the template {str(path)!r} made no JSON; {advice}") from None
         return body
 
     return render
-
-
-def _up_to_limit(parts: Iterable[str]) -> Iterator[str]:
-    """Yield parts until they are far too large for a body: nested loops could run for hours."""
-    size = 0
-    for part in parts:
-        yield part
-        size += len(part)
-        if size > 2 * MAX_BYTES:
-            return
 
 
 def _within_limit(body: str) -> str:

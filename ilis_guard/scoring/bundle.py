@@ -11,6 +11,7 @@ from pydantic import FailFast, Field, model_validator
 
 from ilis_guard.scoring.calibration import BetaCalibration, Blending
 from ilis_guard.scoring.features import FeatureGroup
+from ilis_guard.scoring.findings import BundleFinding
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
 from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
@@ -29,6 +30,8 @@ class HeldOut(BundlePart):
     """Figures on rows that nothing was fitted to or selected by."""
 
     rows: Count
+    groups: Count
+    """Of rows that depend on one another; the intervals are over them."""
     wrong: Count
     auroc: Figure
     """Over all rows; a score that only knows which datasets are hard gets part of it."""
@@ -80,7 +83,7 @@ class TypicalMaps(BundlePart):
 
 
 class CalibrationSet(BundlePart):
-    """Rows kept for thresholds, recalibration and typicality."""
+    """Rows kept for thresholds, recalibration and typicality: independent ones, so one of each group."""
 
     uncertainty: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast()]
     wrong: Annotated[tuple[bool, ...], FailFast()]
@@ -105,6 +108,16 @@ class Recalibration(BundlePart):
     """Digest of the recalibrated bundle, from which trees, typicality reference and all figures come."""
     rows: Count
     """Labelled rows that the calibration map was fitted to, each with weight 1 / probability."""
+    groups: Count
+    """Of rows that depend on one another; each counts as one row."""
+    group_by: str | None = None
+    """The column that grouped them beside their texts."""
+    fitted_to: Count
+    """Labelled rows that were left out, because the bundle was fitted to them."""
+    auroc: Figure
+    """Of the score on these rows, which trained no tree."""
+    brier_skill: Figure
+    """Of calibration maps that were each fitted to the other rows."""
     least_probability: float = Field(gt=0, le=1)
     """The smallest probability that a request had of being labelled; the calibration set is such a share of them."""
 
@@ -144,6 +157,10 @@ class BundleMetadata(BundlePart):
     calibration: BetaCalibration
     rows: Mapping[str, Count]
     """Rows in each split, and those left out because nothing was generated."""
+    groups: Mapping[Split, Count]
+    """Groups of rows that depend on one another in each split: as many as rows, where none does."""
+    group_by: str | None = None
+    """The column that grouped rows beside their texts and features."""
     datasets: Mapping[str, DatasetRows]
     held_out: HeldOut
     baseline: HeldOut
@@ -152,6 +169,8 @@ class BundleMetadata(BundlePart):
     versions: Mapping[str, str]
     recalibrated: Recalibration | None = None
     """None where calibration map and calibration set are those of the fit. `held_out` always is."""
+    findings: Annotated[tuple[BundleFinding, ...], FailFast()] = ()
+    """What the figures of the fit, or of the recalibration, say against the score; empty is a good sign."""
 
     def log_odds(self, statistics: Float64[np.ndarray, "rows statistics"]) -> Float64[np.ndarray, " rows"] | None:
         """Compute log-odds from the log-probability of answers with these statistics; None if nothing is blended."""

@@ -8,7 +8,7 @@ the rows' contents. docs/risk-control.md has the proof.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -20,6 +20,8 @@ from scipy.stats import binom
 from ilis_guard.errors import ScoringError
 
 Kind = Literal["max_error", "min_coverage", "max_reviews_per_hour"]
+GROUP_SEED: Final = 0
+"""Of the row that is drawn from each group. It can't be chosen: the best of several draws would break the guarantee."""
 TIE_SEED: Final = 0
 """Of the order of ties, which is always the same and independent of rows' outcomes and places."""
 STRIDE: Final = 2
@@ -32,6 +34,8 @@ MAX_ROWS: Final = 10_000_000
 Counts = Int64[np.ndarray, " rows"]
 """How many of the first k rows are wrong, for each k from 1."""
 Ranks = Int64[np.ndarray, " ranks"]
+Labels = np.ndarray
+"""The group of each row, as numbers or texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,9 @@ class Certificate:
     reason: str
     """Why nothing can be certified; empty where something is."""
     rows: int
-    """Calibration rows."""
+    """Calibration rows; of rows that depend on one another, one a group."""
+    dependent: int
+    """Rows that were left out because another of their group counts."""
     coverage: float
     """Share of the calibration rows that are answered, 0 to 1."""
     error: float | None
@@ -75,6 +81,7 @@ def certify(
     max_reviews_per_hour: float | None = None,
     requests_per_hour: float | None = None,
     confidence: float = 0.95,
+    groups: Sequence[Hashable] | np.ndarray | None = None,
 ) -> Certificate:
     """Find the uncertainty threshold that keeps one of three guarantees on requests like the calibration rows.
 
@@ -91,6 +98,8 @@ def certify(
         max_reviews_per_hour: at most so many requests an hour aren't answered, on average; with `requests_per_hour`.
         requests_per_hour: the traffic that is expected.
         confidence: between 0 and 1.
+        groups: of each row, what it shares with rows that depend on it: the question, the document, the user. One row
+            of each group counts, drawn at random; without groups every row does.
 
     Raises:
         ScoringError: there are no rows, a row isn't an uncertainty and an outcome, or it isn't one guarantee that is
@@ -98,7 +107,9 @@ def certify(
     """
     kind, bound, target = _guarantee(max_error, min_coverage, max_reviews_per_hour, requests_per_hour)
     risk = 1 - _share("confidence", confidence)
-    ascending, wrong_so_far = _in_order(uncertainty, wrong)
+    values, outcomes = _checked_rows(uncertainty, wrong)
+    counted = _one_of_each(groups, len(values))
+    ascending, wrong_so_far = _in_order(values[counted], outcomes[counted])
     if kind == "max_error":
         rank, reason, more = _at_most_wrong(ascending, wrong_so_far, target, risk)
     else:
@@ -111,6 +122,7 @@ def certify(
         threshold=float(ascending[rank - 1]) if rank else None,
         reason=reason,
         rows=rows,
+        dependent=len(values) - rows,
         coverage=rank / rows,
         error=int(wrong_so_far[rank - 1]) / rank if rank else None,
         floor=max(0.0, (errors / rows - target) / (1 - target)) if kind == "max_error" else None,
@@ -281,15 +293,40 @@ def _share(name: str, value: float) -> float:
     return value
 
 
-def _in_order(
+def one_of_each(groups: Labels) -> Bool[np.ndarray, " rows"]:
+    """Draw one row of each group, at random and whatever its contents: such rows are independent if groups are."""
+    drawn = np.random.default_rng(GROUP_SEED).random(len(groups))
+    order = np.argsort(drawn, kind="stable")
+    _, first = np.unique(groups[order], return_index=True)
+    counted = np.zeros(len(groups), dtype=bool)
+    counted[order[first]] = True
+    return counted
+
+
+def _one_of_each(groups: Sequence[Hashable] | np.ndarray | None, rows: int) -> Bool[np.ndarray, " rows"]:
+    if groups is None:
+        return np.ones(rows, dtype=bool)
+    if len(groups) != rows:
+        raise ScoringError(f"there are {rows} rows but {len(groups)} groups; give each row's")
+    codes: dict[Hashable, int] = {}
+    return one_of_each(np.array([codes.setdefault(group, len(codes)) for group in groups]))
+
+
+def _checked_rows(
     uncertainty: Sequence[float] | np.ndarray, wrong: Sequence[bool] | np.ndarray
-) -> tuple[Float64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
-    """Return the uncertainties in ascending order, and how many answers are wrong up to each."""
+) -> tuple[Float64[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]:
     values, outcomes = _values(uncertainty), _outcomes(wrong)
     if len(values) != len(outcomes):
         raise ScoringError(f"there are {len(values)} uncertainties but {len(outcomes)} outcomes")
     if not len(values):
         raise ScoringError("there are no calibration rows, so nothing can be said of the requests to come")
+    return values, outcomes
+
+
+def _in_order(
+    values: Float64[np.ndarray, " rows"], outcomes: Bool[np.ndarray, " rows"]
+) -> tuple[Float64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
+    """Return the uncertainties in ascending order, and how many answers are wrong up to each."""
     # Sorted by outcome too before ties are shuffled, so that the order of the arguments changes nothing.
     known = np.lexsort((outcomes, values))
     drawn = np.random.default_rng(TIE_SEED).random(len(values))

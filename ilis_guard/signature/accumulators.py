@@ -54,6 +54,12 @@ class RunningMaps:
         rows = torch.arange(here.shape[1], device=maps.device)
         self._last = torch.where((newest > 0)[:, None, None], maps[newest.clamp(min=1) - 1, rows], self._last)
 
+    def restart(self, rows: Bool[Tensor, " batch"]) -> None:
+        """Drop what these rows have so far, but for the prompt's maps."""
+        rows = rows.to(self._count.device)
+        self._count[rows] = 0
+        self._sum[rows] = 0
+
     def signatures(self, row: int) -> dict[Position, Signature]:
         """Return a row's maps; `last` and `mean` only where an answer token passed through the model."""
         signatures: dict[Position, Signature] = {"prompt": _numbers(self._prompt[row])}
@@ -94,6 +100,12 @@ class RunningStatistics:
         self._entropy += torch.where(here, entropies, 0).sum(dim=0)
         self._margin = torch.minimum(self._margin, torch.where(here, margins, torch.inf).amin(dim=0))
         self._count += here.sum(dim=0)
+
+    def restart(self, rows: Bool[Tensor, " batch"]) -> None:
+        """Drop what these rows have so far."""
+        self._logprob[rows] = self._entropy[rows] = 0
+        self._margin[rows] = torch.inf
+        self._count[rows] = 0
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows."""

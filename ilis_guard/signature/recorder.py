@@ -1,7 +1,7 @@
 """Recordings of answers: of one call of ``generate``, token by token in constant memory, or of an existing answer."""
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,10 @@ from ilis_guard.signature.layout import TapPoint
 from ilis_guard.signature.tap import Tap
 from ilis_guard.types import Position, Signature, Statistics
 
+FindAnswer = Callable[[Sequence[int]], int | None]
+"""Called with the tokens of an answer so far, before its end token: the place of the first that doesn't belong to the
+model's thinking; None while all do."""
+
 REPLAY_LENGTH: Final = 64
 """Answer tokens a pass of `replay`. Longer answers take several, with a key-value cache: memory doesn't grow."""
 
@@ -35,7 +39,7 @@ class Recording:
     statistics: Statistics | None
     """None where there is no answer token."""
     tokens: int
-    """Answer tokens."""
+    """Answer tokens, and those of the thinking before them."""
     ended: bool
     """The model ended the answer itself."""
     token_maps: Float32[np.ndarray, "tokens layers layers"] | None = None
@@ -43,26 +47,67 @@ class Recording:
 
 
 class AnswerTokens:
-    """Counts the answer tokens of generated ones: those before the first end token that aren't special."""
+    """Tells answer tokens from other generated ones: they come before the first end token and aren't special.
 
-    def __init__(self, end_tokens: Collection[int], special_tokens: Collection[int], rows: int = 1) -> None:
+    Args:
+        end_tokens: they end an answer.
+        special_tokens: they don't count.
+        rows: of the batch.
+        find_answers: one a row; without them, no row has thinking.
+    """
+
+    def __init__(
+        self,
+        end_tokens: Collection[int],
+        special_tokens: Collection[int],
+        rows: int = 1,
+        find_answers: Sequence[FindAnswer] = (),
+    ) -> None:
         self._end = torch.tensor(sorted(end_tokens), dtype=torch.int64)
         self._special = torch.tensor(sorted(special_tokens), dtype=torch.int64)
+        self._rows = [_Answer(find) for find in find_answers]
         self.ended: Bool[Tensor, " batch"] = torch.zeros(rows, dtype=torch.bool)
         self.count: Int[Tensor, " batch"] = torch.zeros(rows, dtype=torch.int64)
+        """Tokens before the end that aren't special, thinking too."""
+        self.restarted: Bool[Tensor, " batch"] = torch.zeros(rows, dtype=torch.bool)
+        """Rows whose tokens before the newest ones turned out to be thinking."""
 
     def add(self, tokens: Int[Tensor, "tokens batch"]) -> Bool[Tensor, "tokens batch"]:
-        """Add the next tokens; return which of them count."""
+        """Add the next tokens; return which of them are answer tokens."""
         tokens = tokens.cpu()
         ended = self.ended | (torch.isin(tokens, self._end).cumsum(dim=0) > 0)
         counted = ~ended & ~torch.isin(tokens, self._special)
         self.ended = ended[-1]
         self.count = self.count + counted.sum(dim=0)
+        for row, answer in enumerate(self._rows):
+            self.restarted[row] = answer.add(tokens[~ended[:, row], row].tolist())
+            counted[: answer.new_thinking, row] = False
         return counted
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows."""
-        self.ended, self.count = self.ended[rows], self.count[rows]
+        self.ended, self.count, self.restarted = self.ended[rows], self.count[rows], self.restarted[rows]
+        if self._rows:
+            self._rows = [self._rows[row] for row in rows.tolist()]
+
+
+class _Answer:
+    """Where one row's answer starts."""
+
+    def __init__(self, find: FindAnswer) -> None:
+        self._find = find
+        self._tokens: list[int] = []
+        self._start: int | None = 0
+        self.new_thinking = 0
+        """How many of the newest tokens are thinking, from the first on."""
+
+    def add(self, tokens: list[int]) -> bool:
+        """Add tokens; return whether ones that counted so far turned out to be thinking."""
+        before, previous = len(self._tokens), self._start
+        self._tokens += tokens
+        self._start = self._find(self._tokens)
+        self.new_thinking = len(tokens) if self._start is None else max(0, self._start - before)
+        return self._start != previous
 
 
 class Recorder:
@@ -81,6 +126,8 @@ class Recorder:
         special_tokens: they don't count as answer tokens.
         temperature: of the maps' softmax.
         every_token: keep the map of each token; memory then grows by L x L numbers a token.
+        find_answers: one a row, for models that think before they answer: what was thought has no part in `last`,
+            `mean` and the statistics.
     """
 
     def __init__(
@@ -91,9 +138,11 @@ class Recorder:
         special_tokens: Collection[int],
         temperature: float,
         every_token: bool = False,
+        find_answers: Sequence[FindAnswer] = (),
     ) -> None:
         self._tap = tap
         self._tokens = (end_tokens, special_tokens)
+        self._find_answers = find_answers
         self._temperature = temperature
         self._every_token = every_token
         self._before: Int[Tensor, "batch sequence"] | None = None
@@ -173,7 +222,7 @@ class Recorder:
             raise SignatureError(f"{rows} prompts went in, and activations of {len(prompt)} rows came out")
         self._maps = RunningMaps(prompt.squeeze(1), self._temperature, every_token=self._every_token)
         self._statistics = RunningStatistics(rows)
-        self._answer = AnswerTokens(*self._tokens, rows)
+        self._answer = AnswerTokens(*self._tokens, rows, self._find_answers)
         self._chunk = chunk_length(prompt.numel() + scores.numel())
         self._tap.make_room(self._chunk)
         self._next = NextTokens(scores, self._chunk)
@@ -205,6 +254,9 @@ class Recorder:
     def _draw(self, tokens: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "tokens batch"]:
         """Add drawn tokens to the statistics; return which of them count."""
         counted = self._answer.add(tokens.T)
+        if self._answer.restarted.any():
+            self._maps.restart(self._answer.restarted)
+            self._statistics.restart(self._answer.restarted)
         self._statistics.add(self._next.numbers_of(tokens.T), counted)
         return counted
 
@@ -219,6 +271,7 @@ def replay(
     temperature: float,
     cut: bool = False,
     every_token: bool = False,
+    find_answer: FindAnswer | None = None,
 ) -> Recording:
     """Record an existing answer, as if it had been generated greedily. Each token passes through the model once.
 
@@ -231,6 +284,7 @@ def replay(
         temperature: of the maps' softmax.
         cut: the answer was cut off at its length limit, so that its last token has no map.
         every_token: keep the map of each token.
+        find_answer: as a `Recorder`'s, of this answer.
 
     Raises:
         SignatureError: an activation is missing or not finite, there is no prompt or no answer, or the answer is long
@@ -241,7 +295,8 @@ def replay(
             f"replay needs tokens of a prompt and of an answer, got {len(prompt)} and {len(answer)} tokens"
         )
     fed = list(answer[:-1] if cut else answer)
-    statistics, tokens = RunningStatistics(1), AnswerTokens((), special_tokens)
+    statistics = RunningStatistics(1)
+    tokens = AnswerTokens((), special_tokens, find_answers=() if find_answer is None else [find_answer])
     counted = tokens.add(torch.tensor(answer)[:, None])
     maps: RunningMaps | None = None
     cache = None

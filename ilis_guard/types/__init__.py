@@ -1,6 +1,6 @@
 """The values that travel through a decision: requests, generations, rulings, tickets and decisions. All are frozen."""
 
-from ilis_guard.types.decisions import Attempt, Decision, StreamMode
+from ilis_guard.types.decisions import Attempt, Decision, DecisionRecord, StreamMode
 from ilis_guard.types.generations import (
     POSITIONS,
     STATISTICS,
@@ -37,6 +37,7 @@ from ilis_guard.types.rulings import (
     SpentBudget,
     Stage,
 )
+from ilis_guard.types.scalars import to_float
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Action",
     "Attempt",
     "Decision",
+    "DecisionRecord",
     "Dtype",
     "ErrorInfo",
     "FactValue",
@@ -84,4 +86,5 @@ __all__ = [
     "TicketState",
     "TicketWaiter",
     "Verdict",
+    "to_float",
 ]

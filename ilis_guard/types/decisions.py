@@ -4,12 +4,24 @@ import math
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
+
+import numpy as np
 
 from ilis_guard.types.generations import FinishReason, Position, Score, Signature, Statistics
 from ilis_guard.types.requests import Labels
-from ilis_guard.types.rulings import Action, ErrorInfo, Mode, Ruling, ShadowRuling, Stage, json_values
+from ilis_guard.types.rulings import (
+    Action,
+    ErrorInfo,
+    Mode,
+    Ruling,
+    ShadowRuling,
+    Stage,
+    json_values,
+    read_rulings,
+    read_shadow_ruling,
+)
 from ilis_guard.types.tickets import Ticket
 
 StreamMode = Literal["hold", "optimistic", "early_stop"]
@@ -188,6 +200,51 @@ class Decision:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """A decision as it is kept under the id that its caller gave it."""
+
+    id: str
+    digest: str
+    """The request's: under this id nobody may ask for anything else."""
+    values: Mapping[str, Any]
+    """The decision's JSON values."""
+    ticket: Ticket | None = None
+    """The decision's ticket as it is now."""
+
+    def decision(self) -> Decision:
+        """Read the decision, with its ticket as it is now."""
+        return read_decision(self.values, ticket=self.ticket)
+
+
+def read_decision(values: Mapping[str, Any], *, ticket: Ticket | None) -> Decision:
+    """A decision from the JSON values that `Decision.to_dict` made, signatures and all.
+
+    Args:
+        values: JSON values.
+        ticket: takes the place of the one in the values.
+    """
+    shadow, error = values["shadow"], values["ticket_error"]
+    return Decision(
+        **{name: values[name] for name in _PLAIN},
+        action=Action(values["action"]),
+        rulings=read_rulings(values["rulings"]),
+        attempts=tuple(
+            replace(
+                read_attempt(attempt),
+                signatures={
+                    position: np.asarray(signature, dtype=np.float32)
+                    for position, signature in attempt["signatures"].items()
+                },
+            )
+            for attempt in values["attempts"]
+        ),
+        shadow=None if shadow is None else read_shadow_ruling(shadow),
+        ticket=ticket,
+        ticket_error=None if error is None else ErrorInfo(**error),
+    )
+
+
 def read_attempt(values: Mapping[str, Any]) -> Attempt:
     """An attempt from the JSON values that `Attempt.to_dict` made, without its signatures."""
     score, statistics, error = values["prompt_score"], values["statistics"], values["error"]
@@ -201,6 +258,18 @@ def read_attempt(values: Mapping[str, Any]) -> Attempt:
     )
 
 
+_PLAIN: Final = (
+    "id",
+    "created_at",
+    "text",
+    "uncertainty",
+    "policy",
+    "labels",
+    "prompt_length",
+    "mode",
+    "thresholds",
+    "bundles",
+)
 _NESTED: Final = frozenset({"prompt_score", "statistics", "error", "signatures"})
 
 

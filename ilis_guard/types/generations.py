@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ilis_guard.types.requests import Message
+from ilis_guard.types.thinking import Problem
 
 Position = Literal["prompt", "last", "mean", "answer"]
 """A token position: the last prompt token, the last answer token, the mean over all answer tokens, or the mean over
@@ -117,8 +118,9 @@ class Generation:
     """What a model returned, with what was seen inside it on the way."""
 
     text: str
+    """The answer, without what the model thought before it."""
     tokens: int
-    """Answer tokens: end-of-sequence and other special tokens don't count."""
+    """Generated tokens, those of thinking too; end-of-sequence and other special tokens don't count."""
     prompt_tokens: int
     finish_reason: FinishReason | None
     """None where the generation isn't at its end: while tokens come, or where it was stopped at the prompt."""
@@ -129,6 +131,9 @@ class Generation:
     """Signatures by token position; empty where the model can't be tapped. `last` and `mean` are missing where no
     generated token passed through the model."""
     statistics: Statistics | None = None
+    """As the signatures, over the answer's tokens: not over those of thinking."""
+    thinking_problem: Problem = ""
+    """Why there is no answer in what the model wrote: then the text is empty."""
     sent: tuple[Message, ...] = ()
     """The conversation that the model was really sent, where it makes its own, as a chain does: larger tiers, facts and
     tickets get this one. Empty where it is the request's."""

@@ -1,11 +1,16 @@
 """Requests: a conversation that ends with the user's turn, with the caller's labels and stop sequences."""
 
+import hashlib
+import json
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from ilis_guard.errors import RequestError
+from ilis_guard.text import has_half_characters, is_blank
+from ilis_guard.types.thinking import without_thinking
 
 Label = str | int | float | bool
 Labels = Mapping[str, Label]
@@ -20,13 +25,18 @@ MAX_LABEL_NUMBER: Final = 2**63 - 1
 """Whole numbers: conditions have 64 bits for them."""
 
 
+def nfc(text: str) -> str:
+    """A text in Unicode's composed form: what looks the same is written the same, in labels and in policies."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 class CheckedLabels(dict[str, str | int | float | bool]):
-    """Valid labels: `label_problem` doesn't check them again."""
+    """Valid labels, in NFC: `label_problem` doesn't check them again. Built by `checked_labels`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. `Request.of` takes the thinking out of the assistant's."""
 
     role: Role
     content: str
@@ -69,14 +79,17 @@ class Request:
                 f"the last message (number {len(messages)}) is by {messages[-1].role!r}; the last turn must be the "
                 "user's"
             )
-        if not messages[-1].content.strip():
+        if is_blank(messages[-1].content):
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
-        if what := label_problem(labels or {}):
-            raise RequestError(what, "labels")
+        if any(has_half_characters(turn.content) for turn in messages):
+            raise RequestError("a message has half a character (a lone surrogate) in it; send whole ones")
+        checked = checked_labels(labels or {})
         if isinstance(stop, str) or not all(isinstance(sequence, str) and sequence for sequence in stop):
             what = f"`stop` is a list of strings that aren't empty, got a {type(stop).__name__} of others"
             raise RequestError(what, "stop")
-        return cls(messages=messages, labels=CheckedLabels(labels or {}), stop=tuple(stop))
+        if any(map(has_half_characters, stop)):
+            raise RequestError("a stop sequence has half a character (a lone surrogate) in it; send whole ones", "stop")
+        return cls(messages=messages, labels=checked, stop=tuple(stop))
 
     @property
     def is_checked(self) -> bool:
@@ -87,6 +100,11 @@ class Request:
     def prompt(self) -> str:
         """The user's last turn."""
         return self.messages[-1].content
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; requests of one digest are the same."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; without `stop` where there is none."""
@@ -108,6 +126,8 @@ def _message(index: int, turn: Message | Mapping[str, str]) -> Message:
         raise RequestError(f"{where} has the role {role!r}; it must be 'system', 'user' or 'assistant'")
     if not isinstance(content, str):
         raise RequestError(f"{where} has content of type {type(content).__name__}; it must be a string")
+    if role == "assistant":
+        content = without_thinking(content)
     return Message(role=role, content=content)  # type: ignore[arg-type]  # narrowed by the check above
 
 
@@ -116,19 +136,45 @@ def _shape(turn: object) -> str:
     return f"the keys {sorted(map(str, turn))!r}" if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
 
 
+def checked_labels(labels: Labels) -> CheckedLabels:
+    """Labels that were checked, with their names and texts in NFC.
+
+    Raises:
+        RequestError: a label isn't a short string, a number or a boolean, or two have the same name.
+    """
+    if isinstance(labels, CheckedLabels):
+        return labels
+    if what := label_problem(labels):
+        raise RequestError(what, "labels")
+    return CheckedLabels((nfc(name), nfc(value) if isinstance(value, str) else value) for name, value in labels.items())
+
+
 def label_problem(labels: Mapping[str, object]) -> str:
     """What is wrong with labels; empty where nothing is."""
     if isinstance(labels, CheckedLabels):
         return ""
     if len(labels) > MAX_LABELS:
         return f"there are {len(labels)} labels; a request has at most {MAX_LABELS}"
-    return next((what for name, value in labels.items() if (what := _one_problem(name, value))), "")
+    if what := next((what for name, value in labels.items() if (what := _one_problem(name, value))), ""):
+        return what
+    return _repeated_name(labels)
+
+
+def _repeated_name(labels: Mapping[str, object]) -> str:
+    """Names may be written in two ways that look the same."""
+    seen = dict[str, str]()
+    for name in labels:
+        if (first := seen.setdefault(nfc(name), name)) != name:
+            return (
+                f"the label names {first!a} and {name!a} are the same letters (in Unicode's form NFC); send one of them"
+            )
+    return ""
 
 
 def _one_problem(name: object, value: object) -> str:
     if not isinstance(name, str) or not name.isidentifier():
         return f"the label name {_shortened(name)} isn't an identifier; policies say labels.NAME"
-    if len(name) > MAX_LABEL_NAME:
+    if len(name) > MAX_LABEL_NAME or len(nfc(name)) > MAX_LABEL_NAME:
         return f"the label name {_shortened(name)} has {len(name)} characters; it may have {MAX_LABEL_NAME}"
     if isinstance(value, str):
         return _text_problem(name, value)
@@ -140,9 +186,9 @@ def _one_problem(name: object, value: object) -> str:
 
 
 def _text_problem(name: str, value: str) -> str:
-    if len(value) > MAX_LABEL_TEXT:
+    if len(value) > MAX_LABEL_TEXT or len(nfc(value)) > MAX_LABEL_TEXT:
         return f"the label {name!r} has {len(value)} characters; it may have {MAX_LABEL_TEXT}"
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if has_half_characters(value):
         return f"the label {name!r} has half a character (a lone surrogate) in it; send whole ones"
     return ""
 

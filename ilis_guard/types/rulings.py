@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Final, Literal, Self
 
-from ilis_guard.errors import IlisGuardError, public_class
+from ilis_guard.errors import IlisGuardError, error_text, public_class
 
 Stage = Literal["prompt", "answer"]
 """When a rule may act: once the prompt was read and before a token is generated, or on the answer."""
@@ -171,17 +171,16 @@ class ErrorInfo:
     message: str
     """A sentence by kind alone: it quotes neither the exception nor the request."""
     detail: str = field(default="", repr=False)
-    """The exception's own text, which may quote a prompt, a key, a path or a host."""
+    """The exception's own text, cut; it may quote a prompt, a key, a path or a host."""
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
         """Describe an exception."""
         known = public_class(error)
         if known is None:
-            return cls(
-                kind="UnexpectedError", message=IlisGuardError.caller_message, detail=f"{type(error).__name__}: {error}"
-            )
-        return cls(kind=known.__name__, message=known.caller_message, detail=str(error))
+            detail = f"{type(error).__name__}: {error_text(error)}"
+            return cls(kind="UnexpectedError", message=IlisGuardError.caller_message, detail=detail)
+        return cls(kind=known.__name__, message=known.caller_message, detail=error_text(error))
 
     def for_callers(self) -> dict[str, str]:
         """As JSON values, without the detail."""
@@ -250,12 +249,22 @@ def read_rulings(values: Any) -> tuple[Ruling, ...]:
     Raises:
         ValueError: they aren't rulings.
     """
-    rulings: tuple[Ruling, ...] = _adapter().validate_python(values)
+    rulings: tuple[Ruling, ...] = _adapter(tuple[Ruling, ...]).validate_python(values)
     return rulings
 
 
+def read_shadow_ruling(values: Any) -> ShadowRuling:
+    """A shadow ruling from its JSON values.
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    ruling: ShadowRuling = _adapter(ShadowRuling).validate_python(values)
+    return ruling
+
+
 @cache
-def _adapter() -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # nobody who only decides needs it
 
-    return TypeAdapter(tuple[Ruling, ...])
+    return TypeAdapter(kind)

@@ -17,7 +17,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ilis_guard import ReviewQueue
 from ilis_guard.config.review import QueueSettings
@@ -37,7 +37,6 @@ def thread(name: str) -> RunnableConfig:
 
 
 ONE = thread("one")
-NUL = {"verdict": "correct", "text": "12\0"}
 
 
 @pytest.fixture
@@ -197,15 +196,6 @@ def test_a_verdict_on_another_version_of_the_ticket_is_refused(queue: ReviewQueu
     paused = agent.invoke(Command(resume=seen), ONE)
     assert "has version 2, and the verdict is on version 1" in asked(paused)["refused"]
     assert text(agent.invoke(Command(resume=seen | {"version": asked(paused)["version"]}), ONE)) == "Mild."
-
-
-@pytest.mark.parametrize("given", [{"verdict": "fine"}, {"verdict": "accept", "by": "ana"}, NUL, "accept"])
-def test_an_invalid_verdict_is_refused_before_storage(queue: ReviewQueue, given: Any) -> None:
-    agent, _ = agent_of(queue)
-    agent.invoke(ASKED, ONE)
-    with pytest.raises(ValidationError):
-        agent.invoke(Command(resume=given), ONE)
-    assert text(agent.invoke(Command(resume={"verdict": "accept"}), ONE)) == "Mild."
 
 
 def test_there_is_nothing_to_accept_where_no_model_answered(queue: ReviewQueue) -> None:

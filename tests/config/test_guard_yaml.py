@@ -299,7 +299,8 @@ HASH = "sha256:" + 64 * "0"
     [
         (PAGE.replace("https", "http"), "9:10", "the page needs https, or http on this machine alone"),
         (PAGE.replace("org/", "org/sub"), "9:10", "an address is a scheme, a host and perhaps a port"),
-        (PAGE.replace("https://", "https://me:it@"), "9:10", "an address is a scheme, a host and perhaps a port"),
+        (PAGE.replace("https://", "https://me:it@"), "9:10", "this looks like a password in a URL"),
+        (PAGE.replace("https://", "https://me@"), "9:10", "an address is a scheme, a host and perhaps a port"),
         (PAGE + "    reviewers: [{name: ana}]\n", "10:17", "reviewers[0]: without a `token`, and with no `proxy`"),
         (PAGE + "    reviewers: [{name: ana, token: hunter2}]\n", "10:36", "reviewers[0].token: not a token's hash"),
         (

@@ -113,3 +113,62 @@ def test_a_storage_with_a_password_stands_in_the_environment_or_a_file(
     monkeypatch.delenv("TICKETS")
     with pytest.raises(ConfigError, match=r"the secret '\$\{TICKETS\}' is empty or isn't there"):
         open_queue(review_in(write(HEAD.replace("sqlite:///t.db", "${TICKETS}"))))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:s3cret@db.example/tickets",
+        "postgresql+psycopg://ada:s3cret@db.example:5432/tickets?sslmode=require",
+        "postgresql://ada@db.example/tickets?password=s3cret",
+        "postgresql:///tickets?host=db.example&user=ada&password=s3cret",
+        "postgresql://ada@db.example/tickets?sslpassword=s3cret",
+        "postgresql://ada:${PASSWORD}@db.example/tickets",
+        "postgresql://ada:@db.example/tickets",
+        "sqlite://ada:s3cret@host/tickets.db",
+        "mysql://:s3cret@host/tickets",
+    ],
+)
+def test_a_storage_url_with_a_password_in_it_is_refused_and_not_shown(write: Callable[[str], Path], url: str) -> None:
+    path = write(HEAD.replace("sqlite:///t.db", f"'{url}'"))
+    with pytest.raises(
+        ConfigError, match=r"a password.*give a reference to .*`\$\{NAME\}` in the environment"
+    ) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}:5:1")
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model: m", "remote: {chat_model: 'x.y:Z', arguments: {api_key: SECRET}}"),
+        ("model: m", "remote: {chat_model: 'x.y:Z', arguments: {default_headers: {Authorization: 'Bearer SECRET'}}}"),
+        ("model: m", "remote: {chat_model: 'x.y:Z', arguments: {base_url: 'https://ada:SECRET@models.example/v1'}}"),
+        ("model: m", "model: m, SECRET: 1"),
+        ("policy: default", "policy: default  # SECRET"),
+        ("sqlite:///t.db", "{url: 'postgresql://ada:SECRET@db/tickets'}"),
+        ("sqlite:///t.db", 'sqlite:///t.db\n  page: {url: "https://ada:SECRET@review.example"}'),
+        (
+            "sqlite:///t.db",
+            "sqlite:///t.db\n  endpoints: [{name: a, url: 'https://ada:SECRET@hooks.example', secret: '${KEY}'}]",
+        ),
+        ("sqlite:///t.db", "sqlite:///t.db\n  endpoints: [{name: a, url: 'https://hooks.example', secret: [SECRET]}]"),
+    ],
+)
+def test_a_secret_anywhere_in_guard_yaml_is_refused_and_not_shown(
+    write: Callable[[str], Path], old: str, new: str
+) -> None:
+    secret = "sk-" + "proj-" + "abc123" * 8
+    assert old in HEAD
+    path = write(HEAD.replace(old, new.replace("SECRET", secret)))
+    with pytest.raises(
+        ConfigError, match=r"this looks like .*: give a reference to the secret, .*then revoke"
+    ) as caught:
+        read_config(path)
+    assert secret not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+
+
+def test_a_storage_url_without_a_password_is_taken(write: Callable[[str], Path]) -> None:
+    url = "postgresql://ada@db.example/tickets?sslmode=require&passfile=/run/secrets/pgpass"
+    assert review_in(write(HEAD.replace("sqlite:///t.db", url))).storage_url == url

@@ -226,18 +226,6 @@ def test_permanent_error_after_a_transient_one_ends_the_calls(build: Callable[..
     assert len(model.calls) == 2
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("where", ["model", "scorer"])
-def test_interrupts_pass_through_the_guard(
-    build: Callable[..., Guard], interrupt: type[BaseException], where: str
-) -> None:
-    model = FakeModel(interrupt() if where == "model" else "yes")
-    scorer = FixedScorer(interrupt() if where == "scorer" else 0.1)
-    with pytest.raises(interrupt):
-        build(EAGER_ON_ERROR, {"small": (model, scorer)}).decide(QUESTION)
-    assert len(model.calls) == 1
-
-
 class BrokenQueue(InMemoryQueue):
     """A queue whose disk is full."""
 

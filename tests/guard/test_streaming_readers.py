@@ -319,18 +319,6 @@ async def test_asynchronous_events_are_the_same(guarded: Callable[..., Guard]) -
     assert found[-1].text == WORDS
 
 
-def test_interrupts_reach_the_reader(guarded: Callable[..., Guard]) -> None:
-    class Stops(FakeModel):
-        def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
-            yield from list(super().stream(messages, stop=stop))[:3]
-            raise SystemExit(3)
-
-    stream = guarded(Stops(WORDS)).stream(QUESTION, mode="optimistic")
-    with pytest.raises(SystemExit, match="3"):
-        list(stream)
-    gone()
-
-
 def test_a_call_that_was_given_up_shows_nothing_any_more(guarded: Callable[..., Guard]) -> None:
     model = Stepping(free=2)
     watched = guarded(model, head="budget: {max_seconds: 0.5}")

@@ -20,7 +20,9 @@ def graded(case: dict[str, str]) -> bool:
     return is_correct(question, case["answer"])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['language']}-{case['gold']}-{case['answer'][:30]}"[:60])
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case['language']}-{case['gold']}-{case['answer'][:30]}"[:60]
+)
 def test_the_grade_is_a_careful_readers(case: dict[str, str]) -> None:
     is_missed = (case["language"], case["gold"], case["answer"]) in MISSED
     assert (graded(case) == (case["right"] == "yes")) is not is_missed, case["why"]

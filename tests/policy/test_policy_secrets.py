@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, strategies as st
 
+from ilis_guard.config.secrets import find_secrets
 from ilis_guard.config.strict_yaml import MAX_BYTES
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Policy
-from ilis_guard.policy.loader import find_secrets
 
 LETTERS = string.ascii_letters + string.digits
 

@@ -1,7 +1,8 @@
 """SQLite alone: durability, locks, and errors."""
 
+import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Timer
@@ -190,10 +191,42 @@ def _with_pragma(review: ReviewQueue, pragma: str) -> None:
     event.listen(review.store.database.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
 
 
-def test_nobody_else_may_read_the_tickets(tmp_path: Path) -> None:
-    with ReviewQueue(f"sqlite:///{tmp_path}/tickets.db") as queue:
-        queue.list()
-    assert (tmp_path / "tickets.db").stat().st_mode & 0o077 == 0
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Files are everybody's unless whoever makes them says otherwise."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_nobody_else_may_read_the_tickets(database: Path, url: str) -> None:
+    with ReviewQueue(url) as queue, queue.store.database.reading():
+        modes = {file.name: file.stat().st_mode & 0o777 for file in database.parent.iterdir()}
+    assert modes == {"tickets.db": 0o600, "tickets.db-wal": 0o600, "tickets.db-shm": 0o600}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_file_that_is_deleted_meanwhile_is_nobody_elses_when_it_is_made_anew(
+    review: ReviewQueue, escalate: Callable[..., Ticket], database: Path, url: str
+) -> None:
+    escalate("d1")
+    for file in database.parent.iterdir():
+        file.unlink()
+    for use in (review.list, lambda: escalate("d2")):
+        with pytest.raises(ReviewError, match=r"no such table.*deleted or replaced while it was in use; restore it"):
+            use()
+    assert {file.stat().st_mode & 0o777 for file in database.parent.iterdir()} == {0o600}
+    with ReviewQueue(url) as restarted, restarted.store.database.writing():
+        assert {file.stat().st_mode & 0o777 for file in database.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["100% déjà?#&=x.db", "a b;c.db"])
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    quoted = name.replace("%", "%25").replace("?", "%3F")
+    with ReviewQueue(f"sqlite:///{tmp_path}/{quoted}") as queue:
+        assert queue.list() == []
+    assert [file.name for file in tmp_path.iterdir() if not file.name.endswith(("-wal", "-shm"))] == [name]
 
 
 def test_tickets_are_counted_without_reading_their_signatures(

@@ -74,13 +74,13 @@ def in_process(app: FastAPI) -> Iterator[Connect]:
 
 
 @contextmanager
-def on_socket(app: FastAPI) -> Iterator[tuple[str, Connect]]:
+def on_socket(app: FastAPI, *, max_connections: int = 1000) -> Iterator[tuple[str, Connect]]:
     """Serve an application on a free port; its address and clients of it."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # clients that come before the server accepts requests wait
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0))
+        server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0, max_connections=max_connections))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -152,8 +152,9 @@ def serve(guard: Guard, *, review: ReviewQueue | None = None, **settings: Any) -
 @contextmanager
 def serve_on_socket(guard: Guard, *, review: ReviewQueue | None = None, **settings: Any) -> Iterator[ServedGuard]:
     """Serve a guard on a real socket, for tests of connections and of clients that need one."""
-    app = create_app(policy=guard.policy, guard=guard, review=review, server=settings_with(**settings))
-    with on_socket(app) as (url, connect):
+    server = settings_with(**settings)
+    app = create_app(policy=guard.policy, guard=guard, review=review, server=server)
+    with on_socket(app, max_connections=server.max_connections) as (url, connect):
         yield ServedGuard(url=url, app=app, connect=connect)
 
 

@@ -19,7 +19,7 @@ def page(
     request: Request, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
 ) -> Response:
     """Render a template into a response."""
-    html = _ENVIRONMENT.get_template(template).render(path=request.url.path, version=__version__, **values)
+    html = _ENVIRONMENT.get_template(template).render(path=request.scope["path"], version=__version__, **values)
     # Lone surrogates have no UTF-8: one prompt with one would end the page for everybody.
     return HTMLResponse(html.encode(errors="backslashreplace"), status_code=status, headers=headers)
 

@@ -5,6 +5,7 @@ import math
 import re
 import secrets
 from typing import Annotated, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
@@ -22,7 +23,7 @@ _FORM_SECONDS: Final = 3600.0
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/sign-in", name="sign_in")
+@router.get("/sign-in")
 def show_sign_in(request: Request, state: PageDep, next: str = _HOME) -> Response:  # noqa: A002 - usual in URLs
     """Show the form, unless somebody is signed in or the proxy names them."""
     if find_user(request, state) is not None:
@@ -100,7 +101,9 @@ def _own_page(next_page: str) -> str:
 async def handle_sign_in_required(request: Request, error: Exception) -> Response:
     """Send the browser to the sign-in page, and back afterwards."""
     del error
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    # Not from `request.url`, nor by `request.url_for`: both begin with the host that the request names.
+    query = request.scope["query_string"].decode("latin-1")
+    here = request.scope["path"] + (f"?{query}" if query else "")
     if "hx-request" in request.headers:
         # A part of a page was requested: the whole page must go.
         return Response(status_code=401, headers={"hx-redirect": _SIGN_IN})
@@ -110,5 +113,4 @@ async def handle_sign_in_required(request: Request, error: Exception) -> Respons
         # A link on another site, a chat's for instance, comes without our strict cookie: from a page of our own
         # the same request comes with it.
         return page(request, "redirect.html", here=here)
-    url = request.url_for("sign_in").include_query_params(next=here)
-    return RedirectResponse(f"{url.path}?{url.query}", status_code=303)
+    return RedirectResponse(f"{_SIGN_IN}?{urlencode({'next': here})}", status_code=303)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ilis_guard.lab.evaluation.trials import ProtocolName, Scores, Trial
-from ilis_guard.lab.metrics import EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
+from ilis_guard.lab.metrics import CELLS, EXACT, INTERVAL, METRICS, RESAMPLES, Metric, ScoreCounts, Values
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)
@@ -18,8 +18,6 @@ MEAN: Final = "mean over sets"
 POOLED: Final = "all rows together"
 PER_ROWS: Final = tuple(metric for metric in METRICS if not metric.is_pooled)
 OF_ALL_SEEDS: Final = tuple(metric for metric in METRICS if metric.is_pooled)
-CELLS: Final = 2_000_000
-"""Cells of an array of draws, at most: more take memory and are no faster."""
 EXACT_OUTCOMES: Final = 200
 """Draws of outcomes from the probabilities themselves."""
 
@@ -167,22 +165,22 @@ class MetricDraws:
 
 
 class Draws:
-    """Bootstrap draws of a set's questions, with replacement, which all methods share.
+    """Bootstrap draws of a set's groups of questions, with replacement, which all methods share.
 
     So differences between methods are paired, and a question that several seeds test is drawn for all of them.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], Int64[np.ndarray, "draws rows"]] = {}
+        self._known: dict[tuple[str, int], Int64[np.ndarray, "draws groups"]] = {}
 
     def of(self, trial: Trial) -> Int64[np.ndarray, "draws rows"]:
         """Return how often each row of a trial is drawn."""
-        name, rows = trial.tested_on, trial.of
-        if (name, rows) not in self._known:
+        name, groups = trial.tested_on, trial.of
+        if (name, groups) not in self._known:
             # Seeded by the name: a set's draws don't depend on which other sets there are.
-            random = np.random.default_rng([rows, *name.encode()])
-            self._known[name, rows] = random.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
-        return self._known[name, rows][:, trial.places]
+            random = np.random.default_rng([groups, *name.encode()])
+            self._known[name, groups] = random.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+        return self._known[name, groups][:, trial.groups]
 
 
 def measure(sample: Sample, metrics: Sequence[Metric]) -> Mapping[str, MetricDraws]:

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.fit import FEATURES, split
+from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.tuning import tune
 from ilis_guard.types import Position, Statistics
 
@@ -59,7 +60,7 @@ def typical_answers(rows: Answers) -> TypicalAnswers:
 
 def importance(rows: Answers) -> Importance:
     """Compute the importance of whole maps and output statistics for trees fitted to all sets together."""
-    splits = split(rows.datasets, SEED)
+    splits = split(rows.datasets, SEED, answer_groups(rows))
     seen = splits["train"] | splits["validation"]
     rows, train = rows.take(seen), splits["train"][seen]
     groups = FEATURES["answer"][0]

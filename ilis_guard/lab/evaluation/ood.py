@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.evaluation.trials import OTHERS
 from ilis_guard.lab.fit import split, typicality_reference
+from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import ScoreCounts
 from ilis_guard.scoring.typicality import TypicalityEstimator, profile
 
@@ -50,7 +51,7 @@ def detections(rows: Answers, *, seeds: int) -> list[Detection]:
 
 
 def _detections(rows: Answers, names: Sequence[str], seed: int) -> Iterator[Detection]:
-    splits = split(rows.datasets, seed)
+    splits = split(rows.datasets, seed, answer_groups(rows))
     test = {name: splits["test"] & (rows.datasets == name) for name in names}
     for name in names:
         own = rows.datasets == name

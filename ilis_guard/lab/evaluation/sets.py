@@ -10,9 +10,11 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ilis_guard.errors import FitError
-from ilis_guard.lab.attempts import Answers
+from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.fit import ACCURACY_RANGE, MIN_PER_CLASS
+from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.questions import Question, numbers_in
+from ilis_guard.scoring.risk_control import one_of_each
 
 CONFIDENCE: Final = 0.95
 """Of the Clopper-Pearson interval of the model's accuracy."""
@@ -24,6 +26,7 @@ class QuestionSet:
 
     name: str
     rows: int
+    """Of rows that depend on one another, one a group."""
     right: int
     low: float
     """Lower end of the interval of the accuracy."""
@@ -58,7 +61,8 @@ def question_sets(rows: Answers, questions: Sequence[Question] | None) -> tuple[
         FitError: a row's question isn't among them.
     """
     by_id = None if questions is None else {question.id: question for question in questions}
-    return tuple(_question_set(str(name), rows, by_id) for name in np.unique(rows.datasets))
+    independent = one_of_each(answer_groups(rows))
+    return tuple(_question_set(str(name), rows, independent, by_id) for name in np.unique(rows.datasets))
 
 
 def counted_sets(sets: Sequence[QuestionSet]) -> list[str]:
@@ -80,8 +84,8 @@ def best_constant(questions: Sequence[Question]) -> float:
     return max(rights.values()) / len(questions)
 
 
-def _question_set(name: str, rows: Answers, by_id: Mapping[str, Question] | None) -> QuestionSet:
-    of_set = rows.datasets == name
+def _question_set(name: str, rows: Answers, independent: Mask, by_id: Mapping[str, Question] | None) -> QuestionSet:
+    of_set = independent & (rows.datasets == name)
     count, right = int(of_set.sum()), int((~rows.wrong[of_set]).sum())
     interval = binomtest(right, count).proportion_ci(CONFIDENCE)
     constant = None if by_id is None else best_constant(list(_questions_of(rows.ids[of_set].tolist(), by_id)))

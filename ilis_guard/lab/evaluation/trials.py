@@ -12,6 +12,7 @@ from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines.estimator import Estimator, Method, Ranker
 from ilis_guard.lab.fit import calibrate, split
+from ilis_guard.lab.grouping import Groups, answer_groups
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.types import Fingerprint
 
@@ -38,9 +39,11 @@ class Trial:
     tested_on: str
     seed: int
     of: int
-    """Answers of the tested set, with those that aren't tested."""
+    """Groups of dependent answers of the tested set, with those that aren't tested."""
     places: Int64[np.ndarray, " rows"]
     """The test rows' places among the rows of their set: a question has the same place for all methods."""
+    groups: Int64[np.ndarray, " rows"]
+    """The places of the test rows' groups among the groups of their set."""
     wrong: Bool[np.ndarray, " rows"]
     raw: Scores
     probability: Scores
@@ -52,6 +55,7 @@ class _SplitRows:
     """Answers with their sets and splits."""
 
     rows: Answers
+    groups: Groups
     names: Sequence[str]
     splits: Mapping[Split, Mask]
     seed: int
@@ -79,8 +83,10 @@ def trials(
         FitError: a method can't be fitted, or a score isn't finite.
     """
     names = sorted(set(rows.datasets.tolist()))
+    groups = answer_groups(rows)
     for seed in range(seeds):
-        split_rows = _SplitRows(rows=rows, names=names, splits=split(rows.datasets, seed), seed=seed)
+        splits = split(rows.datasets, seed, groups)
+        split_rows = _SplitRows(rows=rows, groups=groups, names=names, splits=splits, seed=seed)
         _check_classes(split_rows)
         other = None if applied is None else _same_questions(split_rows, applied)
         for name in names:
@@ -172,11 +178,14 @@ def _left_out(split_rows: _SplitRows, name: str, methods: Sequence[Method], prog
     """Trained on all other sets, and tested on every row of this one."""
     others = [one for one in split_rows.names if one != name]
     of_set = split_rows.rows.datasets == name
-    held = np.flatnonzero(split_rows.of("calibration", others) | of_set)
-    rows = split_rows.rows.take(held)
+    # A question of the set that another set repeats was never left out.
+    unrelated = ~np.isin(split_rows.groups, split_rows.groups[of_set])
+    known = replace(split_rows, splits={part: mask & unrelated for part, mask in split_rows.splits.items()})
+    held = np.flatnonzero(known.of("calibration", others) | of_set)
+    rows = known.rows.take(held)
     for method in methods:
-        calibrated = _CalibratedMethod.of(method, _fit(method, split_rows, others), split_rows, others, held, rows)
-        yield calibrated.trial("leave-one-set-out", OTHERS, split_rows, name, np.flatnonzero(of_set))
+        calibrated = _CalibratedMethod.of(method, _fit(method, known, others), known, others, held, rows)
+        yield calibrated.trial("leave-one-set-out", OTHERS, known, name, np.flatnonzero(of_set))
         progress()
 
 
@@ -211,14 +220,16 @@ class _CalibratedMethod:
     def trial(self, protocol: ProtocolName, trained: str, where: _SplitRows, tested: str, test: Numbers) -> Trial:
         """The trial on a set's test rows."""
         of_set = np.flatnonzero(where.rows.datasets == tested)
+        groups = np.unique(where.groups[of_set])
         return Trial(
             protocol=protocol,
             method=self.method,
             trained_on=trained,
             tested_on=tested,
             seed=self.seed,
-            of=len(of_set),
+            of=len(groups),
             places=np.searchsorted(of_set, test),
+            groups=np.searchsorted(groups, where.groups[test]),
             wrong=where.rows.wrong[test],
             raw=self.raw[test],
             probability=self.calibrated(self.raw[test]),
@@ -284,6 +295,6 @@ def _same_questions(split_rows: _SplitRows, applied: Answers) -> _SplitRows:
     known = np.array([place.get(id_, -1) for id_ in applied.ids.tolist()])
     splits = {part: (known >= 0) & mask[known] for part, mask in split_rows.splits.items()}
     names = sorted(set(applied.datasets.tolist()))
-    other = _SplitRows(rows=applied, names=names, splits=splits, seed=split_rows.seed)
+    other = _SplitRows(rows=applied, groups=answer_groups(applied), names=names, splits=splits, seed=split_rows.seed)
     _check_classes(other)
     return other

@@ -10,6 +10,7 @@ down_revision = None
 def upgrade() -> None:
     """Create all tables."""
     _create_tickets()
+    _create_decisions()
     _create_history()
     _create_deliveries()
     op.create_table(
@@ -18,6 +19,11 @@ def upgrade() -> None:
         sa.Column("disabled_at", sa.Float),
         sa.Column("next_send_at", sa.Float, nullable=False),
         sa.Column("held_until", sa.Float),
+    )
+    op.create_table(
+        "probes",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
     )
 
 
@@ -64,6 +70,17 @@ def _create_tickets() -> None:
     op.create_index(
         "ix_tickets_queue_state_claimed_until_due_at", "tickets", ["queue", "state", "claimed_until", "due_at"]
     )
+
+
+def _create_decisions() -> None:
+    op.create_table(
+        "decisions",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("digest", sa.String, nullable=False),
+        sa.Column("decision", sa.JSON, nullable=False),
+    )
+    op.create_index("ix_decisions_created_at", "decisions", ["created_at"])
 
 
 def _create_history() -> None:
