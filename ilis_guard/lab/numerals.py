@@ -22,7 +22,12 @@ _SCALES: Final = {
     "trillions?|billionen|조|兆": 10**12,
 }
 _SCALE: Final = "|".join(f"(?P<scale{index}>{words})" for index, words in enumerate(_SCALES))
-_PERCENT: Final = r"%|percent|per\ cent|prozent|pour\ cent|por\ ciento|por\ cento|per\ cento|procent|процент(?:а|ов)?|パーセント|퍼센트"
+_PERCENT: Final = "|".join(
+    (
+        r"%|percent|per\ cent|prozent|pour\ cent|por\ ciento|por\ cento",
+        r"per\ cento|procent|процент(?:а|ов)?|パーセント|퍼센트",
+    )
+)
 _SPACES: Final = "\\ \u00a0\u2009\u202f"
 _NUMBER: Final = re.compile(
     rf"""
@@ -183,7 +188,7 @@ def _myriads(match: re.Match[str]) -> str:
     number: Fraction | None = None
     digits = ""
     for character in [*text, ""]:
-        if character and (character.isdigit() and character.isascii() or character == "."):
+        if character and character in "0123456789.":
             digits += character
             continue
         if digits:
