@@ -277,11 +277,11 @@ class OpaqueChainModel:
         # Of several models' replies, none is the chain's answer.
         only = replies[0] if len(replies) == 1 else None
         output = _output_message(call.reply)
-        if output is None:
-            text, problem = (None, "") if only is None else (only.text, only.thinking_problem)
-        else:
+        if output is not None:
             text, problem = answer_of(output)
-        if text is None:
+        elif only is not None:
+            text, problem = only.text, only.thinking_problem
+        else:
             raise ModelError(
                 f"what comes out of the chain, a {type(call.reply).__name__}, has no text to judge: let the chain put "
                 "out text or a message"

@@ -358,7 +358,9 @@ def _without_thinking(generation: Generation) -> Generation:
     part = find_answer(text, is_partial=generation.finish_reason is None)
     if not part.has_thinking:
         return generation
-    signatures = {position: each for position, each in generation.signatures.items() if position == "prompt"}
+    signatures = dict(generation.signatures)
+    for position in generation.signatures.keys() - {"prompt"}:
+        del signatures[position]
     return replace(
         generation, text=part.of(text), thinking_problem=part.problem, signatures=signatures, statistics=None
     )

@@ -10,7 +10,7 @@ import torch
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.models.tapped import TappedModel
-from ilis_guard.types import Generation, Message, Statistics
+from ilis_guard.types import Generation, Message
 from tests.models.conftest import Reference
 from tests.models.thinkers import ASK, FAMILIES, SCRIPTS, THOUGHT, load, write_folder
 
@@ -51,11 +51,14 @@ def assert_measured_over(found: Generation, model: LocalModel, places: list[int]
     np.testing.assert_allclose(found.signatures["mean"], np.mean(maps, axis=0), rtol=1e-4, atol=1e-6)
     assert found.statistics is not None
     logprobs = [expected.logprobs[place] for place in places]
-    assert found.statistics == Statistics(
-        logprob_sum=pytest.approx(sum(logprobs), rel=1e-4),
-        logprob_mean=pytest.approx(sum(logprobs) / len(places), rel=1e-4),
-        entropy_mean=pytest.approx(np.mean([expected.entropies[place] for place in places]), rel=1e-4),
-        margin_min=pytest.approx(min(expected.margins[place] for place in places), rel=1e-4),
+    assert found.statistics.to_dict() == pytest.approx(
+        {
+            "logprob_sum": sum(logprobs),
+            "logprob_mean": sum(logprobs) / len(places),
+            "entropy_mean": float(np.mean([expected.entropies[place] for place in places])),
+            "margin_min": min(expected.margins[place] for place in places),
+        },
+        rel=1e-4,
     )
 
 
