@@ -18,7 +18,7 @@ from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.config.addresses import is_loopback
 from ilis_guard.config.review import PageSettings
 from ilis_guard.config.server import ServerSettings
-from ilis_guard.errors import QueueStorageError
+from ilis_guard.errors import QueueStorageError, error_text
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
@@ -66,7 +66,7 @@ def _writes(review: ReviewQueue) -> bool:
     try:
         review.probe()
     except QueueStorageError as error:
-        events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error}")
+        events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error_text(error)}")
         return False
     return True
 

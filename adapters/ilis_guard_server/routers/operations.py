@@ -6,8 +6,6 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from ilis_guard import events
-from ilis_guard.errors import QueueStorageError, error_text
 from ilis_guard_server.dependencies import Client, GuardDep
 from ilis_guard_server.openapi import problem_responses
 
