@@ -21,6 +21,12 @@ PROOF_NOT_STORED: Final = "ilis_guard.proof.not_stored"
 """A warning: the proof can't be cached, so the next start repeats it. Fields: error."""
 TIER_UNSCORED: Final = "ilis_guard.tier.unscored"
 """A warning: the tier has no bundle, so no policy can answer with its answers. Fields: tier."""
+BUNDLE_DOUBTED: Final = "ilis_guard.bundle.doubted"
+"""A warning: what a fit's or a recalibration's own figures say against a tier's score, at the guard's start. `kind` is
+a finding's. Fields: tier, stage, bundle, kind, severity, value, bound."""
+THRESHOLD_IDLE: Final = "ilis_guard.threshold.idle"
+"""A warning: a rule compares the typicality with a threshold below the least one that the tier's bundle can give, so
+that the comparison always or never holds. Fields: policy, rule, tier, threshold, least, calibration_rows."""
 BUNDLE_MISMATCHED: Final = "ilis_guard.bundle.mismatched"
 """A warning: the chat model that replaces a remote tier's isn't the one that its bundle was fitted to, so its answers
 have no score. Fields: tier, differing."""

@@ -77,6 +77,7 @@ from ilis_guard.types import (
     Statistics,
     Step,
 )
+from ilis_guard.types.thinking import find_answer
 
 __all__ = ["FakeModel", "FixedScorer", "InMemoryQueue", "fake_guard"]
 
@@ -150,11 +151,15 @@ class FakeModel:
 
     def _reply(self, messages: Sequence[Message], stop: Sequence[str]) -> Generation:
         reply = self._script(messages[-1].content)
-        if isinstance(reply, Generation):
-            cut = before_stop(reply.text, stop)
-            return reply if cut is None else replace(reply, text=cut.strip(), finish_reason="stop")
-        cut = before_stop(reply, stop)
-        return self._generation(reply if cut is None else cut.strip(), messages)
+        text = reply.text if isinstance(reply, Generation) else reply
+        # What a model thinks ends no answer.
+        answer = find_answer(text).start
+        cut = before_stop(text[answer:], stop)
+        if cut is not None:
+            text = (text[:answer] + cut).strip()
+        if not isinstance(reply, Generation):
+            return self._generation(text, messages)
+        return reply if cut is None else replace(reply, text=text, finish_reason="stop")
 
     def _generation(self, text: str, messages: Sequence[Message]) -> Generation:
         tokens = len(text.split())

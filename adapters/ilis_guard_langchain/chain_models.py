@@ -17,11 +17,14 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 
 from ilis_guard import Generation, Message, Tier
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import answer_of, without_thinking
 from ilis_guard.models.remote import check_not_refused, fingerprint_of, generation_of
 from ilis_guard.types import Fingerprint, RemoteFingerprint
+from ilis_guard.types.thinking import without_thinking as text_without_thinking
 from ilis_guard_langchain.callbacks import CaptureCallback
 from ilis_guard_langchain.chain import ChainParts, bound_options
 from ilis_guard_langchain.messages import to_messages
@@ -39,6 +42,8 @@ class ModelCall:
 
     portal: LoopPortal | None
     """Runs coroutines on the caller's event loop; None where the caller waits in its own thread."""
+    settlement: Settlement | None = None
+    """Given up when the caller is cancelled; None where it waits in its own thread."""
     error: Exception | None = None
     """The last error of what is called."""
 
@@ -132,15 +137,21 @@ class ChainModel:
             call.reply = call.run(self._parts.model, call.given, **call.kwargs)
         message = as_message(call.reply)
         check_not_refused(message)
-        return generation_of(message, seconds=time.perf_counter() - started)
+        generation = generation_of(message, seconds=time.perf_counter() - started)
+        if not generation.thinking_problem:
+            call.reply = _without_thinking(call.reply)
+        return generation
 
 
 class TappedChainModel:
     """As `ChainModel`, of a local transformers pipeline: its activations are recorded in the pass that answers."""
 
-    def __init__(self, parts: ChainParts, model: "TappedModel", *, bound: Mapping[str, Any], is_chat: bool) -> None:
+    def __init__(
+        self, parts: ChainParts, model: "TappedModel", llm: Any, *, bound: Mapping[str, Any], is_chat: bool
+    ) -> None:
         self._parts = parts
         self._model = model
+        self._llm = llm
         self._bound = bound
         self._is_chat = is_chat
 
@@ -175,7 +186,7 @@ class TappedChainModel:
             prompt=metadata.prompt,
             max_new_tokens=metadata.max_new_tokens,
         )
-        return cls(parts, model, bound=bound, is_chat=is_chat)
+        return cls(parts, model, llm, bound=bound, is_chat=is_chat)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -205,10 +216,12 @@ class TappedChainModel:
         """Call the model once and record the pass.
 
         Raises:
-            ModelError, GraphBubbleUp: as `ChainModel.generate`.
+            ModelError, GraphBubbleUp: as `ChainModel.generate`; the pipeline was changed since it was wrapped.
             SignatureError: an activation is missing or not finite.
         """
-        call = CURRENT_CALL.get()
+        call, pipeline = CURRENT_CALL.get(), self._llm.pipeline
+        options = _generate_options(pipeline, self._bound.get(PIPELINE_KWARGS, {}))
+        self._model.check_call(pipeline.model, pipeline.tokenizer, options)
         given = call.kwargs.get(PIPELINE_KWARGS, {})
         with self._model.record() as recorder:
             options = {
@@ -220,7 +233,11 @@ class TappedChainModel:
             with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
                 # In this thread, also where the caller awaits: the recorder follows its own thread only.
                 call.reply = self._parts.model.invoke(call.given, call.config, **options)
-            generation = recorder.generation(as_message(call.reply).text.strip())
+            text = as_message(call.reply).text.strip()
+            generation = recorder.generation(text)
+        if generation.text != text and not generation.thinking_problem:
+            # The pipeline has decoded it without the markers of its thinking.
+            call.reply = generation.text if isinstance(call.reply, str) else AIMessage(generation.text)
         if given and not call.unscorable:
             call.unscorable = (
                 f"the call passes {sorted(given)!r} on to the chain's pipeline, which was compared with the tier's "
@@ -229,8 +246,9 @@ class TappedChainModel:
         if not call.unscorable and recorder.prompt != self._model.prompt_tokens(messages):
             call.unscorable = (
                 "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
-                "model's chat template makes of this conversation (is a beginning-of-text token there twice, or does "
-                "the chain write the prompt's marks itself?)"
+                "model's chat template makes of this conversation (is a beginning-of-text token there twice, does the "
+                "chain write the prompt's marks itself, or do the messages hold the text of control tokens, such as "
+                "<|im_end|>?)"
             )
         return generation
 
@@ -258,21 +276,27 @@ class OpaqueChainModel:
         replies = [generation_of(reply, seconds=0.0) for reply in capture.replies]
         # Of several models' replies, none is the chain's answer.
         only = replies[0] if len(replies) == 1 else None
-        text = _output_text(call.reply)
-        if text is None and only is not None:
-            text = only.text
+        output = _output_message(call.reply)
+        if output is None:
+            text, problem = (None, "") if only is None else (only.text, only.thinking_problem)
+        else:
+            text, problem = answer_of(output)
         if text is None:
             raise ModelError(
                 f"what comes out of the chain, a {type(call.reply).__name__}, has no text to judge: let the chain put "
                 "out text or a message"
             )
+        if not problem:
+            call.reply = _without_thinking(call.reply)
         return Generation(
             text=text,
             tokens=sum(each.tokens for each in replies),
             prompt_tokens=sum(each.prompt_tokens for each in replies),
             finish_reason="stop" if only is None else only.finish_reason,
             seconds=time.perf_counter() - started,
-            statistics=None if only is None else only.statistics,
+            # Of the model's text, which the chain may have made another of.
+            statistics=None if only is None or only.text != text else only.statistics,
+            thinking_problem=problem,
             sent=capture.sent,
         )
 
@@ -309,8 +333,8 @@ def _generate_options(pipeline: Any, bound: Mapping[str, Any]) -> dict[str, Any]
     return options
 
 
-def _output_text(output: Any) -> str | None:
-    """The text in a chain's output: text itself, a message, or the last message of an agent's state.
+def _output_message(output: Any) -> AIMessage | None:
+    """The answer in a chain's output: text itself, a message, or the last message of an agent's state.
 
     Raises:
         ModelError: that message is no answer, or a graph waits at an interrupt.
@@ -322,5 +346,16 @@ def _output_text(output: Any) -> str | None:
     if isinstance(output, BaseMessage):
         message = as_message(output)
         check_not_refused(message)
-        return str(message.text).strip()
-    return output.strip() if isinstance(output, str) else None
+        return message
+    return AIMessage(output) if isinstance(output, str) else None
+
+
+def _without_thinking(output: Any) -> Any:
+    """An output without the thinking in its answer, wherever `_output_message` finds that."""
+    if isinstance(output, str):
+        return text_without_thinking(output)
+    if isinstance(output, AIMessage):
+        return without_thinking(output)
+    if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
+        return {**output, "messages": [*turns[:-1], _without_thinking(turns[-1])]}
+    return output

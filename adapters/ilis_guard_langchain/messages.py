@@ -12,7 +12,10 @@ from langchain_core.prompt_values import PromptValue
 
 from ilis_guard import Action, Decision, Message, Retraction, StreamEvent, TextDelta
 from ilis_guard.errors import RequestError
+from ilis_guard.models.reasoning import is_thinking, text_of
+from ilis_guard.text import is_blank, whole_characters
 from ilis_guard.types import Role
+from ilis_guard.types.thinking import without_thinking
 
 KEY: Final = "ilis_guard"
 """The key in a message's `response_metadata` of its decision's summary; in a stream, before it, of the `retraction`."""
@@ -29,9 +32,9 @@ def to_messages(given: LanguageModelInput) -> list[Message]:
         RequestError: a message isn't text by a user, an assistant or a system.
     """
     if isinstance(given, str):
-        return [Message(role="user", content=given)]
+        return [Message(role="user", content=whole_characters(given))]
     turns = given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)
-    return [Message(role=_role(turn, list(_ROLES)), content=_plain_text(turn)) for turn in turns]
+    return [Message(role=_role(turn, list(_ROLES)), content=whole_characters(_plain_text(turn))) for turn in turns]
 
 
 def find_conversation(given: Any) -> LanguageModelInput:
@@ -63,10 +66,12 @@ def transcribe(messages: Sequence[BaseMessage]) -> list[Message]:
             _append_to_question(turns, f"[{message.name or 'tool'} said] {message.text}")
         elif isinstance(message, AIMessage) and message.tool_calls:
             calls = [f"[{call['name']} was asked] {json.dumps(call['args'])}" for call in message.tool_calls]
-            _append_to_question(turns, "\n".join([message.text, *calls] if message.text else calls))
+            said = without_thinking(text_of(message))
+            _append_to_question(turns, "\n".join([said, *calls] if said else calls))
         else:
             turns.append(Message(role=_role(message, [*_ROLES, "tool"]), content=_text_of_blocks(message)))
-    return turns
+    # A provider's earlier answers, and tools' results, may hold what no prompt can.
+    return [Message(role=turn.role, content=whole_characters(turn.content)) for turn in turns]
 
 
 def summarize_decision(decision: Decision) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def refusal_kwargs(decision: Decision) -> dict[str, str]:
 
     Never an empty text, also where the policy says nothing: whoever tests for a refusal must find one.
     """
-    return {"refusal": decision.text or decision.action.value}
+    return {"refusal": decision.action.value if is_blank(decision.text) else decision.text}
 
 
 def build_message(decision: Decision, *, model_name: str) -> AIMessage:
@@ -199,10 +204,12 @@ def _role(turn: BaseMessage, types: Sequence[str]) -> Role:
 
 def _plain_text(turn: BaseMessage) -> str:
     # Models with ``output_version="v1"`` write their own answers in blocks, and receive them again.
-    is_own_text = isinstance(turn, AIMessage) and all(block["type"] == "text" for block in turn.content_blocks)
+    is_own_text = isinstance(turn, AIMessage) and all(
+        block["type"] == "text" or is_thinking(block) for block in turn.content_blocks
+    )
     if not isinstance(turn.content, str) and not is_own_text:
         raise RequestError(f"a guard takes messages of text, got a message with content of {len(turn.content)} parts")
-    return str(turn.text)
+    return text_of(turn)
 
 
 def _text_of_blocks(turn: BaseMessage) -> str:
@@ -211,7 +218,7 @@ def _text_of_blocks(turn: BaseMessage) -> str:
         kinds = {str(block.get("type")) if isinstance(block, dict) else "text" for block in turn.content}
         if others := sorted(kinds - {"text", "text-plain"}):
             raise RequestError(f"a guard takes turns of text, got a user's turn with {others!r}")
-    return str(turn.text)
+    return text_of(turn)
 
 
 def _append_to_question(turns: list[Message], text: str) -> None:

@@ -22,12 +22,15 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from ilis_guard import Action, Decision, Generation, Guard, Message, ReviewQueue
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
 from ilis_guard.errors import ConfigError, ModelError
 from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import without_thinking
 from ilis_guard.models.remote import RemoteModel, check_not_refused, generation_of
 from ilis_guard.review import TicketRecord
-from ilis_guard.types import Attempt, Labels
+from ilis_guard.text import is_blank
+from ilis_guard.types import Attempt, Labels, Request
 from ilis_guard_langchain.chain_models import ModelCall
 from ilis_guard_langchain.chat import ChatIlisGuard
 from ilis_guard_langchain.interrupts import (
@@ -76,8 +79,16 @@ class AgentCall(ModelCall):
             return context.run(call if self.portal is None else partial(self.portal.call, call))
 
     def response(self, attempt: Attempt) -> ModelResponse[Any]:
-        """An attempt's answer in the agent's form; of a tier that answered by itself, its text."""
-        return self.responses.get(attempt.tier) or ModelResponse(result=[AIMessage(attempt.text)])
+        """An attempt's answer in the agent's form, without thinking; of a tier that answered by itself, its text."""
+        response = self.responses.get(attempt.tier)
+        if response is None:
+            return ModelResponse(result=[AIMessage(attempt.text)])
+        # Providers want the thinking before a call of a tool back.
+        shown = [
+            without_thinking(turn) if isinstance(turn, AIMessage) and not turn.tool_calls else turn
+            for turn in response.result
+        ]
+        return ModelResponse(result=shown, structured_response=response.structured_response)
 
     def unguarded(self, decision: Decision) -> ModelResponse[Any] | None:
         """The model's response as without a guard, a refusal too; None where the agent made no call.
@@ -93,7 +104,7 @@ class AgentCall(ModelCall):
     def pending(self, decision: Decision) -> PendingAnswer:
         """The answer that an escalation proposes."""
         assert decision.ticket is not None, "an escalation has a ticket"
-        proposed = next((attempt for attempt in reversed(decision.attempts) if attempt.text.strip()), None)
+        proposed = next((attempt for attempt in reversed(decision.attempts) if not is_blank(attempt.text)), None)
         if proposed is None:
             return text_answer(decision.ticket.id, "")
         response = self.response(proposed)
@@ -142,7 +153,8 @@ class AgentModel:
         if message.tool_calls and response.structured_response is None:
             raise ToolCallSignal(response)
         call.responses[self._tier] = response
-        reply = message.model_copy(update={"content": _answer_text(message, response)})
+        structured = _structured_text(message, response)
+        reply = message if structured is None else message.model_copy(update={"content": structured})
         check_not_refused(reply)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
@@ -183,11 +195,12 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
 
     async def awrap_model_call(self, request: ModelRequest[Any], handler: AsyncHandler) -> ExtendedModelResponse[Any]:
         """As `wrap_model_call`, in a thread of its own; the handler is awaited on this event loop."""
-        portal = LoopPortal()
+        portal, settlement = LoopPortal(), Settlement()
         try:
-            call = AgentCall(request=request, handler=handler, portal=portal)
+            call = AgentCall(request=request, handler=handler, portal=portal, settlement=settlement)
             return await run_in_thread(partial(self._guard_call, call))
         finally:
+            settlement.cancel()
             portal.cancel()
 
     @hook_config(can_jump_to=["end"])
@@ -210,12 +223,14 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
 
     def _guard_call(self, call: AgentCall) -> ExtendedModelResponse[Any]:
         config = get_config()
-        decision_id = _decision_id(config)
+        request = self._request(call.request, config)
+        decision_id = _decision_id(config, request)
         if (record := self._previous_escalation(decision_id)) is not None:
             return _leave(answer_of_ticket(record), _policy_response(record.say, summarize_ticket(record), config))
         token = _CURRENT_CALL.set(call)
         try:
-            decision = self._decide(call.request, config, decision_id)
+            guard = self._guard if self._is_own(call.request.model) else self._agent_guard
+            decision = guard.decide(request, id=decision_id, settlement=call.settlement)
         except ToolCallSignal as signal:
             return _leave(None, signal.response)
         finally:
@@ -231,7 +246,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         pending = call.pending(decision) if decision.action is Action.ESCALATE else None
         return _leave(pending, _policy_response(decision.text, summary, config))
 
-    def _decide(self, request: ModelRequest[Any], config: RunnableConfig, decision_id: str) -> Decision:
+    def _request(self, request: ModelRequest[Any], config: RunnableConfig) -> Request:
         model, labels = request.model, self._labels(request) if callable(self._labels) else self._labels
         stop: Sequence[str] = ()
         if self._is_own(model):
@@ -239,8 +254,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         if (thread := config["configurable"].get("thread_id")) is not None:
             labels = {**labels, THREAD_LABEL: str(thread)}
         system = [] if request.system_message is None else [request.system_message]
-        guard = self._guard if self._is_own(model) else self._agent_guard
-        return guard.decide(transcribe([*system, *request.messages]), labels=labels, stop=stop, id=decision_id)
+        return Request.of(transcribe([*system, *request.messages]), labels, stop)
 
     def _previous_escalation(self, decision_id: str) -> TicketRecord | None:
         """The ticket of this very call, where the program ended before the agent's state knew of it."""
@@ -262,18 +276,21 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
         return isinstance(model, ChatIlisGuard) and model.guard is self._guard
 
 
-def _decision_id(config: RunnableConfig) -> str:
-    """The same when the graph makes this call again, after a crash for instance: it is derived from the task's id."""
+def _decision_id(config: RunnableConfig, request: Request) -> str:
+    """The same when the graph makes this call again, after a crash for instance.
+
+    It is derived from the task's id, and from the request: other middleware may call the model several times in a task.
+    """
     place = config["configurable"]
-    return uuid.uuid5(uuid.NAMESPACE_OID, f"{place.get('thread_id')} {place['checkpoint_ns']}").hex
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{place.get('thread_id')} {place['checkpoint_ns']} {request.digest}").hex
 
 
-def _answer_text(message: AIMessage, response: ModelResponse[Any]) -> str:
-    """The text of an answer; of a structured one that came as a tool's call, the call's arguments."""
+def _structured_text(message: AIMessage, response: ModelResponse[Any]) -> str | None:
+    """The text of a structured answer that came as a tool's call: the call's arguments; None for any other."""
     # Beside it there may be calls of real tools, which nobody has answered yet.
     answered = {turn.tool_call_id for turn in response.result if isinstance(turn, ToolMessage)}
     structured = next((call["args"] for call in message.tool_calls if call["id"] in answered), None)
-    return str(message.text).strip() if structured is None else json.dumps(structured, ensure_ascii=False)
+    return None if structured is None else json.dumps(structured, ensure_ascii=False)
 
 
 def _policy_response(text: str, summary: dict[str, Any], config: RunnableConfig) -> ModelResponse[Any]:

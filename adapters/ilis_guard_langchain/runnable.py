@@ -15,6 +15,7 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec, Input, Output
 from langchain_core.utils.pydantic import TypeBaseModel
 
 from ilis_guard import Action, Decision, Generation, Guard, Message, Tier
+from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
 from ilis_guard.errors import ConfigError, ModelError, ScoringError
 from ilis_guard.types import Labels
@@ -288,11 +289,14 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
     async def _adecide(self, given: Any, config: RunnableConfig, *, labels: Labels, kwargs: dict[str, Any]) -> Any:
         inner, head = _silence(config), None if self._parts is None else self._parts.head
         sent = given if head is None else await head.ainvoke(given, inner, **kwargs)
-        portal = LoopPortal()
-        call = ChainCall(given=sent, config=inner, kwargs=kwargs if head is None else {}, portal=portal)
+        portal, settlement = LoopPortal(), Settlement()
+        call = ChainCall(
+            given=sent, config=inner, kwargs=kwargs if head is None else {}, portal=portal, settlement=settlement
+        )
         try:
             decision, output = await run_in_thread(partial(self._run, call, given, labels))
         finally:
+            settlement.cancel()
             portal.cancel()
         await atrace_attempts(decision, config)
         return output
@@ -301,7 +305,7 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         """Decide on a call; the decision and the output."""
         token = CURRENT_CALL.set(call)
         try:
-            decision = self._guard.decide(self._conversation(call, given), labels=labels)
+            decision = self._guard.decide(self._conversation(call, given), labels=labels, settlement=call.settlement)
             return decision, self._build_output(call, decision)
         finally:
             CURRENT_CALL.reset(token)

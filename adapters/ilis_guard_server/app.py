@@ -24,11 +24,15 @@ from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue, signing
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.dependencies import GuardState, PageState, SignInRequiredError
+from ilis_guard_server.limits import Unfinished
 from ilis_guard_server.middleware import RequestMiddleware
 from ilis_guard_server.openapi import install_openapi
 from ilis_guard_server.problem_details import handle_http_error, handle_ilis_guard_error, handle_validation_error
 from ilis_guard_server.routers import decisions, openai, operations, sign_in, tickets, verdicts
 
+STOP_SECONDS: Final = 10
+"""How long requests in flight may take once the server is told to stop, and tickets to be stored after that; the
+guard's requests have time of their own before."""
 _STATIC: Final = Path(__file__).parent / "static"
 
 BackgroundTask = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
@@ -71,7 +75,7 @@ def create_app(
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # such redirects lead to the host that the request names, whoever's it is
-        lifespan=lambda _: _run_in_background(background),
+        lifespan=lambda _: _run_in_background(background, None if guard_state is None else guard_state.unfinished),
         middleware=[Middleware(RequestMiddleware, is_secure=is_secure, guard=guard_state)],
         exception_handlers={
             IlisGuardError: handle_ilis_guard_error,
@@ -107,13 +111,15 @@ def create_app(
 
 
 @asynccontextmanager
-async def _run_in_background(tasks: Sequence[BackgroundTask]) -> AsyncIterator[None]:
-    """Run tasks in the background; at the end, tell them to stop and wait for them."""
+async def _run_in_background(tasks: Sequence[BackgroundTask], unfinished: Unfinished | None) -> AsyncIterator[None]:
+    """Run tasks in the background; at the end, tell them to stop and wait for them, and for tickets to be stored."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for task in tasks:
             group.create_task(task(stop))
         yield
+        if unfinished is not None:
+            await unfinished.wait(STOP_SECONDS)
         stop.set()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import Depends, Form, HTTPException, Request
+from fastapi import Depends, Form, Header, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 
@@ -18,12 +18,12 @@ from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.config.addresses import is_loopback
 from ilis_guard.config.review import PageSettings
 from ilis_guard.config.server import ServerSettings
-from ilis_guard.errors import QueueStorageError, error_text
+from ilis_guard.errors import QueueStorageError, log_detail
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.auth import SESSION_SECONDS, Credentials, Sessions, SignInLimit, User, Users
-from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines
+from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines, Unfinished
 from ilis_guard_server.metrics import Metrics
 from ilis_guard_server.problem_details import ApiError
 
@@ -66,7 +66,7 @@ def _writes(review: ReviewQueue) -> bool:
     try:
         review.probe()
     except QueueStorageError as error:
-        events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error_text(error)}")
+        events.log().warning(events.QUEUE_UNREACHABLE, error=log_detail(error))
         return False
     return True
 
@@ -90,6 +90,7 @@ class GuardState:
         self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
+        self.unfinished = Unfinished()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)
         self.probe = QueueProbe(review)
         self.started_at = int(time.time())
@@ -185,6 +186,18 @@ def require_client(
 
 
 Client = Annotated[str, Depends(require_client)]
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="idempotency-key",
+        description="Of your own making, a new one for each request: sent again, the request gets the same decision.",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+    ),
+]
 
 
 def _require_local_program(request: Request) -> None:

@@ -3,7 +3,7 @@
 A call waits for a slot, and ends with a decision, at its deadline, or when its client disconnects.
 """
 
-import asyncio
+import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -15,13 +15,13 @@ from fastapi import Request as HttpRequest
 from pydantic import ValidationError
 from starlette.types import Receive
 
-from ilis_guard import Retraction, StreamEvent, TextDelta, events
+from ilis_guard import Retraction, StreamEvent, events
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.race import race
 from ilis_guard.errors import ClientDisconnected, RequestError
 from ilis_guard.types import Decision, Fingerprint, Request, StreamMode
 from ilis_guard_server.dependencies import Client, GuardState
-from ilis_guard_server.limits import DeadlinePassed, Slot
+from ilis_guard_server.limits import Slot
 from ilis_guard_server.problem_details import ApiError
 from ilis_guard_server.schemas.requests import (
     UNSUPPORTED,
@@ -33,6 +33,7 @@ from ilis_guard_server.schemas.requests import (
     body_error,
     value_error,
 )
+from ilis_guard_server.timed_stream import TimedStream
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T")
@@ -71,9 +72,8 @@ class GuardCall:
     """One HTTP request to the guard."""
 
     state: GuardState
-    request: Request
-    guard_events: AsyncGenerator[StreamEvent, None]
-    """Of the guard; nothing runs before the first is awaited."""
+    guard_stream: TimedStream
+    """Nothing runs before its first event is awaited."""
     mode: StreamMode
     client: str
     id: str
@@ -81,8 +81,15 @@ class GuardCall:
     path: str
 
     @classmethod
-    def of(cls, body: AnyRequest, state: GuardState, *, client: str, http: HttpRequest) -> "GuardCall":
+    def of(cls, body: AnyRequest, state: GuardState, *, client: str, key: str | None, http: HttpRequest) -> "GuardCall":
         """Convert a body into a call.
+
+        Args:
+            body: the request's.
+            state: of the endpoints.
+            client: the name of the API key.
+            key: the client's idempotency key; None for none.
+            http: the request.
 
         Raises:
             ApiError: the body asks for something that the operator doesn't allow, or that no guard does.
@@ -106,15 +113,22 @@ class GuardCall:
         mode = _mode(body.options, state, is_stream=is_stream)
         try:
             request = Request.of(body.conversation(), labels, body.stop_sequences)
-            guard_events = state.guard.astream(request, mode=mode)
+            guard_stream = TimedStream(
+                state.guard,
+                request,
+                id=None if key is None else _decision_id(client, key),
+                mode=mode,
+                seconds=state.settings.timeout_seconds,
+                deadlines=state.deadlines,
+                unfinished=state.unfinished,
+            )
         except RequestError as error:
             messages = "prompt" if isinstance(body, CompletionRequest) else "messages"
             param = {"messages": messages, "labels": f"{prefix}labels"}.get(error.field, error.field)
             raise value_error(param, str(error)) from None
         return cls(
             state=state,
-            request=request,
-            guard_events=guard_events,
+            guard_stream=guard_stream,
             mode=mode,
             client=client,
             id=http.state.request_id,
@@ -147,36 +161,28 @@ class GuardCall:
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of a request that has a slot; the last is its decision.
 
-        Once its deadline has passed, the generation is ended, and the decision is what the policy rules where every
-        tier fails: it is escalated, if the policy escalates that.
+        Raises:
+            ApiError: there is no decision in time, and there won't be one.
+            RequestConflictError: the key was given to another request.
         """
-        since, is_shown = time.monotonic(), False
-        metrics, guard = self.state.metrics, self.state.guard
-        with self.state.deadlines.open(self.state.settings.timeout_seconds) as deadline:
-            try:
-                async with aclosing(self.guard_events):
-                    while not isinstance(event := await race(anext(self.guard_events), deadline), Decision):
-                        is_shown = isinstance(event, TextDelta)
-                        if isinstance(event, Retraction):
-                            metrics.count_retraction()
-                        yield event
-            except DeadlinePassed as passed:
-                if is_shown:
+        since, metrics = time.monotonic(), self.state.metrics
+        async with aclosing(self.guard_stream.events()) as guard_events:
+            async for event in guard_events:
+                if isinstance(event, Retraction):
                     metrics.count_retraction()
-                    yield Retraction(reason="out_of_time")
-                event = await asyncio.to_thread(guard.without_models(passed.description).decide, self.request)
-        seconds = time.monotonic() - since
-        metrics.count_decision(event, seconds)
-        events.log().info(
-            events.REQUEST_DECIDED,
-            request=self.id,
-            decision=event.id,
-            client=self.client,
-            path=self.path,
-            mode=self.mode,
-            seconds=seconds,
-        )
-        yield event
+                if isinstance(event, Decision):
+                    seconds = time.monotonic() - since
+                    metrics.count_decision(event, seconds)
+                    events.log().info(
+                        events.REQUEST_DECIDED,
+                        request=self.id,
+                        decision=event.id,
+                        client=self.client,
+                        path=self.path,
+                        mode=self.mode,
+                        seconds=seconds,
+                    )
+                yield event
 
     async def watch(self, awaited: Awaitable[T]) -> T:
         """Await something, and count and log a client that disconnects meanwhile."""
@@ -207,6 +213,11 @@ async def disconnection(receive: Receive) -> Exception:
     while (await receive())["type"] != "http.disconnect":
         pass
     return ClientDisconnected("the client has disconnected")
+
+
+def _decision_id(client: str, key: str) -> str:
+    """The id of the decision on a client's key: no client learns of another's."""
+    return hashlib.sha256(f"{len(client)}:{client}{key}".encode()).hexdigest()[:32]
 
 
 def _temperature(tier: Tier) -> float | None:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, Literal
 
@@ -73,6 +73,29 @@ class Deadlines:
         self._have_passed = True
         for deadline in self._open:
             _pass(deadline, "shutdown")
+
+
+class Unfinished:
+    """Work that goes on after its request was answered, such as tickets that are being stored."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Future[object]] = set()
+
+    def add(self, work: Awaitable[object]) -> None:
+        """Hold work until it has ended; nobody receives its result or its error."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._remove)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until all of it has ended, for so many seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+    def _remove(self, task: "asyncio.Future[object]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # so that asyncio doesn't report it
 
 
 Slot = ExitStack

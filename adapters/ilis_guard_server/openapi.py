@@ -110,8 +110,9 @@ def _complete(document: dict[str, Any], models: Sequence[type[BaseModel]], *, ne
         components.pop("securitySchemes", None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            # Bodies and paths that can't be used are answered with 400.
-            operation["responses"].pop("422", None)
+            # What can't be used is answered with 400: FastAPI's own 422, which is no problem, never comes.
+            if MEDIA_TYPE not in operation["responses"].get("422", {}).get("content", {}):
+                operation["responses"].pop("422", None)
             if not needs_key:
                 operation.pop("security", None)
 

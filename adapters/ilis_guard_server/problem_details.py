@@ -25,6 +25,7 @@ _STATUS: Final[tuple[tuple[type[IlisGuardError], int, str], ...]] = (
     (errors.QueueStorageError, 503, "The queue's storage failed; try again later."),
     (errors.WebhookSignatureError, 401, "The signature is missing, wrong or too old."),
     (errors.ReviewError, 400, ""),
+    (errors.RequestConflictError, 422, "This idempotency key was sent with another request; make a new one for each."),
     (errors.RequestError, 400, ""),
     (errors.ConfigError, 503, "The server's configuration is incomplete; try again later."),
     (IlisGuardError, 500, ""),
@@ -109,6 +110,14 @@ def status_and_detail(error: IlisGuardError) -> tuple[int, str]:
     """The HTTP status of an error, and what callers may read about it."""
     status, detail = next((status, detail) for kind, status, detail in _STATUS if isinstance(error, kind))
     return status, error_text(error) if status == 400 else detail
+
+
+def problem_of(error: IlisGuardError | ApiError, request_id: str) -> Response:
+    """The problem that an error is to API callers."""
+    if isinstance(error, ApiError):
+        return problem_response(error.status_code, request_id, detail=str(error.detail), error=error)
+    status, detail = status_and_detail(error)
+    return problem_response(status, request_id, detail=detail, error=error)
 
 
 async def handle_ilis_guard_error(request: Request, error: Exception) -> Response:

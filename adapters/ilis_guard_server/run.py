@@ -19,7 +19,7 @@ from ilis_guard.guard import open_queue, outbox_relay
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps, read_bundle
-from ilis_guard_server.app import create_app
+from ilis_guard_server.app import STOP_SECONDS, create_app
 from ilis_guard_server.connections import Connection, Connections, room_for_connections
 
 MAX_CONNECTIONS: Final = 1000
@@ -28,8 +28,6 @@ _ACCEPTED_AT_ONCE: Final = 16
 """asyncio accepts so many connections before it lets anything else run, such as the closing of others."""
 _BACKLOG: Final = 2048
 """Connections that the operating system keeps until they are accepted."""
-_STOP_SECONDS: Final = 10
-"""How long requests in flight may take once the server is told to stop; the guard's have time of their own before."""
 
 
 def serve(config: Path, *, host: str, port: int, on_start: Callable[[str], None] = lambda _: None) -> None:
@@ -76,7 +74,7 @@ def serve(config: Path, *, host: str, port: int, on_start: Callable[[str], None]
             server=settings.server,
             background=[] if review is None else [partial(_deliver, settings, review, failures, stop_server)],
         )
-        stop_seconds = _STOP_SECONDS + (0.0 if settings.server is None else settings.server.shutdown_seconds)
+        stop_seconds = STOP_SECONDS + (0.0 if settings.server is None else settings.server.shutdown_seconds)
         server: uvicorn.Server = _Server(
             uvicorn_config(
                 app,
@@ -134,7 +132,7 @@ def uvicorn_config(
     *,
     host: str,
     port: int,
-    stop_seconds: float = _STOP_SECONDS,
+    stop_seconds: float = STOP_SECONDS,
     max_connections: int = MAX_CONNECTIONS,
 ) -> uvicorn.Config:
     """How uvicorn runs an application of ours."""

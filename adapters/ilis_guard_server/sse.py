@@ -9,10 +9,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ilis_guard.concurrency.race import cancel, race
-from ilis_guard.errors import ClientDisconnected
+from ilis_guard.errors import ClientDisconnected, RequestConflictError
 from ilis_guard_server.guard_call import GuardCall, disconnection
 from ilis_guard_server.limits import Slot
-from ilis_guard_server.problem_details import problem_response
+from ilis_guard_server.problem_details import ApiError, problem_of, problem_response
 
 KEEP_ALIVE_SECONDS: Final = 10.0
 """Proxies close connections that are silent for a minute or less."""
@@ -58,6 +58,9 @@ class EventStream(Response):
                         await _send(send, f"data: {data}\n\n")
                 except ClientDisconnected:
                     raise
+                except (ApiError, RequestConflictError) as error:
+                    await _send(send, f"data: {bytes(problem_of(error, self._call.id).body).decode()}\n\n", more=False)
+                    return
                 except Exception:
                     # The status is sent already: clients look for an error among the events.
                     problem = bytes(problem_response(500, self._call.id).body).decode()

@@ -5,7 +5,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, SupportsFloat, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -30,11 +30,12 @@ from ilis_guard.types import (
     Score,
     Stage,
     Statistics,
+    to_float,
 )
 from ilis_guard.types.thinking import find_answer
 
-_MAX_TOKENS: Final = 2**53
-"""Of one generation: prices are multiplied by them as floats."""
+_MAX_TOKENS: Final = 2**63 - 1
+"""Of one generation: more than databases, clients and conditions can count."""
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
 """The policy's ruling before a token is generated, on the attempt so far."""
 
@@ -329,6 +330,8 @@ def _checked(generation: object) -> Generation:
         generation,
         # What no encoding can express couldn't be shown, stored or sent.
         text=whole_characters(generation.text),
+        tokens=min(generation.tokens, _MAX_TOKENS),
+        prompt_tokens=min(generation.prompt_tokens, _MAX_TOKENS),
         sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
         statistics=_checked_statistics(generation.statistics),
     )
@@ -336,11 +339,11 @@ def _checked(generation: object) -> Generation:
 
 
 def _is_signature(position: object, signature: np.ndarray) -> bool:
-    return position in get_args(Position) and signature.ndim == 2 and np.issubdtype(signature.dtype, np.floating)
+    return position in get_args(Position) and signature.ndim == 2 and bool(np.issubdtype(signature.dtype, np.floating))
 
 
 def _is_count(tokens: object) -> bool:
-    return type(tokens) is int and 0 <= tokens <= _MAX_TOKENS
+    return type(tokens) is int and tokens >= 0
 
 
 def _shown(tokens: object) -> str:
@@ -386,8 +389,10 @@ def _checked_statistics(statistics: object) -> Statistics | None:
         return None
     if not isinstance(statistics, Statistics):
         raise ModelError(f"a Generation's statistics are Statistics or None, got a {type(statistics).__name__}")
-    values = statistics.to_dict()
-    for name, value in values.items():
-        if not isinstance(value, SupportsFloat):
+    converted: dict[str, float] = {}
+    for name, value in statistics.to_dict().items():
+        number = to_float(value)
+        if number is None:
             raise ModelError(f"a Generation's statistics are numbers, got a {type(value).__name__} as {name}")
-    return Statistics(**{name: float(value) for name, value in values.items()})
+        converted[name] = number
+    return Statistics(**converted)

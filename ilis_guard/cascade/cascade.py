@@ -22,6 +22,7 @@ from ilis_guard.models import Model, StepwiseModel
 from ilis_guard.models.base import UnavailableModel
 from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
+from ilis_guard.text import is_blank
 from ilis_guard.types import (
     Action,
     Attempt,
@@ -142,7 +143,7 @@ class Cascade:
         """Make the decision, without its ticket."""
         policy, ruling, text = active.enforced.policy, result.ruling, result.attempts[-1].text
         if policy.mode == "shadow":  # as without a policy: any answer is given
-            action, text = (Action.ANSWER, text) if text.strip() else (Action.ABSTAIN, "")
+            action, text = (Action.ABSTAIN, "") if is_blank(text) else (Action.ANSWER, text)
         else:
             action, text = ruling.action, text if ruling.action is Action.ANSWER else ruling.say
         return Decision(

@@ -64,6 +64,18 @@ class DecisionMemory:
                     del self._held[id]
                     self._changed.notify_all()
 
+    def check(self, id: str, digest: str) -> None:  # noqa: A002 - a decision's word
+        """Check that an id wasn't given to another request.
+
+        Raises:
+            RequestConflictError: it was.
+        """
+        with self._changed:
+            held = self._held.get(id)
+        if held is not None:
+            _check_same(id, digest, held[0])
+        self._find(id, digest)
+
     def without_reading(self) -> "DecisionMemory":
         """Copy this memory for callers that can't wait for a database: they find nothing that only that keeps."""
         other = copy(self)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Self, SupportsFloat
+from typing import TYPE_CHECKING, Self
 
 from ilis_guard import events
 from ilis_guard.config.tiers import BreakerSettings, RemoteConfig, TierConfig, TierCost
@@ -14,7 +14,19 @@ from ilis_guard.models import Model, StepwiseModel, StoppableModel
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
-from ilis_guard.types import Dtype, Fingerprint, Generation, Message, RemoteFingerprint, Score, Site, Stage, Step
+from ilis_guard.text import is_blank
+from ilis_guard.types import (
+    Dtype,
+    Fingerprint,
+    Generation,
+    Message,
+    RemoteFingerprint,
+    Score,
+    Site,
+    Stage,
+    Step,
+    to_float,
+)
 
 if TYPE_CHECKING:  # importing them imports torch, and LangChain
     from ilis_guard.models.local import LocalModel
@@ -47,6 +59,11 @@ class Tier:
     def bundle(self) -> Bundle | None:
         """The bundle that scores its answers; None where it has none."""
         return self.scorer.bundle if isinstance(self.scorer, LightGBMScorer) else None
+
+    @property
+    def prompt_bundle(self) -> Bundle | None:
+        """The bundle that scores its prompts; None where it has none."""
+        return self.prompt_scorer.bundle if isinstance(self.prompt_scorer, LightGBMScorer) else None
 
     @property
     def takes_stop(self) -> bool:
@@ -86,7 +103,7 @@ class Tier:
         """
         if self.scorer is None:
             raise ScoringError(f"the tier {self.name!r} has no bundle, so its answers have no score")
-        if not generation.text.strip():
+        if is_blank(generation.text):
             raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
         return _checked(self.scorer.score(generation))
 
@@ -124,11 +141,13 @@ class Tier:
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
             return None if self.prompt_scorer is None else self.score_prompt(generation)
         # The text so far may be one incomplete character.
-        return None if self.scorer is None or not generation.text.strip() else self.score(generation)
+        return None if self.scorer is None or is_blank(generation.text) else self.score(generation)
 
 
-def _checked(score: Score) -> Score:
+def _checked(score: object) -> Score:
     """Convert to Python's numbers: NumPy's aren't valid JSON."""
+    if not isinstance(score, Score):
+        raise ScoringError(f"a scorer returns a Score, got a {type(score).__name__}")
     typicality = _number("typicality", score.typicality)
     return Score(
         uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
@@ -137,9 +156,10 @@ def _checked(score: Score) -> Score:
 
 
 def _number(name: str, value: object) -> float:
-    if not isinstance(value, SupportsFloat):
-        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}")
-    return float(value)
+    number = to_float(value)
+    if number is None:
+        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}; convert it with float()")
+    return number
 
 
 def _share(name: str, value: float) -> float:
@@ -271,6 +291,7 @@ def policy_context(tiers: Sequence[Tier], *, has_queue: bool) -> PolicyContext:
     return PolicyContext(
         tiers=tuple(tier.name for tier in tiers),
         bundles=lambda: {tier.name: tier.bundle for tier in tiers if tier.bundle is not None},
+        prompt_bundles=lambda: {tier.name: tier.prompt_bundle for tier in tiers if tier.prompt_bundle is not None},
         prompts_scored_by=tuple(tier.name for tier in tiers if tier.prompt_scorer is not None),
         without_cost=tuple(tier.name for tier in tiers if tier.cost is None),
         has_queue=has_queue,

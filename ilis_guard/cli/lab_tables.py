@@ -11,7 +11,7 @@ from ilis_guard.cli.console import color_action, escape, make_table
 from ilis_guard.lab.comparison import Change, Comparison, format_difference, format_estimate, format_wrong
 from ilis_guard.lab.simulate import SimulationResult
 from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
-from ilis_guard.scoring.findings import Finding, describe
+from ilis_guard.scoring.findings import BundleFinding, describe
 from ilis_guard.types import Action
 
 if TYPE_CHECKING:  # with the methods of the evaluation, which simulations don't need
@@ -53,7 +53,7 @@ def dependence_line(rows: int, groups: int) -> str:
     )
 
 
-def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
+def finding_lines(findings: Sequence[BundleFinding]) -> Iterator[str]:
     """A bundle's findings, a line each; one line where there are none."""
     for finding in findings:
         color = "red" if finding.is_error else "yellow"

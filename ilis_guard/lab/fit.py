@@ -27,7 +27,7 @@ from ilis_guard.scoring.bundle_files import write_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, Blending, SequenceProbability, calibration_terms, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix, positions_of
 from ilis_guard.scoring.findings import (
-    Finding,
+    BundleFinding,
     calibration_findings,
     describe,
     feature_findings,
@@ -276,7 +276,7 @@ def _logprob_sums(answers: Answers) -> Float64[np.ndarray, " rows"]:
     return answers.statistics[:, answers.known.index("logprob_sum")]
 
 
-def check_findings(findings: Sequence[Finding], *, accept: bool) -> None:
+def check_findings(findings: Sequence[BundleFinding], *, accept: bool) -> None:
     """Refuse a score that is below the line.
 
     Raises:

@@ -21,6 +21,7 @@ from ilis_guard.lab.grouping import QuestionText, question_groups, text_digest
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.storage import PartialTable
 from ilis_guard.models.remote import RemoteModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint
 
 GIVEN_UP_AFTER: Final = 20
@@ -178,7 +179,7 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
         QuestionText(
             question="\n".join([question.question, *(question.choices or ())]),
             context=question.context or "",
-            answers=frozenset(question.answers),
+            answers=frozenset(_right_answers(question)),
             owner=question.owner,
         )
         for question in questions
@@ -186,6 +187,12 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
     names = [text_digest(text) or question.id for text, question in zip(texts, questions, strict=True)]
     groups = question_groups(texts).tolist()
     return {question.id: names[first] for question, first in zip(questions, groups, strict=True)}
+
+
+def _right_answers(question: Question) -> Sequence[str]:
+    """The right answers as texts: a choice's letter is that of every fourth question."""
+    right = question.right_choice
+    return question.answers if right is None or question.choices is None else (question.choices[right],)
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
@@ -254,7 +261,7 @@ def _check_ids(questions: Sequence[Question]) -> None:
 
 def _check_logprobs(fingerprint: Fingerprint | RemoteFingerprint, answers: Iterable[Generation]) -> None:
     """Refuse a remote model whose replies hold no log-probabilities: nothing is left to score its answers by."""
-    texts = [answer for answer in answers if answer.text]
+    texts = [answer for answer in answers if not is_blank(answer.text)]
     if isinstance(fingerprint, Fingerprint) or not texts:
         return
     if all(answer.statistics is None or math.isnan(answer.statistics.logprob_sum) for answer in texts):

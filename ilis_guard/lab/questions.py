@@ -14,10 +14,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from ilis_guard.errors import QuestionError
+from ilis_guard.text import is_blank
 
 _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -36,7 +37,14 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
+
+def _not_blank(value: str) -> str:
+    if is_blank(value):
+        raise ValueError("must have something in it to read")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
 """A string that isn't blank."""
 
 

@@ -10,7 +10,7 @@ of those that are kept is in the calibration set.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from ilis_guard.lab.fit import calibrate, check_findings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
 from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
-from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, row_digest
+from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, Split, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
 from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_count
@@ -39,6 +39,8 @@ MIN_PER_CLASS: Final = 20
 """Fewer right or wrong rows are too few to fit the three parameters of a calibration map."""
 SEED: Final = 0
 """Of the random sample. It can't be chosen: keeping the best of several samples would invalidate certificates."""
+TRAINED: Final[tuple[Split, ...]] = ("train", "validation")
+"""The splits of rows that trained trees, or chose them."""
 FOLDS: Final = 5
 """Parts of the rows, each of which is calibrated by a map that was fitted to the others."""
 
@@ -47,6 +49,7 @@ FOLDS: Final = 5
 class CalibrationRows:
     """Labelled rows, as recalibration needs them."""
 
+    ids: Sequence[str]
     raw: Float64[np.ndarray, " rows"]
     """The bundle's scores before calibration."""
     wrong: Bool[np.ndarray, " rows"]
@@ -101,6 +104,7 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
         wrong=tuple(wrong[sample].tolist()),
         typicality=typicality,
         typical=known.typical,
+        splits=None if known.splits is None else _splits(known.splits, rows.ids),
     )
     auroc, skill = weighted_figures(wrong, rows.raw, _cross_fitted(rows), weights, rows.groups)
     groups = len(np.unique(rows.groups))
@@ -128,6 +132,12 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
     )
     write_bundle(metadata, bundle.trees, calibration_set, folder)
     return metadata
+
+
+def _splits(known: Mapping[Split, Sequence[str]], ids: Sequence[str]) -> dict[Split, tuple[str, ...]]:
+    """Name the rows that the trees know from the fit, and those that calibrate them now."""
+    seen: dict[Split, tuple[str, ...]] = {name: tuple(known.get(name, ())) for name in TRAINED}
+    return seen | {"calibration": tuple(map(row_digest, ids)), "test": ()}
 
 
 def _check_classes(rows: CalibrationRows) -> None:
@@ -214,6 +224,7 @@ def _of_verdicts(bundle: Bundle, path: Path, tier: str | None, group_by: str | N
             "what it answers, or harvest a random sample of requests"
         )
     return CalibrationRows(
+        ids=[row.id for _, row, _ in scored],
         raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _, _ in scored])),
         wrong=np.array([not row.correct for _, row, _ in scored]),
         probability=np.array([row.probability for _, row, _ in scored]),
@@ -275,6 +286,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     known = bundle.calibration_set.typicality
     blending = metadata.blending
     return CalibrationRows(
+        ids=answers.ids.tolist(),
         raw=raw_scores(
             load_booster(bundle.trees, features=width),
             metadata.features,
@@ -295,5 +307,5 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
 def _trained(bundle: Bundle, answers: Answers) -> Bool[np.ndarray, " rows"]:
     """Which rows trained the bundle's trees, or chose them."""
     splits = bundle.calibration_set.splits or {}
-    digests = {digest for name in ("train", "validation") for digest in splits.get(name, ())}
+    digests = {digest for name in TRAINED for digest in splits.get(name, ())}
     return np.array([row_digest(str(id_)) in digests for id_ in answers.ids.tolist()], dtype=bool)

@@ -130,7 +130,7 @@ def splits_of(bundle: Bundle, scored: Sequence[str], unscored: Sequence[str]) ->
     """Find the split of each harvested row in a bundle's fit, by row id.
 
     Args:
-        bundle: that scored the rows. One that was recalibrated doesn't tell its rows.
+        bundle: that scored the rows.
         scored: ids of rows with a scored answer.
         unscored: ids of the other rows, which a fit leaves out.
     """

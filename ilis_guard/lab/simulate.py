@@ -302,6 +302,7 @@ def _context(manifest: AttemptManifest, config: GuardConfig | None) -> PolicyCon
     return PolicyContext(
         tiers=tuple(tier.name for tier in manifest.tiers),
         bundles=dict,
+        prompt_bundles=dict,
         prompts_scored_by=tuple(tier.name for tier in manifest.tiers if tier.prompt_bundle is not None),
         without_cost=(),
         has_queue=True,

@@ -4,18 +4,18 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final
 
 from ilis_guard import events
 from ilis_guard.errors import MissingDependencyError, ModelError
 
 try:
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
     from transformers.utils.hub import cached_file
 except ImportError as error:
     raise MissingDependencyError(
@@ -23,6 +23,28 @@ except ImportError as error:
     ) from error
 
 from ilis_guard.config.tiers import PACKAGED_PREFIX
+from ilis_guard.models.decoding import end_tokens
+from ilis_guard.models.held_precision import held_precision
+from ilis_guard.models.model_files import (
+    ADAPTER,
+    CONFIG,
+    CUSTOM_GENERATE,
+    GENERATION_CONFIG,
+    INDEX,
+    SIZES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+    adapter_error,
+    check_config,
+    check_folder,
+    custom_generate_error,
+    read_json,
+)
+from ilis_guard.models.prompts import PromptTemplate
+from ilis_guard.models.snapshot import ModelSnapshot
+from ilis_guard.models.structure import check_class, check_structure
+from ilis_guard.models.tokenizers import check_tokenizer, tokenizer_digest
 from ilis_guard.models.weights import (
     LOADING,
     Progress,
@@ -31,13 +53,14 @@ from ilis_guard.models.weights import (
     installed_version,
     packaged_weights,
 )
+from ilis_guard.models.weights_digest import weights_digest
 from ilis_guard.signature import TapPoint, pattern, prove
 from ilis_guard.types import Dtype, Fingerprint, Precision
 
 DeviceMap = str | Mapping[str, str | int]
 """transformers' device_map: a device, `auto` for as many as there are, or modules' paths to devices."""
-DIGEST_SAMPLE: Final = 64
-"""Bytes that the digest reads at the start, in the middle and at the end of each tensor."""
+ERROR_LENGTH: Final = 400
+"""Characters of a stranger's error that are kept: some list all architectures that there are."""
 PROOF_PACKAGES: Final = ("torch", "transformers", "bitsandbytes", "accelerate", "ilis-guard")
 """Packages on whose versions a proof depends."""
 
@@ -51,9 +74,11 @@ class Checkpoint:
     precision: Precision
     dtype: Dtype
     weights: str
-    """Digest of its tensors, hexadecimal."""
+    """Digest of its weights and its configuration, hexadecimal."""
     layers: int
     hidden: int
+    snapshot: ModelSnapshot
+    """Tells whether the model was changed since."""
 
     @classmethod
     def load(
@@ -67,83 +92,105 @@ class Checkpoint:
     ) -> "Checkpoint":
         """Load a folder, a hub id, or ``packaged:NAME``; by default all of it on one device, CUDA where there is one.
 
+        Code that comes with a model is never run, and pickled weights are never read.
+
         Raises:
-            ModelError: it can't be loaded.
+            ModelError: it can't be loaded; the message names the file.
         """
         source = _source(name, progress)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
+        wanted = dtype or ("bfloat16" if device == "cuda" else "float32")
         quantisation = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, dtype),
+            bnb_4bit_compute_dtype=getattr(torch, wanted),
         )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-            with LOADING:
-                model = AutoModelForCausalLM.from_pretrained(
-                    source,
-                    dtype=getattr(torch, dtype),
-                    device_map=device_map or device,
-                    use_safetensors=True,  # a pickled checkpoint could run code
-                    quantization_config=quantisation if precision == "nf4" else None,
-                )
-            folder = Path(str(cached_file(source, "config.json"))).parent
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the model {name!r} can't be loaded: {error}") from error
-        model.eval()  # type: ignore[no-untyped-call]  # transformers types it partly
-        return cls._in_memory(model, tokenizer, name, folder, precision=precision, dtype=dtype)
+        _check_files(name, source, precision)
+        with _reading(name, source, CONFIG):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        is_quantised = getattr(config, "quantization_config", None) is not None
+        with _reading(name, source, TOKENIZER, TOKENIZER_CONFIG):
+            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+        if Path(source, GENERATION_CONFIG).exists():
+            with _reading(name, source, GENERATION_CONFIG):
+                GenerationConfig.from_pretrained(source)
+        with _reading(name, source, CONFIG, WEIGHTS, INDEX), LOADING:
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=getattr(torch, wanted),
+                device_map=device_map or device,
+                use_safetensors=True,  # a pickled checkpoint could run code
+                trust_remote_code=False,
+                # A folder that is quantised already says how; what it has become is read from the modules.
+                quantization_config=quantisation if precision == "nf4" and not is_quantised else None,
+                output_loading_info=True,
+            )
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelError(
+                f"the model {name!r} can't be loaded: its files lack {len(missing)} of the weights that its {CONFIG} "
+                f"wants, such as {missing[0]!r}, which would be filled in by chance"
+            )
+        model.eval()
+        checkpoint = cls._in_memory(model, tokenizer, name)
+        if (checkpoint.precision, dtype or checkpoint.dtype) != (precision, checkpoint.dtype):
+            raise ModelError(
+                f"the model {name!r} is held as {checkpoint.precision} and computes in {checkpoint.dtype}, as its "
+                f"{CONFIG} says, and the tier wants {precision}, in {wanted}"
+            )
+        return checkpoint
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> "Checkpoint":
         """Take a transformers model that the caller has loaded, as it is.
 
         Raises:
-            ModelError: it isn't in evaluation mode, its files can't be found, or its precision is neither full nor NF4.
+            ModelError: it isn't what its class and its configuration make, it isn't in evaluation mode, its precision
+                is neither full nor NF4, or it has another model's tokenizer.
         """
-        name = str(getattr(model, "name_or_path", ""))
-        if getattr(model, "training", True):
-            raise ModelError(f"the model {name!r} is in training mode, in which its answers vary; call model.eval()")
-        try:
-            folder = Path(str(cached_file(name, "config.json", local_files_only=True))).parent
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"the files of the model {name!r} aren't on this machine, so it can't be told which weights it has"
-            ) from error
-        precision, dtype = _precision(model, name)
-        return cls._in_memory(model, tokenizer, name, folder, precision=precision, dtype=dtype)
+        return cls._in_memory(model, tokenizer, str(getattr(model, "name_or_path", "")))
 
     @classmethod
-    def _in_memory(
-        cls, model: Any, tokenizer: Any, name: str, folder: Path, *, precision: Precision, dtype: Dtype
-    ) -> "Checkpoint":
+    def _in_memory(cls, model: Any, tokenizer: Any, name: str) -> "Checkpoint":
+        check_class(model)
+        if any(module.training for module in model.modules()):
+            raise ModelError(f"the model {name!r} is in training mode, in which its answers vary; call model.eval()")
         _compute_in_dtype(model)
+        precision, dtype = held_precision(model)
+        check_structure(model)
         config = model.config.get_text_config()
         if missing := [field for field in ("num_hidden_layers", "hidden_size") if not hasattr(config, field)]:
             raise ModelError(
                 f"the model {name!r} can't be tapped: its configuration has no {' and no '.join(missing)}, so that "
                 "neither its layers nor their width are known"
             )
+        check_tokenizer(tokenizer, model, name)
         return cls(
             model=model,
             tokenizer=tokenizer,
             precision=precision,
             dtype=dtype,
-            weights=weights_digest(folder),
+            weights=weights_digest(model),
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
+            snapshot=ModelSnapshot(model),
         )
 
-    def fingerprint(self, points: Sequence[TapPoint], *, temperature: float, decoding: str, prompt: str) -> Fingerprint:
+    def fingerprint(
+        self, points: Sequence[TapPoint], *, temperature: float, decoding: str, template: PromptTemplate
+    ) -> Fingerprint:
         """Build the fingerprint of this checkpoint, tapped at these points.
 
         Args:
             points: the taps, of one site.
             temperature: of the signature's softmax.
             decoding: its name, from `decoding_name`.
-            prompt: the template's digest.
+            template: the wording of its prompts.
         """
+        # The tokens with a line break, which end a base model's answers too, follow from the vocabulary.
+        ends = end_tokens(self.model, self.tokenizer, chat=True)
+        prompt = f"{template.digest} {tokenizer_digest(self.tokenizer, ends)}"
         return Fingerprint(
             weights=self.weights,
             precision=self.precision,
@@ -154,7 +201,7 @@ class Checkpoint:
             taps=pattern(points),
             temperature=temperature,
             decoding=decoding,
-            prompt=prompt,
+            prompt=hashlib.sha256(prompt.encode()).hexdigest()[:16],
         )
 
     def prove_taps(self, points: Sequence[TapPoint]) -> None:
@@ -185,34 +232,6 @@ class Checkpoint:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _precision(model: Any, name: str) -> tuple[Precision, Dtype]:
-    """Read how a loaded model holds its weights, and what it computes in."""
-    quantisation = getattr(model.config, "quantization_config", None)
-    if quantisation is None:
-        precision: Precision = "full"
-        computed = model.dtype
-    elif isinstance(quantisation, BitsAndBytesConfig) and _is_nf4(quantisation):
-        precision = "nf4"
-        computed = quantisation.bnb_4bit_compute_dtype
-    else:
-        raise ModelError(
-            f"the model {name!r} is quantised otherwise than NF4 with double quantisation (bitsandbytes), the one kind "
-            "that signatures are known of"
-        )
-    dtype = str(computed).removeprefix("torch.")
-    if dtype not in get_args(Dtype):
-        raise ModelError(f"the model {name!r} computes in {dtype!r}; signatures are known in {get_args(Dtype)!r}")
-    return precision, cast("Dtype", dtype)
-
-
-def _is_nf4(quantisation: BitsAndBytesConfig) -> bool:
-    return bool(
-        quantisation.load_in_4bit
-        and quantisation.bnb_4bit_quant_type == "nf4"
-        and quantisation.bnb_4bit_use_double_quant
-    )
-
-
 def _compute_in_dtype(model: Any) -> None:
     """Keep bitsandbytes from computing in bfloat16 where the dtype is float32.
 
@@ -231,42 +250,42 @@ def _source(name: str, progress: Progress | None) -> str:
     return name
 
 
-def weights_digest(folder: Path) -> str:
-    """Digest the names, types, shapes and a sample of the values of all tensors in a folder's safetensors files.
-
-    Equal weights have equal digests on any device, and a fine-tune, which changes every sampled matrix, has another. It
-    is no protection against forgery. A safetensors file is eight bytes of header length, a JSON header, and the
-    tensors' bytes.
-
-    Raises:
-        ModelError: the folder holds no safetensors file, or one that can't be read.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{str(folder)!r} holds no safetensors file; convert the checkpoint to safetensors")
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            _digest_file(file, digest)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{str(file)!r} isn't a whole safetensors file: {error}") from error
-    return digest.hexdigest()[:16]
+def _check_files(name: str, source: str, precision: Precision) -> None:
+    """Check a folder's files, or those of the hub's that say what the others are."""
+    if Path(source).is_dir():
+        check_folder(Path(source), precision)
+        return
+    for file, error in ((ADAPTER, adapter_error), (CUSTOM_GENERATE, custom_generate_error)):
+        if _hub_file(source, file) is not None:
+            raise error(f"{name}: {file}")
+    with _reading(name, source, CONFIG):
+        file = str(cached_file(source, CONFIG))
+    check_config(read_json(Path(file)), f"{name}: {CONFIG}", precision)
 
 
-def _digest_file(file: Path, digest: "hashlib._Hash") -> None:
-    with file.open("rb") as tensors:
-        size = file.stat().st_size
-        length = int.from_bytes(tensors.read(8), "little")
-        if 8 + length > size:
-            raise ValueError(f"its header should have {length} bytes, the whole file has {size}")
-        header = json.loads(tensors.read(length))
-        header.pop("__metadata__", None)
-        expected = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-        if expected != size:
-            raise ValueError(f"it has {size} bytes, and should have {expected}")
-        for name, tensor in sorted(header.items()):
-            begin, end = tensor["data_offsets"]
-            digest.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
-            for offset in (begin, (begin + end) // 2, max(begin, end - DIGEST_SAMPLE)):
-                tensors.seek(8 + length + offset)
-                digest.update(tensors.read(min(DIGEST_SAMPLE, end - offset)))
+def _hub_file(source: str, file: str) -> str | None:
+    try:
+        return cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # there is no such model, or no connection: loading it says so
+        return None
+
+
+@contextmanager
+def _reading(name: str, source: str, *files: str) -> Iterator[None]:
+    """Name the model and the files in whatever error transformers raises while it reads them."""
+    try:
+        yield
+    except Exception as error:  # a file that isn't what it should be may fail anywhere
+        folder = Path(source)
+        found = [file for file in files if (folder / file).exists()]
+        contents = {file: read_json(folder / file) for file in found if file in SIZES}
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            found = [file for file, content in contents.items() if "auto_map" in content] or found
+            problem = (
+                "wants code of its own to be run (auto_map), and code that comes with a model is never run; take a "
+                "model whose architecture transformers has"
+            )
+        else:
+            problem = f"{type(error).__name__}: {str(error).strip()[:ERROR_LENGTH]}"
+        place = " or ".join(repr(str(folder / file)) for file in found) or f"{name}: {files[0]}"
+        raise ModelError(f"the model {name!r} can't be loaded: {place}: {problem}") from error

@@ -4,7 +4,8 @@ import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, groupby, pairwise
+from operator import itemgetter
 from typing import Any, Final
 
 from tokenizers import Tokenizer, pre_tokenizers
@@ -12,9 +13,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 from ilis_guard.errors import ModelError
 from ilis_guard.models.decoding import special_tokens
 
-_FILLERS: Final = tuple(map(chr, chain(range(0x10600, 0x10737), range(0x12000, 0x1239A))))
+FILLERS: Final = tuple(map(chr, chain(range(0x10600, 0x10737), range(0x12000, 0x1239A))))
 """Letters of Linear A and cuneiform: they have no case, and nothing composes with them."""
-_MARKS: Final = tuple(map(chr, range(0x10FF00, 0x10FFFE)))
+MARKS: Final = tuple(map(chr, range(0x10FF00, 0x10FFFE)))
 """Private-use characters, which normalisation leaves alone."""
 _MARKUP: Final = re.compile(r"\W*[<\[{].*[>\]}]\W*", re.DOTALL)
 
@@ -24,28 +25,39 @@ class MarkedText:
     """A text, and which of its characters people wrote."""
 
     text: str
-    filled: str
-    """As long as the text, with other characters where people wrote them."""
+    written: tuple[bool, ...]
+    """One each character; white space is nobody's."""
 
     @classmethod
-    def written(cls, text: str) -> "MarkedText":
+    def of_people(cls, text: str) -> "MarkedText":
         """Mark a text that people wrote from beginning to end."""
-        return cls(text=text, filled=fill(text, filler([text])))
+        return cls(text=text, written=tuple(not character.isspace() for character in text))
+
+    @classmethod
+    def between(cls, text: str, filled: str) -> "MarkedText":
+        """Mark a text where another of the same length has other characters."""
+        return cls(text=text, written=tuple(ours != theirs for ours, theirs in zip(text, filled, strict=True)))
 
     def __add__(self, other: "MarkedText") -> "MarkedText":
-        return MarkedText(text=self.text + other.text, filled=self.filled + other.filled)
+        return MarkedText(text=self.text + other.text, written=self.written + other.written)
 
-    def with_mark(self, place: int, mark: str) -> "MarkedText":
-        """Put a mark before a place."""
-        text, filled = self.text, self.filled
-        return MarkedText(
-            text=text[:place] + mark + text[place:],
-            filled=filled[:place] + mark + filled[place:],
-        )
+    def with_marks(self, places: Sequence[int], mark: str) -> "MarkedText":
+        """Put a mark before each of some places, which are in order."""
+        ends = (*places, len(self.text))
+        pieces, written = [self.text[: ends[0]]], list(self.written[: ends[0]])
+        for start, end in pairwise(ends):
+            pieces.append(mark + self.text[start:end])
+            written += (True, *self.written[start:end])
+        return MarkedText(text="".join(pieces), written=tuple(written))
 
-    def is_written(self, place: int) -> bool:
-        """Whether people wrote the character at a place; white space is nobody's."""
-        return self.text[place] != self.filled[place]
+    def harmless(self) -> "MarkedText":
+        """Put one letter in place of each part that people wrote."""
+        letter, pieces, written = absent_from([self.text], FILLERS), list[str](), list[bool]()
+        for is_written, part in groupby(zip(self.text, self.written, strict=True), key=itemgetter(1)):
+            piece = letter if is_written else "".join(character for character, _ in part)
+            pieces.append(piece)
+            written += [is_written] * len(piece)
+        return MarkedText(text="".join(pieces), written=tuple(written))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,22 +70,12 @@ class ControlToken:
 
     def is_written(self, marked: MarkedText) -> bool:
         """Whether people wrote a part of it."""
-        return any(marked.is_written(place) for place in range(self.start, self.end))
+        return any(marked.written[self.start : self.end])
 
     def place_to_cut(self, marked: MarkedText, boundaries: set[int]) -> int | None:
         """Find where to cut what people wrote of it, if possible where its plain spelling has a boundary."""
-        places = [
-            place
-            for place in range(self.start + 1, self.end)
-            if (marked.is_written(place - 1) or marked.is_written(place))
-            and not marked.text[place - 1 : place + 1].isspace()
-        ]
+        places = [place for place in range(self.start + 1, self.end) if any(marked.written[place - 1 : place + 1])]
         return next((place for place in places if place in boundaries), next(iter(places), None))
-
-
-def filler(texts: Iterable[str]) -> str:
-    """Return a letter that stands in none of the texts."""
-    return _absent_from(texts, _FILLERS)
 
 
 def fill(text: str, letter: str) -> str:
@@ -81,9 +83,20 @@ def fill(text: str, letter: str) -> str:
     return "".join(character if character.isspace() else letter for character in text)
 
 
-def cut_mark(texts: Iterable[str]) -> str:
-    """Return a mark for `PlainTextEncoder.cut` that stands in none of the texts."""
-    return _absent_from(texts, _MARKS)
+def absent_from(texts: Iterable[str], candidates: Sequence[str]) -> str:
+    """Return the first of the candidates, one character each, that stands in none of the texts.
+
+    Raises:
+        ModelError: all do.
+    """
+    present = set[str]().union(*texts)
+    found = next((candidate for candidate in candidates if candidate not in present), None)
+    if found is None:
+        raise ModelError(
+            f"a message holds all {len(candidates)} characters from {candidates[0]!r} to {candidates[-1]!r}, of which "
+            "encoding needs one for itself: leave one out"
+        )
+    return found
 
 
 class PlainTextEncoder:
@@ -101,7 +114,8 @@ class PlainTextEncoder:
         self._tokenizer = tokenizer
         self._lock = lock
         self._control = control_tokens(tokenizer)
-        self._unknown: int | None = tokenizer.unk_token_id
+        # What a character that it doesn't know becomes, although nobody wrote that token.
+        self._unknown = frozenset(tokenizer(FILLERS[0], add_special_tokens=False)["input_ids"])
         self._cutter: Tokenizer | None = None
 
     def encode(self, marked: MarkedText, *, special: bool) -> list[int]:
@@ -114,12 +128,14 @@ class PlainTextEncoder:
         Raises:
             ModelError: the control tokens aren't those that any other words would leave.
         """
+        harmless = marked.harmless()
         with self._lock:
             ids, found = self._tokenize(marked.text, special=special)
             if any(token.is_written(marked) for token in found):
-                ids, found = self._spell(marked, special=special)
-            _, expected = self._tokenize(marked.filled, special=special)
-        if found != expected:
+                mark = absent_from([marked.text], MARKS)
+                marked, ids, found = self._cut(marked, mark, found, special=special)
+            _, expected = self._tokenize(harmless.text, special=special)
+        if _among_unwritten(found, marked) != _among_unwritten(expected, harmless):
             raise ModelError(
                 "the words of a message change the control tokens of the prompt around them, as this tokenizer reads "
                 f"it ({len(found)} instead of {len(expected)}): leave the text of control tokens out of messages"
@@ -128,40 +144,31 @@ class PlainTextEncoder:
 
     def cut(self, text: str, mark: str) -> str:
         """Put marks into all control tokens of a text that people wrote."""
+        marked = MarkedText.of_people(text)
         with self._lock:
-            return self._cut(MarkedText.written(text), mark).text
+            _, found = self._tokenize(text, special=False)
+            return self._cut(marked, mark, found, special=False)[0].text if found else text
 
-    def ids_of_controls(self, text: str) -> list[int]:
+    def controls(self, text: str) -> list[int]:
         """List the control tokens in a text."""
         with self._lock:
             return [token.id for token in self._tokenize(text, special=False)[1]]
 
-    def _spell(self, marked: MarkedText, *, special: bool) -> tuple[list[int], list[ControlToken]]:
-        """Encode a text in which people wrote control tokens."""
-        mark = cut_mark([marked.text])
-        cut = self._cut(marked, mark).text
-        encoding = self._tokenizer_without(mark).encode(cut, add_special_tokens=special)
-        # The place in the text, of every place in the text with marks.
-        places = list(accumulate((character != mark for character in cut), initial=0))
-        return encoding.ids, [
-            ControlToken(id=token.id, start=places[token.start], end=places[token.end])
-            for token in self._find(cut, encoding.ids, encoding.offsets)
-        ]
-
-    def _cut(self, marked: MarkedText, mark: str) -> MarkedText:
+    def _cut(
+        self, marked: MarkedText, mark: str, found: Sequence[ControlToken], *, special: bool
+    ) -> tuple[MarkedText, list[int], list[ControlToken]]:
+        """Cut the control tokens that people wrote, and encode the text without them."""
         cutter = self._tokenizer_without(mark)
-        while True:
-            encoding = cutter.encode(marked.text, add_special_tokens=False)
-            found = self._find(marked.text, encoding.ids, encoding.offsets)
-            cutter.encode_special_tokens = True
-            boundaries = {start for start, _ in cutter.encode(marked.text, add_special_tokens=False).offsets}
-            cutter.encode_special_tokens = False
-            places = [place for token in found if (place := token.place_to_cut(marked, boundaries)) is not None]
-            if not places:
-                return marked
+        cutter.encode_special_tokens = True
+        boundaries = {start for start, _ in cutter.encode(marked.text, add_special_tokens=False).offsets}
+        cutter.encode_special_tokens = False
+        ids = list[int]()
+        while places := [place for token in found if (place := token.place_to_cut(marked, boundaries)) is not None]:
+            marked = marked.with_marks(places, mark)
+            encoding = cutter.encode(marked.text, add_special_tokens=special)
             # A cut may uncover a shorter control token.
-            for place in reversed(places):
-                marked = marked.with_mark(place, mark)
+            ids, found, boundaries = encoding.ids, self._find(marked.text, encoding.ids, encoding.offsets), set()
+        return marked, ids, list(found)
 
     def _tokenizer_without(self, mark: str) -> Tokenizer:
         """Return the tokenizer with one difference: it finds no token across a mark, and leaves the mark out."""
@@ -172,9 +179,7 @@ class PlainTextEncoder:
                 "leave it out of messages, or give the model a tokenizer.json"
             )
         if self._cutter is None:
-            self._cutter = Tokenizer.from_str(own.to_str())
-            self._cutter.no_padding()
-            self._cutter.no_truncation()
+            self._cutter = _copy(own)
         steps = [] if own.pre_tokenizer is None else [own.pre_tokenizer]
         # Last, because what splits before may add a space to each piece; byte-level tokenizers have spelled it by then.
         seen = mark if own.normalizer is None else own.normalizer.normalize_str(mark)
@@ -201,9 +206,7 @@ class PlainTextEncoder:
         return [
             ControlToken(id=id_, start=start, end=end)
             for id_, (start, end) in zip(ids, offsets, strict=True)
-            if id_ in self._control
-            # An unknown character becomes the unknown token, which nobody wrote as such.
-            and (id_ != self._unknown or text[start:end].strip() == self._control[id_])
+            if id_ in self._control and (id_ not in self._unknown or text[start:end].strip() == self._control[id_])
         ]
 
 
@@ -222,12 +225,20 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
     }
 
 
-def _absent_from(texts: Iterable[str], candidates: Sequence[str]) -> str:
-    present = set().union(*texts)
-    found = next((candidate for candidate in candidates if candidate not in present), None)
-    if found is None:
-        raise ModelError(
-            f"a message holds all {len(candidates)} characters from {candidates[0]!r} to {candidates[-1]!r}, of which "
-            "encoding needs one for itself: leave one out"
-        )
-    return found
+def _among_unwritten(found: Iterable[ControlToken], marked: MarkedText) -> list[tuple[int, int, int]]:
+    """Place control tokens by the characters before them that nobody wrote."""
+    places = list(accumulate((not written for written in marked.written), initial=0))
+    return [(token.id, places[token.start], places[token.end]) for token in found]
+
+
+def _copy(tokenizer: Tokenizer) -> Tokenizer:
+    """Copy a tokenizer, all but its vocabulary, which takes seconds and both can share."""
+    copy = Tokenizer(tokenizer.model)
+    added = tokenizer.get_added_tokens_decoder()
+    copy.add_tokens([token for _, token in sorted(added.items())])
+    if copy.get_added_tokens_decoder() != added:  # numbered with gaps
+        copy = Tokenizer.from_str(tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+    copy.normalizer, copy.post_processor = tokenizer.normalizer, tokenizer.post_processor
+    return copy

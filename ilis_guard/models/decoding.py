@@ -37,7 +37,14 @@ IGNORED: Final = frozenset(
     | {"output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate"}
 )
 """Options that change no token of an answer that is generated alone."""
-BEAMS: Final = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha", "assistant_model")
+BEAMS: Final = frozenset(
+    {"assistant_early_exit", "assistant_model", "assistant_tokenizer", "constraints", "custom_generate", "dola_layers"}
+    | {"force_words_ids", "num_assistant_tokens", "num_beam_groups", "num_beams", "num_return_sequences"}
+    | {"penalty_alpha", "prompt_lookup_num_tokens"}
+)
+"""Options with which tokens come from several candidates, models, or layers."""
+NO_OPTIONS: Final = frozenset({"attention_mask", "generation_config", "input_ids", "inputs", "streamer", "tokenizer"})
+"""Arguments of ``generate`` that choose no token."""
 
 
 def decoding_name(decoding: Mapping[str, Any]) -> str:
@@ -55,9 +62,10 @@ def generation_config(
     """
     if refused := sorted(set(decoding) - ALLOWED):
         why = (
-            "with beam search and its like the tokens of an answer come from passes of several candidates, so that no "
-            "signature belongs to the answer; decode greedily or sample (do_sample)"
-            if set(refused) & set(BEAMS)
+            "with beam search, assisted decoding and their like the tokens of an answer come from passes of several "
+            "candidates, models or layers, so that no signature belongs to the answer; decode greedily or sample "
+            "(do_sample)"
+            if set(refused) & BEAMS
             else f"known are {sorted(ALLOWED)!r}; the length is the tier's max_new_tokens"
         )
         raise ModelError(f"decoding can't have {refused!r}: {why}")
@@ -96,7 +104,10 @@ def decoding_differences(model: Any, given: Mapping[str, Any], ours: GenerationC
         theirs |= config.to_diff_dict()
     theirs = _effective(theirs | {name: value for name, value in given.items() if name in ours.to_dict()})
     wanted = _effective(ours.to_diff_dict())
-    return sorted(name for name in theirs.keys() | wanted.keys() if theirs.get(name) != wanted.get(name))
+    different = {name for name in theirs.keys() | wanted.keys() if theirs.get(name) != wanted.get(name)}
+    # What a configuration doesn't hold, such as an assistant model or processors of logits, `generate` takes beside it.
+    known = NO_OPTIONS | ours.to_dict().keys()
+    return sorted(different | {name for name, value in given.items() if name not in known and value is not None})
 
 
 def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +169,10 @@ def special_tokens(tokenizer: Any) -> list[int]:
 def end_tokens(model: Any, tokenizer: Any, *, chat: bool) -> list[int]:
     """List the tokens that end an answer: the model's own, and for a base model every token with a line break."""
     configured = model.generation_config.eos_token_id
-    own = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    named = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    if wrong := [token for token in named if token is not None and (type(token) is not int or token < 0)]:
+        raise ModelError(f"eos_token_id (generation_config.json or config.json) must be tokens' numbers, got {wrong!r}")
+    own = set(named) - {None}
     if not own:
         raise ModelError("neither the model nor its tokenizer names an end-of-sequence token")
     if chat:

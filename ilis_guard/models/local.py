@@ -38,6 +38,7 @@ from ilis_guard.models.forward_batch import (
     select_rows,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.models.tokenizers import vocabulary_size
 from ilis_guard.models.weights import Progress
 from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, replay
 from ilis_guard.types import Dtype, Fingerprint, FinishReason, Generation, Message, Position, Precision, Site, Step
@@ -69,6 +70,7 @@ class LocalModel:
         self._tokenizer = checkpoint.tokenizer
         self._points = tuple(points)
         self._context = context_length(checkpoint.model)
+        self._vocabulary = vocabulary_size(checkpoint.model)
         ends = end_tokens(checkpoint.model, self._tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(self._tokenizer)
         self._codec = TextCodec(self._tokenizer, template, ends)
@@ -124,7 +126,7 @@ class LocalModel:
         )
         points = locate(checkpoint.model, checkpoint.layers, site)
         fingerprint = checkpoint.fingerprint(
-            points, temperature=temperature, decoding=decoding_name(decoding or {}), prompt=template.digest
+            points, temperature=temperature, decoding=decoding_name(decoding or {}), template=template
         )
         model = cls(
             checkpoint,
@@ -222,9 +224,10 @@ class LocalModel:
             span: as for `generate`.
 
         Raises:
-            ModelError: the span doesn't lie in an answer.
+            ModelError: the span doesn't lie in an answer, or the model was changed in memory since it was loaded.
             SignatureError: an activation is missing or not finite.
         """
+        self.checkpoint.snapshot.check()
         inputs = pad([request.tokens for request in requests], self._model.device)
 
         def build(recording: Recording, row: int, answer: list[int], is_complete: bool) -> Generation:
@@ -302,6 +305,7 @@ class LocalModel:
         tokens = self._codec.before_end(given)
         if not tokens:
             raise ModelError(f"there is nothing to read: the answer has no token ({type(answer).__name__})")
+        self._check_known(tokens)
         self._check_length(len(prompt), len(tokens))
         request = self._request(prompt, started_at)
         return self._read(request, tokens, "length" if finish_reason == "length" and tokens == given else "stop", span)
@@ -320,6 +324,7 @@ class LocalModel:
             ModelError: the conversation can't be put to this model.
         """
         prompt = self._codec.encode_prompt(messages, template)
+        self._check_known(prompt)
         self._check_length(len(prompt), new_tokens)
         return prompt
 
@@ -335,6 +340,14 @@ class LocalModel:
             sequences = self._model.generate(**inputs, generation_config=self._decoding)
         rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._codec.decode_answer(row, request.opened_by) for row, request in zip(rows, requests, strict=True)]
+
+    def _check_known(self, tokens: Sequence[int]) -> None:
+        """Check that a model knows all tokens: its tokenizer may have words of a larger model of its family."""
+        if tokens and max(tokens) >= self._vocabulary:
+            raise ModelError(
+                f"the text has the token {max(tokens)}, and the model knows {self._vocabulary}: its tokenizer has "
+                "words that it wasn't trained on"
+            )
 
     def _check_length(self, prompt: int, answer: int) -> None:
         if prompt + answer > self._context:
@@ -362,6 +375,7 @@ class LocalModel:
     def _read(
         self, request: GenerationRequest, tokens: list[int], finish_reason: FinishReason, span: Span | None
     ) -> Generation:
+        self.checkpoint.snapshot.check()
         recording = replay(
             self._model,
             self._points,
@@ -389,12 +403,16 @@ class LocalModel:
         token_ids = self._codec.before_end(answer)
         # A complete answer holds no stop sequence; of one that isn't, the end may be the beginning of one.
         is_complete = finish_reason is not None
+        if is_complete:  # with a model that was changed meanwhile, it is nobody's answer
+            self.checkpoint.snapshot.check()
         text, problem = (
             self._codec.find_answer(token_ids, request.opened_by)
             if is_complete
             else self._codec.find_partial_answer(token_ids, request.stop, request.opened_by)
         )
         signatures: dict[Position, Any] = dict(recording.signatures)
+        if problem:  # tokens that may yet become a marker were counted
+            signatures = {"prompt": signatures["prompt"]}
         if span is not None and recording.token_maps is not None and (found := find_span(span, text)) is not None:
             places = self._codec.places_in_span(found, token_ids, request.opened_by)
             mapped = [
@@ -412,6 +430,6 @@ class LocalModel:
             seconds=time.perf_counter() - request.started_at,
             token_ids=tuple(token_ids),
             signatures=signatures,
-            statistics=recording.statistics,
+            statistics=None if problem else recording.statistics,
             thinking_problem=problem,
         )

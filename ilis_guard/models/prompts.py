@@ -12,7 +12,7 @@ from typing import Any, Final
 from ilis_guard.config.tiers import QUESTION, TemplateArgument
 from ilis_guard.errors import ModelError
 from ilis_guard.models.answer_text import Offsets, before_stop, tokens_in_span, without_partial_stop
-from ilis_guard.models.control_tokens import MarkedText, PlainTextEncoder, cut_mark, fill, filler
+from ilis_guard.models.control_tokens import FILLERS, MARKS, MarkedText, PlainTextEncoder, absent_from, fill
 from ilis_guard.models.template_arguments import check_template_arguments
 from ilis_guard.types import Message
 from ilis_guard.types.thinking import Problem, find_answer, is_marker, opened_thinking
@@ -90,10 +90,10 @@ class PromptTemplate:
         Raises:
             ModelError: as `render`, or the chat template makes something of the text of a control token in a message.
         """
-        letter = filler(turn.content for turn in messages)
+        letter = absent_from([turn.content for turn in messages], FILLERS)
         if not self.is_chat:
             filled = self._continued([replace(turn, content=fill(turn.content, letter)) for turn in messages])
-            return MarkedText(text=self._continued(messages), filled=filled)
+            return MarkedText.between(self._continued(messages), filled)
         turns = self.worded(messages)
         text = self.render_turns(turns, tokenizer)
         try:
@@ -103,7 +103,7 @@ class PromptTemplate:
         if len(filled) == len(text) and all(
             ours in (theirs, letter) for theirs, ours in zip(text, filled, strict=True)
         ):
-            return MarkedText(text=text, filled=filled)
+            return MarkedText.between(text, filled)
         return self._marked_by_cuts(text, turns, tokenizer, encoder)
 
     def worded(self, messages: Sequence[Message]) -> list[Message]:
@@ -145,15 +145,15 @@ class PromptTemplate:
 
         Many templates look for the end of a model's thinking in its former turns, and leave out what is before.
         """
-        if not any(encoder.ids_of_controls(turn.content) for turn in turns):
-            return MarkedText(text=text, filled=text)
-        mark = cut_mark(turn.content for turn in turns)
+        if not any(encoder.controls(turn.content) for turn in turns):
+            return MarkedText.between(text, text)
+        mark = absent_from([turn.content for turn in turns], MARKS)
         cut = [replace(turn, content=encoder.cut(turn.content, mark)) for turn in turns]
         kept = [whole if whole.role == "assistant" else turn for turn, whole in zip(cut, turns, strict=True)]
-        harmless = encoder.ids_of_controls(self.render_turns(cut, tokenizer))
+        harmless = encoder.controls(self.render_turns(cut, tokenizer))
         for candidate in (cut, kept):
             marked = _marked_at(self.render_turns(candidate, tokenizer), mark)
-            if marked.text == text and encoder.ids_of_controls(marked.filled) == harmless:
+            if marked.text == text and encoder.controls(marked.harmless().text) == harmless:
                 return marked
         raise ModelError(
             "a message holds the text of a control token that the model's chat template makes something of: leave it "
@@ -199,7 +199,7 @@ class TextCodec:
         marked = self._template.render_marked(messages, self._tokenizer, self._encoder)
         # A space, which `Generation.text` leaves out, precedes a base model's answer.
         gap = "" if self._template.is_chat or marked.text[-1:].isspace() or answer[:1].isspace() else " "
-        written = MarkedText.written(gap + answer)
+        written = MarkedText.of_people(gap + answer)
         whole = self._encoder.encode(marked + written, special=not self._template.is_chat)
         if whole[: len(prompt)] == list(prompt):
             return whole[len(prompt) :]
@@ -208,7 +208,7 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Encode any text by itself, without special tokens."""
-        return self._encoder.encode(MarkedText.written(text), special=False)
+        return self._encoder.encode(MarkedText.of_people(text), special=False)
 
     def before_end(self, tokens: Sequence[int]) -> list[int]:
         """Cut an answer's tokens before the first end token."""
@@ -289,12 +289,10 @@ class TextCodec:
 
 
 def _marked_at(cut: str, mark: str) -> MarkedText:
-    """Mark what people wrote by the characters on both sides of each mark."""
-    pieces = cut.split(mark)
-    letter = filler(pieces)
-    filled = [(piece if index == 0 else fill(piece[:1], letter) + piece[1:]) for index, piece in enumerate(pieces)]
-    filled = [
-        (piece if index == len(pieces) - 1 else piece[:-1] + fill(piece[-1:], letter))
-        for index, piece in enumerate(filled)
-    ]
-    return MarkedText(text="".join(pieces), filled="".join(filled))
+    """Take marks out of a text; people wrote what is on both sides of each."""
+    text, written = list[str](), list[bool]()
+    for place, character in enumerate(cut):
+        if character != mark:
+            text.append(character)
+            written.append(mark in (cut[place - 1 : place], cut[place + 1 : place + 2]))
+    return MarkedText(text="".join(text), written=tuple(written))

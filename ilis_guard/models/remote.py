@@ -17,7 +17,9 @@ from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from ilis_guard.config.imports import import_string
 from ilis_guard.errors import ModelError, control_flow, error_text
+from ilis_guard.models.logprobs import logprobs_of_answer
 from ilis_guard.models.provider_errors import as_model_error
+from ilis_guard.models.reasoning import answer_of
 from ilis_guard.types import FinishReason, Generation, Message, RemoteFingerprint, Statistics
 
 MODEL_FIELDS: Final = ("model_name", "model")
@@ -125,14 +127,16 @@ def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) 
 
 def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
     """Convert a chat model's whole reply, which took so many seconds."""
+    answer, problem = answer_of(reply)
     usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
     return Generation(
-        text=reply.text.strip(),
+        text=answer,
         tokens=usage["output_tokens"],
         prompt_tokens=usage["input_tokens"],
         finish_reason=_finish_reason(reply.response_metadata),
         seconds=seconds,
-        statistics=statistics_of(reply.response_metadata.get("logprobs")),
+        statistics=statistics_of(logprobs_of_answer(reply.response_metadata.get("logprobs"), answer)),
+        thinking_problem=problem,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
+from transformers import GenerationConfig
 
 from ilis_guard.errors import BundleMismatchError, ModelError
 from ilis_guard.models.answer_start import AnswerStart
@@ -20,6 +21,7 @@ from ilis_guard.models.decoding import (
     special_tokens,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.models.snapshot import ModelSnapshot
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate
 from ilis_guard.types import Fingerprint, Generation, Message
 
@@ -32,11 +34,20 @@ class TappedModel:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, points: Sequence[TapPoint], *, fingerprint: Fingerprint, template: PromptTemplate
+        self,
+        checkpoint: Checkpoint,
+        points: Sequence[TapPoint],
+        *,
+        fingerprint: Fingerprint,
+        template: PromptTemplate,
+        decoding: GenerationConfig,
     ) -> None:
         self.fingerprint = fingerprint
         self.template = template
+        self._decoding = decoding
+        self._model = checkpoint.model
         self._tokenizer = checkpoint.tokenizer
+        self._snapshot = checkpoint.snapshot
         self._points = tuple(points)
         self._end_tokens = end_tokens(checkpoint.model, checkpoint.tokenizer, chat=template.is_chat)
         self._special_tokens = special_tokens(checkpoint.tokenizer)
@@ -64,11 +75,13 @@ class TappedModel:
             max_new_tokens: the bundle's.
 
         Raises:
-            ModelError: it isn't in evaluation mode, or its weights or its precision are unknown.
+            ModelError: it isn't in evaluation mode, was changed in memory, or its precision is unknown.
             SignatureError: its architecture can't be tapped, or a tap isn't in the path to the logits.
             BundleMismatchError: its decoding or its length limit isn't the bundle's.
         """
         checkpoint = Checkpoint.of(model, tokenizer)
+        if model.config.is_encoder_decoder:
+            raise ModelError(f"a {type(model).__name__} encodes its prompt apart from its answer, and can't be tapped")
         template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
         points = locate(model, checkpoint.layers, fitted.site)
         decoding = parse_decoding(fitted.decoding)
@@ -77,18 +90,13 @@ class TappedModel:
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(model, tokenizer, chat=template.is_chat),
         )
-        if different := decoding_differences(model, options, ours):
-            wanted = {name: getattr(ours, name, None) for name in different}
-            raise BundleMismatchError(
-                f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
-                f"{', '.join(different)} differ. The bundle wants {wanted!r} (decoding {fitted.decoding}); give the "
-                "pipeline these, or harvest and fit a bundle for it"
-            )
+        if problem := _describe_differences(model, options, ours):
+            raise BundleMismatchError(problem)
         fingerprint = checkpoint.fingerprint(
-            points, temperature=fitted.temperature, decoding=decoding_name(decoding), prompt=template.digest
+            points, temperature=fitted.temperature, decoding=decoding_name(decoding), template=template
         )
         checkpoint.prove_taps(points)
-        return cls(checkpoint, points, fingerprint=fingerprint, template=template)
+        return cls(checkpoint, points, fingerprint=fingerprint, template=template, decoding=ours)
 
     def strip_template(self, messages: Sequence[Message]) -> tuple[Message, ...] | None:
         """Remove the bundle's wording from a conversation's last turn; None where the turn has another wording."""
@@ -100,9 +108,31 @@ class TappedModel:
         question = self.template.question_in_rendered(prompt, self._tokenizer)
         return None if question is None else (Message(role="user", content=question),)
 
+    def check_call(self, model: Any, tokenizer: Any, options: Mapping[str, Any]) -> None:
+        """Check that the third party still calls this model, with its tokenizer, and with the bundle's options.
+
+        Args:
+            model: that it will call.
+            tokenizer: that it will use.
+            options: the arguments of ``generate``.
+
+        Raises:
+            ModelError: it has replaced the model or its tokenizer, or its decoding or its length limit isn't the
+                bundle's any more.
+        """
+        if model is not self._model or tokenizer is not self._tokenizer:
+            raise ModelError("the pipeline's model or its tokenizer was replaced after it was wrapped; wrap it anew")
+        if problem := _describe_differences(model, options, self._decoding):
+            raise ModelError(problem)
+
     @contextmanager
     def record(self) -> Iterator["CallRecorder"]:
-        """Record one call of ``generate``, of one row, in this thread."""
+        """Record one call of ``generate``, of one row, in this thread.
+
+        Raises:
+            ModelError: the model was changed in memory since it was prepared.
+        """
+        self._snapshot.check()
         with torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
@@ -111,7 +141,7 @@ class TappedModel:
                 temperature=self.fingerprint.temperature,
                 find_answers=[AnswerStart(self._codec, lambda: call.opened_by)],
             )
-            call = CallRecorder(recorder, self._codec)
+            call = CallRecorder(recorder, self._codec, self._snapshot)
             yield call
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
@@ -119,12 +149,26 @@ class TappedModel:
         return self._codec.encode_prompt(messages)
 
 
+def _describe_differences(model: Any, options: Mapping[str, Any], ours: GenerationConfig) -> str:
+    """Describe in what a third party's call differs from the bundle's decoding; empty where it doesn't."""
+    different = decoding_differences(model, options, ours)
+    if not different:
+        return ""
+    wanted = {name: getattr(ours, name, None) for name in different}
+    return (
+        f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
+        f"{', '.join(different)} differ. The bundle wants {wanted!r}; give the pipeline these, or harvest and fit a "
+        "bundle for it"
+    )
+
+
 class CallRecorder:
     """Records one call of a third party's ``generate``."""
 
-    def __init__(self, recorder: Recorder, codec: TextCodec) -> None:
+    def __init__(self, recorder: Recorder, codec: TextCodec, snapshot: ModelSnapshot) -> None:
         self._recorder = recorder
         self._codec = codec
+        self._snapshot = snapshot
         self._prompt: list[int] = []
         self._sequences: torch.Tensor | None = None
         self._started = time.perf_counter()
@@ -151,13 +195,14 @@ class CallRecorder:
             text: the answer, as the caller of ``generate`` got it: thinking may have lost its markers there.
 
         Raises:
-            ModelError: no token was recorded, or several rows were generated at once.
+            ModelError: no token was recorded, several rows were generated at once, or the model was changed meanwhile.
             SignatureError: an activation is missing or not finite.
         """
         if self._sequences is None:
             raise ModelError("the chain's model returned and no token was recorded: did a cache answer?")
         if len(self._sequences) != 1:
             raise ModelError(f"the chain's model generated {len(self._sequences)} rows for one request")
+        self._snapshot.check()
         (recording,) = self._recorder.finish(self._sequences)
         tokens = self._sequences[0, len(self._prompt) :].tolist()
         answer, problem = self._codec.find_answer(tokens, self.opened_by)
@@ -168,8 +213,8 @@ class CallRecorder:
             finish_reason="stop" if recording.ended else "length",
             seconds=time.perf_counter() - self._started,
             token_ids=(),
-            signatures=recording.signatures,
-            statistics=recording.statistics,
+            signatures={"prompt": recording.signatures["prompt"]} if problem else recording.signatures,
+            statistics=None if problem else recording.statistics,
             thinking_problem=problem,
         )
 

@@ -7,6 +7,7 @@ from typing import Self
 from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.errors import ConfigError
 from ilis_guard.policy.policy import Policy
+from ilis_guard.policy.score_limits import Bundles
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.scoring import Bundle, read_bundle
 from ilis_guard.scoring.risk_control import Certificate, certify
@@ -57,6 +58,8 @@ class PolicyContext:
     """Names, from small to large."""
     bundles: Callable[[], Mapping[str, Bundle]]
     """By tier: what scores its answers. Called only where a guarantee rests on them; reading them takes a while."""
+    prompt_bundles: Callable[[], Mapping[str, Bundle]]
+    """By tier: what scores its prompts."""
     prompts_scored_by: tuple[str, ...]
     """The tiers that have a prompt bundle."""
     without_cost: tuple[str, ...]
@@ -69,10 +72,17 @@ class PolicyContext:
         return cls(
             tiers=tuple(tier.name for tier in config.tiers),
             bundles=lambda: {tier.name: read_bundle(tier.bundle) for tier in config.tiers if tier.bundle is not None},
+            prompt_bundles=lambda: {
+                tier.name: read_bundle(tier.prompt_bundle) for tier in config.tiers if tier.prompt_bundle is not None
+            },
             prompts_scored_by=tuple(tier.name for tier in config.tiers if tier.prompt_bundle is not None),
             without_cost=tuple(tier.name for tier in config.tiers if tier.cost is None),
             has_queue=config.review is not None,
         )
+
+    def scored_by(self) -> Bundles:
+        """Return the bundles that score at each stage."""
+        return {"prompt": self.prompt_bundles(), "answer": self.bundles()}
 
     def bind(self, policy: Policy, *, is_shadow: bool = False) -> BoundPolicy:
         """Bind a policy to the tiers.

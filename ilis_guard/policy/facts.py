@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from ilis_guard.types import FinishReason, Label, Labels, Obstacle, Statistics
+from ilis_guard.types import FinishReason, Label, Labels, Obstacle, Statistics, to_float
 from ilis_guard.types.requests import (
     MAX_LABEL_NAME,
     MAX_LABEL_NUMBER,
@@ -68,15 +68,17 @@ class Facts:
     @property
     def has_score(self) -> bool:
         """Whether the uncertainty is a number from 0 to 1."""
-        return self.uncertainty is not None and 0.0 <= self.uncertainty <= 1.0
+        uncertainty = to_float(self.uncertainty)
+        return uncertainty is not None and 0.0 <= uncertainty <= 1.0
 
     @property
     def certified(self) -> bool:
         """Whether the policy's guarantee covers this answer: it has a score, at most the tier's threshold."""
-        if self.error or not self.has_score or self.threshold is None:
+        threshold = to_float(self.threshold)
+        if self.error or not self.has_score or threshold is None:
             return False
         assert self.uncertainty is not None, "has_score says so"
-        return self.uncertainty <= self.threshold  # false where the threshold is NaN
+        return self.uncertainty <= threshold  # false where the threshold is NaN
 
     @property
     def label_problem(self) -> str:
@@ -145,12 +147,8 @@ def fact_values(facts: Facts, names: Iterable[str] | None = None) -> dict[str, A
 
 
 def _number(value: float | None) -> float:
-    if value is None:
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:  # a whole number that no double holds
-        return math.inf if value > 0 else -math.inf
+    number = to_float(value)
+    return math.nan if number is None else number
 
 
 def _integer(value: int) -> int:

@@ -15,6 +15,7 @@ from ilis_guard.policy.lint import Notice, config_notices, notices
 from ilis_guard.policy.loader import SCORE, bind, locate
 from ilis_guard.policy.reachability import ReachabilityAnalysis, may_answer
 from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
+from ilis_guard.policy.score_limits import Bundles, IdleThreshold, describe_idle, idle_thresholds
 from ilis_guard.types import Action, Mode, PromptRuling, Ruling, Stage
 
 
@@ -107,7 +108,7 @@ class Policy:
         A rule only counts where it can be seen to hold: one that looks at labels or does arithmetic may hold or not,
         and one with a `sample`, or that retries on a tier by name, may be passed over.
         """
-        where = ReachabilityAnalysis(self._engine.rules).undecided(tier)
+        where = ReachabilityAnalysis(self._engine.rules).undecided_where_uncertified(tier)
         return f"no rule surely decides where nothing is certified and {where}" if where else ""
 
     def bound_rules(self, stage: Stage) -> tuple[BoundRule, ...]:
@@ -121,6 +122,29 @@ class Policy:
     def config_notices(self, config: GuardConfig) -> tuple[Notice, ...]:
         """What neither its author nor the operator of this guard.yaml may mean, though the two go with one another."""
         return config_notices(self._file, self._engine.rules, self._document, config)
+
+    def score_notices(self, bundles: Bundles) -> tuple[Notice, ...]:
+        """What speaks against the scores that its rules rest on: the bundles' findings, and thresholds without effect.
+
+        Args:
+            bundles: what scores at each stage, by tier.
+        """
+        from ilis_guard.scoring.findings import describe  # with numpy, which reading policies doesn't need
+
+        findings = (
+            Notice("warning", f"{'bundle' if stage == 'answer' else 'prompt_bundle'} of {tier!r}", describe(finding))
+            for stage, by_tier in bundles.items()
+            for tier, bundle in by_tier.items()
+            for finding in bundle.metadata.findings
+        )
+        idle = (
+            Notice("warning", self.place(one.rule, "when"), describe_idle(one)) for one in self.idle_thresholds(bundles)
+        )
+        return (*findings, *idle)
+
+    def idle_thresholds(self, bundles: Bundles) -> tuple[IdleThreshold, ...]:
+        """The thresholds of typicality that no score of a tier can be on the other side of."""
+        return tuple(idle_thresholds(self._engine.rules, bundles))
 
     @property
     def prompt_rules(self) -> tuple[Rule, ...]:

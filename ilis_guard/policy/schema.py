@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from ilis_guard.config.base import StrictModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import Action, Mode, Stage
 from ilis_guard.types.requests import nfc
 
@@ -48,6 +49,9 @@ def _condition_text(value: Any) -> Any:
         raise ValueError(f"must be a condition in CEL; {remedy}")  # noqa: TRY004  # pydantic wants a ValueError
     if isinstance(value, int | float):
         raise ValueError("must be a condition in CEL, `uncertainty < 0.2` say")  # noqa: TRY004  # as above
+    if isinstance(value, list | dict):
+        remedy = "`uncertainty < 0.2 && last_tier` say; one that starts with [ or { stands in quotes"
+        raise ValueError(f"must be one condition in CEL, {remedy}")  # noqa: TRY004  # as above
     return value
 
 
@@ -60,7 +64,7 @@ def _share(value: Any) -> Any:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if is_blank(value):
         raise ValueError("is empty; leave the key out instead")
     return value
 

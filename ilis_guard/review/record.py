@@ -10,6 +10,7 @@ from ilis_guard.errors import ReviewError
 from ilis_guard.policy.explain import explain_ticket
 from ilis_guard.review.schema import SMALL_COLUMNS, history, probes, tickets
 from ilis_guard.review.store import TicketEventType, TicketStore, ticket_row
+from ilis_guard.text import is_blank
 from ilis_guard.types import Ruling, Ticket, TicketState, TicketWaiter, Verdict
 from ilis_guard.types.decisions import read_attempt
 from ilis_guard.types.rulings import read_rulings
@@ -103,7 +104,7 @@ class QueueCounts:
 def judged_in(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return the attempt that a verdict is about: the last one with a whole answer; None where there is none."""
     return next(
-        (attempt for attempt in reversed(attempts) if attempt["text"].strip() and attempt["stopped_at"] is None), None
+        (each for each in reversed(attempts) if not is_blank(each["text"]) and each["stopped_at"] is None), None
     )
 
 

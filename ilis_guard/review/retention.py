@@ -13,6 +13,7 @@ from ilis_guard.review.export import write
 from ilis_guard.review.record import record_of
 from ilis_guard.review.schema import deliveries, history, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore
+from ilis_guard.text import is_blank
 
 REDACTED: Final = "[redacted]"
 """Replaces every text but empty ones: so it stays visible which attempt was judged."""
@@ -127,4 +128,4 @@ def _redacted_outcome(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _redacted(text: str) -> str:
-    return REDACTED if text.strip() else ""
+    return "" if is_blank(text) else REDACTED

@@ -25,6 +25,7 @@ from ilis_guard.review.database import retried, retried_idempotent
 from ilis_guard.review.record import is_claimed_at, is_in_state, judged_in, most_urgent_first, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore, ticket_row
+from ilis_guard.text import is_blank
 from ilis_guard.types import DecisionRecord, Ticket, TicketWaiter, Verdict
 
 _UNCLAIMED = {"claimed_by": "", "claimed_until": None}
@@ -176,7 +177,7 @@ def _check_same_request(connection: Connection, row: Row[Any], values: dict[str,
 
 
 def _check_claim(reviewer: str, lease: float | None) -> None:
-    if not reviewer.strip():
+    if is_blank(reviewer):
         raise ReviewError(f"a claim needs a reviewer's name, got {reviewer!r}")
     if lease is not None and not 0 < lease <= LONGEST:  # also true for NaN
         raise ReviewError(f"a lease lasts more than 0 seconds, and a century at most, got {lease!r}")
@@ -221,7 +222,7 @@ def _checked_verdict(verdict: Verdict, text: str) -> Verdict:
         verdict = Verdict(verdict)
     except ValueError:
         raise ReviewError(f"a verdict is 'accept', 'correct' or 'reject', got {verdict!r}") from None
-    if verdict is Verdict.CORRECT and not text.strip():
+    if verdict is Verdict.CORRECT and is_blank(text):
         raise ReviewError("the verdict 'correct' needs the right answer as its text, which is empty")
     if verdict is not Verdict.CORRECT and text:
         raise ReviewError(

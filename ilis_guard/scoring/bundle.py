@@ -11,7 +11,7 @@ from pydantic import FailFast, Field, model_validator
 
 from ilis_guard.scoring.calibration import BetaCalibration, Blending
 from ilis_guard.scoring.features import FeatureGroup
-from ilis_guard.scoring.findings import Finding
+from ilis_guard.scoring.findings import BundleFinding
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
 from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
@@ -169,7 +169,7 @@ class BundleMetadata(BundlePart):
     versions: Mapping[str, str]
     recalibrated: Recalibration | None = None
     """None where calibration map and calibration set are those of the fit. `held_out` always is."""
-    findings: Annotated[tuple[Finding, ...], FailFast()] = ()
+    findings: Annotated[tuple[BundleFinding, ...], FailFast()] = ()
     """What the figures of the fit, or of the recalibration, say against the score; empty is a good sign."""
 
     def log_odds(self, statistics: Float64[np.ndarray, "rows statistics"]) -> Float64[np.ndarray, " rows"] | None:

@@ -23,7 +23,7 @@ CONSTANT_SHARES: Final = (0.5, 0.9)
 """From the first share of constant features on there is a warning, from the second on the taps measure nothing."""
 
 
-class Finding(BundlePart):
+class BundleFinding(BundlePart):
     """One thing that a bundle's figures say against it."""
 
     kind: FindingKind
@@ -43,7 +43,7 @@ class Finding(BundlePart):
         return self.severity == "error"
 
 
-def figure_findings(auroc: "Figure", brier_skill: "Figure", groups: int) -> Iterator[Finding]:
+def figure_findings(auroc: "Figure", brier_skill: "Figure", groups: int) -> Iterator[BundleFinding]:
     """Judge figures on rows that the score hasn't seen.
 
     Args:
@@ -58,20 +58,22 @@ def figure_findings(auroc: "Figure", brier_skill: "Figure", groups: int) -> Iter
     least, enough = FEW_GROUPS
     if groups < enough:
         severity: Severity = "error" if groups < least else "warning"
-        yield Finding(kind="few_held_out", severity=severity, value=groups, bound=least if groups < least else enough)
+        yield BundleFinding(
+            kind="few_held_out", severity=severity, value=groups, bound=least if groups < least else enough
+        )
 
 
-def calibration_findings(groups: int) -> Iterator[Finding]:
+def calibration_findings(groups: int) -> Iterator[BundleFinding]:
     """Judge the size of a calibration set.
 
     Args:
         groups: independent rows in it.
     """
     if groups < FEW_CALIBRATION_GROUPS:
-        yield Finding(kind="few_calibration", severity="warning", value=groups, bound=FEW_CALIBRATION_GROUPS)
+        yield BundleFinding(kind="few_calibration", severity="warning", value=groups, bound=FEW_CALIBRATION_GROUPS)
 
 
-def feature_findings(constant: float) -> Iterator[Finding]:
+def feature_findings(constant: float) -> Iterator[BundleFinding]:
     """Judge features.
 
     Args:
@@ -80,10 +82,10 @@ def feature_findings(constant: float) -> Iterator[Finding]:
     some, nearly_all = CONSTANT_SHARES
     if constant >= some:
         severity: Severity = "error" if constant >= nearly_all else "warning"
-        yield Finding(kind="constant_features", severity=severity, value=constant, bound=some)
+        yield BundleFinding(kind="constant_features", severity=severity, value=constant, bound=some)
 
 
-def describe(finding: Finding) -> str:
+def describe(finding: BundleFinding) -> str:
     """Say what was found, and what to do, in a sentence without its end."""
     match finding.kind:
         case "by_chance":
@@ -114,9 +116,11 @@ def describe(finding: Finding) -> str:
             )
 
 
-def _of_figure(kind: FindingKind, severity: Severity, figure: "Figure", bound: float) -> Finding:
-    return Finding(kind=kind, severity=severity, value=figure.value, bound=bound, low=figure.low, high=figure.high)
+def _of_figure(kind: FindingKind, severity: Severity, figure: "Figure", bound: float) -> BundleFinding:
+    return BundleFinding(
+        kind=kind, severity=severity, value=figure.value, bound=bound, low=figure.low, high=figure.high
+    )
 
 
-def _interval(finding: Finding) -> str:
+def _interval(finding: BundleFinding) -> str:
     return f"{finding.value:.3f} ({finding.low:.3f} to {finding.high:.3f})"

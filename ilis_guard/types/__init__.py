@@ -37,6 +37,7 @@ from ilis_guard.types.rulings import (
     SpentBudget,
     Stage,
 )
+from ilis_guard.types.scalars import to_float
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
 
 __all__ = [
@@ -85,4 +86,5 @@ __all__ = [
     "TicketState",
     "TicketWaiter",
     "Verdict",
+    "to_float",
 ]

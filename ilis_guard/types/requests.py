@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from ilis_guard.errors import RequestError
-from ilis_guard.text import has_half_characters
+from ilis_guard.text import has_half_characters, is_blank
 from ilis_guard.types.thinking import without_thinking
 
 Label = str | int | float | bool
@@ -79,7 +79,7 @@ class Request:
                 f"the last message (number {len(messages)}) is by {messages[-1].role!r}; the last turn must be the "
                 "user's"
             )
-        if not messages[-1].content.strip():
+        if is_blank(messages[-1].content):
             raise RequestError(f"the prompt is empty (message number {len(messages)}); there is nothing to answer")
         if any(has_half_characters(turn.content) for turn in messages):
             raise RequestError("a message has half a character (a lone surrogate) in it; send whole ones")

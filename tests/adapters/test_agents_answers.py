@@ -381,7 +381,7 @@ def test_logprobs_reach_the_scorer() -> None:
             assert generation.statistics is not None
             return Score(uncertainty=1 - math.exp(generation.statistics.logprob_mean), typicality=1.0)
 
-    logprobs = {"content": [{"logprob": math.log(0.9)}, {"logprob": math.log(0.9)}]}
+    logprobs = {"content": [{"token": text, "logprob": math.log(0.9)} for text in ("Mil", "d.")]}
     chat = ScriptedChat(replies=[AIMessage("Mild.", response_metadata={"logprobs": logprobs})])
     tier = Tier(name="small", model=FakeModel("its own"), scorer=ByStatistics())
     guard = Guard(tiers=[tier], policy=Policy.parse(POLICY), review=InMemoryQueue())

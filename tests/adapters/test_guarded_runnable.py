@@ -234,7 +234,7 @@ def test_a_function_runs_once_and_larger_tiers_get_its_conversation(queue: InMem
 
 def test_a_functions_usage_is_summed_and_statistics_need_one_model() -> None:
     def reply() -> AIMessage:
-        logprobs = {"content": [{"logprob": -0.25}]}
+        logprobs = {"content": [{"token": "Oslo", "logprob": -0.25}]}
         usage: Any = {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}
         return AIMessage("Oslo", usage_metadata=usage, response_metadata={"logprobs": logprobs})
 

@@ -17,7 +17,7 @@ def verdicts(path: Path, *, audited: float) -> Path:
         {
             "id": f"t{place}",
             "dataset": "review",
-            "messages": [{"role": "user", "content": "?"}],
+            "messages": [{"role": "user", "content": f"What is {place}?"}],
             "labels": {},
             "text": "!",
             "tier": "small",

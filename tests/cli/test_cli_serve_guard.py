@@ -20,6 +20,7 @@ from ilis_guard.errors import ConfigError
 from ilis_guard.guard import open_queue
 from tests.cli.conftest import Result
 from tests.cli.test_cli_serve import free_port
+from tests.locks import locked
 
 Run = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,24 @@ def test_requests_in_flight_at_shutdown_are_finished_or_escalated(tmp_path: Path
         tickets = queue.list()
         assert len(tickets) == 2
         assert given_up["ilis_guard"]["ticket"]["id"] in {ticket.id for ticket in tickets}
+
+
+@pytest.mark.usefixtures("process")
+def test_a_ticket_that_waits_for_a_lock_at_shutdown_is_answered_before_and_stored_after(tmp_path: Path) -> None:
+    with guarding(tmp_path, SLOW) as (process, url), ThreadPoolExecutor(1) as pool:
+        with locked(f"sqlite:///{tmp_path}/tickets.db"):
+            waiting = pool.submit(asked, url, "600")
+            while in_flight(url) < 1:
+                pass
+            process.send_signal(signal.SIGTERM)
+            told = waiting.result().json()["ilis_guard"]
+        assert told["ticket_error"]["kind"] == "TicketPendingError"
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
+    review = read_config(tmp_path / "guard.yaml").review
+    assert review is not None
+    with open_queue(review) as queue:
+        (ticket,) = queue.list()
+        assert queue.get(ticket.id).decision == told["id"]
 
 
 @pytest.mark.usefixtures("process")

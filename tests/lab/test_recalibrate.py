@@ -59,7 +59,7 @@ class FakeTable:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    def answers(self) -> Answers:
+    def answers(self, _group_by: str | None = None) -> Answers:
         return self._answers
 
 
@@ -82,6 +82,7 @@ class Traffic:
             {
                 **VERDICT,
                 "id": f"ticket-{place}",
+                "messages": [{"role": "user", "content": f"Who is number {place}?"}],
                 "correct": not self.wrong[place],
                 "uncertainty": float(self.uncertainty[place]),
                 "probability": float(self.probability[place]),
@@ -111,7 +112,7 @@ def test_the_promise_holds_on_synthetic_traffic_only_with_weights(bundle: Bundle
         path = written(tmp_path / "rows.jsonl", Traffic(bundle, seed, 8000).rows())
         labelled = read_calibration_rows(bundle, path)
         for name, rows in (("ours", labelled), ("naive", taken_at_face_value(labelled))):
-            recalibrate(bundle, rows, tmp_path / name)
+            recalibrate(bundle, rows, tmp_path / name, accept=True)
             made_anew = read_bundle(str(tmp_path / name))
             known = made_anew.calibration_set
             threshold = certify(known.uncertainty, known.wrong, max_error=MAX_ERROR, confidence=CONFIDENCE).threshold
@@ -163,9 +164,12 @@ def test_recalibration_keeps_trees_metrics_and_typicality_reference(bundle: Bund
     assert new.calibration_set.typicality == bundle.calibration_set.typicality
     assert new.metadata.held_out == bundle.metadata.held_out
     assert new.metadata.recalibrated is not None
-    assert new.metadata.recalibrated.model_dump() == {
+    assert new.metadata.recalibrated.model_dump(exclude={"auroc", "brier_skill"}) == {
         "bundle": bundle.digest,
         "rows": len(labelled.wrong),
+        "groups": len(labelled.wrong),
+        "group_by": None,
+        "fitted_to": 0,
         "least_probability": AUDITED,
     }
     assert bundle.metadata.recalibrated is None
@@ -248,7 +252,12 @@ def test_an_export_without_probabilities_is_refused(bundle: Bundle, tmp_path: Pa
 
 def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tmp_path: Path) -> None:
     rows = CalibrationRows(
-        raw=np.linspace(0.1, 0.9, 100), wrong=np.arange(100) >= 81, probability=np.full(100, 0.5), typicality=None
+        ids=[f"q{row}" for row in range(100)],
+        raw=np.linspace(0.1, 0.9, 100),
+        wrong=np.arange(100) >= 81,
+        probability=np.full(100, 0.5),
+        distances=None,
+        groups=np.arange(100),
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")

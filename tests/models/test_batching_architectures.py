@@ -27,6 +27,7 @@ from ilis_guard.models.checkpoint import Checkpoint
 from ilis_guard.models.forward_batch import BatchObserver, GenerationRequest
 from ilis_guard.models.local import LocalModel
 from ilis_guard.models.prompts import PromptTemplate
+from ilis_guard.models.snapshot import ModelSnapshot
 from ilis_guard.signature import locate, pattern
 from ilis_guard.types import Fingerprint, Generation
 from tests.signature.test_architectures import COMMON, EXPERTS, HEADED, HIDDEN, LAYERS, VOCABULARY, build
@@ -82,6 +83,7 @@ def local(network: Any) -> LocalModel:
         weights="random",
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
+        snapshot=ModelSnapshot(network),
     )
     template = PromptTemplate(chat_template="{{ messages }}")
     return LocalModel(checkpoint, points, fingerprint=fingerprint, template=template, max_new_tokens=NEW, decoding={})

@@ -66,7 +66,7 @@ def test_unknown_statistics_are_missing_in_conditions() -> None:
 
 
 def test_a_remote_tier_has_the_statistics_of_its_reply() -> None:
-    reply = AIMessage("Oslo", response_metadata={"logprobs": {"content": [token(0.9, 0.05)]}})
+    reply = AIMessage("Oslo", response_metadata={"logprobs": {"content": [{**token(0.9, 0.05), "token": "Oslo"}]}})
     found = RemoteModel(GenericFakeChatModel(messages=iter([reply]))).generate([Message(role="user", content="q")])
     assert found.statistics is not None
     assert found.statistics.logprob_sum == pytest.approx(math.log(0.9))

@@ -44,8 +44,8 @@ def test_shape_is_that_of_the_model_card(smollm2: LocalModel) -> None:
     assert (smollm2.fingerprint.layers, smollm2.fingerprint.hidden) == (30, 576)
 
 
-def test_the_precisions_differ_in_their_fingerprints_alone(smollm2_full: LocalModel, smollm2_nf4: LocalModel) -> None:
-    assert smollm2_full.fingerprint.differences(smollm2_nf4.fingerprint) == ("precision",)
+def test_the_precisions_differ_in_their_weights_alone(smollm2_full: LocalModel, smollm2_nf4: LocalModel) -> None:
+    assert smollm2_full.fingerprint.differences(smollm2_nf4.fingerprint) == ("weights", "precision")
     kinds = [{type(module) for module in model._model.modules()} for model in (smollm2_full, smollm2_nf4)]
     assert [Linear4bit in modules for modules in kinds] == [False, True]
 

@@ -76,6 +76,7 @@ def metadata() -> BundleMetadata:
     figure = Figure(value=0.7, low=0.6, high=0.8)
     held_out = HeldOut(
         rows=60,
+        groups=60,
         wrong=31,
         auroc=figure,
         auroc_within=figure,
@@ -103,6 +104,7 @@ def metadata() -> BundleMetadata:
         features=FEATURES,
         calibration=BetaCalibration(a=0.7, b=1.3, c=-0.2),
         rows={"train": 150, "test": 60, "unanswered": 3},
+        groups={"train": 150, "test": 60},
         datasets={
             "capital": DatasetRows(rows=200, right=90, counted=True),
             "Städte": DatasetRows(rows=100, right=1, counted=False),

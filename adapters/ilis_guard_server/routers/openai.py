@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ilis_guard import Retraction, StreamEvent, TextDelta
 from ilis_guard.types import Decision
-from ilis_guard_server.dependencies import Client, GuardDep, GuardState
+from ilis_guard_server.dependencies import Client, GuardDep, GuardState, IdempotencyKey
 from ilis_guard_server.guard_call import GuardCall, json_body
 from ilis_guard_server.openapi import decision_response, problem_responses, request_body
 from ilis_guard_server.problem_details import ApiError
@@ -20,7 +20,7 @@ from ilis_guard_server.schemas.requests import ChatRequest, CompletionRequest
 from ilis_guard_server.schemas.responses import DecisionSummary, StreamFinishReason, Usage, Withdrawal
 from ilis_guard_server.sse import EventStream
 
-_STATUSES: Final = (400, 401, 403, 404, 413, 415, 429, 500, 503)
+_STATUSES: Final = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503)
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -32,13 +32,17 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
     openapi_extra=request_body(ChatRequest),
 )
 async def create_chat_completion(
-    request: Request, body: Annotated[ChatRequest, Depends(json_body(ChatRequest))], state: GuardDep, client: Client
+    request: Request,
+    body: Annotated[ChatRequest, Depends(json_body(ChatRequest))],
+    state: GuardDep,
+    client: Client,
+    key: IdempotencyKey = None,
 ) -> Response:
     """An answer is `content`; an abstention or an escalation is `content: null` and a `refusal`.
 
     The decision stands in `ilis_guard`: of a stream, in the chunk with the `finish_reason`.
     """
-    return await _complete(request, body, state, client, _ChatRenderer)
+    return await _complete(request, body, state, client, key, _ChatRenderer)
 
 
 @router.post(
@@ -52,9 +56,10 @@ async def create_completion(
     body: Annotated[CompletionRequest, Depends(json_body(CompletionRequest))],
     state: GuardDep,
     client: Client,
+    key: IdempotencyKey = None,
 ) -> Response:
     """The prompt is the user's turn of a conversation. Without an answer, `text` is empty and `refusal` says why."""
-    return await _complete(request, body, state, client, _CompletionRenderer)
+    return await _complete(request, body, state, client, key, _CompletionRenderer)
 
 
 @router.get("/models", summary="List the models", responses=problem_responses(401, 403, 500))
@@ -82,15 +87,20 @@ async def _complete(
     body: ChatRequest | CompletionRequest,
     state: GuardState,
     client: str,
+    key: str | None,
     renderer_type: "type[_ChatRenderer | _CompletionRenderer]",
 ) -> Response:
-    call = GuardCall.of(body, state, client=client, http=request)
+    call = GuardCall.of(body, state, client=client, key=key, http=request)
     renderer = renderer_type(call.id, state.settings.model)
     if not body.stream:
         decision = await call.decide(request.receive)
         return JSONResponse(renderer.whole(decision).model_dump(), headers=responses.decision_headers(decision))
-    chunks = _chunks(renderer, call.stream(), with_usage=body.includes_usage)
-    return EventStream(chunks, call=call, slot=await call.admit(request.receive))
+    slot = await call.admit(request.receive)
+    with ExitStack() as freed_unless_streamed:
+        freed_unless_streamed.enter_context(slot)
+        await call.guard_stream.check_id()
+        slot = freed_unless_streamed.pop_all()
+    return EventStream(_chunks(renderer, call.stream(), with_usage=body.includes_usage), call=call, slot=slot)
 
 
 async def _chunks(

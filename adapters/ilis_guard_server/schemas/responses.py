@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.cascade.stream import RetractionReason
 from ilis_guard.config.base import StrictModel
+from ilis_guard.text import is_blank
 from ilis_guard.types import (
     Action,
     Decision,
@@ -341,7 +342,9 @@ def refusal_of(decision: Decision, *, retracted: bool = False) -> str | None:
 
     After a retraction there is always one, for clients that know nothing of retractions.
     """
-    refusal = None if decision.action is Action.ANSWER else decision.text.strip() or _DEFAULT_REFUSAL
+    refusal = None
+    if decision.action is not Action.ANSWER:
+        refusal = _DEFAULT_REFUSAL if is_blank(decision.text) else decision.text.strip()
     return f"{_RETRACTED} {refusal or f'Instead: {decision.text}'}" if retracted else refusal
 
 
