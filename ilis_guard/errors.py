@@ -175,6 +175,11 @@ class DecisionRecordedError(ReviewError):
 class QueueStorageError(ReviewError):
     """The queue's database failed, or what was to be written into it is no text or number that it takes."""
 
+    may_pass: bool = False
+    """Whether the same may succeed a moment later: the database was out of reach or read-only, as in a failover."""
+    may_be_stored: bool = False
+    """Whether the connection broke in the middle of the commit: what was written may be stored all the same."""
+
 
 class TicketNotFoundError(ReviewError):
     """No ticket has this id."""

@@ -35,7 +35,7 @@ from ilis_guard.types import (
 from ilis_guard.types.thinking import find_answer
 
 _MAX_TOKENS: Final = 2**63 - 1
-"""Of one generation: prices are multiplied by them as floats."""
+"""Of one generation: more than databases, clients and conditions can count."""
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
 """The policy's ruling before a token is generated, on the attempt so far."""
 
@@ -330,6 +330,8 @@ def _checked(generation: object) -> Generation:
         generation,
         # What no encoding can express couldn't be shown, stored or sent.
         text=whole_characters(generation.text),
+        tokens=min(generation.tokens, _MAX_TOKENS),
+        prompt_tokens=min(generation.prompt_tokens, _MAX_TOKENS),
         sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
         statistics=_checked_statistics(generation.statistics),
     )
@@ -337,11 +339,11 @@ def _checked(generation: object) -> Generation:
 
 
 def _is_signature(position: object, signature: np.ndarray) -> bool:
-    return position in get_args(Position) and signature.ndim == 2 and np.issubdtype(signature.dtype, np.floating)
+    return position in get_args(Position) and signature.ndim == 2 and bool(np.issubdtype(signature.dtype, np.floating))
 
 
 def _is_count(tokens: object) -> bool:
-    return type(tokens) is int and 0 <= tokens <= _MAX_TOKENS
+    return type(tokens) is int and tokens >= 0
 
 
 def _shown(tokens: object) -> str:

@@ -322,6 +322,8 @@ class _Reader:
         text: str = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
             self._refuse(_mark(event), f"the string {shorten(text)} has half a character; write it out, or as \\U")
+        if "\0" in text:
+            self._refuse(_mark(event), f"the string {shorten(text)} holds a NUL, which databases refuse; take it out")
         return text
 
     def _refuse_extras(self, event: Event) -> None:

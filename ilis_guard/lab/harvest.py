@@ -179,7 +179,7 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
         QuestionText(
             question="\n".join([question.question, *(question.choices or ())]),
             context=question.context or "",
-            answers=frozenset(question.answers),
+            answers=frozenset(_right_answers(question)),
             owner=question.owner,
         )
         for question in questions
@@ -187,6 +187,12 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
     names = [text_digest(text) or question.id for text, question in zip(texts, questions, strict=True)]
     groups = question_groups(texts).tolist()
     return {question.id: names[first] for question, first in zip(questions, groups, strict=True)}
+
+
+def _right_answers(question: Question) -> Sequence[str]:
+    """The right answers as texts: a choice's letter is that of every fourth question."""
+    right = question.right_choice
+    return question.answers if right is None or question.choices is None else (question.choices[right],)
 
 
 def questions_digest(questions: Sequence[Question]) -> str:

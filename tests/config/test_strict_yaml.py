@@ -76,6 +76,7 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (f"? {'k' * 9_000}\n: 1\n" * 2, "3:3", f"duplicate key '{'k' * 56}..., which already stands at f.yaml:1:3"),
         ("b: 1\na: \ud800\n", "2:4", "got the character"),
         ('a: "\\ud800"\n', "1:4", "half a character"),
+        ('a: "b\\0"\n', "1:4", "holds a NUL"),
         ('a: "\\U00110000"\n', "1:1", "not valid YAML"),
         ("a: " + "[" * 30, "1:23", "nested more than 20 levels"),
         ("a: " + "[" * 20_000, "1:23", "nested more than 20 levels"),
