@@ -85,7 +85,8 @@ class TimedStream:
         self._settlement = Settlement()
         self._events = guard.astream(request, id=id, mode=mode, settlement=self._settlement)
         self._coming: asyncio.Future[StreamEvent] | None = None
-        self._is_left = False
+        self._is_decided = False
+        """Whether the decision stands, whatever becomes of the stream: its time was over when its ticket was stored."""
 
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events; the last is the decision.
@@ -111,19 +112,20 @@ class TimedStream:
                 assert isinstance(passed, DeadlinePassed), "nothing else passes a deadline"
                 decision = await self._without_models(passed)
             else:
+                self._is_decided = True
                 limit = time.monotonic() + STORE_SECONDS
                 while (event := await self._next(timeout=limit - time.monotonic())) is not None:
                     shown.follow(event)
                     yield event
                     if isinstance(event, Decision):
                         return
-                self._is_left = True
-                self._unfinished.add(self._drain())
             if (missing := shown.missing(decision)) is not None:
                 yield missing
             yield decision
         finally:
-            if not self._is_left:
+            if self._is_decided:
+                self._unfinished.add(self._drain())
+            else:
                 await self._close()
 
     async def check_id(self) -> None:
@@ -174,7 +176,7 @@ class TimedStream:
         )
 
     async def _drain(self) -> None:
-        """Let the guard store what it decided."""
+        """Let the guard store what it decided, if it hasn't yet."""
         with suppress(Exception):
             while not isinstance(await self._next(), Decision):
                 pass

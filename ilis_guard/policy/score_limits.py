@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ilis_guard.policy.engine import BoundRule
-from ilis_guard.policy.syntax import Kind, Node, comparisons
+from ilis_guard.policy.syntax import Kind, Node, compared_facts
 from ilis_guard.types import Stage
 
 if TYPE_CHECKING:  # with numpy, which reading policies doesn't need
@@ -45,7 +45,10 @@ def idle_thresholds(rules: Sequence[BoundRule], bundles: Bundles) -> Iterator[Id
         named = _only_tier(tree)
         for tier in known if named is None else known.keys() & {named}:
             floor = least_typicality(known[tier])
-            for operator, threshold in comparisons(tree, "typicality"):
+            for compared in compared_facts(tree):
+                operator, threshold = compared.operator, compared.literal
+                if compared.fact != "typicality" or not isinstance(threshold, float):
+                    continue
                 if 0 < threshold < floor or (threshold == floor and operator in _INCLUSIVE):
                     yield IdleThreshold(
                         rule=bound.rule.id,

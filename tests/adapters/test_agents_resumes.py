@@ -37,6 +37,7 @@ OTHER_MAPPINGS: list[tuple[Any, str]] = [
     ({"verdict": "accept", "reviewer": "x" * 101}, "'reviewer': String should have at most 100 characters"),
     ({"verdict": "correct"}, "needs the right answer as its text, which is empty"),
     ({"verdict": "correct", "text": " \n"}, "needs the right answer as its text, which is empty"),
+    ({"verdict": "correct", "text": "\u200b\ufeff"}, "needs the right answer as its text, which is empty"),
     ({"verdict": "correct", "text": None}, "'text': Input should be a valid string"),
     ({"verdict": "correct", "text": 12}, "'text': Input should be a valid string"),
     ({"verdict": "correct", "text": ["12"]}, "'text': Input should be a valid string"),

@@ -61,7 +61,7 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: 1e999\n", "1:4", "must be finite, got '1e999'"),
         (f"a: {'9' * 5000}\n", "1:4", "must be finite, got '999"),
         ("a: b: c\n", "1:5", "not valid YAML: mapping values are not allowed here; put a text with `: ` in it"),
-        ("a: 'x\n", "2:1", "not valid YAML: found unexpected end of stream"),
+        ("a: 'x\n", "1:4", "not valid YAML: found unexpected end of stream; close the quotes that open here"),
         ("a: [1,\n", "2:1", "not valid YAML"),
         ("a: x\x00y\n", "1:5", "got the character '\\x00'"),
         # Lines that end for YAML and for no editor: `b` would stand in what looks like a comment.
@@ -76,6 +76,7 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (f"? {'k' * 9_000}\n: 1\n" * 2, "3:3", f"duplicate key '{'k' * 56}..., which already stands at f.yaml:1:3"),
         ("b: 1\na: \ud800\n", "2:4", "got the character"),
         ('a: "\\ud800"\n', "1:4", "half a character"),
+        ('a: "b\\0"\n', "1:4", "holds a NUL"),
         ('a: "\\U00110000"\n', "1:1", "not valid YAML"),
         ("a: " + "[" * 30, "1:23", "nested more than 20 levels"),
         ("a: " + "[" * 20_000, "1:23", "nested more than 20 levels"),

@@ -127,23 +127,32 @@ def test_a_caller_may_send_whole_characters_only(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tokens": 10**400},
-        {"tokens": 2**63},
-        {"prompt_tokens": 10**400},
+        {"tokens": -(10**5000)},
         {"signatures": {"mean": np.ones(4)}},
         {"signatures": {"mean": np.ones((4, 4), dtype=object)}},
         {"signatures": {"mean": np.full((4, 4), "x")}},
         {"signatures": {"nowhere": SIGNATURE}},
         {"signatures": {7: SIGNATURE}},
     ],
-    ids=str,
+    ids=["tokens", "flat", "objects", "words", "nowhere", "number"],
 )
 def test_a_generation_that_nothing_could_hold_is_an_error(changes: dict[str, Any]) -> None:
-    guard = guard_of(FakeModel(generation(**changes)), cost=TierCost(per_million_tokens=0.5, per_million_prompt_tokens=0.5))
+    guard = guard_of(
+        FakeModel(generation(**changes)), cost=TierCost(per_million_tokens=0.5, per_million_prompt_tokens=0.5)
+    )
     made = guard.decide(QUESTION)
     check_writable(guard, made)
     assert made.attempts[0].error is not None
     assert made.attempts[0].error.kind == ModelError.__name__
+
+
+@pytest.mark.parametrize("tokens", [2**63, 10**400, 10**5000], ids=["64 bits", "no float", "unwritable"])
+def test_counts_end_where_nothing_counts_on(tokens: int) -> None:
+    prices = TierCost(per_million_tokens=0.5, per_million_prompt_tokens=0.5)
+    guard = guard_of(FakeModel(generation(tokens=tokens, prompt_tokens=tokens)), cost=prices)
+    made = guard.decide(QUESTION)
+    check_writable(guard, made)
+    assert (made.attempts[0].error, made.attempts[0].tokens) == (None, 2**63 - 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
