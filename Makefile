@@ -47,11 +47,13 @@ FUZZ ?= 5000
 fuzz: .venv/.ready-for-tests
 	ILIS_GUARD_FUZZ=$(FUZZ) .venv/bin/python -m pytest -q tests/policy/test_policy_fuzz.py
 
-# The human queue is tested on a server that the tests start themselves; without it they skip and say so.
+# The human queue is tested on a server and behind a pooler that the tests start; without them they skip and say so.
 postgresql:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
-	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql; } || \
-	  echo "PostgreSQL isn't installed: the tests that need it skip, or fail where CI=true"
+	@{ { ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; } && \
+	  command -v pgbouncer >/dev/null; } || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	    apt-get install -qq -y --no-install-recommends postgresql pgbouncer; } || \
+	  echo "PostgreSQL or PgBouncer isn't installed: the tests that need it skip, or fail where CI=true"
 
 # The reviewers' page is tested in a real browser.
 chromium:

@@ -77,12 +77,12 @@ class Measured:
     @property
     def prompt_tokens(self) -> float:
         """Of a prompt, on average."""
-        return statistics.mean(row.prompt_tokens for row in self.rows)
+        return statistics.mean(row.prompt_tokens or 0 for row in self.rows)
 
     @property
     def tokens(self) -> float:
         """Of an answer, on average."""
-        return statistics.mean(row.tokens for row in self.rows)
+        return statistics.mean(row.tokens or 0 for row in self.rows)
 
     def a_second(self, runs: Sequence[Spent]) -> float:
         """Questions, by the median run's wall clock."""

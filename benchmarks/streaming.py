@@ -156,7 +156,7 @@ def _moment(step: Step) -> Moment:
     score = step.score
     return Moment(
         text=step.generation.text,
-        tokens=step.generation.tokens,
+        tokens=step.generation.tokens or 0,
         uncertainty=None if score is None else score.uncertainty,
         typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
     )

@@ -28,6 +28,7 @@ from .errors import (
     ScoringError as ScoringError,
     SignatureError as SignatureError,
     SimulationError as SimulationError,
+    ThinkingError as ThinkingError,
     TicketChangedError as TicketChangedError,
     TicketClaimedError as TicketClaimedError,
     TicketConflictError as TicketConflictError,

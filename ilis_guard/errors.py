@@ -4,6 +4,7 @@ A message says what went wrong, what was got (with ``!r``) and what to do. Promp
 message: messages are logged. All errors carry plain strings, so they survive pickling between processes.
 """
 
+import reprlib
 import sys
 from typing import ClassVar, Final, Literal, Self
 
@@ -91,6 +92,23 @@ class ThinkingError(ModelError):
     """The model thought and gave no answer: it never left its thinking, or thought in the middle of its answer."""
 
 
+class UnfinishedAnswerError(ModelError):
+    """The model's reply is no finished answer: it refuses, asks for tools, was broken off, or doesn't say how it ended.
+
+    Args:
+        message: what the reply is.
+        prompt_tokens: what the model read all the same; None where that isn't known.
+        tokens: what it wrote; None where that isn't known.
+    """
+
+    caller_message = "The model gave no finished answer."
+
+    def __init__(self, message: str, *, prompt_tokens: int | None = None, tokens: int | None = None) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.tokens = tokens
+
+
 class CircuitOpenError(ModelError):
     """The tier's model failed too often in a row: it isn't called for a while."""
 
@@ -174,6 +192,11 @@ class DecisionRecordedError(ReviewError):
 class QueueStorageError(ReviewError):
     """The queue's database failed, or what was to be written into it is no text or number that it takes."""
 
+    may_pass: bool = False
+    """Whether the same may succeed a moment later: the database was out of reach or read-only, as in a failover."""
+    may_be_stored: bool = False
+    """Whether the connection broke in the middle of the commit: what was written may be stored all the same."""
+
 
 class TicketNotFoundError(ReviewError):
     """No ticket has this id."""
@@ -217,10 +240,25 @@ def public_class(error: BaseException) -> type[IlisGuardError] | None:
 def error_text(error: BaseException) -> str:
     """An exception's own text, cut; empty where it can't be had: a stranger's ``__str__`` may raise anything."""
     try:
-        text = str.__getitem__(str(error), slice(MAX_ERROR_TEXT + 1))
+        text = str.__getitem__(_text(error), slice(MAX_ERROR_TEXT + 1))
     except BaseException:  # noqa: BLE001 - the exception is at hand already; no other one may take its place
         return ""
     return whole_characters(text if len(text) <= MAX_ERROR_TEXT else f"{text[:MAX_ERROR_TEXT]}...")
+
+
+def _text(error: BaseException) -> str:
+    """As ``str``, which takes seconds to write out an argument of many megabytes."""
+    is_plain = type(error).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__)
+    if not is_plain or all(_is_short(argument) for argument in error.args):
+        return str(error)
+    return ", ".join(
+        argument[: MAX_ERROR_TEXT + 1] if isinstance(argument, str) else reprlib.repr(argument)
+        for argument in error.args
+    )
+
+
+def _is_short(argument: object) -> bool:
+    return argument is None or isinstance(argument, int) or (isinstance(argument, str) and len(argument) < 1000)
 
 
 def log_detail(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy as shallow_copy
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,11 @@ def binaries() -> Path | None:
     on_path = shutil.which("initdb")
     found = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     return found[-1].parent if found else None if on_path is None else Path(on_path).resolve().parent
+
+
+def pgbouncer() -> str | None:
+    """The program; None where there is none."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
 class Server:
@@ -85,6 +91,45 @@ class Server:
             return False
         return True
 
+    @contextmanager
+    def standby(self) -> "Iterator[Server]":
+        """A copy of this server, which follows it until it is promoted."""
+        copied = shallow_copy(self)
+        with _folder() as copied._folder:
+            copied._data = copied._folder / "data"
+            copied.port = _free_port()
+            source = f"host=127.0.0.1 port={self.port} user=ada"
+            copied._run("pg_basebackup", "-D", str(copied._data), "-d", source, "-R", "-c", "fast", "--no-sync")
+            copied.start()
+            try:
+                yield copied
+            finally:
+                copied.stop(signal.SIGQUIT)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement of the administrator's."""
+        with self._connect() as connection:
+            connection.execute(statement)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        with self._connect() as connection:
+            connection.execute("SELECT pg_promote(true, 60)")
+
+    def demote(self) -> None:
+        """Stop it, and start it as a standby of nobody, as a failed primary comes back."""
+        self.stop()
+        (self._data / "standby.signal").touch(mode=0o644)
+        self.start()
+
+    def has_replayed(self, primary: "Server") -> bool:
+        """Whether a standby has everything that the primary has written."""
+        with primary._connect() as connection:
+            (written,) = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone() or ("",)
+        with self._connect() as connection:
+            (done,) = connection.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (written,)).fetchone() or (0,)
+        return bool(done)
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT ends all connections in order, SIGQUIT is what a crash is like."""
         assert self._process is not None
@@ -117,16 +162,57 @@ class Server:
 @contextmanager
 def server(programs: Path, settings: Mapping[str, str] = SETTINGS) -> Iterator[Server]:
     """A server that is gone, with its folder, when the block ends."""
-    folder = Path(tempfile.mkdtemp(prefix="ilis_guard-postgresql-"))
-    try:
-        if os.geteuid() == 0:
-            os.chown(folder, _harmless().pw_uid, _harmless().pw_gid)
+    with _folder() as folder:
         running = Server(folder, programs, settings)
         try:
             yield running
         finally:
             # A shutdown in order would write out hundreds of databases that are about to be deleted.
             running.stop(signal.SIGQUIT)
+
+
+@contextmanager
+def pooler(program: str, server: Server) -> Iterator[int]:
+    """A pgbouncer in front of a server, which hands out few sessions, each for one transaction; its port."""
+    port = _free_port()
+    with _folder() as folder:
+        (folder / "users.txt").write_text('"ada" ""\n')
+        (folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port} user=ada\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = trust\nauth_file = {folder}/users.txt\npool_mode = transaction\ndefault_pool_size = 2\n"
+        )
+        process = subprocess.Popen(
+            [*_as_somebody_harmless(), program, "-q", str(folder / "pgbouncer.ini")], stderr=subprocess.DEVNULL
+        )
+        try:
+            end = time.monotonic() + START_SECONDS
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError("PgBouncer didn't start")
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for a program that doesn't run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="ilis_guard-postgresql-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder, _harmless().pw_uid, _harmless().pw_gid)
+        yield folder
     finally:
         shutil.rmtree(folder)
 

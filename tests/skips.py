@@ -9,6 +9,7 @@ NO_POSTGRESQL: Final = (
     "PostgreSQL isn't installed: no initdb in /usr/lib/postgresql/*/bin or the PATH; on Debian, "
     "apt-get install postgresql"
 )
+NO_PGBOUNCER: Final = "PgBouncer isn't installed: no pgbouncer in the PATH; on Debian, apt-get install pgbouncer"
 NO_CHROMIUM: Final = "Chromium isn't installed: no chromium in the PATH; on Debian, apt-get install chromium"
 
 

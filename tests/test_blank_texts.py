@@ -1,6 +1,7 @@
 import json
 import math
 import unicodedata
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -59,8 +60,7 @@ SHOWN = {
 }
 
 
-def blanks() -> Any:
-    return pytest.mark.parametrize("text", BLANK.values(), ids=BLANK.keys())
+blanks = pytest.mark.parametrize("text", BLANK.values(), ids=BLANK.keys())
 
 
 def guard_of(answer: str, *, uncertainty: Any = 0.1, review: Any = None, policy: str = POLICY) -> Guard:
@@ -68,7 +68,7 @@ def guard_of(answer: str, *, uncertainty: Any = 0.1, review: Any = None, policy:
     return Guard(tiers=[tier], policy=Policy.parse(policy), review=review or InMemoryQueue())
 
 
-@blanks()
+@blanks
 def test_a_text_that_shows_nothing_is_blank(text: str) -> None:
     assert is_blank(text)
 
@@ -84,10 +84,10 @@ def test_no_letter_digit_sign_or_symbol_of_unicode_is_blank_but_those_that_show_
     assert {each for each in shown if is_blank(each)} == set("\u115f\u1160\u3164\uffa0\u2800\U0001d159\ufffc\ufffd")
 
 
-@blanks()
+@blanks
 def test_a_prompt_that_shows_nothing_is_refused_at_every_entrance(text: str) -> None:
     guard = guard_of("Oslo.")
-    calls = [
+    calls: list[Callable[[], Any]] = [
         lambda: guard.decide(text),
         lambda: guard.decide([{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]),
         lambda: list(guard.stream(text)),
@@ -101,7 +101,7 @@ def test_a_prompt_that_shows_nothing_is_refused_at_every_entrance(text: str) -> 
     assert guard.tiers[0].model.calls == []  # type: ignore[attr-defined]
 
 
-@blanks()
+@blanks
 def test_an_answer_that_shows_nothing_is_no_answer_however_sure_the_score_is(text: str) -> None:
     with InMemoryQueue() as queue:
         decision = guard_of(text, review=queue).decide("Where is Oslo?")
@@ -115,20 +115,20 @@ def test_an_answer_that_shows_nothing_is_no_answer_however_sure_the_score_is(tex
             queue.resolve(decision.ticket.id, Verdict.ACCEPT, reviewer="ann")
 
 
-@blanks()
+@blanks
 def test_a_chains_or_chat_models_answer_that_shows_nothing_is_no_answer(text: str) -> None:
     for chain in (lambda _: text, lambda _: AIMessage(text, response_metadata={"finish_reason": "stop"})):
         decision = wrap(RunnableLambda(chain), guard_of("never called"), output="decision").invoke("Where is Oslo?")
         assert (decision.action, decision.text) == (Action.ESCALATE, "")
 
 
-@blanks()
+@blanks
 def test_in_shadow_mode_an_answer_that_shows_nothing_is_an_abstention(text: str) -> None:
     decision = guard_of(text, policy=f"{POLICY}mode: shadow\n").decide("Where is Oslo?")
     assert (decision.action, decision.text) == (Action.ABSTAIN, "")
 
 
-@blanks()
+@blanks
 def test_a_correction_or_a_reviewers_name_that_shows_nothing_is_refused(text: str) -> None:
     with InMemoryQueue() as queue:
         decision = guard_of("Oslo.", uncertainty=0.9, review=queue).decide("Where is Oslo?")
@@ -140,7 +140,7 @@ def test_a_correction_or_a_reviewers_name_that_shows_nothing_is_refused(text: st
         assert queue.get(decision.ticket.id).ticket.state == "open"
 
 
-@blanks()
+@blanks
 def test_a_policys_message_and_a_harvests_question_must_show_something(text: str, tmp_path: Any) -> None:
     if text.isprintable() and text:  # YAML takes no other characters
         with pytest.raises(PolicyError, match="is empty; leave the key out"):

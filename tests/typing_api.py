@@ -53,7 +53,7 @@ class OwnScorer:
     """A user's scorer has none either."""
 
     def score(self, generation: Generation) -> Score:
-        return Score(uncertainty=1 / (1 + generation.tokens), typicality=1.0)
+        return Score(uncertainty=1 / (1 + (generation.tokens or 0)), typicality=1.0)
 
 
 def answers(path: Path) -> str:

@@ -37,7 +37,11 @@ class CaptureCallback(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         """Record the reply."""
         for row in response.generations:
-            reply = row[0].message if isinstance(row[0], ChatGeneration) else AIMessage(row[0].text)
+            reply = (
+                row[0].message
+                if isinstance(row[0], ChatGeneration)
+                else AIMessage(row[0].text, response_metadata=row[0].generation_info or {})
+            )
             if isinstance(reply, AIMessage):
                 with self._lock:
                     self.replies.append(reply)

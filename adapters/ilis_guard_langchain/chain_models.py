@@ -22,12 +22,12 @@ from ilis_guard.concurrency.portal import LoopPortal
 from ilis_guard.errors import IlisGuardError, ModelError, control_flow
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.reasoning import answer_of, without_thinking
-from ilis_guard.models.remote import check_not_refused, fingerprint_of, generation_of
-from ilis_guard.types import Fingerprint, RemoteFingerprint
+from ilis_guard.models.remote import fingerprint_of, finish_reason_of, generation_of, usage_of
+from ilis_guard.types import Fingerprint, FinishReason, RemoteFingerprint, Statistics, total
 from ilis_guard.types.thinking import without_thinking as text_without_thinking
 from ilis_guard_langchain.callbacks import CaptureCallback
 from ilis_guard_langchain.chain import ChainParts, bound_options
-from ilis_guard_langchain.messages import to_messages
+from ilis_guard_langchain.messages import to_messages, usage_metadata
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.tapped import TappedModel
@@ -116,8 +116,9 @@ CURRENT_CALL: Final[ContextVar[ChainCall]] = ContextVar("ilis_guard_langchain.ca
 class ChainModel:
     """The model that a chain shows, called with the output of the chain's head."""
 
-    def __init__(self, parts: ChainParts) -> None:
+    def __init__(self, parts: ChainParts, *, reports_endings: bool) -> None:
         self._parts = parts
+        self.reports_endings = reports_endings
 
     @property
     def fingerprint(self) -> RemoteFingerprint | None:
@@ -132,11 +133,12 @@ class ChainModel:
             ModelError: it didn't answer; `TransientModelError` where a repeated call may succeed.
             GraphBubbleUp: LangGraph's control flow, which is neither an answer nor a failure.
         """
-        call, started = CURRENT_CALL.get(), time.perf_counter()
+        call, capture, started = CURRENT_CALL.get(), CaptureCallback(), time.perf_counter()
         with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
-            call.reply = call.run(self._parts.model, call.given, **call.kwargs)
+            call.reply = call.run(self._parts.model, call.given, capture, **call.kwargs)
         message = as_message(call.reply)
-        check_not_refused(message)
+        if isinstance(call.reply, str):  # only its callbacks hear how the text of a completion model ended
+            message = next((each for each in reversed(capture.replies) if each.text == call.reply), message)
         generation = generation_of(message, seconds=time.perf_counter() - started)
         if not generation.thinking_problem:
             call.reply = _without_thinking(call.reply)
@@ -233,7 +235,9 @@ class TappedChainModel:
             with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
                 # In this thread, also where the caller awaits: the recorder follows its own thread only.
                 call.reply = self._parts.model.invoke(call.given, call.config, **options)
-            text = as_message(call.reply).text.strip()
+            message = as_message(call.reply)
+            finish_reason_of(message)  # the recorder knows how the pass ended, and not that the answer calls tools
+            text = message.text.strip()
             generation = recorder.generation(text)
         if generation.text != text and not generation.thinking_problem:
             # The pipeline has decoded it without the markers of its thinking.
@@ -258,8 +262,9 @@ class OpaqueChainModel:
 
     fingerprint = None
 
-    def __init__(self, chain: Runnable[Any, Any]) -> None:
+    def __init__(self, chain: Runnable[Any, Any], *, reports_endings: bool) -> None:
         self._chain = chain
+        self.reports_endings = reports_endings
 
     def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - it has an input of its own
         """Run the chain once.
@@ -271,31 +276,27 @@ class OpaqueChainModel:
         call, capture, started = CURRENT_CALL.get(), CaptureCallback(), time.perf_counter()
         with call.convert_errors(partial(as_model_error, model=f"the chain ({type(self._chain).__name__})")):
             call.reply = call.run(self._chain, call.given, capture, **call.kwargs)
-        for reply in capture.replies[-1:]:
-            check_not_refused(reply)
-        replies = [generation_of(reply, seconds=0.0) for reply in capture.replies]
+        output, replies = _output_message(call.reply), capture.replies
         # Of several models' replies, none is the chain's answer.
         only = replies[0] if len(replies) == 1 else None
-        output = _output_message(call.reply)
-        if output is None:
-            text, problem = (None, "") if only is None else (only.text, only.thinking_problem)
-        else:
-            text, problem = answer_of(output)
-        if text is None:
+        found = only if output is None else output
+        if found is None:
             raise ModelError(
                 f"what comes out of the chain, a {type(call.reply).__name__}, has no text to judge: let the chain put "
                 "out text or a message"
             )
+        text, problem = answer_of(found)
         if not problem:
             call.reply = _without_thinking(call.reply)
+        usage = [usage_of(reply) for reply in replies]
         return Generation(
-            text=text,
-            tokens=sum(each.tokens for each in replies),
-            prompt_tokens=sum(each.prompt_tokens for each in replies),
-            finish_reason="stop" if only is None else only.finish_reason,
+            text=text.strip(),
+            tokens=total((tokens for _, tokens in usage), start=0),
+            prompt_tokens=total((tokens for tokens, _ in usage), start=0),
+            finish_reason=_chain_finish_reason(output, replies),
             seconds=time.perf_counter() - started,
             # Of the model's text, which the chain may have made another of.
-            statistics=None if only is None or only.text != text else only.statistics,
+            statistics=None if only is None or answer_of(only)[0] != text else _statistics(only),
             thinking_problem=problem,
             sent=capture.sent,
         )
@@ -305,23 +306,20 @@ def as_message(reply: Any) -> AIMessage:
     """A model's reply as a message; text becomes one without metadata.
 
     Raises:
-        ModelError: it is neither, or it calls tools: the text beside a tool call is no answer.
+        ModelError: it is neither.
     """
     if isinstance(reply, str):
         return AIMessage(reply)
     if not isinstance(reply, AIMessage):
         raise ModelError(f"a chain's answer is text or a model's message, got a {type(reply).__name__}")
-    if reply.tool_calls or reply.invalid_tool_calls:
-        raise ModelError("the model asks for tools, which is no answer: wrap the agent that calls them, not its model")
     return reply
 
 
 def generation_message(generation: Generation) -> AIMessage:
     """A larger tier's answer as the message of a chat model in the chain."""
-    prompt, answer = generation.prompt_tokens, generation.tokens
     return AIMessage(
         generation.text,
-        usage_metadata={"input_tokens": prompt, "output_tokens": answer, "total_tokens": prompt + answer},
+        usage_metadata=usage_metadata(generation.prompt_tokens, generation.tokens),
         response_metadata={} if generation.finish_reason is None else {"finish_reason": generation.finish_reason},
     )
 
@@ -337,17 +335,36 @@ def _output_message(output: Any) -> AIMessage | None:
     """The answer in a chain's output: text itself, a message, or the last message of an agent's state.
 
     Raises:
-        ModelError: that message is no answer, or a graph waits at an interrupt.
+        ModelError: that message is no model's, or a graph waits at an interrupt.
     """
     if isinstance(output, Mapping) and output.get("__interrupt__"):
         raise ModelError("the graph in the chain waits at an interrupt, so that there is no answer yet")
     if isinstance(output, Mapping) and isinstance(turns := output.get("messages"), list) and turns:
         output = turns[-1]
-    if isinstance(output, BaseMessage):
-        message = as_message(output)
-        check_not_refused(message)
-        return message
-    return AIMessage(output) if isinstance(output, str) else None
+    return as_message(output) if isinstance(output, BaseMessage | str) else None
+
+
+def _chain_finish_reason(output: AIMessage | None, replies: Sequence[AIMessage]) -> FinishReason | None:
+    """Find why a chain's answer ended: as the output says, else the reply that it is, else all replies that it is of.
+
+    A chain that calls no model of LangChain's is a function, whose return is its end.
+
+    Raises:
+        UnfinishedAnswerError: one of them is no finished answer.
+    """
+    if output is not None and (said := finish_reason_of(output)) is not None:
+        return said
+    same = [reply for reply in replies if output is not None and answer_of(reply) == answer_of(output)]
+    # Calls of tools are steps towards an answer, unless there is nothing else, and their arguments became the answer.
+    others = [reply for reply in replies if not reply.tool_calls]
+    found = {finish_reason_of(reply, may_call_tools=True) for reply in same[-1:] or others or replies}
+    if None in found:
+        return None
+    return "length" if "length" in found else "stop"
+
+
+def _statistics(reply: AIMessage) -> Statistics | None:
+    return generation_of(reply, seconds=0.0, may_call_tools=True).statistics
 
 
 def _without_thinking(output: Any) -> Any:

@@ -14,7 +14,7 @@ from ilis_guard import Action, Decision, Message, Retraction, StreamEvent, TextD
 from ilis_guard.errors import RequestError
 from ilis_guard.models.reasoning import is_thinking, text_of
 from ilis_guard.text import is_blank, whole_characters
-from ilis_guard.types import Role
+from ilis_guard.types import Role, total
 from ilis_guard.types.thinking import without_thinking
 
 KEY: Final = "ilis_guard"
@@ -114,18 +114,25 @@ def build_message(decision: Decision, *, model_name: str) -> AIMessage:
     """Build the message that a chat model returns for a decision: the answer, or the policy's text as a refusal."""
     is_answer = decision.action is Action.ANSWER
     # Of all attempts: a tier whose answer was discarded read and wrote for this decision too.
-    read = sum(attempt.prompt_tokens for attempt in decision.attempts)
-    written = sum(attempt.tokens for attempt in decision.attempts)
+    read = total((attempt.prompt_tokens for attempt in decision.attempts), start=0)
+    written = total((attempt.tokens for attempt in decision.attempts), start=0)
     return AIMessage(
         content=decision.text,
         additional_kwargs={} if is_answer else refusal_kwargs(decision),
         response_metadata={
             KEY: summarize_decision(decision),
             "model_name": model_name,
-            "finish_reason": (is_answer and decision.attempts[-1].finish_reason) or "stop",
+            "finish_reason": decision.attempts[-1].finish_reason if is_answer else "stop",
         },
-        usage_metadata=UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written),
+        usage_metadata=usage_metadata(read, written),
     )
+
+
+def usage_metadata(prompt_tokens: int | None, tokens: int | None) -> UsageMetadata | None:
+    """The tokens as LangChain's messages hold them; None where they aren't known."""
+    if prompt_tokens is None or tokens is None:
+        return None
+    return UsageMetadata(input_tokens=prompt_tokens, output_tokens=tokens, total_tokens=prompt_tokens + tokens)
 
 
 def build_chunk(event: StreamEvent, *, model_name: str, has_text: bool) -> ChatGenerationChunk:

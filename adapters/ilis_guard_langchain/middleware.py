@@ -27,7 +27,7 @@ from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
 from ilis_guard.errors import ConfigError, ModelError
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.reasoning import without_thinking
-from ilis_guard.models.remote import RemoteModel, check_not_refused, generation_of
+from ilis_guard.models.remote import RemoteModel, generation_of
 from ilis_guard.review import TicketRecord
 from ilis_guard.text import is_blank
 from ilis_guard.types import Attempt, Labels, Request
@@ -126,13 +126,15 @@ class AgentModel:
     Args:
         tier: in whose place.
         chat: called in the place of the agent's model; None for the agent's own.
+        reports_endings: as of `ilis_guard.models.base.reports_endings`.
     """
 
     fingerprint = None
 
-    def __init__(self, tier: str, chat: BaseChatModel | None) -> None:
+    def __init__(self, tier: str, chat: BaseChatModel | None, *, reports_endings: bool) -> None:
         self._tier = tier
         self._chat = chat
+        self.reports_endings = reports_endings
 
     def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - they transcribe the call's own
         """Make the agent's call.
@@ -155,8 +157,9 @@ class AgentModel:
         call.responses[self._tier] = response
         structured = _structured_text(message, response)
         reply = message if structured is None else message.model_copy(update={"content": structured})
-        check_not_refused(reply)
-        return generation_of(reply, seconds=time.perf_counter() - started)
+        # A structured answer may come as a tool's call, which the agent has answered.
+        may_call_tools = response.structured_response is not None
+        return generation_of(reply, seconds=time.perf_counter() - started, may_call_tools=may_call_tools)
 
 
 class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
@@ -170,6 +173,7 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
     Args:
         guard: decides.
         labels: what the policy's conditions see as ``labels.NAME``, or a function that makes them of a model call.
+        reports_endings: False where the agent's model never says why an answer ended, so that one may be unfinished.
 
     Raises:
         ConfigError: the guard's queue takes no verdicts.
@@ -177,13 +181,16 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
 
     state_schema = GuardedState
 
-    def __init__(self, guard: Guard, *, labels: Labels | MakeLabels | None = None) -> None:
+    def __init__(
+        self, guard: Guard, *, labels: Labels | MakeLabels | None = None, reports_endings: bool = True
+    ) -> None:
         super().__init__()
         if not isinstance(guard.review, ReviewQueue | None):
             raise ConfigError(f"an agent waits for verdicts in a ReviewQueue, got a {type(guard.review).__name__}")
         self._guard = guard
         self._queue = guard.review
         self._labels = labels or {}
+        self._reports_endings = reports_endings
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Handler) -> ExtendedModelResponse[Any]:
         """Let the model answer, and act on the policy's ruling.
@@ -265,10 +272,11 @@ class IlisGuardMiddleware(AgentMiddleware[GuardedState, Any, Any]):
     def _agent_guard(self) -> Guard:
         """The guard with the agent in the place of its first tier, and of those that are chat models."""
         first, *larger = self._guard.tiers
-        guard = self._guard.with_model(first.name, AgentModel(first.name, None))
+        guard = self._guard.with_model(first.name, AgentModel(first.name, None, reports_endings=self._reports_endings))
         for tier in larger:
             if isinstance(tier.model, RemoteModel):
-                guard = guard.with_model(tier.name, AgentModel(tier.name, tier.model.chat))
+                model = AgentModel(tier.name, tier.model.chat, reports_endings=tier.model.reports_endings)
+                guard = guard.with_model(tier.name, model)
         return guard
 
     def _is_own(self, model: BaseChatModel) -> TypeGuard[ChatIlisGuard]:

@@ -60,6 +60,7 @@ def wrap(
     output: OutputMode = "answer",
     prompt: Callable[[Any], LanguageModelInput] | None = None,
     as_output: Callable[[str], Any] | None = None,
+    reports_endings: bool = True,
 ) -> "GuardedRunnable":
     """Put a runnable under a guard, in the place of a tier's model.
 
@@ -73,13 +74,23 @@ def wrap(
             show. Needed where the runnable shows no model and takes neither text nor messages.
         as_output: converts a larger tier's text to the runnable's output. Needed where it shows no model, a retry is
             possible, and its output is neither text nor a message.
+        reports_endings: False where the runnable's models never say why an answer ended, so that one may be unfinished.
 
     Raises:
         ConfigError: there is no such tier, the runnable is guarded already, or `as_output` is needed.
         BundleMismatchError: the runnable's model is local, and not the one that the tier's bundle was fitted to.
         ModelError, SignatureError: it is local and can't be tapped.
     """
-    return GuardedRunnable(runnable, guard, tier=tier, labels=labels, output=output, prompt=prompt, as_output=as_output)
+    return GuardedRunnable(
+        runnable,
+        guard,
+        tier=tier,
+        labels=labels,
+        output=output,
+        prompt=prompt,
+        as_output=as_output,
+        reports_endings=reports_endings,
+    )
 
 
 class _LabelledRunnable(Runnable[Input, Output]):
@@ -184,6 +195,7 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         output: OutputMode = "answer",
         prompt: Callable[[Any], LanguageModelInput] | None = None,
         as_output: Callable[[str], Any] | None = None,
+        reports_endings: bool = True,
     ) -> None:
         if output not in ("answer", "decision"):
             raise ConfigError(f"a guarded runnable's output is 'answer' or 'decision', got {output!r}")
@@ -198,7 +210,11 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         own_tier = _find_tier(guard, tier)
         self._check_output(guard, own_tier)
         tapped = None if parts is None else TappedChainModel.find(parts, own_tier)
-        self._model = tapped or (OpaqueChainModel(runnable) if parts is None else ChainModel(parts))
+        self._model = tapped or (
+            OpaqueChainModel(runnable, reports_endings=reports_endings)
+            if parts is None
+            else ChainModel(parts, reports_endings=reports_endings)
+        )
         self._guard = guard.with_model(own_tier.name, self._model, check=self._store_output)
         self._tier = _find_tier(self._guard, own_tier.name)
 

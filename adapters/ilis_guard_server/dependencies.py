@@ -1,20 +1,24 @@
 """What path functions depend on: the application's state, its API clients and its signed-in users."""
 
+import asyncio
 import hmac
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Form, Header, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.responses import Response
 
 from ilis_guard import Guard, events
+from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.config.addresses import is_loopback
 from ilis_guard.config.review import PageSettings
 from ilis_guard.config.server import ServerSettings
+from ilis_guard.errors import QueueStorageError, log_detail
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
@@ -23,9 +27,48 @@ from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines, Unfinished
 from ilis_guard_server.metrics import Metrics
 from ilis_guard_server.problem_details import ApiError
 
+PROBE_SECONDS: Final = 1.0
 NO_CLIENT: Final = ""
 """The client's name on a server without API keys."""
 _BEARER: Final = HTTPBearer(auto_error=False, scheme_name="key")
+
+
+class QueueProbe:
+    """Whether the queue's database takes writes.
+
+    It is asked at most once a second, and by one probe at a time, however many ask: each probe is a commit, and
+    anybody may ask.
+
+    Args:
+        review: the queue; None where the guard has none, and then nothing is amiss.
+    """
+
+    def __init__(self, review: ReviewQueue | None) -> None:
+        self._review = review
+        self._running: asyncio.Future[bool] | None = None
+        self._ended_at = -math.inf
+
+    async def is_writable(self) -> bool:
+        """Ask, or take the answer of another who has just asked."""
+        if self._review is None:
+            return True
+        if self._running is None or (self._running.done() and time.monotonic() - self._ended_at >= PROBE_SECONDS):
+            self._running = asyncio.ensure_future(run_in_thread(partial(_writes, self._review)))
+            self._running.add_done_callback(self._end)
+        # Who stops waiting doesn't stop the probe of the others.
+        return await asyncio.shield(self._running)
+
+    def _end(self, _: object) -> None:
+        self._ended_at = time.monotonic()
+
+
+def _writes(review: ReviewQueue) -> bool:
+    try:
+        review.probe()
+    except QueueStorageError as error:
+        events.log().warning(events.QUEUE_UNREACHABLE, error=log_detail(error))
+        return False
+    return True
 
 
 class GuardState:
@@ -43,15 +86,13 @@ class GuardState:
     def __init__(self, guard: Guard, settings: ServerSettings, review: ReviewQueue | None) -> None:
         self.guard = guard
         self.settings = settings
-        self.review = review
         keys = {each.name: each.key for each in settings.api_keys}
         self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
         self.unfinished = Unfinished()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)
-        self.probe_thread = CapacityLimiter(1)
-        """A thread of its own for readiness probes, which no request can take."""
+        self.probe = QueueProbe(review)
         self.started_at = int(time.time())
         """Seconds since the epoch."""
 

@@ -74,8 +74,9 @@ class Metrics:
 
     def _count_attempt(self, attempt: Attempt) -> None:
         self._attempts.labels(attempt.tier, attempt.stage).inc()
-        self._tokens.labels(attempt.tier, "prompt").inc(attempt.prompt_tokens)
-        self._tokens.labels(attempt.tier, "answer").inc(attempt.tokens)
+        for kind, tokens in (("prompt", attempt.prompt_tokens), ("answer", attempt.tokens)):
+            if tokens is not None:
+                self._tokens.labels(attempt.tier, kind).inc(tokens)
         if attempt.uncertainty is not None:
             self._uncertainty.labels(attempt.tier).observe(attempt.uncertainty)
         if attempt.error is not None:

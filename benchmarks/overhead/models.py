@@ -50,11 +50,11 @@ def prompts(model: LocalModel, count: int, tokens: int) -> list[tuple[Message, .
     def saying(number: int, words: int) -> tuple[Message, ...]:
         return (Message(role="user", content=" ".join([*"abcdefghijklmnopqrstuvwxyz"[number % 26], *["the"] * words])),)
 
-    added = tokens - model.generate(saying(0, 0), proceed=lambda _: False).prompt_tokens
+    added = tokens - (model.generate(saying(0, 0), proceed=lambda _: False).prompt_tokens or 0)
     conversations = [saying(number, added) for number in range(count)]
     found = {model.generate(asked, proceed=lambda _: False).prompt_tokens for asked in conversations[:26]}
     if found != {tokens}:
-        raise SystemExit(f"prompts of {tokens} tokens were wanted, got {sorted(found)}")
+        raise SystemExit(f"prompts of {tokens} tokens were wanted, got {sorted(map(str, found))}")
     return conversations
 
 

@@ -14,9 +14,9 @@ from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.interrupts import is_interrupt
-from ilis_guard.errors import ModelError, ThinkingError, control_flow, log_detail
+from ilis_guard.errors import BudgetError, ModelError, ThinkingError, UnfinishedAnswerError, control_flow, log_detail
 from ilis_guard.models import StepwiseModel
-from ilis_guard.models.base import Proceed
+from ilis_guard.models.base import Proceed, check_finished
 from ilis_guard.text import whole_characters
 from ilis_guard.types import (
     Attempt,
@@ -28,8 +28,10 @@ from ilis_guard.types import (
     PromptRuling,
     Request,
     Score,
+    Signature,
     Stage,
     Statistics,
+    Usage,
     to_float,
 )
 from ilis_guard.types.thinking import find_answer
@@ -118,7 +120,7 @@ class AttemptRunner:
         generation: Generation | None = None
         score: Score | None = None
         try:
-            generation = self._generate()
+            generation = self._finished(self._generate())
             if not self._is_spared(self._prompt):
                 assert generation is not None, "only a ruling on the prompt spares the model"
                 self._check_prompt()
@@ -141,6 +143,17 @@ class AttemptRunner:
             log_detail="" if failure is None else log_detail(failure),
             sent=() if generation is None else generation.sent,
         )
+
+    def _finished(self, generation: Generation | None) -> Generation | None:
+        """Check that a generation is whole, unless it was stopped from here.
+
+        Raises:
+            UnfinishedAnswerError: it just ended.
+        """
+        if generation is None or generation is self._stopped or self._is_spared(self._prompt):
+            return generation
+        check_finished(self._tier.model, generation)
+        return generation
 
     def _is_spared(self, prompt: PromptPhase) -> bool:
         return self._is_binding and prompt.ruling.ruling is not None
@@ -203,6 +216,8 @@ class AttemptRunner:
                 if self._deadline is not None:
                     self._deadline.check()
                 is_first, generation = generation is None, _checked(step.generation)
+                if generation.tokens is None:
+                    raise ModelError(f"the model of the tier {self._tier.name!r} doesn't count the tokens of its steps")
                 if generation.finish_reason is not None:
                     continue
                 if is_first:
@@ -255,7 +270,8 @@ class AttemptRunner:
 
     def _rule(self, evaluate_prompt: EvaluatePrompt, score: Score | None, so_far: Generation | None) -> None:
         # The call that is under way has its price, and so has the prompt that it read.
-        attempt = replace(self._attempt_at("prompt", score, prompt_score=score), cost=self._cost(so_far))
+        usage = Usage() if so_far is None else so_far.usage
+        attempt = replace(self._attempt_at("prompt", score, prompt_score=score), cost=self._cost(usage))
         self._prompt = PromptPhase(
             score=score, seconds=attempt.seconds, cost=attempt.cost, ruling=evaluate_prompt(attempt)
         )
@@ -267,10 +283,13 @@ class AttemptRunner:
             attempt = self._attempt_at("prompt", prompt.score, prompt_score=prompt.score)
         else:
             attempt = self._attempt_at("answer", score, prompt_score=prompt.score)
+        usage = self._usage(generation, failure)
         attempt = replace(
             attempt,
             error=None if failure is None else ErrorInfo.of(failure),
-            cost=self._cost(generation),
+            cost=self._cost(usage),
+            prompt_tokens=usage.prompt_tokens,
+            tokens=usage.tokens,
             prompt_seconds=prompt.seconds,
             prompt_cost=prompt.cost,
         )
@@ -286,8 +305,6 @@ class AttemptRunner:
                 if np.isfinite(signature).all()
             },
             statistics=generation.statistics,
-            prompt_tokens=generation.prompt_tokens,
-            tokens=generation.tokens,
             finish_reason=generation.finish_reason,
             stopped_at=generation.tokens if generation is self._stopped else None,
         )
@@ -304,8 +321,19 @@ class AttemptRunner:
             seconds=self._clock() - self._since,
         )
 
-    def _cost(self, generation: Generation | None) -> float:
-        return 0.0 if self._tier.cost is None else self._tier.cost.of(self._calls, generation)
+    def _usage(self, generation: Generation | None, failure: BaseException | None) -> Usage:
+        if generation is not None:
+            return generation.usage
+        if isinstance(failure, UnfinishedAnswerError):
+            return Usage(prompt_tokens=failure.prompt_tokens, tokens=failure.tokens)
+        # A call that was given up may go on at the provider's; one that failed gave nothing back.
+        was_given_up = isinstance(failure, BudgetError) and self._calls > 0
+        return Usage(prompt_tokens=None, tokens=None) if was_given_up else Usage()
+
+    def _cost(self, usage: Usage) -> float | None:
+        if not self._calls:
+            return 0.0
+        return None if self._tier.cost is None else self._tier.cost.of(self._calls, usage)
 
 
 def _checked(generation: object) -> Generation:
@@ -314,11 +342,12 @@ def _checked(generation: object) -> Generation:
         raise ModelError(f"the model must return a Generation, got a {type(generation).__name__}")
     if not isinstance(generation.text, str) or not _is_count(generation.tokens):
         raise ModelError(
-            f"a Generation's text is a string and its tokens are counted from 0, got a "
+            f"a Generation's text is a string and its tokens are counted from 0, or None, got a "
             f"{type(generation.text).__name__} and {_shown(generation.tokens)}"
         )
     if not _is_count(generation.prompt_tokens):
-        raise ModelError(f"a Generation's prompt_tokens are counted from 0, got {_shown(generation.prompt_tokens)}")
+        got = _shown(generation.prompt_tokens)
+        raise ModelError(f"a Generation's prompt_tokens are counted from 0, or None, got {got}")
     if generation.finish_reason not in (None, *get_args(FinishReason)):
         raise ModelError("a Generation's finish_reason is 'stop', 'length' or None, got another; map it to one of them")
     signatures = generation.signatures
@@ -343,12 +372,12 @@ def _is_signature(position: object, signature: np.ndarray) -> bool:
 
 
 def _is_count(tokens: object) -> bool:
-    return type(tokens) is int and tokens >= 0
+    return tokens is None or (type(tokens) is int and tokens >= 0)
 
 
 def _shown(tokens: object) -> str:
     # Python refuses to write numbers of thousands of digits.
-    is_short = tokens is None or (type(tokens) is int and abs(tokens) <= _MAX_TOKENS)
+    is_short = type(tokens) is int and abs(tokens) <= _MAX_TOKENS
     return repr(tokens) if is_short else f"a {type(tokens).__name__}"
 
 
@@ -358,7 +387,9 @@ def _without_thinking(generation: Generation) -> Generation:
     part = find_answer(text, is_partial=generation.finish_reason is None)
     if not part.has_thinking:
         return generation
-    signatures = {position: each for position, each in generation.signatures.items() if position == "prompt"}
+    signatures: dict[Position, Signature] = {
+        position: each for position, each in generation.signatures.items() if position == "prompt"
+    }
     return replace(
         generation, text=part.of(text), thinking_problem=part.problem, signatures=signatures, statistics=None
     )

@@ -249,7 +249,7 @@ def load_remote_model(config: RemoteConfig) -> "RemoteModel":
     """
     from ilis_guard.models.remote import RemoteModel
 
-    return RemoteModel.load(config.chat_model, config.arguments)
+    return RemoteModel.load(config.chat_model, config.arguments, reports_endings=config.reports_endings)
 
 
 def load_local_model(

@@ -78,7 +78,7 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table:
             _answer(attempt),
             _number(attempt.uncertainty),
             _number(attempt.typicality),
-            str(attempt.tokens),
+            "" if attempt.tokens is None else str(attempt.tokens),
             f"{attempt.seconds * 1000:.0f}",
             "" if attempt.error is None else escape(error_text(attempt.error)),
         )

@@ -27,11 +27,13 @@ def check(
 ) -> None:
     """Show a policy's errors with file, line and column, or its rules and warnings.
 
-    A policy with an error is loaded by no guard: exit status 2. A warning is about a rule that may be meant as it is.
+    A policy with an error is loaded by no guard, nor is a guard.yaml with a model folder that is damaged or quantised
+    otherwise than its tier says: exit status 2. A warning is about a rule that may be meant as it is.
     A note (the policy is in shadow mode) is neither.
     """
     from ilis_guard.cli.policy_tables import certificates_table, notice_line, policy_view
     from ilis_guard.config.guard_yaml import read_config
+    from ilis_guard.models.model_files import check_folder
     from ilis_guard.policy import Policy
     from ilis_guard.policy.binding import PolicyContext, check_config
 
@@ -41,6 +43,9 @@ def check(
         operated = read_config(config)
         certified = check_config(checked, operated)
         found += checked.config_notices(operated)
+        for tier in operated.tiers:
+            if tier.model is not None and Path(tier.model).is_dir():
+                check_folder(Path(tier.model), tier.precision)
         found += checked.score_notices(PolicyContext.of_config(operated).scored_by())
     warnings = sum(notice.level == "warning" for notice in found)
     out.print(policy_view(checked))

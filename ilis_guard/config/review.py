@@ -1,6 +1,7 @@
 """guard.yaml, `review`: where tickets are stored, how they wait, webhook endpoints and the reviewers' page."""
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
@@ -37,13 +38,26 @@ TEMPLATES: Final = ("generic", "slack", "pagerduty")
 LONGEST: Final = 3_155_760_000.0
 """Seconds in a century, the longest due time and lease. Calendars can't express the end of something much longer."""
 
+_SEVERAL_HOSTS: Final = re.compile(
+    r"(?P<scheme>postgresql[+\w]*://)(?P<user>[^/?@]*@|)(?P<hosts>[^/?@,]*(?:,[^/?@,]*)+)(?P<rest>[/?].*|)"
+)
+
 Role = Literal["reviewer", "viewer"]
 """A `viewer` only reads; a `reviewer` also claims tickets and gives verdicts."""
 
 
-def _parse_database_url(text: str) -> URL | None:
+def parse_database_url(text: str) -> URL | None:
+    """Parse a database's URL, which may have several hosts as libpq writes them: ``postgresql://user@one,two:5433/db``.
+
+    Returns:
+        None where it is none.
+    """
+    several = _SEVERAL_HOSTS.fullmatch(text)
     try:
-        return make_url(text)
+        if several is None:
+            return make_url(text)
+        url = make_url(several["scheme"] + several["user"] + several["rest"])
+        return url.update_query_pairs([("host", host) for host in several["hosts"].split(",")], append=True)
     except (SQLAlchemyError, ValueError):
         return None
 
@@ -51,7 +65,7 @@ def _parse_database_url(text: str) -> URL | None:
 def _resolve_storage(storage: str, folder: Path) -> str:
     if is_reference(storage):
         return with_absolute_path(storage, folder)
-    url = _parse_database_url(storage)
+    url = parse_database_url(storage)
     if url is None or url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return storage  # the review queue accepts or refuses it
     return url.set(database=absolute_path(str(url.database), folder)).render_as_string(hide_password=False)
@@ -195,7 +209,7 @@ def overdue_cycle(queues: Sequence[QueueSettings]) -> str | None:
 def review_problems(document: Document, review: ReviewConfig) -> Iterator[str]:
     """Describe what the types can't exclude. No URL or secret is shown: URLs may hold passwords."""
     if not is_reference(review.storage):
-        url = _parse_database_url(review.storage)
+        url = parse_database_url(review.storage)
         if url is None:
             yield document.problem(("review", "storage"), "not a database URL; write for instance sqlite:///tickets.db")
         elif url.password is not None or any("password" in option for option in url.query):

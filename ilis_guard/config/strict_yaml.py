@@ -40,6 +40,10 @@ MAX_BYTES: Final = 100_000
 """Far more than any policy needs; the most hostile text of this size takes about a second."""
 MAX_DEPTH: Final = 20
 """Levels of nested mappings and lists."""
+_LONGEST_TAG: Final = 200
+"""Characters before a node in which its tag is looked for."""
+_LONGEST_QUOTED: Final = 60
+"""Characters of a text that a message writes out in quotes."""
 MAX_PROBLEMS: Final = 20
 """Lines of one error message."""
 
@@ -120,6 +124,10 @@ class Document:
         if not self.text.startswith(value, mark.index + opening):
             return None
         return _place(self.path, _Mark(mark.line, mark.column + opening + offset, mark.index + opening + offset))
+
+    def place_in_text(self, keys: Keys, offset: int) -> str:
+        """As `place_inside`, or the place of the value where the file doesn't hold it literally."""
+        return self.place_inside(keys, offset) or self.place(keys)
 
     def place_at(self, index: int) -> str:
         """The place of the text's character number `index` (from 0)."""
@@ -244,10 +252,12 @@ class _Reader:
         except MarkedYAMLError as problem:
             mark = problem.problem_mark or problem.context_mark
             where = self._last if mark is None else _Mark(mark.line, mark.column, mark.index)
+            if "quoted scalar" in str(problem.context) and problem.context_mark is not None:
+                opened = problem.context_mark
+                where = _Mark(opened.line, opened.column, opened.index)
+                self._refuse(where, f"not valid YAML: {problem.problem}; close the quotes that open here")
             while_doing = f" ({problem.context})" if problem.context else ""
-            has_colon = str(problem.problem).startswith("mapping values")
-            hint = "put a text with `: ` in it in quotes" if has_colon else "check quotes, colons and indentation"
-            self._refuse(where, f"not valid YAML: {problem.problem}{while_doing}; {hint}")
+            self._refuse(where, f"not valid YAML: {problem.problem}{while_doing}; {_yaml_hint(str(problem.problem))}")
         except ReaderError as problem:
             where = _mark_at(self._text, problem.position)
             self._refuse(where, f"got the character {chr(problem.character)!r}; take it out")
@@ -317,19 +327,40 @@ class _Reader:
         return text
 
     def _refuse_extras(self, event: Event) -> None:
-        if isinstance(event, AliasEvent):
-            self._refuse(_mark(event), f"got the alias {shorten(f'*{event.anchor}')}; write the value out")
-        if isinstance(event, NodeEvent) and event.anchor is not None:
-            self._refuse(_mark(event), f"got the anchor {shorten(f'&{event.anchor}')}; take it out, write values out")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            self._refuse(
-                _mark(event),
-                f"got the tag {shorten(str(tag))}; take it out, or put a text that starts with `!` in quotes",
-            )
+            self._refuse_sign(event, "!", f"got the tag {shorten(str(tag))}; take it out")
+        if isinstance(event, AliasEvent):
+            self._refuse_sign(event, "*", f"got the alias {shorten(f'*{event.anchor}')}; write the value out")
+        if isinstance(event, NodeEvent) and event.anchor is not None:
+            what = f"got the anchor {shorten(f'&{event.anchor}')}; take it out, write values out"
+            self._refuse_sign(event, "&", what)
+
+    def _refuse_sign(self, event: Event, sign: str, what: str) -> NoReturn:
+        """Refuse what a text's first character makes of it, which was likely meant as a text."""
+        start = self._start_of(event, sign)
+        text = self._text[start.index :].partition("\n")[0].strip()
+        is_simple = text.startswith(sign) and len(text) <= _LONGEST_QUOTED and not set(text) & set("'\"{}[],#")
+        quoted = f": '{text}'" if is_simple else ""
+        self._refuse(start, f"{what}, or put a text that starts with `{sign}` in quotes{quoted}")
+
+    def _start_of(self, event: Event, sign: str) -> _Mark:
+        """Where a node starts with a sign: the parser marks only the last of its tag and its anchor."""
+        mark = _mark(event)
+        start = max(mark.index - mark.column, mark.index - _LONGEST_TAG)
+        match = re.search(rf"(?<![^\s:,\[{{-]){re.escape(sign)}\S*\s+$", self._text[start : mark.index])
+        return mark if match is None else _mark_at(self._text, start + match.start())
 
     def _refuse(self, mark: _Mark, what: str) -> NoReturn:
         raise self._error(f"{_place(self._path, mark)}: {what}")
+
+
+def _yaml_hint(problem: str) -> str:
+    if problem.startswith("mapping values"):
+        return "put a text with `: ` in it in quotes"
+    if "cannot start any token" in problem:
+        return "put a text that starts with it in quotes"
+    return "check quotes, colons and indentation"
 
 
 def _mark(event: Event) -> _Mark:

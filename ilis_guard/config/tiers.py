@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from ilis_guard.config.base import StrictModel, absolute_path, relative_to_file
 from ilis_guard.config.strict_yaml import Document
 from ilis_guard.config.validation import duplicate_names
-from ilis_guard.types import Generation, Precision
+from ilis_guard.types import Precision, Usage
 
 QUESTION: Final = "{question}"
 """The user's last turn in a prompt's template."""
@@ -85,21 +85,25 @@ class TierCost(StrictModel):
             raise ValueError(f"must have at least one of {names}; a tier that is free says per_request: 0")
         return self
 
-    def of(self, calls: int, generation: Generation | None) -> float:
-        """The cost of an attempt: its calls, and the tokens of its generation."""
+    def of(self, calls: int, usage: Usage) -> float | None:
+        """The cost of an attempt: its calls, and its tokens; None where tokens have a price and aren't known."""
         cost = calls * self.per_request
-        if generation is not None:
-            cost += _millions(generation.prompt_tokens) * self.per_million_prompt_tokens
-            cost += _millions(generation.tokens) * self.per_million_tokens
+        for tokens, price in (
+            (usage.prompt_tokens, self.per_million_prompt_tokens),
+            (usage.tokens, self.per_million_tokens),
+        ):
+            if price and tokens is None:
+                return None
+            cost += _millions(tokens or 0) * price
         return cost
 
-    def of_prompt(self, answer: Generation) -> float:
+    def of_prompt(self, usage: Usage) -> float | None:
         """The cost of an attempt up to the stage `prompt`: the model has read the prompt and generated nothing.
 
         Args:
-            answer: the generation that followed, or would have followed.
+            usage: of the generation that followed, or would have followed.
         """
-        return self.of(1, replace(answer, tokens=0))
+        return self.of(1, replace(usage, tokens=0))
 
 
 def _millions(tokens: int) -> float:
@@ -123,6 +127,8 @@ class RemoteConfig(StrictModel):
     """Import path, ``package.module:Class``."""
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     """Passed to the class. Secrets don't belong here: LangChain's integrations read them from the environment."""
+    reports_endings: bool = True
+    """False for a chat model that never says why an answer ended: then one may be unfinished, and nobody knows."""
 
 
 class TierConfig(StrictModel):

@@ -47,7 +47,7 @@ COLUMNS: Final = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         *(pa.field(name, pa.float64()) for name in SHARES[:-1]),
         *(pa.field(name, pa.float64()) for name in STATISTICS),
-        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64()),
         pa.field("prompt_tokens", pa.int64()),
         pa.field("seconds", pa.float64()),
         pa.field("cost", pa.float64()),

@@ -20,6 +20,7 @@ from ilis_guard.lab.grading import RULES, Judge, grade, is_correct
 from ilis_guard.lab.grouping import QuestionText, question_groups, text_digest
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.storage import PartialTable
+from ilis_guard.models.base import check_finished
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.text import is_blank
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint
@@ -82,9 +83,11 @@ class ConcurrentRemoteModel:
 
     def _answer(self, turns: Sequence[Message]) -> Generation | ModelError:
         try:
-            return self._caller.call(partial(self._model.generate, turns))
+            answer = self._caller.call(partial(self._model.generate, turns))
+            check_finished(self._model, answer)
         except ModelError as error:
             return error
+        return answer
 
 
 def harvest(
@@ -179,7 +182,7 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
         QuestionText(
             question="\n".join([question.question, *(question.choices or ())]),
             context=question.context or "",
-            answers=frozenset(question.answers),
+            answers=frozenset(_right_answers(question)),
             owner=question.owner,
         )
         for question in questions
@@ -187,6 +190,12 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
     names = [text_digest(text) or question.id for text, question in zip(texts, questions, strict=True)]
     groups = question_groups(texts).tolist()
     return {question.id: names[first] for question, first in zip(questions, groups, strict=True)}
+
+
+def _right_answers(question: Question) -> Sequence[str]:
+    """The right answers as texts: a choice's letter is that of every fourth question."""
+    right = question.right_choice
+    return question.answers if right is None or question.choices is None else (question.choices[right],)
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
@@ -270,5 +279,5 @@ def _check_complete(failures: Mapping[str, ModelError]) -> None:
         answers = "1 answer" if len(failures) == 1 else f"{len(failures)} answers"
         raise ModelError(
             f"{answers} couldn't be had, such as that to {first!r:.60} ({type(error).__name__}: {error}). What was "
-            "harvested is kept: run it again, and only what is missing is asked for"
+            "harvested is kept: run it again, and only what is missing is asked for; or take these questions out"
         ) from error

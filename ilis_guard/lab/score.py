@@ -226,7 +226,8 @@ def _scores(tier: Tier, answer: Generation) -> dict[str, Any]:
     cost = prompt_cost = None
     if tier.cost is not None:
         # Without a prompt bundle, rules of stage `prompt` are evaluated before the model is called.
-        cost, prompt_cost = tier.cost.of(1, answer), 0.0 if tier.prompt_scorer is None else tier.cost.of_prompt(answer)
+        cost = tier.cost.of(1, answer.usage)
+        prompt_cost = 0.0 if tier.prompt_scorer is None else tier.cost.of_prompt(answer.usage)
     if tier.prompt_scorer is not None:
         with suppress(ScoringError):  # only policies with rules of stage `prompt` need it
             prompt_score = tier.score_prompt(answer)

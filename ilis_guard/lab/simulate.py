@@ -273,7 +273,7 @@ def _tier(
         prompt_uncertainty=real("prompt_uncertainty"),
         prompt_typicality=real("prompt_typicality"),
         statistics=np.column_stack([real(name) for name in STATISTICS]),
-        tokens=whole("tokens"),
+        tokens=real("tokens"),
         seconds=real("seconds"),
         cost=real("cost"),
         prompt_seconds=real("prompt_seconds"),

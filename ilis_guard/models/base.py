@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, runtime_checkable
 
 from ilis_guard.concurrency.deadline import Deadline
-from ilis_guard.errors import BudgetError
+from ilis_guard.errors import BudgetError, UnfinishedAnswerError
 from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Step
 
 Proceed = Callable[[Generation], bool]
@@ -68,6 +68,30 @@ class Tokenizing(Protocol):
 
     def text_tokens(self, text: str) -> list[int]:
         """The tokens of any text by itself, without special ones."""
+
+
+def reports_endings(model: Model) -> bool:
+    """Whether an answer's `finish_reason` is known; it is, unless the model has a `reports_endings` that is False.
+
+    From a model that reports endings, an answer without one isn't finished: its stream just ended. Answers of another
+    may be unfinished, and nobody knows it: conditions see an empty `finish_reason`.
+    """
+    return bool(getattr(model, "reports_endings", True))
+
+
+def check_finished(model: Model, answer: Generation) -> None:
+    """Check that an answer is known to be whole.
+
+    Raises:
+        UnfinishedAnswerError: it just ended, and the model is one that says why.
+    """
+    if answer.finish_reason is None and reports_endings(model):
+        raise UnfinishedAnswerError(
+            "the model gave no finished answer: its reply just ended and doesn't say why. If the model never says, set "
+            "`reports_endings` to false: in guard.yaml under the tier's `remote`, in code where the model is given",
+            prompt_tokens=answer.prompt_tokens,
+            tokens=answer.tokens,
+        )
 
 
 class UnavailableModel:

@@ -411,6 +411,8 @@ class LocalModel:
             else self._codec.find_partial_answer(token_ids, request.stop, request.opened_by)
         )
         signatures: dict[Position, Any] = dict(recording.signatures)
+        if problem:  # tokens that may yet become a marker were counted
+            signatures = {"prompt": signatures["prompt"]}
         if span is not None and recording.token_maps is not None and (found := find_span(span, text)) is not None:
             places = self._codec.places_in_span(found, token_ids, request.opened_by)
             mapped = [
@@ -428,6 +430,6 @@ class LocalModel:
             seconds=time.perf_counter() - request.started_at,
             token_ids=tuple(token_ids),
             signatures=signatures,
-            statistics=recording.statistics,
+            statistics=None if problem else recording.statistics,
             thinking_problem=problem,
         )

@@ -35,11 +35,11 @@ def logprobs_of_answer(logprobs: object, answer: str) -> dict[str, Any] | None:
 
 
 def _counts(pieces: Sequence[bytes]) -> Sequence[int]:
-    """How many tokens may spell an answer: all, or those before control tokens at the end."""
+    """How many tokens may spell an answer: those before control tokens at the end, or all."""
     count = len(pieces)
     while count and pieces[count - 1].strip() and _CONTROL_TOKEN.fullmatch(pieces[count - 1]):
         count -= 1
-    return [len(pieces)] if count == len(pieces) else [len(pieces), count]
+    return [len(pieces)] if count == len(pieces) else [count, len(pieces)]
 
 
 def _first_token(pieces: Sequence[bytes], answer: str) -> int | None:

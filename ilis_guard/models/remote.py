@@ -16,10 +16,12 @@ from langchain_core.messages import AIMessage
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from ilis_guard.config.imports import import_string
-from ilis_guard.errors import ModelError, control_flow, error_text
+from ilis_guard.errors import ModelError, UnfinishedAnswerError, control_flow, error_text
+from ilis_guard.models.endings import Ending, ending_of
 from ilis_guard.models.logprobs import logprobs_of_answer
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.reasoning import answer_of
+from ilis_guard.text import is_blank
 from ilis_guard.types import FinishReason, Generation, Message, RemoteFingerprint, Statistics
 
 MODEL_FIELDS: Final = ("model_name", "model")
@@ -29,22 +31,24 @@ IGNORED_WORDS: Final = frozenset(
     | {"key", "token", "secret", "password", "credentials", "auth"}
 )
 """An argument with one of these words in its name says how a model is reached, not what it answers, or is a secret."""
-FINISH_KEYS: Final = ("finish_reason", "stop_reason", "done_reason")
-"""Where providers say why an answer ended: OpenAI and Google, Anthropic and Bedrock, Ollama."""
-LENGTH_REASONS: Final = frozenset({"length", "max_tokens"})
-FILTERED: Final = "content_filter"
-"""OpenAI's word, and ours, for an answer that mustn't be used."""
 UNKNOWN_LOGPROB: Final = -9999.0
 """What OpenAI returns as the log-probability of a very unlikely token."""
 
 
 class RemoteModel:
-    """A LangChain chat model as a tier. LangChain's integrations read their secrets from the environment."""
+    """A LangChain chat model as a tier. LangChain's integrations read their secrets from the environment.
+
+    Args:
+        chat: the LangChain model.
+        reports_endings: False for one that never says why an answer ended, so that an answer may be unfinished.
+    """
 
     takes_stop = True
 
-    def __init__(self, chat: BaseChatModel) -> None:
+    def __init__(self, chat: BaseChatModel, *, reports_endings: bool = True) -> None:
         self._chat = chat
+        self.reports_endings = reports_endings
+        """As of `ilis_guard.models.base.reports_endings`."""
 
     @property
     def chat(self) -> BaseChatModel:
@@ -57,12 +61,13 @@ class RemoteModel:
         return fingerprint_of(self._chat)
 
     @classmethod
-    def load(cls, path: str, arguments: Mapping[str, Any]) -> Self:
+    def load(cls, path: str, arguments: Mapping[str, Any], *, reports_endings: bool = True) -> Self:
         """Build the chat model from its import path.
 
         Args:
             path: ``package.module:Class``.
             arguments: passed to the class by keyword.
+            reports_endings: as of the class.
 
         Raises:
             ModelError: the path leads to no chat model, or the class refuses the arguments.
@@ -71,7 +76,7 @@ class RemoteModel:
         if not (isinstance(found, type) and issubclass(found, BaseChatModel)):
             raise ModelError(f"{path!r} isn't a LangChain chat model (a subclass of BaseChatModel)")
         try:
-            return cls(found(**arguments))
+            return cls(found(**arguments), reports_endings=reports_endings)
         # A third party's constructor may raise anything: the operator sees which model and why.
         except Exception as error:
             raise ModelError(
@@ -87,7 +92,8 @@ class RemoteModel:
 
         Raises:
             TransientModelError: it can't be reached, is overloaded, or timed out.
-            ModelError: it refused, by an error or in its reply.
+            UnfinishedAnswerError: its reply is no finished answer.
+            ModelError: it failed in another way.
         """
         started = time.perf_counter()
         try:
@@ -96,7 +102,6 @@ class RemoteModel:
             raise
         except Exception as error:
             raise as_model_error(error, type(self._chat).__name__) from error
-        check_not_refused(reply)
         return generation_of(reply, seconds=time.perf_counter() - started)
 
 
@@ -125,19 +130,50 @@ def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) 
     )
 
 
-def generation_of(reply: AIMessage, *, seconds: float) -> Generation:
-    """Convert a chat model's whole reply, which took so many seconds."""
+def generation_of(reply: AIMessage, *, seconds: float, may_call_tools: bool = False) -> Generation:
+    """Convert a chat model's whole reply, which took so many seconds.
+
+    Raises:
+        UnfinishedAnswerError: as `finish_reason_of`.
+    """
     answer, problem = answer_of(reply)
-    usage = reply.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
+    prompt_tokens, tokens = usage_of(reply)
     return Generation(
         text=answer,
-        tokens=usage["output_tokens"],
-        prompt_tokens=usage["input_tokens"],
-        finish_reason=_finish_reason(reply.response_metadata),
+        tokens=tokens,
+        prompt_tokens=prompt_tokens,
+        finish_reason=finish_reason_of(reply, may_call_tools=may_call_tools),
         seconds=seconds,
         statistics=statistics_of(logprobs_of_answer(reply.response_metadata.get("logprobs"), answer)),
         thinking_problem=problem,
     )
+
+
+def finish_reason_of(reply: AIMessage, *, may_call_tools: bool = False) -> FinishReason | None:
+    """Find why a reply ended; None where it doesn't say.
+
+    Args:
+        reply: whole.
+        may_call_tools: whether a call of tools is an answer, as where one brings a structured answer.
+
+    Raises:
+        UnfinishedAnswerError: it is no finished answer: it refuses, asks for tools, or was broken off.
+    """
+    try:
+        ending = _ending_of_answer(reply, may_call_tools=may_call_tools)
+    except UnfinishedAnswerError as error:
+        error.prompt_tokens, error.tokens = usage_of(reply)
+        raise
+    return "stop" if ending == "tool_calls" else ending
+
+
+def usage_of(reply: AIMessage) -> tuple[int | None, int | None]:
+    """The tokens that a reply's model read and wrote; None where the provider doesn't say, or says 0 for some."""
+    usage: Mapping[str, Any] = reply.usage_metadata or {}
+    read, written = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
+    wrote_nothing = is_blank(reply.text) and not (reply.tool_calls or reply.invalid_tool_calls)
+    # Integrations write 0 for what they weren't told; no prompt is empty.
+    return read or None, written if written or wrote_nothing else None
 
 
 def statistics_of(logprobs: object) -> Statistics | None:
@@ -166,18 +202,22 @@ def statistics_of(logprobs: object) -> Statistics | None:
     )
 
 
-def check_not_refused(reply: AIMessage) -> None:
-    """Check that a reply isn't a refusal.
-
-    Raises:
-        ModelError: it is one, or a content filter cut it: neither may count as an answer.
-    """
+def _ending_of_answer(reply: AIMessage, *, may_call_tools: bool) -> Ending | None:
     blocks = reply.content if isinstance(reply.content, list) else ()
     refuses = any(isinstance(block, dict) and block.get("type") == "refusal" for block in blocks)
     if refuses or reply.additional_kwargs.get("refusal"):
-        raise ModelError("the model refused to answer")
-    if any(reply.response_metadata.get(key) == FILTERED for key in FINISH_KEYS):
-        raise ModelError("the model didn't answer: its content filter stopped or withdrew the answer")
+        raise UnfinishedAnswerError("the model refused to answer")
+    ending = ending_of(reply.response_metadata)
+    if not may_call_tools and (ending == "tool_calls" or reply.tool_calls or reply.invalid_tool_calls):
+        raise UnfinishedAnswerError(
+            "the model asks for tools, which is no answer: a guard decides on answers of the agent that calls them, "
+            "so wrap that, or give the agent the guard's middleware"
+        )
+    return ending
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _describe(error: Exception) -> str:
@@ -206,10 +246,6 @@ def _to_json(value: object) -> object:
     if isinstance(value, BaseModel):
         return dict(value)
     return sorted(map(repr, value)) if isinstance(value, set | frozenset) else type(value).__qualname__
-
-
-def _finish_reason(metadata: Mapping[str, Any]) -> FinishReason:
-    return "length" if any(str(metadata.get(key)).lower() in LENGTH_REASONS for key in FINISH_KEYS) else "stop"
 
 
 def _margin(token: Any) -> float:

@@ -213,8 +213,8 @@ class CallRecorder:
             finish_reason="stop" if recording.ended else "length",
             seconds=time.perf_counter() - self._started,
             token_ids=(),
-            signatures=recording.signatures,
-            statistics=recording.statistics,
+            signatures={"prompt": recording.signatures["prompt"]} if problem else recording.signatures,
+            statistics=None if problem else recording.statistics,
             thinking_problem=problem,
         )
 

@@ -25,16 +25,16 @@ class Spent:
     """What each request's attempts have spent so far."""
 
     attempts: Int64[np.ndarray, " requests"]
-    tokens: Int64[np.ndarray, " requests"]
+    tokens: Float64[np.ndarray, " requests"]
+    """NaN where not known, as in `seconds` and `cost`."""
     seconds: Float64[np.ndarray, " requests"]
-    """NaN where not known, as in `cost`."""
     cost: Float64[np.ndarray, " requests"]
 
     @classmethod
     def nothing(cls, requests: int) -> Self:
         """Return what is spent before the first attempt."""
-        whole, real = np.zeros((2, requests), dtype=np.int64), np.zeros((2, requests))
-        return cls(attempts=whole[0], tokens=whole[1], seconds=real[0], cost=real[1])
+        real = np.zeros((3, requests))
+        return cls(attempts=np.zeros(requests, dtype=np.int64), tokens=real[0], seconds=real[1], cost=real[2])
 
     def add(self, tier: TierRecording, stage: Stage, rows: Rows) -> None:
         """Add one attempt of these requests, which ended at this stage."""
@@ -122,6 +122,7 @@ class Columns:
         return {
             "uncertainty": lambda: self._is_unscored,
             "typicality": lambda: self._is_unscored,
+            "tokens": lambda: np.isnan(self._tokens),
             "seconds": lambda: np.isnan(self._seconds),
             "cost": lambda: np.isnan(self._cost),
             "prompt_length": lambda: self._recording.prompt_length[self._rows] == UNKNOWN,

@@ -26,6 +26,9 @@ _TYPES: Final = {"double": cel.Type.DOUBLE, "int": cel.Type.INT, "string": cel.T
 _VARIABLES: Final = {name: _TYPES[kind.cel] for name, kind in VISIBLE.items()} | {
     "labels": cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 }
+_MAYBE_MISSING_INTEGERS: Final = frozenset(
+    name for name, kind in VISIBLE.items() if kind.may_be_missing and kind.cel == "int"
+)
 _ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES, functions=functions())
 
 _BEHIND: Final = {"certified": ("uncertainty", "threshold")}
@@ -92,7 +95,10 @@ class Condition:
     def check(self, situation: "Situation") -> bool | str:
         """Evaluate the condition; a string says why it can't be evaluated."""
         value = self._evaluate(situation.activation)
-        return value if isinstance(value, bool) else self._explained(value, situation)
+        if isinstance(value, bool):
+            return value
+        # A comparison with a missing fraction is false; a missing whole number makes the condition unknown to CEL.
+        return False if situation.lacks_integer(self.names) else self._explained(value, situation)
 
     def might_hold(self, situation: "Situation") -> bool:
         """Whether the condition could be true, by all that is known, if the missing numbers were there.
@@ -178,7 +184,7 @@ class Situation:
         unknown: those of them that aren't known yet, whatever their values are.
     """
 
-    __slots__ = ("_facts", "_known", "_missing", "_unknown", "_values", "activation")
+    __slots__ = ("_facts", "_known", "_lacking", "_missing", "_unknown", "_values", "activation")
 
     def __init__(
         self,
@@ -193,7 +199,11 @@ class Situation:
         self._missing = frozenset([name for name, value in self._values.items() if value != value])  # noqa: PLR0124
         self._facts: dict[tuple[str, ...], Mapping[str, FactValue | None]] = {}
         self._known: Any = None
-        self.activation: Any = _ENVIRONMENT.Activation(self._values)
+        self._lacking = _MAYBE_MISSING_INTEGERS & self._missing
+        held = self._values
+        if self._lacking:
+            held = {name: value for name, value in held.items() if name not in self._lacking}
+        self.activation: Any = _ENVIRONMENT.Activation(held)
 
     def label_type(self, label: str) -> str:
         """What conditions call the type of a label's value; empty where it isn't there."""
@@ -213,6 +223,10 @@ class Situation:
     def is_complete(self) -> bool:
         """Whether no number is missing that the conditions read."""
         return not self._missing
+
+    def lacks_integer(self, names: tuple[str, ...]) -> bool:
+        """Whether one of these facts is a whole number that isn't known."""
+        return not self._lacking.isdisjoint(names)
 
     def missing(self, names: tuple[str, ...]) -> str:
         """The first of these facts that is a number and isn't known; empty where all are."""

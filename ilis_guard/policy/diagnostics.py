@@ -8,14 +8,21 @@ second to prepare, each time anew.
 """
 
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ilis_guard.config.strict_yaml import shorten, suggest
 from ilis_guard.policy.facts import VISIBLE
-from ilis_guard.policy.syntax import Kind, Node, without_strings
+from ilis_guard.policy.slips import (
+    SHARES,
+    Slip,
+    hyphenated_names,
+    meant_by,
+    syntax_slip,
+    unreadable_letter,
+)
+from ilis_guard.policy.syntax import Kind, Node, read_label, without_strings
 
 FUNCTIONS: Final = ("size", "startsWith", "endsWith", "contains", "int", "double", "string", "type")
 """Those that conditions may call; beside operators, ``has``, and the macros."""
@@ -26,6 +33,7 @@ _NUMBERS: Final = frozenset({"add_int64", "add_uint64", "add_double"})
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
+_PERCENTAGE: Final = re.compile(r"[<>=!]=?\s*([0-9]{1,3})\b(?!\.)")
 _UNREADABLE: Final = re.compile(r"token recognition error at: '([^\x00-\x7f])")
 
 
@@ -54,12 +62,18 @@ def compiler_problems(text: str, complaint: str) -> list[Problem]:
     if not found:
         what = "is nested too deeply" if "recursion" in complaint else complaint.splitlines()[0]
         return [Problem(f"the condition {what}; split it into several rules")]
+    lines = text.split("\n")
     if "Syntax error" in found[0][2]:  # what follows a syntax error are its consequences
         found = found[:1]
-    lines = text.split("\n")
+        slip = syntax_slip(text)
+        if slip is not None and not _UNREADABLE.search(found[0][2]) and slip.start <= _index(lines, *found[0][:2]) + 1:
+            return [_slip_problem(text, slip)]
+    hyphenated = list(hyphenated_names(text))
+    problems = [_slip_problem(text, slip) for slip in hyphenated]
+    found = [one for one in found if not any(slip.start <= _index(lines, *one[:2]) <= slip.end for slip in hyphenated)]
     # A name that is wrong 200 times is wrong once, where it stands first.
     once = {what: (line, offset) for line, offset, what in reversed(found)}
-    return [_problem(what, line, offset, lines[line - 1]) for what, (line, offset) in reversed(once.items())]
+    return problems + [_problem(what, *place, lines[place[0] - 1]) for what, place in reversed(once.items())]
 
 
 def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
@@ -70,23 +84,44 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         return Problem(f"unknown name {shorten(name)}{_suggested(name)}", line, offset if start < 0 else start)
     if match := _NO_OVERLOAD.search(what):
         operator, types = match.group(1).replace("_", ""), match.group(2)
-        return Problem(f"`{operator}` can't be applied to ({types}); {_remedy(types)}", line, offset)
+        remedy = _percentage(line_text, offset) or _remedy(types)
+        return Problem(f"`{operator}` can't be applied to ({types}); {remedy}", line, offset)
     if match := _UNREADABLE.search(what):
-        letter = match.group(1)
-        name = unicodedata.name(letter, f"U+{ord(letter):04X}")
-        return Problem(
-            f"got {letter!r} ({name}), which may look like another letter; write a-z, 0-9 and _", line, offset
-        )
+        return Problem(unreadable_letter(match.group(1)), line, offset)
     if what.startswith("Syntax error"):
         brief = what.removeprefix("Syntax error: ").partition(" expecting ")[0]
         hint = "CEL writes && || ! == for and, or, not, equals"
-        if re.match(r"\d,\d", line_text[max(0, offset - 1) :]):
-            hint = "a fraction has a point: 0.25"
+        if match := re.match(r"(\d+),(\d+)", line_text[len(line_text[:offset].rstrip("0123456789")) :]):
+            hint = f"a fraction has a point: {match[1]}.{match[2]}"
         return Problem(f"not a condition: {brief}; {hint}", line, offset)
     return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
 
 
+def _index(lines: Sequence[str], line: int, offset: int) -> int:
+    """Characters before a place in the whole text."""
+    return sum(len(each) + 1 for each in lines[: line - 1]) + offset
+
+
+def _slip_problem(text: str, slip: Slip) -> Problem:
+    return _placed(text, slip.what, slip.start)
+
+
+def _placed(text: str, what: str, offset: int) -> Problem:
+    return Problem(what, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset) - 1)
+
+
+def _percentage(line_text: str, offset: int) -> str:
+    """What to write in place of a whole number of percents that a share is compared with."""
+    match = _PERCENTAGE.match(line_text, offset)
+    name = line_text[:offset].rstrip()
+    if match is None or not name.endswith(SHARES) or not 1 < int(match[1]) <= 100:
+        return ""
+    return f"it is a share, from 0 to 1: write {int(match[1]) / 100:g} for {match[1]} %"
+
+
 def _suggested(name: str) -> str:
+    if meant := meant_by(name):
+        return meant
     first, _, rest = name.partition(".")
     if rest and suggest(first, ["labels"]):
         return f"; did you mean 'labels.{rest}'?"
@@ -104,6 +139,8 @@ def _remedy(types: str) -> str:
         return f"{counts} go with whole numbers (1); all other numbers need a point: write 1.0"
     if types.startswith("bool, "):
         return "write each comparison by itself: 0.1 < uncertainty && uncertainty < 0.2"
+    if "string" in types.split(", ") and {"double", "int"} & set(types.split(", ")):
+        return "compare like with like: a number stands without quotes (0.2), text with them ('text')"
     return "compare like with like: numbers with numbers, text with 'text' in quotes"
 
 
@@ -116,10 +153,8 @@ def language_problems(text: str, condition: Node) -> list[Problem]:
         # CEL points at the parenthesis of a call.
         start = text.rfind(node.text, 0, node.offset) if _is_function(node) else node.offset
         found.append((what, max(start, 0)))
-    return [
-        Problem(what, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset) - 1)
-        for what, offset in found
-    ]
+    found += [(slip.what, slip.start) for slip in hyphenated_names(text)]
+    return [_placed(text, what, offset) for what, offset in found]
 
 
 def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, Node]]:
@@ -128,22 +163,30 @@ def _objections(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, No
         if node.parts[1].kind is Kind.LIST:
             yield f"`map` and `filter` aren't part of the policy language; ask with {_listed(MACROS)}", node
             return
-        if variables:
-            yield f"one of {_listed(MACROS)} can't stand inside another; write its items out, or split the rule", node
-        if node.text in _FIRST_NAMES:
-            yield f"{node.text!r} is a fact, and can't be a name for the items of a list too; choose another", node
+        yield from _objections_to_macro(node, variables)
         variables = variables | {node.text}
     elif node.kind is Kind.MAPPING and node.text:
         yield f"`{node.text}` isn't part of the policy language; facts are numbers, text, and true or false", node
     elif _is_function(node) and node.text not in FUNCTIONS:
         hint = suggest(node.text, list(FUNCTIONS)) or f"; it has {', '.join(FUNCTIONS)}"
         yield f"`{node.text}` isn't part of the policy language{hint}", node
+    elif (label := read_label(node)) is not None and not label.isidentifier():
+        meant = re.sub(r"\W", "_", label)
+        hint = f"; did you mean labels.{meant}?" if meant.isidentifier() else ""
+        yield f"no request has a label {shorten(label)}: its name has letters, digits and _ only{hint}", node
     elif node.type == "null":
         yield "no fact and no label is ever null; ask has(labels.NAME) whether a label is there", node
     elif node.text == "_+_" and variables and not _NUMBERS.issuperset(node.overloads):
         yield f"inside {_listed(MACROS)} only facts and numbers are added; ask with ==, &&, contains", node
     for part in node.parts:
         yield from _objections(part, variables)
+
+
+def _objections_to_macro(node: Node, variables: frozenset[str]) -> Iterator[tuple[str, Node]]:
+    if variables:
+        yield f"one of {_listed(MACROS)} can't stand inside another; write its items out, or split the rule", node
+    if node.text in _FIRST_NAMES:
+        yield f"{node.text!r} is a fact, and can't be a name for the items of a list too; choose another", node
 
 
 def _is_function(node: Node) -> bool:

@@ -103,7 +103,8 @@ def _facts(values: dict[str, Any]) -> Facts | None:
         for name in ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
     }
     others = {name: value for name, value in values.items() if name not in intervals}
-    facts = Facts(**others, **ends, statistics=Statistics(**statistics))
+    known: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in ends.items()}
+    facts = Facts(**others, **known, statistics=Statistics(**statistics))
     return facts if is_certified in (None, facts.certified) else None
 
 
@@ -120,7 +121,7 @@ def _classes(kind: Kind, delimiters: Iterable[Any]) -> list[Any]:
         return [*sorted(delimiters), other]
     if kind.cel == "int":
         near = {value for at in delimiters for value in (at - 1, at, at + 1) if value >= kind.low}
-        return sorted({int(kind.low)} | near)
+        return [*sorted({int(kind.low)} | near), *([MISSING] if kind.may_be_missing else [])]
     edges = sorted({kind.low, kind.high} | {at for at in delimiters if kind.low <= at <= kind.high})
     gaps = [
         Interval(math.nextafter(low, math.inf), math.nextafter(high, -math.inf))

@@ -233,7 +233,8 @@ def attempt_text(attempt: Attempt) -> str:
         scored = "" if uncertainty is None else f", with an uncertainty of {uncertainty:.3g} so far"
         return f"{tier} was {_stopped(attempt.stopped_at)}{scored}."
     scored = "; its answer has no uncertainty" if uncertainty is None else f" with an uncertainty of {uncertainty:.3g}"
-    return f"{tier} answered{scored}."
+    cut = "; its answer was cut off at its length limit" if attempt.finish_reason == "length" else ""
+    return f"{tier} answered{scored}{cut}."
 
 
 def ruling_text(ruling: Ruling) -> str:
@@ -314,4 +315,6 @@ def _spent(spent: SpentBudget) -> str:
         case "max_attempts":
             return f"the request's attempts ({spent.value:g}) are made"
         case "max_cost":
+            if not spent.is_known:
+                return f"the request's cost isn't known, so its limit ({spent.value:g}) counts as reached"
             return f"the request's cost limit ({spent.value:g}) is reached"

@@ -42,12 +42,12 @@ class Facts:
     """The tiers a retry may still go to; None where that is unknown, and then only `last_tier` is looked at."""
     attempt: int = 1
     """Number of the attempt, from 1."""
-    tokens: int = 0
-    """Answer tokens generated so far for the request, at least 0."""
+    tokens: int | None = 0
+    """Answer tokens generated so far for the request, at least 0; None where a provider didn't say."""
     seconds: float = 0.0
     """Time spent so far on the request, at least 0."""
-    cost: float = 0.0
-    """What the request has cost so far, at least 0, in the unit of guard.yaml's prices."""
+    cost: float | None = 0.0
+    """What the request has cost so far, at least 0, in the unit of guard.yaml's prices; None where that isn't known."""
     prompt_length: int = 0
     """Characters of the user's last turn."""
     text_length: int = 0
@@ -94,7 +94,7 @@ class Kind:
     low: float = -math.inf
     high: float = math.inf
     may_be_missing: bool = False
-    """Whether conditions may see NaN."""
+    """Whether it may not be known: conditions see NaN as a fraction, and nothing as a whole number."""
     values: tuple[str, ...] = ()
     """All that a string may be; empty where it may be anything."""
 
@@ -109,9 +109,9 @@ VISIBLE: Final[Mapping[str, Kind]] = {
     "tier": Kind("string"),
     "last_tier": Kind("bool"),
     "attempt": Kind("int", low=1),
-    "tokens": Kind("int", low=0),
+    "tokens": Kind("int", low=0, may_be_missing=True),
     "seconds": Kind("double", low=0.0),
-    "cost": Kind("double", low=0.0),
+    "cost": Kind("double", low=0.0, may_be_missing=True),
     "prompt_length": Kind("int", low=0),
     "text_length": Kind("int", low=0),
     "finish_reason": Kind("string", values=("", *get_args(FinishReason))),
@@ -151,8 +151,8 @@ def _number(value: float | None) -> float:
     return math.nan if number is None else number
 
 
-def _integer(value: int) -> int:
-    return max(-MAX_LABEL_NUMBER, min(MAX_LABEL_NUMBER, value))
+def _integer(value: int | None) -> int | float:
+    return math.nan if value is None else max(-MAX_LABEL_NUMBER, min(MAX_LABEL_NUMBER, value))
 
 
 def _text(value: str) -> str:

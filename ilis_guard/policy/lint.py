@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from ilis_guard.config.guard_yaml import GuardConfig
+from ilis_guard.config.review import EXPIRE
 from ilis_guard.config.strict_yaml import Document, Keys, suggest
+from ilis_guard.policy.conditions import Situation
 from ilis_guard.policy.engine import DEFAULT_QUEUE, BoundRule, Engine
-from ilis_guard.policy.facts import Facts, fact_values
+from ilis_guard.policy.facts import VISIBLE, Facts, fact_values
 from ilis_guard.policy.reachability import ClassMatches, ReachabilityAnalysis
 from ilis_guard.policy.schema import PolicyFile
+from ilis_guard.policy.slips import odd_bounds, turned_round
 from ilis_guard.policy.syntax import literals, tested_labels
 from ilis_guard.types import Action, Statistics
 
@@ -55,11 +58,13 @@ def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notic
     return (
         *_shadow(file, document),
         *_never_answers(file, document),
+        *_odd_bounds(engine.rules, document),
         *(
             tuple(_answers_whatever_the_score(file, analysis, document))
+            or tuple(_turned_round(engine.rules, document))
             or _answers_at_the_worst(file, engine, document)
         ),
-        *_uncertified(file, analysis, document),
+        *(tuple(_uncertified(file, analysis, document)) or _without_catch_all(analysis, document)),
         *_retries_without_attempts(file, document),
         *_untested_labels(engine.rules, document),
         *_placeholders(file, document),
@@ -80,6 +85,33 @@ def _never_answers(file: PolicyFile, document: Document) -> Iterator[Notice]:
     if all(rule.do is not Action.ANSWER for rule in file.rules):
         what = "this policy never answers: no rule says `do: answer`; add one, unless that is meant"
         yield Notice("warning", document.key_place(("rules",)), what)
+
+
+def _odd_bounds(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+    for index, bound in enumerate(rules):
+        for what, offset in odd_bounds(bound.condition.tree):
+            place = document.place_in_text(("rules", index, "when"), offset)
+            yield Notice("warning", place, f"rule '{bound.rule.id}': {what}")
+
+
+def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+    """Answer rules that may hold where an answer is as uncertain as can be, and never where it is sure."""
+    for index, bound in enumerate(rules):
+        if bound.rule.do is not Action.ANSWER:
+            continue
+        for name, good, bad in (("uncertainty", 0.0, 1.0), ("typicality", 1.0, 0.0)):
+            if _may_hold(bound, name, bad) and not _may_hold(bound, name, good):
+                meant = turned_round(bound.condition.tree) or "turn its comparison round"
+                what = f"may answer where the {name} is {bad}, and never where it is {good}: {meant}"
+                yield Notice("warning", document.place(("rules", index, "when")), f"rule '{bound.rule.id}': {what}")
+                break
+
+
+def _may_hold(bound: BoundRule, name: str, value: float) -> bool:
+    """Whether a condition may be true where a number of the score has this value, whatever all other facts are."""
+    facts = Facts(**{"uncertainty": 0.5, "typicality": 0.5, name: value})
+    unknown = frozenset({*VISIBLE, "labels"} - {name})
+    return bound.condition.might_hold(Situation(facts, unknown=unknown))
 
 
 def _answers_whatever_the_score(
@@ -107,19 +139,23 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
     # What a guarantee doesn't cover is no answer, whatever the rules say.
     if file.guarantee is not None:
         return
-    for sampling_key, last_tier in itertools.product(_SAMPLING_KEYS, (True, False)):
+    for typicality, sampling_key, last_tier in itertools.product((0.0, 1.0), _SAMPLING_KEYS, (True, False)):
         early = engine.evaluate_prompt(
             replace(_WORST, uncertainty=0.0, typicality=1.0, sampling_key=sampling_key, last_tier=last_tier)
         )
         facts = replace(
-            _WORST, sampling_key=sampling_key, last_tier=last_tier, answer_blocked_by=early.answer_blocked_by
+            _WORST,
+            typicality=typicality,
+            sampling_key=sampling_key,
+            last_tier=last_tier,
+            answer_blocked_by=early.answer_blocked_by,
         )
         ruling = engine.evaluate(facts)
         if early.ruling is None and ruling.action is Action.ANSWER:
             by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
             what = (
-                "answers even where the uncertainty is 1.0, the typicality is 0.0 and there are no labels, so whatever "
-                "the score says: compare `uncertainty`"
+                f"answers even where the uncertainty is 1.0, the typicality is {typicality} and there are no labels: "
+                "compare the uncertainty, as in `uncertainty < 0.2`"
             )
             yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
             return
@@ -153,12 +189,23 @@ def _named(value: object) -> str:
 
 
 def _uncertified(file: PolicyFile, analysis: ReachabilityAnalysis, document: Document) -> Iterator[Notice]:
-    if file.guarantee is not None and (where := analysis.undecided(_ANY_TIER)):
+    if file.guarantee is not None and (where := analysis.undecided_where_uncertified(_ANY_TIER)):
         what = (
             f"no rule surely decides where nothing is certified and, for instance, {where}: a guard with a tier that "
             "can't be certified won't start. End with a rule that always holds, `do: abstain` say"
         )
         yield Notice("warning", document.place(("guarantee",)), what)
+
+
+def _without_catch_all(analysis: ReachabilityAnalysis, document: Document) -> Iterator[Notice]:
+    """No answer is given there: that fails closed, and callers may wonder."""
+    where = analysis.undecided({"error": ""}) or (analysis.undecided({}) and "the model failed")
+    if where:
+        what = (
+            f"no rule surely decides where, for instance, {where}: there the guard abstains, and says nothing. End "
+            "with a rule without `when`: `do: abstain` with a `say`, or `do: escalate`"
+        )
+        yield Notice("note", document.key_place(("rules",)), what)
 
 
 def _retries_without_attempts(file: PolicyFile, document: Document) -> Iterator[Notice]:
@@ -210,6 +257,7 @@ def config_notices(
     return (
         *_tiers(file, rules, document, [tier.name for tier in config.tiers]),
         *_passed_on(file, document, config),
+        *_unknown_queues(file, document, config),
         *_silent_queues(file, document, config),
     )
 
@@ -246,17 +294,37 @@ def _passed_on(file: PolicyFile, document: Document, config: GuardConfig) -> Ite
         yield Notice("note", document.place(("guarantee",)), what)
 
 
-def _silent_queues(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
-    """Queues whose tickets no endpoint receives."""
+def _unknown_queues(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
+    """Queues that guard.yaml doesn't know, where it knows others: a misspelt one waits where nobody looks."""
     review = config.review
-    if review is None or review.page is not None:
+    if review is None:
         return
+    known = {queue.name for queue in review.queues} | {queue.overdue for queue in review.queues if queue.due}
+    known |= {queue for endpoint in review.endpoints for queue in endpoint.queues or ()}
+    known -= {EXPIRE}
+    for queue, place in _queue_places(file, document).items():
+        if known and queue not in known:
+            hint = suggest(queue, sorted(known)) or f"; it has {sorted(known)!r}. Add it, or take one of these"
+            what = f"guard.yaml has no queue {queue!r}{hint}"
+            yield Notice("warning", place, what)
+
+
+def _queue_places(file: PolicyFile, document: Document) -> dict[str, str]:
+    """By queue that a policy sends tickets to: where it says so first."""
     places = {} if file.audit is None else {file.audit.queue: document.place(("audit", "queue"))}
     for index, rule in enumerate(file.rules):
         if rule.do is Action.ESCALATE:
             key = "do" if rule.to is None else "to"
             places.setdefault(rule.to or DEFAULT_QUEUE, document.place(("rules", index, key)))
-    for queue, place in places.items():
+    return places
+
+
+def _silent_queues(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
+    """Queues whose tickets no endpoint receives."""
+    review = config.review
+    if review is None or review.page is not None:
+        return
+    for queue, place in _queue_places(file, document).items():
         if not any(endpoint.receives("ticket.created", [queue]) for endpoint in review.endpoints):
             what = (
                 f"nobody is told of tickets in the queue {queue!r}: guard.yaml has no endpoint that hears of them, and "

@@ -1,6 +1,6 @@
 """Load policies: a text becomes rules with compiled conditions, or one error with every problem and its place."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from ilis_guard.policy.engine import ALWAYS, BoundRule
 from ilis_guard.policy.facts import OF_THE_GUARANTEE, UNKNOWN_AT_PROMPT
 from ilis_guard.policy.reachability import ReachabilityAnalysis, UnreachableRule
 from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
+from ilis_guard.policy.slips import odd_bounds
 from ilis_guard.types import Action
 
 SCORE: Final = frozenset({"uncertainty", "typicality", "certified"})
@@ -64,7 +65,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
             problems.extend(_no_guarantee(document, index, rule, condition))
         rules.append(BoundRule(rule, condition, is_guaranteed=file.guarantee is not None))
     if not problems:  # what can be reached is only clear once all rules are
-        problems.extend(_unreachable(document, file.rules, item) for item in ReachabilityAnalysis(rules).unreachable())
+        problems.extend(_unreachable(document, rules, item) for item in ReachabilityAnalysis(rules).unreachable())
     if problems:
         raise PolicyError(list_problems(problems, len(problems)))
     return file, tuple(rules)
@@ -150,8 +151,14 @@ def _condition_problems(document: Document, index: int, rule: Rule, error: Condi
         yield f"{place or document.place(keys)}: rule '{rule.id}': {problem.what}{inside}"
 
 
-def _unreachable(document: Document, rules: tuple[Rule, ...], item: UnreachableRule) -> str:
+def _unreachable(document: Document, bound: Sequence[BoundRule], item: UnreachableRule) -> str:
+    rules = [each.rule for each in bound]
     index = next(index for index, rule in enumerate(rules) if rule.id == item.rule)
+    odd = [] if item.shadowed_by else list(odd_bounds(bound[index].condition.tree))
+    if odd:
+        what, offset = odd[0]
+        place = document.place_in_text(("rules", index, "when"), offset)
+        return f"{place}: rule '{item.rule}': can never act: {what}"
     if item.shadowed_by:
         names = ", ".join(f"'{name}'" for name in item.shadowed_by)
         before = (

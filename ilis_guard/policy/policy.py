@@ -108,7 +108,7 @@ class Policy:
         A rule only counts where it can be seen to hold: one that looks at labels or does arithmetic may hold or not,
         and one with a `sample`, or that retries on a tier by name, may be passed over.
         """
-        where = ReachabilityAnalysis(self._engine.rules).undecided(tier)
+        where = ReachabilityAnalysis(self._engine.rules).undecided_where_uncertified(tier)
         return f"no rule surely decides where nothing is certified and {where}" if where else ""
 
     def bound_rules(self, stage: Stage) -> tuple[BoundRule, ...]:

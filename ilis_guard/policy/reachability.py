@@ -125,12 +125,16 @@ class ReachabilityAnalysis:
         """The rules that can never decide, in order, those of stage `prompt` first."""
         return [item for stage in STAGES for item in self._unreachable(stage)]
 
-    def undecided(self, tier: str) -> str:
-        """Facts of an answer of this tier on which no rule surely decides, in words, if nothing is certified there.
+    def undecided_where_uncertified(self, tier: str) -> str:
+        """As `undecided`, of an answer of this tier if nothing is certified there."""
+        return self.undecided({"tier": tier, "error": "", "threshold": MISSING, "certified": False})
 
-        Empty where there are none.
+    def undecided(self, fixed: Mapping[str, Any]) -> str:
+        """Facts on which no rule of stage `answer` surely decides, in words; empty where there are none.
+
+        Args:
+            fixed: as `equivalence.representatives` takes it.
         """
-        fixed = {"tier": tier, "error": "", "threshold": MISSING, "certified": False}
         for one in self.classes("answer", fixed):
             if not one.is_decided:
                 named = tuple(name for name in self._literals["answer"] if name not in fixed)

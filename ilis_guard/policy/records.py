@@ -65,9 +65,9 @@ class AttemptJson(_Record):
     prompt_cost: float | None
     statistics: StatisticsJson | None
     seconds: float
-    prompt_tokens: int
-    tokens: int
-    cost: float
+    prompt_tokens: int | None
+    tokens: int | None
+    cost: float | None
     finish_reason: FinishReason | None
     stopped_at: int | None
     error: ErrorInfo | None
@@ -184,7 +184,7 @@ class VerdictJson(RequestJson, StatisticsJson):
     text: str
     uncertainty: Share | None
     typicality: Share | None
-    tokens: int
+    tokens: int | None
     finish_reason: FinishReason | None
     probability: Annotated[float, Field(gt=0, le=1)]
     """That the request was drawn for review."""

@@ -49,6 +49,9 @@ def _condition_text(value: Any) -> Any:
         raise ValueError(f"must be a condition in CEL; {remedy}")  # noqa: TRY004  # pydantic wants a ValueError
     if isinstance(value, int | float):
         raise ValueError("must be a condition in CEL, `uncertainty < 0.2` say")  # noqa: TRY004  # as above
+    if isinstance(value, list | dict):
+        remedy = "`uncertainty < 0.2 && last_tier` say; one that starts with [ or { stands in quotes"
+        raise ValueError(f"must be one condition in CEL, {remedy}")  # noqa: TRY004  # as above
     return value
 
 

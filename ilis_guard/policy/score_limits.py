@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ilis_guard.policy.engine import BoundRule
-from ilis_guard.policy.syntax import Kind, Node, comparisons
+from ilis_guard.policy.syntax import Kind, Node, compared_facts
 from ilis_guard.types import Stage
 
 if TYPE_CHECKING:  # with numpy, which reading policies doesn't need
@@ -45,7 +45,10 @@ def idle_thresholds(rules: Sequence[BoundRule], bundles: Bundles) -> Iterator[Id
         named = _only_tier(tree)
         for tier in known if named is None else known.keys() & {named}:
             floor = least_typicality(known[tier])
-            for operator, threshold in comparisons(tree, "typicality"):
+            for compared in compared_facts(tree):
+                operator, threshold = compared.operator, compared.literal
+                if compared.fact != "typicality" or not isinstance(threshold, float):
+                    continue
                 if 0 < threshold < floor or (threshold == floor and operator in _INCLUSIVE):
                     yield IdleThreshold(
                         rule=bound.rule.id,
@@ -61,9 +64,9 @@ def describe_idle(found: IdleThreshold) -> str:
     """Say what an idle threshold does, and what to do, in a sentence without its end."""
     holds = "always passes" if found.is_always_true else "never acts"
     return (
-        f"rule '{found.rule}': the typicality's threshold {found.threshold:g} {holds} on the tier {found.tier!r}, whose "
-        f"bundle has {found.rows} calibration rows and gives no typicality below {found.floor:.3g}; raise the threshold, "
-        "or fit or recalibrate the bundle on more rows"
+        f"rule '{found.rule}': the typicality's threshold {found.threshold:g} {holds} on the tier {found.tier!r}, "
+        f"whose bundle has {found.rows} calibration rows and gives no typicality below {found.floor:.3g}; raise the "
+        "threshold, or fit or recalibrate the bundle on more rows"
     )
 
 

@@ -45,9 +45,9 @@ class Outcomes:
     """Index of the last tier that was tried."""
     attempts: Int64[np.ndarray, " requests"]
     """Of all attempts together, as are `tokens`, `seconds` and `cost`."""
-    tokens: Int64[np.ndarray, " requests"]
+    tokens: Float64[np.ndarray, " requests"]
+    """NaN where not known, as in `seconds` and `cost`."""
     seconds: Float64[np.ndarray, " requests"]
-    """NaN where not known, as in `cost`."""
     cost: Float64[np.ndarray, " requests"]
     wrong: Float64[np.ndarray, " requests"]
     """1 where the given answer is wrong, 0 where it is right, NaN where that isn't known or nothing was answered."""

@@ -21,6 +21,7 @@ from ilis_guard.types import (
     Ruling,
     SpentBudget,
     Statistics,
+    total,
 )
 
 OUT_OF_TIME: Final = BudgetError.__name__
@@ -36,9 +37,9 @@ class AttemptSummary:
     """At the stage that it has come to; so is `typicality`."""
     typicality: float | None = None
     statistics: Statistics | None = None
-    tokens: int = 0
+    tokens: int | None = 0
     seconds: float = 0.0
-    cost: float = 0.0
+    cost: float | None = 0.0
     text_length: int = 0
     finish_reason: FinishReason | Literal[""] = ""
     stopped_at: int | None = None
@@ -65,14 +66,14 @@ class AttemptSummary:
 
     @classmethod
     def at_prompt(cls, attempt: Attempt) -> Self:
-        """Summarise a recorded attempt as it stood at the prompt; seconds and cost are 0 where they aren't known."""
+        """Summarise a recorded attempt as it stood at the prompt; seconds are 0 where they aren't known."""
         score = attempt.prompt_score
         return cls(
             tier=attempt.tier,
             uncertainty=None if score is None else score.uncertainty,
             typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
             seconds=attempt.prompt_seconds or 0.0,
-            cost=attempt.prompt_cost or 0.0,
+            cost=attempt.prompt_cost,
         )
 
 
@@ -129,8 +130,10 @@ class CascadeState:
             return SpentBudget(limit="max_seconds", value=budget.max_seconds)
         if budget.max_attempts is not None and len(self.earlier) + 1 >= budget.max_attempts:
             return SpentBudget(limit="max_attempts", value=budget.max_attempts)
-        if budget.max_cost is not None and self._cost(newest) >= budget.max_cost:
-            return SpentBudget(limit="max_cost", value=budget.max_cost)
+        if budget.max_cost is not None:
+            cost = self._cost(newest)
+            if cost is None or cost >= budget.max_cost:
+                return SpentBudget(limit="max_cost", value=budget.max_cost, is_known=cost is not None)
         return None
 
     def facts(self, newest: AttemptSummary, answer_blocked_by: Obstacle | None = None) -> Facts:
@@ -144,7 +147,7 @@ class CascadeState:
             last_tier=not larger,
             larger_tiers=larger,
             attempt=len(self.earlier) + 1,
-            tokens=newest.tokens + sum(attempt.tokens for attempt in self.earlier),
+            tokens=total((attempt.tokens for attempt in (*self.earlier, newest)), start=0),
             seconds=self._seconds(newest),
             cost=self._cost(newest),
             prompt_length=self.prompt_length,
@@ -163,19 +166,14 @@ class CascadeState:
         return OUT_OF_TIME if limit is not None and self._seconds(newest) > limit else ""
 
     def _seconds(self, newest: AttemptSummary) -> float:
-        return newest.seconds + _total([attempt.seconds for attempt in self.earlier])
+        earlier = total((attempt.seconds for attempt in self.earlier), start=0.0)
+        assert earlier is not None, "seconds are known"
+        return newest.seconds + earlier
 
-    def _cost(self, newest: AttemptSummary) -> float:
-        return newest.cost + _total([attempt.cost for attempt in self.earlier])
+    def _cost(self, newest: AttemptSummary) -> float | None:
+        earlier = total((attempt.cost for attempt in self.earlier), start=0.0)
+        return None if newest.cost is None or earlier is None else newest.cost + earlier
 
 
 def _stopped_early(newest: AttemptSummary) -> Obstacle | None:
     return None if newest.stopped_at is None else Obstacle(kind="stopped_early", tokens=newest.stopped_at)
-
-
-def _total(values: Sequence[float]) -> float:
-    # One after the other, as the simulation adds up its columns: Python's sum() rounds otherwise from 3.12 on.
-    total = 0.0
-    for value in values:
-        total += value
-    return total

@@ -24,7 +24,7 @@ Literals = Mapping[str, frozenset[Label] | None]
 _OPERATORS: Final[Mapping[str, Operator]] = {"_||_": "||", "_&&_": "&&", "!_": "!"}
 _EQUALITIES: Final = frozenset({"_==_", "_!=_"})
 _COMPARISONS: Final = _EQUALITIES | {"_<_", "_<=_", "_>_", "_>=_"}
-_FLIPPED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_TURNED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _STRING: Final = re.compile(
     r"""[bB]?[rR][bB]?(?:'''.*?'''|\"\"\".*?\"\"\"|'[^'\n]*'|"[^"\n]*")"""
     r"""|'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""",
@@ -114,7 +114,7 @@ def names(condition: Node) -> tuple[str, ...]:
     for node in condition.walk():
         if node.kind is Kind.NAME and node.text in VISIBLE:
             found[node.text] = None
-        elif (label := _label(node)) is not None:
+        elif (label := read_label(node)) is not None:
             found[f"labels.{label}"] = None
     return tuple(found)
 
@@ -122,7 +122,7 @@ def names(condition: Node) -> tuple[str, ...]:
 def tested_labels(condition: Node) -> frozenset[str]:
     """The labels whose presence a condition tests with ``has``, as ``labels.NAME``."""
     tests = (node for node in condition.walk() if node.kind is Kind.PRESENCE)
-    return frozenset(f"labels.{label}" for label in map(_label, tests) if label is not None)
+    return frozenset(f"labels.{label}" for label in map(read_label, tests) if label is not None)
 
 
 def compared_labels(condition: Node) -> Iterator[tuple[str, str]]:
@@ -130,8 +130,40 @@ def compared_labels(condition: Node) -> Iterator[tuple[str, str]]:
     for node in condition.walk():
         if node.kind is Kind.CALL and node.text in (*_COMPARISONS, "@in"):
             for one, other in itertools.permutations(node.parts, 2):
-                if (label := _label(one)) is not None:
+                if (label := read_label(one)) is not None:
                     yield label, other.type.removeprefix("list ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedFact:
+    """A comparison of a fact with a literal."""
+
+    fact: str
+    operator: str
+    """As if the fact stood on its left: ``>`` of ``0.2 < uncertainty``."""
+    literal: Label
+    offset: int
+    """As `Node.offset`, of the operator."""
+
+    @property
+    def text(self) -> str:
+        """The comparison, with the fact on its left."""
+        literal = str(self.literal).lower() if isinstance(self.literal, bool) else repr(self.literal)
+        return f"{self.fact} {self.operator} {literal}"
+
+
+def compared_facts(condition: Node) -> Iterator[ComparedFact]:
+    """Yield the comparisons of facts with literals, from left to right."""
+    for node in condition.walk():
+        if (found := _comparison(node)) is not None:
+            operator = node.text.strip("_")
+            is_turned = node.parts[0].kind is Kind.CONSTANT
+            yield ComparedFact(
+                fact=found[0],
+                operator=_TURNED[operator] if is_turned else operator,
+                literal=found[1],
+                offset=node.offset,
+            )
 
 
 def literals(condition: Node) -> Literals:
@@ -145,16 +177,6 @@ def literals(condition: Node) -> Literals:
         known = found.get(fact, frozenset())
         found[fact] = None if literal is None or known is None else known | {literal}
     return found
-
-
-def comparisons(condition: Node, fact: str) -> Iterator[tuple[str, float]]:
-    """Yield each comparison of a fact with a number: the operator with the fact on its left, and the number."""
-    for node in condition.walk():
-        compared = _comparison(node)
-        if compared is not None and compared[0] == fact and isinstance(compared[1], (int, float)):
-            operator = node.text.strip("_")
-            is_left = node.parts[0].kind is Kind.NAME
-            yield operator if is_left else _FLIPPED.get(operator, operator), float(compared[1])
 
 
 def is_plain(condition: Node) -> bool:
@@ -192,7 +214,7 @@ def _comparison(node: Node) -> tuple[str, Label] | None:
     return (fact.text, literal.value) if is_ordered and literal.value is not None else None
 
 
-def _label(node: Node) -> str | None:
+def read_label(node: Node) -> str | None:
     """The name of the label that a node reads: ``labels.NAME``, ``has(labels.NAME)`` or ``labels['NAME']``."""
     if not node.parts or node.parts[0].kind is not Kind.NAME or node.parts[0].text != "labels":
         return None

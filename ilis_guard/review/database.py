@@ -10,11 +10,40 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import Connection, Engine, Table, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from ilis_guard.errors import QueueStorageError, ReviewError
 from ilis_guard.review.schema import REVISION, REVISION_TABLE, metadata
 
 EXAMPLE: Final = "use a URL like 'sqlite:///path/tickets.db' or 'postgresql://user@host/database'"
+
+
+RETRY_SECONDS: Final = 5.0
+"""How long an operation is tried again while the database can't be reached: restarts and failovers take seconds."""
+
+
+class ReadOnlyError(Exception):
+    """The database takes no writes, wherever the driver connects to."""
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, QueueStorageError) and error.may_pass
+
+
+def _has_not_happened(error: BaseException) -> bool:
+    return isinstance(error, QueueStorageError) and error.may_pass and not error.may_be_stored
+
+
+_PATIENCE: Final[dict[str, Any]] = {
+    "wait": wait_random(0.05, 0.5),
+    "stop": stop_after_delay(RETRY_SECONDS),
+    "reraise": True,
+}
+retried_idempotent: Final = retry(retry=retry_if_exception(_may_pass), **_PATIENCE)
+"""Decorates an operation that finds what it has already done, so that doing it again, after a commit of unknown
+outcome, changes nothing."""
+retried: Final = retry(retry=retry_if_exception(_has_not_happened), **_PATIENCE)
+"""Decorates an operation that may be tried again only where it certainly wasn't committed."""
 
 
 class Database(ABC):
@@ -47,11 +76,35 @@ class Database(ABC):
         transaction holds the lock on the whole file.
 
         Raises:
-            ReviewError: the database failed; nothing was written.
+            ReviewError: the database failed; nothing was written, unless the error `may_be_stored`.
         """
-        with self._errors_translated(), self.engine.connect() as connection, connection.begin():
-            self._begin_write(connection)
+        with self._errors_translated(), self._open_for_writing() as connection:
             yield connection
+            try:
+                connection.commit()
+            except SQLAlchemyError as error:
+                failure = self._failure(_original(error))
+                failure.may_be_stored = failure.may_pass
+                raise failure from None
+
+    def _open_for_writing(self) -> Connection:
+        """Connect, and begin a transaction that may write; it is rolled back where the connection is closed.
+
+        A connection from before a failover may lead to a server that is read-only now. It is replaced, and with it all
+        others in the pool; nothing has been done on it.
+        """
+        for _ in range(2):
+            connection = self.engine.connect()
+            try:
+                if self._begin_write(connection):
+                    return connection
+                connection.invalidate()
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
+            self.engine.dispose()
+        raise self._failure(ReadOnlyError("the database is read-only"))
 
     def insert_new(self, connection: Connection, table: Table, values: dict[str, Any], *, unique: str) -> bool:
         """Insert a row and return True, unless a row has the same value in the unique column."""
@@ -152,21 +205,27 @@ class Database(ABC):
             yield
         except SQLAlchemyError as error:
             # Without the cause: PostgreSQL's quotes the row, and with it prompts and answers.
-            raise self._failure(getattr(error, "orig", None) or error) from None
+            raise self._failure(_original(error)) from None
         except (ValueError, TypeError, OverflowError) as error:
             # Values that no column takes: NaN, half a surrogate pair, what is no JSON, huge integers.
             raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> QueueStorageError:
-        return QueueStorageError(f"the review queue {self.name} failed: {self._describe(error)}")
+        failure = QueueStorageError(f"the review queue {self.name} failed: {self._describe(error)}")
+        failure.may_pass = self._may_pass(error)
+        return failure
 
     @abstractmethod
     def _begin_read(self, connection: Connection) -> None:
         """Begin a transaction that sees one snapshot of the database."""
 
     @abstractmethod
-    def _begin_write(self, connection: Connection) -> None:
-        """Begin a transaction whose commit is durable when it returns, and that waits for locks for a limited time."""
+    def _begin_write(self, connection: Connection) -> bool:
+        """Begin a transaction whose commit is durable when it returns, and that waits for locks for a limited time.
+
+        Returns:
+            Whether it may write.
+        """
 
     @abstractmethod
     def _is_empty(self, connection: Connection) -> bool:
@@ -175,6 +234,10 @@ class Database(ABC):
     @abstractmethod
     def _describe(self, error: BaseException) -> str:
         """Say what failed and what to do, without quoting prompts or answers."""
+
+    @abstractmethod
+    def _may_pass(self, error: BaseException) -> bool:
+        """Return whether trying again a moment later may help."""
 
     @abstractmethod
     def _lock_migrations(self, connection: Connection) -> None:
@@ -191,3 +254,8 @@ class Database(ABC):
     @abstractmethod
     def _erase(self) -> None:
         """See `erase`."""
+
+
+def _original(error: SQLAlchemyError) -> BaseException:
+    """The driver's error, where there is one."""
+    return getattr(error, "orig", None) or error

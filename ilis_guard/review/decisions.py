@@ -6,6 +6,7 @@ from typing import Final
 from sqlalchemy import Connection, delete, select
 
 from ilis_guard.errors import DecisionRecordedError
+from ilis_guard.review.database import retried_idempotent
 from ilis_guard.review.record import ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, decisions, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore
@@ -39,6 +40,7 @@ def add(store: TicketStore, connection: Connection, record: DecisionRecord) -> N
         raise DecisionRecordedError(f"there is a decision {record.id!r} already")
 
 
+@retried_idempotent
 def create(store: TicketStore, record: DecisionRecord, *, before_commit: Callable[[], None]) -> None:
     """See `ReviewQueue.record_decision`."""
     with store.database.writing() as connection:
@@ -46,6 +48,7 @@ def create(store: TicketStore, record: DecisionRecord, *, before_commit: Callabl
         before_commit()
 
 
+@retried_idempotent
 def find(store: TicketStore, id: str, *, waiter: TicketWaiter) -> DecisionRecord | None:  # noqa: A002 - its word
     """See `ReviewQueue.find_decision`."""
     now = store.clock()

@@ -64,7 +64,7 @@ def _labelled_row(row: Row[Any], *, signatures: bool) -> dict[str, Any]:
         "tier": judged.get("tier"),
         "uncertainty": judged.get("uncertainty"),
         "typicality": judged.get("typicality"),
-        "tokens": judged.get("tokens", 0),
+        "tokens": judged.get("tokens"),
         "finish_reason": judged.get("finish_reason"),
         **(judged.get("statistics") or {}),
         # Why it was reviewed: rows of different kinds, rules, queues or policies are samples of different populations,

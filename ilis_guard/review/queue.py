@@ -221,7 +221,7 @@ class ReviewQueue:
         return record.counts(self.store)
 
     def probe(self) -> None:
-        """Check that tickets can be read, by reading one at most.
+        """Check that tickets could be stored, by writing and committing a row that stands for nothing.
 
         Raises:
             ReviewError: they can't.

@@ -8,9 +8,11 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from ilis_guard import events
+from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.config import addresses
 from ilis_guard.errors import ConfigError, ReviewError
 from ilis_guard.review.outbox import Delivery, DeliveryTry, Outcome, SendResult, Settlement
@@ -135,9 +137,9 @@ class _RelayRun:
         """Sweep overdue tickets every few seconds; once, warn of deliveries that no endpoint will get."""
         if self._stop.is_set() or time.monotonic() < self._next_sweep:
             return
-        await asyncio.to_thread(self._queue.sweep)
+        await run_in_thread(self._queue.sweep)
         if not self._has_warned:
-            for endpoint, count in (await asyncio.to_thread(self._outbox.orphans)).items():
+            for endpoint, count in (await run_in_thread(self._outbox.orphans)).items():
                 events.log().warning(events.DELIVERIES_ORPHANED, endpoint=endpoint, deliveries=count)
             self._has_warned = True
         self._next_sweep = time.monotonic() + _SWEEP_SECONDS
@@ -145,8 +147,9 @@ class _RelayRun:
     async def _relay_batch(self) -> bool:
         """Settle results and start sends; return whether there was any of either."""
         tries, unsent = tuple(self._tries), tuple(self._unsent)
-        batch = await asyncio.to_thread(
-            self._outbox.relay_batch, self._name, tries=tries, unsent=unsent, capacity=self._capacity()
+        capacity = self._capacity()
+        batch = await run_in_thread(
+            partial(self._outbox.relay_batch, self._name, tries=tries, unsent=unsent, capacity=capacity)
         )
         # Later results stand behind these.
         del self._tries[: len(tries)], self._unsent[: len(unsent)]

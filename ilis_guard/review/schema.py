@@ -155,3 +155,11 @@ endpoints: Final = Table(
     # Until when it asked for no requests (Retry-After).
     Column("held_until", Float),
 )
+
+probes: Final = Table(
+    "probes",
+    metadata,
+    # One row, which every probe changes: a database that can only be read isn't ready.
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)

@@ -61,9 +61,10 @@ class SQLite(Database):
         # Deferred: the first read takes the snapshot.
         connection.exec_driver_sql("BEGIN")
 
-    def _begin_write(self, connection: Connection) -> None:
+    def _begin_write(self, connection: Connection) -> bool:
         # Writers queue here. A transaction that began with a read would fail, not wait, when it came to write.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return True
 
     def _is_empty(self, connection: Connection) -> bool:
         # A number in the header is another program's mark.
@@ -98,6 +99,10 @@ class SQLite(Database):
         with self.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def _may_pass(self, error: BaseException) -> bool:
+        del error
+        return False  # what may pass has been waited for
+
     def _describe(self, error: BaseException) -> str:
         # SQLite's messages quote no values.
         advice = [advice for code, advice in _ADVICE.items() if code == _code(error)]
@@ -107,7 +112,7 @@ class SQLite(Database):
 
     def _make_folder(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise ReviewError(
                 f"the folder of the review queue {self.name} can't be made: {error}; give a path in a folder that "

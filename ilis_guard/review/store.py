@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Row, make_url, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Row, select, update
 
-from ilis_guard.config.review import ANY_OTHER, Event, QueueSettings
+from ilis_guard.config.review import ANY_OTHER, Event, QueueSettings, parse_database_url
 from ilis_guard.errors import ReviewError, TicketNotFoundError
 from ilis_guard.review.database import EXAMPLE, Database
 from ilis_guard.review.outbox import Outbox
@@ -174,10 +173,9 @@ def ticket_row(connection: Connection, prefix: str, *, for_update: bool = False)
 
 def _connect(url: str) -> Database:
     # No message shows the URL: it may hold a password.
-    try:
-        parsed = make_url(url)
-    except (SQLAlchemyError, ValueError):
-        raise ReviewError(f"the URL of the review queue can't be read; {EXAMPLE}") from None
+    parsed = parse_database_url(url)
+    if parsed is None:
+        raise ReviewError(f"the URL of the review queue can't be read; {EXAMPLE}")
     if parsed.drivername not in _DATABASES:
         raise ReviewError(
             f"the review queue can't be kept in {parsed.drivername!r}: this version knows SQLite and PostgreSQL; "

@@ -21,6 +21,7 @@ from ilis_guard.errors import (
     TicketResolvedError,
 )
 from ilis_guard.review import decisions
+from ilis_guard.review.database import retried, retried_idempotent
 from ilis_guard.review.record import is_claimed_at, is_in_state, judged_in, most_urgent_first, ticket_of
 from ilis_guard.review.schema import SMALL_COLUMNS, tickets
 from ilis_guard.review.store import BATCH_SIZE, TicketStore, ticket_row
@@ -30,6 +31,7 @@ from ilis_guard.types import DecisionRecord, Ticket, TicketWaiter, Verdict
 _UNCLAIMED = {"claimed_by": "", "claimed_until": None}
 
 
+@retried_idempotent
 def create(
     store: TicketStore,
     values: dict[str, Any],
@@ -52,6 +54,7 @@ def create(
     return ticket_of(row, now=values["created_at"], waiter=waiter)
 
 
+@retried_idempotent
 def claim(store: TicketStore, id: str, *, reviewer: str, lease: float | None) -> Ticket:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.claim`."""
     _check_claim(reviewer, lease)
@@ -70,6 +73,7 @@ def claim(store: TicketStore, id: str, *, reviewer: str, lease: float | None) ->
     return ticket_of(row, now=store.clock())
 
 
+@retried
 def claim_next(store: TicketStore, *, reviewer: str, queue: str | None, lease: float | None) -> Ticket | None:
     """See `ReviewQueue.claim_next`."""
     _check_claim(reviewer, lease)
@@ -88,6 +92,7 @@ def claim_next(store: TicketStore, *, reviewer: str, queue: str | None, lease: f
     return ticket_of(row, now=store.clock())
 
 
+@retried_idempotent
 def renew(store: TicketStore, id: str, *, reviewer: str, lease: float | None) -> Ticket:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.renew`."""
     _check_claim(reviewer, lease)
@@ -101,6 +106,7 @@ def renew(store: TicketStore, id: str, *, reviewer: str, lease: float | None) ->
     return ticket_of(row, now=store.clock())
 
 
+@retried_idempotent
 def release(store: TicketStore, id: str, *, reviewer: str, force: bool) -> Ticket:  # noqa: A002 - a ticket's word
     """See `ReviewQueue.release`."""
     with store.database.writing() as connection:
@@ -116,6 +122,7 @@ def release(store: TicketStore, id: str, *, reviewer: str, force: bool) -> Ticke
     return ticket_of(row, now=store.clock())
 
 
+@retried_idempotent
 def resolve(
     store: TicketStore,
     id: str,  # noqa: A002 - a ticket's word

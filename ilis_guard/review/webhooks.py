@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.config import secrets
 from ilis_guard.config.review import TEMPLATES, EndpointSettings
 from ilis_guard.errors import ConfigError
@@ -111,7 +113,7 @@ class WebhookBuilder:
             at=delivery.created_at,
             data=delivery.data,
             link=None if self._page is None else f"{self._page.rstrip('/')}/tickets/{delivery.ticket}",
-            record=await asyncio.to_thread(self._queue.get, delivery.ticket) if is_full else None,
+            record=await run_in_thread(partial(self._queue.get, delivery.ticket)) if is_full else None,
         )
 
     async def build(self, message: Message, endpoint: str, *, now: float) -> Webhook:

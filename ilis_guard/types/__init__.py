@@ -17,6 +17,7 @@ from ilis_guard.types.generations import (
     Statistic,
     Statistics,
     Step,
+    Usage,
 )
 from ilis_guard.types.requests import Label, Labels, Message, Request, Role
 from ilis_guard.types.rulings import (
@@ -37,7 +38,7 @@ from ilis_guard.types.rulings import (
     SpentBudget,
     Stage,
 )
-from ilis_guard.types.scalars import to_float
+from ilis_guard.types.scalars import to_float, total
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
 
 __all__ = [
@@ -85,6 +86,8 @@ __all__ = [
     "TicketKind",
     "TicketState",
     "TicketWaiter",
+    "Usage",
     "Verdict",
     "to_float",
+    "total",
 ]

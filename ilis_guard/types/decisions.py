@@ -22,6 +22,7 @@ from ilis_guard.types.rulings import (
     read_rulings,
     read_shadow_ruling,
 )
+from ilis_guard.types.scalars import total
 from ilis_guard.types.tickets import Ticket
 
 StreamMode = Literal["hold", "optimistic", "early_stop"]
@@ -46,15 +47,19 @@ class Attempt:
     prompt_seconds: float | None = None
     """Seconds until the rules of stage `prompt` were evaluated; None where none were."""
     prompt_cost: float | None = None
-    """Cost at the same time: of the call under way and of the prompt that it read; None as `prompt_seconds`."""
+    """Cost at the same time: of the call under way and of the prompt that it read; None as `prompt_seconds`, and as
+    `cost`."""
     signatures: Mapping[Position, Signature] = field(default_factory=dict)
     statistics: Statistics | None = None
     seconds: float = 0.0
-    prompt_tokens: int = 0
-    """What the model read; 0 where it gave nothing back."""
-    tokens: int = 0
-    cost: float = 0.0
-    """In the unit of guard.yaml's prices; 0 where the tier has none."""
+    prompt_tokens: int | None = 0
+    """What the model read; 0 where it gave nothing back, None where the provider doesn't say, or the call was given up
+    before its end."""
+    tokens: int | None = 0
+    """What it wrote; as `prompt_tokens`."""
+    cost: float | None = 0.0
+    """In the unit of guard.yaml's prices; None where it isn't known: the tier has no prices, or one for tokens that
+    aren't known."""
     finish_reason: FinishReason | None = None
     """`length` where the answer was cut off at its limit; None where there is none, or it was cut before it ended."""
     stopped_at: int | None = None
@@ -148,9 +153,9 @@ class Decision:
         return tuple(ruling.rule for ruling in self.rulings)
 
     @property
-    def cost(self) -> float:
-        """Of all attempts together, in the unit of guard.yaml's prices."""
-        return sum(attempt.cost for attempt in self.attempts)
+    def cost(self) -> float | None:
+        """Of all attempts together, in the unit of guard.yaml's prices; None where that of one isn't known."""
+        return total((attempt.cost for attempt in self.attempts), start=0.0)
 
     def __repr__(self) -> str:
         """On one line, without texts and signatures."""

@@ -114,16 +114,27 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The tokens that a model read and wrote; None where that isn't known."""
+
+    prompt_tokens: int | None = 0
+    tokens: int | None = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What a model returned, with what was seen inside it on the way."""
 
     text: str
     """The answer, without what the model thought before it."""
-    tokens: int
-    """Generated tokens, those of thinking too; end-of-sequence and other special tokens don't count."""
-    prompt_tokens: int
+    tokens: int | None
+    """Generated tokens, those of thinking too; end-of-sequence and other special tokens don't count. None where the
+    provider doesn't say."""
+    prompt_tokens: int | None
+    """As `tokens`."""
     finish_reason: FinishReason | None
-    """None where the generation isn't at its end: while tokens come, or where it was stopped at the prompt."""
+    """None where the generation isn't at its end: while tokens come, or where it was stopped at the prompt; and at its
+    end where the model never says (see `ilis_guard.models.base.reports_endings`)."""
     seconds: float
     token_ids: tuple[int, ...] = ()
     """Everything generated up to the end token, special tokens too; what `LocalModel.read` takes."""
@@ -137,6 +148,11 @@ class Generation:
     sent: tuple[Message, ...] = ()
     """The conversation that the model was really sent, where it makes its own, as a chain does: larger tiers, facts and
     tickets get this one. Empty where it is the request's."""
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens."""
+        return Usage(prompt_tokens=self.prompt_tokens, tokens=self.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,8 @@ class SpentBudget:
     limit: Literal["max_seconds", "max_attempts", "max_cost"]
     value: float
     """The limit's value in the policy: seconds, attempts, or the unit of guard.yaml's prices."""
+    is_known: bool = True
+    """False where the cost isn't known, because a provider didn't say what a reply took: it counts as spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

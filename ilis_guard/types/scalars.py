@@ -1,8 +1,12 @@
-"""Numbers that users' own parts return."""
+"""Numbers that users' own parts return, and sums of which a part may be unknown."""
 
 import math
+from collections.abc import Iterable
 from decimal import Decimal
 from numbers import Real
+from typing import Any, TypeVar
+
+N = TypeVar("N", int, float)
 
 
 def to_float(value: object) -> float | None:
@@ -15,7 +19,19 @@ def to_float(value: object) -> float | None:
         return value
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         return None
+    number: Any = value
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        return -math.inf if number < 0 else math.inf
+
+
+def total(values: Iterable[N | None], *, start: N) -> N | None:
+    """Add up numbers from `start` on, one after the other; None where one of them isn't known."""
+    # As the simulation adds up its columns: Python's sum() rounds otherwise from 3.12 on.
+    found = start
+    for value in values:
+        if value is None:
+            return None
+        found += value
+    return found

@@ -108,14 +108,9 @@ _CLOSING: Final = {name: re.compile(style.closing) for name, style in _STYLES.it
 _OPENED_AT_END: Final = re.compile(
     rf"(?:{'|'.join(style.opening for style in _STYLES.values() if not style.is_prose)})\s*\Z"
 )
+_UNCLOSED: Final = re.compile(r"<[^>\n]*|\[[^\]\n]*|◁[^▷\n]*")
 _OPENINGS: Final = (
-    *(f"<{name}>" for name in _TAG_NAMES),
-    "<seed:think>",
-    "[THINK]",
-    "◁think▷",
-    "<|START_THINKING|>",
     "<|START_RESPONSE|>",
-    "<|inner_prefix|>",
     "<|channel>thought",
     "<|start|>assistant<|channel|>",
     "<|channel|>final<|message|>",
@@ -125,7 +120,7 @@ _OPENINGS: Final = (
     "Here is my thought process:",
     "Here's my thought process:",
 )
-"""As models write them: an unfinished text may be the beginning of one."""
+"""Markers of several parts, or of plain words, as models write them: an unfinished text may be the beginning of one."""
 _HEADERS: Final = ("<|START_RESPONSE|>", "<|START_TEXT|>", "<|message|>")
 _TRAILERS: Final = ("<|END_RESPONSE|>", "<|END_TEXT|>", "<|return|>", "<|end|>")
 """Cohere and Harmony mark answers, too."""
@@ -133,6 +128,7 @@ _PARTS: Final = ("<|start|>", "<|channel|>", "<|constrain|>", "<|channel>", *_HE
 """Special tokens that are part of a marker."""
 _BLANK: Final = re.compile(r"[\s\ufeff\u200b-\u200d\u2060\x00]*")
 _FENCE: Final = re.compile(r"```|~~~")
+_BACKTICKS: Final = re.compile(r"(?<!`)`{1,2}(?!`)")
 _OTHER_TAG: Final = re.compile(r"<[A-Za-z!?][^<>]*>")
 _WORD_BEFORE: Final = re.compile(r"[\w,;)] +\Z")
 _WORD_AFTER: Final = re.compile(r" +[a-z]|[.,;:!?)]")
@@ -255,7 +251,9 @@ class _Reader:
         """Whether what follows the thinking so far may be the beginning of an opening marker."""
         rest = self.text[self._lead : self._lead + _NEAR]
         if not rest:
-            return False
+            return bool(self.text.strip())
+        if len(rest) < _NEAR and _UNCLOSED.fullmatch(rest):
+            return True
         found = _MARKER.match(rest)
         # Plain words open thinking where a closing marker comes.
         is_prose = found is not None and (found.lastgroup or "").startswith("open_")
@@ -335,7 +333,7 @@ class _Reader:
 
     @cached_property
     def _backticks(self) -> list[int]:
-        return [at for at, character in enumerate(self.text) if character == "`"]
+        return [found.start() for found in _BACKTICKS.finditer(self.text)]
 
     @cached_property
     def _line_ends(self) -> list[int]:

@@ -18,6 +18,7 @@ from ilis_guard.cascade.escalation import Review
 from ilis_guard.models import Model
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
+from tests.adapters.guards import ending
 
 POLICY: Final = """
 version: 1
@@ -62,7 +63,8 @@ class ScriptedChat(BaseChatModel):
         return "scripted"
 
     def _generate(self, messages: list[BaseMessage], *_: Any, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=self._reply(messages, kwargs))])
+        reply = self._reply(messages, kwargs)
+        return ChatResult(generations=[ChatGeneration(message=reply, generation_info=ending(reply))])
 
     def _stream(
         self,
@@ -77,7 +79,9 @@ class ScriptedChat(BaseChatModel):
             tool_call_chunk(name=call["name"], args=str(call["args"]).replace("'", '"'), id=call["id"], index=index)
             for index, call in enumerate(reply.tool_calls)
         ]
-        chunks = [*(AIMessageChunk(content=word) for word in words), AIMessageChunk(content="", tool_call_chunks=calls)]
+        told = {**ending(reply), **reply.response_metadata}
+        last = AIMessageChunk(content="", tool_call_chunks=calls, response_metadata=told)
+        chunks = [*(AIMessageChunk(content=word) for word in words), last]
         for chunk in (ChatGenerationChunk(message=message) for message in chunks):
             if run_manager is not None:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)

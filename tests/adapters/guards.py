@@ -58,7 +58,12 @@ class Chat(BaseChatModel):
         if isinstance(reply, BaseException):
             raise reply
         message = AIMessage(reply) if isinstance(reply, str) else reply
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return ChatResult(generations=[ChatGeneration(message=message, generation_info=ending(message))])
+
+
+def ending(message: AIMessage) -> dict[str, Any]:
+    """Why a reply ended, as OpenAI tells it; a message with metadata of its own may say otherwise."""
+    return {"finish_reason": "tool_calls" if message.tool_calls else "stop"}
 
 
 def chat(*replies: Any) -> Chat:

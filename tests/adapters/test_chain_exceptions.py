@@ -81,7 +81,7 @@ async def test_a_wrapped_chain(raised: str, shape: str) -> None:
     chain: Any = {
         "chat": Raising(responses=[], make=RAISED[raised]),
         "opaque": RunnableLambda(fail, afail),
-        "tail": FakeListChatModel(responses=["yes"]) | RunnableLambda(fail, afail),
+        "tail": ScriptedChat(replies=["yes"] * 2) | RunnableLambda(fail, afail),
     }[shape]
     with InMemoryQueue() as queue:
         wrapped = wrap(chain.with_types(output_type=str), guarding(queue, policy=POLICY))

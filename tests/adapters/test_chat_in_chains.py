@@ -237,7 +237,7 @@ def test_a_chat_model_is_built_from_guard_yaml(tmp_path: Path) -> None:
     (tmp_path / "guard.yaml").write_text(
         "version: 1\npolicy: policy.yaml\ntiers:\n"
         "  - name: remote\n    remote:\n      chat_model: langchain_core.language_models:FakeListChatModel\n"
-        "      arguments: {responses: [It is Oslo]}\n"
+        "      arguments: {responses: [It is Oslo]}\n      reports_endings: false\n"
     )
     guarded = ChatIlisGuard.from_config(tmp_path / "guard.yaml", labels={"topic": "geography"})
     with guarded.guard:

@@ -28,7 +28,7 @@ def test_an_answer_is_a_message_with_its_decision() -> None:
     assert message.response_metadata["finish_reason"] == "stop"
     told = message.response_metadata["ilis_guard"]
     assert (told["action"], told["rule"], told["uncertainty"], told["tier"]) == ("answer", "sure", 0.1, "only")
-    assert (told["ticket"], told["cost"], told["policy"]) == (None, 0.0, Policy.parse(POLICY).fingerprint)
+    assert (told["ticket"], told["cost"], told["policy"]) == (None, None, Policy.parse(POLICY).fingerprint)
     assert [outcome["outcome"] for outcome in told["rulings"][0]["outcomes"]] == ["not_held", "decided"]
 
 

@@ -64,7 +64,7 @@ def test_a_batch_keeps_its_order() -> None:
 
 async def test_a_large_async_batch_gets_through_models_that_use_the_loops_pool() -> None:
     """Were the guard's own threads taken from that pool, all of it would wait for itself."""
-    wrapped = wrap(chain_of(FakeListChatModel(responses=["Bergen"])), guard_of(RETRY))
+    wrapped = wrap(chain_of(chat("Bergen")), guard_of(RETRY))
     async with asyncio.timeout(60):
         assert await wrapped.abatch([NORWAY] * 100) == ["Oslo, surely"] * 100
 
@@ -94,7 +94,7 @@ def test_a_batch_returns_errors_on_request() -> None:
 
 @pytest.mark.parametrize("uncertainty", [RETRY, ABSTAIN])
 async def test_a_stream_is_one_chunk_after_the_decision(uncertainty: float) -> None:
-    wrapped = wrap(chain_of(FakeListChatModel(responses=["Bergen"])), guard_of(uncertainty))
+    wrapped = wrap(chain_of(chat("Bergen")), guard_of(uncertainty))
     expected = wrapped.invoke(NORWAY)
     assert list(wrapped.stream(NORWAY)) == [expected]
     assert [piece async for piece in wrapped.astream(NORWAY)] == [expected]
@@ -145,7 +145,7 @@ def test_langgraph_streams_no_token_before_the_decision() -> None:
         messages: Annotated[list[Any], add_messages]
 
     before = FakeListChatModel(responses=["a question made by a model"]) | StrOutputParser()
-    wrapped = wrap(before | FakeListChatModel(responses=["Bergen"]), guard_of(RETRY))
+    wrapped = wrap(before | chat("Bergen"), guard_of(RETRY))
 
     def node(state: State, config: RunnableConfig) -> dict[str, Any]:
         return {"messages": [wrapped.invoke(state["messages"], config)]}
@@ -200,7 +200,7 @@ def test_keywords_reach_the_chain() -> None:
 
 def test_fields_stay_configurable() -> None:
     model = FakeListChatModel(responses=["Bergen"]).configurable_fields(responses=ConfigurableField(id="responses"))
-    wrapped = wrap(chain_of(model), guard_of())
+    wrapped = wrap(chain_of(model), guard_of(), reports_endings=False)
     assert (
         "responses"
         in wrapped.config_schema(include=["configurable"]).model_json_schema()["$defs"]["Configurable"]["properties"]

@@ -30,7 +30,7 @@ def twice(rows: Answers) -> Answers:
 
 
 def test_a_score_by_chance_is_refused_and_written_where_it_is_accepted(run: Callable[..., Any], tmp_path: Path) -> None:
-    rows = synthetic_answers({"a": 300}, signal=0.0, seed=4)
+    rows = synthetic_answers({"a": 300}, signal=0.0, seed=6)
     noise = np.random.default_rng(1).normal(size=rows.statistics.shape)
     rows.statistics[:] = noise
     harvest = str(write_harvest(rows, tmp_path / "rows.parquet"))
@@ -68,7 +68,7 @@ def test_recalibrating_on_useless_verdicts_is_refused_and_says_who_repeats_whom(
             "id": f"t{place}",
             "dataset": "review",
             "messages": [{"role": "user", "content": f"What is {place % 200}?"}],
-            "labels": {"user": f"u{place % 50}"},
+            "labels": {"user": f"u{place % 100}"},
             "text": "!",
             "tier": "small",
             "uncertainty": float(random.random()),
@@ -96,7 +96,7 @@ def test_recalibrating_on_useless_verdicts_is_refused_and_says_who_repeats_whom(
     assert "rows: 400 in 200 groups; 200 repeat others" in done.flat
     by_user = run("recalibrate", BUNDLE, str(path), "--to", to, "--group-by", "labels.user", "--accept")
     assert by_user.status == 0, by_user.err
-    assert "rows: 400 in 50 groups" in by_user.flat
+    assert "rows: 400 in 100 groups" in by_user.flat
     assert run("recalibrate", BUNDLE, str(path), "--to", to, "--group-by", "labels.team").status == 2
 
 
@@ -112,5 +112,5 @@ def test_policy_check_repeats_findings_and_idle_thresholds(run: Callable[..., An
     result = run("policy", "check", policy, "-c", config)
     assert result.status == 0, result.err
     assert "its AUROC is 0.520 (0.450 to 0.600), and 0.5 is chance" in result.flat
-    assert f"{policy}:4:14: rule 'odd': the typicality's threshold 0.01 never acts on the tier 'small'" in result.flat
+    assert f"{policy}:4:21: rule 'odd': the typicality's threshold 0.01 never acts on the tier 'small'" in result.flat
     assert run("policy", "check", policy, "-c", config, "--strict").status == 1

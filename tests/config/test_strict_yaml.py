@@ -61,7 +61,7 @@ ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: 1e999\n", "1:4", "must be finite, got '1e999'"),
         (f"a: {'9' * 5000}\n", "1:4", "must be finite, got '999"),
         ("a: b: c\n", "1:5", "not valid YAML: mapping values are not allowed here; put a text with `: ` in it"),
-        ("a: 'x\n", "2:1", "not valid YAML: found unexpected end of stream"),
+        ("a: 'x\n", "1:4", "not valid YAML: found unexpected end of stream; close the quotes that open here"),
         ("a: [1,\n", "2:1", "not valid YAML"),
         ("a: x\x00y\n", "1:5", "got the character '\\x00'"),
         # Lines that end for YAML and for no editor: `b` would stand in what looks like a comment.

@@ -179,7 +179,7 @@ def check(made: Decision, policy: Policy) -> None:
         assert made.action is not Action.ANSWER
         assert len(made.attempts) == 1
     if budget is not None and budget.max_cost is not None:
-        assert sum(attempt.cost for attempt in made.attempts[:-1]) < budget.max_cost
+        assert sum(attempt.cost or 0.0 for attempt in made.attempts[:-1]) < budget.max_cost
 
 
 @settings(

@@ -89,7 +89,7 @@ def test_a_remote_model_is_given_them() -> None:
             given.append(stop)
             return super()._generate(messages, stop, run_manager, **options)
 
-    model = RemoteModel(Listening(messages=iter([AIMessage("It is"), AIMessage("It is Oslo")])))
+    model = RemoteModel(Listening(messages=iter([AIMessage("It is"), AIMessage("It is Oslo")])), reports_endings=False)
     guarded = guard(model)
     guarded.decide("q", stop=["Os"])
     guarded.decide("q")

@@ -1,6 +1,7 @@
 """Model folders that aren't whole: each is a `ModelError` that names the file, at every entrance."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -199,20 +200,42 @@ def test_other_quantisers_are_refused(method: Any, folder: Path) -> None:
             LocalModel.load(str(folder), precision=precision, max_new_tokens=8)
 
 
-def test_the_command_and_guard_yaml_say_the_same(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+QUANTISED = edited("config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (written("config.json", "[]"), "config.json' must hold a JSON object, got a list"),
+        (
+            QUANTISED,
+            "config.json': the weights in this folder are quantised already ('gptq'), and the tier's precision",
+        ),
+    ],
+)
+def test_the_commands_and_guard_yaml_say_the_same(
+    damage: Damage,
+    said: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    written("config.json", "[]")(folder)
-    (tmp_path / "guard.yaml").write_text("version: 1\npolicy: p.yaml\ntiers:\n  - {name: small, model: ./model}\n")
-    with pytest.raises(ModelError, match=r"config.json' must hold a JSON object"):
-        load_tier(read_config(tmp_path / "guard.yaml").tier("small"))
-    monkeypatch.setattr("sys.argv", ["ilis-guard", "models", "inspect", str(folder)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = " ".join(capsys.readouterr().err.split())
-    assert ended.value.code not in (0, None)
-    assert "config.json' must hold a JSON object, got a list" in said
-    assert "Traceback" not in said
+    damage(folder)
+    config = tmp_path / "guard.yaml"
+    config.write_text(
+        "version: 1\npolicy: default\ntiers: [{name: small, model: ./model}]\nreview: {storage: 'sqlite:///q.db'}\n"
+    )
+    with pytest.raises(ModelError, match=re.escape(said)):
+        load_tier(read_config(config).tier("small"))
+    for command in (["models", "inspect", str(folder)], ["policy", "check", "default", "-c", str(config)]):
+        monkeypatch.setattr("sys.argv", ["ilis-guard", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = " ".join(capsys.readouterr().err.split())
+        assert ended.value.code not in (0, None)
+        assert said in shown
+        assert "Traceback" not in shown
 
 
 def test_transformers_own_loading_still_reads_the_undamaged_folder(folder: Path) -> None:

@@ -91,6 +91,7 @@ def test_signatures_equal_a_second_pass_of_the_same_4_bit_model(
     model: LocalModel, tiny_folder: "TinyFolder", reference: Callable[..., Any], ask: Ask
 ) -> None:
     found = model.generate(ask("long"))
+    assert found.tokens is not None
     assert found.tokens >= 2
     answer = [tiny_folder.ids[word] for word in found.text.split(" ")]
     expected = reference(model, [tiny_folder.ids[word] for word in ("<bos>", "<user>", "long")], answer)

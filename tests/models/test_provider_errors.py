@@ -243,7 +243,7 @@ def test_a_guard_repeats_what_passes_and_a_wrapped_chains_calls_too(status: int,
         direct = guard_of(RemoteModel(chat)).decide("Where is Oslo?")
         assert provider.requests == calls
         stand_in = guard_of(FakeModel("never called"))
-        opaque = RunnableLambda(lambda given: chat.invoke(given).text)
+        opaque: RunnableLambda[Any, str] = RunnableLambda(lambda given: chat.invoke(given).text)
         decisions = [direct]
         for chain in (chat, opaque):
             provider.requests = 0

@@ -54,7 +54,7 @@ def failing(error: BaseException, **attributes: Any) -> BaseException:
 
 def test_a_reply_becomes_a_generation_with_its_usage_and_no_signature() -> None:
     usage = {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}
-    found = ask(AIMessage(content="  Oslo.\n", usage_metadata=usage))
+    found = ask(AIMessage("  Oslo.\n", usage_metadata=usage, response_metadata={"finish_reason": "stop"}))
     assert (found.text, found.tokens, found.prompt_tokens, found.finish_reason) == ("Oslo.", 3, 12, "stop")
     assert found.signatures == {}
     assert found.statistics is None
@@ -67,30 +67,8 @@ def test_langchains_own_fake_model_answers() -> None:
     assert [model.generate(QUESTION).text for _ in range(2)] == ["Oslo", "Paris"]
 
 
-def test_a_reply_without_usage_counts_no_tokens() -> None:
-    found = ask(AIMessage(content="Oslo"))
-    assert (found.tokens, found.prompt_tokens) == (0, 0)
-
-
 def test_a_reply_in_content_blocks_is_its_text() -> None:
     assert ask(AIMessage(content=[{"type": "text", "text": "Os"}, {"type": "text", "text": "lo"}])).text == "Oslo"
-
-
-@pytest.mark.parametrize(
-    ("metadata", "expected"),
-    [
-        ({"finish_reason": "length"}, "length"),
-        ({"finish_reason": "stop"}, "stop"),
-        ({"finish_reason": "MAX_TOKENS"}, "length"),
-        ({"stop_reason": "max_tokens"}, "length"),
-        ({"stop_reason": "end_turn"}, "stop"),
-        ({"done_reason": "length"}, "length"),
-        ({"finish_reason": None}, "stop"),
-        ({}, "stop"),
-    ],
-)
-def test_each_providers_word_for_a_cut_answer_is_known(metadata: dict[str, Any], expected: str) -> None:
-    assert ask(AIMessage(content="Oslo", response_metadata=metadata)).finish_reason == expected
 
 
 @pytest.mark.parametrize(
@@ -99,11 +77,10 @@ def test_each_providers_word_for_a_cut_answer_is_known(metadata: dict[str, Any],
         AIMessage(content="", additional_kwargs={"refusal": SECRET}),
         AIMessage(content="Oslo", additional_kwargs={"refusal": SECRET}),
         AIMessage(content=[{"type": "text", "text": "Oslo"}, {"type": "refusal", "refusal": SECRET}]),
-        AIMessage(content="Oslo, which", response_metadata={"finish_reason": "content_filter"}),
     ],
 )
 def test_a_refusal_is_no_answer_and_its_words_are_not_repeated(reply: AIMessage) -> None:
-    with pytest.raises(ModelError, match=r"^the model (refused to answer|didn't answer: its content filter)") as caught:
+    with pytest.raises(ModelError, match=r"^the model refused to answer$") as caught:
         ask(reply)
     assert not caught.value.is_retryable
     assert SECRET not in str(caught.value)

@@ -74,9 +74,9 @@ def test_a_remote_tier_has_the_statistics_of_its_reply() -> None:
 
 @pytest.mark.parametrize(
     ("metadata", "reason"),
-    [({"finish_reason": "length"}, "length"), ({"stop_reason": "max_tokens"}, "length"), ({}, "stop")],
+    [({"finish_reason": "length"}, "length"), ({"stop_reason": "max_tokens"}, "length"), ({}, None)],
 )
-def test_why_an_answer_ended_is_told_in_the_guards_words(metadata: dict[str, Any], reason: str) -> None:
+def test_why_an_answer_ended_is_told_in_the_guards_words(metadata: dict[str, Any], reason: str | None) -> None:
     assert generation_of(AIMessage("Oslo", response_metadata=metadata), seconds=0.1).finish_reason == reason
 
 

@@ -61,6 +61,7 @@ def test_signatures_are_finite_maps_of_all_layers(question: str, smollm2: LocalM
         assert (signature.diagonal() == 0).all()
         assert (signature[~np.eye(30, dtype=bool)] > 0).all()
     assert found.statistics is not None
+    assert found.tokens is not None
     assert found.statistics.logprob_sum < 0
     assert found.statistics.logprob_mean == pytest.approx(found.statistics.logprob_sum / found.tokens)
     assert found.statistics.entropy_mean > 0
@@ -77,6 +78,7 @@ def test_signatures_equal_a_second_pass_and_taps_change_no_text(
     assert found.prompt_tokens == len(prompt)
     bare = generated(smollm2, ask(question))
     assert smollm2._codec.decode_answer(bare) == found.text
+    assert found.tokens is not None
     answer = bare[: found.tokens]
     expected = reference(smollm2, prompt, answer)
     maps = np.array(expected.maps)[: found.tokens if found.finish_reason == "stop" else found.tokens - 1]

@@ -130,6 +130,7 @@ def test_a_changed_computation_is_refused_and_named(
 ) -> None:
     model = in_memory(tiny_folder)
     change(model)
+    model.eval()
     with pytest.raises(ModelError, match=CHANGES[change]):
         fingerprint(model, tiny_folder, tiny)
 

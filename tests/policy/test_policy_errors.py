@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ilis_guard.config import strict_yaml
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Policy
 
@@ -111,8 +112,8 @@ WRONG: list[tuple[str, str, str]] = [
     (rule("id: a", "when: uncertainty < 1", "do: abstain"), "5:23", "write 1.0"),
     (rule("id: a", "when: attempt < 2.0", "do: abstain"), "5:19", "attempt and tokens go with whole numbers"),
     (rule("id: a", "when: tier == 3", "do: abstain"), "5:16", "compare like with like"),
-    (rule("id: a", "when: uncertainty = 0.1", "do: abstain"), "5:23", "CEL writes && || ! =="),
-    (rule("id: a", "when: last_tier and error", "do: abstain"), "5:21", "mismatched input 'and'; CEL writes &&"),
+    (rule("id: a", "when: uncertainty = 0.1", "do: abstain"), "5:23", "got `=`: did you mean `==`?"),
+    (rule("id: a", "when: last_tier and error", "do: abstain"), "5:21", "got `and`, which CEL writes as `&&`"),
     (rule("id: a", "when: uncertainty", "do: abstain"), "5:11", "must be true or false, got DOUBLE"),
     (rule("id: a", "when: labels.x", "do: abstain"), "5:11", "must be true or false, got DYN"),
     (rule("id: a", "when: uncertainty.x < 0.1", "do: abstain"), "5:22", "cannot be the operand"),
@@ -179,3 +180,16 @@ def test_places_fingerprints_targets_and_queues() -> None:
         policy.fingerprint
     )
     assert len(policy.fingerprint) == 16
+
+
+@pytest.mark.parametrize("piece", ["# x", "# a.", "\n", "# \u4e16", "eyJ-"])
+def test_a_text_of_30_megabytes_is_refused_unread(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict_yaml, "YAML", None)
+    text = f"version: 1\nname: p\n{piece * (30_000_000 // len(piece))}\nrules: [{{id: a, do: abstain}}]\n"
+    with pytest.raises(PolicyError, match=r"^p\.yaml:1:1: the file has more than 100000 bytes; split it"):
+        Policy.parse(text, path="p.yaml")
+
+
+def test_a_files_limit_is_one_of_bytes() -> None:
+    with pytest.raises(PolicyError, match="more than 100000 bytes"):
+        Policy.parse("# " + "\u4e16" * 40_000)

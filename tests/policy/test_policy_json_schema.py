@@ -101,6 +101,7 @@ BEYOND_A_SHAPE = (
     "write 1.0",
     "attempt and tokens go with whole numbers",
     "CEL writes",
+    "did you mean `",
     "not a condition",
     "must be true or false",
     "cannot be the operand",

@@ -272,7 +272,7 @@ WRONG_RULES: list[tuple[str, str, str]] = [
     ("do: abstain, when: text_length < 3.0", "< 3", "write 1.0"),
     ("stage: prompt, do: abstain, when: text_length < 3", "text", "`text_length` isn't known at stage `prompt`"),
     ("stage: prompt, do: abstain, when: finish_reason != ''", "fin", "`finish_reason` isn't known at stage"),
-    ("do: abstain, when: finish_reason == 'cut'", "abc", "can never act"),
+    ("do: abstain, when: finish_reason == 'cut'", "== 'cut'", "can never act"),
 ]
 
 

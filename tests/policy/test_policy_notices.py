@@ -10,6 +10,11 @@ FOLDER = Path(__file__).parents[2] / "policies"
 
 
 def notices(*rules: str, keys: str = "description: d") -> tuple[Notice, ...]:
+    """Without that on a missing rule for all that is left, which few policies here have."""
+    return tuple(notice for notice in all_notices(*rules, keys=keys) if not notice.what.startswith(UNDECIDED))
+
+
+def all_notices(*rules: str, keys: str = "description: d") -> tuple[Notice, ...]:
     text = f"version: 1\nname: p\n{keys}\nrules:\n" + "".join(f"  - {{{rule}}}\n" for rule in rules)
     return Policy.parse(text, path="p.yaml").notices()
 
@@ -19,12 +24,15 @@ def only(*rules: str, keys: str = "description: d") -> Notice:
     return notice
 
 
+UNDECIDED = "no rule surely decides where, for instance, "
+
+
 SURE = "id: sure, when: uncertainty < 0.2, do: answer"
 LAST = "id: last, do: abstain"
 
 
 def test_there_is_nothing_to_say_of_a_sound_policy() -> None:
-    assert notices(SURE, "id: up, do: retry", LAST) == ()
+    assert all_notices(SURE, "id: up, do: retry", LAST) == ()
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.yaml")))
@@ -78,7 +86,6 @@ def test_a_rule_that_lets_every_score_pass_is_warned_of(rules: list[str], rule: 
     [
         # somebody else has the doubtful ones
         ["id: unsure, when: uncertainty >= 0.5, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
-        ["id: strange, when: typicality < 0.1, do: escalate", "id: rest, when: uncertainty <= 1.0, do: answer"],
         # what can't be looked through may be as it should
         ["id: a, when: uncertainty < 0.2 || labels.vip == true, do: answer", LAST],
         ["id: a, when: uncertainty * 1.0 <= 0.9, do: answer", LAST],
@@ -163,7 +170,7 @@ def test_a_retry_that_the_budget_never_allows_is_warned_of() -> None:
     [
         ("id: last, do: abstain, say: 'call ${PHONE}'", "6:34"),
         ("id: last, do: escalate, to: '${QUEUE}'", "6:34"),
-        ("id: last, when: \"error == '${QUEUE}'\", do: abstain", "6:22"),
+        ("id: last, when: \"tier == '${QUEUE}'\", do: abstain", "6:22"),
     ],
 )
 def test_a_placeholder_warns(rule: str, place: str) -> None:

@@ -69,7 +69,7 @@ def found(text: str, facts: Facts = FACTS) -> Finding:
         ('tier == r"""\\ && "" """ && last_tier', ("&&", 'tier == r"""\\ && "" """', "last_tier")),
         ("b'\\x00 && ' == b'' || last_tier", ("||", "b'\\x00 && ' == b''", "last_tier")),
         ("tier == '//' && last_tier", ("&&", "tier == '//'", "last_tier")),
-        ("labels['a && b'] == {'x': 1}['x'] && true", ("&&", "labels['a && b'] == {'x': 1}['x']", "true")),
+        ("labels['a'] == {'a && b': 1}['a && b'] && true", ("&&", "labels['a'] == {'a && b': 1}['a && b']", "true")),
         ("labels.vip && true", ("&&", "labels.vip", "true")),
         ("tier == 'é😀' && last_tier", ("&&", "tier == 'é😀'", "last_tier")),
     ],

@@ -92,4 +92,4 @@ def test_the_sentence_names_rule_tier_and_rows(calibrated: Callable[[int], Bundl
         "rows and gives no typicality below 0.0303; raise the threshold, or fit or recalibrate the bundle on more rows"
     )
     (notice,) = policy.score_notices({"answer": {"small": calibrated(32)}})
-    assert (notice.level, notice.place, notice.what) == ("warning", "<string>:4:16", describe_idle(idle))
+    assert (notice.level, notice.place, notice.what) == ("warning", "<string>:4:21", describe_idle(idle))

@@ -19,7 +19,7 @@ from ilis_guard.policy.recordings import ANSWERED, NEVER_RUN, STOPPED_AT_PROMPT,
 from ilis_guard.policy.simulation import OUTCOMES, Outcomes, simulate
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Action, Generation, Labels, Obstacle, Score, Statistics
+from ilis_guard.types import Action, Generation, Labels, Obstacle, Score, Statistics, Usage
 
 NAMES = ("small", "middle", "large")
 COST = TierCost(per_request=0.1, per_million_prompt_tokens=0.15e6, per_million_tokens=0.02e6)
@@ -181,8 +181,9 @@ def alone(policy: Policy, recorded: Recording, row: int, thresholds: dict[str, f
             made = [*way.earlier, attempt]
             seconds = cost = 0.0
             for one in made:
-                seconds, cost = seconds + one.seconds, cost + one.cost
-            return (ruling.action, ruling.rule, tier.name, len(made), sum(one.tokens for one in made), seconds, cost)
+                seconds, cost = seconds + one.seconds, cost + (one.cost or 0.0)
+            tokens = sum(one.tokens or 0 for one in made)
+            return (ruling.action, ruling.rule, tier.name, len(made), tokens, seconds, cost)
         way = way.after_retry(attempt, ruling.to)
 
 
@@ -305,7 +306,7 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
         tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt, cost=COST))
     with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:
         made = guard.decide("q" * (asked.prompt_length or 1), labels=asked.labels)
-    tokens = sum(attempt.tokens for attempt in made.attempts)
+    tokens = sum(attempt.tokens or 0 for attempt in made.attempts)
     return made.id, (made.action, made.rule, made.attempts[-1].tier, len(made.attempts), tokens)
 
 
@@ -332,11 +333,11 @@ def test_a_simulation_decides_as_the_live_guard_does(data: st.DataObject) -> Non
 
 
 def as_live(one: Tried, scored: bool) -> Tried:
-    said = Generation(text="", tokens=one.tokens, prompt_tokens=1, finish_reason=None, seconds=0.0)
+    said = Usage(prompt_tokens=1, tokens=one.tokens)
     priced = replace(
         one,
         seconds=1e-6,
-        cost=COST.of(1, None if one.error else said),
+        cost=COST.of(1, Usage() if one.error else said),
         prompt_seconds=1e-6,
         prompt_cost=COST.of_prompt(said) if scored else 0.0,
     )

@@ -17,4 +17,5 @@ class SlowChat(BaseChatModel):
 
     def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
         time.sleep(float(str(messages[-1].content)))
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(content="Oslo"))])
+        reply = AIMessage("Oslo", response_metadata={"finish_reason": "stop"})
+        return ChatResult(generations=[ChatGeneration(message=reply)])

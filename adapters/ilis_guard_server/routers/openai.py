@@ -160,7 +160,7 @@ class _ChatRenderer:
         chunks = [] if refusal is None else [self._chunk(responses.ChatDelta(refusal=refusal))]
         return [*chunks, self._chunk(responses.ChatDelta(), reason, ilis_guard=summary)]
 
-    def usage(self, usage: Usage) -> responses.ChatChunk:
+    def usage(self, usage: Usage | None) -> responses.ChatChunk:
         return responses.ChatChunk(**self._head, object="chat.completion.chunk", choices=[], usage=usage)
 
     def _chunk(
@@ -202,7 +202,7 @@ class _CompletionRenderer:
         summary = DecisionSummary.of(decision, retracted=retracted)
         return [self._completion("", refusal=refusal, reason=reason, ilis_guard=summary)]
 
-    def usage(self, usage: Usage) -> responses.Completion:
+    def usage(self, usage: Usage | None) -> responses.Completion:
         return responses.Completion(**self._head, choices=[], usage=usage)
 
     def _completion(

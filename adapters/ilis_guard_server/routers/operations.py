@@ -2,14 +2,11 @@
 
 from typing import Literal
 
-from anyio import to_thread
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from ilis_guard import events
-from ilis_guard.errors import QueueStorageError, error_text
-from ilis_guard_server.dependencies import Client, GuardDep, GuardState
+from ilis_guard_server.dependencies import Client, GuardDep
 from ilis_guard_server.openapi import problem_responses
 
 health_router = APIRouter(tags=["operation"])
@@ -28,7 +25,7 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "not ready"]
     queue: bool
-    """The human queue's database can be reached, or the guard has none."""
+    """The human queue's database takes writes, or the guard has no queue."""
     policy: bool
     """The policy files, as they now stand, are in force."""
     serving: bool
@@ -48,7 +45,7 @@ async def get_health() -> Health:
 )
 async def get_readiness(response: Response, state: GuardDep) -> Readiness:
     """The status is 503 where one of the checks fails; the log says why."""
-    queue = await to_thread.run_sync(_reaches_queue, state, limiter=state.probe_thread)
+    queue = await state.probe.is_writable()
     _ = state.guard.policy  # reads its files again if they changed, which an idle guard doesn't
     policy, serving = not state.guard.policy_problem, not state.deadlines.is_shutting_down
     is_ready = queue and policy and serving
@@ -70,14 +67,3 @@ async def get_metrics(state: GuardDep, client: Client) -> Response:
     """Names of rules, tiers and queues are labels; prompts, answers and callers' labels never are."""
     del client
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _reaches_queue(state: GuardState) -> bool:
-    if state.review is None:
-        return True
-    try:
-        state.review.probe()
-    except QueueStorageError as error:
-        events.log().warning(events.QUEUE_UNREACHABLE, error=f"{type(error).__name__}: {error_text(error)}")
-        return False
-    return True

@@ -24,6 +24,7 @@ from ilis_guard.types import (
     TicketKind,
     TicketState,
     Verdict,
+    total,
 )
 
 DECISION_HEADER: Final = "x-ilis-guard-decision"
@@ -91,9 +92,10 @@ class AttemptSummary(Summary):
     stage: Stage
     uncertainty: float | None
     typicality: float | None
-    prompt_tokens: int
-    tokens: int
-    cost: float
+    prompt_tokens: int | None
+    """None where the provider doesn't say; so are the next two."""
+    tokens: int | None
+    cost: float | None
     finish_reason: FinishReason | None
     error: ErrorBody | None
     """Why there is no scored answer."""
@@ -140,7 +142,8 @@ class DecisionSummary(Summary):
     ticket: TicketSummary | None
     ticket_error: ErrorBody | None
     """Why no ticket could be stored."""
-    cost: float
+    cost: float | None
+    """None where that of an attempt isn't known."""
     policy: str
     mode: Mode
     """`shadow` where the policy doesn't decide."""
@@ -204,7 +207,7 @@ class DecisionBody(Body):
     thresholds: dict[str, float | None]
     bundles: dict[str, str]
     shadow: ShadowBody | None
-    cost: float
+    cost: float | None
     ticket: TicketBody | None
     ticket_error: ErrorBody | None
     attempts: list[AttemptBody]
@@ -228,10 +231,12 @@ class Usage(Body):
     total_tokens: int
 
     @classmethod
-    def of(cls, decision: Decision) -> "Usage":
-        """Add up a decision's attempts."""
-        prompt = sum(attempt.prompt_tokens for attempt in decision.attempts)
-        answer = sum(attempt.tokens for attempt in decision.attempts)
+    def of(cls, decision: Decision) -> "Usage | None":
+        """Add up a decision's attempts; None where the tokens of one aren't known."""
+        prompt = total((attempt.prompt_tokens for attempt in decision.attempts), start=0)
+        answer = total((attempt.tokens for attempt in decision.attempts), start=0)
+        if prompt is None or answer is None:
+            return None
         return cls(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
 
@@ -260,7 +265,8 @@ class ChatCompletion(Body):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: Usage | None
+    """None where the tokens of an attempt aren't known."""
     ilis_guard: DecisionSummary
 
 

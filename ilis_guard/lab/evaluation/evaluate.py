@@ -24,6 +24,7 @@ from ilis_guard.lab.evaluation.importance import Importance, TypicalAnswers, imp
 from ilis_guard.lab.evaluation.ood import Detection, detections
 from ilis_guard.lab.evaluation.sets import QuestionSet, counted_sets, question_sets
 from ilis_guard.lab.evaluation.trials import Trial, check_pair, count_fits, trials
+from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.questions import Question
 
 REFERENCE: Final = "fused"
@@ -241,6 +242,11 @@ def _notes(
     has_questions: bool,
 ) -> list[str]:
     notes = []
+    if dependent := len(rows) - len(np.unique(answer_groups(rows))):
+        notes.append(
+            f"{dependent} of {len(rows)} rows repeat others, or have the same owner: rows are split, and intervals "
+            "computed, by groups of such rows."
+        )
     if there := [one.name for one in applied_sets if not one.counts]:
         notes.append(
             f"{len(there)} of {len(names)} sets don't count at the other precision: its results are of the "

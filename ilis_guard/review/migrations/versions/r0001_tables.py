@@ -20,6 +20,11 @@ def upgrade() -> None:
         sa.Column("next_send_at", sa.Float, nullable=False),
         sa.Column("held_until", sa.Float),
     )
+    op.create_table(
+        "probes",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
 
 
 def _create_tickets() -> None:
