@@ -4,6 +4,7 @@ A message says what went wrong, what was got (with ``!r``) and what to do. Promp
 message: messages are logged. All errors carry plain strings, so they survive pickling between processes.
 """
 
+import reprlib
 import sys
 from typing import ClassVar, Final, Literal, Self
 
@@ -239,10 +240,25 @@ def public_class(error: BaseException) -> type[IlisGuardError] | None:
 def error_text(error: BaseException) -> str:
     """An exception's own text, cut; empty where it can't be had: a stranger's ``__str__`` may raise anything."""
     try:
-        text = str.__getitem__(str(error), slice(MAX_ERROR_TEXT + 1))
+        text = str.__getitem__(_text(error), slice(MAX_ERROR_TEXT + 1))
     except BaseException:  # noqa: BLE001 - the exception is at hand already; no other one may take its place
         return ""
     return whole_characters(text if len(text) <= MAX_ERROR_TEXT else f"{text[:MAX_ERROR_TEXT]}...")
+
+
+def _text(error: BaseException) -> str:
+    """As ``str``, which takes seconds to write out an argument of many megabytes."""
+    is_plain = type(error).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__)
+    if not is_plain or all(_is_short(argument) for argument in error.args):
+        return str(error)
+    return ", ".join(
+        argument[: MAX_ERROR_TEXT + 1] if isinstance(argument, str) else reprlib.repr(argument)
+        for argument in error.args
+    )
+
+
+def _is_short(argument: object) -> bool:
+    return argument is None or isinstance(argument, int) or (isinstance(argument, str) and len(argument) < 1000)
 
 
 def log_detail(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """What callers may say in labels, and what a policy does where they said something else all the same."""
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -63,3 +64,24 @@ def test_no_policy_answers_where_labels_are_no_labels(bad: dict[Any, Any]) -> No
     fine = Facts(uncertainty=0.1, typicality=0.5, labels={"a": False})
     assert policy.evaluate(fine).rule == "sure"
     assert blocked(policy.evaluate_prompt(fine).answer_blocked_by) == ""
+
+
+NAIVE, DECOMPOSED = "naïve", unicodedata.normalize("NFD", "naïve")
+
+
+def test_labels_are_normalised_where_the_request_enters() -> None:
+    assert Request.of("Hello", {DECOMPOSED: DECOMPOSED, "n": 1}).labels == {NAIVE: NAIVE, "n": 1}
+
+
+def test_two_names_that_look_alike_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"the label names .* are the same letters"):
+        Request.of("Hello", {NAIVE: 1, DECOMPOSED: 2})
+    policy = Policy.parse("version: 1\nname: p\nrules:\n  - {id: sure, when: uncertainty < 0.5, do: answer}\n")
+    assert policy.evaluate(Facts(uncertainty=0.1, labels={NAIVE: 1, DECOMPOSED: 2})).action is Action.ABSTAIN
+
+
+def test_a_label_that_grows_too_long_in_nfc_is_refused() -> None:
+    grows = "\ufb2c" * 1_000
+    assert len(unicodedata.normalize("NFC", grows)) == 3_000
+    with pytest.raises(RequestError, match="has 1000 characters; it may have 2000, also in Unicode's form NFC"):
+        Request.of("Hello", {"a": grows})

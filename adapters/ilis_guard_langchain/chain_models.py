@@ -280,12 +280,12 @@ class OpaqueChainModel:
         # Of several models' replies, none is the chain's answer.
         only = replies[0] if len(replies) == 1 else None
         found = only if output is None else output
-        text, problem = (None, "") if found is None else answer_of(found)
-        if text is None:
+        if found is None:
             raise ModelError(
                 f"what comes out of the chain, a {type(call.reply).__name__}, has no text to judge: let the chain put "
                 "out text or a message"
             )
+        text, problem = answer_of(found)
         if not problem:
             call.reply = _without_thinking(call.reply)
         usage = [usage_of(reply) for reply in replies]

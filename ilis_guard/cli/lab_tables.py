@@ -10,7 +10,8 @@ from rich.text import Text
 from ilis_guard.cli.console import color_action, escape, make_table
 from ilis_guard.lab.comparison import Change, Comparison, format_difference, format_estimate, format_wrong
 from ilis_guard.lab.simulate import SimulationResult
-from ilis_guard.scoring.bundle import BundleMetadata, Figure, HeldOut
+from ilis_guard.scoring.bundle import BundleMetadata, HeldOut
+from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding, describe
 from ilis_guard.types import Action
 

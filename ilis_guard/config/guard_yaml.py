@@ -81,7 +81,8 @@ def read_config(path: str | Path) -> GuardConfig:
 
 def _check_secrets(document: Document) -> None:
     """Before all else: other complaints quote what they complain of."""
-    remedy = f"{REFERENCE_REQUIRED} (a chat model reads its own from the environment); then revoke this one"
+    whole = "a reference stands for the whole value, and a chat model reads its key from the environment"
+    remedy = f"{REFERENCE_REQUIRED} ({whole}); then revoke this one"
     if lines := [f"{place}: this looks like {kind}: {remedy}" for place, kind in secrets_in(document)]:
         raise ConfigError(strict_yaml.list_problems(lines, len(lines)))
 

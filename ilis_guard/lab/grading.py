@@ -6,13 +6,15 @@ where leniency would pass a wrong answer (word boundaries, several choices named
 
 import math
 import re
-import unicodedata
-from collections.abc import Callable
-from string import ascii_uppercase
+from collections.abc import Callable, Sequence
+from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
 from ilis_guard.config.imports import import_string
 from ilis_guard.errors import QuestionError
+from ilis_guard.lab.assertions import is_alternative, is_asserted, is_denied
+from ilis_guard.lab.mentions import Mention, contains, mentions_of, tokens_of, words_of
+from ilis_guard.lab.numerals import Numeral, digits_of, numerals_in
 from ilis_guard.lab.questions import Question, numbers_in
 
 Judge = Callable[[Question, str], bool]
@@ -20,17 +22,13 @@ Judge = Callable[[Question, str], bool]
 RULES: Final = "rules"
 """What a manifest calls `is_correct`."""
 
-_TRUTH = re.compile(r"\b(?:yes|true|no|false)\b", re.IGNORECASE)
+_YES: Final = frozenset("yes yep yeah yup true ja oui si sim evet да نعم हाँ हां はい 是 是的 对 對 예 네 ใช่".split())
+_NO: Final = frozenset("no nope nah false nein non nao nee hayir нет لا नहीं いいえ 否 不是 不 아니요 아니오 ไม่".split())
+"""At an answer's beginning; elsewhere only the English ones are truths."""
+_TRUTHS: Final = {"yes": True, "true": True, "correct": True, "no": False, "false": False, "incorrect": False}
 
-_APOSTROPHE = "['\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}]"
-_POSSESSIVE = re.compile(rf"(?<=\w){_APOSTROPHE}s\b")
-_INNER_APOSTROPHE = re.compile(rf"(?<=\w){_APOSTROPHE}(?=\w)")
-_POINT_OF_INITIALS = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
-_ARTICLE = re.compile(r"(?:\b(?i:an|the)|\ba|(?:^|(?<=[.!?:]\s))A)(?=\s+\W*\w)")
-"""A word that another word follows. Inside a sentence a capital "A" is a name: "vitamin A is"."""
-_PUNCTUATION = re.compile(r"(?!(?<=\d)\.\d|(?<!\w)-\d)[\W_]")
-"""All but what belongs to a number: the point of 2.5 and the sign of -3."""
+_NAME_OF_A_NUMBER: Final = "zqnumber"
+"""Stands for a number where the words around it are looked at."""
 
 _ANNOUNCED = re.compile(
     r"""
@@ -60,24 +58,22 @@ _LISTED = re.compile(r"(?<![^\W_])([A-Z])[).:](?!\w)|\(([A-Z])\)")
 def is_correct(question: Question, text: str) -> bool:
     """Return whether a text answers the question; an empty text doesn't.
 
-    - ``open``: a gold answer stands in the text as whole words, both without accents, case, punctuation and articles.
+    - ``open``: a gold answer stands in the text as whole words, both without accents, case, punctuation and articles,
+      and the text says so: it isn't negated, nor one of several that the text offers.
     - ``numeric``: a gold answer equals (within 1e-9, relative) the last number in the text, or the last one that
       doesn't repeat a number of the question: "3 hours are 180 minutes" and "180 minutes in 3 hours" are equal.
-    - ``boolean``: the first "yes", "true", "no" or "false" in the text is right.
+      Negated numbers and alternatives don't count.
+    - ``boolean``: the first "yes", "true", "no" or "false" in the text is right, or its opposite is negated.
     - ``choice``: the text is a choice's own; or it announces one letter ("Answer: B") or starts with one ("B", "B)",
       "(b)", "B. bank"); or, without a letter, exactly one choice stands in it as whole words.
     """
     match question.kind:
         case "open":
-            given = _normalised(text)
-            return any(_contains(_normalised(answer), given) for answer in question.answers)
+            return _names(question.answers, text)
         case "numeric":
             return _has_number(question, text)
         case "boolean":
-            truth = _TRUTH.search(text)
-            return truth is not None and (truth.group().lower() in ("yes", "true")) == (
-                question.answers[0] in ("yes", "true")
-            )
+            return _truth(text) is (question.answers[0] in ("yes", "true"))
         case "choice":
             return _choice(question.choices or (), text) == question.right_choice
 
@@ -118,29 +114,93 @@ def grade(judge: Judge, question: Question, text: str) -> bool:
     return right
 
 
+def _names(golds: Sequence[str], text: str) -> bool:
+    """Whether a text gives one of the gold answers as its own."""
+    phrases = {words_of(gold) for gold in golds}
+    given = words_of(text)
+    if given in phrases or any(
+        "".join(given) == "".join(phrase) for phrase in phrases if "".join(phrase)[:1].isalpha()
+    ):
+        return True
+    return any(is_asserted(mention, phrases.__contains__) for gold in golds for mention in mentions_of(gold, text))
+
+
 def _has_number(question: Question, text: str) -> bool:
-    given = numbers_in(text)
+    given = _asserted_numerals(text)
     repeated = set(numbers_in(question.question))
-    candidates = given[-1:] + [number for number in given if number not in repeated][-1:]
+    values = [float(numeral.value) for numeral in given]
+    candidates = values[-1:] + [value for value in values if value not in repeated][-1:]
+    candidates += [float(numeral.value / 100) for numeral in given[-1:] if numeral.is_percent]
     golds = [number for answer in question.answers for number in numbers_in(answer)]
     return any(math.isclose(number, gold, rel_tol=1e-9) for number in candidates for gold in golds)
+
+
+def _asserted_numerals(text: str) -> list[Numeral]:
+    """The numbers of a text but for those that it denies or offers beside others."""
+    digits = digits_of(text)
+    numerals = list(numerals_in(digits))
+    pieces, end = [], 0
+    for place, numeral in enumerate(numerals):
+        pieces += [digits[end : numeral.start], f" {_NAME_OF_A_NUMBER}{_letters(place)} "]
+        end = numeral.end
+    named = "".join([*pieces, digits[end:]])
+    if not any(character.isalpha() for character in digits):
+        return numerals
+    return [
+        numeral
+        for place, numeral in enumerate(numerals)
+        if not all(
+            is_denied(mention) or is_alternative(mention, lambda _: False)
+            for mention in mentions_of(f"{_NAME_OF_A_NUMBER}{_letters(place)}", named)
+        )
+    ]
+
+
+def _letters(number: int) -> str:
+    return "".join(ascii_lowercase[int(digit)] for digit in str(number))
+
+
+def _truth(text: str) -> bool | None:
+    """What a text says to a question of yes or no; None where it says neither, or both."""
+    tokens = tokens_of(text)
+    words = [token.text for token in tokens if token.is_word]
+    if not words:
+        return None
+    if words[:3] in (["yes", "and", "no"], ["yes", "or", "no"], ["true", "or", "false"]):
+        return None
+    if words[0] in _YES or words[0] in _NO:
+        is_no_noun = words[0] == "no" and len(tokens) > 1 and tokens[1].is_word
+        if not is_no_noun:
+            return words[0] in _YES
+    for place, token in enumerate(tokens):
+        if not token.is_word or token.text not in _TRUTHS:
+            continue
+        if token.text == "no" and place + 1 < len(tokens) and tokens[place + 1].is_word:
+            continue  # "no evidence"
+        mention = Mention(tokens, place, place)
+        return _TRUTHS[token.text] is not is_denied(mention)
+    return False if words[0] in ("no", "not") else None
 
 
 def _choice(choices: tuple[str, ...], text: str) -> int | None:
     """Return the index of the choice that the text names; None where it names none or several."""
     letters = ascii_uppercase[: len(choices)]
-    given, texts = _normalised(text), [_normalised(choice) for choice in choices]
+    given, texts = words_of(text), [words_of(choice) for choice in choices]
     # A choice's own text goes before the letters, so that "E. coli" isn't choice E; a lone letter is one.
     if text.strip() in choices and text.strip() not in letters:
         return choices.index(text.strip())
-    if texts.count(given) == 1 and len(given) > 1:
+    if texts.count(given) == 1 and len("".join(given)) > 1:
         return texts.index(given)
     letter = _letter(text)
     if letter is not None and letter in letters:
         return letters.index(letter)
-    found = [choice for choice in texts if _contains(choice, given)]
+    found = [
+        words
+        for words, choice in zip(texts, choices, strict=True)
+        if any(not is_denied(mention) for mention in mentions_of(choice, text))
+    ]
     # "New York" isn't "York" too.
-    widest = [choice for choice in found if not any(choice != other and _contains(choice, other) for other in found)]
+    widest = [choice for choice in found if not any(choice != other and contains(choice, other) for other in found)]
     return texts.index(widest[0]) if len(widest) == 1 else None
 
 
@@ -154,20 +214,3 @@ def _letter(text: str) -> str | None:
     if leading is None or len(listed) > 1:
         return None
     return next(letter.upper() for letter in leading.groups() if letter)
-
-
-def _contains(words: str, given: str) -> bool:
-    return f" {words} " in f" {given} "
-
-
-def _normalised(text: str) -> str:
-    """Reduce a text to words, without accents, case, punctuation and articles, unless it holds nothing else."""
-    text = text.replace("\N{MINUS SIGN}", "-")
-    plain = "".join(mark for mark in unicodedata.normalize("NFKD", text) if not unicodedata.combining(mark))
-    plain = _INNER_APOSTROPHE.sub("", _POSSESSIVE.sub("", plain))
-    plain = _THOUSANDS.sub("", _POINT_OF_INITIALS.sub("", plain))
-    return _words(_ARTICLE.sub(" ", plain)) or _words(plain) or plain.strip().casefold()
-
-
-def _words(text: str) -> str:
-    return " ".join(_PUNCTUATION.sub(" ", text).casefold().split())

@@ -10,7 +10,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, brier_score_loss
 
 from ilis_guard.errors import FitError
-from ilis_guard.scoring.bundle import Figure, HeldOut
+from ilis_guard.scoring.bundle import HeldOut
+from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import CHANCE
 
 RESAMPLES: Final = 1000

@@ -5,9 +5,7 @@ and says what to do. What was got is shown shortened, because messages are logge
 """
 
 import json
-import math
 import os
-import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,24 +16,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from ilis_guard.errors import QuestionError
+from ilis_guard.lab.numerals import digits_of, numerals_in
 from ilis_guard.text import is_blank
 
 _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TRUTHS = ({"yes", "true"}, {"no", "false"})
-_NUMBER = re.compile(
-    r"""
-    (?<![^\W_])                               # not inside a word: the 2 of H2O is no number
-    (?P<sign>(?<![^\s(\[=:$€£])[-+\N{MINUS SIGN}])?   # a sign, but not the minus of 47-21
-    [$€£]?
-    (?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?
-    (?:(?<=\d)\s(?P<top>\d+)/(?P<bottom>\d+)  # 3 1/2
-      |(?<=\d)/(?P<under>\d+)                 # 1/2
-      |(?P<decimals>\.\d+))?
-    (?<=\d)
-    """,
-    re.VERBOSE,
-)
 
 
 def _not_blank(value: str) -> str:
@@ -140,27 +126,14 @@ def write_questions(path: str | os.PathLike[str], questions: Iterable[Question])
 
 
 def numbers_in(text: str) -> list[float]:
-    """The numbers in a text, in order: thousands separators, signs, decimals, and fractions such as 1/2 and 3 1/2."""
-    return [value for match in _NUMBER.finditer(text) if (value := _value(match)) is not None]
-
-
-def _value(match: re.Match[str]) -> float | None:
-    """The number that was matched; None where it has none (a division by zero) or floats don't reach it."""
-    whole = float((match["whole"] or "0").replace(",", ""))
-    divisor = float(match["bottom"] or match["under"] or 1)
-    if divisor == 0:
-        return None
-    mixed = whole + float(match["top"] or 0) / divisor
-    size = mixed if match["top"] else whole / divisor + float(match["decimals"] or 0)
-    if not math.isfinite(size):
-        return None
-    return size if match["sign"] in (None, "+") else -size
+    """The numbers in a text, in order: in any script's digits or in words, with separators, signs and scales."""
+    return [float(numeral.value) for numeral in numerals_in(digits_of(text))]
 
 
 def _check_numbers(answers: tuple[str, ...]) -> None:
     for answer in answers:
-        match = _NUMBER.fullmatch(answer.strip())
-        if match is None or _value(match) is None:
+        digits = digits_of(answer.strip())
+        if [(numeral.start, numeral.end) for numeral in numerals_in(digits)] != [(0, len(digits))]:
             raise ValueError(f"{_shown(answer)} isn't a number; write digits, such as '1,200', '-3.5' or '1/2'")
 
 

@@ -15,6 +15,10 @@ from ilis_guard.errors import ModelError
 
 SCALE_STEPS: Final = 8
 """Steps per octave in which the digest counts the scales of a 4-bit matrix."""
+ATTENTIONS: Final = frozenset(
+    {None, "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention", "sdpa"}
+)
+"""Implementations of attention that compute the same, but for rounding."""
 NOT_COMPUTED: Final = frozenset(
     {
         "architectures",
@@ -116,10 +120,11 @@ def _scales(state: Any) -> str:
 
 
 def _class_name(model: Any) -> str:
-    """Name a model's class, one that isn't transformers' own with its module: it may compute in another way."""
-    kind = type(model)
+    """Name a model's class, and what isn't transformers' own: its module, and an attention that somebody registered."""
+    kind, attention = type(model), getattr(model.config, "_attn_implementation", None)
     is_transformers = kind.__module__.partition(".")[0] == "transformers"
-    return kind.__qualname__ if is_transformers else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__ if is_transformers else f"{kind.__module__}.{kind.__qualname__}"
+    return name if attention in ATTENTIONS else f"{name} {attention}"
 
 
 def _configuration(config: Any) -> str:

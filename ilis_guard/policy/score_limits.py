@@ -64,9 +64,9 @@ def describe_idle(found: IdleThreshold) -> str:
     """Say what an idle threshold does, and what to do, in a sentence without its end."""
     holds = "always passes" if found.is_always_true else "never acts"
     return (
-        f"rule '{found.rule}': the typicality's threshold {found.threshold:g} {holds} on the tier {found.tier!r}, whose "
-        f"bundle has {found.rows} calibration rows and gives no typicality below {found.floor:.3g}; raise the threshold, "
-        "or fit or recalibrate the bundle on more rows"
+        f"rule '{found.rule}': the typicality's threshold {found.threshold:g} {holds} on the tier {found.tier!r}, "
+        f"whose bundle has {found.rows} calibration rows and gives no typicality below {found.floor:.3g}; raise the "
+        "threshold, or fit or recalibrate the bundle on more rows"
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import weakref
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect
 from sqlalchemy.dialects import postgresql
@@ -102,6 +102,7 @@ class PostgreSQL(Database):
             json_serializer=partial(json.dumps, allow_nan=False),
         )
         event.listen(self.engine, "handle_error", _drop_lost_connections)
+        event.listen(self.engine, "checkout", _forget_access_mode)
         _engines.add(self.engine)
 
     def _begin_read(self, connection: Connection) -> None:
@@ -156,6 +157,14 @@ def _drop_lost_connections(context: ExceptionContext) -> None:
     """Let the pool forget all connections that are older than an error which ends one of them."""
     if context.original_exception is not None and _state_of(context.original_exception).startswith(_LOST):
         context.is_disconnect = True
+
+
+def _forget_access_mode(connection: Any, *_: object) -> None:
+    """Leave it to the server whether a transaction may write.
+
+    After a read, SQLAlchemy resets a connection to READ WRITE, which overrides a server that is set to be read-only.
+    """
+    connection.read_only = None
 
 
 def _hosts_of(url: URL) -> list[str]:

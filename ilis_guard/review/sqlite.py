@@ -112,7 +112,7 @@ class SQLite(Database):
 
     def _make_folder(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise ReviewError(
                 f"the folder of the review queue {self.name} can't be made: {error}; give a path in a folder that "

@@ -11,19 +11,12 @@ from pydantic import FailFast, Field, model_validator
 
 from ilis_guard.scoring.calibration import BetaCalibration, Blending
 from ilis_guard.scoring.features import FeatureGroup
+from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
 from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
 
 Count = Annotated[int, Field(ge=0)]
-
-
-class Figure(BundlePart):
-    """A held-out figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class HeldOut(BundlePart):

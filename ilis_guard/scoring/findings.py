@@ -1,14 +1,12 @@
 """Findings: what a fit's own figures say against its score. Each fit and recalibration ends with them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
+from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.typicality import BundlePart
-
-if TYPE_CHECKING:
-    from ilis_guard.scoring.bundle import Figure
 
 FindingKind = Literal["by_chance", "no_skill", "few_held_out", "few_calibration", "constant_features"]
 Severity = Literal["error", "warning"]
@@ -43,7 +41,7 @@ class BundleFinding(BundlePart):
         return self.severity == "error"
 
 
-def figure_findings(auroc: "Figure", brier_skill: "Figure", groups: int) -> Iterator[BundleFinding]:
+def figure_findings(auroc: Figure, brier_skill: Figure, groups: int) -> Iterator[BundleFinding]:
     """Judge figures on rows that the score hasn't seen.
 
     Args:
@@ -116,7 +114,7 @@ def describe(finding: BundleFinding) -> str:
             )
 
 
-def _of_figure(kind: FindingKind, severity: Severity, figure: "Figure", bound: float) -> BundleFinding:
+def _of_figure(kind: FindingKind, severity: Severity, figure: Figure, bound: float) -> BundleFinding:
     return BundleFinding(
         kind=kind, severity=severity, value=figure.value, bound=bound, low=figure.low, high=figure.high
     )

@@ -187,7 +187,9 @@ def _one_problem(name: object, value: object) -> str:
 
 def _text_problem(name: str, value: str) -> str:
     if len(value) > MAX_LABEL_TEXT or len(nfc(value)) > MAX_LABEL_TEXT:
-        return f"the label {name!r} has {len(value)} characters; it may have {MAX_LABEL_TEXT}"
+        return (
+            f"the label {name!r} has {len(value)} characters; it may have {MAX_LABEL_TEXT}, also in Unicode's form NFC"
+        )
     if has_half_characters(value):
         return f"the label {name!r} has half a character (a lone surrogate) in it; send whole ones"
     return ""

@@ -1,5 +1,6 @@
 """A chain's pipeline whose model was changed in memory is another model than its bundle's, or gives no answer."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,15 +124,16 @@ def replaced_model(llm: Any) -> None:
     llm.pipeline.model = type(llm.pipeline.model)(llm.pipeline.model.config).eval()
 
 
-def sampled(llm: Any) -> None:
-    llm.pipeline.generation_config.do_sample = True
-    llm.pipeline.model.generation_config = llm.pipeline.generation_config
-    llm.pipeline._generate_kwargs["do_sample"] = True
+def penalised(llm: Any) -> None:
+    """An option that the pipeline leaves open, and that the model's own configuration fills in."""
+    model = llm.pipeline.model
+    model.generation_config = copy.deepcopy(model.generation_config)
+    model.generation_config.repetition_penalty = 1.3
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(replaced_model, "its tokenizer was replaced after it was wrapped"), (sampled, "do_sample differ")],
+    [(replaced_model, "its tokenizer was replaced after it was wrapped"), (penalised, "repetition_penalty differ")],
 )
 def test_a_pipeline_changed_after_it_was_wrapped_gives_no_answer(
     change: Callable[[Any], object], said: str, loaded: tuple[Any, Any], chain: Callable[..., Any]

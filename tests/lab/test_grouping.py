@@ -3,6 +3,7 @@
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -184,13 +185,15 @@ def test_equal_maps_are_one_row_whatever_their_ids_say() -> None:
     # Computed in another batch, with other rounding errors.
     noise = 1 + 1e-4 * np.random.default_rng(0).random((150, 1, 1)).astype(np.float32)
     shaken = {name: maps * noise for name, maps in again.signatures.items()}
-    again.signatures.clear()  # type: ignore[attr-defined]
-    again.signatures.update(shaken)  # type: ignore[attr-defined]
-    assert answer_groups(again).tolist() == list(range(50)) * 3
+    assert answer_groups(replace(again, signatures=shaken)).tolist() == list(range(50)) * 3
+    # Sampled answers to one prompt are of one question.
+    sampled = {name: maps * (1 if name == "prompt" else 50 * noise - 49) for name, maps in again.signatures.items()}
+    assert answer_groups(replace(again, signatures=sampled)).tolist() == list(range(50)) * 3
 
 
-def test_close_rows_are_those_that_comparing_all_pairs_finds() -> None:
-    values = np.random.default_rng(0).random((200, 3)) / 20
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_close_rows_are_those_that_comparing_all_pairs_finds(columns: int) -> None:
+    values = np.random.default_rng(0).random((200, columns)) / 20
     pairs = {(min(pair), max(pair)) for pair in close_rows(values, 0.01)}
     away = np.abs(values[:, None] - values[None]).max(axis=2)
     assert pairs == {(one, other) for one, other in zip(*np.nonzero(away <= 0.01), strict=True) if one < other}

@@ -223,7 +223,9 @@ def test_the_commands_and_guard_yaml_say_the_same(
 ) -> None:
     damage(folder)
     config = tmp_path / "guard.yaml"
-    config.write_text("version: 1\npolicy: default\ntiers:\n  - {name: small, model: ./model}\n")
+    config.write_text(
+        "version: 1\npolicy: default\ntiers: [{name: small, model: ./model}]\nreview: {storage: 'sqlite:///q.db'}\n"
+    )
     with pytest.raises(ModelError, match=re.escape(said)):
         load_tier(read_config(config).tier("small"))
     for command in (["models", "inspect", str(folder)], ["policy", "check", "default", "-c", str(config)]):

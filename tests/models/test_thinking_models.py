@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
-from ilis_guard.types import Generation, Message, Statistics
+from ilis_guard.models.tapped import TappedModel
+from ilis_guard.types import Generation, Message
 from tests.models.conftest import Reference
 from tests.models.thinkers import ASK, FAMILIES, SCRIPTS, THOUGHT, load, write_folder
 
@@ -49,11 +51,14 @@ def assert_measured_over(found: Generation, model: LocalModel, places: list[int]
     np.testing.assert_allclose(found.signatures["mean"], np.mean(maps, axis=0), rtol=1e-4, atol=1e-6)
     assert found.statistics is not None
     logprobs = [expected.logprobs[place] for place in places]
-    assert found.statistics == Statistics(
-        logprob_sum=pytest.approx(sum(logprobs), rel=1e-4),
-        logprob_mean=pytest.approx(sum(logprobs) / len(places), rel=1e-4),
-        entropy_mean=pytest.approx(np.mean([expected.entropies[place] for place in places]), rel=1e-4),
-        margin_min=pytest.approx(min(expected.margins[place] for place in places), rel=1e-4),
+    assert found.statistics.to_dict() == pytest.approx(
+        {
+            "logprob_sum": sum(logprobs),
+            "logprob_mean": sum(logprobs) / len(places),
+            "entropy_mean": float(np.mean([expected.entropies[place] for place in places])),
+            "margin_min": min(expected.margins[place] for place in places),
+        },
+        rel=1e-4,
     )
 
 
@@ -181,3 +186,29 @@ def test_long_thinking_leaves_the_answers_numbers_alone(folder: Folder, referenc
     assert len(found.token_ids) > 100
     first = len(found.token_ids) - tokens_of(model, ANSWER)
     assert_measured_over(found, model, list(range(first, len(found.token_ids))), reference)
+
+
+@pytest.mark.parametrize("family", ["qwen", "deepseek", "magistral", "harmony"])
+def test_a_third_partys_call_is_measured_over_the_answer_alone(
+    family: str, folder: Folder, agree: Callable[..., None]
+) -> None:
+    """Its text has lost the markers that are special tokens: the recorded tokens have them."""
+    model = load(folder(family), script(family))
+    network, tokenizer = model._model, model._tokenizer
+    tapped = TappedModel.of(
+        network,
+        tokenizer,
+        {"max_new_tokens": 160},
+        fitted=model.fingerprint,
+        prompt="{question}",
+        max_new_tokens=160,
+    )
+    prompt = torch.tensor([model.prompt_tokens(ASK)])
+    with tapped.record() as call:
+        sequences = network.generate(prompt, attention_mask=torch.ones_like(prompt), **call.options)
+        text = tokenizer.decode(sequences[0, prompt.shape[1] :], skip_special_tokens=True)
+        found = call.generation(text.strip())
+    assert THOUGHT in text
+    expected = model.generate(ASK)
+    assert found.text == expected.text == ANSWER
+    agree(found, expected)

@@ -9,7 +9,7 @@ import torch
 from accelerate import dispatch_model
 from tokenizers import normalizers, processors
 from torch import nn
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AttentionInterface, AutoTokenizer, LlamaForCausalLM
 
 from benchmarks.architectures.tiny import tiny as tiny_of
 from ilis_guard.errors import ModelError
@@ -129,6 +129,17 @@ class OwnLlama(LlamaForCausalLM):
 def test_a_class_of_ones_own_is_another_model(tiny_folder: "TinyFolder", tiny: LocalModel) -> None:
     model = OwnLlama.from_pretrained(tiny_folder.path, dtype=torch.float32).eval()
     assert fingerprint(model, tiny_folder, tiny).differences(tiny.fingerprint) == ("weights",)
+
+
+def test_an_attention_that_somebody_registered_is_another_model() -> None:
+    model = tiny_of("llama", {}).eval()
+    before = weights_digest(model)
+    for same in ("eager", "sdpa"):
+        model.set_attn_implementation(same)
+        assert weights_digest(model) == before
+    AttentionInterface.register("own", lambda _module, query, *_rest, **_options: (query, None))
+    model.set_attn_implementation("own")
+    assert weights_digest(model) != before
 
 
 def test_another_dtype_has_other_weights(tiny_folder: "TinyFolder", tiny: LocalModel) -> None:

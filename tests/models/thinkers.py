@@ -6,13 +6,13 @@ tokens come. All else stays random, and is computed as in any other model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Message
@@ -81,7 +81,7 @@ def write_folder(folder: Path, family: str) -> Path:
     tokenizer = _tokenizer(traits)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(11)
-    config = Qwen3Config(
+    config = ScriptedConfig(
         vocab_size=len(tokenizer),
         hidden_size=48,
         intermediate_size=64,
@@ -95,7 +95,7 @@ def write_folder(folder: Path, family: str) -> Path:
         bos_token_id=None,
         pad_token_id=None,
     )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    ScriptedQwen3(config).save_pretrained(folder)
     return folder
 
 
@@ -103,21 +103,30 @@ def load(folder: Path, script: str, *, messages: Sequence[Message] = ASK, **opti
     """Load a model that writes this script after a conversation."""
     model = LocalModel.load(str(folder), **{"max_new_tokens": 160, "proof": False} | options)
     tokens = model._tokenizer(script, add_special_tokens=False)["input_ids"]
-    _follow(model._model, tokens, start=len(model.prompt_tokens(messages)))
+    SCRIPTED[model._model] = (tokens, len(model.prompt_tokens(messages)))
     return model
 
 
-def _follow(network: Any, script: Sequence[int], *, start: int) -> None:
-    forward = network.forward
+class ScriptedConfig(Qwen3Config):  # type: ignore[misc,no-untyped-call]  # transformers types it partly
+    """Of a `ScriptedQwen3`."""
 
-    @wraps(forward)
-    def scripted(*given: Any, **options: Any) -> Any:
-        output = forward(*given, **options)
-        length = (given[0] if given else options["input_ids"]).shape[1]
-        positions = options.get("position_ids")
+    model_type = "scripted_qwen3"
+
+
+class ScriptedQwen3(Qwen3ForCausalLM):  # type: ignore[misc,no-untyped-call]  # transformers types it partly
+    """A Qwen3 whose logits are raised where `SCRIPTED` says so. A model in memory mustn't be changed."""
+
+    config_class = ScriptedConfig
+
+    def forward(
+        self, input_ids: Any = None, position_ids: Any = None, past_key_values: Any = None, **options: Any
+    ) -> Any:
+        """As a Qwen3's, but for the logits."""
+        output = super().forward(input_ids, position_ids=position_ids, past_key_values=past_key_values, **options)
+        script, start = SCRIPTED.get(self, ((), 0))
+        length, positions = input_ids.shape[1], position_ids
         if positions is None:
-            cache = options.get("past_key_values")
-            before = 0 if cache is None else cache.get_seq_length() - length
+            before = 0 if past_key_values is None else past_key_values.get_seq_length() - length
             positions = torch.arange(before, before + length)[None]
         logits = output.logits
         for row, places in enumerate(positions[:, -logits.shape[1] :].expand(len(logits), -1).tolist()):
@@ -126,7 +135,11 @@ def _follow(network: Any, script: Sequence[int], *, start: int) -> None:
                     logits[row, index, script[place + 1 - start]] = logits[row, index].max() + 3
         return output
 
-    network.forward = scripted
+
+AutoConfig.register("scripted_qwen3", ScriptedConfig)
+AutoModelForCausalLM.register(ScriptedConfig, ScriptedQwen3)
+SCRIPTED: WeakKeyDictionary[Any, tuple[list[int], int]] = WeakKeyDictionary()
+"""By model, the tokens that it writes, and the position of the first."""
 
 
 def _tokenizer(traits: Family) -> PreTrainedTokenizerFast:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ilis_guard.config import strict_yaml
 from ilis_guard.errors import PolicyError
 from ilis_guard.policy import Policy
 
@@ -179,3 +180,16 @@ def test_places_fingerprints_targets_and_queues() -> None:
         policy.fingerprint
     )
     assert len(policy.fingerprint) == 16
+
+
+@pytest.mark.parametrize("piece", ["# x", "# a.", "\n", "# \u4e16", "eyJ-"])
+def test_a_text_of_30_megabytes_is_refused_unread(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict_yaml, "YAML", None)
+    text = f"version: 1\nname: p\n{piece * (30_000_000 // len(piece))}\nrules: [{{id: a, do: abstain}}]\n"
+    with pytest.raises(PolicyError, match=r"^p\.yaml:1:1: the file has more than 100000 bytes; split it"):
+        Policy.parse(text, path="p.yaml")
+
+
+def test_a_files_limit_is_one_of_bytes() -> None:
+    with pytest.raises(PolicyError, match="more than 100000 bytes"):
+        Policy.parse("# " + "\u4e16" * 40_000)

@@ -161,7 +161,7 @@ def cut(review: ReviewQueue, monkeypatch: pytest.MonkeyPatch) -> None:
         commit(connection)
         if left:
             left.clear()
-            connection.close()
+            connection.dbapi_connection.close()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(dialect, "do_commit", commit_and_break)

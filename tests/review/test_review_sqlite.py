@@ -204,6 +204,7 @@ def test_nobody_else_may_read_the_tickets(database: Path, url: str) -> None:
     with ReviewQueue(url) as queue, queue.store.database.reading():
         modes = {file.name: file.stat().st_mode & 0o777 for file in database.parent.iterdir()}
     assert modes == {"tickets.db": 0o600, "tickets.db-wal": 0o600, "tickets.db-shm": 0o600}
+    assert database.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.usefixtures("open_umask")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ilis_guard.scoring import Bundle, BundleMetadata, read_bundle, write_bundle
-from ilis_guard.scoring.bundle import CalibrationSet, DatasetRows, Figure, HeldOut
+from ilis_guard.scoring.bundle import CalibrationSet, DatasetRows, HeldOut
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
+from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ilis_guard.scoring.bundle import Figure
+from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import (
     BundleFinding,
     calibration_findings,

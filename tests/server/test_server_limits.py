@@ -349,7 +349,8 @@ def test_readiness_follows_the_queue_and_the_policy(tmp_path: Path, logged: list
             policy.write_text("version: 1\nname: p\nrules: [{id: a, do: abstain}]\n")
             until(lambda: ready()[0] == 200)
             database.write_bytes(b"no database at all" * 1000)
-            assert ready() == (503, {"status": "not ready", "queue": False, "policy": True, "serving": True})
+            unreachable = {"status": "not ready", "queue": False, "policy": True, "serving": True}
+            until(lambda: ready() == (503, unreachable))
             assert client.get("/healthz").status_code == 200
     assert any(one["event"] == events.QUEUE_UNREACHABLE for one in logged)
 
