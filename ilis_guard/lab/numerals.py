@@ -102,7 +102,7 @@ def digits_of(text: str) -> str:
     text = text.replace("\N{ARABIC DECIMAL SEPARATOR}", ".").replace("\N{ARABIC THOUSANDS SEPARATOR}", ",")
     text = _MYRIADS.sub(_myriads, text)
     words = text.strip(" .!\n").casefold()
-    if len(words.split()) <= _MOST_WORDS and not any(map(str.isdigit, words)):
+    if len(words) > 2 and len(words.split()) <= _MOST_WORDS and not any(map(str.isdigit, words)):
         for language in ("en", *_LANGUAGES):
             try:
                 return str(text2num(words, language))
