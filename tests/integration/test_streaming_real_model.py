@@ -16,6 +16,7 @@ from ilis_guard.errors import TransientModelError
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.testing import InMemoryQueue
 from ilis_guard.types import Action
+from tests.watching import watch
 
 if TYPE_CHECKING:  # importing it imports torch
     from ilis_guard.models.local import LocalModel
@@ -128,7 +129,7 @@ def test_closing_a_stream_stops_a_real_model_and_frees_its_place(
 ) -> None:
     passes: list[int] = []
     embedding = smollm2_full._model.get_input_embeddings()
-    handle = embedding.register_forward_hook(lambda *_: passes.append(1))
+    handle = watch(embedding, lambda *_: passes.append(1))
     try:
         with closing(guard(tier, queue, 0.99).stream(KNOWN, mode="optimistic")) as stream:
             assert isinstance(next(stream), TextDelta)
@@ -151,7 +152,7 @@ async def test_cancelling_a_stream_stops_a_real_model_at_its_next_token(
         passes.append(1)
         passed.release()
 
-    handle = smollm2_full._model.get_input_embeddings().register_forward_hook(count)
+    handle = watch(smollm2_full._model.get_input_embeddings(), count)
     watched = guard(tier, queue, 0.99)
 
     async def read_all() -> None:

@@ -22,6 +22,7 @@ from ilis_guard.models import StepwiseModel, batching
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
+from tests.watching import watch
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
@@ -44,7 +45,7 @@ class Gate:
         """Rows and tokens of each pass."""
         self._reached: dict[int, threading.Event] = {}
         self._opened: dict[int, threading.Event] = {}
-        self._handle = model._model.get_input_embeddings().register_forward_hook(self._passed)
+        self._handle = watch(model._model.get_input_embeddings(), self._passed)
 
     @property
     def batches(self) -> list[int]:
@@ -562,7 +563,7 @@ def test_a_prompt_whose_activations_arent_finite_takes_nobody_along(
         return output.masked_fill((inputs[0] == bad)[..., None], float("nan"))
 
     prompts = [ask("long"), ask("tool"), ask("word1 forever")]
-    spoilt = tiny._model.get_input_embeddings().register_forward_hook(spoil)
+    spoilt = watch(tiny._model.get_input_embeddings(), spoil)
     try:
         calls = [partial(batched.generate, prompt) for prompt in prompts]
         streamed = lambda: list(batched.stream(ask("forever")))[-1].generation  # noqa: E731 - it stands in a list of calls
@@ -593,10 +594,15 @@ import threading, time
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Message
+from torch.nn.modules.module import register_module_forward_hook
 local = LocalModel.load({str(tiny_folder.path)!r}, max_new_tokens=50)
 model = BatchedModel(local, 4)
 passes = []
-local._model.get_input_embeddings().register_forward_hook(lambda *_: (passes.append(1), time.sleep(0.01)) and None)
+def passed(module, *_):
+    if module is local._model.get_input_embeddings():
+        passes.append(1)
+        time.sleep(0.01)
+register_module_forward_hook(passed)
 def forever():
     while True:
         model.generate([Message(role="user", content="forever")])

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ilis_guard.errors import ModelError, PromptTooLongError, SignatureError
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
+from tests.watching import watch
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
@@ -30,9 +31,7 @@ def hooks(model: LocalModel) -> int:
 def passes(model: LocalModel, call: Callable[[], object]) -> list[dict[str, Any]]:
     """The keyword arguments of every forward pass that a call makes."""
     seen: list[dict[str, Any]] = []
-    hook = model._model.register_forward_pre_hook(
-        lambda _module, _inputs, arguments: seen.append(arguments), with_kwargs=True
-    )
+    hook = watch(model._model, lambda _module, _inputs, arguments, _output: seen.append(arguments), with_kwargs=True)
     try:
         call()
     finally:

@@ -18,6 +18,7 @@ from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.errors import BudgetError, ModelError, PromptTooLongError
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message, Step
+from tests.watching import watch
 
 if TYPE_CHECKING:
     from tests.models.conftest import TinyFolder
@@ -49,7 +50,7 @@ def passes(tiny: LocalModel) -> Iterator[list[int]]:
     """Tokens that went through the model, pass by pass."""
     seen: list[int] = []
     embedding = tiny._model.get_input_embeddings()
-    handle = embedding.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[1]))
+    handle = watch(embedding, lambda _module, inputs, _output: seen.append(inputs[0].shape[1]))
     yield seen
     handle.remove()
 
@@ -252,7 +253,7 @@ def slow_at_the_third_pass(tiny: LocalModel) -> Iterator[Deadline]:
         if next(number) == 3:
             time.sleep(deadline.remaining + 0.01)
 
-    handle = tiny._model.get_input_embeddings().register_forward_hook(dawdle)
+    handle = watch(tiny._model.get_input_embeddings(), dawdle)
     yield deadline
     handle.remove()
 

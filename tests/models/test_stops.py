@@ -10,6 +10,7 @@ from ilis_guard.models.answer_text import before_stop, without_partial_stop
 from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Generation, Message
+from tests.watching import watch
 
 pytestmark = pytest.mark.usefixtures("real_model")
 
@@ -68,7 +69,7 @@ def test_generation_ends_at_the_stop_sequence(tiny: LocalModel, ask: Ask) -> Non
         nonlocal passes
         passes += 1
 
-    hook = tiny._model.model.layers[0].register_forward_hook(count)
+    hook = watch(tiny._model.model.layers[0], count)
     try:
         tiny.generate(ask("long"), stop=["two"])
     finally:
