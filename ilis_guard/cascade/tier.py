@@ -158,7 +158,7 @@ def _checked(score: object) -> Score:
 def _number(name: str, value: object) -> float:
     number = to_float(value)
     if number is None:
-        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}; convert it with float()")
+        raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}")
     return number
 
 

@@ -72,7 +72,7 @@ def test_a_scorer_that_returns_no_score_gives_no_answer(build: Callable[..., Gua
 
     made = build(EAGER_ON_ERROR, {"small": (FakeModel("yes"), Forgetful())}).decide(QUESTION)
     assert made.action is Action.ABSTAIN
-    assert problem(made.attempts[0]).startswith("UnexpectedError: AttributeError: ")
+    assert problem(made.attempts[0]) == "ScoringError: a scorer returns a Score, got a NoneType"
 
 
 def test_a_typicality_that_cannot_be_told_is_missing_and_not_a_number(build: Callable[..., Guard]) -> None:

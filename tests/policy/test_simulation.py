@@ -281,6 +281,12 @@ def test_requests_ruled_on_together_end_as_each_does_alone(data: st.DataObject) 
         assert outcomes.undecided[row] == ""
 
 
+class SilentModel(FakeModel):
+    """A model that doesn't always say why its answer ended."""
+
+    reports_endings = False
+
+
 def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[str, tuple[object, ...]]:
     """What the real guard makes of a request whose models and scorers say what was recorded; its decision's id."""
     tiers = []
@@ -302,7 +308,7 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
             of_prompt = one.prompt or (0.0, None)
             typicality = math.nan if of_prompt[1] is None else of_prompt[1]
             prompt = FixedScorer(Score(uncertainty=of_prompt[0], typicality=typicality))
-        model = FakeModel(ModelError("down") if one.error.startswith("ModelError") else said)
+        model = SilentModel(ModelError("down") if one.error.startswith("ModelError") else said)
         tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt, cost=COST))
     with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:
         made = guard.decide("q" * (asked.prompt_length or 1), labels=asked.labels)

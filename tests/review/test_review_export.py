@@ -104,7 +104,7 @@ def test_where_no_tier_answered_nothing_was_right(timed: ReviewQueue, file: Path
     timed.resolve(ticket.id, Verdict.CORRECT, text="Oslo")
     (row,) = exported(timed, file)
     assert (row["text"], row["correct"], row["answers"], row["tier"]) == ("", False, ["Oslo"], None)
-    assert (row["uncertainty"], row["tokens"]) == (None, 0)
+    assert (row["uncertainty"], row["tokens"]) == (None, None)
 
 
 def test_signatures_come_when_asked_for_as_a_harvest_has_them(timed: ReviewQueue, file: Path) -> None:
