@@ -93,6 +93,7 @@ benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.simulation
 	.venv/bin/python -m benchmarks.throughput
 	.venv/bin/python -m benchmarks.throughput_http
+	.venv/bin/python -m benchmarks.flood
 	.venv/bin/python -m benchmarks.harvest_throughput
 	.venv/bin/python -m benchmarks.streaming record --model smollm2-135m-instruct-full
 	.venv/bin/python -m benchmarks.streaming report

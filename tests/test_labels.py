@@ -83,5 +83,5 @@ def test_two_names_that_look_alike_are_refused() -> None:
 def test_a_label_that_grows_too_long_in_nfc_is_refused() -> None:
     grows = "\ufb2c" * 1_000
     assert len(unicodedata.normalize("NFC", grows)) == 3_000
-    with pytest.raises(RequestError, match="has 1000 characters; it may have 2000, also in Unicode's NFC"):
+    with pytest.raises(RequestError, match="has 1000 characters; it may have 2000, also in Unicode's form NFC"):
         Request.of("Hello", {"a": grows})

@@ -356,8 +356,8 @@ def _chain_finish_reason(output: AIMessage | None, replies: Sequence[AIMessage])
         return said
     same = [reply for reply in replies if output is not None and answer_of(reply) == answer_of(output)]
     # Calls of tools are steps towards an answer, unless there is nothing else, and their arguments became the answer.
-    others = [reply for reply in replies if not reply.tool_calls]
-    found = {finish_reason_of(reply, may_call_tools=True) for reply in same[-1:] or others or replies}
+    parts = same[-1:] or [reply for reply in replies if not reply.tool_calls]
+    found = {finish_reason_of(reply, may_call_tools=not parts) for reply in parts or replies}
     if None in found:
         return None
     return "length" if "length" in found else "stop"

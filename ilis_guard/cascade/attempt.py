@@ -359,8 +359,8 @@ def _checked(generation: object) -> Generation:
         generation,
         # What no encoding can express couldn't be shown, stored or sent.
         text=whole_characters(generation.text),
-        tokens=min(generation.tokens, _MAX_TOKENS),
-        prompt_tokens=min(generation.prompt_tokens, _MAX_TOKENS),
+        tokens=_capped(generation.tokens),
+        prompt_tokens=_capped(generation.prompt_tokens),
         sent=tuple(replace(turn, content=whole_characters(turn.content)) for turn in generation.sent),
         statistics=_checked_statistics(generation.statistics),
     )
@@ -373,6 +373,10 @@ def _is_signature(position: object, signature: np.ndarray) -> bool:
 
 def _is_count(tokens: object) -> bool:
     return tokens is None or (type(tokens) is int and tokens >= 0)
+
+
+def _capped(tokens: int | None) -> int | None:
+    return None if tokens is None else min(tokens, _MAX_TOKENS)
 
 
 def _shown(tokens: object) -> str:

@@ -139,7 +139,9 @@ class Escalator:
                 probability=probability,
                 **in_transaction,
             )
-        except (*control_flow(), DecisionRecordedError, RequestConflictError):
+        except control_flow():
+            raise
+        except (DecisionRecordedError, RequestConflictError):
             raise
         except BaseException as error:  # fail closed, whatever the storage raises
             if is_interrupt(error):

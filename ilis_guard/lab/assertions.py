@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final
 
 from ilis_guard.lab.mentions import Mention, Token, fold
@@ -34,10 +35,10 @@ _LAST_OF_PAIRS: Final = _words("nor noch ni ani nem ни")
 _AFFIRMATIONS: Final = tuple(
     tuple(phrase.split())
     for phrase in (
-        "not only|not just|not merely|nicht nur|pas seulement|non seulement|non solo|no solo|no solamente|nao so|niet alleen"
-        "|inte bara|nie tylko|не только|no doubt|without doubt|without a doubt|without question|no question|none other than"
-        "|no other than|none but|nothing but|nothing other than|sans doute|ohne zweifel|sin duda|senza dubbio|sem duvida"
-        "|no less than|ne que|nest que"
+        "not only|not just|not merely|nicht nur|pas seulement|non seulement|non solo|no solo|no solamente|nao so"
+        "|niet alleen|inte bara|nie tylko|не только|no doubt|without doubt|without a doubt|without question|no question"
+        "|none other than|no other than|none but|nothing but|nothing other than|sans doute|ohne zweifel|sin duda"
+        "|senza dubbio|sem duvida|no less than|ne que|nest que"
     ).split("|")
 )
 _EXCLUSIONS: Final = (
@@ -69,7 +70,8 @@ _DENIED_PREDICATES: Final = _words(
 )
 _DENIALS_BEHIND: Final = _words("नहीं न degil degildir नही نیست")
 _DENIAL_IN_A_RUN: Final = re.compile(
-    r"[はがもでじゃ]*(?:では|じゃ|でも|は)(?:なく|ない|な[いかくし]|ありません|あるまい|無)|(?:이|가|은|는)?\s*아[니닌닙]|不是|并不|並不|并非|並非|不|非|ไม่ใช่"
+    r"[はがもでじゃ]*(?:では|じゃ|でも|は)(?:なく|ない|な[いかくし]|ありません|あるまい|無)"
+    r"|(?:이|가|은|는)?\s*아[니닌닙]|不是|并不|並不|并非|並非|不|非|ไม่ใช่"
 )
 _DENIAL_BEFORE_IN_A_RUN: Final = re.compile(r"(?:不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$")
 _OR: Final = _words(
@@ -87,7 +89,8 @@ _NEW_CLAUSE: Final = _words(
     "it he she they we i you this that there is was are were has lies which who er sie es il elle"
 )
 _OPINION: Final = re.compile(
-    r"\b(?:people|many|some|most|they|others|everyone|you)\b(?: \w+){0,2} (?:think|thinks|thought|believe|believed|assume|assumed|say|said|guess|expect)\b"
+    r"\b(?:people|many|some|most|they|others|everyone|you)\b(?: \w+){0,2} "
+    r"(?:think|thinks|thought|believe|believed|assume|assumed|say|said|guess|expect)\b"
     r"|\b(?:mistaken|mistakenly|wrongly|confused)\b"
 )
 _TAKEN_BACK: Final = re.compile(
@@ -359,7 +362,7 @@ def _is_negative(words: Sequence[str]) -> bool:
             if tuple(left[start : start + len(phrase)]) == phrase:
                 left[start : start + len(phrase)] = []
                 break
-    exclusions = sum(pair in _EXCLUSIONS for pair in zip(left, left[1:], strict=False))
+    exclusions = sum(pair in _EXCLUSIONS for pair in pairwise(left))
     negations = [word for word in left if word in _NEGATIONS]
     if any(word in _LAST_OF_PAIRS for word in negations):
         return True

@@ -126,7 +126,7 @@ def _names(golds: Sequence[str], text: str) -> bool:
 
 
 def _has_number(question: Question, text: str) -> bool:
-    given = [numeral for numeral in _asserted_numerals(text)]
+    given = _asserted_numerals(text)
     repeated = set(numbers_in(question.question))
     values = [float(numeral.value) for numeral in given]
     candidates = values[-1:] + [value for value in values if value not in repeated][-1:]

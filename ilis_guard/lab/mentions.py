@@ -39,13 +39,13 @@ _UNITS: Final = {
 _UNIT_OF: Final = {word: unit for unit, words in _UNITS.items() for word in words.split()}
 _ORDINALS: Final = {
     word: f"{number}{'st' if number == 1 else 'nd' if number == 2 else 'rd' if number == 3 else 'th'}"
-    for number, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)  # noqa: SIM905 - words read best as words
+    for number, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)
 }
 _ROMAN: Final = {
     numeral: number
     for number, numeral in enumerate(
         "I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI XVII XVIII XIX XX XXI".split(),
-        start=1,  # noqa: SIM905 - as above
+        start=1,
     )
     if len(numeral) > 1
 }
@@ -89,6 +89,7 @@ def tokens_of(text: str, *, umlauts: bool = False, elisions: bool = False) -> tu
     marks, vowel signs, tone marks.
 
     Args:
+        text: an answer.
         umlauts: write ä, ö and ü with an e.
         elisions: drop the "l'" of "l'Allemagne".
     """
@@ -111,7 +112,7 @@ def mentions_of(gold: str, text: str) -> list[Mention]:
     """Find a phrase in a text, as whole words."""
     both = gold + text
     for umlauts, elisions in ((False, False), (False, True), (True, False)):
-        if elisions and not _ELIDED.search(both) or umlauts and not _UMLAUT.search(both):
+        if (elisions and not _ELIDED.search(both)) or (umlauts and not _UMLAUT.search(both)):
             continue
         found = _mentions(
             words_of(gold, umlauts=umlauts, elisions=elisions), tokens_of(text, umlauts=umlauts, elisions=elisions)
@@ -135,9 +136,7 @@ def _mentions(phrase: tuple[str, ...], tokens: tuple[Token, ...]) -> list[Mentio
     parts = tuple(
         replace(token, text=part)
         for token in tokens
-        for part in (
-            parts_around(phrase[0], phrase[-1], token.text, alone=len(phrase) == 1) if token.is_word else [token.text]
-        )
+        for part in (parts_around(phrase[0], phrase[-1], token.text) if token.is_word else [token.text])
     )
     places = [place for place, token in enumerate(parts) if token.is_word]
     size = len(phrase)
@@ -226,6 +225,6 @@ def fold(word: str, *, umlauts: bool = False) -> str:
 
 
 def _is_accent(script: str, mark: str, letter: str) -> bool:
-    if script == "CYRILLIC":  # ё is often written е, and stress is marked for learners
+    if script == "CYRILLIC":  # Russian often leaves out the diaeresis, and marks stress for learners only
         return mark in "\N{COMBINING ACUTE ACCENT}\N{COMBINING GRAVE ACCENT}" or (mark, letter) == ("\u0308", "е")
     return script in ("LATIN", "GREEK", "ARABIC", "HEBREW")

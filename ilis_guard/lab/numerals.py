@@ -22,7 +22,12 @@ _SCALES: Final = {
     "trillions?|billionen|조|兆": 10**12,
 }
 _SCALE: Final = "|".join(f"(?P<scale{index}>{words})" for index, words in enumerate(_SCALES))
-_PERCENT: Final = r"%|percent|per\ cent|prozent|pour\ cent|por\ ciento|por\ cento|per\ cento|procent|процент(?:а|ов)?|パーセント|퍼센트"
+_PERCENT: Final = "|".join(
+    (
+        r"%|percent|per\ cent|prozent|pour\ cent|por\ ciento|por\ cento",
+        r"per\ cento|procent|процент(?:а|ов)?|パーセント|퍼센트",
+    )
+)
 _SPACES: Final = "\\ \u00a0\u2009\u202f"
 _NUMBER: Final = re.compile(
     rf"""
@@ -97,7 +102,7 @@ def digits_of(text: str) -> str:
     text = text.replace("\N{ARABIC DECIMAL SEPARATOR}", ".").replace("\N{ARABIC THOUSANDS SEPARATOR}", ",")
     text = _MYRIADS.sub(_myriads, text)
     words = text.strip(" .!\n").casefold()
-    if len(words.split()) <= _MOST_WORDS and not any(map(str.isdigit, words)):
+    if len(words) > 2 and len(words.split()) <= _MOST_WORDS and not any(map(str.isdigit, words)):
         for language in ("en", *_LANGUAGES):
             try:
                 return str(text2num(words, language))
@@ -183,7 +188,7 @@ def _myriads(match: re.Match[str]) -> str:
     number: Fraction | None = None
     digits = ""
     for character in [*text, ""]:
-        if character and (character.isdigit() and character.isascii() or character == "."):
+        if character and character in "0123456789.":
             digits += character
             continue
         if digits:

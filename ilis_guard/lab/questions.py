@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ilis_guard.errors import QuestionError
 from ilis_guard.lab.numerals import digits_of, numerals_in
@@ -26,7 +26,7 @@ _TRUTHS = ({"yes", "true"}, {"no", "false"})
 
 def _not_blank(value: str) -> str:
     if is_blank(value):
-        raise ValueError("must have something in it to read")
+        raise PydanticCustomError("blank_text", "must have something in it to read")
     return value
 
 
@@ -243,7 +243,7 @@ def _complaint(error: ErrorDetails) -> str:
             return f"the key {key!r:.60} is unknown; the keys are {_FIELDS}, and that of --group-by"
         case "value_error":
             return str(error["ctx"]["error"])
-        case "string_pattern_mismatch":
+        case "blank_text":
             return f"{key!r} is blank, got {_shown(error['input'])}; fill it in"
         case _:
             return f"{key!r} is wrong, got {_shown(error['input'])}: {error['msg']}; correct it"

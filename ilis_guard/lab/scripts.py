@@ -8,8 +8,10 @@ _BEFORE_HAN: Final = frozenset("是为為在于於叫到从從和与與或即就
 _AFTER_HAN: Final = re.compile(
     r"[都府県縣市区區町村州省国國島岛語语的是和与與或在不也就了吗嗎呢吧有位为為之而、及]|首都|大|城"
 )
-_PARTICLE: Final = r"です|でし|である|であ|では|じゃ|だ|は|が|を|に|の|と|も|で|へ|や|か|から|まで|より|という|といい|など|ね|よ|さん|様|氏|市|ま"
-_AFTER_KANA: Final = re.compile(_PARTICLE)
+_AFTER_KANA: Final = re.compile(
+    r"です|でし|である|であ|では|じゃ|だ|は|が|を|に|の|と|も|で|へ|や|か|から|まで|より|という|といい"
+    r"|など|ね|よ|さん|様|氏|市|ま"
+)
 _BEFORE_KANA: Final = re.compile(r"(?:は|が|も|の|を|に|と|で|へ|や|か|から|まで|より)$")
 _KOREAN_SUFFIX: Final = re.compile(
     r"(?:은|는|이|가|을|를|의|에|에서|에게|께서|로|으로|와|과|랑|이랑|도|만|까지|부터|보다|처럼|이나|나|이든|야|이야|이다|다"
@@ -19,25 +21,21 @@ _KOREAN_SUFFIX: Final = re.compile(
 _LEADING_VOWELS: Final = frozenset("เแโใไ")
 
 
-def parts_around(first: str, last: str, run: str, *, alone: bool) -> list[str]:
+def parts_around(first: str, last: str, run: str) -> list[str]:
     """Split a run of letters around a word, where its script lets words stand side by side.
 
     Args:
         first: a phrase's first word, which may have others before it.
         last: its last word, which may have others behind it.
         run: a word of the text.
-        alone: the phrase has one word.
     """
     for word in dict.fromkeys((first, last)):
-        may_begin, may_end = alone or word == last, alone or word == first
         if word == run or not any(_script(character) for character in word):
             continue
         start = run.find(word)
         while start >= 0:
             before, behind = run[:start], run[start + len(word) :]
-            if (not before or (may_begin or word == first) and _begins(word, before, run)) and (
-                not behind or (may_end or word == last) and _ends(word, behind)
-            ):
+            if (not before or _begins(word, before, run)) and (not behind or _ends(word, behind)):
                 return [part for part in (before, word, behind) if part]
             start = run.find(word, start + 1)
     return [run]
@@ -71,16 +69,10 @@ def _ends(word: str, behind: str) -> bool:
     if unicodedata.category(behind[0]).startswith("M"):
         return False
     script, following = _script(word[-1]), _script(behind[0])
-    match script:
-        case "HANGUL":
-            return following != "HANGUL" or _KOREAN_SUFFIX.fullmatch(behind) is not None
-        case "CJK":
-            if following == "CJK":
-                return _AFTER_HAN.match(behind) is not None
-            return following != "HIRAGANA" or _AFTER_KANA.match(behind) is not None
-        case "HIRAGANA":
-            return following != "HIRAGANA" or _AFTER_KANA.match(behind) is not None
-        case "KATAKANA":
-            return following != "KATAKANA"
-        case _:
-            return True
+    if script == "HANGUL":
+        return following != "HANGUL" or _KOREAN_SUFFIX.fullmatch(behind) is not None
+    if script == "CJK" and following == "CJK":
+        return _AFTER_HAN.match(behind) is not None
+    if script in ("CJK", "HIRAGANA"):
+        return following != "HIRAGANA" or _AFTER_KANA.match(behind) is not None
+    return script != "KATAKANA" or following != "KATAKANA"

@@ -109,7 +109,8 @@ def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[No
 
 def _may_hold(bound: BoundRule, name: str, value: float) -> bool:
     """Whether a condition may be true where a number of the score has this value, whatever all other facts are."""
-    facts = Facts(**{"uncertainty": 0.5, "typicality": 0.5, name: value})
+    score: dict[str, Any] = {"uncertainty": 0.5, "typicality": 0.5, name: value}
+    facts = Facts(**score)
     unknown = frozenset({*VISIBLE, "labels"} - {name})
     return bound.condition.might_hold(Situation(facts, unknown=unknown))
 

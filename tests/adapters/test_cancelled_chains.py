@@ -10,7 +10,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import FakeListChatModel
 
-from ilis_guard import ReviewQueue
+from ilis_guard import Guard, ReviewQueue
 from ilis_guard.types import Ticket
 from ilis_guard_langchain import ChatIlisGuard, GuardRunnable, IlisGuardMiddleware, wrap
 from tests.adapters.agents import ScriptedChat, guarding
@@ -45,14 +45,16 @@ async def read(chat: ChatIlisGuard) -> None:
         pass
 
 
+def agent_of(guard: Guard) -> Any:
+    return create_agent(ScriptedChat(replies=["yes"]), middleware=[IlisGuardMiddleware(guard)])
+
+
 CALLERS: dict[str, Callable[[Any], Any]] = {
     "runnable": lambda guard: GuardRunnable(guard).ainvoke("q"),
     "chat": lambda guard: ChatIlisGuard(guard=guard).ainvoke("q"),
     "stream": lambda guard: read(ChatIlisGuard(guard=guard)),
     "chain": lambda guard: wrap(FakeListChatModel(responses=["yes"]), guard).ainvoke("q"),
-    "agent": lambda guard: create_agent(ScriptedChat(replies=["yes"]), middleware=[IlisGuardMiddleware(guard)]).ainvoke(
-        {"messages": [("user", "q")]}
-    ),
+    "agent": lambda guard: agent_of(guard).ainvoke({"messages": [("user", "q")]}),
 }
 
 

@@ -34,7 +34,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / "guard.yaml"
         path.write_text(
             f"version: 1\npolicy: policy.yaml\n{head}tiers:\n  - name: remote\n"
-            f"    remote: {{chat_model: '{CHAT}', arguments: {{responses: [2403 °C], sleep: {sleep}}}, reports_endings: false}}\n{tier}",
+            f"    remote: {{chat_model: '{CHAT}', arguments: {{responses: [2403 °C], sleep: {sleep}}}, "
+            f"reports_endings: false}}\n{tier}",
             "utf-8",
         )
         return path

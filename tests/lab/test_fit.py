@@ -152,7 +152,7 @@ def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
     split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
 ) -> None:
     where = module.split(ROWS.datasets, 0)[split]
-    fit(altered(ROWS, where), tmp_path / "bundle")
+    fit(altered(ROWS, where), tmp_path / "bundle", accept=True)
     before, after = files(fitted[1]), files(tmp_path / "bundle")
     assert {name for name in before if before[name] == after[name]} == unchanged
     known, learned = (read_bundle(str(folder)).metadata for folder in (fitted[1], tmp_path / "bundle"))

@@ -54,9 +54,9 @@ def test_a_question_is_frozen_and_hashable() -> None:
     ("changes", "message"),
     [
         ({"answers": []}, "at least 1"),
-        ({"answers": [" "]}, "pattern"),
-        ({"question": "\n"}, "pattern"),
-        ({"id": ""}, "pattern"),
+        ({"answers": [" "]}, "something in it to read"),
+        ({"question": "\n"}, "something in it to read"),
+        ({"id": ""}, "something in it to read"),
         ({"kind": "essay"}, "'open', 'choice', 'numeric' or 'boolean'"),
         ({"colour": "red"}, "Extra inputs"),
         ({"choices": ["Norway", "Sweden"]}, "give both or none"),
@@ -212,7 +212,7 @@ def test_the_last_line_may_lack_its_end(path: Path) -> None:
         (line(answers=["Norway", ""]), ":1:", "'answers.1' is blank, got ''"),
         (line(kind="essay"), ":1:", "'kind' is wrong, got 'essay'"),
         (line(kind="numeric"), ":1:", "'Norway' isn't a number"),
-        (line(id="\ud800"), ":1:", "'id' is wrong"),
+        (line(id="\ud800"), ":1:", "'id' is blank"),
     ],
 )
 def test_complaints_name_file_and_line(path: Path, content: bytes, where: str, what: str) -> None:

@@ -316,6 +316,8 @@ def test_a_call_of_tools_is_no_answer_whatever_its_ending_says() -> None:
             response_metadata={"finish_reason": word},
         )
         assert kind_of(guard_of(RemoteModel(scripted(call))).decide(QUESTION)) == "UnfinishedAnswerError"
+        beside = wrap(hidden(scripted(call)), unguarded(), output="decision").invoke(QUESTION)
+        assert kind_of(beside) == "UnfinishedAnswerError", "the text beside a call is none either"
 
 
 @pytest.mark.parametrize("word", ["content_filter", "abort", None])

@@ -165,11 +165,11 @@ async def test_hundreds_of_streams_cancelled_at_any_time_are_given_up_or_committ
     settlements = {f"id-{number}": Settlement() for number in range(HUNDREDS)}
     made: dict[str, Decision] = {}
 
-    async def reads(id: str) -> None:
-        made[id] = await read(guard, settlement=settlements[id], id=id)
+    async def reads(key: str) -> None:
+        made[key] = await read(guard, settlement=settlements[key], id=key)
 
     for start in range(0, HUNDREDS, 10):
-        tasks = [asyncio.create_task(reads(id)) for id in list(settlements)[start : start + 10]]
+        tasks = [asyncio.create_task(reads(key)) for key in list(settlements)[start : start + 10]]
         await asyncio.to_thread(queue.began.acquire, timeout=draw.random() / 20)
         for task in tasks:
             await asyncio.sleep(draw.random() / 100)
@@ -178,15 +178,15 @@ async def test_hundreds_of_streams_cancelled_at_any_time_are_given_up_or_committ
     await asyncio.to_thread(ended)
     tickets = {record.decision: record for record in (queue.get(one.id) for one in queue.list(limit=1000))}
     assert len(tickets) == len(queue.list(limit=1000))
-    assert set(tickets) == {id for id, one in settlements.items() if not one.cancel_token.is_cancelled}
+    assert set(tickets) == {key for key, one in settlements.items() if not one.cancel_token.is_cancelled}
     assert {record.proposed for record in tickets.values()} <= {ANSWER}
     assert set(made) <= set(tickets)
-    for id, one in made.items():
+    for key, one in made.items():
         assert one.ticket is not None
-        assert one.ticket.id == tickets[id].ticket.id
+        assert one.ticket.id == tickets[key].ticket.id
     # The decision of a committed one is kept, whoever read it.
-    for id in tickets:
-        assert guard.decide(QUESTION, id=id).ticket is not None
+    for key in tickets:
+        assert guard.decide(QUESTION, id=key).ticket is not None
     assert len(queue.list(limit=1000)) == len(tickets)
 
 
@@ -250,10 +250,10 @@ def test_decisions_under_their_ids_survive_kill_9(url: str) -> None:
         assert {ticket.id for ticket in tickets} >= set(confirmed.values())
         assert len({queue.get(ticket.id).decision for ticket in tickets}) == len(tickets)
         # A ticket and the decision that it belongs to are committed together.
-        for ticket in tickets:
-            record = queue.find_decision(queue.get(ticket.id).decision)
+        for stored in tickets:
+            record = queue.find_decision(queue.get(stored.id).decision)
             assert record is not None
-            assert record.ticket == ticket
+            assert record.ticket == stored
 
 
 def test_what_is_raised_before_a_commit_undoes_all_of_it(queue: Watched) -> None:

@@ -10,7 +10,7 @@ from ilis_guard.config.review import EVENTS, EndpointSettings
 from ilis_guard.errors import ConfigError
 from ilis_guard.review.record import TicketRecord
 from ilis_guard.review.webhooks import MAX_BYTES, Message, template_for
-from ilis_guard.types import Attempt, Request, Ticket, Verdict
+from ilis_guard.types import Attempt, Ticket, Verdict
 from tests.reviewing import RULING
 
 TICKET = "3f2a" + "0" * 28
@@ -61,7 +61,7 @@ def _record(*, prompt: str = PROMPT) -> TicketRecord:
     return TicketRecord(
         ticket=Ticket(id=TICKET, queue="nurses", state="resolved", created_at=1.0, verdict=Verdict.CORRECT, text="No."),
         decision="d1",
-        request=Request.of(prompt).to_dict(),
+        request={"messages": [{"role": "user", "content": prompt}], "labels": {}},
         attempts=(Attempt(tier="small", text=ANSWER, uncertainty=0.4).to_dict(),),
         policy="sha256:abc",
         rule="unsure",

@@ -179,7 +179,7 @@ def test_a_request_that_comes_while_its_first_is_decided_waits_for_that(queue: R
     guard = guard_of({"small": (model, FixedScorer(0.6))}, queue)
     serving = serve_on_socket(guard, max_concurrent=20)
     with serving as served, served.client() as client, ThreadPoolExecutor(8) as threads:
-        asked = [threads.submit(client.chat.completions.create, **ASKED, **keyed()) for _ in range(8)]
+        asked = [threads.submit(lambda: client.chat.completions.create(**ASKED, **keyed())) for _ in range(8)]
         assert model.began.wait(60)
         with pytest.raises(openai.UnprocessableEntityError):
             client.chat.completions.create(**OTHER, **keyed())
@@ -222,7 +222,7 @@ def test_of_two_servers_that_decide_at_once_the_first_to_commit_decides(tmp_path
             two.client() as beside,
             ThreadPoolExecutor(1) as threads,
         ):
-            waiting = threads.submit(beside.chat.completions.create, **ASKED, **keyed())
+            waiting: Any = threads.submit(lambda: beside.chat.completions.create(**ASKED, **keyed()))
             assert slow.began.wait(60)
             done: Any = client.chat.completions.create(**ASKED, **keyed())
             slow.let.set()

@@ -55,7 +55,8 @@ def test_a_postgresql_server_that_can_only_be_read_is_not_ready(postgresql: "Ser
 
 
 async def test_many_who_ask_share_a_probe(review: ReviewQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, probes = threading.Event(), []
+    go_on = threading.Event()
+    probes: list[None] = []
 
     def probe() -> None:
         probes.append(None)
