@@ -524,8 +524,8 @@ class OddError(Exception):
 def test_error_in_a_pass_reaches_its_requests_and_no_later_ones(
     error: BaseException, kind: type[BaseException], says: str, request: pytest.FixtureRequest
 ) -> None:
-    tiny, batched, gate, pool, ask, agree, monkeypatch = (
-        request.getfixturevalue(name) for name in ("tiny", "batched", "gate", "pool", "ask", "agree", "monkeypatch")
+    tiny, batched, gate, pool, ask, agree = (
+        request.getfixturevalue(name) for name in ("tiny", "batched", "gate", "pool", "ask", "agree")
     )
     calls = [
         lambda: batched.generate(ask("long")),
@@ -537,15 +537,14 @@ def test_error_in_a_pass_reaches_its_requests_and_no_later_ones(
     gate.wait_for(3)
     waiting = pool.submit(batched.generate, ask("long"))
     until(lambda: len(batched._waiting) == 1)
-    with monkeypatch.context() as patch:
 
-        def fail(*_arguments: object, **_keywords: object) -> None:
-            patch.undo()
-            raise error
+    def fail(*_given: object) -> None:
+        hook.remove()
+        raise error
 
-        patch.setattr(tiny._model.model.layers[2].mlp, "forward", fail)
-        gate.open(3)
-        errors = [future.exception(LONG_ENOUGH) for future in futures]
+    hook = watch(tiny._model.model.layers[2].mlp, fail)
+    gate.open(3)
+    errors = [future.exception(LONG_ENOUGH) for future in futures]
     for found in errors:
         with pytest.raises(kind, match=says):
             raise found  # type: ignore[misc]  # None, which there is none of, couldn't be raised
