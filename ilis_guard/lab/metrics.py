@@ -175,7 +175,8 @@ class GroupSampler:
         sizes = self.sizes[drawn]
         ends = np.cumsum(sizes)
         places = np.arange(ends[-1]) + np.repeat(self.starts[drawn] - ends + sizes, sizes)
-        return self.rows[places]
+        found: Rows = self.rows[places]
+        return found
 
 
 def _resamples(wrong: Outcomes, groups: GroupSampler, seed: int) -> list[Rows]:

@@ -71,8 +71,9 @@ class CalibrationRows:
     def weights(self) -> Float64[np.ndarray, " rows"]:
         """How many groups of requests each row stands for, 1 on average."""
         sizes = np.bincount(self.groups, minlength=len(self))[self.groups]
-        weights: Float64[np.ndarray, " rows"] = 1 / (self.probability * sizes)
-        return weights / weights.mean()
+        inverse = 1 / (self.probability * sizes)
+        weights: Float64[np.ndarray, " rows"] = inverse / inverse.mean()
+        return weights
 
 
 def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: bool = False) -> BundleMetadata:

@@ -215,7 +215,8 @@ def _splits(table: pa.Table, request: Int64[np.ndarray, " rows"], groups: Groups
     rank = np.array([_MOST_FLATTERING_FIRST.index(name) for name in split.dictionary.to_pylist()], dtype=np.int64)
     used = np.full(len(groups), len(_MOST_FLATTERING_FIRST), dtype=np.int64)
     np.minimum.at(used, groups[request], rank[split.indices.to_numpy()])
-    return used[groups]
+    splits: Int64[np.ndarray, " requests"] = used[groups]
+    return splits
 
 
 def _recording(

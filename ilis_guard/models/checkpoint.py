@@ -116,7 +116,7 @@ class Checkpoint:
             with _reading(name, source, GENERATION_CONFIG):
                 GenerationConfig.from_pretrained(source)
         with _reading(name, source, CONFIG, WEIGHTS, INDEX), LOADING:
-            model, loaded = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
                 dtype=getattr(torch, wanted),
@@ -127,6 +127,7 @@ class Checkpoint:
                 quantization_config=quantisation if precision == "nf4" and not is_quantised else None,
                 output_loading_info=True,
             )
+        model, loaded = found
         if missing := sorted(loaded["missing_keys"]):
             raise ModelError(
                 f"the model {name!r} can't be loaded: its files lack {len(missing)} of the weights that its {CONFIG} "

@@ -43,7 +43,9 @@ BEAMS: Final = frozenset(
     | {"penalty_alpha", "prompt_lookup_num_tokens"}
 )
 """Options with which tokens come from several candidates, models, or layers."""
-NO_OPTIONS: Final = frozenset({"attention_mask", "generation_config", "input_ids", "inputs", "streamer", "tokenizer"})
+NO_OPTIONS: Final = frozenset(
+    {"attention_mask", "generation_config", "input_ids", "inputs", "prefix_length", "streamer", "tokenizer"}
+)
 """Arguments of ``generate`` that choose no token."""
 
 

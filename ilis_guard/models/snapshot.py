@@ -29,9 +29,9 @@ class ModelSnapshot:
         model: in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model
-        self._device = model.device.type
+        self._device = str(model.device.type)
         self._config = copy.deepcopy(vars(model.config))
         self._modules = [vars(module) for module in model.modules()]
         """Attributes of all modules: reading these is faster than asking the modules."""
@@ -92,7 +92,7 @@ class ModelSnapshot:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     """List a module's own tensors: parameters, the scales of 4-bit ones, and buffers that no prompt changes."""
-    tensors = list(module.parameters(recurse=False))
+    tensors: list[Tensor] = list(module.parameters(recurse=False))
     tensors += [buffer for name, buffer in module.named_buffers(recurse=False) if not is_moving(module, name)]
     states = [state for tensor in tensors if (state := getattr(tensor, "quant_state", None)) is not None]
     return tensors + [scales for state in states for scales in (state.absmax, state.state2.absmax)]

@@ -69,7 +69,7 @@ def check_class(model: Any) -> None:
         )
 
 
-def _build(model: Any) -> nn.Module:
+def _build(model: Any) -> Any:
     """Build the model's class from its configuration, with buffers and without weights."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):

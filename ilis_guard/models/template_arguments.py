@@ -41,5 +41,5 @@ def _variables(chat_template: str) -> set[str]:
     from jinja2 import meta
     from transformers.utils.chat_template_utils import _compile_jinja_template  # it knows transformers' own tags
 
-    environment = _compile_jinja_template(chat_template).environment  # type: ignore[no-untyped-call]  # untyped there
+    environment = _compile_jinja_template(chat_template).environment
     return set(meta.find_undeclared_variables(environment.parse(chat_template)))

@@ -34,15 +34,12 @@ def _has_not_happened(error: BaseException) -> bool:
     return isinstance(error, QueueStorageError) and error.may_pass and not error.may_be_stored
 
 
-_PATIENCE: Final[dict[str, Any]] = {
-    "wait": wait_random(0.05, 0.5),
-    "stop": stop_after_delay(RETRY_SECONDS),
-    "reraise": True,
-}
-retried_idempotent: Final = retry(retry=retry_if_exception(_may_pass), **_PATIENCE)
+_WAIT: Final = wait_random(0.05, 0.5)
+_STOP: Final = stop_after_delay(RETRY_SECONDS)
+retried_idempotent: Final = retry(retry=retry_if_exception(_may_pass), wait=_WAIT, stop=_STOP, reraise=True)
 """Decorates an operation that finds what it has already done, so that doing it again, after a commit of unknown
 outcome, changes nothing."""
-retried: Final = retry(retry=retry_if_exception(_has_not_happened), **_PATIENCE)
+retried: Final = retry(retry=retry_if_exception(_has_not_happened), wait=_WAIT, stop=_STOP, reraise=True)
 """Decorates an operation that may be tried again only where it certainly wasn't committed."""
 
 

@@ -45,8 +45,8 @@ class UnprintableError(Exception):
 class MaskedError(Exception):
     """Whoever looks at its class, or asks whether it may be retried, gets another error."""
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # it is meant to be wrong
+    @property  # type: ignore[misc]  # it is meant to be wrong
+    def __class__(self) -> Any:
         raise RuntimeError("no class")
 
     @property

@@ -152,6 +152,7 @@ def test_a_local_models_thinking_is_neither_scored_nor_shown(thinker: LocalModel
     attempt = made.attempts[0]
     assert set(attempt.signatures) == {"prompt", "last", "mean"}
     # Thinking is paid for.
+    assert attempt.tokens is not None
     assert attempt.tokens > len(thinker.text_tokens(ANSWER))
 
 

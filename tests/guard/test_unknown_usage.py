@@ -25,7 +25,7 @@ from ilis_guard.policy.explain import explain_decision, reasons
 from ilis_guard.policy.facts import Facts
 from ilis_guard.policy.records import read_decision
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Decision, Generation, Usage
+from ilis_guard.types import Decision, Generation, StreamMode, Usage
 from ilis_guard_langchain import ChatIlisGuard, wrap
 from tests.scripted_provider import ScriptedProvider, chunks, completion, scripted_provider
 from tests.server.servers import serve
@@ -179,8 +179,9 @@ def test_a_users_own_model_may_not_know_its_tokens() -> None:
     answer = Generation(text="Oslo", tokens=None, prompt_tokens=None, finish_reason="stop", seconds=0.0)
     made = guard_of(FakeModel(answer)).decide(QUESTION)
     assert (made.attempts[0].tokens, made.cost) == (None, None)
-    for mode in ("optimistic", "early_stop"):
-        last = list(guard_of(FakeModel(answer)).stream(QUESTION, mode=mode))[-1]  # type: ignore[arg-type]
+    modes: tuple[StreamMode, ...] = ("optimistic", "early_stop")
+    for mode in modes:
+        last = list(guard_of(FakeModel(answer)).stream(QUESTION, mode=mode))[-1]
         error = last.attempts[0].error  # type: ignore[union-attr]
         assert error is not None
         assert "doesn't count the tokens of its steps" in error.detail

@@ -13,6 +13,7 @@ from ilis_guard.errors import FitError, UnacceptedFindingsError
 from ilis_guard.lab import fit as module, metrics
 from ilis_guard.lab.attempts import Answers, read_attempts
 from ilis_guard.lab.fit import fit
+from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate, verdict_groups
 from ilis_guard.policy.records import VerdictJson
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
@@ -81,7 +82,8 @@ def test_an_accepted_bundle_of_repeated_noise_promises_nothing_false(how: str, t
 
 def test_a_group_is_on_one_side_of_every_split_and_gives_one_calibration_row(tmp_path: Path) -> None:
     rows = named(made(300, signal=1.0), 3, [f"group {row // 2}" for row in range(300)])
-    splits = module.split(rows.datasets, 0, module.answer_groups(rows))
+    splits = module.split(rows.datasets, 0, answer_groups(rows))
+    assert rows.groups is not None
     sides = [{name for name, mask in splits.items() if mask[rows.groups == group].any()} for group in set(rows.groups)]
     assert all(len(side) == 1 for side in sides)
     metadata = fit(rows, tmp_path / "bundle")
@@ -108,7 +110,7 @@ def test_intervals_are_over_groups() -> None:
     uncertainty /= uncertainty.max()
     datasets = np.full(100, "a")
     alone = metrics.held_out(wrong, uncertainty, datasets)
-    copied = [np.tile(each, 9) for each in (wrong, uncertainty, datasets)]
+    copied = (np.tile(wrong, 9), np.tile(uncertainty, 9), np.tile(datasets, 9))
     grouped = metrics.held_out(*copied, np.tile(np.arange(100), 9))
     naive = metrics.held_out(*copied)
     assert (grouped.rows, grouped.groups, alone.groups) == (900, 100, 100)
@@ -131,15 +133,15 @@ def test_remote_rows_that_are_repeated_are_one_row(tmp_path: Path) -> None:
 def test_answers_of_which_a_remote_model_is_certain_are_no_copies_of_one_another() -> None:
     statistics = REMOTE_ROWS.statistics.copy()
     statistics[:50] = [0.0, 0.0, 20.0]
-    assert len(set(module.answer_groups(replace(REMOTE_ROWS, statistics=statistics))[:50].tolist())) == 50
+    assert len(set(answer_groups(replace(REMOTE_ROWS, statistics=statistics))[:50].tolist())) == 50
 
 
 def test_a_column_of_the_table_groups_rows(tmp_path: Path) -> None:
     rows = synthetic_answers({"a": 30, "b": 40, "c": 50})
     table = read_attempts(write_harvest(rows, tmp_path / "rows.parquet"))
-    assert len(set(module.answer_groups(table.answers()).tolist())) == 120
+    assert len(set(answer_groups(table.answers()).tolist())) == 120
     by_dataset = table.answers("dataset")
-    assert (by_dataset.group_by, len(set(module.answer_groups(by_dataset).tolist()))) == ("dataset", 3)
+    assert (by_dataset.group_by, len(set(answer_groups(by_dataset).tolist()))) == ("dataset", 3)
     with pytest.raises(FitError, match=r"no column 'document' of texts to group by.*harvest --group-by document"):
         table.answers("document")
     with pytest.raises(FitError, match="the column 'error' is empty in 120 of 120 rows"):
@@ -242,7 +244,7 @@ def test_rows_that_a_bundle_was_fitted_to_recalibrate_nothing(bundle: Bundle, tm
 
 
 def joined(one: Answers, other: Answers) -> Answers:
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(one, name), getattr(other, name)])
         for name in ("ids", "datasets", "wrong", "statistics")
     }

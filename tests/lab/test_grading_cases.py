@@ -19,7 +19,7 @@ MISSED: Final = {("nl", "Utrecht", "Utrecht of Amsterdam")}
 
 
 def graded(case: dict[str, str]) -> bool:
-    question = Question(id="q", kind=case["kind"], question=case["question"], answers=tuple(case["gold"].split("|")))  # type: ignore[arg-type]
+    question = Question(id="q", kind=case["kind"], question=case["question"], answers=tuple(case["gold"].split("|")))
     return is_correct(question, case["answer"])
 
 

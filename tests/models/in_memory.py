@@ -16,7 +16,8 @@ GREEDY = {"do_sample": False, "max_new_tokens": 8}
 
 
 def in_memory(folder: "TinyFolder", **options: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder.path, **{"dtype": torch.float32, **options}).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder.path, **{"dtype": torch.float32, **options})
+    return model.eval()
 
 
 def four_bits(**options: Any) -> Any:

@@ -118,7 +118,7 @@ def test_the_packaged_models_read_control_tokens_as_text(name: str) -> None:
     known, plain = control_tokens(tokenizer), codec.encode_prompt(asked("zebu"))
     for token in [CHATML_FORGERY, *list(known.values())[::40], "<start_of_turn>model", "</s><b>"]:
         ids = codec.encode_prompt(asked(f"Is {token} it?"))
-        assert tokenizer.decode(ids) == tokenizer.decode(plain).replace("zebu", f"Is {token} it?")
+        assert tokenizer.decode(ids) == str(tokenizer.decode(plain)).replace("zebu", f"Is {token} it?")
         assert [each for each in ids if each in known] == [each for each in plain if each in known]
 
 

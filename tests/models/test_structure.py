@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -88,8 +88,8 @@ def watched_before(model: Any) -> None:
 
 
 def own_forward(model: Any) -> None:
-    mlp = model.model.layers[1].mlp
-    mlp.forward = types.MethodType(lambda self, given: 2 * LlamaMLP.forward(self, given), mlp)
+    mlp, forward = model.model.layers[1].mlp, cast("Any", LlamaMLP).forward
+    mlp.forward = types.MethodType(lambda self, given: 2 * forward(self, given), mlp)
 
 
 def compiled_in_place(model: Any) -> None:
@@ -138,7 +138,7 @@ def test_a_changed_computation_is_refused_and_named(
 def test_a_class_that_was_patched_is_refused(
     tiny_folder: "TinyFolder", tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, before = in_memory(tiny_folder), LlamaMLP.forward
+    model, before = in_memory(tiny_folder), cast("Any", LlamaMLP).forward
     monkeypatch.setattr(LlamaMLP, "forward", lambda self, given: 2 * before(self, given))
     with pytest.raises(ModelError, match="its class's forward was replaced by one of 'test_structure'"):
         fingerprint(model, tiny_folder, tiny)
@@ -160,7 +160,7 @@ def test_a_part_in_training_mode_is_refused(tiny_folder: "TinyFolder", tiny: Loc
 def test_a_model_that_encodes_its_prompt_apart_is_refused(tiny_folder: "TinyFolder", tiny: LocalModel) -> None:
     config = T5Config(vocab_size=64, d_model=64, d_kv=8, d_ff=48, num_layers=3, num_heads=4)
     with pytest.raises(ModelError, match="T5ForConditionalGeneration encodes its prompt apart"):
-        fingerprint(T5ForConditionalGeneration(config).eval(), tiny_folder, tiny)
+        fingerprint(T5ForConditionalGeneration(config), tiny_folder, tiny)
 
 
 def test_a_model_without_a_tokenizer_is_refused(tiny_folder: "TinyFolder") -> None:
@@ -188,7 +188,8 @@ def test_positions_that_grow_with_the_prompt_are_no_change() -> None:
 
 
 def test_the_structure_is_read_without_touching_the_weights() -> None:
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=64, n_layer=2, n_head=4, n_positions=32)).eval()
+    model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=64, n_layer=2, n_head=4, n_positions=32))
+    model.eval()
     before = {name: (value.data_ptr(), value._version) for name, value in model.named_parameters()}
     check_structure(model)
     assert {name: (value.data_ptr(), value._version) for name, value in model.named_parameters()} == before

@@ -91,6 +91,7 @@ def test_an_answer_that_never_leaves_its_thinking_has_no_text(family: str, endin
     found = load(folder(family), thought, max_new_tokens=60).generate(ASK)
     assert (found.text, found.finish_reason, found.thinking_problem) == ("", ending, "unfinished")
     assert (set(found.signatures), found.statistics) == ({"prompt"}, None)
+    assert found.tokens is not None
     assert found.tokens > 0
 
 

@@ -107,13 +107,13 @@ def load(folder: Path, script: str, *, messages: Sequence[Message] = ASK, **opti
     return model
 
 
-class ScriptedConfig(Qwen3Config):  # type: ignore[misc,no-untyped-call]  # transformers types it partly
+class ScriptedConfig(Qwen3Config):  # type: ignore[no-untyped-call]  # transformers types it partly
     """Of a `ScriptedQwen3`."""
 
     model_type = "scripted_qwen3"
 
 
-class ScriptedQwen3(Qwen3ForCausalLM):  # type: ignore[misc,no-untyped-call]  # transformers types it partly
+class ScriptedQwen3(Qwen3ForCausalLM):  # type: ignore[no-untyped-call]  # transformers types it partly
     """A Qwen3 whose logits are raised where `SCRIPTED` says so. A model in memory mustn't be changed."""
 
     config_class = ScriptedConfig
