@@ -104,6 +104,11 @@ def read_questions(path: str | os.PathLike[str], *, group_by: str | None = None)
         raise QuestionError(f"{path}:1: can't be read: {error.strerror}; check the path and its permissions") from error
 
 
+def _line(question: Question) -> bytes:
+    without = {"owner"} if question.owner is None else set[str]()
+    return question.model_dump_json(exclude=without).encode() + b"\n"
+
+
 def write_questions(path: str | os.PathLike[str], questions: Iterable[Question]) -> None:
     """Write questions as a JSONL file that :func:`read_questions` reads; a reader sees the old file or the new one.
 
@@ -111,7 +116,7 @@ def write_questions(path: str | os.PathLike[str], questions: Iterable[Question])
         QuestionError: there are no questions, two have the same id, or one is too long for a line; nothing is written.
         OSError: the file can't be written; an older one stays as it was.
     """
-    lines = [question.model_dump_json().encode() + b"\n" for question in questions]
+    lines = [_line(question) for question in questions]
     _questions(lines, path)
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")

@@ -304,7 +304,7 @@ def _unknown_queues(file: PolicyFile, document: Document, config: GuardConfig) -
     known |= {queue for endpoint in review.endpoints for queue in endpoint.queues or ()}
     known -= {EXPIRE}
     for queue, place in _queue_places(file, document).items():
-        if known and queue not in known:
+        if known and queue not in {*known, DEFAULT_QUEUE}:
             hint = suggest(queue, sorted(known)) or f"; it has {sorted(known)!r}. Add it, or take one of these"
             what = f"guard.yaml has no queue {queue!r}{hint}"
             yield Notice("warning", place, what)

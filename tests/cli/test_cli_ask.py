@@ -73,7 +73,7 @@ def test_json_is_the_whole_decision_and_nothing_else(run: Callable[..., Any], us
         ("1:100:2 :smile:", "answer 1:100:2 :smile:"),
         ("\x1b[2J\x1b]0;owned\x07", "answer \\x1b[2J\\x1b]0;owned\\x07"),
         ("safe\u202egnp.exe", "answer safe\\u202egnp.exe"),
-        ("half \ud800", "answer half \\ud800"),
+        ("half \ud800", "answer half \ufffd"),
         ("größer 用 مرحبا 👩‍🔬", "answer größer 用 مرحبا 👩‍🔬"),
     ],
 )
@@ -81,7 +81,7 @@ def test_answer_is_printed_verbatim_without_control_sequences(
     run: Callable[..., Any], use: Callable[[Guard], None], text: str, shown: str
 ) -> None:
     use(guard_that_says(text))
-    result = run("ask", text)
+    result = run("ask", "What is it?")
     assert result.status == 0
     assert result.flat.startswith(shown)
 

@@ -142,7 +142,7 @@ def test_log_fields_equal_the_decision(build: Callable[..., Guard]) -> None:
         "attempts": 2,
         "ticket": None,
         "seconds": decided["seconds"],
-        "cost": 0.0,
+        "cost": None,
         "mode": "enforce",
         "policy": made.policy,
         "thresholds": {},

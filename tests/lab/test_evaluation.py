@@ -282,8 +282,8 @@ def test_exact_probabilities_have_about_the_error_that_is_expected_of_them() -> 
 
 
 def test_sets_count_by_the_rule() -> None:
-    easy, hard = synthetic_answers({"easy": 400}, share=0.1), synthetic_answers({"hard": 400}, share=0.9)
-    usable, few = synthetic_answers({"usable": 400}), synthetic_answers({"few": 80})
+    easy, hard = synthetic_answers({"easy": 400}, share=0.1), synthetic_answers({"hard": 400}, seed=1, share=0.9)
+    usable, few = synthetic_answers({"usable": 400}, seed=2), synthetic_answers({"few": 80}, seed=3)
     rows = join(easy, hard, usable, few)
     sets = {one.name: one for one in question_sets(rows, None)}
     assert sets["usable"].counts
@@ -296,7 +296,7 @@ def test_sets_count_by_the_rule() -> None:
 
 
 def test_a_set_on_which_a_constant_answer_does_as_well_is_left_out() -> None:
-    rows = join(synthetic_answers({"yes-no": 400}, share=0.45), synthetic_answers({"open": 400}, share=0.45))
+    rows = join(synthetic_answers({"yes-no": 400}, share=0.45), synthetic_answers({"open": 400}, seed=1, share=0.45))
     asked = [
         Question(id=str(id_), question="Is it?", kind="boolean", answers=("yes", "true") if at % 5 else ("no", "false"))
         if name == "yes-no"

@@ -181,6 +181,7 @@ def test_a_harvest_recalibrates_scores_and_typicality(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = made(200, seed=5, signal=0.6, share=0.3)
+    rows = replace(rows, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
     monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(rows))
     recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
     new = read_bundle(str(tmp_path / "new"))

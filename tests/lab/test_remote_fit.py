@@ -117,7 +117,7 @@ def test_there_is_nothing_to_fit_to_a_prompt(tmp_path: Path) -> None:
 
 
 def test_new_rows_recalibrate_a_remote_bundle(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = towns_harvest(FINGERPRINT, 500)
+    fresh = towns_harvest(FINGERPRINT, 1100).take(np.arange(600, 1100))
     monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(fresh))
     labelled = recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
     recalibrate.recalibrate(bundle, labelled, tmp_path / "ours")

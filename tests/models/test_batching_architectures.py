@@ -59,7 +59,9 @@ MODELS = [
 def local(network: Any) -> LocalModel:
     network.generation_config.eos_token_id = END
     config = network.config.get_text_config()
-    words = Tokenizer(tokenizer_models.WordLevel({f"w{number}": number for number in range(config.vocab_size)}))
+    words = Tokenizer(
+        tokenizer_models.WordLevel({f"w{number}": number for number in range(config.vocab_size)}, unk_token="w0")
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=f"w{END}")  # type: ignore[no-untyped-call]  # transformers types it partly
     points = locate(network, config.num_hidden_layers, "mlp")

@@ -174,11 +174,12 @@ def test_an_answer_is_read_up_to_its_end_and_no_further(
     base = folder.load(prompt="word2 word3 {question}")
     two_lines = [folder.ids[token] for token in ("delta", "\n", "epsilon")]
     near(base.read(ask("line"), two_lines), base.generate(ask("line")))
-    ended = tiny.read(ask("long"), "one two three four five <eos> word9", finish_reason="length")
+    answer = [folder.ids[token] for token in ("one", "two", "three", "four", "five", "<eos>", "word9")]
+    ended = tiny.read(ask("long"), answer, finish_reason="length")
     near(ended, tiny.generate(ask("long")))
     assert ended.finish_reason == "stop"
     with pytest.raises(ModelError, match="there is nothing to read"):
-        tiny.read(ask("long"), "<eos>")
+        tiny.read(ask("long"), [folder.ids["<eos>"]])
 
 
 def test_unlikely_answer_has_a_lower_log_probability(tiny: LocalModel, ask: Ask) -> None:
@@ -318,7 +319,7 @@ def test_sampling_is_reproducible_and_told_apart(tiny: LocalModel, tiny_folder: 
     ("decoding", "why"),
     [
         ({"num_beams": 4}, r"decoding can't have \['num_beams'\]: with beam search"),
-        ({"num_return_sequences": 2, "do_sample": True}, r"with beam search and its like"),
+        ({"num_return_sequences": 2, "do_sample": True}, r"with beam search, assisted decoding and their like"),
         ({"max_length": 5}, r"can't have \['max_length'\]: known are .*; the length is the tier's max_new_tokens"),
         ({"do_sample": "no"}, r"decoding's 'do_sample' must be true or false, got 'no'"),
         ({"use_cache": 0}, r"decoding's 'use_cache' must be true or false, got 0"),

@@ -123,7 +123,7 @@ def test_a_stop_sequence_goes_upstream(served: ServedGuard, queue: ReviewQueue) 
 def test_an_upstreams_refusal_is_no_answer(served: ServedGuard, queue: ReviewQueue, question: str) -> None:
     decision = asked_upstream(served.url, queue, question)
     assert (decision.action.value, decision.rule) == ("abstain", "failed")
-    assert error_of(decision) == ("ModelError", "the model refused to answer")
+    assert error_of(decision) == ("UnfinishedAnswerError", "the model refused to answer")
     assert decision.attempts[-1].text == ""
 
 

@@ -12,7 +12,7 @@ from ilis_guard import Guard, Policy, Tier
 from ilis_guard.config.review import PageSettings
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.types import Action, Attempt, Request, Ruling, Verdict
+from ilis_guard.types import Action, Attempt, Message, Request, Ruling, Verdict
 from ilis_guard_server.pages.view_models import Filters, thresholds_of
 from tests.server.conftest import Ask, Start
 from tests.server.servers import until
@@ -263,13 +263,12 @@ def test_a_long_prompt_is_cut_on_the_board_alone(site: Site, ask: Ask) -> None:
     assert len(ana.get(f"/tickets/{ticket}").text) > 100_000
 
 
-def test_a_prompt_with_half_a_character_hides_no_ticket(site: Site, ask: Ask, review: ReviewQueue) -> None:
-    asked = ask("What is half of \ud83d?").id
-    # A guard refuses such a label; the queue has other callers too.
-    half = Request(messages=Request.of("What is half of \ud83d?").messages, labels={"place": "\udfff"})
+def test_a_prompt_with_half_a_character_hides_no_ticket(site: Site, review: ReviewQueue) -> None:
+    # A guard refuses such texts; the queue has other callers too.
+    half = Request(messages=(Message(role="user", content="What is half of \ud83d?"),), labels={"place": "\udfff"})
     labelled = put(review, "d", request=half)
     ana = site.signed_in("ana")
-    for path in ("/tickets", f"/tickets/{asked}", f"/tickets/{labelled}"):
+    for path in ("/tickets", f"/tickets/{labelled}"):
         response = ana.get(path)
         assert response.status_code == 200
         assert r"What is half of \ud83d?" in response.text
