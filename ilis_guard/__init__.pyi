@@ -37,6 +37,8 @@ from .errors import (
     TicketPendingError as TicketPendingError,
     TicketResolvedError as TicketResolvedError,
     TransientModelError as TransientModelError,
+    UnacceptedFindingsError as UnacceptedFindingsError,
+    UnfinishedAnswerError as UnfinishedAnswerError,
     WebhookSignatureError as WebhookSignatureError,
     WeightsError as WeightsError,
 )

@@ -20,7 +20,7 @@ version: 1
 name: upstream
 rules:
   - {id: try-upstream, when: 'tier == "small"', do: retry}
-  - {id: failed, when: error.contains("ModelError"), do: abstain, say: Down.}
+  - {id: failed, when: 'error.contains("ModelError") || error == "UnfinishedAnswerError"', do: abstain, say: Down.}
   - {id: unscored, do: escalate, to: support}
 """
 
