@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from tenacity.wait import wait_base
 
-from ilis_guard import events
 from ilis_guard.cascade.caller import BACKOFF
 from ilis_guard.cascade.cascade import Cascade
 from ilis_guard.cascade.escalation import Review
@@ -28,9 +27,9 @@ from ilis_guard.models import Model
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy import Policy
 from ilis_guard.policy.binding import ActivePolicies, PolicyContext
+from ilis_guard.policy.bundle_warnings import warn_of_findings, warn_of_idle_thresholds
 from ilis_guard.policy.loader import locate
 from ilis_guard.policy.reload import PolicyReloader
-from ilis_guard.policy.score_limits import Bundles
 from ilis_guard.review import ReviewQueue
 from ilis_guard.types import Decision, Labels, Request, StreamMode
 from ilis_guard.types.requests import Prompt
@@ -71,8 +70,8 @@ class Guard:
     ) -> None:
         self._context = policy_context(tiers, has_queue=review is not None)
         self._active = _bind(self._context, policy, shadow)
-        _warn_of_findings(self._context.scored_by())
-        _warn_of_idle_thresholds(self._context.scored_by(), self._active)
+        warn_of_findings(self._context.scored_by())
+        warn_of_idle_thresholds(self._context.scored_by(), self._active)
         self._reloader: PolicyReloader | None = None
         self._clock = clock
         self._memory = DecisionMemory(review)
@@ -318,7 +317,7 @@ class Guard:
     def _bind_anew(self, policy: Policy, shadow: Policy | None) -> ActivePolicies:
         active = _bind(self._context, policy, shadow)
         if active.fingerprints != self._active.fingerprints:
-            _warn_of_idle_thresholds(self._context.scored_by(), active)
+            warn_of_idle_thresholds(self._context.scored_by(), active)
         self._active = active
         return active
 
@@ -409,33 +408,6 @@ def _bind(context: PolicyContext, policy: Policy, shadow: Policy | None) -> Acti
         )
     bound_shadow = None if shadow is None else context.bind(shadow, is_shadow=True)
     return ActivePolicies(enforced=context.bind(policy), shadow=bound_shadow)
-
-
-def _warn_of_findings(bundles: Bundles) -> None:
-    for stage, by_tier in bundles.items():
-        for tier, bundle in by_tier.items():
-            for finding in bundle.metadata.findings:
-                events.log().warning(
-                    events.BUNDLE_DOUBTED,
-                    tier=tier,
-                    stage=stage,
-                    bundle=bundle.digest,
-                    **finding.model_dump(include={"kind", "severity", "value", "bound"}),
-                )
-
-
-def _warn_of_idle_thresholds(bundles: Bundles, active: ActivePolicies) -> None:
-    for bound in filter(None, (active.enforced, active.shadow)):
-        for found in bound.policy.idle_thresholds(bundles):
-            events.log().warning(
-                events.THRESHOLD_IDLE,
-                policy=bound.policy.name,
-                rule=found.rule,
-                tier=found.tier,
-                threshold=found.threshold,
-                least=found.floor,
-                calibration_rows=found.rows,
-            )
 
 
 def _check_pin(policy: Policy, config: GuardConfig) -> None:

@@ -24,7 +24,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue, signing
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.dependencies import GuardState, PageState, SignInRequiredError
-from ilis_guard_server.limits import Unfinished
+from ilis_guard_server.limits import PendingWork
 from ilis_guard_server.middleware import RequestMiddleware
 from ilis_guard_server.openapi import install_openapi
 from ilis_guard_server.problem_details import handle_http_error, handle_ilis_guard_error, handle_validation_error
@@ -75,7 +75,7 @@ def create_app(
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # such redirects lead to the host that the request names, whoever's it is
-        lifespan=lambda _: _run_in_background(background, None if guard_state is None else guard_state.unfinished),
+        lifespan=lambda _: _run_in_background(background, None if guard_state is None else guard_state.pending_work),
         middleware=[Middleware(RequestMiddleware, is_secure=is_secure, guard=guard_state)],
         exception_handlers={
             IlisGuardError: handle_ilis_guard_error,
@@ -111,15 +111,15 @@ def create_app(
 
 
 @asynccontextmanager
-async def _run_in_background(tasks: Sequence[BackgroundTask], unfinished: Unfinished | None) -> AsyncIterator[None]:
+async def _run_in_background(tasks: Sequence[BackgroundTask], pending_work: PendingWork | None) -> AsyncIterator[None]:
     """Run tasks in the background; at the end, tell them to stop and wait for them, and for tickets to be stored."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for task in tasks:
             group.create_task(task(stop))
         yield
-        if unfinished is not None:
-            await unfinished.wait(STOP_SECONDS)
+        if pending_work is not None:
+            await pending_work.wait(STOP_SECONDS)
         stop.set()
 
 

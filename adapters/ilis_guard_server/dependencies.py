@@ -23,7 +23,7 @@ from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard_server.auth import SESSION_SECONDS, Credentials, Sessions, SignInLimit, User, Users
-from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines, Unfinished
+from ilis_guard_server.limits import ConcurrencyLimiter, Deadlines, PendingWork
 from ilis_guard_server.metrics import Metrics
 from ilis_guard_server.problem_details import ApiError
 
@@ -90,7 +90,7 @@ class GuardState:
         self.keys = Credentials(keys, command="ilis-guard api-key", shut_out=events.API_KEY_UNREADABLE)
         self.limiter = limiter = ConcurrencyLimiter(settings.max_concurrent, settings.max_waiting)
         self.deadlines = Deadlines()
-        self.unfinished = Unfinished()
+        self.pending_work = PendingWork()
         self.metrics = Metrics(in_flight=lambda: limiter.in_flight, waiting=lambda: limiter.waiting)
         self.probe = QueueProbe(review)
         self.started_at = int(time.time())

@@ -120,7 +120,7 @@ class GuardCall:
                 mode=mode,
                 seconds=state.settings.timeout_seconds,
                 deadlines=state.deadlines,
-                unfinished=state.unfinished,
+                pending_work=state.pending_work,
             )
         except RequestError as error:
             messages = "prompt" if isinstance(body, CompletionRequest) else "messages"

@@ -75,7 +75,7 @@ class Deadlines:
             _pass(deadline, "shutdown")
 
 
-class Unfinished:
+class PendingWork:
     """Work that goes on after its request was answered, such as tickets that are being stored."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.concurrency.race import cancel
 from ilis_guard.types import Action, Decision, Request, StreamMode
-from ilis_guard_server.limits import DeadlinePassed, Deadlines, Unfinished
+from ilis_guard_server.limits import DeadlinePassed, Deadlines, PendingWork
 from ilis_guard_server.problem_details import ApiError
 
 STORE_SECONDS: Final = 0.5
@@ -59,7 +59,7 @@ class TimedStream:
         mode: when text is shown.
         seconds: the request's time.
         deadlines: of the requests in flight.
-        unfinished: holds what goes on after the stream's end.
+        pending_work: holds what goes on after the stream's end.
 
     Raises:
         RequestError: the guard's tiers can't take the request.
@@ -74,14 +74,14 @@ class TimedStream:
         mode: StreamMode,
         seconds: float,
         deadlines: Deadlines,
-        unfinished: Unfinished,
+        pending_work: PendingWork,
     ) -> None:
         self._guard = guard
         self._request = request
         self._id = id
         self._seconds = seconds - min(STORE_SECONDS, seconds * _STORE_SHARE)
         self._deadlines = deadlines
-        self._unfinished = unfinished
+        self._pending_work = pending_work
         self._settlement = Settlement()
         self._events = guard.astream(request, id=id, mode=mode, settlement=self._settlement)
         self._coming: asyncio.Future[StreamEvent] | None = None
@@ -124,7 +124,7 @@ class TimedStream:
             yield decision
         finally:
             if self._is_decided:
-                self._unfinished.add(self._drain())
+                self._pending_work.add(self._drain())
             else:
                 await self._close()
 
@@ -166,7 +166,7 @@ class TimedStream:
             if deciding.done():
                 return deciding.result()
             if (decision := settlement.expire()) is not None:
-                self._unfinished.add(deciding)
+                self._pending_work.add(deciding)
                 return decision
         finally:
             settlement.cancel()

@@ -98,7 +98,13 @@ def fit(
     _check_finite(answers)
     groups = answer_groups(answers)
     independent = one_of_each(groups)
-    _check_classes(answers, independent)
+    check_classes(
+        answers.wrong,
+        independent,
+        MIN_PER_CLASS,
+        need="a fit needs",
+        remedy="harvest more questions, or ones that the model gets right 20 to 80 % of the time",
+    )
     splits = split(answers.datasets, seed, groups)
     _check_splits(answers.wrong, splits)
     calibrating = splits["calibration"] & independent
@@ -291,16 +297,27 @@ def check_findings(findings: Sequence[BundleFinding], *, accept: bool) -> None:
         )
 
 
-def _check_classes(answers: Answers, independent: Mask) -> None:
-    wrong = int(answers.wrong[independent].sum())
-    right = int(independent.sum()) - wrong
-    if min(wrong, right) < MIN_PER_CLASS:
-        repeated = len(answers) - right - wrong
+def check_classes(wrong: Mask, independent: Mask, least: int, *, need: str, remedy: str) -> None:
+    """Check that there are enough right and enough wrong answers.
+
+    Args:
+        wrong: of all rows.
+        independent: one row of each group.
+        least: so many of each.
+        need: who needs them, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        FitError: there aren't.
+    """
+    bad = int(wrong[independent].sum())
+    right = int(independent.sum()) - bad
+    if min(bad, right) < least:
+        repeated = len(wrong) - right - bad
         beside = f" ({repeated} more depend on them and don't count)" if repeated else ""
         raise FitError(
-            f"of {right + wrong} scored answers {right} are right and {wrong} wrong{beside}; a fit needs at least "
-            f"{MIN_PER_CLASS} of each: harvest more questions, or ones that the model gets right 20 to 80 % of "
-            "the time"
+            f"of {right + bad} scored answers {right} are right and {bad} wrong{beside}; {need} at least {least} of "
+            f"each: {remedy}"
         )
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import Answers, read_attempts
-from ilis_guard.lab.fit import calibrate, check_findings
+from ilis_guard.lab.fit import calibrate, check_classes, check_findings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
 from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
@@ -94,7 +94,7 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
         BundleError: something other than a bundle stands in the folder.
     """
     wrong, weights = rows.wrong, rows.weights
-    _check_classes(rows)
+    check_classes(wrong, one_of_each(rows.groups), MIN_PER_CLASS, need="recalibrating needs", remedy="label more")
     calibration = calibrate(rows.raw, wrong, weights)
     sample = _random_sample(rows)
     known = bundle.calibration_set
@@ -139,19 +139,6 @@ def _splits(known: Mapping[Split, Sequence[str]], ids: Sequence[str]) -> dict[Sp
     """Name the rows that the trees know from the fit, and those that calibrate them now."""
     seen: dict[Split, tuple[str, ...]] = {name: tuple(known.get(name, ())) for name in TRAINED}
     return seen | {"calibration": tuple(map(row_digest, ids)), "test": ()}
-
-
-def _check_classes(rows: CalibrationRows) -> None:
-    independent = one_of_each(rows.groups)
-    wrong = int(rows.wrong[independent].sum())
-    right = int(independent.sum()) - wrong
-    if min(wrong, right) < MIN_PER_CLASS:
-        repeated = len(rows) - right - wrong
-        beside = f" ({repeated} more depend on them and don't count)" if repeated else ""
-        raise FitError(
-            f"of {right + wrong} scored answers {right} are right and {wrong} wrong{beside}; "
-            f"recalibrating needs at least {MIN_PER_CLASS} of each: label more"
-        )
 
 
 def _random_sample(rows: CalibrationRows) -> Bool[np.ndarray, " rows"]:

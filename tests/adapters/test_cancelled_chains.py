@@ -10,23 +10,10 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import FakeListChatModel
 
-from ilis_guard import Guard, ReviewQueue
-from ilis_guard.types import Ticket
+from ilis_guard import Guard
 from ilis_guard_langchain import ChatIlisGuard, GuardRunnable, IlisGuardMiddleware, wrap
 from tests.adapters.agents import ScriptedChat, guarding
-from tests.locks import locked
-
-
-class Watched(ReviewQueue):
-    """A queue that says when a ticket begins to be stored."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.began = threading.Semaphore(0)
-
-    def escalate(self, **values: Any) -> Ticket:
-        self.began.release()
-        return super().escalate(**values)
+from tests.locks import WatchedQueue, locked
 
 
 @pytest.fixture
@@ -35,8 +22,8 @@ def database(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def queue(database: str) -> Iterator[Watched]:
-    with Watched(database) as one:
+def queue(database: str) -> Iterator[WatchedQueue]:
+    with WatchedQueue(database) as one:
         yield one
 
 
@@ -65,7 +52,9 @@ def ended() -> None:
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_who_is_cancelled_before_the_commit_leaves_no_ticket(database: str, queue: Watched, caller: str) -> None:
+async def test_who_is_cancelled_before_the_commit_leaves_no_ticket(
+    database: str, queue: WatchedQueue, caller: str
+) -> None:
     guard = guarding(queue, 0.5)
     with locked(database):
         task = asyncio.ensure_future(CALLERS[caller](guard))

@@ -17,7 +17,7 @@ from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.errors import ClientDisconnected, TicketPendingError
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Action, Decision, ErrorInfo, Ticket
-from tests.locks import locked
+from tests.locks import WatchedQueue, locked
 
 QUESTION: Final = "What is the boiling point of gallium?"
 ANSWER: Final = "2400 °C perhaps"
@@ -46,21 +46,9 @@ def ended() -> None:
         thread.join()
 
 
-class Watched(ReviewQueue):
-    """A queue that says when a ticket begins to be stored."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.began = threading.Semaphore(0)
-
-    def escalate(self, **values: Any) -> Ticket:
-        self.began.release()
-        return super().escalate(**values)
-
-
 @pytest.fixture
-def queue(url: str) -> Iterator[Watched]:
-    with Watched(url) as one:
+def queue(url: str) -> Iterator[WatchedQueue]:
+    with WatchedQueue(url) as one:
         yield one
 
 
@@ -76,7 +64,7 @@ async def read(guard: Guard, **options: Any) -> Decision:
 
 
 async def test_streams_that_are_cancelled_while_their_tickets_wait_for_a_lock_leave_none(
-    url: str, queue: Watched
+    url: str, queue: WatchedQueue
 ) -> None:
     guard = guard_of(queue)
     with locked(url):
@@ -92,7 +80,7 @@ async def test_streams_that_are_cancelled_while_their_tickets_wait_for_a_lock_le
     assert (await read(guard)).ticket is not None
 
 
-async def test_a_cancelled_decision_leaves_no_ticket_either(url: str, queue: Watched) -> None:
+async def test_a_cancelled_decision_leaves_no_ticket_either(url: str, queue: WatchedQueue) -> None:
     with locked(url):
         task = asyncio.create_task(guard_of(queue).adecide(QUESTION))
         await asyncio.to_thread(queue.began.acquire)
@@ -103,7 +91,7 @@ async def test_a_cancelled_decision_leaves_no_ticket_either(url: str, queue: Wat
     assert queue.list() == []
 
 
-def test_a_closed_stream_leaves_no_ticket(url: str, queue: Watched) -> None:
+def test_a_closed_stream_leaves_no_ticket(url: str, queue: WatchedQueue) -> None:
     settlement = Settlement()
     seen: list[BaseException] = []
 
@@ -125,7 +113,7 @@ def test_a_closed_stream_leaves_no_ticket(url: str, queue: Watched) -> None:
 
 @pytest.mark.parametrize("policy", [POLICY, AUDITING], ids=["escalated", "audited"])
 async def test_a_request_whose_time_is_over_while_its_ticket_is_stored_has_that_ticket(
-    url: str, queue: Watched, policy: str
+    url: str, queue: WatchedQueue, policy: str
 ) -> None:
     guard, settlement = guard_of(queue, policy), Settlement()
     with locked(url):
@@ -151,7 +139,7 @@ async def test_a_request_whose_time_is_over_while_its_ticket_is_stored_has_that_
     assert (again.id, again.ticket.id) == (pending.id, queue.list()[0].id)
 
 
-async def test_a_request_whose_time_is_over_before_its_decision_has_none(queue: Watched) -> None:
+async def test_a_request_whose_time_is_over_before_its_decision_has_none(queue: WatchedQueue) -> None:
     settlement = Settlement()
     assert settlement.expire() is None
     with pytest.raises(ClientDisconnected):
@@ -159,7 +147,7 @@ async def test_a_request_whose_time_is_over_before_its_decision_has_none(queue: 
     assert queue.list() == []
 
 
-async def test_hundreds_of_streams_cancelled_at_any_time_are_given_up_or_committed(queue: Watched) -> None:
+async def test_hundreds_of_streams_cancelled_at_any_time_are_given_up_or_committed(queue: WatchedQueue) -> None:
     """By its settlement, each was one of the two; and so says the queue."""
     guard, draw = guard_of(queue), random.Random(17)
     settlements = {f"id-{number}": Settlement() for number in range(HUNDREDS)}
@@ -256,7 +244,7 @@ def test_decisions_under_their_ids_survive_kill_9(url: str) -> None:
             assert record.ticket == stored
 
 
-def test_what_is_raised_before_a_commit_undoes_all_of_it(queue: Watched) -> None:
+def test_what_is_raised_before_a_commit_undoes_all_of_it(queue: WatchedQueue) -> None:
     def refuse() -> None:
         raise ClientDisconnected("gone")
 

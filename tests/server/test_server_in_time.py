@@ -10,8 +10,7 @@ import pytest
 
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer
-from ilis_guard.types import Ticket
-from tests.locks import locked
+from tests.locks import WatchedQueue, locked
 from tests.server.servers import Endless, ServedGuard, guard_of, serve, serve_on_socket, until
 
 ASKED: Any = {"model": "ilis-guard", "messages": [{"role": "user", "content": "person?"}]}
@@ -28,18 +27,6 @@ rules: [{id: any, when: uncertainty <= 1.0, do: answer}]
 """
 
 
-class Watched(ReviewQueue):
-    """A queue that says when a ticket begins to be stored."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.began = threading.Semaphore(0)
-
-    def escalate(self, **values: Any) -> Ticket:
-        self.began.release()
-        return super().escalate(**values)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
@@ -48,8 +35,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def queue(url: str) -> Iterator[Watched]:
-    with Watched(url) as one:
+def queue(url: str) -> Iterator[WatchedQueue]:
+    with WatchedQueue(url) as one:
         yield one
 
 
@@ -71,7 +58,7 @@ def ask(served: ServedGuard, *, is_stream: bool, **more: Any) -> Any:
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 def test_a_ticket_that_waits_for_a_lock_is_stored_later_with_its_answer(
-    url: str, queue: Watched, is_stream: bool
+    url: str, queue: WatchedQueue, is_stream: bool
 ) -> None:
     with serve(unsure(queue), timeout_seconds=1.0) as served:
         with locked(url):
@@ -84,7 +71,7 @@ def test_a_ticket_that_waits_for_a_lock_is_stored_later_with_its_answer(
 
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
-def test_an_audit_that_waits_for_a_lock_keeps_no_answer_back(url: str, queue: Watched, is_stream: bool) -> None:
+def test_an_audit_that_waits_for_a_lock_keeps_no_answer_back(url: str, queue: WatchedQueue, is_stream: bool) -> None:
     guard = guard_of({"small": (FakeModel(ANSWER), FixedScorer(0.6))}, queue, AUDITING)
     with serve(guard, timeout_seconds=1.0) as served, served.client() as client:
         with locked(url):
@@ -100,7 +87,7 @@ def test_an_audit_that_waits_for_a_lock_keeps_no_answer_back(url: str, queue: Wa
     assert proposed(queue) == [ANSWER]
 
 
-def test_a_model_that_hangs_before_a_storage_that_hangs_is_answered_in_time(url: str, queue: Watched) -> None:
+def test_a_model_that_hangs_before_a_storage_that_hangs_is_answered_in_time(url: str, queue: WatchedQueue) -> None:
     endless = Endless()
     with serve(guard_of({"small": (endless, FixedScorer(0.1))}, queue), timeout_seconds=1.0) as served:
         with locked(url):
@@ -111,7 +98,7 @@ def test_a_model_that_hangs_before_a_storage_that_hangs_is_answered_in_time(url:
     assert proposed(queue) == [None]
 
 
-def test_a_storage_that_hangs_for_readers_as_well_is_not_waited_for(url: str, queue: Watched) -> None:
+def test_a_storage_that_hangs_for_readers_as_well_is_not_waited_for(url: str, queue: WatchedQueue) -> None:
     key = {"extra_headers": {"Idempotency-Key": "k1"}}
     with serve(unsure(queue), timeout_seconds=1.0) as served:
         with locked(url, mode="ACCESS EXCLUSIVE"):
@@ -125,7 +112,7 @@ def test_a_storage_that_hangs_for_readers_as_well_is_not_waited_for(url: str, qu
         assert len(queue.list()) == 1
 
 
-def test_a_client_that_leaves_while_its_ticket_waits_leaves_none(url: str, queue: Watched) -> None:
+def test_a_client_that_leaves_while_its_ticket_waits_leaves_none(url: str, queue: WatchedQueue) -> None:
     with serve_on_socket(unsure(queue)) as served:
         with locked(url):
             with served.client() as client, pytest.raises(openai.APITimeoutError):
@@ -137,7 +124,7 @@ def test_a_client_that_leaves_while_its_ticket_waits_leaves_none(url: str, queue
     assert [ticket.id for ticket in queue.list()] == [done.ilis_guard["ticket"]["id"]]
 
 
-def test_a_server_that_stops_stores_what_it_decided(url: str, queue: Watched) -> None:
+def test_a_server_that_stops_stores_what_it_decided(url: str, queue: WatchedQueue) -> None:
     release = threading.Event()
 
     def hold() -> None:
