@@ -43,7 +43,7 @@ from ilis_guard.models.model_files import (
 )
 from ilis_guard.models.prompts import PromptTemplate
 from ilis_guard.models.snapshot import ModelSnapshot
-from ilis_guard.models.structure import check_class, check_structure
+from ilis_guard.models.structure import check_class, check_structure, name_of
 from ilis_guard.models.tokenizers import check_tokenizer, tokenizer_digest
 from ilis_guard.models.weights import (
     LOADING,
@@ -150,7 +150,7 @@ class Checkpoint:
             ModelError: it isn't what its class and its configuration make, it isn't in evaluation mode, its precision
                 is neither full nor NF4, or it has another model's tokenizer.
         """
-        return cls._in_memory(model, tokenizer, str(getattr(model, "name_or_path", "")))
+        return cls._in_memory(model, tokenizer, name_of(model))
 
     @classmethod
     def _in_memory(cls, model: Any, tokenizer: Any, name: str) -> "Checkpoint":

@@ -166,9 +166,14 @@ def _type_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
+def name_of(model: Any) -> str:
+    """What a model in memory is called: where it came from, or its class if nobody wrote that down."""
+    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+
+
 def _changed(model: Any, what: str) -> ModelError:
     return ModelError(
-        f"the model {str(getattr(model, 'name_or_path', ''))!r} isn't what its class and its configuration make, so "
+        f"the model {name_of(model)!r} isn't what its class and its configuration make, so "
         f"that no bundle is known to fit it: {what}. Undo the change, or save the changed model as one of its own "
         "and harvest and fit a bundle for that"
     )

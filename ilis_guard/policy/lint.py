@@ -296,7 +296,10 @@ def _passed_on(file: PolicyFile, document: Document, config: GuardConfig) -> Ite
 
 
 def _unknown_queues(file: PolicyFile, document: Document, config: GuardConfig) -> Iterator[Notice]:
-    """Queues that guard.yaml doesn't know, where it knows others: a misspelt one waits where nobody looks."""
+    """Queues that guard.yaml doesn't know, where it knows others: a misspelt one waits where nobody looks.
+
+    The default queue is always there: nobody has to write it down.
+    """
     review = config.review
     if review is None:
         return
