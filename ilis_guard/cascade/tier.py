@@ -8,9 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from ilis_guard import events
+from ilis_guard.cascade.generation_check import check_generation
 from ilis_guard.config.tiers import BreakerSettings, RemoteConfig, TierConfig, TierCost
 from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
 from ilis_guard.models import Model, StepwiseModel, StoppableModel
+from ilis_guard.models.answer_text import StepBuilder
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
@@ -120,16 +122,20 @@ class Tier:
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer step by step, each step with the score so far; closing the iterator ends the generation.
 
+        As everywhere, what a model returns is checked, and what it thought is taken out.
+
         Raises:
-            ModelError: the model isn't a `StepwiseModel`, or failed.
+            ModelError: the model isn't a `StepwiseModel`, failed, or returned what is no generation.
             ScoringError: a step can't be scored.
             SignatureError: an activation is missing or not finite.
         """
         if not isinstance(self.model, StepwiseModel):
             raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
+        builder = StepBuilder()
         with closing(self.model.stream(messages)) as steps:
             for step in steps:
-                yield replace(step, score=self.score_so_far(step.generation))
+                generation = check_generation(step.generation)
+                yield replace(builder.step(generation), score=self.score_so_far(generation))
 
     def score_so_far(self, generation: Generation) -> Score | None:
         """Score an unfinished generation; None where there is nothing to score, or no scorer.

@@ -78,7 +78,7 @@ class Checkpoint:
     layers: int
     hidden: int
     snapshot: ModelSnapshot
-    """Tells whether the model was changed since."""
+    """Tells whether the model, or its tokenizer, was changed since."""
 
     @classmethod
     def load(
@@ -175,7 +175,7 @@ class Checkpoint:
             weights=weights_digest(model),
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            snapshot=ModelSnapshot(model),
+            snapshot=ModelSnapshot(model, tokenizer),
         )
 
     def fingerprint(

@@ -33,6 +33,7 @@ KEYS: Final = ("finish_reason", "stop_reason", "stopReason", "done_reason")
 """Where integrations put the word: OpenAI, Google, Mistral, Cohere and vLLM; Anthropic; Bedrock's Converse; Ollama."""
 _STATUSES: Final[Mapping[str, Ending]] = {"completed": "stop", "max_output_tokens": "length"}
 """OpenAI's Responses API has no such word: it has a status, and details where that is ``incomplete``."""
+_ALL_STATUSES: Final = ("completed", "incomplete", "failed", "in_progress", "cancelled", "queued")
 _WORDS: Final[Mapping[str, Ending]] = {
     word: ending for endings in ENDINGS.values() for ending, words in endings.items() for word in words
 }
@@ -48,10 +49,16 @@ def ending_of(metadata: Mapping[str, Any]) -> Ending | None:
         UnfinishedAnswerError: it ended in a way that makes it no answer, or that nobody knows.
     """
     found = [_ending(word, _WORDS) for key in KEYS if not _is_absent(word := metadata.get(key))]
-    if not found and not _is_absent(status := metadata.get("status")):
-        details = metadata.get("incomplete_details")
+    status, details = metadata.get("status"), metadata.get("incomplete_details")
+    # Beside one of those words, any other status is somebody else's, such as an HTTP status.
+    if not _is_absent(status) and (not found or status in _ALL_STATUSES):
         word = details.get("reason") if status == "incomplete" and isinstance(details, Mapping) else status
-        found = [_ending(word, _STATUSES)]
+        found.append(_ending(word, _STATUSES))
+    elif found and isinstance(details, Mapping):
+        found.append(_ending(details.get("reason"), _STATUSES))
+    # OpenRouter and vLLM answer 200 with an error in the body, which may come after half an answer.
+    if not _is_absent(metadata.get("error")):
+        raise UnfinishedAnswerError("the model gave no finished answer: its reply holds an error")
     strictest: tuple[Ending, ...] = ("tool_calls", "length", "stop")
     return next((each for each in strictest if each in found), None)
 

@@ -1,5 +1,6 @@
 """Local models: any causal language model of transformers, full precision or NF4, tapped while it answers."""
 
+import copy
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ilis_guard.models.decoding import (
     check_decoding,
     context_length,
     continue_config,
+    decoding_differences,
     decoding_name,
     end_tokens,
     generation_config,
@@ -76,7 +78,7 @@ class LocalModel:
         self._codec = TextCodec(self._tokenizer, template, ends)
         self._decoding = generation_config(decoding, max_new_tokens=max_new_tokens, end_tokens=ends)
         # transformers fills in options that ours leaves open: not with the checkpoint's.
-        self._model.generation_config = self._decoding
+        self._model.generation_config = copy.deepcopy(self._decoding)
         if decoding:
             check_decoding(checkpoint.model, self._decoding, decoding)
 
@@ -227,7 +229,7 @@ class LocalModel:
             ModelError: the span doesn't lie in an answer, or the model was changed in memory since it was loaded.
             SignatureError: an activation is missing or not finite.
         """
-        self.checkpoint.snapshot.check()
+        self._check_unchanged()
         inputs = pad([request.tokens for request in requests], self._model.device)
 
         def build(recording: Recording, row: int, answer: list[int], is_complete: bool) -> Generation:
@@ -341,6 +343,15 @@ class LocalModel:
         rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._codec.decode_answer(row, request.opened_by) for row, request in zip(rows, requests, strict=True)]
 
+    def _check_unchanged(self) -> None:
+        """Check that the model, and the options of decoding that it fills in, are as they were when it was loaded."""
+        self.checkpoint.snapshot.check()
+        if different := decoding_differences(self._model, {"generation_config": self._decoding}, self._decoding):
+            raise ModelError(
+                f"the model's generation_config was changed after it was loaded ({', '.join(different)}), and its "
+                "fingerprint says how it decodes: give options of decoding where it is loaded"
+            )
+
     def _check_known(self, tokens: Sequence[int]) -> None:
         """Check that a model knows all tokens: its tokenizer may have words of a larger model of its family."""
         if tokens and max(tokens) >= self._vocabulary:
@@ -404,7 +415,7 @@ class LocalModel:
         # A complete answer holds no stop sequence; of one that isn't, the end may be the beginning of one.
         is_complete = finish_reason is not None
         if is_complete:  # with a model that was changed meanwhile, it is nobody's answer
-            self.checkpoint.snapshot.check()
+            self._check_unchanged()
         text, problem = (
             self._codec.find_answer(token_ids, request.opened_by)
             if is_complete

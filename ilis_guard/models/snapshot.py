@@ -9,10 +9,12 @@ from accelerate.utils import has_offloaded_params
 from torch import Tensor, nn
 
 from ilis_guard.errors import ModelError
-from ilis_guard.models.structure import MOVING, foreign_hook, is_moving
+from ilis_guard.models.structure import MOVING, is_moving
+from ilis_guard.models.surroundings import Surroundings, foreign_hook
+from ilis_guard.models.tokenizers import TokenizerSnapshot
 
 SAMPLE: Final = 16
-"""Values of each tensor that are compared."""
+"""Values that are compared of each tensor that is no matrix, at most."""
 SETTINGS: Final = (bool, int, float, str, tuple, torch.dtype)
 """Types of modules' attributes that are compared."""
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -23,17 +25,23 @@ class ModelSnapshot:
 
     It must be cheap, so it doesn't read all weights again. It compares the modules, the identity, the place and the
     version of each tensor, which torch counts up when one is changed in place, and a sample of each tensor's values:
-    changes through ``.data``, as PEFT merges adapters, aren't counted.
+    changes through ``.data``, as PEFT merges adapters, aren't counted. The sample has a value of each row and of each
+    column of a matrix, so that it shows a token's other embedding too; a single value that is changed so may escape.
+    What isn't in the model and computes with it is compared too: the functions that it calls, and its tokenizer.
 
     Args:
         model: in evaluation mode.
+        tokenizer: its own.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
+        self._surroundings = Surroundings(model)
+        self._tokenizer = TokenizerSnapshot(tokenizer)
         self._device = str(model.device.type)
         self._config = copy.deepcopy(vars(model.config))
-        self._modules = [vars(module) for module in model.modules()]
+        self._all = list(model.modules())
+        self._modules = [vars(module) for module in self._all]
         """Attributes of all modules: reading these is faster than asking the modules."""
         self._attributes = [
             (own, name)
@@ -71,12 +79,16 @@ class ModelSnapshot:
             raise _changed("its weights")
         if vars(self._model.config) != self._config:
             raise _changed("its configuration")
+        if (what := self._surroundings.changed()) is not None:
+            raise _changed(what)
+        if self._tokenizer.is_changed():
+            raise _changed("its tokenizer")
 
     def _read_structure(self) -> tuple[list[Any], list[Any]]:
         return [
             (own["training"], own.get("forward"), own.get("_compiled_call_impl"), *map(id, own["_modules"].values()))
             for own in self._modules
-        ], [own.get(name) for own, name in self._attributes]
+        ] + [type(module) for module in self._all], [own.get(name) for own, name in self._attributes]
 
     def _read_weights(self) -> list[int]:
         found = [id(tensor) for tensor in chain.from_iterable(own.values() for own in self._watched)]
@@ -104,9 +116,17 @@ def _views(tensors: list[Tensor]) -> list[list[Tensor]]:
     for tensor in tensors:
         if tensor.numel() and tensor.is_contiguous() and tensor.element_size() in _INTEGERS:
             flat = tensor.detach().as_subclass(Tensor).view(-1)
-            values = flat[:: -(-flat.numel() // SAMPLE)].view(_INTEGERS[tensor.element_size()])
+            values = flat[:: _step(tensor)].view(_INTEGERS[tensor.element_size()])
             groups.setdefault((values.device, values.dtype), []).append(values)
     return list(groups.values())
+
+
+def _step(tensor: Tensor) -> int:
+    """How far the values of a sample are from one another."""
+    if tensor.dim() == 2 and min(tensor.shape) > SAMPLE:
+        # It walks down the diagonals, through all rows and columns.
+        return min(tensor.shape) + 1
+    return -(-tensor.numel() // SAMPLE)
 
 
 def _changed(what: str) -> ModelError:

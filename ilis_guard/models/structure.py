@@ -17,15 +17,13 @@ from transformers.initialization import no_init_weights
 
 from ilis_guard.errors import ModelError
 from ilis_guard.models.model_files import adapter_error
+from ilis_guard.models.surroundings import MAKERS, Surroundings, foreign_hook, package_of
 from ilis_guard.models.weights import LOADING
 
 PLAIN: Final = (bool, int, float, str, tuple, list, dict, torch.dtype)
 """Types of attributes that are compared; what is None may be a state that the first pass fills in."""
 MOVING: Final = frozenset({"gradient_checkpointing", "max_seq_len_cached", "name_or_path", "training"})
 """Attributes that change while a model runs, name it, or are checked elsewhere."""
-MAKERS: Final = frozenset({"accelerate", "bitsandbytes", "ilis_guard", "torch", "transformers"})
-"""Packages whose hooks and functions change no activation, or are checked by what they leave behind."""
-HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def check_structure(model: Any) -> None:
@@ -41,16 +39,8 @@ def check_structure(model: Any) -> None:
     for path, module in modules.items():
         for difference in _differences(module, expected[path]):
             raise _changed(model, f"{path or type(model).__name__!r}: {difference}")
-
-
-def foreign_hook(module: nn.Module) -> str | None:
-    """Name a hook that somebody else left on a module, which may change what passes; None for none."""
-    for kind in HOOKS:
-        # Other threads add and remove hooks of ours meanwhile.
-        for hook in list(getattr(module, kind).values()):
-            if _maker(hook) not in MAKERS:
-                return f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', type(hook).__name__)}"
-    return None
+    if (foreign := Surroundings(model).foreign()) is not None:
+        raise _changed(model, foreign)
 
 
 def check_class(model: Any) -> None:
@@ -104,12 +94,17 @@ def _differences(module: nn.Module, expected: nn.Module) -> Iterator[str]:
 def _function_differences(module: nn.Module) -> Iterator[str]:
     """Describe functions of a module, or of its class, that somebody else put in their places."""
     kind = type(module)
-    if _maker(kind.forward) not in {*MAKERS, kind.__module__.partition(".")[0]}:
+    if package_of(kind.forward) not in {*MAKERS, kind.__module__.partition(".")[0]}:
         yield f"its class's forward was replaced by one of {kind.forward.__module__!r}"
     for name, value in vars(module).items():
         # Accelerate puts functions of its own around a module's, and keeps the old one.
         is_known = hasattr(kind, name) or name == "_old_forward"
-        if is_known and callable(value) and not isinstance(value, nn.Module | Tensor) and _maker(value) not in MAKERS:
+        if (
+            is_known
+            and callable(value)
+            and not isinstance(value, nn.Module | Tensor)
+            and package_of(value) not in MAKERS
+        ):
             yield f"its {name} was replaced by one of {getattr(value, '__module__', None)!r}"
 
 
@@ -156,10 +151,6 @@ def _is_quantised(module: nn.Module, expected: nn.Module) -> bool:
     return _type_name(module) == "bitsandbytes.nn.modules.Linear4bit" and (
         _type_name(expected) in ("torch.nn.modules.linear.Linear", "transformers.pytorch_utils.Conv1D")
     )
-
-
-def _maker(function: Any) -> str:
-    return str(getattr(function, "__module__", None) or type(function).__module__).partition(".")[0]
 
 
 def _type_name(module: nn.Module) -> str:

@@ -14,6 +14,9 @@ PROBE: Final = (
 )
 """A text of many scripts, on which tokenizers of one vocabulary and different rules disagree."""
 
+_MOVING: Final = frozenset({"_in_target_context_manager", "name_or_path", "padding_side", "truncation_side", "verbose"})
+"""Attributes that change no token of a text."""
+
 
 def tokenizer_digest(tokenizer: Any, ends: Iterable[int]) -> str:
     """Digest a tokenizer by its vocabulary, by what it makes of a text, and by the tokens that end an answer.
@@ -27,6 +30,46 @@ def tokenizer_digest(tokenizer: Any, ends: Iterable[int]) -> str:
         digest.update(f"{tokenizer(PROBE, add_special_tokens=special)['input_ids']}\n".encode())
     digest.update(f"{sorted(tokenizer.all_special_ids)} {sorted(ends)}".encode())
     return digest.hexdigest()[:16]
+
+
+class TokenizerSnapshot:
+    """The state of a tokenizer, all but its vocabulary of hundreds of kilobytes, of which the size must do.
+
+    Args:
+        tokenizer: transformers' own.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._state = self._read()
+
+    def is_changed(self) -> bool:
+        """Whether the tokenizer was changed since this was made."""
+        return self._read() != self._state
+
+    def _read(self) -> list[Any]:
+        given = self._tokenizer
+        own = getattr(given, "backend_tokenizer", None)
+        state: list[Any] = [
+            {
+                name: value
+                for name, value in vars(given).items()
+                if name not in _MOVING and (isinstance(value, bool | str) or callable(value) or name == "chat_template")
+            },
+            sorted(given.all_special_ids),
+        ]
+        if own is None:
+            return [*state, str(given.added_tokens_decoder), given.vocab_size]
+        steps = (own.normalizer, own.pre_tokenizer, own.post_processor, own.decoder)
+        state += [None if step is None else step.__getstate__() for step in steps]
+        options = (getattr(own.model, name, None) for name in ("dropout", "byte_fallback", "fuse_unk", "unk_token"))
+        return [
+            *state,
+            str(own.get_added_tokens_decoder()),
+            own.get_vocab_size(),
+            type(own.model),
+            *options,
+        ]
 
 
 def vocabulary_size(model: Any) -> int:

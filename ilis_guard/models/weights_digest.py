@@ -12,13 +12,10 @@ from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 
 from ilis_guard.errors import ModelError
+from ilis_guard.models.surroundings import ATTENTIONS
 
 SCALE_STEPS: Final = 8
 """Steps per octave in which the digest counts the scales of a 4-bit matrix."""
-ATTENTIONS: Final = frozenset(
-    {None, "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention", "sdpa"}
-)
-"""Implementations of attention that compute the same, but for rounding."""
 NOT_COMPUTED: Final = frozenset(
     {
         "architectures",

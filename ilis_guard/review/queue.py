@@ -16,6 +16,7 @@ from ilis_guard.review.outbox import Outbox
 from ilis_guard.review.record import QueueCounts, TicketRecord
 from ilis_guard.review.store import TicketStore, open_database
 from ilis_guard.types import Attempt, DecisionRecord, Request, Ruling, Ticket, TicketKind, TicketState, Verdict
+from ilis_guard.types.requests import nfc
 
 _MIN_POLL_SECONDS: Final = 0.1
 _MAX_POLL_SECONDS: Final = 5.0
@@ -27,6 +28,7 @@ class ReviewQueue:
 
     Every method that changes something returns after the commit: what it returned survives a crash, together with the
     ticket's history and its webhooks. All methods but `wait` block; call them from a thread where an event loop runs.
+    Names of queues and reviewers are in NFC, as in policies and guard.yaml, however they are given.
 
     Args:
         url: where the tickets are kept: ``sqlite:///relative/path.db``, ``sqlite:////absolute/path.db``, or
@@ -128,6 +130,7 @@ class ReviewQueue:
             raise ReviewError(f"a ticket is due in more than 0 seconds, and within a century, got {due!r}")
         if not 0 < probability <= 1:  # also true for NaN
             raise ReviewError(f"a ticket's probability lies above 0 and is at most 1, got {probability!r}")
+        queue, overdue = nfc(queue), _name(overdue)
         settings = self.store.settings(queue)
         due = settings.due if due is None else due
         now = self.store.clock()
@@ -201,7 +204,12 @@ class ReviewQueue:
             ReviewError: the state or the limit makes no sense, or the tickets can't be read.
         """
         return record.list_tickets(
-            self.store, state=state, queue=queue, claimed_by=claimed_by, is_overdue=is_overdue, limit=limit
+            self.store,
+            state=state,
+            queue=_name(queue),
+            claimed_by=_name(claimed_by),
+            is_overdue=is_overdue,
+            limit=limit,
         )
 
     def prompts(self, ids: Collection[str]) -> dict[str, str]:
@@ -263,7 +271,7 @@ class ReviewQueue:
             TicketConflictError: somebody else holds it, or it has ended.
             ReviewError: the name is empty, the lease makes no sense, or the claim can't be stored.
         """
-        return tickets.claim(self.store, id, reviewer=reviewer, lease=lease)
+        return tickets.claim(self.store, id, reviewer=nfc(reviewer), lease=lease)
 
     def claim_next(self, *, reviewer: str, queue: str | None = None, lease: float | None = None) -> Ticket | None:
         """Claim the most urgent unclaimed ticket; None where there is none.
@@ -276,7 +284,7 @@ class ReviewQueue:
         Raises:
             ReviewError: the name is empty, the lease makes no sense, or the claim can't be stored.
         """
-        return tickets.claim_next(self.store, reviewer=reviewer, queue=queue, lease=lease)
+        return tickets.claim_next(self.store, reviewer=nfc(reviewer), queue=_name(queue), lease=lease)
 
     def renew(self, id: str, *, reviewer: str, lease: float | None = None) -> Ticket:  # noqa: A002 - the ticket's word for it
         """Make a claim last longer, also one that ran out if nobody else has claimed the ticket since; never shorter.
@@ -291,7 +299,7 @@ class ReviewQueue:
             TicketConflictError: the claim is gone, or the ticket has ended.
             ReviewError: the lease makes no sense, or the claim can't be stored.
         """
-        return tickets.renew(self.store, id, reviewer=reviewer, lease=lease)
+        return tickets.renew(self.store, id, reviewer=nfc(reviewer), lease=lease)
 
     def release(self, id: str, *, reviewer: str, force: bool = False) -> Ticket:  # noqa: A002 - the ticket's word for it
         """End a claim, so that others can claim the ticket; an unclaimed ticket stays as it is.
@@ -306,7 +314,7 @@ class ReviewQueue:
             TicketConflictError: somebody else holds it, or it has ended.
             ReviewError: the release can't be stored.
         """
-        return tickets.release(self.store, id, reviewer=reviewer, force=force)
+        return tickets.release(self.store, id, reviewer=nfc(reviewer), force=force)
 
     def resolve(
         self,
@@ -340,7 +348,9 @@ class ReviewQueue:
             ReviewError: the verdict and its text don't go together, no attempt gave an answer that could be
                 accepted, or the verdict can't be stored.
         """
-        return tickets.resolve(self.store, id, verdict, text=text, reason=reason, reviewer=reviewer, version=version)
+        return tickets.resolve(
+            self.store, id, verdict, text=text, reason=reason, reviewer=nfc(reviewer), version=version
+        )
 
     def sweep(self) -> int:
         """Let overdue tickets expire or move to their next queue; return how many.
@@ -367,7 +377,7 @@ class ReviewQueue:
             ReviewError: the tickets can't be read.
             OSError: the file can't be written.
         """
-        return export.write(to, export.labelled_rows(self.store, queue=queue, signatures=signatures))
+        return export.write(to, export.labelled_rows(self.store, queue=_name(queue), signatures=signatures))
 
     def redact(self, *, older_than: float) -> int:
         """Remove the texts of tickets that ended long ago; return how many tickets.
@@ -419,3 +429,7 @@ class ReviewQueue:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, _MAX_POLL_SECONDS)
         return ticket
+
+
+def _name(given: str | None) -> str | None:
+    return None if given is None else nfc(given)

@@ -1,6 +1,7 @@
 """Thinking on its way through the guard: it is never the answer, and never shown."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ilis_guard import Action, Decision, Guard, Policy, Tier
 from ilis_guard.cascade.stream import Retraction, TextDelta
 from ilis_guard.models.local import LocalModel
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
-from ilis_guard.types import Generation, Message, StreamMode
+from ilis_guard.types import Generation, Message, Score, Step, StreamMode
 from tests.models.thinkers import FAMILIES, QUESTION, SCRIPTS, THOUGHT, load, write_folder
 
 POLICY = """
@@ -59,6 +60,23 @@ async def test_a_stream_shows_the_answer_alone(mode: StreamMode) -> None:
     assert (shown(events), made.text) == (ANSWER, ANSWER)
     *events, made = await all_of(guarded.astream("q", mode=mode))
     assert (shown(events), made.text) == (ANSWER, ANSWER)
+
+
+def test_a_tier_streams_the_answer_of_a_users_own_model_alone() -> None:
+    class Thinker(FakeModel):
+        """It streams all that it writes, thinking too."""
+
+        def stream(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generator[Step, None, None]:
+            whole = self.generate(messages, stop=stop)
+            for end in range(0, len(THINKING), 7):
+                yield Step(token="raw", generation=replace(whole, text=THINKING[:end], finish_reason=None))
+            yield Step(token="raw", generation=replace(whole, text=THINKING))
+
+    scorer = FixedScorer({ANSWER[:end]: 0.1 for end in range(1, len(ANSWER) + 1)})
+    steps = list(Tier(name="t", model=Thinker(THINKING), scorer=scorer).stream([Message(role="user", content="q")]))
+    assert "".join(step.token for step in steps) == steps[-1].generation.text == ANSWER
+    assert all(ANSWER.startswith(step.generation.text.rstrip()) for step in steps)
+    assert steps[-1].score == Score(uncertainty=0.1, typicality=1.0)
 
 
 @pytest.mark.parametrize("mode", MODES)

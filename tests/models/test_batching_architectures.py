@@ -85,7 +85,7 @@ def local(network: Any) -> LocalModel:
         weights="random",
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        snapshot=ModelSnapshot(network),
+        snapshot=ModelSnapshot(network, tokenizer),
     )
     template = PromptTemplate(chat_template="{{ messages }}")
     return LocalModel(checkpoint, points, fingerprint=fingerprint, template=template, max_new_tokens=NEW, decoding={})

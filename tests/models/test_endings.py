@@ -139,6 +139,30 @@ def test_openais_responses_api_has_a_status(status: str, reason: str | None, exp
         assert ending_of(metadata) == expected
 
 
+@pytest.mark.parametrize(
+    ("contradiction", "expected"),
+    [
+        ({"status": "failed"}, "error"),
+        ({"status": "incomplete"}, "error"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "length"),
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, "length"),
+        ({"incomplete_details": {"reason": "content_filter"}}, "error"),
+        ({"error": {"message": "Upstream idle timeout"}}, "error"),
+        ({"status": "completed", "error": None, "incomplete_details": None}, "stop"),
+        ({"status": 200}, "stop"),
+    ],
+)
+def test_a_good_word_counts_only_where_nothing_beside_it_says_otherwise(
+    contradiction: dict[str, Any], expected: str
+) -> None:
+    metadata = {"finish_reason": "stop", **contradiction}
+    if expected == "error":
+        with pytest.raises(UnfinishedAnswerError):
+            ending_of(metadata)
+    else:
+        assert ending_of(metadata) == expected
+
+
 def test_a_word_is_quoted_shortly() -> None:
     with pytest.raises(UnfinishedAnswerError) as caught:
         ending_of({"finish_reason": "x" * 10_000_000})

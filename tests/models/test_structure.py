@@ -1,5 +1,6 @@
 """What computes with the weights is compared with what a model's class builds from its configuration."""
 
+import functools
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -8,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.architectures.tiny import tiny as tiny_of
@@ -195,3 +198,41 @@ def test_the_structure_is_read_without_touching_the_weights() -> None:
     check_structure(model)
     assert {name: (value.data_ptr(), value._version) for name, value in model.named_parameters()} == before
     assert torch.get_default_dtype() is torch.float32
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Somebody's own, under the name of the function that it takes the place of."""
+
+    @functools.wraps(function)
+    def replacement(*given: Any, **options: Any) -> Any:
+        return function(*given, **options)
+
+    return replacement
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "said"),
+    [
+        (modeling_llama, "apply_rotary_pos_emb", "modeling_llama.apply_rotary_pos_emb was replaced by one of 'test"),
+        (nn.functional, "silu", "torch.nn.functional.silu was replaced by one of 'test"),
+        (modeling_llama, "LlamaMLP", "modeling_llama.LlamaMLP was replaced by one of 'test"),
+        (LlamaMLP, "forward", "its class's forward was replaced"),
+    ],
+)
+def test_a_library_whose_functions_were_replaced_before_loading_is_refused(
+    place: Any, name: str, said: str, tiny_folder: "TinyFolder", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = type("OwnMLP", (LlamaMLP,), {"__module__": __name__})
+    monkeypatch.setattr(place, name, own if name == "LlamaMLP" else decorated(getattr(place, name)))
+    with pytest.raises(ModelError, match=said):
+        tiny_folder.load(proof=False)
+
+
+def test_an_attention_under_the_librarys_name_is_refused(tiny_folder: "TinyFolder") -> None:
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    try:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = decorated(attend)
+        with pytest.raises(ModelError, match="its attention 'sdpa' was replaced by one of 'test"):
+            tiny_folder.load(proof=False)
+    finally:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = attend

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from ilis_guard.errors import ReviewError, TicketNotFoundError, TicketResolvedError
 from ilis_guard.review import ReviewQueue, TicketEvent, TicketRecord
 from ilis_guard.types import Action, Attempt, Message, Request, Ruling, Statistics, Ticket, TicketKind, Verdict
-from tests.reviewing import FAILURE, RULING
+from tests.reviewing import FAILURE, RULING, put
 
 SIGNATURE = np.array([[0.0, 0.1, 3.5], [0.25, 0.0, 1e-7], [12.0, 0.3, 0.0]], dtype=np.float32)
 
@@ -346,3 +346,19 @@ def test_a_ticket_of_an_unknown_kind_is_refused(review: ReviewQueue, escalate: C
     with pytest.raises(ReviewError, match=r"(?i)check constraint"):
         escalate("d", kind="ignored")
     assert review.list() == []
+
+
+def test_names_that_look_alike_are_one_queue_and_one_reviewer(review: ReviewQueue, tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    first = put(review, "d1", queue=decomposed)
+    second = put(review, "d2", queue=composed)
+    assert {first.queue, second.queue} == {composed}
+    assert {ticket.id for ticket in review.list(queue=decomposed)} == {first.id, second.id}
+
+    review.claim(second.id, reviewer="Eve")
+    claimed = review.claim_next(reviewer="Jose\u0301", queue=decomposed)
+    assert claimed is not None
+    assert (claimed.id, claimed.claimed_by) == (first.id, "Jos\u00e9")
+    assert review.list(claimed_by="Jose\u0301") == review.list(claimed_by="Jos\u00e9") == [claimed]
+    review.resolve(first.id, Verdict.ACCEPT, reviewer="Jos\u00e9")
+    assert review.export(tmp_path / "rows.jsonl", queue=decomposed) == 1

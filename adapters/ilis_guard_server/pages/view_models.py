@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ilis_guard.policy import Policy
 from ilis_guard.policy.explain import attempt_reasons, error_text
@@ -15,6 +15,7 @@ from ilis_guard.review.record import judged_in
 from ilis_guard.scoring import TypicalMaps
 from ilis_guard.types import POSITIONS, STAGES, Attempt, Position, Ticket, TicketState
 from ilis_guard.types.decisions import read_attempt
+from ilis_guard.types.requests import nfc
 from ilis_guard_server.pages.heat_map import HeatMap, Map, heat_map, marks, top_of
 
 # The board.
@@ -32,7 +33,7 @@ class Filters(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     state: TicketState | Literal["all"] = "open"
-    queue: str = ""
+    queue: Annotated[str, AfterValidator(nfc)] = ""
     """Empty for all queues."""
     mine: bool = False
     """Only tickets that the user has claimed, in any state."""
