@@ -102,11 +102,13 @@ class Tier:
 
         Raises:
             ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
+            BundleMismatchError: its bundle was fitted to another model, as a remote one may have become in memory.
         """
         if self.scorer is None:
             raise ScoringError(f"the tier {self.name!r} has no bundle, so its answers have no score")
         if is_blank(generation.text):
             raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
+        self._check_fits(self.scorer)
         return _checked(self.scorer.score(generation))
 
     def score_prompt(self, generation: Generation) -> Score:
@@ -114,10 +116,17 @@ class Tier:
 
         Raises:
             ScoringError: the tier has no prompt bundle, or the prompt can't be scored.
+            BundleMismatchError: as `score`.
         """
         if self.prompt_scorer is None:
             raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
+        self._check_fits(self.prompt_scorer)
         return _checked(self.prompt_scorer.score(generation))
+
+    def _check_fits(self, scorer: Scorer) -> None:
+        found = self.model.fingerprint
+        if isinstance(scorer, LightGBMScorer) and found is not None:
+            scorer.check_fits(found)
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
         """Answer step by step, each step with the score so far; closing the iterator ends the generation.

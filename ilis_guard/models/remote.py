@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Final, Self
 
 from langchain_core.language_models import BaseChatModel
@@ -55,9 +54,9 @@ class RemoteModel:
         """The LangChain model."""
         return self._chat
 
-    @cached_property
+    @property
     def fingerprint(self) -> RemoteFingerprint:
-        """Models of one fingerprint have comparable output statistics."""
+        """Models of one fingerprint have comparable output statistics. Of the object as it is now."""
         return fingerprint_of(self._chat)
 
     @classmethod

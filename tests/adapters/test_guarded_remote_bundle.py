@@ -1,6 +1,7 @@
 """A wrapped chat model in a remote tier's place: the tier's bundle holds where it is asked as the bundle's own was."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,29 @@ def test_a_calls_options_take_the_score_but_stop_sequences_do_not(guard: Guard, 
     assert "the call passes ['temperature'] on to the chain's model" in problem(decision.attempts[0])
     assert decided(guard, chat(serving), SURE, stop=["\n"]).action is Action.ANSWER
     assert serving.asked[-1]["stop"] == ["\n"]
+
+
+def test_a_model_whose_arguments_change_after_it_was_loaded_or_wrapped_has_no_score_any_more(
+    guard: Guard, serving: Provider
+) -> None:
+    wrapped = chat(serving)
+    chain = wrap(wrapped, guard, output="decision")
+    loaded = chat(serving)
+    own = Guard(tiers=[replace(guard.tiers[0], model=RemoteModel(loaded))], policy=Policy.parse(POLICY))
+    for ask in (chain.invoke, own.decide):
+        assert ask(town(SURE).prompt()).action is Action.ANSWER
+    wrapped.temperature = loaded.temperature = 1.5
+    for ask in (chain.invoke, own.decide):
+        decision = ask(town(SURE).prompt())
+        assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
+        assert "arguments.temperature differ" in problem(decision.attempts[0])
+
+
+def test_a_tier_that_a_program_makes_of_another_models_bundle_has_no_score(guard: Guard, serving: Provider) -> None:
+    tier = replace(guard.tiers[0], model=RemoteModel(chat(serving, model="mayor")))
+    decision = Guard(tiers=[tier], policy=Policy.parse(POLICY)).decide(town(SURE).prompt())
+    assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
+    assert "the bundle doesn't fit the running model: model differ" in problem(decision.attempts[0])
 
 
 def test_a_scorer_of_ones_own_minds_none_of_that(serving: Provider) -> None:
