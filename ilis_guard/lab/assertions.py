@@ -3,101 +3,38 @@
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Final
 
-from ilis_guard.lab.mentions import Mention, Token, fold
+from ilis_guard.lab.mentions import Mention, Token
+from ilis_guard.lab.vocabulary import (
+    AFFIRMATIONS,
+    AND,
+    BETWEEN,
+    COMMAS,
+    CONTRAST,
+    DENIAL_BEFORE_IN_A_RUN,
+    DENIAL_IN_A_RUN,
+    DENIALS_BEHIND,
+    DENIED_PREDICATES,
+    EXCLUSIONS,
+    LAST_OF_PAIRS,
+    LONGEST_ITEM,
+    MAYBE,
+    NEGATIONS,
+    NEW_CLAUSE,
+    NO_ALTERNATIVES,
+    OPINION,
+    OR,
+    OR_IN_A_RUN,
+    PARENTHETICAL,
+    PREDICATES,
+    QUALIFIERS,
+    SENTENCE_ENDS,
+    SUBORDINATE,
+    TAKEN_BACK,
+)
 
 IsGold = Callable[[tuple[str, ...]], bool]
 """Whether words are one of the gold answers."""
-
-
-def _words(text: str) -> frozenset[str]:
-    """Split a list of words, folded as those of answers."""
-    return frozenset(map(fold, text.split()))
-
-
-_SENTENCE_ENDS: Final = frozenset(".!?;:\n。！？；：।؟…")
-_COMMAS: Final = frozenset(',、，،(（)）—–[]"“”„«»')
-_CONTRAST: Final = _words(
-    "but however rather instead although whereas because sondern aber mais sino pero ma bensi mas maar utan men tylko"
-    " ale lecz но зато 而是 而 하지만"
-)
-"""Words that end a negation's reach."""
-_NEGATIONS: Final = _words(
-    "not no never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt shouldnt"
-    " hasnt havent hadnt aint without except excluding"
-    " nicht kein keine statt anstatt keinen keinem keiner nie niemals weder noch ohne"
-    " pas ni jamais non aucun aucune sans ningun nunca tampoco nao nem nunca mai nessun"
-    " niet geen inte ikke ej nie ani не ни нет khong bukan tidak δεν μην οχι"
-    " ليس ليست ليسوا لا لم لن לא אינו אינה nu nem"
-)
-_LAST_OF_PAIRS: Final = _words("nor noch ni ani nem ни")
-_AFFIRMATIONS: Final = tuple(
-    tuple(phrase.split())
-    for phrase in (
-        "not only|not just|not merely|nicht nur|pas seulement|non seulement|non solo|no solo|no solamente|nao so"
-        "|niet alleen|inte bara|nie tylko|не только|no doubt|without doubt|without a doubt|without question|no question"
-        "|none other than|no other than|none but|nothing but|nothing other than|sans doute|ohne zweifel|sin duda"
-        "|senza dubbio|sem duvida|no less than|ne que|nest que"
-    ).split("|")
-)
-_EXCLUSIONS: Final = (
-    ("anything", "but"),
-    ("all", "but"),
-    ("anywhere", "but"),
-    ("anyone", "but"),
-    ("other", "than"),
-    ("instead", "of"),
-    ("rather", "than"),
-    ("far", "from"),
-    ("used", "to"),
-    ("au", "lieu"),
-    ("plutot", "que"),
-    ("en", "lugar"),
-    ("en", "vez"),
-    ("invece", "di"),
-    ("ao", "inves"),
-    ("anstelle", "von"),
-)
-_PARENTHETICAL: Final = _words("as like contrary despite though although wie comme como come of")
-_SUBORDINATE: Final = _words("whether if that ob dass daß si que se che czy ли że что")
-_PREDICATES: Final = _words(
-    "is was are were does did do has have had can could will would should may might ist war sind kann est etait es era"
-    " fue esta son e foi ar ar var er byl jest nest"
-)
-_DENIED_PREDICATES: Final = _words(
-    "isnt arent wasnt werent doesnt didnt dont cannot cant couldnt wont wouldnt hasnt havent hadnt"
-)
-_DENIALS_BEHIND: Final = _words("नहीं न degil degildir नही نیست")
-_DENIAL_IN_A_RUN: Final = re.compile(
-    r"[はがもでじゃ]*(?:では|じゃ|でも|は)(?:なく|ない|な[いかくし]|ありません|あるまい|無)"
-    r"|(?:이|가|은|는)?\s*아[니닌닙]|不是|并不|並不|并非|並非|不|非|ไม่ใช่"
-)
-_DENIAL_BEFORE_IN_A_RUN: Final = re.compile(r"(?:不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$")
-_OR: Final = _words(
-    "or oder ou o eller lub albo czy или або veya yahut atau atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η"
-    " 或 或者 还是 還是 か または あるいは もしくは หรือ"
-)
-_OR_IN_A_RUN: Final = re.compile(r"(?:或者?|还是|還是|または|あるいは|もしくは|か|หรือ)")
-_AND: Final = _words("and und et y e en och og i и та ve 그리고 und dan και και και और و ו &")
-_BETWEEN: Final = _words("between zwischen entre tra tussen między между mellan")
-_QUALIFIERS: Final = _words("new north south east west northern southern eastern western papua equatorial")
-"""Before a name, written with a capital, they make another: South Africa, New Guinea."""
-_NO_ALTERNATIVES: Final = _words("so thereabouts more less mehr weniger plus moins")
-_MAYBE: Final = _words("maybe perhaps possibly probably even either rather vielleicht peutetre quizas forse")
-_NEW_CLAUSE: Final = _words(
-    "it he she they we i you this that there is was are were has lies which who er sie es il elle"
-)
-_OPINION: Final = re.compile(
-    r"\b(?:people|many|some|most|they|others|everyone|you)\b(?: \w+){0,2} "
-    r"(?:think|thinks|thought|believe|believed|assume|assumed|say|said|guess|expect)\b"
-    r"|\b(?:mistaken|mistakenly|wrongly|confused)\b"
-)
-_TAKEN_BACK: Final = re.compile(
-    r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction|sorry)\b"
-)
-_LONGEST_ITEM: Final = 4
-_BULLET: Final = re.compile(r"^(?:[-*•·]|\(?\d{1,2}[.)])$")
 
 
 def is_asserted(mention: Mention, is_gold: IsGold) -> bool:
@@ -114,7 +51,7 @@ def is_asserted(mention: Mention, is_gold: IsGold) -> bool:
 def _is_in_a_name(mention: Mention) -> bool:
     first = mention.tokens[mention.first]
     before = mention.tokens[mention.first - 1] if mention.first else None
-    return before is not None and before.is_capital and first.is_capital and before.text in _QUALIFIERS
+    return before is not None and before.is_capital and first.is_capital and before.text in QUALIFIERS
 
 
 def is_denied(mention: Mention) -> bool:
@@ -123,18 +60,18 @@ def is_denied(mention: Mention) -> bool:
     _, end = _sentence(mention)
     if (
         before[:1]
-        and before[0] in _DENIED_PREDICATES
+        and before[0] in DENIED_PREDICATES
         and end < len(mention.tokens)
         and mention.tokens[end].text in "?？"
     ):
         before = before[1:]  # "Isn't it Paris?"
     if _is_negative(before):
         return True
-    if before and _DENIAL_BEFORE_IN_A_RUN.search(before[-1]):
+    if before and DENIAL_BEFORE_IN_A_RUN.search(before[-1]):
         return True
     if behind and (
-        _DENIAL_IN_A_RUN.match(behind[0])
-        or (len(behind) > 1 and _DENIAL_IN_A_RUN.match(behind[1]) and len(behind[0]) == 1)
+        DENIAL_IN_A_RUN.match(behind[0])
+        or (len(behind) > 1 and DENIAL_IN_A_RUN.match(behind[1]) and len(behind[0]) == 1)
     ):
         return True
     return _is_negative_behind(behind)
@@ -143,7 +80,7 @@ def is_denied(mention: Mention) -> bool:
 def is_alternative(mention: Mention, is_gold: IsGold) -> bool:
     """Return whether a text offers something else beside what it mentions."""
     items, separators, own = _items(mention)
-    if "and" in separators and any(word in _BETWEEN for item in items[: own + 1] for word in item):
+    if "and" in separators and any(word in BETWEEN for item in items[: own + 1] for word in item):
         return True
     for step in (1, -1):
         place = own
@@ -153,10 +90,10 @@ def is_alternative(mention: Mention, is_gold: IsGold) -> bool:
             if (
                 separator == "or"
                 and not is_gold(_core(other))
-                and not (step == 1 and other[:1] and other[0] in _NO_ALTERNATIVES)
+                and not (step == 1 and other[:1] and other[0] in NO_ALTERNATIVES)
             ):
                 return True
-            if len(other) > _LONGEST_ITEM or (other and other[0] in _NEW_CLAUSE):
+            if len(other) > LONGEST_ITEM or (other and other[0] in NEW_CLAUSE):
                 break
             place += step
     return False
@@ -175,7 +112,7 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
         if place == mention.first:
             own = len(items) - 1
         kind = "" if inside else _separator(token, is_beside=place in (mention.first - 1, mention.last + 1))
-        if token.text == "o" and kind and (not items[-1] or items[-1][-1] in _CONTRAST | _PREDICATES | _AND):
+        if token.text == "o" and kind and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND):
             continue  # a Portuguese article
         if not kind:
             if token.is_word:
@@ -194,8 +131,8 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
         elif items[-1]:
             separators.append(kind)
             items.append([])
-        if kind == "or" and token.text not in _OR:  # a run that begins or ends with it
-            rest = _OR_IN_A_RUN.sub("", token.text)
+        if kind == "or" and token.text not in OR:  # a run that begins or ends with it
+            rest = OR_IN_A_RUN.sub("", token.text)
             if rest:
                 items[-1].append(rest)
     return [tuple(item) for item in items], separators, own
@@ -203,16 +140,16 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
 
 def _separator(token: Token, *, is_beside: bool) -> str:
     if not token.is_word:
-        return "comma" if token.text in _COMMAS else "or" if token.text in "/|" else "and" if token.text == "&" else ""
-    if token.text in _OR or (
-        is_beside and (_OR_IN_A_RUN.match(token.text) or re.search(r"(?:或者?|还是|または|か|หรือ)$", token.text))
+        return "comma" if token.text in COMMAS else "or" if token.text in "/|" else "and" if token.text == "&" else ""
+    if token.text in OR or (
+        is_beside and (OR_IN_A_RUN.match(token.text) or re.search(r"(?:或者?|还是|または|か|หรือ)$", token.text))
     ):
         return "or"
-    return "and" if token.text in _AND else ""
+    return "and" if token.text in AND else ""
 
 
 def _core(item: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in item if word not in _MAYBE)
+    return tuple(word for word in item if word not in MAYBE)
 
 
 def _is_listed(mention: Mention, is_gold: IsGold) -> bool:
@@ -223,7 +160,7 @@ def _is_listed(mention: Mention, is_gold: IsGold) -> bool:
     is_whole_item = _core(items[own]) == words
     if own < len(separators) and is_item_end and separators[own] == "and":
         other = items[own + 1]
-        if other and len(other) < _LONGEST_ITEM and other[0] not in _NEW_CLAUSE and not is_gold(other):
+        if other and len(other) < LONGEST_ITEM and other[0] not in NEW_CLAUSE and not is_gold(other):
             return True
     if own and is_whole_item and separators[own - 1] == "and" and not is_gold(items[own - 1]):
         return True
@@ -244,13 +181,13 @@ def _chain(items: Sequence[tuple[str, ...]], separators: Sequence[str], own: int
         high += 1
     while low and separators[low - 1] in ("comma", "and") and (low == 1 or _is_short(items[low - 1])):
         low -= 1
-        if items[low][:1] and items[low][0] in _CONTRAST | _NEGATIONS:
+        if items[low][:1] and items[low][0] in CONTRAST | NEGATIONS:
             return list(items[low + 1 : high + 1])
     return [item for item in items[low : high + 1] if item]
 
 
 def _is_short(item: tuple[str, ...]) -> bool:
-    return 0 < len(item) < _LONGEST_ITEM and item[0] not in _NEW_CLAUSE | _CONTRAST | _NEGATIONS
+    return 0 < len(item) < LONGEST_ITEM and item[0] not in NEW_CLAUSE | CONTRAST | NEGATIONS
 
 
 def _is_bullet(mention: Mention) -> bool:
@@ -277,19 +214,19 @@ def _is_guess(mention: Mention) -> bool:
     start, end = _sentence(mention)
     asked = [token for token in mention.tokens if token.text in "?？"]
     is_asked = end < len(mention.tokens) and mention.tokens[end].text in "?？"
-    return is_asked and len(asked) > 1 and end - start <= _LONGEST_ITEM
+    return is_asked and len(asked) > 1 and end - start <= LONGEST_ITEM
 
 
 def _is_taken_back(mention: Mention) -> bool:
     words = [token.text for token in mention.tokens if token.is_word]
     index = sum(token.is_word for token in mention.tokens[: mention.last + 1])
     behind = " ".join(words[index : index + 5])
-    match = _TAKEN_BACK.match(behind)
+    match = TAKEN_BACK.match(behind)
     if match and len(behind) > match.end():
         return True
     before = " ".join(words[:index])
     rest = {token.text for token in mention.tokens[mention.last + 1 :] if token.is_word}
-    return _OPINION.search(before) is not None and bool(rest & {"but", "however", "actually"})
+    return OPINION.search(before) is not None and bool(rest & {"but", "however", "actually"})
 
 
 def _sentence(mention: Mention) -> tuple[int, int]:
@@ -303,7 +240,7 @@ def _sentence(mention: Mention) -> tuple[int, int]:
 
 
 def _ends_sentence(tokens: Sequence[Token], place: int) -> bool:
-    return not tokens[place].is_word and tokens[place].text in _SENTENCE_ENDS
+    return not tokens[place].is_word and tokens[place].text in SENTENCE_ENDS
 
 
 def _words_before(mention: Mention) -> list[str]:
@@ -315,16 +252,16 @@ def _words_before(mention: Mention) -> list[str]:
         token = mention.tokens[place]
         if token.is_word:
             pairs = (mention.tokens[place - 1].text, token.text), (token.text, mention.tokens[place + 1].text)
-            is_end = token.text in _CONTRAST and not any(pair in _EXCLUSIONS for pair in pairs)
+            is_end = token.text in CONTRAST and not any(pair in EXCLUSIONS for pair in pairs)
             if is_end or (token.text == "а" and place and not mention.tokens[place - 1].is_word):
                 break
             segment.append(token.text)
-        elif token.text in _COMMAS:
+        elif token.text in COMMAS:
             if words or segment:
-                if segment and segment[-1] in _SUBORDINATE:  # "I don't know, whether it is Paris"
+                if segment and segment[-1] in SUBORDINATE:  # "I don't know, whether it is Paris"
                     words, segment = words + segment, []
                     continue
-                if segment and segment[-1] in _PARENTHETICAL and not words:
+                if segment and segment[-1] in PARENTHETICAL and not words:
                     segment = []  # "not, as many believe, Paris"
                     continue
                 break
@@ -337,8 +274,8 @@ def _has_parenthesis(mention: Mention, place: int, start: int) -> bool:
     """Whether a comma closes an insertion such as ", as many believe,"."""
     for before in range(place - 1, start - 1, -1):
         token = mention.tokens[before]
-        if not token.is_word and token.text in _COMMAS:
-            return mention.tokens[before + 1].text in _PARENTHETICAL
+        if not token.is_word and token.text in COMMAS:
+            return mention.tokens[before + 1].text in PARENTHETICAL
     return False
 
 
@@ -346,10 +283,10 @@ def _words_behind(mention: Mention) -> list[str]:
     words: list[str] = []
     for token in mention.tokens[mention.last + 1 :]:
         if not token.is_word:
-            if token.text in _COMMAS or token.text in _SENTENCE_ENDS:
+            if token.text in COMMAS or token.text in SENTENCE_ENDS:
                 break
             continue
-        if token.text in _CONTRAST:
+        if token.text in CONTRAST:
             break
         words.append(token.text)
     return words
@@ -357,28 +294,28 @@ def _words_behind(mention: Mention) -> list[str]:
 
 def _is_negative(words: Sequence[str]) -> bool:
     left = list(words)
-    for phrase in _AFFIRMATIONS:
+    for phrase in AFFIRMATIONS:
         for start in range(len(left) - len(phrase) + 1):
             if tuple(left[start : start + len(phrase)]) == phrase:
                 left[start : start + len(phrase)] = []
                 break
-    exclusions = sum(pair in _EXCLUSIONS for pair in pairwise(left))
-    negations = [word for word in left if word in _NEGATIONS]
-    if any(word in _LAST_OF_PAIRS for word in negations):
+    exclusions = sum(pair in EXCLUSIONS for pair in pairwise(left))
+    negations = [word for word in left if word in NEGATIONS]
+    if any(word in LAST_OF_PAIRS for word in negations):
         return True
     return (len(negations) + exclusions) % 2 == 1
 
 
 def _is_negative_behind(words: Sequence[str]) -> bool:
     head = list(words[:3])
-    if any(tuple(head[start : start + 2]) in _AFFIRMATIONS for start in range(2)):
+    if any(tuple(head[start : start + 2]) in AFFIRMATIONS for start in range(2)):
         return False
     for place, word in enumerate(head):
-        if word in _DENIED_PREDICATES or (word in _DENIALS_BEHIND and place < 2):
+        if word in DENIED_PREDICATES or (word in DENIALS_BEHIND and place < 2):
             return place < 2
-        if word in _NEGATIONS and place < 3:
+        if word in NEGATIONS and place < 3:
             # "Paris is not the capital", and in Spanish or Russian the negation comes first: "Madrid no es".
-            return (place > 0 and head[place - 1] in _PREDICATES) or (
+            return (place > 0 and head[place - 1] in PREDICATES) or (
                 place == 0 and words[1:2] != [] and word in ("no", "non", "nao", "не", "khong")
             )
     return False

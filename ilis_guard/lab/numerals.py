@@ -72,6 +72,8 @@ _TENS: Final = {"十": 10, "百": 100, "千": 1000}
 _GREAT: Final = {"万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8, "兆": 10**12}
 _MOST_DIGITS: Final = 60
 _LANGUAGES: Final = ("de", "fr", "es", "it", "pt", "nl")
+_NO: Final = "non"
+"""French and Italian, which `text2num` reads as a Portuguese nine."""
 _MOST_WORDS: Final = 4
 """Of an answer that may be a number in words of another language than English, whose short words are others' too."""
 
@@ -102,7 +104,7 @@ def digits_of(text: str) -> str:
     text = text.replace("\N{ARABIC DECIMAL SEPARATOR}", ".").replace("\N{ARABIC THOUSANDS SEPARATOR}", ",")
     text = _MYRIADS.sub(_myriads, text)
     words = text.strip(" .!\n").casefold()
-    if len(words) > 2 and len(words.split()) <= _MOST_WORDS and not any(map(str.isdigit, words)):
+    if len(words) > 2 and words != _NO and len(words.split()) <= _MOST_WORDS and not any(map(str.isdigit, words)):
         for language in ("en", *_LANGUAGES):
             try:
                 return str(text2num(words, language))

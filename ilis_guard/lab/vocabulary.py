@@ -1,0 +1,123 @@
+"""Words of many languages by which an answer denies, offers, lists and takes back what it names."""
+
+import re
+from typing import Final
+
+from ilis_guard.lab.mentions import fold
+
+
+def _words(text: str) -> frozenset[str]:
+    """Split a list of words, folded as those of answers."""
+    return frozenset(map(fold, text.split()))
+
+
+SENTENCE_ENDS: Final = frozenset(".!?;:\n。！？；：।؟…")
+COMMAS: Final = frozenset(',、，،(（)）—–[]"“”„«»')
+CONTRAST: Final = _words(
+    "but however rather instead although whereas because sondern aber mais sino pero ma bensi mas maar utan men tylko"
+    " ale lecz но зато 而是 而 하지만"
+)
+"""Words that end a negation's reach."""
+NEGATIONS: Final = _words(
+    "not no never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt shouldnt"
+    " hasnt havent hadnt aint without except excluding"
+    " nicht kein keine statt anstatt keinen keinem keiner nie niemals weder noch ohne"
+    " pas ni jamais non aucun aucune sans ningun nunca tampoco nao nem nunca mai nessun"
+    " niet geen inte ikke ej nie ani не ни нет khong bukan tidak δεν μην οχι"
+    " ليس ليست ليسوا لا لم لن לא אינו אינה nu nem"
+)
+LAST_OF_PAIRS: Final = _words("nor noch ni ani nem ни")
+AFFIRMATIONS: Final = tuple(
+    tuple(phrase.split())
+    for phrase in [
+        "not only",
+        "not just",
+        "not merely",
+        "nicht nur",
+        "pas seulement",
+        "non seulement",
+        "non solo",
+        "no solo",
+        "no solamente",
+        "nao so",
+        "niet alleen",
+        "inte bara",
+        "nie tylko",
+        "не только",
+        "no doubt",
+        "without doubt",
+        "without a doubt",
+        "without question",
+        "no question",
+        "none other than",
+        "no other than",
+        "none but",
+        "nothing but",
+        "nothing other than",
+        "sans doute",
+        "ohne zweifel",
+        "sin duda",
+        "senza dubbio",
+        "sem duvida",
+        "no less than",
+        "ne que",
+        "nest que",
+    ]
+)
+EXCLUSIONS: Final = (
+    ("anything", "but"),
+    ("all", "but"),
+    ("anywhere", "but"),
+    ("anyone", "but"),
+    ("other", "than"),
+    ("instead", "of"),
+    ("rather", "than"),
+    ("far", "from"),
+    ("used", "to"),
+    ("au", "lieu"),
+    ("plutot", "que"),
+    ("en", "lugar"),
+    ("en", "vez"),
+    ("invece", "di"),
+    ("ao", "inves"),
+    ("anstelle", "von"),
+)
+PARENTHETICAL: Final = _words("as like contrary despite though although wie comme como come of")
+SUBORDINATE: Final = _words("whether if that ob dass daß si que se che czy ли że что")
+PREDICATES: Final = _words(
+    "is was are were does did do has have had can could will would should may might ist war sind kann est etait es era"
+    " fue esta son e foi ar ar var er byl jest nest"
+)
+DENIED_PREDICATES: Final = _words(
+    "isnt arent wasnt werent doesnt didnt dont cannot cant couldnt wont wouldnt hasnt havent hadnt"
+)
+DENIALS_BEHIND: Final = _words("नहीं न degil degildir नही نیست")
+DENIAL_IN_A_RUN: Final = re.compile(
+    r"[はがもでじゃ]*(?:では|じゃ|でも|は)(?:なく|ない|な[いかくし]|ありません|あるまい|無)"
+    r"|(?:이|가|은|는)?\s*아[니닌닙]|不是|并不|並不|并非|並非|不|非|ไม่ใช่"
+)
+DENIAL_BEFORE_IN_A_RUN: Final = re.compile(r"(?:不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$")
+OR: Final = _words(
+    "or oder ou o eller lub albo czy или або veya yahut atau atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η"
+    " 或 或者 还是 還是 か または あるいは もしくは หรือ"
+)
+OR_IN_A_RUN: Final = re.compile(r"(?:或者?|还是|還是|または|あるいは|もしくは|か|หรือ)")
+AND: Final = _words("and und et y e en och og i и та ve 그리고 und dan και και και और و ו &")
+BETWEEN: Final = _words("between zwischen entre tra tussen między между mellan")
+QUALIFIERS: Final = _words("new north south east west northern southern eastern western papua equatorial")
+"""Before a name, written with a capital, they make another: South Africa, New Guinea."""
+NO_ALTERNATIVES: Final = _words("so thereabouts more less mehr weniger plus moins")
+MAYBE: Final = _words("maybe perhaps possibly probably even either rather vielleicht peutetre quizas forse")
+NEW_CLAUSE: Final = _words(
+    "it he she they we i you this that there is was are were has lies which who er sie es il elle"
+)
+OPINION: Final = re.compile(
+    r"\b(?:people|many|some|most|they|others|everyone|you)\b(?: \w+){0,2} "
+    r"(?:think|thinks|thought|believe|believed|assume|assumed|say|said|guess|expect)\b"
+    r"|\b(?:mistaken|mistakenly|wrongly|confused)\b"
+)
+TAKEN_BACK: Final = re.compile(
+    r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction|sorry)\b"
+)
+LONGEST_ITEM: Final = 4
+BULLET: Final = re.compile(r"^(?:[-*•·]|\(?\d{1,2}[.)])$")
