@@ -3,38 +3,54 @@
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Final
 
 from ilis_guard.lab.mentions import Mention, Token
 from ilis_guard.lab.vocabulary import (
     AFFIRMATIONS,
     AND,
+    AND_IN_A_RUN,
     BETWEEN,
     COMMAS,
     CONTRAST,
+    DENIALS_BEHIND,
     DENIAL_BEFORE_IN_A_RUN,
     DENIAL_IN_A_RUN,
-    DENIALS_BEHIND,
     DENIED_PREDICATES,
     EXCLUSIONS,
+    FIRST,
     LAST_OF_PAIRS,
     LONGEST_ITEM,
     MAYBE,
     NEGATIONS,
     NEW_CLAUSE,
+    NO,
     NO_ALTERNATIVES,
+    OFFERS,
     OPINION,
     OR,
     OR_IN_A_RUN,
     PARENTHETICAL,
+    PLACES,
     PREDICATES,
     QUALIFIERS,
+    RETRACTION,
     SENTENCE_ENDS,
     SUBORDINATE,
     TAKEN_BACK,
+    UNKNOWN,
+    WRONG,
 )
+
+_RETRACTED: Final = re.compile(r"(?:no |oh |oops |hmm )*(?:wait|scratch|correction|sorry|my mistake|hold on)\b")
 
 IsGold = Callable[[tuple[str, ...]], bool]
 """Whether words are one of the gold answers."""
+
+
+_PAIR: Final = 2
+_LEAST_LINES: Final = 3
+_LONGEST_NAME: Final = 4
 
 
 def is_asserted(mention: Mention, is_gold: IsGold) -> bool:
@@ -80,10 +96,14 @@ def is_denied(mention: Mention) -> bool:
 def is_alternative(mention: Mention, is_gold: IsGold) -> bool:
     """Return whether a text offers something else beside what it mentions."""
     items, separators, own = _items(mention)
+    if _follows_in_another_sentence(mention) or _is_one_of_two_guesses(items, own):
+        return True
     if "and" in separators and any(word in BETWEEN for item in items[: own + 1] for word in item):
         return True
     for step in (1, -1):
         place = own
+        if step == -1 and items[own][:1] and items[own][0] in NEW_CLAUSE and items[own][0] not in PREDICATES:
+            break  # "It isn't Lyon or Nice, it's Paris"
         while 0 <= place + step < len(items):
             separator = separators[place if step == 1 else place - 1]
             other = items[place + step]
@@ -99,6 +119,19 @@ def is_alternative(mention: Mention, is_gold: IsGold) -> bool:
     return False
 
 
+def _follows_in_another_sentence(mention: Mention) -> bool:
+    """Whether the next sentence begins with an "or": ``Paris. Or London.``"""
+    _, end = _sentence(mention)
+    rest = [token for token in mention.tokens[end:] if token.is_word]
+    return len(rest) in (2, 3) and rest[0].text in OR
+
+
+def _is_one_of_two_guesses(items: Sequence[tuple[str, ...]], own: int) -> bool:
+    """``Maybe Paris, maybe London.``"""
+    guesses = [place for place, item in enumerate(items) if item[:1] and item[0] in MAYBE and len(item) > 1]
+    return own in guesses and len(guesses) > 1
+
+
 def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
     """Divide the mention's sentence at commas and conjunctions; what is mentioned is never divided."""
     start, end = _sentence(mention)
@@ -112,8 +145,8 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
         if place == mention.first:
             own = len(items) - 1
         kind = "" if inside else _separator(token, is_beside=place in (mention.first - 1, mention.last + 1))
-        if token.text == "o" and kind and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND):
-            continue  # a Portuguese article
+        if token.text in ("o", "η") and kind and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND):
+            continue  # a Portuguese or Greek article
         if not kind:
             if token.is_word:
                 # What begins with a small letter, beside a name, says something of it.
@@ -126,13 +159,16 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
                 )
                 items[-1] += ["is"] * says + [token.text]
             continue
+        is_in_a_run = kind == "or" and token.text not in OR
+        if is_in_a_run and place < mention.first and (rest := re.sub(r"(?:或者?|还是|還是|または|か|หรือ)$", "", token.text)):
+            items[-1].append(rest)
         if not items[-1] and separators:  # ", or"
             separators[-1] = kind if kind != "comma" else separators[-1]
         elif items[-1]:
             separators.append(kind)
             items.append([])
-        if kind == "or" and token.text not in OR:  # a run that begins or ends with it
-            rest = OR_IN_A_RUN.sub("", token.text)
+        if place > mention.last and token.text not in OR | AND and token.is_word:  # a run that begins with it
+            rest = OR_IN_A_RUN.sub("", token.text) if kind == "or" else token.text[1:]
             if rest:
                 items[-1].append(rest)
     return [tuple(item) for item in items], separators, own
@@ -145,7 +181,7 @@ def _separator(token: Token, *, is_beside: bool) -> str:
         is_beside and (OR_IN_A_RUN.match(token.text) or re.search(r"(?:或者?|还是|または|か|หรือ)$", token.text))
     ):
         return "or"
-    return "and" if token.text in AND else ""
+    return "and" if token.text in AND or (is_beside and AND_IN_A_RUN.match(token.text)) else ""
 
 
 def _core(item: Sequence[str]) -> tuple[str, ...]:
@@ -171,7 +207,33 @@ def _is_listed(mention: Mention, is_gold: IsGold) -> bool:
             return True
         if "and" in separators and len(chain) >= 3 and not all(map(is_gold, chain)):
             return True
-    return _is_bullet(mention) or _is_guess(mention)
+        before = {word for item in items[: own + 1] for word in item}
+        if len(chain) >= _PAIR and (before & OFFERS or {"one", "of"} <= before) and not all(map(is_gold, chain)):
+            return True
+    return _is_offered(mention) or _is_bullet(mention) or _is_guess(mention)
+
+
+def _is_offered(mention: Mention) -> bool:
+    """Whether it stands in lines, or between semicolons, each of which has a name and nothing more; or among options."""
+    start, end = _sentence(mention)
+    for mark in ("\n", ";", "；"):
+        parts = _parts(mention.tokens, mark)
+        if len(parts) >= _LEAST_LINES and all(0 < len(part) < _LONGEST_NAME for part in parts):
+            return True
+    opening = [token.text for token in mention.tokens[: mention.first] if token.is_word]
+    follows = mention.first and mention.tokens[mention.first - 1].text in ":：" and start == mention.first
+    is_list = any(not token.is_word and token.text in COMMAS for token in mention.tokens[start:end])
+    return bool(follows and is_list and OFFERS & set(opening[-3:]))
+
+
+def _parts(tokens: Sequence[Token], mark: str) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for token in tokens:
+        if token.text == mark:
+            parts.append([])
+        elif token.is_word:
+            parts[-1].append(token.text)
+    return [part for part in parts if part]
 
 
 def _chain(items: Sequence[tuple[str, ...]], separators: Sequence[str], own: int) -> list[tuple[str, ...]]:
@@ -224,9 +286,19 @@ def _is_taken_back(mention: Mention) -> bool:
     match = TAKEN_BACK.match(behind)
     if match and len(behind) > match.end():
         return True
+    _, end = _sentence(mention)
+    rest = [token.text for token in mention.tokens[end:] if token.is_word]
+    if rest and mention.tokens[end].text in "?？" and (rest[0] in NO or UNKNOWN.match(" ".join(rest[:6]))):
+        return True  # "Paris? No."
+    pause = mention.last + 1 < len(mention.tokens) and not mention.tokens[mention.last + 1].is_word
+    retraction = RETRACTION.match(behind) if pause else None
+    if retraction and len(behind) > retraction.end():
+        return True
+    if rest and _RETRACTED.match(" ".join(rest[:6])):
+        return True
     before = " ".join(words[:index])
-    rest = {token.text for token in mention.tokens[mention.last + 1 :] if token.is_word}
-    return OPINION.search(before) is not None and bool(rest & {"but", "however", "actually"})
+    later = {token.text for token in mention.tokens[mention.last + 1 :] if token.is_word}
+    return OPINION.search(before) is not None and bool(later & {"but", "however", "actually"})
 
 
 def _sentence(mention: Mention) -> tuple[int, int]:
@@ -299,6 +371,8 @@ def _is_negative(words: Sequence[str]) -> bool:
             if tuple(left[start : start + len(phrase)]) == phrase:
                 left[start : start + len(phrase)] = []
                 break
+    if "until" in left or left[-1:] == ["before"]:
+        return False  # "It wasn't until 1969"
     exclusions = sum(pair in EXCLUSIONS for pair in pairwise(left))
     negations = [word for word in left if word in NEGATIONS]
     if any(word in LAST_OF_PAIRS for word in negations):
@@ -310,12 +384,17 @@ def _is_negative_behind(words: Sequence[str]) -> bool:
     head = list(words[:3])
     if any(tuple(head[start : start + 2]) in AFFIRMATIONS for start in range(2)):
         return False
+    if len(head) > 1 and (head[0] in PREDICATES | DENIED_PREDICATES or head[0] == "would") and WRONG & set(words[1:4]):
+        return head[0] in PREDICATES and not NEGATIONS & set(words[1:4])
     for place, word in enumerate(head):
-        if word in DENIED_PREDICATES or (word in DENIALS_BEHIND and place < 2):
-            return place < 2
-        if word in NEGATIONS and place < 3:
+        is_place = words[place + 1 : place + 2] and words[place + 1] in PLACES
+        if word in DENIED_PREDICATES:
+            return place < 2 and not is_place
+        if word in DENIALS_BEHIND:
+            return place < 2 or len(words) == 3
+        if word in NEGATIONS:
             # "Paris is not the capital", and in Spanish or Russian the negation comes first: "Madrid no es".
-            return (place > 0 and head[place - 1] in PREDICATES) or (
-                place == 0 and words[1:2] != [] and word in ("no", "non", "nao", "не", "khong")
+            return not is_place and (
+                (place > 0 and head[place - 1] in PREDICATES) or (place == 0 and words[1:2] != [] and word in FIRST)
             )
-    return False
+    return bool(words) and words[-1] in DENIALS_BEHIND
