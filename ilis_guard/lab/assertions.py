@@ -48,6 +48,7 @@ IsGold = Callable[[tuple[str, ...]], bool]
 """Whether words are one of the gold answers."""
 
 
+_DENIAL_OF_A_SENTENCE: Final = re.compile(r"아[니닙닌]|않|틀[린렸]")
 _PAIR: Final = 2
 _LEAST_LINES: Final = 3
 _LONGEST_NAME: Final = 4
@@ -60,7 +61,7 @@ def is_asserted(mention: Mention, is_gold: IsGold) -> bool:
         or is_denied(mention)
         or is_alternative(mention, is_gold)
         or _is_listed(mention, is_gold)
-        or _is_taken_back(mention)
+        or is_taken_back(mention)
     )
 
 
@@ -85,12 +86,23 @@ def is_denied(mention: Mention) -> bool:
         return True
     if before and DENIAL_BEFORE_IN_A_RUN.search(before[-1]):
         return True
+    if _is_one_of_none(mention):
+        return True
+    if any(_DENIAL_OF_A_SENTENCE.match(word) for word in behind[1:4]):
+        return True
     if behind and (
         DENIAL_IN_A_RUN.match(behind[0])
         or (len(behind) > 1 and DENIAL_IN_A_RUN.match(behind[1]) and len(behind[0]) == 1)
     ):
         return True
     return _is_negative_behind(behind)
+
+
+def _is_one_of_none(mention: Mention) -> bool:
+    """Whether it is denied with another: ``né Roma né Milano``."""
+    start, end = _sentence(mention)
+    words = [token.text for token in mention.tokens[start:end] if token.is_word]
+    return words.count("ne") > 1 and mention.first > 0 and mention.tokens[mention.first - 1].text == "ne"
 
 
 def is_alternative(mention: Mention, is_gold: IsGold) -> bool:
@@ -127,8 +139,10 @@ def _follows_in_another_sentence(mention: Mention) -> bool:
 
 
 def _is_one_of_two_guesses(items: Sequence[tuple[str, ...]], own: int) -> bool:
-    """``Maybe Paris, maybe London.``"""
-    guesses = [place for place, item in enumerate(items) if item[:1] and item[0] in MAYBE and len(item) > 1]
+    """``Maybe Paris, maybe London.``, ``soit Paris, soit Lyon``."""
+    guesses = [
+        place for place, item in enumerate(items) if len(item) > 1 and any(word in MAYBE or word == "soit" for word in item[:2])
+    ]
     return own in guesses and len(guesses) > 1
 
 
@@ -145,7 +159,7 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
         if place == mention.first:
             own = len(items) - 1
         kind = "" if inside else _separator(token, is_beside=place in (mention.first - 1, mention.last + 1))
-        if token.text in ("o", "η") and kind and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND):
+        if token.text in ("o", "η") and kind and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND | NEGATIONS):
             continue  # a Portuguese or Greek article
         if not kind:
             if token.is_word:
@@ -279,7 +293,8 @@ def _is_guess(mention: Mention) -> bool:
     return is_asked and len(asked) > 1 and end - start <= LONGEST_ITEM
 
 
-def _is_taken_back(mention: Mention) -> bool:
+def is_taken_back(mention: Mention) -> bool:
+    """Return whether a text corrects what it mentions."""
     words = [token.text for token in mention.tokens if token.is_word]
     index = sum(token.is_word for token in mention.tokens[: mention.last + 1])
     behind = " ".join(words[index : index + 5])
@@ -333,7 +348,7 @@ def _words_before(mention: Mention) -> list[str]:
                 if segment and segment[-1] in SUBORDINATE:  # "I don't know, whether it is Paris"
                     words, segment = words + segment, []
                     continue
-                if segment and segment[-1] in PARENTHETICAL and not words:
+                if segment and segment[-1] in PARENTHETICAL and not words and not _is_negative(segment[::-1]):
                     segment = []  # "not, as many believe, Paris"
                     continue
                 break

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
-from ilis_guard.lab.assertions import is_denied
+from ilis_guard.lab.assertions import is_denied, is_taken_back
 from ilis_guard.lab.mentions import contains, mentions_of, words_of
 
 _ANNOUNCED = re.compile(
@@ -101,7 +101,7 @@ def _letters(text: str) -> tuple[frozenset[str], frozenset[str]]:
     asserted = {
         match[1]
         for number, match in enumerate(found[:_MOST_LETTERS])
-        if not any(map(is_denied, mentions_of(_mark(number), marked)))
+        if not any(is_denied(mention) or is_taken_back(mention) for mention in mentions_of(_mark(number), marked))
     }
     return frozenset(asserted), frozenset(match[1] for match in found) - asserted
 

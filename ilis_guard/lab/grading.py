@@ -5,7 +5,8 @@ where leniency would pass a wrong answer (word boundaries, several choices named
 """
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from string import ascii_lowercase
 from typing import Final
 
@@ -14,7 +15,7 @@ from ilis_guard.errors import QuestionError
 from ilis_guard.lab.assertions import is_alternative, is_asserted, is_denied
 from ilis_guard.lab.choices import chosen
 from ilis_guard.lab.mentions import mentions_of, words_of
-from ilis_guard.lab.numerals import Numeral, digits_of, numerals_in
+from ilis_guard.lab.numerals import Numeral, digits_of, numerals_in, spelt_elsewhere
 from ilis_guard.lab.questions import Question, numbers_in
 from ilis_guard.lab.truths import truth_of
 
@@ -23,6 +24,19 @@ Judge = Callable[[Question, str], bool]
 RULES: Final = "rules"
 """What a manifest calls `is_correct`."""
 
+_REFERENCE: Final = re.compile(
+    r"[(\[]\s*(?:see|source|cf|ref|page|p\.|step|table|fig|note)\b[^)\]]*[)\]]"
+    r"|\b(?:step|table|figure|page|chapter|section|note)\s+\d+(?:\s*:)?",
+    re.IGNORECASE,
+)
+"""Numbers of places, not of what is asked for."""
+_OUT_OF: Final = re.compile(r"(\d+) out of \d+(?![\d.,]*\d)", re.IGNORECASE)
+_BOUND: Final = re.compile(
+    r"(?:\b(?:less|more|fewer|greater|higher|lower) than|\b(?:mehr|weniger) als|\b(?:plus|moins|más|menos|più|meno) (?:de|di|do) "
+    r"|\b(?:under|below|above)|[<>\N{LESS-THAN OR EQUAL TO}\N{GREATER-THAN OR EQUAL TO}])\s*[$€£]?$",
+    re.IGNORECASE,
+)
+_RANGE: Final = re.compile(r"\s*(?:to|[-\N{EN DASH}\N{EM DASH}]|bis|until|through|à)\s*", re.IGNORECASE)
 _NAME_OF_A_NUMBER: Final = "zqnumber"
 """Stands for a number where the words around it are looked at."""
 
@@ -104,29 +118,52 @@ def _has_number(question: Question, text: str) -> bool:
     values = [float(numeral.value) for numeral in given]
     candidates = values[-1:] + [value for value in values if value not in repeated][-1:]
     candidates += [float(numeral.value / 100) for numeral in given[-1:] if numeral.is_percent]
-    golds = [number for answer in question.answers for number in numbers_in(answer)]
+    golds = [
+        float(number)
+        for answer in question.answers
+        for numeral in numerals_in(digits_of(answer))
+        for number in ([numeral.value, numeral.value / 100] if numeral.is_percent else [numeral.value])
+    ]
     return any(math.isclose(number, gold, rel_tol=1e-9) for number in candidates for gold in golds)
 
 
 def _asserted_numerals(text: str) -> list[Numeral]:
     """The numbers of a text but for those that it denies or offers beside others."""
-    digits = digits_of(text)
+    digits = _OUT_OF.sub(r"\1", _REFERENCE.sub(" ", digits_of(text)))
     numerals = list(numerals_in(digits))
+    if not numerals:
+        digits = spelt_elsewhere(digits)
+        numerals = list(numerals_in(digits))
+    bounds = set(_bounds(digits, numerals))
     pieces, end = [], 0
     for place, numeral in enumerate(numerals):
         pieces += [digits[end : numeral.start], f" {_NAME_OF_A_NUMBER}{_letters(place)} "]
         end = numeral.end
     named = "".join([*pieces, digits[end:]])
     if not any(character.isalpha() for character in digits):
-        return numerals
+        return [numeral for place, numeral in enumerate(numerals) if place not in bounds]
     return [
         numeral
         for place, numeral in enumerate(numerals)
-        if not all(
+        if place not in bounds
+        and not all(
             is_denied(mention) or is_alternative(mention, lambda _: False)
             for mention in mentions_of(f"{_NAME_OF_A_NUMBER}{_letters(place)}", named)
         )
     ]
+
+
+def _bounds(digits: str, numerals: Sequence[Numeral]) -> Iterator[int]:
+    """Places of the numbers that only limit what is asked for: of a range, or after "more than"."""
+    for place, numeral in enumerate(numerals):
+        if _BOUND.search(digits[: numeral.start]):
+            yield place
+        if place + 1 == len(numerals):
+            break
+        other = numerals[place + 1]
+        is_sum = digits[other.end :].lstrip().startswith("=")
+        if _RANGE.fullmatch(digits[numeral.end : other.start]) and numeral.value < other.value and not is_sum:
+            yield from (place, place + 1)
 
 
 def _letters(number: int) -> str:

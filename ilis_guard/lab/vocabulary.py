@@ -67,6 +67,13 @@ EXCLUSIONS: Final = (
     ("em", "vez"),
     ("in", "plaats"),
     ("none", "of"),
+    ("everything", "but"),
+    ("wrong", "to"),
+    ("incorrect", "to"),
+    ("mistake", "to"),
+    ("false", "that"),
+    ("untrue", "that"),
+    ("wrong", "that"),
     ("вместо", "того"),
 )
 PARENTHETICAL: Final = _words("as like contrary despite though although wie comme como come of")
@@ -79,7 +86,7 @@ DENIED_PREDICATES: Final = _words(
     "isnt arent wasnt werent doesnt didnt dont cannot cant couldnt wont wouldnt hasnt havent hadnt"
 )
 WRONG: Final = _words(
-    "wrong incorrect false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte incorrecto incorrecta falso"
+    "wrong incorrect mistake false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte incorrecto incorrecta falso"
     " falsa errado errada sbagliato sbagliata scorretto fout onjuist fel felaktigt неверно неправильно неверный błędne"
     " yanlis salah sai خطأ خاطئ गलत"
 )
