@@ -42,13 +42,14 @@ from ilis_guard.lab.vocabulary import (
     WRONG,
 )
 
-_RETRACTED: Final = re.compile(r"(?:no |oh |oops |hmm )*(?:wait|scratch|correction|sorry|my mistake|hold on)\b")
+_RETRACTED: Final = re.compile(r"(?:no |oh |oops |hmm )*(?:wait|scratch that|correction|my mistake|hold on)\b")
 
 IsGold = Callable[[tuple[str, ...]], bool]
 """Whether words are one of the gold answers."""
 
 
-_DENIAL_OF_A_SENTENCE: Final = re.compile(r"아[니닙닌]|않|틀[린렸]")
+_DENIAL_OF_A_SENTENCE: Final = re.compile(r"아[니닙]|않|틀[린렸]")
+_ENDED_IN_KOREAN: Final = re.compile(r"이?(?:며|고|지만|입니다|다)$")
 _PAIR: Final = 2
 _LEAST_LINES: Final = 3
 _LONGEST_NAME: Final = 4
@@ -88,7 +89,7 @@ def is_denied(mention: Mention) -> bool:
         return True
     if _is_one_of_none(mention):
         return True
-    if any(_DENIAL_OF_A_SENTENCE.match(word) for word in behind[1:4]):
+    if not _ENDED_IN_KOREAN.match("".join(behind[:1])) and any(map(_DENIAL_OF_A_SENTENCE.match, behind[1:4])):
         return True
     if behind and (
         DENIAL_IN_A_RUN.match(behind[0])

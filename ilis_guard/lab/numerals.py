@@ -52,7 +52,7 @@ _NUMBER: Final = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _MINUS: Final = re.compile(r"\b(?:minus|negative|moins|menos|meno|минус)\s+(?=[$€£¥]?\d)|(?:マイナス|负|負)(?=\d)", re.IGNORECASE)
-_LONE_MINUS: Final = re.compile(r"^\s*[-\N{EN DASH}]\s*(?=[$€£¥]?\d[\d.,]*\W*$)")
+_LONE_MINUS: Final = re.compile(r"^\s*\N{EN DASH}(?=[$€£¥]?\d[\d.,]*\W*$)")
 _POWER: Final = re.compile(r"(?<=\d)[\N{SUPERSCRIPT MINUS}⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SHARES: Final = {
     r"\b(?:a|one)\s+half\b": "1/2",

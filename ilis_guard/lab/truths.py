@@ -7,6 +7,7 @@ from typing import Final
 
 from ilis_guard.lab.assertions import is_denied
 from ilis_guard.lab.mentions import Mention, Token, fold, tokens_of
+from ilis_guard.lab.vocabulary import OPINION
 
 
 def _words(text: str) -> frozenset[str]:
@@ -35,7 +36,7 @@ _CONNECTORS: Final = _words(
     "or and also but nor even oder und auch ou et aussi o y e ni или и both either neither maybe perhaps ve"
 )
 _RETRACTIONS: Final = _words("wait actually sorry correction rather oops scratch doch pardon perdón nein no")
-_DIVIDED: Final = _words("some others many sometimes partly")
+_DIVIDED: Final = re.compile(r"\b(?:some|many)\b.*\bothers\b|\b(?:sometimes|partly)\b.*\b(?:sometimes|partly)\b")
 
 _IN_A_RUN: Final[Sequence[tuple[re.Pattern[str], bool | None]]] = tuple(
     (re.compile(pattern), truth)
@@ -207,8 +208,12 @@ def _settled(tokens: Sequence[Token], truths: Sequence[_Truth]) -> bool | None:
         return first.value
     between = tokens[first.place + 1 : other.place]
     words = {token.text for token in between if token.is_word}
-    if any(token.text in _DIVIDED for token in tokens):
+    said = " ".join(token.text for token in tokens if token.is_word)
+    if _DIVIDED.search(said):
         return None
+    before = " ".join(token.text for token in tokens[: first.place] if token.is_word)
+    if OPINION.search(before):
+        return _settled(tokens, [truth for truth in truths if truth.place >= other.place])
     if words & _RETRACTIONS or any(token.text in "?？" for token in between):
         return _settled(tokens, [truth for truth in truths if truth.place >= other.place])
     if words <= _CONNECTORS:

@@ -24,7 +24,7 @@ CONTRAST: Final = _words(
 )
 """Words that end a negation's reach."""
 NEGATIONS: Final = _words(
-    "not no never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt shouldnt"
+    "not no nobody never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt shouldnt"
     " hasnt havent hadnt aint without except excluding"
     " nicht kein keine statt anstatt keinen keinem keiner nie niemals weder noch ohne"
     " pas ni jamais non aucun aucune sans ningun nunca tampoco nao nem nunca mai nessun"
@@ -106,7 +106,7 @@ OR: Final = _words(
 )
 OR_IN_A_RUN: Final = re.compile(r"(?:或者?|还是|還是|または|あるいは|もしくは|か|หรือ)")
 AND: Final = _words("and und sowie et y e en och og i и та ve 그리고 und dan και και και और و ו &")
-AND_IN_A_RUN: Final = re.compile(r"と(?=[一-龥ァ-ヴ])(?![思言呼答考称は])|[和与與跟](?=[一-龥])(?!平)|(?:และ|กับ).|وال.")
+AND_IN_A_RUN: Final = re.compile(r"と(?=[一-龥ァ-ヴ])(?![思言呼答考称は])|[和与與跟](?=[一-龥])(?!平|.*(?:不同|一样|一樣|相比|同样))|(?:และ|กับ).|وال.")
 """At the beginning of a run of letters, beside what is mentioned."""
 BETWEEN: Final = _words("between zwischen entre tra tussen między между mellan")
 QUALIFIERS: Final = _words("new north south east west northern southern eastern western papua equatorial")
@@ -126,10 +126,10 @@ FIRST: Final = _words("no non nao не khong nie neni nije nu δεν ei ne khôn
 UNKNOWN: Final = re.compile(r"i (?:have no idea|dont know|do not know|am not sure)|im not sure|not sure|no idea")
 NO: Final = _words("no nope nein non nao nie нет いいえ 不 不是 아니요 아니오 لا לא nej nee hayır")
 TAKEN_BACK: Final = re.compile(
-    r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction|sorry)\b"
+    r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction)\b"
 )
 RETRACTION: Final = re.compile(
-    r"(?:no |oh |oops |hmm )*(?:wait|actually|scratch that|correction|sorry|my mistake|hold on|pardon|rather|i meant?)\b"
+    r"(?:no |oh |oops |hmm )*(?:wait|scratch that|correction|my mistake|hold on|i meant?)\b|(?:actually|sorry|pardon|rather)(?= \S+(?: \S+)?$)"
 )
 """After a mention and a pause: "Paris... actually, Lyon"."""
 PLACES: Final = _words("in from near far at on part inside outside within surprisingly to into about for with by")
