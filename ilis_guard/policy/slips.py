@@ -159,14 +159,21 @@ def odd_bounds(condition: Node) -> Iterator[tuple[str, int]]:
             yield f"`{compared.text}` compares with what `{name}` never is{hint}", compared.offset
 
 
-def turned_round(condition: Node) -> str:
-    """What an answer rule likely means that answers the uncertain or the untypical; empty where that can't be told."""
+def turned_round(condition: Node, *, answers: bool = True) -> str:
+    """What a rule likely means whose comparison is the wrong way round; empty where that can't be told.
+
+    Args:
+        condition: of a rule that answers the uncertain or the untypical, or keeps back all others.
+        answers: whether it answers.
+    """
     for compared in compared_facts(condition):
         is_upside_down = compared.operator in _WRONG_WAY.get(compared.fact, ())
+        if not answers and compared.fact in _WRONG_WAY:
+            is_upside_down = not is_upside_down and compared.operator in _TURNED
         if is_upside_down and isinstance(compared.literal, float):
             turned = f"{compared.fact} {_TURNED[compared.operator]} {compared.literal}"
             confidence = ""
-            if compared.fact == "uncertainty" and 0.5 < compared.literal < 1:
+            if answers and compared.fact == "uncertainty" and 0.5 < compared.literal < 1:
                 confidence = f", or, if {compared.literal} is a confidence, `uncertainty < {1 - compared.literal:.4g}`"
             return f"did you mean `{turned}`{confidence}?"
     return ""

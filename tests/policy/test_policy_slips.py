@@ -194,10 +194,46 @@ def test_an_answer_rule_whose_comparison_is_the_wrong_way_round_is_warned_of(
 
 
 @pytest.mark.parametrize(
+    ("rule", "meant"),
+    [
+        ("id: flip, when: typicality > 0.05, do: escalate", "did you mean `typicality < 0.05`?"),
+        ("id: flip, when: uncertainty < 0.8, do: escalate", "did you mean `uncertainty > 0.8`?"),
+        ("id: flip, when: uncertainty <= 0.5, do: abstain", "did you mean `uncertainty >= 0.5`?"),
+        ("id: flip, when: 'uncertainty < 0.5 && !last_tier', do: retry", "did you mean `uncertainty > 0.5`?"),
+        ("id: flip, stage: prompt, when: uncertainty < 0.9, do: abstain", "did you mean `uncertainty > 0.9`?"),
+        ("id: flip, when: '!(typicality <= 0.05)', do: escalate", "turn its comparison round"),
+        ("id: flip, when: 1.0 - uncertainty > 0.2, do: escalate", "turn its comparison round"),
+    ],
+)
+def test_a_rule_that_keeps_back_the_surest_answers_is_warned_of(rule: str, meant: str) -> None:
+    notice = only(rule, "id: sure, when: uncertainty < 0.9, do: answer", LAST)
+    assert notice.level == "warning"
+    assert notice.what.startswith("rule 'flip': keeps back what is surest and most typical (uncertainty 0.0, typical")
+    assert meant in notice.what
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "id: odd, when: typicality < 0.05, do: escalate",
+        "id: some, when: uncertainty < 0.2, sample: 0.05, do: escalate",
+        "id: legal, when: has(labels.legal) && uncertainty < 0.2, do: escalate",
+        "id: long, when: tokens > 500 && uncertainty < 0.5, do: escalate",
+    ],
+)
+def test_a_rule_that_keeps_back_some_sure_answers_is_not(rule: str) -> None:
+    assert all_notices(rule, "id: sure, when: uncertainty < 0.2, do: answer", LAST) == ()
+
+
+@pytest.mark.parametrize("condition", ["uncertainty < 1.0", "int(uncertainty) == 0", "uncertainty != 1.0"])
+def test_an_answer_at_every_uncertainty_but_one_is_warned_of(condition: str) -> None:
+    assert "answers even where the uncertainty is 1.0" in only(f"id: any, when: {condition}, do: answer", LAST).what
+
+
+@pytest.mark.parametrize(
     "condition",
     [
         "uncertainty < 0.2",
-        "uncertainty > 0.1 && uncertainty < 0.2",
         "uncertainty < 0.2 && typicality > 0.01 && tokens > 500",
         "uncertainty < 0.2 && has(labels.vip) && labels.vip == true",
         "uncertainty < 0.2 && (typicality < 0.1 || last_tier)",
