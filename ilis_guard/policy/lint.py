@@ -38,6 +38,7 @@ _WORST: Final = Facts(
 )
 """An everyday answer that is as uncertain as can be."""
 _UNKNOWN_AT_THE_BEST: Final = frozenset({*VISIBLE, "labels"} - {"uncertainty", "typicality", "last_tier"})
+_HALF: Final = 0.5
 _BARELY_SURE: Final = math.nextafter(1.0, 0.0)
 _SAMPLING_KEYS: Final = tuple(map(str, range(20)))
 """Enough of them that few samples hold all."""
@@ -62,6 +63,7 @@ def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notic
         *_shadow(file, document),
         *_never_answers(file, document),
         *_odd_bounds(engine.rules, document),
+        *_odd_guarantee(file, document),
         *(
             tuple(_answers_whatever_the_score(file, analysis, document))
             or tuple(_turned_round(engine.rules, document))
@@ -96,6 +98,19 @@ def _odd_bounds(rules: Sequence[BoundRule], document: Document) -> Iterator[Noti
         for what, offset in odd_bounds(bound.condition.tree):
             place = document.place_in_text(("rules", index, "when"), offset)
             yield Notice("warning", place, f"rule '{bound.rule.id}': {what}")
+
+
+def _odd_guarantee(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    """Shares that were likely meant the other way round."""
+    if file.guarantee is None:
+        return
+    for name, value, is_odd in (
+        ("max_error", file.guarantee.max_error, file.guarantee.max_error > _HALF),
+        ("confidence", file.guarantee.confidence, file.guarantee.confidence < _HALF),
+    ):
+        if is_odd:
+            what = f"`{name}: {value:g}` promises next to nothing; did you mean {1 - value:.4g}?"
+            yield Notice("warning", document.place(("guarantee", name)), what)
 
 
 def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:

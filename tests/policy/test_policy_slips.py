@@ -325,6 +325,18 @@ def test_a_policy_that_leaves_cases_open_is_warned_of(rules: list[str], where: s
     assert [notice for notice in all_notices(*rules, LAST) if notice.what.startswith(UNDECIDED)] == []
 
 
+@pytest.mark.parametrize(
+    ("guarantee", "meant"),
+    [("{max_error: 0.95}", "max_error: 0.95` promises next to nothing; did you mean 0.05?"),
+     ("{max_error: 0.05, confidence: 0.05}", "confidence: 0.05` promises next to nothing; did you mean 0.95?")],
+)
+def test_a_guarantee_the_wrong_way_round_is_warned_of(guarantee: str, meant: str) -> None:
+    text = f"version: 1\nname: p\nguarantee: {guarantee}\nrules:\n  - {{{SURE}}}\n  - {{{LAST}}}\n"
+    (found,) = [notice for notice in Policy.parse(text, path="p.yaml").notices() if "promises" in notice.what]
+    assert (found.level, found.place[:9]) == ("warning", "p.yaml:3:")
+    assert meant in found.what
+
+
 GUARD = "version: 1\npolicy: default\ntiers: [{name: small, model: m}]\nreview:\n  storage: sqlite:///t.db\n"
 PAGE = "  page: {url: 'http://127.0.0.1:8000'}\n"
 SUPPORT = "  queues: [{name: support, due: 60, overdue: seniors}, {name: nurses}]\n"
