@@ -142,7 +142,9 @@ def _follows_in_another_sentence(mention: Mention) -> bool:
 def _is_one_of_two_guesses(items: Sequence[tuple[str, ...]], own: int) -> bool:
     """``Maybe Paris, maybe London.``, ``soit Paris, soit Lyon``."""
     guesses = [
-        place for place, item in enumerate(items) if len(item) > 1 and any(word in MAYBE or word == "soit" for word in item[:2])
+        place
+        for place, item in enumerate(items)
+        if len(item) > 1 and any(word in MAYBE or word == "soit" for word in item[:2])
     ]
     return own in guesses and len(guesses) > 1
 
@@ -160,7 +162,11 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
         if place == mention.first:
             own = len(items) - 1
         kind = "" if inside else _separator(token, is_beside=place in (mention.first - 1, mention.last + 1))
-        if token.text in ("o", "η") and kind and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND | NEGATIONS):
+        if (
+            token.text in ("o", "η")
+            and kind
+            and (not items[-1] or items[-1][-1] in CONTRAST | PREDICATES | AND | NEGATIONS)
+        ):
             continue  # a Portuguese or Greek article
         if not kind:
             if token.is_word:
@@ -175,7 +181,11 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
                 items[-1] += ["is"] * says + [token.text]
             continue
         is_in_a_run = kind == "or" and token.text not in OR
-        if is_in_a_run and place < mention.first and (rest := re.sub(r"(?:或者?|还是|還是|または|か|หรือ)$", "", token.text)):
+        if (
+            is_in_a_run
+            and place < mention.first
+            and (rest := re.sub(r"(?:或者?|还是|還是|または|か|หรือ)$", "", token.text))
+        ):
             items[-1].append(rest)
         if not items[-1] and separators:  # ", or"
             separators[-1] = kind if kind != "comma" else separators[-1]

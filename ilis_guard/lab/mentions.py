@@ -100,7 +100,9 @@ def tokens_of(text: str, *, umlauts: bool = False, elisions: bool = False) -> tu
     """
     plain = _readable(text)
     whole = _without_affixes(_ELIDED.sub("", plain) if elisions else plain)
-    folded = _ARTICLE.sub(" ", _SEPARATED_NAME.sub("", _INNER_APOSTROPHE.sub("", _OR.sub(" or ", _AND.sub(" and ", whole)))))
+    folded = _ARTICLE.sub(
+        " ", _SEPARATED_NAME.sub("", _INNER_APOSTROPHE.sub("", _OR.sub(" or ", _AND.sub(" and ", whole))))
+    )
     tokens = _split(folded, umlauts=umlauts)
     return tuple(tokens if any(token.is_word for token in tokens) else _split(plain, umlauts=umlauts))
 

@@ -51,7 +51,9 @@ _NUMBER: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_MINUS: Final = re.compile(r"\b(?:minus|negative|moins|menos|meno|минус)\s+(?=[$€£¥]?\d)|(?:マイナス|负|負)(?=\d)", re.IGNORECASE)
+_MINUS: Final = re.compile(
+    r"\b(?:minus|negative|moins|menos|meno|минус)\s+(?=[$€£¥]?\d)|(?:マイナス|负|負)(?=\d)", re.IGNORECASE
+)
 _LONE_MINUS: Final = re.compile(r"^\s*\N{EN DASH}(?=[$€£¥]?\d[\d.,]*\W*$)")
 _POWER: Final = re.compile(r"(?<=\d)[\N{SUPERSCRIPT MINUS}⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SHARES: Final = {
@@ -71,7 +73,9 @@ _SMALL: Final = {
 }
 """What `alpha2digit` leaves as it is."""
 _ONES: Final = "one two three four five six seven eight nine ten".split()
-_HALVES: Final = re.compile(rf"\b({'|'.join(_ONES)})\s+and\s+a\s+half\s+(?=thousand|million|billion|trillion)", re.IGNORECASE)
+_HALVES: Final = re.compile(
+    rf"\b({'|'.join(_ONES)})\s+and\s+a\s+half\s+(?=thousand|million|billion|trillion)", re.IGNORECASE
+)
 _NEGATED: Final = re.compile(r"(?:minus|negative|moins|menos|meno)\s+(?P<words>[^\W\d].*)")
 _COUNTED: Final = re.compile(
     r"(?P<number>[〇零一二三四五六七八九十百千万萬億亿兆]+|[일이삼사오육칠팔구십백천만억]{2,}|하나|둘|셋|넷|[한두세네](?=\s?[개명마살시번])|다섯|여섯|일곱|여덟|아홉|열)"
@@ -80,7 +84,11 @@ _COUNTED: Final = re.compile(
 """A numeral as the whole answer, with its counter; in a sentence a lone character is a word more often."""
 _KOREAN: Final = {
     **dict(zip("일이삼사오육칠팔구십백천만억", "一二三四五六七八九十百千万億", strict=True)),
-    **dict(zip("하나 둘 셋 넷 다섯 여섯 일곱 여덟 아홉 열 한 두 세 네".split(), "一二三四五六七八九十一二三四", strict=True)),
+    **dict(
+        zip(
+            "하나 둘 셋 넷 다섯 여섯 일곱 여덟 아홉 열 한 두 세 네".split(), "一二三四五六七八九十一二三四", strict=True
+        )
+    ),
 }
 _MYRIADS: Final = re.compile(
     r"(?<![\d.])[\d.]*[〇零一二三四五六七八九十百千万萬億亿兆][\d.〇零一二三四五六七八九十百千万萬億亿兆]*"
@@ -213,7 +221,9 @@ def _size(match: re.Match[str]) -> Fraction:
     if whole := match["grouped"] or match["indian"] or match["underscored"]:
         return Fraction(whole.replace(",", "").replace("_", ""))
     if match["spaced"]:
-        return Fraction(re.sub(rf"[{_SPACES}'\N{{RIGHT SINGLE QUOTATION MARK}}]", "", match["spaced"]).replace(",", "."))
+        return Fraction(
+            re.sub(rf"[{_SPACES}'\N{{RIGHT SINGLE QUOTATION MARK}}]", "", match["spaced"]).replace(",", ".")
+        )
     return Fraction((match["comma"] or match["plain"]).replace(",", "."))
 
 

@@ -58,7 +58,11 @@ def _begins(word: str, before: str, run: str) -> bool:
             return previous != "HANGUL"
         case "CJK":
             is_japanese = any(_script(character) in ("HIRAGANA", "KATAKANA") for character in run)
-            return previous != "CJK" or (not is_japanese and (before[-1] in _BEFORE_HAN or _NAMED_HAN.search(before) is not None)) or before[-1] in "約第"
+            return (
+                previous != "CJK"
+                or (not is_japanese and (before[-1] in _BEFORE_HAN or _NAMED_HAN.search(before) is not None))
+                or before[-1] in "約第"
+            )
         case "HIRAGANA":
             return previous != "HIRAGANA" or _BEFORE_KANA.search(before) is not None
         case "KATAKANA":

@@ -125,7 +125,9 @@ _DENIALS: Final = frozenset(
         "ni hablar",
     ]
 )
-_UNDECIDED: Final = re.compile(r"\b(?:impossible|hard|difficult|unable|cannot|cant|not) (?:to )?(?:say|tell|know) (?:yes|no|true|whether|if)\b")
+_UNDECIDED: Final = re.compile(
+    r"\b(?:impossible|hard|difficult|unable|cannot|cant|not) (?:to )?(?:say|tell|know) (?:yes|no|true|whether|if)\b"
+)
 _CLAUSES: Final = {
     " ".join(map(fold, phrase.split())): truth
     for phrases, truth in ((_AFFIRMATIONS, True), (_DENIALS, False))
@@ -163,7 +165,11 @@ def truth_of(text: str) -> bool | None:
         if (truth := _truth_at(tokens, place, start)) is not None:
             truths.append(truth)
     unknown = _UNKNOWN.search(" ".join(words))
-    if _UNDECIDED.search(" ".join(words)) or unknown and not any(_words_until(tokens, truth.place) >= unknown.end() for truth in truths):
+    if (
+        _UNDECIDED.search(" ".join(words))
+        or unknown
+        and not any(_words_until(tokens, truth.place) >= unknown.end() for truth in truths)
+    ):
         return None
     if truths:
         return _settled(tokens, truths)

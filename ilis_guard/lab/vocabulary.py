@@ -98,7 +98,9 @@ DENIAL_IN_A_RUN: Final = re.compile(
     r"|[はがもでじゃ]*(?:では|じゃ|でも|は)(?:なく|ない|な[いかくし]|ありません|あるまい|無)"
     r"|(?:이|가|은|는)?\s*아[니닌닙]|不是|并不|並不|并非|並非|不|非|ไม่ใช่"
 )
-DENIAL_BEFORE_IN_A_RUN: Final = re.compile(r"(?:(?:不|没)(?:太|大|一定)?(?:可能|应该|會|会|算|见得|見得)?是?|除了|不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$")
+DENIAL_BEFORE_IN_A_RUN: Final = re.compile(
+    r"(?:(?:不|没)(?:太|大|一定)?(?:可能|应该|會|会|算|见得|見得)?是?|除了|不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$"
+)
 OR: Final = _words(
     "or oder ou o eller lub albo czy или або veya yahut atau atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η bzw beziehungsweise oppure ofwel hetzij либо чи یا अथवा বা அல்லது vs versus"
     " alternatively otherwise"
@@ -106,7 +108,9 @@ OR: Final = _words(
 )
 OR_IN_A_RUN: Final = re.compile(r"(?:或者?|还是|還是|または|あるいは|もしくは|か|หรือ)")
 AND: Final = _words("and und sowie et y e en och og i и та ve 그리고 und dan και και και और و ו &")
-AND_IN_A_RUN: Final = re.compile(r"と(?=[一-龥ァ-ヴ])(?![思言呼答考称は])|[和与與跟](?=[一-龥])(?!平|.*(?:不同|一样|一樣|相比|同样))|(?:และ|กับ).|وال.")
+AND_IN_A_RUN: Final = re.compile(
+    r"と(?=[一-龥ァ-ヴ])(?![思言呼答考称は])|[和与與跟](?=[一-龥])(?!平|.*(?:不同|一样|一樣|相比|同样))|(?:และ|กับ).|وال."
+)
 """At the beginning of a run of letters, beside what is mentioned."""
 BETWEEN: Final = _words("between zwischen entre tra tussen między между mellan")
 QUALIFIERS: Final = _words("new north south east west northern southern eastern western papua equatorial")
@@ -125,9 +129,7 @@ FIRST: Final = _words("no non nao не khong nie neni nije nu δεν ei ne khôn
 """Negations before the predicate: "Madrid no es"."""
 UNKNOWN: Final = re.compile(r"i (?:have no idea|dont know|do not know|am not sure)|im not sure|not sure|no idea")
 NO: Final = _words("no nope nein non nao nie нет いいえ 不 不是 아니요 아니오 لا לא nej nee hayır")
-TAKEN_BACK: Final = re.compile(
-    r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction)\b"
-)
+TAKEN_BACK: Final = re.compile(r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction)\b")
 RETRACTION: Final = re.compile(
     r"(?:no |oh |oops |hmm )*(?:wait|scratch that|correction|my mistake|hold on|i meant?)\b|(?:actually|sorry|pardon|rather)(?= \S+(?: \S+)?$)"
 )

@@ -327,8 +327,10 @@ def test_a_policy_that_leaves_cases_open_is_warned_of(rules: list[str], where: s
 
 @pytest.mark.parametrize(
     ("guarantee", "meant"),
-    [("{max_error: 0.95}", "max_error: 0.95` promises next to nothing; did you mean 0.05?"),
-     ("{max_error: 0.05, confidence: 0.05}", "confidence: 0.05` promises next to nothing; did you mean 0.95?")],
+    [
+        ("{max_error: 0.95}", "max_error: 0.95` promises next to nothing; did you mean 0.05?"),
+        ("{max_error: 0.05, confidence: 0.05}", "confidence: 0.05` promises next to nothing; did you mean 0.95?"),
+    ],
 )
 def test_a_guarantee_the_wrong_way_round_is_warned_of(guarantee: str, meant: str) -> None:
     text = f"version: 1\nname: p\nguarantee: {guarantee}\nrules:\n  - {{{SURE}}}\n  - {{{LAST}}}\n"
