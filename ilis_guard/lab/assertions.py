@@ -13,9 +13,9 @@ from ilis_guard.lab.vocabulary import (
     BETWEEN,
     COMMAS,
     CONTRAST,
-    DENIALS_BEHIND,
     DENIAL_BEFORE_IN_A_RUN,
     DENIAL_IN_A_RUN,
+    DENIALS_BEHIND,
     DENIED_PREDICATES,
     EXCLUSIONS,
     FIRST,
@@ -133,7 +133,7 @@ def is_alternative(mention: Mention, is_gold: IsGold) -> bool:
 
 
 def _follows_in_another_sentence(mention: Mention) -> bool:
-    """Whether the next sentence begins with an "or": ``Paris. Or London.``"""
+    """Whether the next sentence offers something else, as in ``Paris. Or London``."""
     _, end = _sentence(mention)
     rest = [token for token in mention.tokens[end:] if token.is_word]
     return len(rest) in (2, 3) and rest[0].text in OR
@@ -180,23 +180,22 @@ def _items(mention: Mention) -> tuple[list[tuple[str, ...]], list[str], int]:
                 )
                 items[-1] += ["is"] * says + [token.text]
             continue
-        is_in_a_run = kind == "or" and token.text not in OR
-        if (
-            is_in_a_run
-            and place < mention.first
-            and (rest := re.sub(r"(?:或者?|还是|還是|または|か|หรือ)$", "", token.text))
-        ):
-            items[-1].append(rest)
+        items[-1] += _rest_of_a_run(token, kind) if place < mention.first else []
         if not items[-1] and separators:  # ", or"
             separators[-1] = kind if kind != "comma" else separators[-1]
         elif items[-1]:
             separators.append(kind)
             items.append([])
-        if place > mention.last and token.text not in OR | AND and token.is_word:  # a run that begins with it
-            rest = OR_IN_A_RUN.sub("", token.text) if kind == "or" else token.text[1:]
-            if rest:
-                items[-1].append(rest)
+        items[-1] += _rest_of_a_run(token, kind) if place > mention.last else []
     return [tuple(item) for item in items], separators, own
+
+
+def _rest_of_a_run(token: Token, kind: str) -> list[str]:
+    """What a run of letters holds beside the conjunction that it begins or ends with."""
+    if not token.is_word or token.text in OR | AND:
+        return []
+    rest = OR_IN_A_RUN.sub("", token.text) if kind == "or" else token.text[1:]
+    return [rest] if rest else []
 
 
 def _separator(token: Token, *, is_beside: bool) -> str:
@@ -239,7 +238,7 @@ def _is_listed(mention: Mention, is_gold: IsGold) -> bool:
 
 
 def _is_offered(mention: Mention) -> bool:
-    """Whether it stands in lines, or between semicolons, each of which has a name and nothing more; or among options."""
+    """Whether it stands in lines, or between semicolons, each of which has but a name; or among options."""
     start, end = _sentence(mention)
     for mark in ("\n", ";", "；"):
         parts = _parts(mention.tokens, mark)

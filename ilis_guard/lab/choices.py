@@ -72,7 +72,8 @@ def chosen(choices: tuple[str, ...], text: str) -> int | None:
     widest = [choice for choice in found if not any(choice != other and contains(choice, other) for other in found)]
     if widest or len(given) > _MOST_WORDS:
         return texts.index(widest[0]) if len(widest) == 1 else None
-    return letters.index(*asserted) if len(asserted) == 1 and asserted <= set(letters) else None
+    only = "".join(asserted)
+    return letters.index(only) if len(only) == 1 and only in letters else None
 
 
 def _letter(text: str, denied: frozenset[str]) -> str | None:

@@ -219,8 +219,8 @@ def _same(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:
 def _renumbered(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:
     """Pair texts that are the same but for numbers, and share an answer.
 
-    They also share words, or are all the same words, that stand only in texts with that answer. In arithmetic, and in other templates, the words
-    are those of many answers, and the numbers are the question.
+    They also share words, or are all the same words, that stand only in texts with that answer. In
+    arithmetic, and in other templates, the words are those of many answers, and the numbers are the question.
     """
     places = [place for place, item in enumerate(items) if item.answers and item.words]
     known = [_Item(tokens=items[at].words, block=items[at].context, answers=items[at].answers) for at in places]

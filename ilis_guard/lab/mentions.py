@@ -50,7 +50,8 @@ _ROMAN: Final = {
     if len(numeral) > 1
 }
 _AND: Final = re.compile(
-    rf"\s?&\s?|\s{APOSTROPHES}n{APOSTROPHES}?\s|\s(?:as well as|als auch|ainsi que|así como)\s|(?<=[^\W\d_])\s\+\s(?=[^\W\d_])"
+    rf"\s?&\s?|\s{APOSTROPHES}n{APOSTROPHES}?\s|\s(?:as well as|als auch|ainsi que|así como)\s"
+    r"|(?<=[^\W\d_])\s\+\s(?=[^\W\d_])"
 )
 _OR: Final = re.compile(r"\s(?:ya da|or else)\s")
 _APART: Final = re.compile(rf"(?<=\w)\s(?=n{APOSTROPHES}t\b)")

@@ -15,8 +15,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 _YES: Final = _words(
-    "yes yep yeah yup true correct oui vrai verdadero verdadera verdad verdadeiro verdade wahr richtig korrekt waar evet doğru igen"
-    " kyllä sant верно правда правильно prawda benar ναι σωστό نعم صحيح हाँ हां सही はい 是 是的 对 對 正确 正確 네 예 ใช่"
+    "yes yep yeah yup true correct oui vrai verdadero verdadera verdad verdadeiro verdade wahr richtig korrekt waar evet"
+    " doğru igen kyllä sant верно правда правильно prawda benar ναι σωστό نعم صحيح हाँ हां सही はい 是 是的 对 對 正确 正確 네 예 ใช่"
 )
 _NO: Final = _words(
     "nope nah false incorrect untrue wrong nein faux falso falsa falsch onwaar hayır yanlış nej falskt неверно"
@@ -138,7 +138,8 @@ _NONE: Final = frozenset(
     ("no", noun) for noun in ("evidence", "proof", "reason", "such", "one", "record", "scientific")
 )
 _SHORT: Final = re.compile(
-    r"(?:it|they|he|she|that|this|there|you|we|i) (?:is|are|was|were|does|do|did|can|could|has|have|had|will|would|should)"
+    r"(?:it|they|he|she|that|this|there|you|we|i) (?:is|are|was|were|does|do|did|can|could|has|have|had|will|would"
+    r"|should)"
     r"(?P<denied>nt| not| never)?(?: so| indeed)?|(?:it|they|he|she|that|you|we|i) (?P<never>cannot|cant|wont)"
 )
 """``It is.``, ``They don't.``"""
@@ -165,17 +166,15 @@ def truth_of(text: str) -> bool | None:
         if (truth := _truth_at(tokens, place, start)) is not None:
             truths.append(truth)
     unknown = _UNKNOWN.search(" ".join(words))
-    if (
-        _UNDECIDED.search(" ".join(words))
-        or unknown
-        and not any(_words_until(tokens, truth.place) >= unknown.end() for truth in truths)
-    ):
+    if _UNDECIDED.search(" ".join(words)):
+        return None
+    if unknown and not any(_words_until(tokens, truth.place) >= unknown.end() for truth in truths):
         return None
     if truths:
         return _settled(tokens, truths)
-    for pattern, truth in _IN_A_RUN:
+    for pattern, value in _IN_A_RUN:
         if pattern.match("".join(words)):
-            return truth
+            return value
     return _clause(tokens, words)
 
 

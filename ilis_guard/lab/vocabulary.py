@@ -24,8 +24,8 @@ CONTRAST: Final = _words(
 )
 """Words that end a negation's reach."""
 NEGATIONS: Final = _words(
-    "not no nobody never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt shouldnt"
-    " hasnt havent hadnt aint without except excluding"
+    "not no nobody never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt"
+    " shouldnt hasnt havent hadnt aint without except excluding"
     " nicht kein keine statt anstatt keinen keinem keiner nie niemals weder noch ohne"
     " pas ni jamais non aucun aucune sans ningun nunca tampoco nao nem nunca mai nessun"
     " niet geen inte ikke ej nie ani не ни нет khong bukan tidak δεν μην οχι"
@@ -86,7 +86,8 @@ DENIED_PREDICATES: Final = _words(
     "isnt arent wasnt werent doesnt didnt dont cannot cant couldnt wont wouldnt hasnt havent hadnt"
 )
 WRONG: Final = _words(
-    "wrong incorrect mistake false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte incorrecto incorrecta falso"
+    "wrong incorrect mistake false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte incorrecto incorrecta"
+    " falso"
     " falsa errado errada sbagliato sbagliata scorretto fout onjuist fel felaktigt неверно неправильно неверный błędne"
     " yanlis salah sai خطأ خاطئ गलत"
 )
@@ -102,7 +103,8 @@ DENIAL_BEFORE_IN_A_RUN: Final = re.compile(
     r"(?:(?:不|没)(?:太|大|一定)?(?:可能|应该|會|会|算|见得|見得)?是?|除了|不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$"
 )
 OR: Final = _words(
-    "or oder ou o eller lub albo czy или або veya yahut atau atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η bzw beziehungsweise oppure ofwel hetzij либо чи یا अथवा বা அல்லது vs versus"
+    "or oder ou o eller lub albo czy или або veya yahut atau atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η"
+    " bzw beziehungsweise oppure ofwel hetzij либо чи یا अथवा বা அல்லது vs versus"
     " alternatively otherwise"
     " 或 或者 还是 還是 か または あるいは もしくは หรือ"
 )
@@ -118,7 +120,8 @@ QUALIFIERS: Final = _words("new north south east west northern southern eastern 
 NO_ALTERNATIVES: Final = _words("so thereabouts more less mehr weniger plus moins")
 MAYBE: Final = _words("maybe perhaps possibly probably even either rather vielleicht peutetre quizas forse")
 NEW_CLAUSE: Final = _words(
-    "it its thats he she they we i you this that there cest esta est is was are were has lies which who er sie es il elle"
+    "it its thats he she they we i you this that there cest esta est is was are were has lies which who er sie es"
+    " il elle"
 )
 OPINION: Final = re.compile(
     r"\b(?:people|many|some|most|they|others|everyone|you)\b(?: \w+){0,2} "
@@ -131,7 +134,8 @@ UNKNOWN: Final = re.compile(r"i (?:have no idea|dont know|do not know|am not sur
 NO: Final = _words("no nope nein non nao nie нет いいえ 不 不是 아니요 아니오 لا לא nej nee hayır")
 TAKEN_BACK: Final = re.compile(r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction)\b")
 RETRACTION: Final = re.compile(
-    r"(?:no |oh |oops |hmm )*(?:wait|scratch that|correction|my mistake|hold on|i meant?)\b|(?:actually|sorry|pardon|rather)(?= \S+(?: \S+)?$)"
+    r"(?:no |oh |oops |hmm )*(?:wait|scratch that|correction|my mistake|hold on|i meant?)\b"
+    r"|(?:actually|sorry|pardon|rather)(?= \S+(?: \S+)?$)"
 )
 """After a mention and a pause: "Paris... actually, Lyon"."""
 PLACES: Final = _words("in from near far at on part inside outside within surprisingly to into about for with by")

@@ -97,12 +97,16 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         if match := re.match(r"(\d+),(\d+)", line_text[len(line_text[:offset].rstrip("0123456789")) :]):
             hint = f"a fraction has a point: {match[1]}.{match[2]}"
         return Problem(f"not a condition: {_plainly(brief)}; {hint}", line, offset)
+    return Problem(_other_complaint(what), line, offset)
+
+
+def _other_complaint(what: str) -> str:
     if match := _RESERVED.match(what):
         hint = meant_by(match[1]) or "; it is a word of CEL's own, and can't be a name"
-        return Problem(f"got `{match[1]}`{hint}", line, offset)
+        return f"got `{match[1]}`{hint}"
     if what.startswith("has() argument"):
-        return Problem("`has` asks whether a label is there: write has(labels.NAME)", line, offset)
-    return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
+        return "`has` asks whether a label is there: write has(labels.NAME)"
+    return f"{what}; see the list of facts and CEL's operators"
 
 
 def _plainly(brief: str) -> str:

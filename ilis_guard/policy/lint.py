@@ -104,11 +104,9 @@ def _odd_guarantee(file: PolicyFile, document: Document) -> Iterator[Notice]:
     """Shares that were likely meant the other way round."""
     if file.guarantee is None:
         return
-    for name, value, is_odd in (
-        ("max_error", file.guarantee.max_error, file.guarantee.max_error > _HALF),
-        ("confidence", file.guarantee.confidence, file.guarantee.confidence < _HALF),
-    ):
-        if is_odd:
+    for name, is_odd in (("max_error", lambda share: share > _HALF), ("confidence", lambda share: share < _HALF)):
+        value: float | None = getattr(file.guarantee, name)
+        if value is not None and is_odd(value):
             what = f"`{name}: {value:g}` promises next to nothing; did you mean {1 - value:.4g}?"
             yield Notice("warning", document.place(("guarantee", name)), what)
 
@@ -141,7 +139,8 @@ def _keeps_the_best(rules: Sequence[BoundRule], document: Document) -> Iterator[
         if is_sure and answers_after and not bound.condition.might_hold(worst):
             meant = turned_round(bound.condition.tree, answers=False) or "turn its comparison round"
             what = (
-                f"rule '{bound.rule.id}': keeps back what is surest and most typical (uncertainty 0.0, typicality 1.0), "
+                f"rule '{bound.rule.id}': keeps back what is surest and most typical (uncertainty 0.0, "
+                "typicality 1.0), "
                 f"and lets what is least so through: {meant}"
             )
             yield Notice("warning", document.place(("rules", index, "when")), what)
@@ -198,7 +197,8 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
         if early.ruling is None and ruling.action is Action.ANSWER:
             by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
             what = (
-                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and there are no labels: "
+                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and there are no "
+                "labels: "
                 "compare the uncertainty, as in `uncertainty < 0.2`"
             )
             yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
