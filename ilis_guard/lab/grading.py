@@ -33,7 +33,8 @@ _REFERENCE: Final = re.compile(
 _OUT_OF: Final = re.compile(r"(\d+) out of \d+(?![\d.,]*\d)", re.IGNORECASE)
 _BOUND: Final = re.compile(
     r"(?:\b(?:less|more|fewer|greater|higher|lower) than|\b(?:mehr|weniger) als"
-    r"|\b(?:plus|moins|más|menos|più|meno) (?:de|di|do) |\b(?:under|below|above)|[<>\N{LESS-THAN OR EQUAL TO}\N{GREATER-THAN OR EQUAL TO}])\s*[$€£]?$",
+    r"|\b(?:plus|moins|más|menos|più|meno) (?:de|di|do) "
+    r"|\b(?:under|below|above)|[<>\N{LESS-THAN OR EQUAL TO}\N{GREATER-THAN OR EQUAL TO}])\s*[$€£]?$",
     re.IGNORECASE,
 )
 _RANGE: Final = re.compile(r"\s*(?:to|[-\N{EN DASH}\N{EM DASH}]|bis|until|through|à)\s*", re.IGNORECASE)

@@ -15,8 +15,10 @@ def _words(text: str) -> frozenset[str]:
 
 
 _YES: Final = _words(
-    "yes yep yeah yup true correct oui vrai verdadero verdadera verdad verdadeiro verdade wahr richtig korrekt waar evet"
-    " doğru igen kyllä sant верно правда правильно prawda benar ναι σωστό نعم صحيح हाँ हां सही はい 是 是的 对 對 正确 正確 네 예 ใช่"
+    "yes yep yeah yup true correct oui vrai verdadero verdadera verdad verdadeiro"
+    " verdade wahr richtig korrekt waar evet"
+    " doğru igen kyllä sant верно правда правильно prawda"
+    " benar ναι σωστό نعم صحيح हाँ हां सही はい 是 是的 对 對 正确 正確 네 예 ใช่"
 )
 _NO: Final = _words(
     "nope nah false incorrect untrue wrong nein faux falso falsa falsch onwaar hayır yanlış nej falskt неверно"
@@ -165,10 +167,7 @@ def truth_of(text: str) -> bool | None:
         start = truths[-1].place + 1 if truths else 0
         if (truth := _truth_at(tokens, place, start)) is not None:
             truths.append(truth)
-    unknown = _UNKNOWN.search(" ".join(words))
-    if _UNDECIDED.search(" ".join(words)):
-        return None
-    if unknown and not any(_words_until(tokens, truth.place) >= unknown.end() for truth in truths):
+    if _is_unknown(tokens, words, truths):
         return None
     if truths:
         return _settled(tokens, truths)
@@ -176,6 +175,14 @@ def truth_of(text: str) -> bool | None:
         if pattern.match("".join(words)):
             return value
     return _clause(tokens, words)
+
+
+def _is_unknown(tokens: Sequence[Token], words: Sequence[str], truths: Sequence[_Truth]) -> bool:
+    """Whether the text says that it doesn't know, and nothing after that."""
+    said = " ".join(words)
+    unknown = _UNKNOWN.search(said)
+    is_last = unknown and not any(_words_until(tokens, truth.place) >= unknown.end() for truth in truths)
+    return bool(is_last) or _UNDECIDED.search(said) is not None
 
 
 def _truth_at(tokens: Sequence[Token], place: int, start: int) -> _Truth | None:

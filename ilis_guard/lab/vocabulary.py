@@ -86,7 +86,8 @@ DENIED_PREDICATES: Final = _words(
     "isnt arent wasnt werent doesnt didnt dont cannot cant couldnt wont wouldnt hasnt havent hadnt"
 )
 WRONG: Final = _words(
-    "wrong incorrect mistake false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte incorrecto incorrecta"
+    "wrong incorrect mistake false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte"
+    " incorrecto incorrecta"
     " falso"
     " falsa errado errada sbagliato sbagliata scorretto fout onjuist fel felaktigt неверно неправильно неверный błędne"
     " yanlis salah sai خطأ خاطئ गलत"

@@ -104,11 +104,12 @@ def _odd_guarantee(file: PolicyFile, document: Document) -> Iterator[Notice]:
     """Shares that were likely meant the other way round."""
     if file.guarantee is None:
         return
-    for name, is_odd in (("max_error", lambda share: share > _HALF), ("confidence", lambda share: share < _HALF)):
-        value: float | None = getattr(file.guarantee, name)
-        if value is not None and is_odd(value):
-            what = f"`{name}: {value:g}` promises next to nothing; did you mean {1 - value:.4g}?"
-            yield Notice("warning", document.place(("guarantee", name)), what)
+    max_error, confidence = file.guarantee.max_error, file.guarantee.confidence
+    odd = {"max_error": max_error} if max_error is not None and max_error > _HALF else {}
+    odd |= {"confidence": confidence} if confidence < _HALF else {}
+    for name, value in odd.items():
+        what = f"`{name}: {value:g}` promises next to nothing; did you mean {1 - value:.4g}?"
+        yield Notice("warning", document.place(("guarantee", name)), what)
 
 
 def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
@@ -197,8 +198,8 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
         if early.ruling is None and ruling.action is Action.ANSWER:
             by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
             what = (
-                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and there are no "
-                "labels: "
+                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and "
+                "there are no labels: "
                 "compare the uncertainty, as in `uncertainty < 0.2`"
             )
             yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
