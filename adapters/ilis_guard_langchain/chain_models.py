@@ -291,8 +291,9 @@ class OpaqueChainModel:
         usage = [usage_of(reply) for reply in replies]
         return Generation(
             text=text.strip(),
-            tokens=total((tokens for _, tokens in usage), start=0),
-            prompt_tokens=total((tokens for tokens, _ in usage), start=0),
+            # A chain that LangChain saw call no model may have called one by itself.
+            tokens=total((tokens for _, tokens in usage), start=0) if usage else None,
+            prompt_tokens=total((tokens for tokens, _ in usage), start=0) if usage else None,
             finish_reason=_chain_finish_reason(output, capture),
             seconds=time.perf_counter() - started,
             # Of the model's text, which the chain may have made another of.

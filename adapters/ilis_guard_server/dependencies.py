@@ -188,7 +188,7 @@ def require_client(
 Client = Annotated[str, Depends(require_client)]
 
 
-IdempotencyKey = Annotated[
+_KeyHeader = Annotated[
     str | None,
     Header(
         alias="idempotency-key",
@@ -198,6 +198,20 @@ IdempotencyKey = Annotated[
         pattern=r"^[\x21-\x7e]+$",
     ),
 ]
+
+
+def one_key(request: Request, key: _KeyHeader = None) -> str | None:
+    """The idempotency key of a request; None where it has none.
+
+    Raises:
+        ApiError: 400, it has several: a proxy would take the one, and the server the other.
+    """
+    if len(set(request.headers.getlist("idempotency-key"))) > 1:
+        raise ApiError(400, "There are several idempotency-key headers; send one.", code="several_idempotency_keys")
+    return key
+
+
+IdempotencyKey = Annotated[str | None, Depends(one_key)]
 
 
 def _require_local_program(request: Request) -> None:

@@ -52,6 +52,8 @@ differ in a sign pass for a slip of the keyboard."""
 _TOKEN: Final = re.compile(rf"\d+(?:[.,:/]\d+)*|[{_SPACELESS}]|[^\W\d_{_SPACELESS}]+|\S")
 _FORMAL: Final = re.compile(r"[\[\]{}()=<>+*/\\^|&~%#@]|\d\s*[-\N{MINUS SIGN}]\s*\d|\s[-\N{MINUS SIGN}]\s?\d")
 """Signs of formulas and code, in which punctuation has a meaning: ``5 - 3``, ``x[1:]``."""
+_NUMBERED: Final = re.compile(r"(?<![\w-])(?=[\w:.,/-]*\d)[\w:.,/-]+")
+"""A number, a date, a time or an identifier."""
 _INNER_APOSTROPHE: Final = re.compile(r"(?<=\w)['\N{RIGHT SINGLE QUOTATION MARK}](?=\w)")
 
 
@@ -74,7 +76,8 @@ def question_groups(questions: Sequence[QuestionText]) -> Groups:
 
     Questions are the same if their contexts are and their texts are equal but for case, spaces and punctuation, share
     `SAME` or `SAME_WITH_ANSWER` of their words and pairs, or differ in one slip of the keyboard. Numbers are never the
-    same unless they are equal.
+    same unless they are equal, or the questions share a right answer and words that no other answer's have: a number
+    of a request, or the time of day, makes no other question.
     """
     known = {text: _Item.of(text) for text in {one.context for one in questions}}
     contexts = [known[one.context] for one in questions]
@@ -176,13 +179,17 @@ class _Item:
     block: Hashable
     """Only texts of one block are compared."""
     answers: frozenset[Tokens] = frozenset()
+    words: Tokens = ()
+    """The tokens of all that has no digit in it."""
+    context: Hashable = None
 
     @classmethod
     def of(cls, text: str, answers: Iterable[str] = (), block: Hashable = None) -> "_Item":
         tokens = tokens_of(text)
         numbers = tuple(token for token in tokens if token[0].isdigit())
         known = frozenset(filter(None, map(tokens_of, answers)))
-        return cls(tokens=tokens, block=(block, numbers), answers=known)
+        words = tokens_of(_NUMBERED.sub(" ", text)) if numbers else tokens
+        return cls(tokens=tokens, block=(block, numbers), answers=known, words=words, context=block)
 
     def may_share_an_answer(self, other: "_Item") -> bool:
         return not self.answers or not other.answers or bool(self.answers & other.answers)
@@ -202,10 +209,37 @@ def _same(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:
     for (block, tokens), equal in rows.items():
         yield from ((equal[0], row) for row in equal[1:])
         answers = frozenset[Tokens]().union(*(items[row].answers for row in equal))
-        distinct.append(_Item(tokens=tokens, block=block, answers=answers))
+        first = items[equal[0]]
+        distinct.append(_Item(tokens=tokens, block=block, answers=answers, words=first.words, context=first.context))
         places.append(equal[0])
-    for one, other in (*_misspelt(distinct), *_Shingles.of(distinct).similar()):
+    for one, other in (*_misspelt(distinct), *_Shingles.of(distinct).similar(), *_renumbered(distinct)):
         yield places[one], places[other]
+
+
+def _renumbered(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:
+    """Pair texts that are the same but for numbers, and share an answer.
+
+    They also share words, or are all the same words, that stand only in texts with that answer. In
+    arithmetic, and in other templates, the words are those of many answers, and the numbers are the question.
+    """
+    places = [place for place, item in enumerate(items) if item.answers and item.words]
+    known = [_Item(tokens=items[at].words, block=items[at].context, answers=items[at].answers) for at in places]
+    shingles = _Shingles.of(known)
+    common: dict[int, frozenset[Tokens]] = {}
+    for item, each in zip(known, shingles.of_each, strict=True):
+        for shingle in each:
+            common[shingle] = common.get(shingle, item.answers) & item.answers
+    whole: dict[Hashable, list[int]] = defaultdict(list)
+    for place, item in enumerate(known):
+        whole[item.block, item.tokens].append(place)
+    for equal in whole.values():
+        if frozenset.intersection(*(known[place].answers for place in equal)):
+            yield from ((places[equal[0]], places[place]) for place in equal[1:])
+    for one, other in shingles.similar():
+        if not known[one].shares_an_answer(known[other]):
+            continue
+        if any(common[shingle] for shingle in shingles.of_each[one] & shingles.of_each[other]):
+            yield places[one], places[other]
 
 
 def _misspelt(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Final
 from ilis_guard.lab.numerals import digits_of, numerals_in
 from ilis_guard.lab.scripts import parts_around
 
-APOSTROPHES: Final = "['\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}]"
+APOSTROPHES: Final = "['`\N{ACUTE ACCENT}\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}]"
 _POSSESSIVE: Final = re.compile(rf"(?<=\w){APOSTROPHES}s\b")
 _ELIDED: Final = re.compile(
     rf"\b(?:[ldjmnstc]|qu|jusqu|lorsqu|dell|nell|all|sull|dall){APOSTROPHES}(?=\w)", re.IGNORECASE
@@ -49,7 +49,13 @@ _ROMAN: Final = {
     )
     if len(numeral) > 1
 }
-_AND: Final = re.compile(rf"\s?&\s?|\s{APOSTROPHES}n{APOSTROPHES}?\s")
+_AND: Final = re.compile(
+    rf"\s?&\s?|\s{APOSTROPHES}n{APOSTROPHES}?\s|\s(?:as well as|als auch|ainsi que|así como)\s"
+    r"|(?<=[^\W\d_])\s\+\s(?=[^\W\d_])"
+)
+_OR: Final = re.compile(r"\s(?:ya da|or else)\s")
+_APART: Final = re.compile(rf"(?<=\w)\s(?=n{APOSTROPHES}t\b)")
+"""Some tokenizers part "isn't" there."""
 _PLAIN_LETTERS: Final = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"}
 )
@@ -95,7 +101,9 @@ def tokens_of(text: str, *, umlauts: bool = False, elisions: bool = False) -> tu
     """
     plain = _readable(text)
     whole = _without_affixes(_ELIDED.sub("", plain) if elisions else plain)
-    folded = _ARTICLE.sub(" ", _SEPARATED_NAME.sub("", _INNER_APOSTROPHE.sub("", _AND.sub(" and ", whole))))
+    folded = _ARTICLE.sub(
+        " ", _SEPARATED_NAME.sub("", _INNER_APOSTROPHE.sub("", _OR.sub(" or ", _AND.sub(" and ", whole))))
+    )
     tokens = _split(folded, umlauts=umlauts)
     return tuple(tokens if any(token.is_word for token in tokens) else _split(plain, umlauts=umlauts))
 
@@ -151,6 +159,7 @@ def _mentions(phrase: tuple[str, ...], tokens: tuple[Token, ...]) -> list[Mentio
 def _readable(text: str) -> str:
     """Compose, drop what isn't seen, and write numbers in one way."""
     text = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    text = _APART.sub("", text.replace("\N{ACUTE ACCENT}", "'"))
     text = unicodedata.normalize("NFC", digits_of(text.replace("**", "").replace("__", "")))
     text = unicodedata.normalize("NFKC", text)
     pieces, end = [], 0

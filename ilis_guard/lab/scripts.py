@@ -5,8 +5,10 @@ import unicodedata
 from typing import Final
 
 _BEFORE_HAN: Final = frozenset("是为為在于於叫到从從和与與或即就乃称稱約约第由向对對被把给給而、及")
+_NAMED_HAN: Final = re.compile(r"(?:首都|省会|城市|国家|國家|总统|總統|作者|答案|名字|名叫|称为|叫做|位于|位於)$")
+"""Of what a name may follow at once."""
 _AFTER_HAN: Final = re.compile(
-    r"[都府県縣市区區町村州省国國島岛語语的是和与與或在不也就了吗嗎呢吧有位为為之而、及]|首都|大|城"
+    r"[都府県縣市区區町村州省国國島岛語语的是和与與或在不也就了吗嗎呢吧有位为為之而、及]|首都|城"
 )
 _AFTER_KANA: Final = re.compile(
     r"です|でし|である|であ|では|じゃ|だ|は|が|を|に|の|と|も|で|へ|や|か|から|まで|より|という|といい"
@@ -56,7 +58,11 @@ def _begins(word: str, before: str, run: str) -> bool:
             return previous != "HANGUL"
         case "CJK":
             is_japanese = any(_script(character) in ("HIRAGANA", "KATAKANA") for character in run)
-            return previous != "CJK" or (not is_japanese and before[-1] in _BEFORE_HAN) or before[-1] in "約第"
+            return (
+                previous != "CJK"
+                or (not is_japanese and (before[-1] in _BEFORE_HAN or _NAMED_HAN.search(before) is not None))
+                or before[-1] in "約第"
+            )
         case "HIRAGANA":
             return previous != "HIRAGANA" or _BEFORE_KANA.search(before) is not None
         case "KATAKANA":

@@ -120,7 +120,7 @@ def unlike_types(complaint: str) -> tuple[str, tuple[str, ...]] | None:
     if match is None:
         return None
     names = [match[1], *(match[3] or "").split(", ")]
-    operator = match[2].removeprefix("@strict").strip("_")
+    operator = match[2].removeprefix("@strict").removeprefix("@").strip("_")
     return _CALLED.get(operator, operator), tuple(_CEL_NAMES.get(name, name) for name in names if name)
 
 
@@ -143,12 +143,22 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
     if isinstance(one, dict):
+        _check_keys(one, other)
         return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
     return bool(one == other)
 
 
+def _check_keys(one: dict[Any, Any], other: dict[Any, Any]) -> None:
+    """Refuse keys of unlike types; Python, unlike CEL, would also take true for 1."""
+    mine, others = ({type_name(key) for key in each} for each in (one, other))
+    if mine and others and mine != others:
+        raise UnlikeTypesError(EQUAL, " and a ".join(sorted(mine)), " and a ".join(sorted(others)))
+
+
 def _is_member(one: Any, many: list[Any] | dict[Any, Any]) -> bool:
-    alike = [each for each in many if type_name(each) == type_name(one)]
-    if not alike and many:
-        raise UnlikeTypesError(MEMBER, type_name(one), " and a ".join(sorted(set(map(type_name, many)))))
-    return any(_equal(one, each) for each in alike)
+    # As `exists`: one that is equal decides, and otherwise one that can't be compared.
+    if any(_equal(one, each) for each in many if type_name(each) == type_name(one)):
+        return True
+    if unlike := {name for name in map(type_name, many) if name != type_name(one)}:
+        raise UnlikeTypesError(MEMBER, type_name(one), " and a ".join(sorted(unlike)))
+    return False

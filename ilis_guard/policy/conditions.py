@@ -137,7 +137,9 @@ class Condition:
                 if got in types and got != other and (not other or other in types):
                     return f"the label {label!r} is a {got}, and is compared with a {_other(types, got)}"
             return f"`{operator}` compares a {types[0]} with a {types[1]}: unlike types can't be compared"
-        return f"`{operator}` can't be applied to {_listed(types)}" if types else f"`{operator}` needs true and false"
+        if types:
+            return f"`{operator}` can't be applied to {_listed(types)}"
+        return f"`{operator}` needs {'a list on its right' if operator == 'in' else 'true and false'}"
 
 
 class ConditionBatch:

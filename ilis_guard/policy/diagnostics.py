@@ -32,6 +32,8 @@ _NUMBERS: Final = frozenset({"add_int64", "add_uint64", "add_double"})
 
 _COMPLAINT: Final = re.compile(r"^(?:.*: )?ERROR: <input>:(\d+):(\d+): (.*?)(?: \[\w+\])?$", re.MULTILINE)
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']*)'")
+_RESERVED: Final = re.compile(r"reserved identifier: (\w+)")
+_PARSER: Final = re.compile(r"(?:extraneous input|mismatched input|no viable alternative at input|error at:) '(.*)'")
 _NO_OVERLOAD: Final = re.compile(r"found no matching overload for '([^']*)' applied to '\(([^']*)\)'")
 _PERCENTAGE: Final = re.compile(r"[<>=!]=?\s*([0-9]{1,3})\b(?!\.)")
 _UNREADABLE: Final = re.compile(r"token recognition error at: '([^\x00-\x7f])")
@@ -63,6 +65,7 @@ def compiler_problems(text: str, complaint: str) -> list[Problem]:
         what = "is nested too deeply" if "recursion" in complaint else complaint.splitlines()[0]
         return [Problem(f"the condition {what}; split it into several rules")]
     lines = text.split("\n")
+    found = [one for one in found if _RESERVED.match(one[2])][:1] or found
     if "Syntax error" in found[0][2]:  # what follows a syntax error are its consequences
         found = found[:1]
         slip = syntax_slip(text)
@@ -93,8 +96,30 @@ def _problem(what: str, line: int, offset: int, line_text: str) -> Problem:
         hint = "CEL writes && || ! == for and, or, not, equals"
         if match := re.match(r"(\d+),(\d+)", line_text[len(line_text[:offset].rstrip("0123456789")) :]):
             hint = f"a fraction has a point: {match[1]}.{match[2]}"
-        return Problem(f"not a condition: {brief}; {hint}", line, offset)
-    return Problem(f"{what}; see the list of facts and CEL's operators", line, offset)
+        return Problem(f"not a condition: {_plainly(brief)}; {hint}", line, offset)
+    return Problem(_other_complaint(what), line, offset)
+
+
+def _other_complaint(what: str) -> str:
+    if match := _RESERVED.match(what):
+        hint = meant_by(match[1]) or "; it is a word of CEL's own, and can't be a name"
+        return f"got `{match[1]}`{hint}"
+    if what.startswith("has() argument"):
+        return "`has` asks whether a label is there: write has(labels.NAME)"
+    return f"{what}; see the list of facts and CEL's operators"
+
+
+def _plainly(brief: str) -> str:
+    """What CEL's parser says, without its own words for it."""
+    match = _PARSER.search(brief)
+    if match is None:
+        return brief
+    got = match[1]
+    if got == "<EOF>":
+        return "it ends where something is missing"
+    if got in (")", "]", "}"):
+        return f"`{got}` closes what isn't open"
+    return f"can't read on at `{shorten(got)[1:-1]}`"
 
 
 def _index(lines: Sequence[str], line: int, offset: int) -> int:
@@ -130,6 +155,8 @@ def _suggested(name: str) -> str:
     text_or_label = (
         "" if rest else f"; a text stands in quotes ('{name}'), a label after its first name (labels.{name})"
     )
+    if name.lower() in VISIBLE:
+        return f"; did you mean '{name.lower()}'?"
     return suggest(name, [*VISIBLE, "labels"]) or f"{text_or_label}; facts are {', '.join(VISIBLE)}, labels.NAME"
 
 
@@ -137,6 +164,11 @@ def _remedy(types: str) -> str:
     if {"double", "int"} <= set(types.split(", ")):
         counts = "prompt_length, text_length, attempt and tokens"
         return f"{counts} go with whole numbers (1); all other numbers need a point: write 1.0"
+    if types in ("bool, int", "bool, string", "int, bool", "string, bool"):
+        return (
+            "a comparison, `certified` and `last_tier` are true or false by themselves: write last_tier or !last_tier, "
+            "and whole comparisons beside && and ||: tier == 'a' || tier == 'b'"
+        )
     if types.startswith("bool, "):
         return "write each comparison by itself: 0.1 < uncertainty && uncertainty < 0.2"
     if "string" in types.split(", ") and {"double", "int"} & set(types.split(", ")):

@@ -1,6 +1,7 @@
 """Notices: what a policy may do, alone or with a guard.yaml, that nobody may mean. It can be loaded all the same."""
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,9 @@ _WORST: Final = Facts(
     statistics=Statistics(logprob_sum=-1000.0, logprob_mean=-10.0, entropy_mean=10.0, margin_min=0.0),
 )
 """An everyday answer that is as uncertain as can be."""
+_UNKNOWN_AT_THE_BEST: Final = frozenset({*VISIBLE, "labels"} - {"uncertainty", "typicality", "last_tier"})
+_HALF: Final = 0.5
+_BARELY_SURE: Final = math.nextafter(1.0, 0.0)
 _SAMPLING_KEYS: Final = tuple(map(str, range(20)))
 """Enough of them that few samples hold all."""
 
@@ -59,9 +63,11 @@ def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notic
         *_shadow(file, document),
         *_never_answers(file, document),
         *_odd_bounds(engine.rules, document),
+        *_odd_guarantee(file, document),
         *(
             tuple(_answers_whatever_the_score(file, analysis, document))
             or tuple(_turned_round(engine.rules, document))
+            or tuple(_keeps_the_best(engine.rules, document))
             or _answers_at_the_worst(file, engine, document)
         ),
         *(tuple(_uncertified(file, analysis, document)) or _without_catch_all(analysis, document)),
@@ -94,6 +100,18 @@ def _odd_bounds(rules: Sequence[BoundRule], document: Document) -> Iterator[Noti
             yield Notice("warning", place, f"rule '{bound.rule.id}': {what}")
 
 
+def _odd_guarantee(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    """Shares that were likely meant the other way round."""
+    if file.guarantee is None:
+        return
+    max_error, confidence = file.guarantee.max_error, file.guarantee.confidence
+    odd = {"max_error": max_error} if max_error is not None and max_error > _HALF else {}
+    odd |= {"confidence": confidence} if confidence < _HALF else {}
+    for name, value in odd.items():
+        what = f"`{name}: {value:g}` promises next to nothing; did you mean {1 - value:.4g}?"
+        yield Notice("warning", document.place(("guarantee", name)), what)
+
+
 def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
     """Answer rules that may hold where an answer is as uncertain as can be, and never where it is sure."""
     for index, bound in enumerate(rules):
@@ -105,6 +123,29 @@ def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[No
                 what = f"may answer where the {name} is {bad}, and never where it is {good}: {meant}"
                 yield Notice("warning", document.place(("rules", index, "when")), f"rule '{bound.rule.id}': {what}")
                 break
+
+
+def _keeps_the_best(rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+    """The first rule that surely acts where an answer is as sure and as typical as can be, before one that answers."""
+    best = Situation(Facts(uncertainty=0.0, typicality=1.0, last_tier=False), unknown=_UNKNOWN_AT_THE_BEST)
+    worst = Situation(Facts(uncertainty=1.0, typicality=0.0, last_tier=False), unknown=_UNKNOWN_AT_THE_BEST)
+    by_stage = sorted(enumerate(rules), key=lambda each: each[1].rule.stage != "prompt")
+    for place, (index, bound) in enumerate(by_stage):
+        if bound.rule.do is Action.ANSWER:
+            if bound.condition.might_hold(best):
+                return
+            continue
+        is_sure = bound.rule.sample is None and bound.condition.known_value(best) is True
+        answers_after = any(later.rule.do is Action.ANSWER for _, later in by_stage[place + 1 :])
+        if is_sure and answers_after and not bound.condition.might_hold(worst):
+            meant = turned_round(bound.condition.tree, answers=False) or "turn its comparison round"
+            what = (
+                f"rule '{bound.rule.id}': keeps back what is surest and most typical (uncertainty 0.0, "
+                "typicality 1.0), "
+                f"and lets what is least so through: {meant}"
+            )
+            yield Notice("warning", document.place(("rules", index, "when")), what)
+            return
 
 
 def _may_hold(bound: BoundRule, name: str, value: float) -> bool:
@@ -140,12 +181,14 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
     # What a guarantee doesn't cover is no answer, whatever the rules say.
     if file.guarantee is not None:
         return
-    for typicality, sampling_key, last_tier in itertools.product((0.0, 1.0), _SAMPLING_KEYS, (True, False)):
+    probes = itertools.product((1.0, _BARELY_SURE), (0.0, 1.0), _SAMPLING_KEYS, (True, False))
+    for uncertainty, typicality, sampling_key, last_tier in probes:
         early = engine.evaluate_prompt(
             replace(_WORST, uncertainty=0.0, typicality=1.0, sampling_key=sampling_key, last_tier=last_tier)
         )
         facts = replace(
             _WORST,
+            uncertainty=uncertainty,
             typicality=typicality,
             sampling_key=sampling_key,
             last_tier=last_tier,
@@ -155,7 +198,8 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
         if early.ruling is None and ruling.action is Action.ANSWER:
             by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
             what = (
-                f"answers even where the uncertainty is 1.0, the typicality is {typicality} and there are no labels: "
+                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and "
+                "there are no labels: "
                 "compare the uncertainty, as in `uncertainty < 0.2`"
             )
             yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")

@@ -35,6 +35,12 @@ _SIGNS: Final = {
     **dict.fromkeys(("&", ";"), "&&"),
     **dict.fromkeys(("\u2013", "\u2014", "\u2212"), "-"),
     "|": "||",
+    "\u2227": "&&",
+    "\u2228": "||",
+    "\u00ac": "!",
+    "\u2266": "<=",
+    "\u2267": ">=",
+    "\u00b7": ".",
     "\u00d7": "*",
 }
 _WORDS: Final = {
@@ -46,11 +52,21 @@ _WORDS: Final = {
     "is not": "!=",
     "not in": "`!(labels.x in [...])`",
     "between": "`0.1 < x && x < 0.2`",
+    **dict.fromkeys(("lt", "less than", "below", "under"), "<"),
+    **dict.fromkeys(("gt", "greater than", "more than", "above", "over"), ">"),
+    **dict.fromkeys(("le", "at most"), "<="),
+    **dict.fromkeys(("ge", "at least"), ">="),
+    "eq": "==",
+    "ne": "!=",
+    "like": "`labels.x.contains('...')`",
+    "if": "the condition alone: the action stands in `do`",
+    "then": "the condition alone: the action stands in `do`",
 }
 _SLIP: Final = re.compile(
     r"(?P<percent>(?P<number>\d+(?:\.\d+)?)\s*%(?!\s*[\w.(]))"
     r"|(?P<sign>===|!==|=<|=>|<>|(?<![=!<>])=(?!=)|(?<!&)&(?!&)|(?<!\|)\|(?!\||\|)|;)"
-    r"|\b(?P<word>not\s+in|is\s+not|and|or|not|is|equals|between)\b"
+    r"|(?<![.\w])(?P<word>not\s+in|is\s+not|and|or|not|is|equals|between|lt|gt|le|ge|eq|ne|like|if|then"
+    r"|less\s+than|greater\s+than|more\s+than|at\s+most|at\s+least|below|above|under|over)\b"
     r"|(?P<open>['\"])",
     re.IGNORECASE,
 )
@@ -66,6 +82,15 @@ _MEANT: Final = {
     **dict.fromkeys(
         ("none", "null", "nil", "undefined"), "; ask has(labels.NAME) whether a label is there: nothing is ever null"
     ),
+    **dict.fromkeys(("if", "else", "for", "while"), "; a condition stands alone, and the action in `do`"),
+    **dict.fromkeys(("yes", "on"), "; write true, or a text in quotes"),
+    **dict.fromkeys(("no", "off"), "; write false, or a text in quotes"),
+    **dict.fromkeys(("len", "length", "count"), "; did you mean `size`? (size(labels.x) > 1)"),
+    **dict.fromkeys(("startswith", "starts_with", "hasprefix"), "; did you mean `startsWith`?"),
+    **dict.fromkeys(("endswith", "ends_with", "hassuffix"), "; did you mean `endsWith`?"),
+    **dict.fromkeys(("includes", "include"), "; did you mean `contains`?"),
+    **dict.fromkeys(("get", "keys", "exists"), "; a label is read as labels.NAME, and has(labels.NAME) asks for it"),
+    **dict.fromkeys(("lower", "upper", "strip", "trim"), "; texts are compared as they are: list the spellings"),
 }
 
 
@@ -159,14 +184,21 @@ def odd_bounds(condition: Node) -> Iterator[tuple[str, int]]:
             yield f"`{compared.text}` compares with what `{name}` never is{hint}", compared.offset
 
 
-def turned_round(condition: Node) -> str:
-    """What an answer rule likely means that answers the uncertain or the untypical; empty where that can't be told."""
+def turned_round(condition: Node, *, answers: bool = True) -> str:
+    """What a rule likely means whose comparison is the wrong way round; empty where that can't be told.
+
+    Args:
+        condition: of a rule that answers the uncertain or the untypical, or keeps back all others.
+        answers: whether it answers.
+    """
     for compared in compared_facts(condition):
         is_upside_down = compared.operator in _WRONG_WAY.get(compared.fact, ())
+        if not answers and compared.fact in _WRONG_WAY:
+            is_upside_down = not is_upside_down and compared.operator in _TURNED
         if is_upside_down and isinstance(compared.literal, float):
             turned = f"{compared.fact} {_TURNED[compared.operator]} {compared.literal}"
             confidence = ""
-            if compared.fact == "uncertainty" and 0.5 < compared.literal < 1:
+            if answers and compared.fact == "uncertainty" and 0.5 < compared.literal < 1:
                 confidence = f", or, if {compared.literal} is a confidence, `uncertainty < {1 - compared.literal:.4g}`"
             return f"did you mean `{turned}`{confidence}?"
     return ""
@@ -227,4 +259,4 @@ def _missing_end(text: str) -> Slip | None:
 
 
 def _in_ticks(text: str) -> str:
-    return text if text.startswith("`") else f"`{text}`"
+    return text if "`" in text else f"`{text}`"

@@ -168,6 +168,14 @@ def test_a_chain_with_one_unknown_usage_has_an_unknown_sum() -> None:
         assert (made.attempts[0].prompt_tokens, made.attempts[0].tokens) == expected
 
 
+@pytest.mark.parametrize("chain", [lambda asked: f"Oslo, to {asked}", lambda _: AIMessage("Oslo")])
+def test_a_chain_that_calls_its_model_by_itself_has_an_unknown_usage(chain: Any) -> None:
+    guard = guard_of(FakeModel("never"), 0.9)
+    made = wrap(RunnableLambda(chain), guard, output="decision").invoke(QUESTION)
+    assert (made.attempts[0].prompt_tokens, made.attempts[0].tokens, made.attempts[0].cost) == (None, None, None)
+    assert (made.action, len(made.attempts), made.cost) == (Action.ESCALATE, 1, None)
+
+
 def in_turn(models: list[Any]) -> RunnableLambda[str, str]:
     def run(given: str) -> str:
         return [str(each.invoke(given).content) for each in models][-1]

@@ -65,6 +65,41 @@ def test_spellings_of_one_question_are_the_same(one: str, other: str) -> None:
     assert are_same(text(one, "Oslo"), text(other, "Oslo"))
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        "Ticket #{n}: {}",
+        "[2026-11-{n} 1{n}:07] {}",
+        "{n}. {}",
+        "{} (session {n}f3a-99e{n}-77b)",
+        "{} https://x.example/?id={n}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Which river flows through the old town of Ljubljana?", "Ljubljanica"),
+        ("What is the capital of Norway?", "Oslo"),
+    ],
+)
+def test_numbers_and_times_around_a_question_make_no_other_question(around: str, question: str, answer: str) -> None:
+    one, other = (text(around.replace("{n}", str(number)).format(question), answer) for number in (12, 27))
+    assert are_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "answer"),
+    [
+        ("What is 17 + 25?", "What is 18 + 24?", "42"),
+        ("How many minutes are in 3 hours?", "How many minutes are 10800 seconds?", "180"),
+    ],
+)
+def test_different_sums_with_one_result_are_different(one: str, other: str, answer: str) -> None:
+    others = [text("What is 3 + 4?", "7"), text("How many minutes are in 2 hours?", "120")]
+    groups = question_groups([*CROWD, *others, text(one, answer), text(other, answer)])
+    assert groups[-1] != groups[-2]
+
+
 @pytest.mark.parametrize("around", ["{} Thanks!", "Please: {}", "{} Answer briefly.", "Hello, {}"])
 def test_courtesies_around_a_question_make_no_other_question(around: str) -> None:
     question = "Which river flows through the old town of Ljubljana?"

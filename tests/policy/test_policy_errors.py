@@ -101,7 +101,7 @@ WRONG: list[tuple[str, str, str]] = [
         "unknown name 'colour'; a text stands in quotes ('colour'), a label after its first name (labels.colour); ",
     ),
     (rule("id: a", "when: certified == False", "do: abstain"), "5:24", "unknown name 'False'; write false"),
-    (rule("id: a", "when: uncertainty < 0,25", "do: abstain"), "5:26", "mismatched input ','; a fraction has a point"),
+    (rule("id: a", "when: uncertainty < 0,25", "do: abstain"), "5:26", "can't read on at `,`; a fraction has a point"),
     (
         rule("id: a", "when: 0.1 < uncertainty < 0.25", "do: abstain"),
         "5:29",

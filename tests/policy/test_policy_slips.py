@@ -83,6 +83,14 @@ def refusal(condition: str) -> tuple[int, str]:
         ("not last_tier", 0, "got `not`, which CEL writes as `!`"),
         ("tier is not 'big'", 5, "got `is not`, which CEL writes as `!=`"),
         ("tier not in ['big']", 5, "got `not in`, which CEL writes as `!(labels.x in [...])`"),
+        ("uncertainty less than 0.2", 12, "got `less than`, which CEL writes as `<`"),
+        ("uncertainty lt 0.2", 12, "got `lt`, which CEL writes as `<`"),
+        ("if uncertainty < 0.2", 0, "a condition stands alone, and the action in `do`"),
+        ("last_tier \u2227 uncertainty < 0.2", 10, "(LOGICAL AND): did you mean `&&`?"),
+        ("uncertainty < 0.2 ^ last_tier", 18, "can't read on at `^`"),
+        ("cost > $1", 7, "can't read on at `$`"),
+        ("uncertainty < 0.2 &&", 20, "it ends where something is missing"),
+        ("uncertainty < 0.2)", 17, "`)` closes what isn't open"),
         ("0.1 < uncertainty < 0.2", 18, "write each comparison by itself: 0.1 < uncertainty && uncertainty < 0.2"),
         # what ends too early
         ("tier in ['big', 'small'", 8, "the `[` here is never closed"),
@@ -109,6 +117,15 @@ def refusal(condition: str) -> tuple[int, str]:
         ("shift < 0.2", 0, "unknown name 'shift'; did you mean 'typicality'?"),
         ("last_tier == True", 13, "unknown name 'True'; write true"),
         ("labels.x == None", 12, "ask has(labels.NAME) whether a label is there: nothing is ever null"),
+        ("labels.x == yes", 12, "unknown name 'yes'; write true, or a text in quotes"),
+        ("UNCERTAINTY < 0.2", 0, "did you mean 'uncertainty'?"),
+        ("len(labels.x) > 1", 0, "did you mean `size`?"),
+        ("labels.x.startswith('a')", 9, "did you mean `startsWith`?"),
+        ("labels.get('x') == 1", 7, "a label is read as labels.NAME"),
+        ("labels.x.lower() == 'a'", 9, "texts are compared as they are"),
+        ("has(labels)", 4, "`has` asks whether a label is there: write has(labels.NAME)"),
+        ("certified == 1", 10, "true or false by themselves: write last_tier or !last_tier"),
+        ("tier == 'a' || 'b'", 12, "whole comparisons beside && and ||: tier == 'a' || tier == 'b'"),
         ("labels.x == null", 12, "no fact and no label is ever null; ask has(labels.NAME)"),
     ],
 )
@@ -194,10 +211,46 @@ def test_an_answer_rule_whose_comparison_is_the_wrong_way_round_is_warned_of(
 
 
 @pytest.mark.parametrize(
+    ("rule", "meant"),
+    [
+        ("id: flip, when: typicality > 0.05, do: escalate", "did you mean `typicality < 0.05`?"),
+        ("id: flip, when: uncertainty < 0.8, do: escalate", "did you mean `uncertainty > 0.8`?"),
+        ("id: flip, when: uncertainty <= 0.5, do: abstain", "did you mean `uncertainty >= 0.5`?"),
+        ("id: flip, when: 'uncertainty < 0.5 && !last_tier', do: retry", "did you mean `uncertainty > 0.5`?"),
+        ("id: flip, stage: prompt, when: uncertainty < 0.9, do: abstain", "did you mean `uncertainty > 0.9`?"),
+        ("id: flip, when: '!(typicality <= 0.05)', do: escalate", "turn its comparison round"),
+        ("id: flip, when: 1.0 - uncertainty > 0.2, do: escalate", "turn its comparison round"),
+    ],
+)
+def test_a_rule_that_keeps_back_the_surest_answers_is_warned_of(rule: str, meant: str) -> None:
+    notice = only(rule, "id: sure, when: uncertainty < 0.9, do: answer", LAST)
+    assert notice.level == "warning"
+    assert notice.what.startswith("rule 'flip': keeps back what is surest and most typical (uncertainty 0.0, typical")
+    assert meant in notice.what
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "id: odd, when: typicality < 0.05, do: escalate",
+        "id: some, when: uncertainty < 0.2, sample: 0.05, do: escalate",
+        "id: legal, when: has(labels.legal) && uncertainty < 0.2, do: escalate",
+        "id: long, when: tokens > 500 && uncertainty < 0.5, do: escalate",
+    ],
+)
+def test_a_rule_that_keeps_back_some_sure_answers_is_not(rule: str) -> None:
+    assert all_notices(rule, "id: sure, when: uncertainty < 0.2, do: answer", LAST) == ()
+
+
+@pytest.mark.parametrize("condition", ["uncertainty < 1.0", "int(uncertainty) == 0", "uncertainty != 1.0"])
+def test_an_answer_at_every_uncertainty_but_one_is_warned_of(condition: str) -> None:
+    assert "answers even where the uncertainty is 1.0" in only(f"id: any, when: {condition}, do: answer", LAST).what
+
+
+@pytest.mark.parametrize(
     "condition",
     [
         "uncertainty < 0.2",
-        "uncertainty > 0.1 && uncertainty < 0.2",
         "uncertainty < 0.2 && typicality > 0.01 && tokens > 500",
         "uncertainty < 0.2 && has(labels.vip) && labels.vip == true",
         "uncertainty < 0.2 && (typicality < 0.1 || last_tier)",
@@ -270,6 +323,20 @@ def test_a_policy_that_leaves_cases_open_is_warned_of(rules: list[str], where: s
     assert where in found[0].what
     assert "End with a rule without `when`" in found[0].what
     assert [notice for notice in all_notices(*rules, LAST) if notice.what.startswith(UNDECIDED)] == []
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "meant"),
+    [
+        ("{max_error: 0.95}", "max_error: 0.95` promises next to nothing; did you mean 0.05?"),
+        ("{max_error: 0.05, confidence: 0.05}", "confidence: 0.05` promises next to nothing; did you mean 0.95?"),
+    ],
+)
+def test_a_guarantee_the_wrong_way_round_is_warned_of(guarantee: str, meant: str) -> None:
+    text = f"version: 1\nname: p\nguarantee: {guarantee}\nrules:\n  - {{{SURE}}}\n  - {{{LAST}}}\n"
+    (found,) = [notice for notice in Policy.parse(text, path="p.yaml").notices() if "promises" in notice.what]
+    assert (found.level, found.place[:9]) == ("warning", "p.yaml:3:")
+    assert meant in found.what
 
 
 GUARD = "version: 1\npolicy: default\ntiers: [{name: small, model: m}]\nreview:\n  storage: sqlite:///t.db\n"

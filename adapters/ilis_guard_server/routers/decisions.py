@@ -25,7 +25,7 @@ async def create_decision(
     body: Annotated[DecisionRequest, Depends(json_body(DecisionRequest))],
     state: GuardDep,
     client: Client,
-    key: IdempotencyKey = None,
+    key: IdempotencyKey,
 ) -> Response:
     """The decision as callers may see it: errors by kind and message, rules by id and outcome."""
     call = GuardCall.of(body, state, client=client, key=key, http=request)

@@ -36,7 +36,7 @@ async def create_chat_completion(
     body: Annotated[ChatRequest, Depends(json_body(ChatRequest))],
     state: GuardDep,
     client: Client,
-    key: IdempotencyKey = None,
+    key: IdempotencyKey,
 ) -> Response:
     """An answer is `content`; an abstention or an escalation is `content: null` and a `refusal`.
 
@@ -56,7 +56,7 @@ async def create_completion(
     body: Annotated[CompletionRequest, Depends(json_body(CompletionRequest))],
     state: GuardDep,
     client: Client,
-    key: IdempotencyKey = None,
+    key: IdempotencyKey,
 ) -> Response:
     """The prompt is the user's turn of a conversation. Without an answer, `text` is empty and `refusal` says why."""
     return await _complete(request, body, state, client, key, _CompletionRenderer)
