@@ -75,11 +75,20 @@ class ModelError(IlisGuardError):
 
 
 class TransientModelError(ModelError):
-    """The model didn't answer this time: a time-out, a rate limit, a connection that broke."""
+    """The model didn't answer this time: a time-out, a rate limit, a connection that broke.
+
+    Args:
+        message: what happened.
+        is_reply_lost: the call was made and its reply never came whole: nobody knows what the model read and wrote.
+    """
 
     caller_message = "The model is unreachable or overloaded."
 
     is_retryable = True
+
+    def __init__(self, message: str, *, is_reply_lost: bool = False) -> None:
+        super().__init__(message)
+        self.is_reply_lost = is_reply_lost
 
 
 class PromptTooLongError(ModelError):

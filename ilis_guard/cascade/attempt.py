@@ -15,7 +15,15 @@ from ilis_guard.cascade.generation_check import check_generation
 from ilis_guard.cascade.tier import Tier
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.interrupts import is_interrupt
-from ilis_guard.errors import BudgetError, ModelError, ThinkingError, UnfinishedAnswerError, control_flow, log_detail
+from ilis_guard.errors import (
+    BudgetError,
+    ModelError,
+    ThinkingError,
+    TransientModelError,
+    UnfinishedAnswerError,
+    control_flow,
+    log_detail,
+)
 from ilis_guard.models import StepwiseModel
 from ilis_guard.models.base import Proceed, check_finished
 from ilis_guard.types import (
@@ -101,6 +109,7 @@ class AttemptRunner:
         self._prompt = PromptPhase()
         self._prompt_failure: BaseException | None = None
         self._calls = 0
+        self._has_lost_reply = False
         self._stopped: Generation | None = None
 
     def run(self) -> AttemptResult:
@@ -179,6 +188,9 @@ class AttemptRunner:
                 if stopper is not None and isinstance(model, StepwiseModel):
                     return self._follow(model, stopper, proceed)
                 return self._generation(proceed)
+            except TransientModelError as error:
+                self._has_lost_reply |= error.is_reply_lost
+                raise
             except Exception:
                 raise
             except BaseException as error:
@@ -314,6 +326,8 @@ class AttemptRunner:
         )
 
     def _usage(self, generation: Generation | None, failure: BaseException | None) -> Usage:
+        if self._has_lost_reply:  # of one of the calls, if not of the last
+            return Usage(prompt_tokens=None, tokens=None)
         if generation is not None:
             return generation.usage
         if isinstance(failure, UnfinishedAnswerError):

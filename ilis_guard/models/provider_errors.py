@@ -66,6 +66,11 @@ LASTING_NAMES: Final = frozenset(
     {"LocalProtocolError", "ProxyConnectionError", "SSLError", "ClientConnectorCertificateError", "UnsupportedProtocol"}
 )
 """Errors on the way that stay: of the caller's own making, or a certificate that isn't trusted."""
+UNSENT_NAMES: Final = frozenset(
+    {"ClientConnectorError", "ConnectError", "ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError"}
+    | {"EndpointConnectionError", "NewConnectionError", "PoolTimeout"}
+)
+"""Errors on the way before anything was sent: no provider has read, written or billed a thing."""
 TRANSIENT_ERRNOS: Final = frozenset(
     {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE}
 )
@@ -80,10 +85,12 @@ def as_model_error(error: Exception, model: str) -> ModelError:
         error: its message may quote the prompt, so it is dropped.
         model: the integration's class.
     """
-    kind = TransientModelError if is_transient(error) else ModelError
     status = next((found for each in _chain(error) if (found := _status(each)) is not None), None)
     of_status = "" if status is None else f" (status {status})"
-    return kind(f"{model} didn't answer: {type(error).__name__}{of_status}")
+    message = f"{model} didn't answer: {type(error).__name__}{of_status}"
+    if is_transient(error):
+        return TransientModelError(message, is_reply_lost=_is_reply_lost(error))
+    return ModelError(message)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -94,6 +101,23 @@ def is_transient(error: BaseException) -> bool:
     making. Of a group of errors, each must pass.
     """
     return _passes(error, depth=0)
+
+
+def _is_reply_lost(error: BaseException) -> bool:
+    """Whether a call was made whose reply never came whole, so that nobody knows what it took.
+
+    A reply with the status of a failure did come.
+    """
+    chain = list(_chain(error))
+    if any(_status(each) is not None or _is_unsent(each) for each in chain):
+        return False
+    return any(map(_is_on_the_way, chain))
+
+
+def _is_unsent(error: BaseException) -> bool:
+    if isinstance(error, ConnectionRefusedError | socket.gaierror):
+        return True
+    return any(kind.__name__ in UNSENT_NAMES for kind in type(error).__mro__)
 
 
 def _passes(error: BaseException, *, depth: int) -> bool:

@@ -27,7 +27,7 @@ from ilis_guard.policy.records import read_decision
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Decision, Generation, StreamMode, Usage
 from ilis_guard_langchain import ChatIlisGuard, wrap
-from tests.scripted_provider import ScriptedProvider, chunks, completion, scripted_provider
+from tests.scripted_provider import Scripted, ScriptedProvider, chunks, completion, scripted_provider
 from tests.server.servers import serve
 
 QUESTION = "Where is Oslo?"
@@ -121,6 +121,25 @@ def test_what_a_refused_or_unfinished_reply_took_counts(provider: ScriptedProvid
     assert error.kind == UnfinishedAnswerError.__name__
     assert (made.attempts[0].prompt_tokens, made.attempts[0].tokens) == (12, 2)
     assert made.attempts[0].cost == pytest.approx(12e-6 * 100 + 2e-6 * 1000)
+
+
+@pytest.mark.parametrize("script", ["never replies", "resets", "closes in the middle of a reply"])
+def test_what_a_call_took_whose_reply_was_lost_is_unknown(provider: ScriptedProvider, script: Scripted) -> None:
+    provider.script = script
+    chat = ChatOpenAI(**provider.arguments(timeout=0.3))
+    lost = guard_of(RemoteModel(chat)).decide(QUESTION)
+    error = lost.attempts[0].error
+    assert error is not None
+    assert error.kind == "TransientModelError"
+    assert (lost.attempts[0].tokens, lost.attempts[0].cost, lost.cost) == (None, None, None)
+    assert lost.action is Action.ESCALATE, "its budget counts as spent"
+
+
+def test_nothing_is_unknown_of_a_call_that_was_never_made(provider: ScriptedProvider) -> None:
+    chat = ChatOpenAI(**provider.arguments() | {"base_url": "http://127.0.0.1:9/v1"})
+    made = guard_of(RemoteModel(chat)).decide(QUESTION).attempts[0]
+    assert made.error is not None
+    assert (made.error.kind, made.tokens, made.cost) == ("TransientModelError", 0, 0.0)
 
 
 def test_a_failed_call_gave_nothing_back_and_a_given_up_one_is_unknown(provider: ScriptedProvider) -> None:
