@@ -14,7 +14,7 @@ from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
-from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
+from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic, Wording
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -136,6 +136,8 @@ class BundleMetadata(BundlePart):
     """The model's name in the harvest, for people; `fingerprint` is what must match."""
     fingerprint: Fingerprint | RemoteFingerprint
     prompt: str
+    wordings: Annotated[tuple[Wording, ...], FailFast()] = Field(min_length=1)
+    """Of the labelled rows: to requests in another wording, the score isn't calibrated."""
     max_new_tokens: Count | None
     """None where the model can't be tapped: its own arguments bound its answers."""
     stage: Stage = "answer"

@@ -4,6 +4,7 @@ from ilis_guard.types.decisions import Attempt, Decision, DecisionRecord, Stream
 from ilis_guard.types.generations import (
     POSITIONS,
     STATISTICS,
+    Departure,
     Dtype,
     Fingerprint,
     FinishReason,
@@ -40,6 +41,7 @@ from ilis_guard.types.rulings import (
 )
 from ilis_guard.types.scalars import to_float, total
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
+from ilis_guard.types.wordings import Wording
 
 __all__ = [
     "POSITIONS",
@@ -49,6 +51,7 @@ __all__ = [
     "Attempt",
     "Decision",
     "DecisionRecord",
+    "Departure",
     "Dtype",
     "ErrorInfo",
     "FactValue",
@@ -88,6 +91,7 @@ __all__ = [
     "TicketWaiter",
     "Usage",
     "Verdict",
+    "Wording",
     "to_float",
     "total",
 ]

@@ -255,7 +255,7 @@ def read_attempt(values: Mapping[str, Any]) -> Attempt:
     score, statistics, error = values["prompt_score"], values["statistics"], values["error"]
     return Attempt(
         **{name: value for name, value in values.items() if name not in _NESTED},
-        prompt_score=None if score is None else Score(**{name: _number(each) for name, each in score.items()}),
+        prompt_score=None if score is None else Score.read(score),
         statistics=(
             None if statistics is None else Statistics(**{name: _number(each) for name, each in statistics.items()})
         ),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from jaxtyping import Float32
@@ -155,19 +155,46 @@ class Generation:
         return Usage(prompt_tokens=self.prompt_tokens, tokens=self.tokens)
 
 
+Departure = Literal["wording", "system", "history", "decoding", "length", "traffic"]
+"""What a request has of its own, and the labelled rows that a score was calibrated by hadn't: the wording around its
+question (`Fingerprint.prompt`), a system message, turns before its question, how tokens are chosen, how long answers
+may be; or a traffic profile that no row with a label belongs to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """What a scorer says of one generation."""
 
     uncertainty: float
-    """Calibrated probability, 0 to 1, that the answer is wrong; higher is more uncertain."""
+    """Probability, 0 to 1, that the answer is wrong; higher is more uncertain. Where the score isn't `calibrated`, it
+    only ranks."""
     typicality: float
     """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them. NaN where
     the scorer can't tell."""
+    rank: float = math.nan
+    """The share of its traffic's answers that are surer than this one, 0 to 1; NaN where no traffic profile says."""
+    departures: tuple[Departure, ...] = ()
+    """Why the uncertainty isn't calibrated; empty where it is."""
 
-    def to_dict(self) -> dict[str, float | None]:
+    @property
+    def calibrated(self) -> bool:
+        """Whether the uncertainty may be read as a probability; else it only ranks."""
+        return not self.departures
+
+    def to_dict(self) -> dict[str, Any]:
         """As JSON values: NaN is none."""
-        return {"uncertainty": self.uncertainty, "typicality": None if math.isnan(self.typicality) else self.typicality}
+        return {
+            "uncertainty": self.uncertainty,
+            "typicality": None if math.isnan(self.typicality) else self.typicality,
+            "rank": None if math.isnan(self.rank) else self.rank,
+            "departures": list(self.departures),
+        }
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """A score from the JSON values that `to_dict` made."""
+        numbers = {name: math.nan if values[name] is None else values[name] for name in ("typicality", "rank")}
+        return cls(uncertainty=values["uncertainty"], departures=tuple(values["departures"]), **numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
