@@ -157,9 +157,8 @@ class FakeModel:
         cut = before_stop(text[answer:], stop)
         if cut is not None:
             text = (text[:answer] + cut).strip()
-        if not isinstance(reply, Generation):
-            return self._generation(text, messages)
-        return reply if cut is None else replace(reply, text=text, finish_reason="stop")
+        whole = reply if isinstance(reply, Generation) else self._generation(text, messages)
+        return whole if cut is None else replace(whole, text=text, finish_reason="stop", departures=("decoding",))
 
     def _generation(self, text: str, messages: Sequence[Message]) -> Generation:
         tokens = len(text.split())

@@ -368,7 +368,8 @@ class LocalModel:
         tokens = self._codec.before_stop(answer, request.stop, request.opened_by)
         assert tokens is not None, "it reached one"
         if tokens:
-            return self._read(request, tokens, "stop", span)
+            # Bundles are fitted to answers that end by themselves.
+            return replace(self._read(request, tokens, "stop", span), departures=("decoding",))
         seconds = time.perf_counter() - request.started_at
         return Generation(text="", tokens=0, prompt_tokens=len(request.tokens), finish_reason="stop", seconds=seconds)
 

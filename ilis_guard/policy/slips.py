@@ -172,7 +172,7 @@ def turned_round(condition: Node) -> str:
     return ""
 
 
-_WRONG_WAY: Final = {"uncertainty": (">", ">="), "typicality": ("<", "<=")}
+_WRONG_WAY: Final = {"uncertainty": (">", ">="), "rank": (">", ">="), "typicality": ("<", "<=")}
 _TURNED: Final = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
 

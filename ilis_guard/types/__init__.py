@@ -2,6 +2,7 @@
 
 from ilis_guard.types.decisions import Attempt, Decision, DecisionRecord, StreamMode
 from ilis_guard.types.generations import (
+    DEPARTURES,
     POSITIONS,
     STATISTICS,
     Departure,
@@ -19,6 +20,7 @@ from ilis_guard.types.generations import (
     Statistics,
     Step,
     Usage,
+    in_order,
 )
 from ilis_guard.types.requests import Label, Labels, Message, Request, Role
 from ilis_guard.types.rulings import (
@@ -44,6 +46,7 @@ from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWait
 from ilis_guard.types.wordings import Wording
 
 __all__ = [
+    "DEPARTURES",
     "POSITIONS",
     "STAGES",
     "STATISTICS",
@@ -92,6 +95,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "Wording",
+    "in_order",
     "to_float",
     "total",
 ]

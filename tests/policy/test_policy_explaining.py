@@ -235,9 +235,15 @@ def test_an_explanation_never_contradicts_the_ruling(
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        (Facts(uncertainty=0.3, threshold=0.2), "`certified` is false (uncertainty is 0.3, threshold is 0.2)"),
-        (Facts(uncertainty=0.3), "`certified` is false (uncertainty is 0.3, threshold is missing)"),
-        (Facts(uncertainty=0.1, threshold=0.2), "`certified` is true (uncertainty is 0.1, threshold is 0.2)"),
+        (
+            Facts(uncertainty=0.3, threshold=0.2),
+            "`certified` is false (uncertainty is 0.3, calibrated is true, threshold is 0.2)",
+        ),
+        (Facts(uncertainty=0.3), "`certified` is false (uncertainty is 0.3, calibrated is true, threshold is missing)"),
+        (
+            Facts(uncertainty=0.1, threshold=0.2),
+            "`certified` is true (uncertainty is 0.1, calibrated is true, threshold is 0.2)",
+        ),
     ],
 )
 def test_certified_is_explained_by_its_threshold(facts: Facts, why: str) -> None:
