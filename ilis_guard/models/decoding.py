@@ -8,10 +8,10 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ilis_guard.config.tiers import GREEDY
 from ilis_guard.errors import ModelError
 from ilis_guard.types import Departure, in_order
 
-GREEDY: Final = "greedy"
 ALLOWED: Final = frozenset(
     {
         "cache_implementation",
@@ -50,11 +50,6 @@ NO_OPTIONS: Final = frozenset(
     {"attention_mask", "generation_config", "input_ids", "inputs", "prefix_length", "streamer", "tokenizer"}
 )
 """Arguments of ``generate`` that choose no token."""
-
-
-def decoding_name(decoding: Mapping[str, Any]) -> str:
-    """Name options of decoding, for a fingerprint."""
-    return json.dumps(dict(sorted(decoding.items()))) if decoding else GREEDY
 
 
 def generation_config(

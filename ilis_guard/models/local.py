@@ -11,7 +11,7 @@ from ilis_guard import events
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.shutdown import delay_exit
 from ilis_guard.concurrency.threads import stream_steps
-from ilis_guard.config.tiers import QUESTION, TemplateArgument
+from ilis_guard.config.tiers import QUESTION, TemplateArgument, decoding_name
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.answer_start import AnswerStart
 from ilis_guard.models.answer_text import Span, find_span
@@ -21,7 +21,6 @@ from ilis_guard.models.decoding import (
     check_decoding,
     context_length,
     continue_config,
-    decoding_name,
     end_tokens,
     generation_config,
     row_cache,

@@ -227,16 +227,21 @@ _DEPARTURES: Final[Mapping[Departure, str]] = {
     "wording": "another wording of the prompt",
     "system": "a system message",
     "history": "earlier turns",
-    "decoding": "tokens chosen otherwise",
-    "length": "another limit of the answer's length",
+    "decoding": "another decoding",
+    "length": "another limit of the answers' length",
     "traffic": "traffic without labels",
 }
 """What a request has that the labelled rows hadn't."""
 
 
+def departures_text(departures: Sequence[Departure]) -> str:
+    """``a system message, earlier turns``: what some departures are."""
+    return ", ".join(_DEPARTURES[name] for name in departures)
+
+
 def uncalibrated_text(departures: Sequence[Departure] = ()) -> str:
     """That an uncertainty isn't calibrated, and why, as far as that is known, in a sentence."""
-    why = ", ".join(_DEPARTURES[name] for name in departures)
+    why = departures_text(departures)
     return f"The uncertainty isn't calibrated for this request{f': {why}' if why else ''}; it only ranks answers."
 
 

@@ -17,6 +17,7 @@ from ilis_guard.types import (
     FinishReason,
     Label,
     Mode,
+    Role,
     Ruling,
     ShadowRuling,
     Stage,
@@ -107,7 +108,7 @@ class TicketJson(_Record):
 class MessageJson(_Record):
     """A message of a conversation."""
 
-    role: str
+    role: Role
     content: str
 
 
