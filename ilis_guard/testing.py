@@ -98,6 +98,7 @@ class FakeModel:
             exception among them is raised. A call without a reply raises LookupError.
         layers: of the signatures. They depend on nothing but the text; an empty one has only that of the prompt.
         fingerprint: None for a model that no bundle can be fitted to.
+        max_new_tokens: the length limit that it says it has.
     """
 
     takes_stop = True
@@ -108,9 +109,12 @@ class FakeModel:
         *,
         layers: int = 4,
         fingerprint: Fingerprint | RemoteFingerprint | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.calls: list[tuple[Message, ...]] = []
         """The conversations it was given, in order."""
+        self.max_new_tokens = max_new_tokens
+        """As given."""
         self._fingerprint = fingerprint
         self._layers = layers
         self._script: Callable[[str], Reply] = _script(replies)

@@ -255,10 +255,21 @@ class TappedChainModel:
         if generation.text != text and not generation.thinking_problem:
             # The pipeline has decoded it without the markers of its thinking.
             call.reply = generation.text if isinstance(call.reply, str) else AIMessage(generation.text)
-        # A beginning-of-text token may stand twice, or messages may hold the text of control tokens.
-        if "wording" not in departures and recorder.prompt != self._model.prompt_tokens(messages):
-            departures.add("wording")
+        expected = self._expected_prompt(call, messages)
+        if expected is not None and recorder.prompt != expected:
+            call.unscorable = (
+                "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
+                "model's chat template makes of this conversation (is a beginning-of-text token there twice, does the "
+                "chain write the prompt's marks itself, or do the messages hold the text of control tokens, such as "
+                "<|im_end|>?)"
+            )
         return replace(generation, departures=in_order(departures))
+
+    def _expected_prompt(self, call: ChainCall, messages: Sequence[Message]) -> list[int] | None:
+        """The tokens of the chain's prompt, if nobody forges turns in it; None where that can't be known."""
+        if "wording" not in call.departures:
+            return self._model.prompt_tokens(messages)
+        return self._model.prompt_tokens(to_messages(call.given), is_worded=True) if self._is_chat else None
 
 
 class OpaqueChainModel:

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 import torch
 from transformers import GenerationConfig
 
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import BundleMismatchError, ModelError
 from ilis_guard.models.answer_start import AnswerStart
 from ilis_guard.models.checkpoint import Checkpoint
@@ -155,9 +156,9 @@ class TappedModel:
             call = CallRecorder(recorder, self._codec, self._snapshot)
             yield call
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Encode a conversation in the bundle's wording."""
-        return self._codec.encode_prompt(messages)
+    def prompt_tokens(self, messages: Sequence[Message], *, is_worded: bool = False) -> list[int]:
+        """Encode a conversation in the bundle's wording, or one that has a wording already."""
+        return self._codec.encode_prompt(messages, replace(self.template, text=QUESTION) if is_worded else None)
 
 
 def _hard_differences(model: Any, options: Mapping[str, Any], ours: GenerationConfig) -> str:

@@ -13,7 +13,7 @@ from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
 from ilis_guard.lab import metrics, recalibrate as module
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
-from ilis_guard.lab.recalibrate import CalibrationRows, read_calibration_rows, recalibrate
+from ilis_guard.lab.recalibrate import CalibrationRows, Circumstances, read_calibration_rows, recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from tests.lab.test_fit import generation, made
@@ -23,6 +23,19 @@ pytestmark = pytest.mark.usefixtures("fitted_model")
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
 DRAWS = 40
+
+
+def circumstances(bundle: Bundle) -> Circumstances:
+    """Those of the bundle's own rows."""
+    known = bundle.metadata
+    return Circumstances(
+        fingerprint=known.fingerprint,
+        prompt=known.prompt,
+        max_new_tokens=known.max_new_tokens,
+        wordings=known.wordings,
+    )
+
+
 VERDICT: dict[str, Any] = {
     "id": "ticket-0",
     "dataset": "review",
@@ -33,6 +46,8 @@ VERDICT: dict[str, Any] = {
     "tier": "small",
     "uncertainty": 0.5,
     "typicality": None,
+    "rank": None,
+    "departures": [],
     "tokens": 1,
     "finish_reason": "stop",
     "probability": 0.5,
@@ -259,6 +274,7 @@ def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tm
         probability=np.full(100, 0.5),
         distances=None,
         groups=np.arange(100),
+        circumstances=circumstances(bundle),
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")
