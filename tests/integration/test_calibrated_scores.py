@@ -10,7 +10,6 @@ from langchain_core.prompts import ChatPromptTemplate
 
 from ilis_guard import Action, Guard, Message, Policy, Tier, events
 from ilis_guard.cascade.tier import load_tier
-from ilis_guard.config.server import ServerSettings
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import BundleMismatchError
 from ilis_guard.models.local import LocalModel
@@ -20,7 +19,7 @@ from ilis_guard.testing import InMemoryQueue
 from ilis_guard.types import DEPARTURES, Departure, Score
 from ilis_guard_langchain import GuardRunnable
 from ilis_guard_server import create_app
-from tests.server.servers import in_process
+from tests.server.servers import KEY, in_process, settings_with
 
 BUNDLE = "packaged:smollm2-135m-instruct-full"
 FITTED: dict[str, Any] = {
@@ -98,7 +97,9 @@ def test_callers_of_the_server_see_it(
     conversation: tuple[Message, ...], departures: tuple[Departure, ...], guard: Guard
 ) -> None:
     messages = [{"role": turn.role, "content": turn.content} for turn in conversation]
-    with in_process(create_app(guard, ServerSettings())) as connect, connect() as client:
+    app = create_app(policy=guard.policy, guard=guard, server=settings_with())
+    headers = {"authorization": f"Bearer {KEY}"}
+    with in_process(app) as connect, connect(headers=headers) as client:
         completion = client.post("/v1/chat/completions", json={"model": "ilis-guard", "messages": messages}).json()
         decision = client.post("/v1/decisions", json={"messages": messages}).json()
     for body in (completion["ilis_guard"], decision):

@@ -16,6 +16,7 @@ from ilis_guard.lab.fit import fit
 from ilis_guard.lab.recalibrate import CalibrationRows, Circumstances, read_calibration_rows, recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
+from ilis_guard.types import Message, Wording
 from tests.lab.test_fit import generation, made
 
 pytestmark = pytest.mark.usefixtures("fitted_model")
@@ -216,6 +217,55 @@ def test_a_harvest_of_another_model_is_refused(bundle: Bundle, tmp_path: Path, m
         read_calibration_rows(bundle, tmp_path / "rows.parquet")
     with pytest.raises(FitError, match="chooses among the rows of an export"):
         read_calibration_rows(bundle, tmp_path / "rows.parquet", tier="small")
+
+
+def test_a_harvest_in_another_wording_calibrates_for_that_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made(200, seed=5, signal=0.6, share=0.3)
+    rows = replace(rows, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
+    fingerprint = replace(rows.manifest.tapped(), prompt="0123456789abcdef", decoding='{"top_k": 3}')
+    other = rows.manifest.model_copy(
+        update={"fingerprint": fingerprint, "prompt": "{question}!", "max_new_tokens": rows.manifest.max_new_tokens + 1}
+    )
+    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
+    new = recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
+    assert new.wordings == (Wording(prompt="0123456789abcdef"),)
+    assert (new.fingerprint, new.prompt, new.max_new_tokens) == (fingerprint, "{question}!", other.max_new_tokens)
+    known = bundle.metadata
+    assert new.departures(fingerprint, other.max_new_tokens) == ()
+    assert new.departures(known.fingerprint, known.max_new_tokens) == ("decoding", "length")
+    assert new.wording_departures(known.wordings[0]) == ("wording",)
+
+
+def test_verdicts_after_a_system_message_calibrate_for_it_too(bundle: Bundle, tmp_path: Path) -> None:
+    system = {"role": "system", "content": "You are a helpful assistant."}
+    rows = [
+        row | {"messages": [system, *row["messages"]], "departures": ["system"]} if place % 2 else row
+        for place, row in enumerate(Traffic(bundle, 0, 3000).rows())
+    ]
+    new = recalibrate(bundle, read_calibration_rows(bundle, written(tmp_path / "r.jsonl", rows)), tmp_path / "new")
+    prompt = bundle.metadata.wordings[0].prompt
+    helpful = Wording.of([Message(**system), Message(role="user", content="Who?")], prompt=prompt)
+    assert set(new.wordings) == {Wording(prompt=prompt), helpful}
+    assert new.fingerprint == bundle.metadata.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"departures": ["wording"]}, r"otherwise than the bundle's own rows \(wording\)"),
+        ({"departures": ["length", "system"]}, r"otherwise than the bundle's own rows \(length\)"),
+        ({"departures": ["history"], "redacted": True}, "1 redacted rows with another system message"),
+    ],
+)
+def test_verdicts_whose_wording_nobody_knows_are_refused(
+    changes: dict[str, Any], message: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    rows = Traffic(bundle, 0, 1000).rows()
+    path = written(tmp_path / "rows.jsonl", [rows[0] | changes, *rows[1:]])
+    with pytest.raises(FitError, match=message):
+        read_calibration_rows(bundle, path)
 
 
 def test_one_tiers_rows_are_chosen_and_two_tiers_are_not_mixed(bundle: Bundle, tmp_path: Path) -> None:

@@ -200,3 +200,41 @@ def test_a_label_whose_presence_no_rule_tests_warns() -> None:
 )
 def test_a_label_whose_presence_is_tested_does_not_warn(rules: list[str]) -> None:
     assert notices(*rules) == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "keys", "said"),
+    [
+        ([SURE], "description: d", "though it only ranks there: ask `calibrated && ...`"),
+        (
+            ["id: sure, when: certified, do: answer", "id: up, when: uncertainty < 0.2, do: retry", LAST],
+            "guarantee: {max_error: 0.1}",
+            "the guarantee lets no such answer through",
+        ),
+    ],
+)
+def test_a_policy_that_never_asks_what_is_calibrated_gets_a_note(rules: list[str], keys: str, said: str) -> None:
+    (notice,) = (notice for notice in all_notices(*rules, keys=keys) if UNCALIBRATED in notice.what)
+    assert notice.level == "note"
+    assert said in notice.what
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["id: sure, when: calibrated && uncertainty < 0.2, do: answer", LAST],
+        ["id: no, when: '!calibrated', do: abstain", SURE, LAST],
+        ["id: surest, when: rank < 0.5, do: answer", LAST],
+    ],
+)
+def test_a_policy_that_asks_what_is_calibrated_gets_none(rules: list[str]) -> None:
+    assert all_notices(*rules) == ()
+
+
+def test_a_rule_that_answers_all_that_is_not_calibrated_is_warned_of() -> None:
+    rules = ["id: any, when: '!calibrated && uncertainty <= 1.0', do: answer", SURE, LAST]
+    notice = only(*rules)
+    assert notice.level == "warning"
+    assert (
+        "wherever there is a score and calibrated is false, the answer is given, whatever the score says" in notice.what
+    )
