@@ -185,10 +185,11 @@ def test_an_answer_cut_off_says_so(pipe: Pipe, smollm2_full: LocalModel) -> None
 @pytest.mark.parametrize("is_chat", [True, False])
 def test_in_other_words_than_the_bundles_a_score_is_not_calibrated(is_chat: bool, pipe: Pipe) -> None:
     words = "{question} Answer in one sentence, my friend."
-    chain = ChatPromptTemplate.from_messages([("human", words)]) | chat(pipe())
-    decision = wrap(
-        chain if is_chat else PromptTemplate.from_template(words) | pipe(), guard(), output="decision"
-    ).invoke({"question": QUESTIONS[0]})
+    turns = [{"role": "user", "content": words}]
+    rendered = pipe().pipeline.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    worded: ChatPromptTemplate = ChatPromptTemplate.from_messages([("human", words)])
+    chain = worded | chat(pipe()) if is_chat else PromptTemplate.from_template(rendered) | pipe()
+    decision = wrap(chain, guard(), output="decision").invoke({"question": QUESTIONS[0]})
     assert (decision.rule, decision.calibrated) == ("scored", False)
     assert decision.attempts[0].departures == ("wording",)
 
@@ -241,8 +242,9 @@ def test_a_pipeline_whose_tokens_have_no_passes_of_their_own_or_end_elsewhere_is
 def test_a_pipeline_that_decodes_otherwise_is_scored_uncalibrated_and_named(
     options: dict[str, Any], departures: tuple[str, ...], pipe: Pipe
 ) -> None:
+    plain = guard()
     with structlog.testing.capture_logs() as logs:
-        wrapped = wrap(FEW_WORDS | chat(pipe(**options)), guard(), output="decision")
+        wrapped = wrap(FEW_WORDS | chat(pipe(**options)), plain, output="decision")
     (told,) = (log for log in logs if log["event"] == events.TIER_UNCALIBRATED)
     assert (told["tier"], told["stage"], told["departures"]) == ("small", "answer", list(departures))
     decision = wrapped.invoke({"question": QUESTIONS[0]})

@@ -266,6 +266,6 @@ def test_what_is_not_calibrated_is_explained() -> None:
     assert "The uncertainty isn't calibrated for this request; it only ranks answers." in explained.paragraph
     attempt = Attempt(tier="small", text="x", uncertainty=0.1, departures=("system", "length"))
     assert attempt_text(attempt) == (
-        "The tier 'small' answered with an uncertainty of 0.1. The uncertainty isn't calibrated for this request: a system "
-        "message, another limit of the answers' length; it only ranks answers."
+        "The tier 'small' answered with an uncertainty of 0.1. The uncertainty isn't calibrated for this request: a "
+        "system message, another limit of the answers' length; it only ranks answers."
     )
