@@ -226,7 +226,7 @@ def test_a_harvest_in_another_wording_calibrates_for_that_one(
     rows = replace(rows, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
     fingerprint = replace(rows.manifest.tapped(), prompt="0123456789abcdef", decoding='{"top_k": 3}')
     other = rows.manifest.model_copy(
-        update={"fingerprint": fingerprint, "prompt": "{question}!", "max_new_tokens": rows.manifest.max_new_tokens + 1}
+        update={"fingerprint": fingerprint, "prompt": "{question}!", "max_new_tokens": 999}
     )
     monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
     new = recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
@@ -246,7 +246,8 @@ def test_verdicts_after_a_system_message_calibrate_for_it_too(bundle: Bundle, tm
     ]
     new = recalibrate(bundle, read_calibration_rows(bundle, written(tmp_path / "r.jsonl", rows)), tmp_path / "new")
     prompt = bundle.metadata.wordings[0].prompt
-    helpful = Wording.of([Message(**system), Message(role="user", content="Who?")], prompt=prompt)
+    turns = [Message(role="system", content=system["content"]), Message(role="user", content="Who?")]
+    helpful = Wording.of(turns, prompt=prompt)
     assert set(new.wordings) == {Wording(prompt=prompt), helpful}
     assert new.fingerprint == bundle.metadata.fingerprint
 
