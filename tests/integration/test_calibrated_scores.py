@@ -102,9 +102,13 @@ def test_callers_of_the_server_see_it(
     with in_process(app) as connect, connect(headers=headers) as client:
         completion = client.post("/v1/chat/completions", json={"model": "ilis-guard", "messages": messages}).json()
         decision = client.post("/v1/decisions", json={"messages": messages}).json()
+        metrics = client.get("/metrics").text
     for body in (completion["ilis_guard"], decision):
         assert (body["calibrated"], body["rank"]) == (not departures, None)
         assert body["attempts"][0]["departures"] == list(departures)
+    for name in DEPARTURES:
+        counted = f'ilis_guard_departures_total{{departure="{name}",tier="small"}} 2.0' in metrics
+        assert counted is (name in departures)
 
 
 def test_a_langchain_prompt_with_a_system_message_is_not_calibrated(guard: Guard) -> None:
