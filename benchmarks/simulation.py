@@ -55,6 +55,8 @@ def _tier(random: np.random.Generator, tier: str, hardness: np.ndarray, labels: 
         "stage": ["answer"] * requests,
         "uncertainty": told(0.3),
         "typicality": random.random(requests),
+        "calibrated": [True] * requests,
+        "prompt_calibrated": [True] * requests,
         "prompt_uncertainty": told(1.0),
         "prompt_typicality": random.random(requests),
         **{name: -random.random(requests) for name in STATISTICS},

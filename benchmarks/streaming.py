@@ -125,7 +125,8 @@ def unseen(tier: Tier) -> list[Question]:
     if sum(bundle.metadata.rows.values()) != len(asked) or bundle.metadata.rows["unanswered"]:
         raise SystemExit("the bundle was fitted to other questions")
     for place in range(3):
-        score = tier.score(tier.model.generate(_asked(asked[calibration[place]])))
+        question = _asked(asked[calibration[place]])
+        score = tier.score(tier.model.generate(question), tier.wording(question))
         if not math.isclose(score.uncertainty, bundle.calibration_set.uncertainty[place], abs_tol=1e-3):
             raise SystemExit("the bundle's rows were dealt out otherwise: these questions may be its own")
     found = [asked[row] for row in np.flatnonzero(splits["test"])]

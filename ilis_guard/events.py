@@ -21,6 +21,9 @@ PROOF_NOT_STORED: Final = "ilis_guard.proof.not_stored"
 """A warning: the proof can't be cached, so the next start repeats it. Fields: error."""
 TIER_UNSCORED: Final = "ilis_guard.tier.unscored"
 """A warning: the tier has no bundle, so no policy can answer with its answers. Fields: tier."""
+TIER_UNCALIBRATED: Final = "ilis_guard.tier.uncalibrated"
+"""A warning: a tier's model gets its questions, or decodes its answers, otherwise than the one that its bundle was
+fitted to, so no score of it is calibrated: it only ranks. Fields: tier, stage, departures."""
 BUNDLE_DOUBTED: Final = "ilis_guard.bundle.doubted"
 """A warning: what a fit's or a recalibration's own figures say against a tier's score, at the guard's start. `kind` is
 a finding's. Fields: tier, stage, bundle, kind, severity, value, bound."""
@@ -32,7 +35,7 @@ BUNDLE_MISMATCHED: Final = "ilis_guard.bundle.mismatched"
 have no score. Fields: tier, differing."""
 ATTEMPT_FINISHED: Final = "ilis_guard.attempt.finished"
 """A tier's answer was scored, or a rule of stage `prompt` ended the attempt before the answer.
-Fields: decision, tier, attempt, stage, uncertainty, typicality, tokens, stopped_at, seconds."""
+Fields: decision, tier, attempt, stage, uncertainty, typicality, rank, departures, tokens, stopped_at, seconds."""
 ATTEMPT_FAILED: Final = "ilis_guard.attempt.failed"
 """A tier gave no scored answer. Fields: decision, tier, attempt, error, seconds."""
 CALL_REPEATED: Final = "ilis_guard.call.repeated"
@@ -43,8 +46,8 @@ CIRCUIT_CLOSED: Final = "ilis_guard.circuit.closed"
 """A tier whose circuit was open answered again. Fields: tier."""
 DECISION_MADE: Final = "ilis_guard.decision.made"
 """Thresholds and bundles are given by tier; shadow is the ruling of the shadow policy.
-Fields: decision, action, rule, tier, uncertainty, attempts, ticket, seconds, cost, mode, policy, thresholds, bundles,
-shadow."""
+Fields: decision, action, rule, tier, uncertainty, calibrated, rank, attempts, ticket, seconds, cost, mode, policy,
+thresholds, bundles, shadow."""
 STREAM_ABANDONED: Final = "ilis_guard.stream.abandoned"
 """A stream was closed before the decision, so there is none. Fields: decision, seconds."""
 ESCALATION_FAILED: Final = "ilis_guard.escalation.failed"

@@ -98,6 +98,7 @@ class FakeModel:
             exception among them is raised. A call without a reply raises LookupError.
         layers: of the signatures. They depend on nothing but the text; an empty one has only that of the prompt.
         fingerprint: None for a model that no bundle can be fitted to.
+        max_new_tokens: the length limit that it says it has.
     """
 
     takes_stop = True
@@ -108,9 +109,12 @@ class FakeModel:
         *,
         layers: int = 4,
         fingerprint: Fingerprint | RemoteFingerprint | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         self.calls: list[tuple[Message, ...]] = []
         """The conversations it was given, in order."""
+        self.max_new_tokens = max_new_tokens
+        """As given."""
         self._fingerprint = fingerprint
         self._layers = layers
         self._script: Callable[[str], Reply] = _script(replies)
@@ -157,9 +161,8 @@ class FakeModel:
         cut = before_stop(text[answer:], stop)
         if cut is not None:
             text = (text[:answer] + cut).strip()
-        if not isinstance(reply, Generation):
-            return self._generation(text, messages)
-        return reply if cut is None else replace(reply, text=text, finish_reason="stop")
+        whole = reply if isinstance(reply, Generation) else self._generation(text, messages)
+        return whole if cut is None else replace(whole, text=text, finish_reason="stop", departures=("decoding",))
 
     def _generation(self, text: str, messages: Sequence[Message]) -> Generation:
         tokens = len(text.split())

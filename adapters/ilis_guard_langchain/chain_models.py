@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -23,7 +23,15 @@ from ilis_guard.errors import IlisGuardError, ModelError, UnfinishedAnswerError,
 from ilis_guard.models.provider_errors import as_model_error
 from ilis_guard.models.reasoning import answer_of, without_thinking
 from ilis_guard.models.remote import fingerprint_of, finish_reason_of, generation_of, usage_of
-from ilis_guard.types import Fingerprint, FinishReason, RemoteFingerprint, Statistics, total
+from ilis_guard.types import (
+    Departure,
+    Fingerprint,
+    FinishReason,
+    RemoteFingerprint,
+    Statistics,
+    in_order,
+    total,
+)
 from ilis_guard.types.thinking import without_thinking as text_without_thinking
 from ilis_guard_langchain.callbacks import CaptureCallback
 from ilis_guard_langchain.chain import ChainParts, bound_options
@@ -87,6 +95,8 @@ class ChainCall(ModelCall):
     """Passed on to that part."""
     unscorable: str = ""
     """Why an attempt on the chain has no score, whatever its answer."""
+    departures: tuple[Departure, ...] = ()
+    """What makes its score uncalibrated, beside the conversation and the model's fingerprint."""
     reply: Any = None
     """The message, or text, of the chain's own model; None where it hasn't answered."""
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -142,7 +152,7 @@ class ChainModel:
         generation = generation_of(message, seconds=time.perf_counter() - started)
         if not generation.thinking_problem:
             call.reply = _without_thinking(call.reply)
-        return generation
+        return replace(generation, departures=call.departures)
 
 
 class TappedChainModel:
@@ -192,11 +202,16 @@ class TappedChainModel:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The pipeline's model's."""
+        """The pipeline's model's, in the bundle's wording."""
         return self._model.fingerprint
 
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The bundle's; None where the pipeline has another limit."""
+        return self._model.max_new_tokens
+
     def strip_wording(self, call: ChainCall) -> tuple[Message, ...] | None:
-        """The conversation without the bundle's own words; None, and no score, where the chain words it otherwise.
+        """The conversation without the bundle's own words; None, and no calibrated score, where the chain has others.
 
         Raises:
             RequestError: the model's input is no conversation.
@@ -208,10 +223,7 @@ class TappedChainModel:
             text = call.given.to_string() if isinstance(call.given, PromptValue) else messages[-1].content
             stripped = self._model.strip_rendered(text)
         if stripped is None:
-            call.unscorable = (
-                f"the chain words its prompt otherwise than the tier's bundle, which was fitted to "
-                f"{self._model.template.text[:200]!r}: how uncertain its answers are isn't known"
-            )
+            call.departures = ("wording",)
         return stripped
 
     def generate(self, messages: Sequence[Message]) -> Generation:
@@ -222,9 +234,10 @@ class TappedChainModel:
             SignatureError: an activation is missing or not finite.
         """
         call, pipeline = CURRENT_CALL.get(), self._llm.pipeline
-        options = _generate_options(pipeline, self._bound.get(PIPELINE_KWARGS, {}))
-        self._model.check_call(pipeline.model, pipeline.tokenizer, options)
         given = call.kwargs.get(PIPELINE_KWARGS, {})
+        with call.convert_errors(partial(as_model_error, model=type(self._parts.core).__name__)):
+            options = _generate_options(pipeline, {**self._bound.get(PIPELINE_KWARGS, {}), **given})
+        departures = {*call.departures, *self._model.check_call(pipeline.model, pipeline.tokenizer, options)}
         with self._model.record() as recorder:
             options = {
                 **call.kwargs,
@@ -242,19 +255,21 @@ class TappedChainModel:
         if generation.text != text and not generation.thinking_problem:
             # The pipeline has decoded it without the markers of its thinking.
             call.reply = generation.text if isinstance(call.reply, str) else AIMessage(generation.text)
-        if given and not call.unscorable:
-            call.unscorable = (
-                f"the call passes {sorted(given)!r} on to the chain's pipeline, which was compared with the tier's "
-                "bundle without them: how uncertain its answers are isn't known; bind them before it is wrapped"
-            )
-        if not call.unscorable and recorder.prompt != self._model.prompt_tokens(messages):
+        expected = self._expected_prompt(call, messages)
+        if expected is not None and recorder.prompt != expected:
             call.unscorable = (
                 "the chain puts its prompt to the model otherwise than the bundle's: other tokens came in than the "
                 "model's chat template makes of this conversation (is a beginning-of-text token there twice, does the "
                 "chain write the prompt's marks itself, or do the messages hold the text of control tokens, such as "
                 "<|im_end|>?)"
             )
-        return generation
+        return replace(generation, departures=in_order(departures))
+
+    def _expected_prompt(self, call: ChainCall, messages: Sequence[Message]) -> list[int] | None:
+        """The tokens of the chain's prompt, if nobody forges turns in it; None where that can't be known."""
+        if "wording" not in call.departures:
+            return self._model.prompt_tokens(messages)
+        return self._model.prompt_tokens(to_messages(call.given), is_worded=True) if self._is_chat else None
 
 
 class OpaqueChainModel:

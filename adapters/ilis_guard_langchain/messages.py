@@ -85,6 +85,8 @@ def summarize_decision(decision: Decision) -> dict[str, Any]:
         "action": decision.action.value,
         "rule": decision.rule,
         "uncertainty": decision.uncertainty,
+        "calibrated": decision.calibrated,
+        "rank": decision.rank,
         "rulings": [ruling.for_callers() for ruling in decision.rulings],
         "errors": [attempt.error.for_callers() for attempt in decision.attempts if attempt.error is not None],
         "tier": decision.attempts[-1].tier,

@@ -18,7 +18,8 @@ from ilis_guard import Action, Decision, Generation, Guard, Message, Tier
 from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.concurrency.portal import LoopPortal, run_in_thread
 from ilis_guard.errors import ConfigError, ModelError, ScoringError
-from ilis_guard.types import Labels
+from ilis_guard.types import Labels, in_order
+from ilis_guard.types.generations import SOFT_ARGUMENTS
 from ilis_guard_langchain.chain import check_unguarded, output_kind, split_chain
 from ilis_guard_langchain.chain_models import (
     CURRENT_CALL,
@@ -340,11 +341,14 @@ class GuardedRunnable(_LabelledRunnable[Any, Any]):
         if isinstance(self._model, TappedChainModel):
             stripped = self._model.strip_wording(call)
             return messages if stripped is None or self._prompt is not None else stripped
-        if self._tier.bundle is not None and (options := sorted(call.kwargs.keys() - {"stop"})):
-            call.unscorable = (
-                f"the call passes {options!r} on to the chain's model, which was compared with the tier's bundle "
-                "without them: how uncertain its answers are isn't known; bind them before it is wrapped"
-            )
+        if self._tier.bundle is not None:
+            given = [name for name, value in call.kwargs.items() if value is not None]
+            if options := sorted(set(given) - SOFT_ARGUMENTS.keys()):
+                call.unscorable = (
+                    f"the call passes {options!r} on to the chain's model, which was compared with the tier's bundle "
+                    "without them: how uncertain its answers are isn't known; bind them before it is wrapped"
+                )
+            call.departures = in_order(SOFT_ARGUMENTS[name] for name in given if name in SOFT_ARGUMENTS)
         return messages
 
     def _store_output(self, tier: str, generation: Generation) -> None:

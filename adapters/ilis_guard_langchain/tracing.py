@@ -16,7 +16,17 @@ from ilis_guard_langchain.messages import summarize_decision
 
 ATTEMPT: Final = "ilis_guard.attempt"
 DECISION: Final = "ilis_guard.decision"
-_OUTPUTS: Final = ("stage", "uncertainty", "typicality", "tokens", "seconds", "cost", "finish_reason")
+_OUTPUTS: Final = (
+    "stage",
+    "uncertainty",
+    "typicality",
+    "calibrated",
+    "rank",
+    "tokens",
+    "seconds",
+    "cost",
+    "finish_reason",
+)
 
 
 def trace_attempts(decision: Decision, given: RunnableConfig | BaseRunManager) -> None:

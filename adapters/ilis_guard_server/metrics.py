@@ -41,6 +41,8 @@ class Metrics:
         self._seconds = histogram("ilis_guard_decision_seconds", help_, ["action"], buckets=SECONDS)
         help_ = "Of scored attempts: the probability that the answer is wrong."
         self._uncertainty = histogram("ilis_guard_uncertainty", help_, ["tier"], buckets=UNCERTAINTY)
+        help_ = "Scored attempts whose uncertainty isn't calibrated, by each reason."
+        self._departures = counter("ilis_guard_departures", help_, ["tier", "departure"])
 
     def count_decision(self, decision: Decision, seconds: float) -> None:
         """Count a decision, its attempts and its ticket."""
@@ -79,5 +81,7 @@ class Metrics:
                 self._tokens.labels(attempt.tier, kind).inc(tokens)
         if attempt.uncertainty is not None:
             self._uncertainty.labels(attempt.tier).observe(attempt.uncertainty)
+        for departure in attempt.departures:
+            self._departures.labels(attempt.tier, departure).inc()
         if attempt.error is not None:
             self._errors.labels(attempt.tier, attempt.error.kind).inc()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ilis_guard.cascade.tier import load_local_model
 from ilis_guard.cli.console import progress_bar, steps
-from ilis_guard.config.tiers import TierConfig
+from ilis_guard.config.tiers import TierConfig, decoding_name
 from ilis_guard.errors import FitError, QuestionError
 from ilis_guard.lab.attempts import read_answers, read_attempts
 from ilis_guard.lab.baselines.observations import file_digest, read_observation_manifest
@@ -20,7 +20,6 @@ from ilis_guard.lab.evaluation.sets import counted_sets, question_sets
 from ilis_guard.lab.grading import RULES
 from ilis_guard.lab.harvest import harvest, questions_digest
 from ilis_guard.lab.questions import Question, read_questions, write_questions
-from ilis_guard.models.decoding import decoding_name
 from ilis_guard.models.local import LocalModel
 from ilis_guard.types import Site
 

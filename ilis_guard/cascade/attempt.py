@@ -5,6 +5,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from ilis_guard.types import (
     Score,
     Stage,
     Usage,
+    Wording,
 )
 
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
@@ -128,7 +130,7 @@ class AttemptRunner:
                 _check_thinking(generation)
                 if self._tier.check is not None:
                     self._tier.check(self._tier.name, generation)
-                score = self._tier.score(generation)
+                score = self._tier.score(generation, self._wording(generation))
                 if self._deadline is not None:
                     self._deadline.check()
         except control_flow():
@@ -245,12 +247,12 @@ class AttemptRunner:
         if stopper.needs_scores:
             # What can't be scored yet may be scored at its end; until then it is neither shown nor stopped.
             with suppress(Exception):
-                score = self._tier.score_so_far(generation)
+                score = self._tier.score_so_far(generation, self._wording(generation))
         return self._attempt(self._prompt, generation, score, None)
 
     def _score_and_rule(self, so_far: Generation, evaluate_prompt: EvaluatePrompt) -> None:
         try:
-            score = self._tier.score_prompt(so_far)
+            score = self._tier.score_prompt(so_far, self._wording(so_far))
         except BaseException as error:
             if self._is_binding or is_interrupt(error):
                 raise
@@ -258,6 +260,14 @@ class AttemptRunner:
             self._prompt_failure = error
         else:
             self._rule(evaluate_prompt, score, so_far)
+
+    def _wording(self, generation: Generation) -> Wording:
+        """How the question was put to the model, which may have made its own conversation of it."""
+        return self._tier.wording(generation.sent) if generation.sent else self._request_wording
+
+    @cached_property
+    def _request_wording(self) -> Wording:
+        return self._tier.wording(self._request.messages)
 
     def _check_prompt(self) -> None:
         """Check that the rules of stage `prompt` were evaluated, with the score that they read.
@@ -321,6 +331,8 @@ class AttemptRunner:
             uncertainty=None if score is None else score.uncertainty,
             # NaN (the scorer has no typicality) isn't valid JSON.
             typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
+            rank=None if score is None or math.isnan(score.rank) else score.rank,
+            departures=() if score is None else score.departures,
             prompt_score=prompt_score,
             seconds=self._clock() - self._since,
         )

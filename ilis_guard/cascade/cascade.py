@@ -24,6 +24,7 @@ from ilis_guard.policy.binding import ActivePolicies, BoundPolicy
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.text import is_blank
 from ilis_guard.types import (
+    STAGES,
     Action,
     Attempt,
     Decision,
@@ -72,7 +73,7 @@ class Cascade:
             )
             for tier in tiers
         }
-        _warn_of_unscored(tiers)
+        _warn_of_scores(tiers)
         return cls(tiers=tuple(tiers), callers=callers, review=review, log_texts=log_texts, clock=clock)
 
     def with_model(self, name: str, model: Model, check: Check | None) -> Self:
@@ -80,7 +81,7 @@ class Cascade:
         if name not in self.callers:
             raise ConfigError(f"there is no tier {name!r}; there are {list(self.callers)!r}")
         tiers = [tier.with_model(model) if tier.name == name else tier for tier in self.tiers]
-        _warn_of_unscored([tier for tier in tiers if tier.name == name])
+        _warn_of_scores([tier for tier in tiers if tier.name == name])
         return replace(
             self,
             tiers=tuple(replace(tier, check=check) for tier in tiers),
@@ -238,6 +239,8 @@ class Cascade:
             rule=decision.rule,
             tier=decision.attempts[-1].tier,
             uncertainty=decision.uncertainty,
+            calibrated=decision.calibrated,
+            rank=decision.rank,
             attempts=len(decision.attempts),
             ticket=None if decision.ticket is None else decision.ticket.id,
             seconds=seconds,
@@ -409,6 +412,8 @@ class CascadeRun:
                 stage=attempt.stage,
                 uncertainty=attempt.uncertainty,
                 typicality=attempt.typicality,
+                rank=attempt.rank,
+                departures=list(attempt.departures),
                 tokens=attempt.tokens,
                 stopped_at=attempt.stopped_at,
                 **fields,
@@ -421,7 +426,11 @@ def _retraction_reason(attempt: Attempt) -> RetractionReason:
     return "not_answered" if attempt.error is None else "attempt_failed"
 
 
-def _warn_of_unscored(tiers: Sequence[Tier]) -> None:
+def _warn_of_scores(tiers: Sequence[Tier]) -> None:
+    """Name the tiers without scores, and those whose scores are calibrated for no request."""
     for tier in tiers:
         if tier.scorer is None:
             events.log().warning(events.TIER_UNSCORED, tier=tier.name)
+        for stage in STAGES:
+            if departures := tier.departures(stage):
+                events.log().warning(events.TIER_UNCALIBRATED, tier=tier.name, stage=stage, departures=list(departures))

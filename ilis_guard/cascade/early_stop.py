@@ -66,11 +66,17 @@ class EarlyStopper:
         if self._may_answer is not None:
             if so_far.uncertainty is None:
                 return True
-            judged = so_far if so_far.uncertainty >= self._convincing else replace(so_far, uncertainty=0.0)
-            if not self._may_answer(judged, prompt):
+            if not self._may_answer(self._judged(so_far), prompt):
                 self._ruled_out += 1
                 return self._ruled_out < self._patience
             self._ruled_out = 0
         if self._writer is not None:
             self._writer.write(so_far.text)
         return True
+
+    def _judged(self, so_far: Attempt) -> Attempt:
+        """The attempt with the least uncertainty and rank that it may yet come to, by what its score tells so far."""
+        assert so_far.uncertainty is not None, "the caller has checked"
+        if so_far.uncertainty >= self._convincing and (so_far.rank is None or so_far.rank >= self._convincing):
+            return so_far
+        return replace(so_far, uncertainty=0.0, rank=None if so_far.rank is None else 0.0)

@@ -1,9 +1,9 @@
 """Tiers: a model with the scorers of its bundles."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +18,8 @@ from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
 from ilis_guard.text import is_blank
 from ilis_guard.types import (
+    DEPARTURES,
+    Departure,
     Dtype,
     Fingerprint,
     Generation,
@@ -27,6 +29,8 @@ from ilis_guard.types import (
     Site,
     Stage,
     Step,
+    Wording,
+    in_order,
     to_float,
 )
 
@@ -40,7 +44,11 @@ Check = Callable[[str, Generation], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """A named model with its scorers."""
+    """A named model with its scorers.
+
+    Raises:
+        BundleMismatchError: a bundle was fitted to another model.
+    """
 
     name: str
     model: Model
@@ -56,6 +64,10 @@ class Tier:
     """When its circuit opens; None for never."""
     check: Check | None = None
     """Checks an answer before it is scored, such as a chain's parser; None for no check."""
+
+    def __post_init__(self) -> None:
+        for scorer in (self.scorer, self.prompt_scorer):
+            self._check_fits(scorer)
 
     @property
     def bundle(self) -> Bundle | None:
@@ -78,7 +90,8 @@ class Tier:
         Answers of a model that can't be tapped, and that no bundle was fitted to, have no score.
 
         Raises:
-            BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to.
+            BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to; another
+                wording, decoding or length of answers makes its scores uncalibrated.
             ConfigError: the tier has a prompt bundle, and the model can't stop at the prompt.
         """
         if self.prompt_scorer is not None and not isinstance(model, StepwiseModel):
@@ -86,19 +99,35 @@ class Tier:
                 f"the tier {self.name!r} has a prompt bundle, and the model that takes its place can't stop at the "
                 "prompt; name another tier, or take `prompt_bundle` out"
             )
-        scorer = self.scorer
-        if isinstance(scorer, LightGBMScorer):
-            if isinstance(model.fingerprint, Fingerprint):
-                scorer.check_fits(model.fingerprint)
-            elif model.fingerprint != (fitted := scorer.bundle.metadata.fingerprint):
+        scorer, fingerprint = self.scorer, model.fingerprint
+        if isinstance(scorer, LightGBMScorer) and not isinstance(fingerprint, Fingerprint):
+            fitted = scorer.bundle.metadata.fingerprint
+            if fingerprint is None or isinstance(fitted, Fingerprint):
                 scorer = None
-                if isinstance(model.fingerprint, RemoteFingerprint) and isinstance(fitted, RemoteFingerprint):
-                    different = fitted.differences(model.fingerprint)
-                    events.log().warning(events.BUNDLE_MISMATCHED, tier=self.name, differing=list(different))
+            elif different := fitted.hard_differences(fingerprint):
+                scorer = None
+                events.log().warning(events.BUNDLE_MISMATCHED, tier=self.name, differing=list(different))
         return replace(self, model=model, scorer=scorer)
 
-    def score(self, generation: Generation) -> Score:
-        """Score an answer: numbers from 0 to 1; typicality is NaN where the scorer has none.
+    def wording(self, messages: Sequence[Message]) -> Wording:
+        """Find how a conversation is put to the model."""
+        return Wording.of(messages, prompt=self._prompt)
+
+    def departures(self, stage: Stage) -> tuple[Departure, ...]:
+        """What makes every score of a stage's bundle uncalibrated, whatever the request; empty without a bundle."""
+        bundle = self._bundle_of(stage)
+        if bundle is None:
+            return ()
+        found, prompt = self._model_departures(bundle), self._prompt
+        is_known = any(known.prompt == prompt for known in bundle.metadata.wordings)
+        return found if is_known else in_order(("wording", *found))
+
+    def score(self, generation: Generation, wording: Wording) -> Score:
+        """Score an answer: numbers from 0 to 1; typicality is NaN where the scorer has none, and so is the rank.
+
+        Args:
+            generation: the answer.
+            wording: of the conversation that it answers.
 
         Raises:
             ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
@@ -109,9 +138,9 @@ class Tier:
         if is_blank(generation.text):
             raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
         self._check_fits(self.scorer)
-        return _checked(self.scorer.score(generation))
+        return self._departing("answer", self.scorer.score(generation), generation, wording)
 
-    def score_prompt(self, generation: Generation) -> Score:
+    def score_prompt(self, generation: Generation, wording: Wording) -> Score:
         """As `score`, of a generation at the prompt.
 
         Raises:
@@ -121,11 +150,10 @@ class Tier:
         if self.prompt_scorer is None:
             raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
         self._check_fits(self.prompt_scorer)
-        return _checked(self.prompt_scorer.score(generation))
+        return self._departing("prompt", self.prompt_scorer.score(generation), generation, wording)
 
-    def _check_fits(self, scorer: Scorer) -> None:
-        found = self.model.fingerprint
-        if isinstance(scorer, LightGBMScorer) and found is not None:
+    def _check_fits(self, scorer: Scorer | None) -> None:
+        if isinstance(scorer, LightGBMScorer) and (found := self.model.fingerprint) is not None:
             scorer.check_fits(found)
 
     def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
@@ -140,13 +168,13 @@ class Tier:
         """
         if not isinstance(self.model, StepwiseModel):
             raise ModelError(f"the model of the tier {self.name!r} can't be followed: only local models stream")
-        builder = StepBuilder()
+        builder, wording = StepBuilder(), self.wording(messages)
         with closing(self.model.stream(messages)) as steps:
             for step in steps:
                 generation = check_generation(step.generation)
-                yield replace(builder.step(generation), score=self.score_so_far(generation))
+                yield replace(builder.step(generation), score=self.score_so_far(generation, wording))
 
-    def score_so_far(self, generation: Generation) -> Score | None:
+    def score_so_far(self, generation: Generation, wording: Wording) -> Score | None:
         """Score an unfinished generation; None where there is nothing to score, or no scorer.
 
         Raises:
@@ -154,19 +182,49 @@ class Tier:
         """
         # A finished answer that has only the prompt's map is scored as an answer, not as a prompt.
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
-            return None if self.prompt_scorer is None else self.score_prompt(generation)
+            return None if self.prompt_scorer is None else self.score_prompt(generation, wording)
         # The text so far may be one incomplete character.
-        return None if self.scorer is None or is_blank(generation.text) else self.score(generation)
+        return None if self.scorer is None or is_blank(generation.text) else self.score(generation, wording)
+
+    @property
+    def _prompt(self) -> str:
+        """The model's `Fingerprint.prompt`; empty where it has none."""
+        found = self.model.fingerprint
+        return found.prompt if isinstance(found, Fingerprint) else ""
+
+    def _model_departures(self, bundle: Bundle) -> tuple[Departure, ...]:
+        """What the model decodes otherwise than a bundle's, as it is now: a program may change a remote one's options."""
+        limit = getattr(self.model, "max_new_tokens", None)
+        return bundle.metadata.departures(self.model.fingerprint, limit)
+
+    def _bundle_of(self, stage: Stage) -> Bundle | None:
+        return self.bundle if stage == "answer" else self.prompt_bundle
+
+    def _departing(self, stage: Stage, score: object, generation: Generation, wording: Wording) -> Score:
+        """A scorer's score with the departures that the tier knows of."""
+        checked, bundle = _checked(score), self._bundle_of(stage)
+        if bundle is None:  # what a user's own scorer was calibrated on, only it can say
+            return checked
+        departures = (
+            *checked.departures,
+            *bundle.metadata.wording_departures(wording),
+            *self._model_departures(bundle),
+            *generation.departures,
+        )
+        return replace(checked, departures=in_order(departures))
 
 
 def _checked(score: object) -> Score:
     """Convert to Python's numbers: NumPy's aren't valid JSON."""
     if not isinstance(score, Score):
         raise ScoringError(f"a scorer returns a Score, got a {type(score).__name__}")
-    typicality = _number("typicality", score.typicality)
+    if unknown := [name for name in score.departures if name not in DEPARTURES]:
+        raise ScoringError(f"a score's departures are among {DEPARTURES!r}, got {unknown[0]!r:.60}")
     return Score(
         uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
-        typicality=typicality if math.isnan(typicality) else _share("typicality", typicality),
+        typicality=_share_or_nan("typicality", score.typicality),
+        rank=_share_or_nan("rank", score.rank),
+        departures=in_order(score.departures),
     )
 
 
@@ -175,6 +233,11 @@ def _number(name: str, value: object) -> float:
     if number is None:
         raise ScoringError(f"the {name} must be a number, got a {type(value).__name__}")
     return number
+
+
+def _share_or_nan(name: str, value: object) -> float:
+    number = _number(name, value)
+    return number if math.isnan(number) else _share(name, number)
 
 
 def _share(name: str, value: float) -> float:
@@ -190,8 +253,8 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     Raises:
         ModelError: the model can't be loaded.
         BundleError: a bundle can't be read.
-        BundleMismatchError: a bundle was fitted to another model, precision, prompt, length of answers, arguments or
-            stage.
+        BundleMismatchError: a bundle was fitted to another model, precision, arguments or stage. Another wording,
+            decoding or length of answers makes scores uncalibrated.
     """
     tier = partial(
         Tier, name=config.name, cost=config.cost, max_concurrent=config.max_concurrent, breaker=config.breaker
@@ -199,10 +262,7 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     # The bundles first: reading them takes milliseconds, loading a model may take minutes.
     scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
     if config.remote is not None:
-        remote = load_remote_model(config.remote)
-        if scorer is not None:
-            scorer.check_fits(remote.fingerprint)
-        return tier(model=remote, scorer=scorer)
+        return tier(model=load_remote_model(config.remote), scorer=scorer)
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
     if not scorers:
@@ -212,8 +272,6 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
     model = load_local_model(
         config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
     )
-    for found in scorers:
-        found.check_fits(model.fingerprint)
     return tier(model=_batched(model, config.batch), scorer=scorer, prompt_scorer=prompt_scorer)
 
 
@@ -226,12 +284,12 @@ def _batched(model: "LocalModel", size: int) -> StepwiseModel:
 
 
 def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer:
-    """Load one of a tier's bundles, and check its stage, its kind of model, and its answers' length.
+    """Load one of a tier's bundles, and check its stage and its kind of model.
 
     Raises:
         BundleError: it can't be read.
-        BundleMismatchError: it was fitted to another stage, to a local model where the tier is remote or the other way
-            round, or to answers of another length.
+        BundleMismatchError: it was fitted to another stage, or to a local model where the tier is remote or the other
+            way round.
     """
     scorer = LightGBMScorer(read_bundle(bundle))
     fitted = scorer.bundle.metadata
@@ -245,13 +303,6 @@ def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer
         raise BundleMismatchError(
             f"the bundle {bundle!r} was fitted to {'a remote' if is_remote else 'a local'} model, {fitted.model!r}, "
             f"and the tier {config.name!r} is {'local' if is_remote else 'remote'}: harvest that tier, and fit to it"
-        )
-    if not is_remote and config.max_new_tokens != fitted.max_new_tokens:
-        raise BundleMismatchError(
-            f"the bundle {bundle!r} of the tier {config.name!r} was fitted to answers of at most "
-            f"{fitted.max_new_tokens} tokens, and its max_new_tokens is {config.max_new_tokens}: how often they are "
-            f"right depends on it. Write max_new_tokens: {fitted.max_new_tokens}, or harvest and fit a bundle for "
-            "longer answers"
         )
     return scorer
 

@@ -26,7 +26,7 @@ def decisions_table(questions: Sequence[str], decisions: Sequence[Decision]) -> 
             table.add_row(
                 escape(question) if number == 1 else "",
                 _answer(attempt),
-                _number(attempt.uncertainty),
+                _uncertainty(attempt),
                 color_action(made.action if is_last else Action.RETRY),
                 escape(rule or "none held"),
                 escape(attempt.tier),
@@ -71,12 +71,13 @@ def decision_view(made: Decision) -> RenderableType:
 
 def attempts_table(attempts: Sequence[Attempt]) -> Table:
     """One row an attempt."""
-    table = make_table("tier", "answer", "uncertainty", "typicality", "tokens", "ms", "error")
+    table = make_table("tier", "answer", "uncertainty", "rank", "typicality", "tokens", "ms", "error")
     for attempt in attempts:
         table.add_row(
             escape(attempt.tier),
             _answer(attempt),
-            _number(attempt.uncertainty),
+            _uncertainty(attempt),
+            _number(attempt.rank),
             _number(attempt.typicality),
             "" if attempt.tokens is None else str(attempt.tokens),
             f"{attempt.seconds * 1000:.0f}",
@@ -198,6 +199,11 @@ def _answer(attempt: Attempt) -> str:
         return "[dim]stopped at the prompt[/]"
     stopped = "" if attempt.stopped_at is None else f" [dim](stopped after {count(attempt.stopped_at, 'token')})[/]"
     return f"{escape(attempt.text)}{stopped}"
+
+
+def _uncertainty(attempt: Attempt) -> str:
+    uncalibrated = " [yellow](not calibrated)[/]" if attempt.departures else ""
+    return f"{_number(attempt.uncertainty)}{uncalibrated}"
 
 
 def _number(value: float | None) -> str:

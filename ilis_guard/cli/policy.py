@@ -36,6 +36,7 @@ def check(
     from ilis_guard.models.model_files import check_folder
     from ilis_guard.policy import Policy
     from ilis_guard.policy.binding import PolicyContext, check_config
+    from ilis_guard.policy.tier_departures import departure_notices
 
     checked = Policy.load(policy)
     found, certified = checked.notices(), None
@@ -46,7 +47,8 @@ def check(
         for tier in operated.tiers:
             if tier.model is not None and Path(tier.model).is_dir():
                 check_folder(Path(tier.model), tier.precision)
-        found += checked.score_notices(PolicyContext.of_config(operated).scored_by())
+        bundles = PolicyContext.of_config(operated).scored_by()
+        found += (*checked.score_notices(bundles), *departure_notices(operated, bundles))
     warnings = sum(notice.level == "warning" for notice in found)
     out.print(policy_view(checked))
     if certified:

@@ -1,5 +1,6 @@
 """guard.yaml, `tiers`: the models, their bundles, costs and limits."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from ilis_guard.types import Precision, Usage
 
 QUESTION: Final = "{question}"
 """The user's last turn in a prompt's template."""
+GREEDY: Final = "greedy"
+"""The name of decoding without options."""
 PACKAGED_PREFIX: Final = "packaged:"
 """Starts the name of weights or bundles that come as Python packages."""
 _REMOTE_KEYS: Final = frozenset({"name", "remote", "bundle", "cost", "max_concurrent", "breaker"})
@@ -36,6 +39,11 @@ _GUARDS_OWN: Final = frozenset(
 )
 """What the guard and transformers themselves pass to a chat template, and to the method that applies it."""
 _WORDS_FOR_BOOLEANS: Final = frozenset({"false", "n", "no", "off", "on", "true", "y", "yes"})
+
+
+def decoding_name(decoding: Mapping[str, Any]) -> str:
+    """Name options of decoding, for a fingerprint."""
+    return json.dumps(dict(sorted(decoding.items()))) if decoding else GREEDY
 
 
 def template_argument_problem(name: str, value: TemplateArgument) -> str:

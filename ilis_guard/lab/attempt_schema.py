@@ -24,8 +24,12 @@ from ilis_guard.types import (
 
 VERSION: Final = 1
 METADATA_KEY: Final = b"ilis_guard_attempts"
-SHARES: Final = ("uncertainty", "typicality", "prompt_uncertainty", "prompt_typicality", "probability")
+SHARES: Final = (
+    *("uncertainty", "typicality", "rank", "prompt_uncertainty", "prompt_typicality", "prompt_rank", "probability"),
+)
 """Columns of numbers from 0 to 1."""
+CALIBRATED: Final = ("calibrated", "prompt_calibrated")
+"""Columns that say whether an uncertainty is calibrated; null where there is none."""
 AMOUNTS: Final = (
     *("tokens", "prompt_tokens", "seconds", "cost", "prompt_seconds", "prompt_cost", "prompt_length", "text_length"),
 )
@@ -46,6 +50,7 @@ COLUMNS: Final = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
         *(pa.field(name, pa.float64()) for name in SHARES[:-1]),
+        *(pa.field(name, pa.bool_()) for name in CALIBRATED),
         *(pa.field(name, pa.float64()) for name in STATISTICS),
         pa.field("tokens", pa.int64()),
         pa.field("prompt_tokens", pa.int64()),

@@ -35,7 +35,7 @@ from ilis_guard.scoring.findings import (
 )
 from ilis_guard.scoring.risk_control import one_of_each
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
-from ilis_guard.types import Stage
+from ilis_guard.types import Stage, Wording
 
 FEATURES: Final[Mapping[Stage, tuple[tuple[FeatureGroup, ...], ...]]] = {
     "prompt": (("prompt",), ("prompt-summary",)),
@@ -160,6 +160,7 @@ def fit(
         model=manifest.model,
         fingerprint=manifest.fingerprint,
         prompt=manifest.prompt,
+        wordings=(Wording(prompt=getattr(manifest.fingerprint, "prompt", "")),),
         max_new_tokens=manifest.max_new_tokens,
         stage=stage,
         features=best.metadata.features,

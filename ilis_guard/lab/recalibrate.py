@@ -12,7 +12,7 @@ of those that are kept is in the calibration set.
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,7 @@ from ilis_guard.scoring.findings import calibration_findings, figure_findings
 from ilis_guard.scoring.risk_control import one_of_each
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import squared_distances
-from ilis_guard.types import STATISTICS
+from ilis_guard.types import STATISTICS, Fingerprint, Message, RemoteFingerprint, Wording
 
 MIN_PER_CLASS: Final = 20
 """Fewer right or wrong rows are too few to fit the three parameters of a calibration map."""
@@ -43,6 +43,16 @@ TRAINED: Final[tuple[Split, ...]] = ("train", "validation")
 """The splits of rows that trained trees, or chose them."""
 FOLDS: Final = 5
 """Parts of the rows, each of which is calibrated by a map that was fitted to the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """How labelled rows were asked and answered: a bundle is calibrated for requests like them."""
+
+    fingerprint: Fingerprint | RemoteFingerprint
+    prompt: str
+    max_new_tokens: int | None
+    wordings: tuple[Wording, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,7 @@ class CalibrationRows:
     """For typicality; None of an export, which holds no maps to compute them from."""
     groups: Groups
     """Index of the first row of each row's group."""
+    circumstances: Circumstances
     group_by: str | None = None
     """The column that grouped them beside their texts."""
     fitted_to: int = 0
@@ -79,7 +90,8 @@ class CalibrationRows:
 def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: bool = False) -> BundleMetadata:
     """Write a bundle with the same trees and blending, calibrated on other rows.
 
-    The earlier calibration set isn't kept: it represents other requests.
+    The earlier calibration set isn't kept: it represents other requests. Nor are the earlier wordings, decoding and
+    length of answers: the bundle is calibrated for those of these rows.
 
     Args:
         bundle: the one that scored the rows.
@@ -117,6 +129,7 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
     check_findings(findings, accept=accept)
     metadata = bundle.metadata.model_copy(
         update={
+            **{field.name: getattr(rows.circumstances, field.name) for field in fields(Circumstances)},
             "calibration": calibration,
             "recalibrated": Recalibration(
                 bundle=bundle.digest,
@@ -218,7 +231,40 @@ def _of_verdicts(bundle: Bundle, path: Path, tier: str | None, group_by: str | N
         probability=np.array([row.probability for _, row, _ in scored]),
         distances=None,
         groups=verdict_groups([row for _, row, _ in scored], [owner for _, _, owner in scored]),
+        circumstances=_circumstances(bundle.metadata, [row for _, row, _ in scored], path),
         group_by=group_by,
+    )
+
+
+def _circumstances(fitted: BundleMetadata, verdicts: Sequence[VerdictJson], path: Path) -> Circumstances:
+    """Those of judged requests, in the wording and decoding of the bundle's own rows.
+
+    Raises:
+        FitError: a request was put to the model in a way that its row doesn't tell.
+    """
+    if others := sorted({name for row in verdicts for name in row.departures} - {"system", "history"}):
+        raise FitError(
+            f"{str(path)!r} holds answers that were asked for or scored otherwise than the bundle's own rows "
+            f"({', '.join(others)}), and rows of an export don't tell how: harvest with the tier as it is now, and "
+            "recalibrate on that"
+        )
+    if hidden := sum(row.redacted and bool(row.departures) for row in verdicts):
+        raise FitError(
+            f"{str(path)!r} holds {hidden} redacted rows with another system message or earlier turns than the "
+            "bundle's own rows, and which ones isn't known any more; export verdicts before they are redacted"
+        )
+    prompt = getattr(fitted.fingerprint, "prompt", "")
+    found = dict.fromkeys(
+        Wording.of([Message(role=turn.role, content=turn.content) for turn in row.messages], prompt=prompt)
+        for row in verdicts
+        if not row.redacted
+    )
+    kept = fitted.wordings if any(row.redacted for row in verdicts) else ()
+    return Circumstances(
+        fingerprint=fitted.fingerprint,
+        prompt=fitted.prompt,
+        max_new_tokens=fitted.max_new_tokens,
+        wordings=tuple(dict.fromkeys((*found, *kept))),
     )
 
 
@@ -254,7 +300,8 @@ def _score_of(verdict: VerdictJson) -> Hashable:
 
 def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     metadata = bundle.metadata
-    if different := metadata.fingerprint.differences(harvested.manifest.fingerprint):
+    manifest = harvested.manifest
+    if different := metadata.fingerprint.hard_differences(manifest.fingerprint):
         raise BundleMismatchError(
             f"the rows were harvested from another model than the bundle's: {', '.join(different)} differ; harvest "
             f"with {metadata.model!r} as the bundle was fitted to it, or fit a new bundle to these rows"
@@ -287,6 +334,12 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
         probability=np.ones(len(answers)),
         distances=squared_distances(profiles, np.array(known.mean), np.array(known.precision)),
         groups=answer_groups(answers),
+        circumstances=Circumstances(
+            fingerprint=manifest.fingerprint,
+            prompt=manifest.prompt,
+            max_new_tokens=manifest.max_new_tokens,
+            wordings=(Wording(prompt=getattr(manifest.fingerprint, "prompt", "")),),
+        ),
         group_by=answers.group_by,
         fitted_to=int(fitted_to.sum()),
     )

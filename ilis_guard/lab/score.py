@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from ilis_guard.cascade.tier import Tier, load_scorer
 from ilis_guard.config.guard_yaml import GuardConfig
@@ -27,6 +27,9 @@ from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, Remot
 Progress = Callable[[int, int], None]
 """Called with (rows scored, rows in all)."""
 Rows = list[dict[str, Any]]
+_SCORE_COLUMNS: Final = ("uncertainty", "typicality", "calibrated", "rank")
+_HARVESTED: Final = (Message(role="user", content="{question}"),)
+"""The conversation of every harvested row: a question by itself, in the tier's wording."""
 
 
 def score(
@@ -181,6 +184,7 @@ class _HarvestedModel:
     """Stands in for the model whose answers were harvested."""
 
     fingerprint: Fingerprint | RemoteFingerprint
+    max_new_tokens: int | None
 
     def generate(self, messages: Sequence[Message]) -> Generation:  # noqa: ARG002 - a model's signature
         raise ModelError("this model isn't run: its answers were harvested")
@@ -192,10 +196,14 @@ def _score_tier(
     scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")
     prompt_scorer = None if config.prompt_bundle is None else load_scorer(config, config.prompt_bundle, "prompt")
     scorers = [found for found in (scorer, prompt_scorer) if found is not None]
-    for found in scorers:
-        _check_fits(found, harvest, config.name, path)
-    model = _HarvestedModel(fingerprint=harvest.harvest.fingerprint)
-    tier = Tier(name=config.name, model=model, scorer=scorer, prompt_scorer=prompt_scorer, cost=config.cost)
+    manifest = harvest.harvest
+    model = _HarvestedModel(fingerprint=manifest.fingerprint, max_new_tokens=manifest.max_new_tokens)
+    try:
+        tier = Tier(name=config.name, model=model, scorer=scorer, prompt_scorer=prompt_scorer, cost=config.cost)
+    except BundleMismatchError as error:
+        raise BundleMismatchError(
+            f"{path} wasn't harvested from the model of the tier {config.name!r}: {error}"
+        ) from error
     rows: Rows = []
     for row, (_, answer) in zip(harvest.rows(), harvest.generations(), strict=True):
         rows.append(row | _scores(tier, answer))
@@ -212,17 +220,11 @@ def _digest(scorer: LightGBMScorer | None) -> str | None:
     return None if scorer is None else scorer.bundle.digest
 
 
-def _check_fits(scorer: LightGBMScorer, harvest: AttemptTable, tier: str, path: Path) -> None:
-    try:
-        scorer.check_fits(harvest.harvest.fingerprint)
-    except BundleMismatchError as error:
-        raise BundleMismatchError(f"{path} wasn't harvested from the model of the tier {tier!r}: {error}") from error
-
-
 def _scores(tier: Tier, answer: Generation) -> dict[str, Any]:
     """The columns that scoring fills in. Nothing is raised: an answer that can't be scored has an error."""
     score = prompt_score = None
     error = ""
+    wording = tier.wording(_HARVESTED)
     cost = prompt_cost = None
     if tier.cost is not None:
         # Without a prompt bundle, rules of stage `prompt` are evaluated before the model is called.
@@ -230,9 +232,9 @@ def _scores(tier: Tier, answer: Generation) -> dict[str, Any]:
         prompt_cost = 0.0 if tier.prompt_scorer is None else tier.cost.of_prompt(answer.usage)
     if tier.prompt_scorer is not None:
         with suppress(ScoringError):  # only policies with rules of stage `prompt` need it
-            prompt_score = tier.score_prompt(answer)
+            prompt_score = tier.score_prompt(answer, wording)
     try:
-        score = tier.score(answer)
+        score = tier.score(answer, wording)
     except ScoringError as why:
         error = type(why).__name__
     statistics = {} if answer.statistics is None else answer.statistics.to_dict()
@@ -247,9 +249,9 @@ def _scores(tier: Tier, answer: Generation) -> dict[str, Any]:
     }
 
 
-def _columns(score: Score | None, prefix: str) -> dict[str, float | None]:
+def _columns(score: Score | None, prefix: str) -> dict[str, Any]:
     known = {} if score is None else score.to_dict()
-    return {f"{prefix}uncertainty": known.get("uncertainty"), f"{prefix}typicality": known.get("typicality")}
+    return {f"{prefix}{name}": known.get(name) for name in _SCORE_COLUMNS}
 
 
 def _decision_row(decision: DecisionJson, attempt: AttemptJson, wrong: bool | None) -> dict[str, Any]:
@@ -265,8 +267,9 @@ def _decision_row(decision: DecisionJson, attempt: AttemptJson, wrong: bool | No
         "stage": "answer" if is_complete else "prompt",
         "uncertainty": attempt.uncertainty if is_complete else None,
         "typicality": attempt.typicality if is_complete else None,
-        "prompt_uncertainty": None if prompt is None else prompt.uncertainty,
-        "prompt_typicality": None if prompt is None else prompt.typicality,
+        "calibrated": not attempt.departures if is_complete and attempt.uncertainty is not None else None,
+        "rank": attempt.rank if is_complete else None,
+        **{f"prompt_{name}": getattr(prompt, name, None) for name in _SCORE_COLUMNS},
         **{name: getattr(attempt.statistics, name, None) for name in STATISTICS},
         "tokens": attempt.tokens,
         "prompt_tokens": attempt.prompt_tokens,
@@ -292,6 +295,8 @@ def _verdict_row(verdict: VerdictJson) -> dict[str, Any]:
         "stage": "answer",
         "uncertainty": verdict.uncertainty,
         "typicality": verdict.typicality,
+        "calibrated": None if verdict.uncertainty is None else not verdict.departures,
+        "rank": verdict.rank,
         **{name: getattr(verdict, name) for name in STATISTICS},
         "tokens": verdict.tokens,
         "prompt_length": None if verdict.redacted else len(verdict.messages[-1].content),

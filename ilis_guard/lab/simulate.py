@@ -259,6 +259,11 @@ def _tier(
         codes[at] = known.codes
         return Categorical(values=[*known.values, ""], codes=codes)
 
+    def boolean(name: str) -> np.ndarray:
+        column = np.zeros(count, dtype=bool)
+        column[at] = own[name].fill_null(False).to_numpy()
+        return column
+
     reached = np.full(count, NEVER_RUN, dtype=np.int8)
     stage = _categorical(own, "stage")
     ended = np.array([STOPPED_AT_PROMPT if value == "prompt" else ANSWERED for value in stage.values], dtype=np.int8)
@@ -271,8 +276,12 @@ def _tier(
         reached=reached,
         uncertainty=real("uncertainty"),
         typicality=real("typicality"),
+        calibrated=boolean("calibrated"),
+        rank=real("rank"),
         prompt_uncertainty=real("prompt_uncertainty"),
         prompt_typicality=real("prompt_typicality"),
+        prompt_calibrated=boolean("prompt_calibrated"),
+        prompt_rank=real("prompt_rank"),
         statistics=np.column_stack([real(name) for name in STATISTICS]),
         tokens=real("tokens"),
         seconds=real("seconds"),

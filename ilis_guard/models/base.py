@@ -17,7 +17,11 @@ class Model(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint | RemoteFingerprint | None:
-        """Models of one fingerprint have comparable signatures or, untapped, comparable statistics; None for none."""
+        """Models of one fingerprint have comparable signatures or, untapped, comparable statistics; None for none.
+
+        A model that can be tapped also has `max_new_tokens`, the length limit of its answers: where that isn't known,
+        or isn't the bundle's, its scores aren't calibrated.
+        """
 
     def generate(self, messages: Sequence[Message]) -> Generation:
         """Answer a conversation whose last turn is the user's.
@@ -59,7 +63,10 @@ class StoppableModel(Model, Protocol):
     """True: its `generate` takes ``stop``. A model without this attribute never gets stop sequences."""
 
     def generate(self, messages: Sequence[Message], *, stop: Sequence[str] = ()) -> Generation:
-        """As `Model.generate`; the answer ends before the first stop sequence, and is scored without it."""
+        """As `Model.generate`; the answer ends before the first stop sequence, and is scored without it.
+
+        An answer that was cut, or may have been, has ``decoding`` among its `departures`: its score isn't calibrated.
+        """
 
 
 @runtime_checkable

@@ -8,9 +8,10 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ilis_guard.config.tiers import GREEDY
 from ilis_guard.errors import ModelError
+from ilis_guard.types import Departure, in_order
 
-GREEDY: Final = "greedy"
 ALLOWED: Final = frozenset(
     {
         "cache_implementation",
@@ -27,6 +28,8 @@ ALLOWED: Final = frozenset(
     }
 )
 """Options of transformers' GenerationConfig with which every token of an answer comes from a pass of its own."""
+LENGTHS: Final = frozenset({"max_length", "max_new_tokens"})
+"""Options that say how long an answer may be."""
 SWITCHES: Final = ("do_sample", "use_cache")
 SAMPLING: Final = frozenset(
     {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
@@ -47,11 +50,6 @@ NO_OPTIONS: Final = frozenset(
     {"attention_mask", "generation_config", "input_ids", "inputs", "prefix_length", "streamer", "tokenizer"}
 )
 """Arguments of ``generate`` that choose no token."""
-
-
-def decoding_name(decoding: Mapping[str, Any]) -> str:
-    """Name options of decoding, for a fingerprint."""
-    return json.dumps(dict(sorted(decoding.items()))) if decoding else GREEDY
 
 
 def generation_config(
@@ -110,6 +108,17 @@ def decoding_differences(model: Any, given: Mapping[str, Any], ours: GenerationC
     # What a configuration doesn't hold, such as an assistant model or processors of logits, `generate` takes beside it.
     known = NO_OPTIONS | ours.to_dict().keys()
     return sorted(different | {name for name, value in given.items() if name not in known and value is not None})
+
+
+def hard_decoding_differences(model: Any, given: Mapping[str, Any], ours: GenerationConfig) -> list[str]:
+    """List those with which tokens don't each come from a pass of their own, so that no signature is the answer's."""
+    return sorted(set(decoding_differences(model, given, ours)) - ALLOWED - SAMPLING - LENGTHS)
+
+
+def decoding_departures(model: Any, given: Mapping[str, Any], ours: GenerationConfig) -> tuple[Departure, ...]:
+    """What the other differences are called: with them, scores aren't calibrated."""
+    soft = set(decoding_differences(model, given, ours)) & (ALLOWED | SAMPLING | LENGTHS)
+    return in_order("length" if name in LENGTHS else "decoding" for name in soft)
 
 
 def _effective(options: Mapping[str, Any]) -> dict[str, Any]:

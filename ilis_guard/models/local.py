@@ -12,7 +12,7 @@ from ilis_guard import events
 from ilis_guard.concurrency.deadline import Deadline
 from ilis_guard.concurrency.shutdown import delay_exit
 from ilis_guard.concurrency.threads import stream_steps
-from ilis_guard.config.tiers import QUESTION, TemplateArgument
+from ilis_guard.config.tiers import QUESTION, TemplateArgument, decoding_name
 from ilis_guard.errors import ModelError, PromptTooLongError
 from ilis_guard.models.answer_start import AnswerStart
 from ilis_guard.models.answer_text import Span, find_span
@@ -23,7 +23,6 @@ from ilis_guard.models.decoding import (
     context_length,
     continue_config,
     decoding_differences,
-    decoding_name,
     end_tokens,
     generation_config,
     row_cache,
@@ -379,7 +378,8 @@ class LocalModel:
         tokens = self._codec.before_stop(answer, request.stop, request.opened_by)
         assert tokens is not None, "it reached one"
         if tokens:
-            return self._read(request, tokens, "stop", span)
+            # Bundles are fitted to answers that end by themselves.
+            return replace(self._read(request, tokens, "stop", span), departures=("decoding",))
         seconds = time.perf_counter() - request.started_at
         return Generation(text="", tokens=0, prompt_tokens=len(request.tokens), finish_reason="stop", seconds=seconds)
 

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from langchain_core.language_models import BaseChatModel
@@ -101,7 +102,9 @@ class RemoteModel:
             raise
         except Exception as error:
             raise as_model_error(error, type(self._chat).__name__) from error
-        return generation_of(reply, seconds=time.perf_counter() - started)
+        generation = generation_of(reply, seconds=time.perf_counter() - started)
+        # Whether one of the sequences has cut the answer, replies don't say.
+        return replace(generation, departures=("decoding",)) if stop else generation
 
 
 def fingerprint_of(chat: BaseChatModel, bound: Mapping[str, Any] | None = None) -> RemoteFingerprint:

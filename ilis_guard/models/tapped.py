@@ -4,33 +4,37 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from transformers import GenerationConfig
 
+from ilis_guard.config.tiers import QUESTION
 from ilis_guard.errors import BundleMismatchError, ModelError
 from ilis_guard.models.answer_start import AnswerStart
 from ilis_guard.models.checkpoint import Checkpoint
 from ilis_guard.models.decoding import (
-    decoding_differences,
-    decoding_name,
+    decoding_departures,
     end_tokens,
     generation_config,
+    hard_decoding_differences,
     parse_decoding,
     special_tokens,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
 from ilis_guard.models.snapshot import ModelSnapshot
 from ilis_guard.signature import Recorder, Tap, TapPoint, locate
-from ilis_guard.types import Fingerprint, Generation, Message
+from ilis_guard.types import Departure, Fingerprint, Generation, Message
+
+OTHER_DECODING: Final = "another"
+"""In the fingerprint of a third party's model that doesn't decode as the bundle's."""
 
 
 class TappedModel:
     """A causal language model whose ``generate`` a third party calls, once for each conversation.
 
-    Its recordings are comparable with those of a `LocalModel` of the same fingerprint if the prompts have the same
-    wording, which the caller checks call by call.
+    Its fingerprint is that of a `LocalModel` in the bundle's wording. What a call has of its own, `strip_template`,
+    `strip_rendered` and `check_call` tell.
     """
 
     def __init__(
@@ -41,9 +45,12 @@ class TappedModel:
         fingerprint: Fingerprint,
         template: PromptTemplate,
         decoding: GenerationConfig,
+        max_new_tokens: int | None,
     ) -> None:
         self.fingerprint = fingerprint
         self.template = template
+        self.max_new_tokens = max_new_tokens
+        """The bundle's; None where the third party has another limit."""
         self._decoding = decoding
         self._model = checkpoint.model
         self._tokenizer = checkpoint.tokenizer
@@ -77,26 +84,30 @@ class TappedModel:
         Raises:
             ModelError: it isn't in evaluation mode, was changed in memory, or its precision is unknown.
             SignatureError: its architecture can't be tapped, or a tap isn't in the path to the logits.
-            BundleMismatchError: its decoding or its length limit isn't the bundle's.
+            BundleMismatchError: its tokens don't each come from a pass of their own, as the bundle's do.
         """
         checkpoint = Checkpoint.of(model, tokenizer)
         if model.config.is_encoder_decoder:
             raise ModelError(f"a {type(model).__name__} encodes its prompt apart from its answer, and can't be tapped")
         template = PromptTemplate(text=prompt, chat_template=tokenizer.chat_template)
         points = locate(model, checkpoint.layers, fitted.site)
-        decoding = parse_decoding(fitted.decoding)
         ours = generation_config(
-            decoding,
+            parse_decoding(fitted.decoding),
             max_new_tokens=max_new_tokens,
             end_tokens=end_tokens(model, tokenizer, chat=template.is_chat),
         )
-        if problem := _describe_differences(model, options, ours):
+        if problem := _hard_differences(model, options, ours):
             raise BundleMismatchError(problem)
+        departures = decoding_departures(model, options, ours)
         fingerprint = checkpoint.fingerprint(
-            points, temperature=fitted.temperature, decoding=decoding_name(decoding), template=template
+            points,
+            temperature=fitted.temperature,
+            decoding=OTHER_DECODING if "decoding" in departures else fitted.decoding,
+            template=template,
         )
         checkpoint.prove_taps(points)
-        return cls(checkpoint, points, fingerprint=fingerprint, template=template, decoding=ours)
+        limit = None if "length" in departures else max_new_tokens
+        return cls(checkpoint, points, fingerprint=fingerprint, template=template, decoding=ours, max_new_tokens=limit)
 
     def strip_template(self, messages: Sequence[Message]) -> tuple[Message, ...] | None:
         """Remove the bundle's wording from a conversation's last turn; None where the turn has another wording."""
@@ -108,8 +119,8 @@ class TappedModel:
         question = self.template.question_in_rendered(prompt, self._tokenizer)
         return None if question is None else (Message(role="user", content=question),)
 
-    def check_call(self, model: Any, tokenizer: Any, options: Mapping[str, Any]) -> None:
-        """Check that the third party still calls this model, with its tokenizer, and with the bundle's options.
+    def check_call(self, model: Any, tokenizer: Any, options: Mapping[str, Any]) -> tuple[Departure, ...]:
+        """Check that the third party still calls this model, with its tokenizer; return what departs from the bundle's.
 
         Args:
             model: that it will call.
@@ -117,13 +128,14 @@ class TappedModel:
             options: the arguments of ``generate``.
 
         Raises:
-            ModelError: it has replaced the model or its tokenizer, or its decoding or its length limit isn't the
-                bundle's any more.
+            ModelError: it has replaced the model or its tokenizer, or its tokens don't each come from a pass of their
+                own any more.
         """
         if model is not self._model or tokenizer is not self._tokenizer:
             raise ModelError("the pipeline's model or its tokenizer was replaced after it was wrapped; wrap it anew")
-        if problem := _describe_differences(model, options, self._decoding):
+        if problem := _hard_differences(model, options, self._decoding):
             raise ModelError(problem)
+        return decoding_departures(model, options, self._decoding)
 
     @contextmanager
     def record(self) -> Iterator["CallRecorder"]:
@@ -144,20 +156,20 @@ class TappedModel:
             call = CallRecorder(recorder, self._codec, self._snapshot)
             yield call
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Encode a conversation in the bundle's wording."""
-        return self._codec.encode_prompt(messages)
+    def prompt_tokens(self, messages: Sequence[Message], *, is_worded: bool = False) -> list[int]:
+        """Encode a conversation in the bundle's wording, or one that has a wording already."""
+        return self._codec.encode_prompt(messages, replace(self.template, text=QUESTION) if is_worded else None)
 
 
-def _describe_differences(model: Any, options: Mapping[str, Any], ours: GenerationConfig) -> str:
-    """Describe in what a third party's call differs from the bundle's decoding; empty where it doesn't."""
-    different = decoding_differences(model, options, ours)
+def _hard_differences(model: Any, options: Mapping[str, Any], ours: GenerationConfig) -> str:
+    """Describe the options of a third party's call with which no signature belongs to its answer; empty without any."""
+    different = hard_decoding_differences(model, options, ours)
     if not different:
         return ""
     wanted = {name: getattr(ours, name, None) for name in different}
     return (
         f"the chain's model generates otherwise than the one that the tier's bundle was fitted to: "
-        f"{', '.join(different)} differ. The bundle wants {wanted!r}; give the pipeline these, or harvest and fit a "
+        f"{', '.join(wanted)} differ. The bundle wants {wanted!r}; give the pipeline these, or harvest and fit a "
         "bundle for it"
     )
 

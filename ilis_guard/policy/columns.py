@@ -102,8 +102,10 @@ class Columns:
             "typicality": lambda: (self._tier.typicality if self._stage == "answer" else self._tier.prompt_typicality)[
                 self._rows
             ],
+            "calibrated": lambda: self._calibrated,
+            "rank": lambda: (self._tier.rank if self._stage == "answer" else self._tier.prompt_rank)[self._rows],
             "threshold": lambda: np.full(len(self._rows), self._threshold),
-            "certified": lambda: ~self._error.is_true & (self._uncertainty <= self._threshold),
+            "certified": lambda: ~self._error.is_true & self._calibrated & (self._uncertainty <= self._threshold),
             "tier": lambda: self._everywhere(self._tier.name),
             "last_tier": lambda: self._is_last,
             "attempt": lambda: self._attempt,
@@ -122,6 +124,8 @@ class Columns:
         return {
             "uncertainty": lambda: self._is_unscored,
             "typicality": lambda: self._is_unscored,
+            "calibrated": lambda: self._is_unscored,
+            "rank": lambda: self._is_unscored,
             "tokens": lambda: np.isnan(self._tokens),
             "seconds": lambda: np.isnan(self._seconds),
             "cost": lambda: np.isnan(self._cost),
@@ -137,6 +141,11 @@ class Columns:
     def _uncertainty(self) -> Float64[np.ndarray, " rows"]:
         column = self._tier.uncertainty if self._stage == "answer" else self._tier.prompt_uncertainty
         return np.asarray(column[self._rows])
+
+    @property
+    def _calibrated(self) -> Bool[np.ndarray, " rows"]:
+        column = self._tier.calibrated if self._stage == "answer" else self._tier.prompt_calibrated
+        return np.asarray(column[self._rows] & ~np.isnan(self._uncertainty))
 
     @property
     def _is_unscored(self) -> Bool[np.ndarray, " rows"]:

@@ -31,7 +31,7 @@ _MAYBE_MISSING_INTEGERS: Final = frozenset(
 )
 _ENVIRONMENT: Final = cel.NewEnv(variables=_VARIABLES, functions=functions())
 
-_BEHIND: Final = {"certified": ("uncertainty", "threshold")}
+_BEHIND: Final = {"certified": ("uncertainty", "calibrated", "threshold")}
 """The facts that a fact follows from, which explain it better than true or false."""
 
 _COMPARING: Final = ("==", "!=", "in", "<", "<=", ">", ">=")

@@ -162,6 +162,8 @@ def _obstacle_to_answer(bound: BoundRule, facts: Facts) -> Obstacle | None:
         return Obstacle(kind="attempt_failed")
     if not facts.has_score:
         return Obstacle(kind="no_uncertainty")
+    if bound.is_guaranteed and not facts.calibrated:
+        return Obstacle(kind="not_calibrated")
     if bound.is_guaranteed and not facts.certified:
         return Obstacle(kind="not_certified", threshold=facts.threshold)
     return None

@@ -87,7 +87,9 @@ def representatives(delimiters: ClassLiterals, fixed: Mapping[str, Any]) -> Iter
 
 
 def _facts(values: dict[str, Any]) -> Facts | None:
-    """Facts from these classes; None where there are none, because `certified` contradicts the others."""
+    """Facts from these classes; None where there are none, because two of them contradict each other."""
+    if values.get("calibrated") and values.get("uncertainty") is MISSING:
+        return None
     is_certified = values.pop("certified", None)
     intervals = {name: value for name, value in values.items() if isinstance(value, Interval)}
     if is_certified is not None and "threshold" not in intervals:

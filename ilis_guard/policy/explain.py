@@ -12,6 +12,7 @@ from ilis_guard.types import (
     Action,
     Attempt,
     Decision,
+    Departure,
     ErrorInfo,
     FactValue,
     Mode,
@@ -202,6 +203,9 @@ def _outcome(outcome: RuleOutcome, ruling: Ruling | None = None) -> str:
 _OBSTACLES: Final[Mapping[ObstacleKind, Callable[[Obstacle], str]]] = {
     "attempt_failed": lambda _: "it would answer, but the attempt failed",
     "no_uncertainty": lambda _: "it would answer, but the attempt has no uncertainty from 0 to 1",
+    "not_calibrated": lambda _: (
+        "it would answer, but the uncertainty isn't calibrated for this request, and the policy's guarantee needs that"
+    ),
     "not_certified": lambda of: (
         "it would answer, but on this tier the policy's guarantee covers "
         f"{'no uncertainty' if of.threshold is None else f'only an uncertainty up to {of.threshold:.6g}'}"
@@ -219,8 +223,35 @@ _OBSTACLES: Final[Mapping[ObstacleKind, Callable[[Obstacle], str]]] = {
 }
 
 
+_DEPARTURES: Final[Mapping[Departure, str]] = {
+    "wording": "another wording of the prompt",
+    "system": "a system message",
+    "history": "earlier turns",
+    "decoding": "another decoding",
+    "length": "another limit of the answers' length",
+    "traffic": "traffic without labels",
+}
+"""What a request has that the labelled rows hadn't."""
+
+
+def departures_text(departures: Sequence[Departure]) -> str:
+    """``a system message, earlier turns``: what some departures are."""
+    return ", ".join(_DEPARTURES[name] for name in departures)
+
+
+def uncalibrated_text(departures: Sequence[Departure] = ()) -> str:
+    """That an uncertainty isn't calibrated, and why, as far as that is known, in a sentence."""
+    why = departures_text(departures)
+    return f"The uncertainty isn't calibrated for this request{f': {why}' if why else ''}; it only ranks answers."
+
+
 def attempt_text(attempt: Attempt) -> str:
-    """What one tier did, in a sentence."""
+    """What one tier did, in a sentence, and in another one that its score isn't calibrated where it isn't."""
+    uncalibrated = [] if attempt.error or not attempt.departures else [uncalibrated_text(attempt.departures)]
+    return " ".join([_attempt_text(attempt), *uncalibrated])
+
+
+def _attempt_text(attempt: Attempt) -> str:
     tier = f"The tier '{attempt.tier}'" if attempt.tier else "The model"
     value = attempt.uncertainty
     uncertainty = None if value is None or math.isnan(value) else value

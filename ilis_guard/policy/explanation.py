@@ -6,7 +6,7 @@ from typing import Any
 
 from ilis_guard.policy.conditions import Situation
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.explain import attempt_text, outcome_text, passed_over_text, ruling_text
+from ilis_guard.policy.explain import attempt_text, outcome_text, passed_over_text, ruling_text, uncalibrated_text
 from ilis_guard.policy.facts import Facts, fact_values
 from ilis_guard.policy.parts import Finding, Part
 from ilis_guard.policy.schema import Rule
@@ -72,7 +72,15 @@ class Explanation:
         outcomes = tuple(one.outcome for one in self.rules if one.outcome is not None)
         passed = tuple(one for one in outcomes if one.outcome != "decided")
         ruled = "No rule held, so the model goes on to answer." if self.ruling is None else ruling_text(self.ruling)
-        return " ".join([attempt_text(attempt), ruled, *([passed_over_text(passed)] if passed else [])])
+        is_uncalibrated = facts.has_score and not facts.calibrated
+        return " ".join(
+            [
+                attempt_text(attempt),
+                *([uncalibrated_text()] if is_uncalibrated else []),
+                ruled,
+                *([passed_over_text(passed)] if passed else []),
+            ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, with the facts as conditions see them: a number that is missing is null."""

@@ -28,9 +28,14 @@ class Facts:
     """What is known of one attempt when a policy is evaluated. Prompts and answers are no facts."""
 
     uncertainty: float | None = None
-    """Calibrated probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
+    """Probability, 0 to 1, that the answer is wrong; None or NaN where the attempt has no score."""
     typicality: float | None = None
     """From 0 (unlike the calibration signatures) to 1 (like them); None or NaN where it is unknown."""
+    calibrated: bool = True
+    """Whether the uncertainty may be read as a probability; else it only ranks. Conditions see false where there is
+    none."""
+    rank: float | None = None
+    """The share of its traffic's answers that are surer, 0 to 1; None or NaN where no traffic profile says."""
     threshold: float | None = None
     """The uncertainty, 0 to 1, up to which the policy's guarantee holds on this tier; None or NaN where it can't be
     certified, or the policy gives none."""
@@ -73,9 +78,9 @@ class Facts:
 
     @property
     def certified(self) -> bool:
-        """Whether the policy's guarantee covers this answer: it has a score, at most the tier's threshold."""
+        """Whether the policy's guarantee covers this answer: its score is calibrated, and at most the threshold."""
         threshold = to_float(self.threshold)
-        if self.error or not self.has_score or threshold is None:
+        if self.error or not self.has_score or not self.calibrated or threshold is None:
             return False
         assert self.uncertainty is not None, "has_score says so"
         return self.uncertainty <= threshold  # false where the threshold is NaN
@@ -104,6 +109,8 @@ _STATISTIC: Final = Kind("double", may_be_missing=True)
 VISIBLE: Final[Mapping[str, Kind]] = {
     "uncertainty": Kind("double", low=0.0, high=1.0, may_be_missing=True),
     "typicality": Kind("double", low=0.0, high=1.0, may_be_missing=True),
+    "calibrated": Kind("bool"),
+    "rank": Kind("double", low=0.0, high=1.0, may_be_missing=True),
     "threshold": Kind("double", low=0.0, high=1.0, may_be_missing=True),
     "certified": Kind("bool"),
     "tier": Kind("string"),
@@ -195,7 +202,8 @@ def _reader(name: str, kind: Kind) -> Callable[[Facts], Any]:
 
 
 _READERS: Final = {name: _reader(name, kind) for name, kind in VISIBLE.items()} | {
-    "labels": lambda facts: dict(_labels(facts.labels)) if facts.labels else {}
+    "calibrated": lambda facts: bool(facts.calibrated) and facts.has_score,
+    "labels": lambda facts: dict(_labels(facts.labels)) if facts.labels else {},
 }
 """How conditions see each of them."""
 

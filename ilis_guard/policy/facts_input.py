@@ -49,6 +49,8 @@ class GivenFacts(StrictModel):
 
     uncertainty: Share | None = None
     typicality: Share | None = None
+    calibrated: bool = True
+    rank: Share | None = None
     threshold: Share | None = None
     tier: str = ""
     last_tier: bool = True

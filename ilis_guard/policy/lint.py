@@ -17,10 +17,10 @@ from ilis_guard.policy.facts import VISIBLE, Facts, fact_values
 from ilis_guard.policy.reachability import ClassMatches, ReachabilityAnalysis
 from ilis_guard.policy.schema import PolicyFile
 from ilis_guard.policy.slips import odd_bounds, turned_round
-from ilis_guard.policy.syntax import literals, tested_labels
+from ilis_guard.policy.syntax import compared_facts, literals, tested_labels
 from ilis_guard.types import Action, Statistics
 
-_OF_THE_SCORE: Final = ("uncertainty", "typicality", "threshold", "certified")
+_OF_THE_SCORE: Final = ("uncertainty", "typicality", "rank", "threshold", "certified")
 _PLACEHOLDER: Final = re.compile(r"\$\{\w+\}")
 _ANY_TIER: Final = " "
 """No tier has this name, see schema.Name."""
@@ -28,6 +28,7 @@ _ANY_TIER: Final = " "
 _WORST: Final = Facts(
     uncertainty=1.0,
     typicality=0.0,
+    rank=1.0,
     tier=_ANY_TIER,
     tokens=100,
     seconds=1.0,
@@ -71,6 +72,7 @@ def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notic
             or _answers_at_the_worst(file, engine, document)
         ),
         *(tuple(_uncertified(file, analysis, document)) or _without_catch_all(analysis, document)),
+        *_never_asks_calibrated(file, engine.rules, document),
         *_retries_without_attempts(file, document),
         *_untested_labels(engine.rules, document),
         *_placeholders(file, document),
@@ -117,7 +119,7 @@ def _turned_round(rules: Sequence[BoundRule], document: Document) -> Iterator[No
     for index, bound in enumerate(rules):
         if bound.rule.do is not Action.ANSWER:
             continue
-        for name, good, bad in (("uncertainty", 0.0, 1.0), ("typicality", 1.0, 0.0)):
+        for name, good, bad in (("uncertainty", 0.0, 1.0), ("rank", 0.0, 1.0), ("typicality", 1.0, 0.0)):
             if _may_hold(bound, name, bad) and not _may_hold(bound, name, good):
                 meant = turned_round(bound.condition.tree) or "turn its comparison round"
                 what = f"may answer where the {name} is {bad}, and never where it is {good}: {meant}"
@@ -150,7 +152,7 @@ def _keeps_the_best(rules: Sequence[BoundRule], document: Document) -> Iterator[
 
 def _may_hold(bound: BoundRule, name: str, value: float) -> bool:
     """Whether a condition may be true where a number of the score has this value, whatever all other facts are."""
-    score: dict[str, Any] = {"uncertainty": 0.5, "typicality": 0.5, name: value}
+    score: dict[str, Any] = {"uncertainty": 0.5, "typicality": 0.5, "rank": 0.5, name: value}
     facts = Facts(**score)
     unknown = frozenset({*VISIBLE, "labels"} - {name})
     return bound.condition.might_hold(Situation(facts, unknown=unknown))
@@ -251,6 +253,28 @@ def _without_catch_all(analysis: ReachabilityAnalysis, document: Document) -> It
             "with a rule without `when`: `do: abstain` with a `say`, or `do: escalate`"
         )
         yield Notice("note", document.key_place(("rules",)), what)
+
+
+def _never_asks_calibrated(file: PolicyFile, rules: Sequence[BoundRule], document: Document) -> Iterator[Notice]:
+    """Rules that read every uncertainty as a probability; where it isn't one, it only ranks."""
+    if any("calibrated" in bound.condition.names for bound in rules):
+        return
+    for index, bound in enumerate(rules):
+        compared = next((one for one in compared_facts(bound.condition.tree) if one.fact == "uncertainty"), None)
+        if compared is None:
+            continue
+        effect = (
+            "this rule decides by it all the same, though it only ranks there: ask `calibrated && ...`, and say in a "
+            "rule of its own what is done without"
+            if file.guarantee is None
+            else "this rule decides by it all the same; the guarantee lets no such answer through"
+        )
+        what = (
+            f"rule '{bound.rule.id}': the uncertainty is a probability only where it is calibrated, not after a system "
+            f"message, an earlier turn or a wording that its bundle hasn't seen; {effect}"
+        )
+        yield Notice("note", document.place_in_text(("rules", index, "when"), compared.offset), what)
+        return
 
 
 def _retries_without_attempts(file: PolicyFile, document: Document) -> Iterator[Notice]:

@@ -18,8 +18,10 @@ from ilis_guard.policy.schema import VERSION, PolicyFile, Rule
 from ilis_guard.policy.slips import odd_bounds
 from ilis_guard.types import Action
 
-SCORE: Final = frozenset({"uncertainty", "typicality", "certified"})
+SCORE: Final = frozenset({"uncertainty", "typicality", "calibrated", "rank", "certified"})
 """The facts that a scorer finds, and what follows from them."""
+_GATES: Final = SCORE - {"calibrated"}
+"""Those of which an answer rule looks at one: how sure an answer is, `calibrated` doesn't say."""
 
 
 def locate(path: str | Path) -> Path:
@@ -119,7 +121,7 @@ def _misplaced_keys(document: Document, index: int, rule: Rule) -> Iterator[str]
 
 def _blind_answer(document: Document, index: int, rule: Rule, condition: Condition) -> Iterator[str]:
     """An answer rule without the score would switch the guard off."""
-    if rule.do is Action.ANSWER and rule.stage == "answer" and not SCORE & set(condition.names):
+    if rule.do is Action.ANSWER and rule.stage == "answer" and not _GATES & set(condition.names):
         text = "an answer rule must look at the score; add a condition such as `when: uncertainty < 0.2`"
         yield _complaint(document, (index, "do" if rule.when is None else "when"), rule, text)
 

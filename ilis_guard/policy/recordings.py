@@ -54,10 +54,15 @@ class TierRecording:
     reached: Int8[np.ndarray, " requests"]
     """`NEVER_RUN`, `STOPPED_AT_PROMPT` or `ANSWERED`; the other columns mean nothing where the tier was never run."""
     uncertainty: Float64[np.ndarray, " requests"]
-    """NaN where there is no score, as in the next three columns."""
+    """NaN where there is no score, as in the other columns of fractions below."""
     typicality: Float64[np.ndarray, " requests"]
+    calibrated: Bool[np.ndarray, " requests"]
+    """Whether `uncertainty` is; False where that isn't known."""
+    rank: Float64[np.ndarray, " requests"]
     prompt_uncertainty: Float64[np.ndarray, " requests"]
     prompt_typicality: Float64[np.ndarray, " requests"]
+    prompt_calibrated: Bool[np.ndarray, " requests"]
+    prompt_rank: Float64[np.ndarray, " requests"]
     statistics: Float64[np.ndarray, "requests statistics"]
     """Columns in the order of `Statistics`; NaN where there are none."""
     tokens: Float64[np.ndarray, " requests"]
@@ -98,6 +103,8 @@ class TierRecording:
                 tier=self.name,
                 uncertainty=_known(self.prompt_uncertainty[request]),
                 typicality=_known(self.prompt_typicality[request]),
+                calibrated=bool(self.prompt_calibrated[request]),
+                rank=_known(self.prompt_rank[request]),
                 seconds=_known(self.prompt_seconds[request]) or 0.0,
                 cost=_known(self.prompt_cost[request]),
             )
@@ -105,6 +112,8 @@ class TierRecording:
             tier=self.name,
             uncertainty=_known(self.uncertainty[request]),
             typicality=_known(self.typicality[request]),
+            calibrated=bool(self.calibrated[request]),
+            rank=_known(self.rank[request]),
             statistics=_statistics(self.statistics[request]),
             tokens=None if np.isnan(self.tokens[request]) else int(self.tokens[request]),
             seconds=_known(self.seconds[request]) or 0.0,

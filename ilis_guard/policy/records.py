@@ -12,10 +12,12 @@ from ilis_guard.policy.replay import DecisionRecord
 from ilis_guard.types import (
     Action,
     Attempt,
+    Departure,
     ErrorInfo,
     FinishReason,
     Label,
     Mode,
+    Role,
     Ruling,
     ShadowRuling,
     Stage,
@@ -41,6 +43,13 @@ class ScoreJson(_Record):
 
     uncertainty: float
     typicality: float | None
+    rank: float | None
+    departures: Annotated[tuple[Departure, ...], Field(strict=False)]
+
+    @property
+    def calibrated(self) -> bool:
+        """As `Score.calibrated`."""
+        return not self.departures
 
 
 class StatisticsJson(_Record):
@@ -60,6 +69,8 @@ class AttemptJson(_Record):
     text: str
     uncertainty: float | None
     typicality: float | None
+    rank: float | None
+    departures: Annotated[tuple[Departure, ...], Field(strict=False)]
     prompt_score: ScoreJson | None
     prompt_seconds: float | None
     prompt_cost: float | None
@@ -97,7 +108,7 @@ class TicketJson(_Record):
 class MessageJson(_Record):
     """A message of a conversation."""
 
-    role: str
+    role: Role
     content: str
 
 
@@ -184,6 +195,9 @@ class VerdictJson(RequestJson, StatisticsJson):
     text: str
     uncertainty: Share | None
     typicality: Share | None
+    rank: Share | None
+    departures: Annotated[tuple[Departure, ...], Field(strict=False)]
+    """Why the uncertainty isn't calibrated."""
     tokens: int | None
     finish_reason: FinishReason | None
     probability: Annotated[float, Field(gt=0, le=1)]

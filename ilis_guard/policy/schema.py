@@ -149,7 +149,7 @@ class Rule(_Strict):
                     "if": _ANSWERS,
                     "then": {
                         "required": ["when"],
-                        "properties": {"when": {"pattern": "uncertainty|typicality|certified"}},
+                        "properties": {"when": {"pattern": "uncertainty|typicality|rank|certified"}},
                     },
                 },
             ]
@@ -165,17 +165,18 @@ class Rule(_Strict):
         OptionalWhen,
         Field(
             examples=[
-                "uncertainty < 0.2 && typicality >= 0.01",
+                "calibrated && uncertainty < 0.2 && typicality >= 0.01",
+                "!calibrated && rank < 0.6",
                 "certified",
                 "has(labels.topic) && labels.topic == 'legal'",
             ],
             json_schema_extra={"pattern": r"\S", "maxLength": 2000},
         ),
     ] = None
-    """A condition in CEL; without it the rule always holds. May look at: uncertainty, typicality, threshold, certified,
-    tier, last_tier, attempt, tokens, seconds, cost, prompt_length, text_length, finish_reason, error,
-    statistics.logprob_sum, statistics.logprob_mean, statistics.entropy_mean, statistics.margin_min, and labels.NAME
-    (ask `has(labels.NAME)` first). Fractions are compared with fractions: 1.0, not 1."""
+    """A condition in CEL; without it the rule always holds. May look at: uncertainty, typicality, calibrated, rank,
+    threshold, certified, tier, last_tier, attempt, tokens, seconds, cost, prompt_length, text_length, finish_reason,
+    error, statistics.logprob_sum, statistics.logprob_mean, statistics.entropy_mean, statistics.margin_min, and
+    labels.NAME (ask `has(labels.NAME)` first). Fractions are compared with fractions: 1.0, not 1."""
     do: Action
     """What is done: `answer`, `abstain`, `retry` (on a larger tier) or `escalate` (to a queue of people)."""
     to: Annotated[OptionalTo, Field(examples=["support"])] = None

@@ -204,7 +204,7 @@ def turned_round(condition: Node, *, answers: bool = True) -> str:
     return ""
 
 
-_WRONG_WAY: Final = {"uncertainty": (">", ">="), "typicality": ("<", "<=")}
+_WRONG_WAY: Final = {"uncertainty": (">", ">="), "rank": (">", ">="), "typicality": ("<", "<=")}
 _TURNED: Final = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
 

@@ -34,8 +34,11 @@ class AttemptSummary:
 
     tier: str
     uncertainty: float | None = None
-    """At the stage that it has come to; so is `typicality`."""
+    """At the stage that it has come to; so are the next three."""
     typicality: float | None = None
+    calibrated: bool = True
+    """As `Facts.calibrated`."""
+    rank: float | None = None
     statistics: Statistics | None = None
     tokens: int | None = 0
     seconds: float = 0.0
@@ -54,6 +57,8 @@ class AttemptSummary:
             tier=attempt.tier,
             uncertainty=attempt.uncertainty,
             typicality=attempt.typicality,
+            calibrated=attempt.calibrated,
+            rank=attempt.rank,
             statistics=attempt.statistics,
             tokens=attempt.tokens,
             seconds=attempt.seconds,
@@ -72,6 +77,8 @@ class AttemptSummary:
             tier=attempt.tier,
             uncertainty=None if score is None else score.uncertainty,
             typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
+            calibrated=score is not None and score.calibrated,
+            rank=None if score is None or math.isnan(score.rank) else score.rank,
             seconds=attempt.prompt_seconds or 0.0,
             cost=attempt.prompt_cost,
         )
@@ -142,6 +149,8 @@ class CascadeState:
         return Facts(
             uncertainty=newest.uncertainty,
             typicality=newest.typicality,
+            calibrated=newest.calibrated,
+            rank=newest.rank,
             threshold=self.thresholds.get(newest.tier),
             tier=newest.tier,
             last_tier=not larger,

@@ -14,7 +14,16 @@ from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
-from ilis_guard.types import STATISTICS, Fingerprint, RemoteFingerprint, Stage, Statistic
+from ilis_guard.types import (
+    STATISTICS,
+    Departure,
+    Fingerprint,
+    RemoteFingerprint,
+    Stage,
+    Statistic,
+    Wording,
+    in_order,
+)
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -135,7 +144,10 @@ class BundleMetadata(BundlePart):
     model: str
     """The model's name in the harvest, for people; `fingerprint` is what must match."""
     fingerprint: Fingerprint | RemoteFingerprint
+    """Hard differences from the running model's refuse it, the others make scores uncalibrated."""
     prompt: str
+    wordings: Annotated[tuple[Wording, ...], FailFast()] = Field(min_length=1)
+    """Of the labelled rows: to requests in another wording, the score isn't calibrated."""
     max_new_tokens: Count | None
     """None where the model can't be tapped: its own arguments bound its answers."""
     stage: Stage = "answer"
@@ -170,6 +182,26 @@ class BundleMetadata(BundlePart):
         if self.blending is None:
             return None
         return self.blending.sequence_probability.log_odds(statistics[:, self.statistics.index("logprob_sum")])
+
+    def departures(
+        self, fingerprint: Fingerprint | RemoteFingerprint | None, max_new_tokens: int | None
+    ) -> tuple[Departure, ...]:
+        """Find what a model decodes otherwise than the one of the labelled rows did; what isn't known departs too.
+
+        Args:
+            fingerprint: the model's.
+            max_new_tokens: the length limit of a model that can be tapped.
+        """
+        if fingerprint is None:
+            return ("decoding", "length")
+        found = set(self.fingerprint.departures(fingerprint)) - {"wording"}
+        if max_new_tokens != self.max_new_tokens and isinstance(self.fingerprint, Fingerprint):
+            found.add("length")
+        return in_order(found)
+
+    def wording_departures(self, wording: Wording) -> tuple[Departure, ...]:
+        """Find what a wording has of its own beside the nearest wording of the labelled rows."""
+        return min((known.departures(wording) for known in self.wordings), key=len)
 
     @model_validator(mode="after")
     def _check_inputs(self) -> "BundleMetadata":

@@ -58,15 +58,17 @@ class LightGBMScorer:
     def check_fits(self, fingerprint: Fingerprint | RemoteFingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
 
+        Another wording, decoding or length of answers is not refused: scores aren't calibrated then.
+
         Raises:
-            BundleMismatchError: the fingerprints differ.
+            BundleMismatchError: the fingerprints have hard differences.
         """
         metadata = self.bundle.metadata
-        if different := metadata.fingerprint.differences(fingerprint):
+        if different := metadata.fingerprint.hard_differences(fingerprint):
             raise BundleMismatchError(
                 f"the bundle doesn't fit the running model: {', '.join(different)} differ. It was fitted to "
-                f"{metadata.model!r} ({metadata.fingerprint}; the prompt reads {metadata.prompt[:200]!r}); the model "
-                f"that runs is ({fingerprint}). Run the model as the bundle says, or harvest and fit a bundle for it"
+                f"{metadata.model!r} ({metadata.fingerprint}); the model that runs is ({fingerprint}). Run the model "
+                "as the bundle says, or harvest and fit a bundle for it"
             )
 
     def score(self, generation: Generation) -> Score:

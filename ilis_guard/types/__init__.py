@@ -2,8 +2,10 @@
 
 from ilis_guard.types.decisions import Attempt, Decision, DecisionRecord, StreamMode
 from ilis_guard.types.generations import (
+    DEPARTURES,
     POSITIONS,
     STATISTICS,
+    Departure,
     Dtype,
     Fingerprint,
     FinishReason,
@@ -18,6 +20,7 @@ from ilis_guard.types.generations import (
     Statistics,
     Step,
     Usage,
+    in_order,
 )
 from ilis_guard.types.requests import Label, Labels, Message, Request, Role
 from ilis_guard.types.rulings import (
@@ -40,8 +43,10 @@ from ilis_guard.types.rulings import (
 )
 from ilis_guard.types.scalars import to_float, total
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
+from ilis_guard.types.wordings import Wording
 
 __all__ = [
+    "DEPARTURES",
     "POSITIONS",
     "STAGES",
     "STATISTICS",
@@ -49,6 +54,7 @@ __all__ = [
     "Attempt",
     "Decision",
     "DecisionRecord",
+    "Departure",
     "Dtype",
     "ErrorInfo",
     "FactValue",
@@ -88,6 +94,8 @@ __all__ = [
     "TicketWaiter",
     "Usage",
     "Verdict",
+    "Wording",
+    "in_order",
     "to_float",
     "total",
 ]

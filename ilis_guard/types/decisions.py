@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from ilis_guard.types.generations import FinishReason, Position, Score, Signature, Statistics
+from ilis_guard.types.generations import Departure, FinishReason, Position, Score, Signature, Statistics
 from ilis_guard.types.requests import Labels
 from ilis_guard.types.rulings import (
     Action,
@@ -42,6 +42,10 @@ class Attempt:
     """At the stage that it came to."""
     typicality: float | None = None
     """As `uncertainty`."""
+    rank: float | None = None
+    """As `Score.rank`; None where no traffic profile says."""
+    departures: tuple[Departure, ...] = ()
+    """Why the uncertainty isn't calibrated for this request; empty where it is, or there is none."""
     prompt_score: Score | None = None
     """The prompt bundle's score before a token was generated; None where it wasn't used."""
     prompt_seconds: float | None = None
@@ -68,6 +72,11 @@ class Attempt:
     """Why there is no scored answer."""
 
     @property
+    def calibrated(self) -> bool:
+        """Whether the uncertainty may be read as a probability; False where there is none."""
+        return self.uncertainty is not None and not self.departures
+
+    @property
     def signature(self) -> Signature | None:
         """The mean map over the generated tokens, float32 [layers, layers], nats; None where there is none."""
         return self.signatures.get("mean")
@@ -91,6 +100,9 @@ class Attempt:
             "text": self.text,
             "uncertainty": self.uncertainty,
             "typicality": self.typicality,
+            "rank": self.rank,
+            "calibrated": self.calibrated,
+            "departures": list(self.departures),
             "prompt_score": None if self.prompt_score is None else self.prompt_score.to_dict(),
             "prompt_seconds": self.prompt_seconds,
             "prompt_cost": self.prompt_cost,
@@ -143,6 +155,16 @@ class Decision:
     created_at: float = field(default_factory=time.time)
 
     @property
+    def calibrated(self) -> bool:
+        """Whether the uncertainty may be read as a probability; False where there is none."""
+        return bool(self.attempts) and self.attempts[-1].calibrated
+
+    @property
+    def rank(self) -> float | None:
+        """The last attempt's; None where no traffic profile says."""
+        return self.attempts[-1].rank if self.attempts else None
+
+    @property
     def rule(self) -> str | None:
         """Id of the rule that decided in the end; None where no rule held."""
         return self.rulings[-1].rule if self.rulings else None
@@ -174,6 +196,8 @@ class Decision:
             "action": self.action.value,
             "text": self.text,
             "uncertainty": self.uncertainty,
+            "calibrated": self.calibrated,
+            "rank": self.rank,
             "rule": self.rule,
             "rulings": [ruling.to_dict() for ruling in self.rulings],
             "policy": self.policy,
@@ -255,7 +279,8 @@ def read_attempt(values: Mapping[str, Any]) -> Attempt:
     score, statistics, error = values["prompt_score"], values["statistics"], values["error"]
     return Attempt(
         **{name: value for name, value in values.items() if name not in _NESTED},
-        prompt_score=None if score is None else Score(**{name: _number(each) for name, each in score.items()}),
+        departures=tuple(values["departures"]),
+        prompt_score=None if score is None else Score.read(score),
         statistics=(
             None if statistics is None else Statistics(**{name: _number(each) for name, each in statistics.items()})
         ),
@@ -275,7 +300,7 @@ _PLAIN: Final = (
     "thresholds",
     "bundles",
 )
-_NESTED: Final = frozenset({"prompt_score", "statistics", "error", "signatures"})
+_NESTED: Final = frozenset({"calibrated", "departures", "prompt_score", "statistics", "error", "signatures"})
 
 
 def _number(value: float | None) -> float:

@@ -1,9 +1,9 @@
 """Generations: what a model returned, what was measured inside it, and the score of that."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -30,6 +30,34 @@ Statistic = Literal["logprob_sum", "logprob_mean", "entropy_mean", "margin_min"]
 STATISTICS: Final[tuple[Statistic, ...]] = ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
 
 
+Departure = Literal["wording", "system", "history", "decoding", "length", "traffic"]
+"""What a request has of its own, and the labelled rows that a score was calibrated by hadn't: the wording around its
+question (`Fingerprint.prompt`), a system message, turns before its question, how tokens are chosen, how long answers
+may be; or a traffic profile that no row with a label belongs to."""
+DEPARTURES: Final[tuple[Departure, ...]] = get_args(Departure)
+_ARGUMENT: Final = "arguments."
+"""Starts the names of a chat model's arguments among the differences of fingerprints."""
+_DECODING_ARGUMENTS: Final = frozenset(
+    {"best_of", "do_sample", "frequency_penalty", "logit_bias", "min_p", "mirostat", "mirostat_eta", "mirostat_tau"}
+    | {"n", "presence_penalty", "random_seed", "repeat_last_n", "repeat_penalty", "repetition_penalty", "seed"}
+    | {"stop", "stop_sequences", "temperature", "tfs_z", "top_k", "top_p", "typical_p"}
+)
+_LENGTH_ARGUMENTS: Final = frozenset(
+    {"max_completion_tokens", "max_new_tokens", "max_output_tokens", "max_tokens", "num_predict"}
+)
+SOFT_ARGUMENTS: Final[Mapping[str, Departure]] = {
+    **dict.fromkeys(_DECODING_ARGUMENTS, "decoding"),
+    **dict.fromkeys(_LENGTH_ARGUMENTS, "length"),
+}
+"""Arguments of chat models that only say how tokens are chosen, where an answer is cut, and how long it may be."""
+
+
+def in_order(departures: Iterable[Departure]) -> tuple[Departure, ...]:
+    """Each departure once, in the order of `DEPARTURES`."""
+    found = frozenset(departures)
+    return tuple(name for name in DEPARTURES if name in found)
+
+
 Signature = Float32[np.ndarray, "layers layers"]
 """The L x L map of directed KL divergences at one token position, in nats: row i, column j is KL(p_i || p_j)."""
 
@@ -38,11 +66,21 @@ class _Fingerprint:
     """What fingerprints of both kinds can."""
 
     __slots__: tuple[str, ...] = ()
+    _SOFT: ClassVar[Mapping[str, Departure]] = {}
+    """What may differ without making scores meaningless: they are uncalibrated then. All else is hard."""
 
     def differences(self, other: "_Fingerprint") -> tuple[str, ...]:
         """Names of what the two differ in; of two kinds, all of both."""
         mine, others = self.to_dict(), other.to_dict()
         return tuple(name for name in mine | others if mine.get(name) != others.get(name))
+
+    def hard_differences(self, other: "_Fingerprint") -> tuple[str, ...]:
+        """Those of the differences with which a score means nothing: a bundle refuses the other model."""
+        return tuple(name for name in self.differences(other) if name not in self._SOFT)
+
+    def departures(self, other: "_Fingerprint") -> tuple[Departure, ...]:
+        """What the other differences are called: a bundle scores the other model, and isn't calibrated for it."""
+        return in_order(self._SOFT[name] for name in self.differences(other) if name in self._SOFT)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, flat."""
@@ -54,7 +92,13 @@ class _Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint(_Fingerprint):
-    """What makes a model's signatures comparable. A bundle holds only for models whose fingerprint equals its own."""
+    """What makes a model's signatures comparable.
+
+    A bundle refuses models whose fingerprint differs from its own in more than decoding and prompt. Where these differ,
+    signatures still rank answers, and how many of them are wrong at a score is another matter.
+    """
+
+    _SOFT: ClassVar[Mapping[str, Departure]] = {"decoding": "decoding", "prompt": "wording"}
 
     weights: str
     """Digest of the checkpoint's tensors, hexadecimal."""
@@ -78,8 +122,11 @@ class RemoteFingerprint(_Fingerprint):
     """As `Fingerprint`, of a model that can't be tapped: what makes the output statistics of its answers comparable.
 
     It gets conversations unchanged, so there is no prompt format to record. Its provider may change the model behind
-    its name without notice.
+    its name without notice. As with a `Fingerprint`, arguments that only say how tokens are chosen and how long answers
+    may be are soft: with others, a bundle's scores aren't calibrated.
     """
+
+    _SOFT: ClassVar[Mapping[str, Departure]] = {f"{_ARGUMENT}{name}": soft for name, soft in SOFT_ARGUMENTS.items()}
 
     chat_model: str
     """Import path of its chat model's class, ``package.module:Class``."""
@@ -91,7 +138,7 @@ class RemoteFingerprint(_Fingerprint):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, flat: each argument as ``arguments.NAME``."""
-        arguments = {f"arguments.{name}": value for name, value in self.arguments.items()}
+        arguments = {f"{_ARGUMENT}{name}": value for name, value in self.arguments.items()}
         return {"chat_model": self.chat_model, "model": self.model, **arguments}
 
 
@@ -148,6 +195,9 @@ class Generation:
     sent: tuple[Message, ...] = ()
     """The conversation that the model was really sent, where it makes its own, as a chain does: larger tiers, facts and
     tickets get this one. Empty where it is the request's."""
+    departures: tuple[Departure, ...] = ()
+    """What this call had of its own that neither its conversation nor the model's fingerprint tells: a stop sequence
+    that cut the answer, options of one call, or a chain's own wording."""
 
     @property
     def usage(self) -> Usage:
@@ -160,14 +210,36 @@ class Score:
     """What a scorer says of one generation."""
 
     uncertainty: float
-    """Calibrated probability, 0 to 1, that the answer is wrong; higher is more uncertain."""
+    """Probability, 0 to 1, that the answer is wrong; higher is more uncertain. Where the score isn't `calibrated`, it
+    only ranks."""
     typicality: float
     """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them. NaN where
     the scorer can't tell."""
+    rank: float = math.nan
+    """The share of its traffic's answers that are surer than this one, 0 to 1; NaN where no traffic profile says."""
+    departures: tuple[Departure, ...] = ()
+    """Why the uncertainty isn't calibrated; empty where it is."""
 
-    def to_dict(self) -> dict[str, float | None]:
+    @property
+    def calibrated(self) -> bool:
+        """Whether the uncertainty may be read as a probability; else it only ranks."""
+        return not self.departures
+
+    def to_dict(self) -> dict[str, Any]:
         """As JSON values: NaN is none."""
-        return {"uncertainty": self.uncertainty, "typicality": None if math.isnan(self.typicality) else self.typicality}
+        return {
+            "uncertainty": self.uncertainty,
+            "typicality": None if math.isnan(self.typicality) else self.typicality,
+            "rank": None if math.isnan(self.rank) else self.rank,
+            "calibrated": self.calibrated,
+            "departures": list(self.departures),
+        }
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """A score from the JSON values that `to_dict` made."""
+        numbers = {name: math.nan if values[name] is None else values[name] for name in ("typicality", "rank")}
+        return cls(uncertainty=values["uncertainty"], departures=tuple(values["departures"]), **numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,4 +253,5 @@ class Step:
     """So far: `prompt` is there from the first step, `last`, `mean` and statistics once a token passed."""
     score: Score | None = None
     """What is known so far of how uncertain the answer is: at the prompt by the tier's prompt bundle, then by its
-    bundle; None where there is nothing to score yet or nothing to score it with. Only the last step's is calibrated."""
+    bundle; None where there is nothing to score yet or nothing to score it with. Its `departures` are those that the
+    whole answer's score will have; until the last step its uncertainty is only on the way there."""

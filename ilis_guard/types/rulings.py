@@ -33,6 +33,7 @@ couldn't be evaluated; or it held, and an obstacle kept it from acting."""
 ObstacleKind = Literal[
     "attempt_failed",
     "no_uncertainty",
+    "not_calibrated",
     "not_certified",
     "missing_fact",
     "no_larger_tier",

@@ -34,7 +34,7 @@ def test_an_answer_is_a_message_with_its_decision() -> None:
 
 def test_a_decisions_summary_is_small_and_json() -> None:
     told = chat(0.1).invoke(QUESTION).response_metadata["ilis_guard"]
-    names = "id action rule uncertainty rulings errors tier ticket ticket_error cost policy"
+    names = "id action rule uncertainty calibrated rank rulings errors tier ticket ticket_error cost policy"
     assert list(told) == names.split()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert "It is Oslo" not in json.dumps(told)

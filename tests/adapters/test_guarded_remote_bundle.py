@@ -86,7 +86,6 @@ async def test_the_bundle_scores_an_awaited_model(guard: Guard, serving: Provide
 @pytest.mark.parametrize(
     ("changes", "differing"),
     [
-        ({"temperature": 0.7}, ["arguments.temperature"]),
         ({"logprobs": None, "top_logprobs": None}, ["arguments.logprobs", "arguments.top_logprobs"]),
         ({"model": "mayor"}, ["model"]),
     ],
@@ -103,6 +102,33 @@ def test_a_model_with_other_arguments_has_no_score_and_they_are_named(
     assert (told["tier"], told["differing"]) == ("clerk", differing)
 
 
+@pytest.mark.parametrize(
+    ("changes", "departures"),
+    [
+        ({"temperature": 0.7}, ("decoding",)),
+        ({"max_tokens": 3}, ("length",)),
+        ({"seed": 4, "top_p": 0.5, "max_tokens": 3}, ("decoding", "length")),
+    ],
+    ids=str,
+)
+def test_a_model_that_decodes_otherwise_is_scored_uncalibrated_and_named(
+    changes: dict[str, Any], departures: tuple[str, ...], guard: Guard, serving: Provider
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        decision = decided(guard, chat(serving, **changes), SURE)
+    assert decision.uncertainty == guard.decide(town(SURE).prompt()).uncertainty
+    assert (decision.calibrated, decision.attempts[0].departures) == (False, departures)
+    (told,) = (log for log in logs if log["event"] == events.TIER_UNCALIBRATED)
+    assert (told["tier"], told["stage"], told["departures"]) == ("clerk", "answer", list(departures))
+
+
+def test_a_chains_own_system_message_is_seen(guard: Guard, serving: Provider) -> None:
+    prompt = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "{question}")])
+    decision = wrap(prompt | chat(serving), guard, output="decision").invoke({"question": town(SURE).prompt()})
+    assert (decision.calibrated, decision.attempts[0].departures) == (False, ("system",))
+    assert decided(guard, chat(serving), SURE).calibrated
+
+
 def test_neither_has_one_with_tools_or_fallbacks(guard: Guard, serving: Provider) -> None:
     def weather(place: str) -> str:
         """Tell the weather."""
@@ -113,12 +139,18 @@ def test_neither_has_one_with_tools_or_fallbacks(guard: Guard, serving: Provider
         assert decided(guard, wrapped, SURE).uncertainty is None
 
 
-def test_a_calls_options_take_the_score_but_stop_sequences_do_not(guard: Guard, serving: Provider) -> None:
-    decision = decided(guard, chat(serving), SURE, temperature=1.5)
+def test_a_calls_options_take_the_score_or_its_calibration(guard: Guard, serving: Provider) -> None:
+    decision = decided(guard, chat(serving), SURE, user="me")
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "the call passes ['temperature'] on to the chain's model" in problem(decision.attempts[0])
-    assert decided(guard, chat(serving), SURE, stop=["\n"]).action is Action.ANSWER
-    assert serving.asked[-1]["stop"] == ["\n"]
+    assert "the call passes ['user'] on to the chain's model" in problem(decision.attempts[0])
+    for options, departures in (
+        ({"temperature": 1.5}, ("decoding",)),
+        ({"stop": ["\n"]}, ("decoding",)),
+        ({"max_tokens": 5}, ("length",)),
+    ):
+        decided_so = decided(guard, chat(serving), SURE, **options)
+        assert (decided_so.action, decided_so.attempts[0].departures) == (Action.ANSWER, departures)
+    assert decided(guard, chat(serving), SURE, stop=None).calibrated
 
 
 def test_a_model_whose_arguments_change_after_it_was_loaded_or_wrapped_has_no_score_any_more(

@@ -124,16 +124,20 @@ def replaced_model(llm: Any) -> None:
     llm.pipeline.model = type(llm.pipeline.model)(llm.pipeline.model.config).eval()
 
 
-def penalised(llm: Any) -> None:
-    """An option that the pipeline leaves open, and that the model's own configuration fills in."""
+def configured(llm: Any, **options: Any) -> None:
+    """Options that the pipeline leaves open, and that the model's own configuration fills in."""
     model = llm.pipeline.model
     model.generation_config = copy.deepcopy(model.generation_config)
-    model.generation_config.repetition_penalty = 1.3
+    model.generation_config.update(**options)
+
+
+def beaming(llm: Any) -> None:
+    configured(llm, num_beams=2)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(replaced_model, "its tokenizer was replaced after it was wrapped"), (penalised, "repetition_penalty differ")],
+    [(replaced_model, "its tokenizer was replaced after it was wrapped"), (beaming, "num_beams differ")],
 )
 def test_a_pipeline_changed_after_it_was_wrapped_gives_no_answer(
     change: Callable[[Any], object], said: str, loaded: tuple[Any, Any], chain: Callable[..., Any]
@@ -146,3 +150,17 @@ def test_a_pipeline_changed_after_it_was_wrapped_gives_no_answer(
     loaded[0].generation_config = before
     assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
     assert said in problem(decision.attempts[0])
+
+
+def test_a_pipeline_that_decodes_otherwise_after_it_was_wrapped_is_not_calibrated(
+    loaded: tuple[Any, Any], chain: Callable[..., Any]
+) -> None:
+    built = chain()
+    before = loaded[0].generation_config
+    wrapped = wrap(built, guard(), output="decision")
+    first = wrapped.invoke(QUESTION)
+    configured(built.last.llm, repetition_penalty=1.3)
+    second = wrapped.invoke(QUESTION)
+    loaded[0].generation_config = before
+    assert (second.calibrated, second.attempts[0].departures) == (False, ("decoding",))
+    assert "decoding" not in first.attempts[0].departures

@@ -73,6 +73,8 @@ def test_recalibrating_on_useless_verdicts_is_refused_and_says_who_repeats_whom(
             "tier": "small",
             "uncertainty": float(random.random()),
             "typicality": 0.5,
+            "rank": None,
+            "departures": [],
             "tokens": 1,
             "finish_reason": "stop",
             "redacted": False,

@@ -208,6 +208,31 @@ def test_policy_check_warns_of_mismatches_with_the_guard(run: Callable[..., Any]
     assert run("policy", "check", str(path), "-c", str(config), "--strict").status == 1
 
 
+def test_policy_check_names_tiers_whose_scores_are_calibrated_for_no_request(
+    run: Callable[..., Any], config: Path
+) -> None:
+    fitted = (
+        "name: small, model: packaged:smollm2-135m-instruct, bundle: packaged:smollm2-135m-instruct-full, "
+        "prompt_bundle: packaged:smollm2-135m-instruct-full-prompt, "
+    )
+
+    def told(keys: str) -> str:
+        config.write_text(
+            f"version: 1\npolicy: default\ntiers: [{{{fitted}{keys}}}]\nreview: {{storage: 'sqlite:///tickets.db'}}\n"
+        )
+        shown: str = run("policy", "check", "default", "-c", str(config)).out
+        return shown
+
+    prompt = "prompt: '{question} Answer in a few words only.'"
+    assert "is calibrated on this tier" not in told(f"{prompt}, max_new_tokens: 16")
+    assert "warning: bundle of 'small': no score is calibrated on this tier" in (
+        shown := told(f"{prompt}, max_new_tokens: 17, decoding: {{top_k: 3, do_sample: true}}")
+    )
+    assert "warning: prompt_bundle of 'small': no score is calibrated on this tier" in shown
+    assert "it has another decoding, another limit of the answers' length than the rows" in shown
+    assert "it has another wording of the prompt than the rows" in told("max_new_tokens: 16")
+
+
 def test_policy_schema_prints_the_shipped_file(run: Callable[..., Any]) -> None:
     result = run("policy", "schema")
     assert (result.status, result.err) == (0, "")

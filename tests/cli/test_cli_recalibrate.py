@@ -23,6 +23,8 @@ def verdicts(path: Path, *, audited: float) -> Path:
             "tier": "small",
             "uncertainty": uncertainty,
             "typicality": 0.5,
+            "rank": None,
+            "departures": [],
             "tokens": 1,
             "finish_reason": "stop",
             "redacted": False,

@@ -56,7 +56,9 @@ def calibrated(packaged: Bundle) -> Callable[..., Bundle]:
 
 
 def tier(name: str, bundle: Bundle) -> Tier:
-    return Tier(name=name, model=FakeModel("yes", layers=LAYERS), scorer=LightGBMScorer(bundle))
+    fitted = bundle.metadata
+    model = FakeModel("yes", layers=LAYERS, fingerprint=fitted.fingerprint, max_new_tokens=fitted.max_new_tokens)
+    return Tier(name=name, model=model, scorer=LightGBMScorer(bundle))
 
 
 def test_a_policy_that_guarantees_nothing_has_no_thresholds(packaged: Bundle) -> None:

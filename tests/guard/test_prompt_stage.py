@@ -231,7 +231,14 @@ def test_policy_that_reads_unscored_prompts_is_refused() -> None:
 def test_an_attempt_stopped_at_the_prompt_is_json() -> None:
     made = guard(tier("only", Score(uncertainty=0.97, typicality=float("nan")))).decide(QUESTION)
     told = json.loads(json.dumps(made.to_dict(), allow_nan=False))["attempts"][0]
-    assert (told["stage"], told["prompt_score"]) == ("prompt", {"uncertainty": 0.97, "typicality": None})
+    score: dict[str, Any] = {
+        "uncertainty": 0.97,
+        "typicality": None,
+        "rank": None,
+        "calibrated": True,
+        "departures": [],
+    }
+    assert (told["stage"], told["prompt_score"]) == ("prompt", score)
     assert Attempt(tier="t").to_dict()["prompt_score"] is None
 
 

@@ -18,7 +18,7 @@ from ilis_guard.errors import ModelError, RequestError, ScoringError, TransientM
 from ilis_guard.policy.explain import explain_decision
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
 from ilis_guard.text import is_blank
-from ilis_guard.types import Action, Decision, Generation, Message, Obstacle, ShadowNote, Step, StreamMode
+from ilis_guard.types import Action, Decision, Generation, Message, Obstacle, Score, ShadowNote, Step, StreamMode
 from tests.explained import problem
 
 QUESTION = "What is the boiling point of gallium?"
@@ -181,6 +181,19 @@ def test_an_unfinished_answer_that_is_merely_unsure_is_not_cut() -> None:
     unsure = by_words(*[CONVINCING - 0.05] * 7, 0.1)
     text, reasons, made = split(list(guard(tier("only", FakeModel(WORDS), unsure)).stream(QUESTION, mode="optimistic")))
     assert (text, reasons, made.text) == (WORDS, [], WORDS)
+
+
+@pytest.mark.parametrize(("so_far", "is_stopped"), [(0.95, True), (0.7, False)])
+def test_an_unfinished_answers_rank_counts_only_where_it_is_convincing(so_far: float, is_stopped: bool) -> None:
+    def ranked(rank: float) -> Score:
+        return Score(uncertainty=0.9, typicality=1.0, rank=rank, departures=("system",))
+
+    scorer = FixedScorer({SO_FAR[number]: ranked(0.1 if number == 7 else so_far) for number in range(8)})
+    only = Tier(name="only", model=FakeModel(WORDS), scorer=scorer)
+    rules = "\n  - {id: surest, when: '!calibrated && rank < 0.6', do: answer}\n"
+    _, _, made = split(list(guard(only, rules=rules).stream(QUESTION, mode="early_stop")))
+    assert (made.attempts[0].stopped_at is not None) is is_stopped
+    assert made.action is (Action.ABSTAIN if is_stopped else Action.ANSWER)
 
 
 def test_one_noisy_word_stops_nothing() -> None:

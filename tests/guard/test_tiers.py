@@ -34,12 +34,6 @@ def test_a_bundle_for_another_stage_is_refused_before_the_model_is_loaded(key: s
         load_tier(config(model="no/such/model", **{key: bundle}))
 
 
-@pytest.mark.parametrize(("key", "bundle"), [("bundle", NF4), ("prompt_bundle", f"{NF4}-prompt")])
-def test_a_bundle_for_answers_of_another_length_is_refused(key: str, bundle: str) -> None:
-    with pytest.raises(BundleMismatchError, match="answers of at most 16 tokens, and its max_new_tokens is 17"):
-        load_tier(config(model="no/such/model", max_new_tokens=17, **{key: bundle}))
-
-
 def test_stream_scores_the_prompt_first_then_the_answer_so_far() -> None:
     tier = Tier(
         name="t",

@@ -181,7 +181,8 @@ def test_the_prompts_score_ranks_real_questions(small: Tier) -> None:
 
 def test_a_real_stream_ends_with_the_decisions_score(small: Tier) -> None:
     steps = list(small.stream([Message(role="user", content=QUESTIONS[1])]))
-    whole = small.score(small.model.generate([Message(role="user", content=QUESTIONS[1])]))
+    question = [Message(role="user", content=QUESTIONS[1])]
+    whole = small.score(small.model.generate(question), small.wording(question))
     assert steps[-1].score is not None
     assert steps[-1].score.uncertainty == pytest.approx(whole.uncertainty, abs=1e-6)
     assert all(step.score is not None for step in steps[1:])

@@ -13,9 +13,10 @@ from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
 from ilis_guard.lab import metrics, recalibrate as module
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
-from ilis_guard.lab.recalibrate import CalibrationRows, read_calibration_rows, recalibrate
+from ilis_guard.lab.recalibrate import CalibrationRows, Circumstances, read_calibration_rows, recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
+from ilis_guard.types import Message, Wording
 from tests.lab.test_fit import generation, made
 
 pytestmark = pytest.mark.usefixtures("fitted_model")
@@ -23,6 +24,19 @@ pytestmark = pytest.mark.usefixtures("fitted_model")
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
 DRAWS = 40
+
+
+def circumstances(bundle: Bundle) -> Circumstances:
+    """Those of the bundle's own rows."""
+    known = bundle.metadata
+    return Circumstances(
+        fingerprint=known.fingerprint,
+        prompt=known.prompt,
+        max_new_tokens=known.max_new_tokens,
+        wordings=known.wordings,
+    )
+
+
 VERDICT: dict[str, Any] = {
     "id": "ticket-0",
     "dataset": "review",
@@ -33,6 +47,8 @@ VERDICT: dict[str, Any] = {
     "tier": "small",
     "uncertainty": 0.5,
     "typicality": None,
+    "rank": None,
+    "departures": [],
     "tokens": 1,
     "finish_reason": "stop",
     "probability": 0.5,
@@ -203,6 +219,56 @@ def test_a_harvest_of_another_model_is_refused(bundle: Bundle, tmp_path: Path, m
         read_calibration_rows(bundle, tmp_path / "rows.parquet", tier="small")
 
 
+def test_a_harvest_in_another_wording_calibrates_for_that_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made(200, seed=5, signal=0.6, share=0.3)
+    rows = replace(rows, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
+    fingerprint = replace(rows.manifest.tapped(), prompt="0123456789abcdef", decoding='{"top_k": 3}')
+    other = rows.manifest.model_copy(
+        update={"fingerprint": fingerprint, "prompt": "{question}!", "max_new_tokens": 999}
+    )
+    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
+    new = recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
+    assert new.wordings == (Wording(prompt="0123456789abcdef"),)
+    assert (new.fingerprint, new.prompt, new.max_new_tokens) == (fingerprint, "{question}!", other.max_new_tokens)
+    known = bundle.metadata
+    assert new.departures(fingerprint, other.max_new_tokens) == ()
+    assert new.departures(known.fingerprint, known.max_new_tokens) == ("decoding", "length")
+    assert new.wording_departures(known.wordings[0]) == ("wording",)
+
+
+def test_verdicts_after_a_system_message_calibrate_for_it_too(bundle: Bundle, tmp_path: Path) -> None:
+    system = {"role": "system", "content": "You are a helpful assistant."}
+    rows = [
+        row | {"messages": [system, *row["messages"]], "departures": ["system"]} if place % 2 else row
+        for place, row in enumerate(Traffic(bundle, 0, 3000).rows())
+    ]
+    new = recalibrate(bundle, read_calibration_rows(bundle, written(tmp_path / "r.jsonl", rows)), tmp_path / "new")
+    prompt = bundle.metadata.wordings[0].prompt
+    turns = [Message(role="system", content=system["content"]), Message(role="user", content="Who?")]
+    helpful = Wording.of(turns, prompt=prompt)
+    assert set(new.wordings) == {Wording(prompt=prompt), helpful}
+    assert new.fingerprint == bundle.metadata.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"departures": ["wording"]}, r"otherwise than the bundle's own rows \(wording\)"),
+        ({"departures": ["length", "system"]}, r"otherwise than the bundle's own rows \(length\)"),
+        ({"departures": ["history"], "redacted": True}, "1 redacted rows with another system message"),
+    ],
+)
+def test_verdicts_whose_wording_nobody_knows_are_refused(
+    changes: dict[str, Any], message: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    rows = Traffic(bundle, 0, 1000).rows()
+    path = written(tmp_path / "rows.jsonl", [rows[0] | changes, *rows[1:]])
+    with pytest.raises(FitError, match=message):
+        read_calibration_rows(bundle, path)
+
+
 def test_one_tiers_rows_are_chosen_and_two_tiers_are_not_mixed(bundle: Bundle, tmp_path: Path) -> None:
     rows = Traffic(bundle, 0, 1000).rows()
     mixed = [row | {"tier": "large" if place % 2 else "small"} for place, row in enumerate(rows)]
@@ -259,6 +325,7 @@ def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tm
         probability=np.full(100, 0.5),
         distances=None,
         groups=np.arange(100),
+        circumstances=circumstances(bundle),
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")

@@ -43,6 +43,8 @@ FACTS = st.builds(
     Facts,
     uncertainty=st.one_of(st.floats(0, 1), ANY_NUMBER),
     typicality=st.one_of(st.floats(0, 1), ANY_NUMBER),
+    calibrated=st.booleans(),
+    rank=st.one_of(st.floats(0, 1), ANY_NUMBER),
     threshold=st.one_of(st.floats(0, 1), ANY_NUMBER),
     tier=st.one_of(TIERS, ANY_TEXT),
     last_tier=st.booleans(),
@@ -112,7 +114,16 @@ ATOMS = st.one_of(
     st.builds("type({}) == {}".format, LABELS, st.sampled_from(["int", "string", "bool"])),
     st.builds("{}({}) == {}".format, st.sampled_from(["int", "double", "string"]), LABELS, LITERALS),
     st.sampled_from(
-        ["certified", "last_tier", "true", "false", "tokens / 0 == 1", "labels.x", "labels.all(a, labels[a])"]
+        [
+            "certified",
+            "calibrated",
+            "last_tier",
+            "true",
+            "false",
+            "tokens / 0 == 1",
+            "labels.x",
+            "labels.all(a, labels[a])",
+        ]
     ),
 )
 CONDITIONS = st.recursive(

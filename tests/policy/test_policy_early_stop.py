@@ -27,6 +27,10 @@ LENIENT = "{id: lenient, when: uncertainty < 0.99, do: answer}"
         ([SURE], {}, False),
         ([SURE], {"uncertainty": 0.1}, True),
         ([SURE, LENIENT], {}, True),
+        (["{id: sure, when: calibrated && uncertainty < 0.99, do: answer}"], {"calibrated": False}, False),
+        (["{id: surest, when: '!calibrated && rank < 0.6', do: answer}"], {"calibrated": False, "rank": 0.5}, True),
+        (["{id: surest, when: '!calibrated && rank < 0.6', do: answer}"], {"calibrated": False, "rank": 0.9}, False),
+        (["{id: surest, when: '!calibrated && rank < 0.6', do: answer}"], {"calibrated": False}, False),
         # A rule that surely comes first.
         (["{id: no, when: uncertainty > 0.9, do: abstain}", LENIENT], {}, False),
         (["{id: no, when: uncertainty > 0.9, do: escalate}", LENIENT], {}, False),

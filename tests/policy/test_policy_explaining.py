@@ -9,10 +9,10 @@ from hypothesis import given, strategies as st
 from ilis_guard.policy import Explanation, Facts, Policy
 from ilis_guard.policy.conditions import Condition
 from ilis_guard.policy.engine import ALWAYS, BoundRule, Engine
-from ilis_guard.policy.explain import outcome_text
+from ilis_guard.policy.explain import attempt_text, outcome_text
 from ilis_guard.policy.explanation import ExplainedRule, explain
 from ilis_guard.policy.schema import Rule
-from ilis_guard.types import STAGES, Action, Obstacle, Stage, Statistics
+from ilis_guard.types import STAGES, Action, Attempt, Obstacle, Stage, Statistics
 
 LEGAL = Facts(uncertainty=0.43, typicality=0.5, tier="small", labels={"topic": "legal"})
 
@@ -235,9 +235,15 @@ def test_an_explanation_never_contradicts_the_ruling(
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        (Facts(uncertainty=0.3, threshold=0.2), "`certified` is false (uncertainty is 0.3, threshold is 0.2)"),
-        (Facts(uncertainty=0.3), "`certified` is false (uncertainty is 0.3, threshold is missing)"),
-        (Facts(uncertainty=0.1, threshold=0.2), "`certified` is true (uncertainty is 0.1, threshold is 0.2)"),
+        (
+            Facts(uncertainty=0.3, threshold=0.2),
+            "`certified` is false (uncertainty is 0.3, calibrated is true, threshold is 0.2)",
+        ),
+        (Facts(uncertainty=0.3), "`certified` is false (uncertainty is 0.3, calibrated is true, threshold is missing)"),
+        (
+            Facts(uncertainty=0.1, threshold=0.2),
+            "`certified` is true (uncertainty is 0.1, calibrated is true, threshold is 0.2)",
+        ),
     ],
 )
 def test_certified_is_explained_by_its_threshold(facts: Facts, why: str) -> None:
@@ -245,3 +251,21 @@ def test_certified_is_explained_by_its_threshold(facts: Facts, why: str) -> None
     explained = Policy.parse(text).explain(facts)
     assert reason(explained.rules[0]) == why
     assert why in explained.paragraph
+
+
+def test_what_is_not_calibrated_is_explained() -> None:
+    text = (
+        "version: 1\nname: p\nguarantee: {max_error: 0.1}\nrules:\n  - {id: a, when: uncertainty < 0.5, do: answer}\n"
+    )
+    explained = Policy.parse(text).explain(Facts(uncertainty=0.1, threshold=0.2, calibrated=False))
+    assert explained.ruling is not None
+    assert explained.ruling.action is Action.ABSTAIN
+    assert reason(explained.rules[0]) == (
+        "it would answer, but the uncertainty isn't calibrated for this request, and the policy's guarantee needs that"
+    )
+    assert "The uncertainty isn't calibrated for this request; it only ranks answers." in explained.paragraph
+    attempt = Attempt(tier="small", text="x", uncertainty=0.1, departures=("system", "length"))
+    assert attempt_text(attempt) == (
+        "The tier 'small' answered with an uncertainty of 0.1. The uncertainty isn't calibrated for this request: a "
+        "system message, another limit of the answers' length; it only ranks answers."
+    )

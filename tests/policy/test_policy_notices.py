@@ -10,8 +10,9 @@ FOLDER = Path(__file__).parents[2] / "policies"
 
 
 def notices(*rules: str, keys: str = "description: d") -> tuple[Notice, ...]:
-    """Without that on a missing rule for all that is left, which few policies here have."""
-    return tuple(notice for notice in all_notices(*rules, keys=keys) if not notice.what.startswith(UNDECIDED))
+    """Without those on missing rules: for all that is left, and for what isn't calibrated, which few here have."""
+    found = all_notices(*rules, keys=keys)
+    return tuple(each for each in found if not each.what.startswith(UNDECIDED) and UNCALIBRATED not in each.what)
 
 
 def all_notices(*rules: str, keys: str = "description: d") -> tuple[Notice, ...]:
@@ -25,6 +26,7 @@ def only(*rules: str, keys: str = "description: d") -> Notice:
 
 
 UNDECIDED = "no rule surely decides where, for instance, "
+UNCALIBRATED = "the uncertainty is a probability only where it is calibrated"
 
 
 SURE = "id: sure, when: uncertainty < 0.2, do: answer"
@@ -32,7 +34,7 @@ LAST = "id: last, do: abstain"
 
 
 def test_there_is_nothing_to_say_of_a_sound_policy() -> None:
-    assert all_notices(SURE, "id: up, do: retry", LAST) == ()
+    assert all_notices("id: sure, when: calibrated && uncertainty < 0.2, do: answer", "id: up, do: retry", LAST) == ()
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.yaml")))
@@ -198,3 +200,41 @@ def test_a_label_whose_presence_no_rule_tests_warns() -> None:
 )
 def test_a_label_whose_presence_is_tested_does_not_warn(rules: list[str]) -> None:
     assert notices(*rules) == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "keys", "said"),
+    [
+        ([SURE], "description: d", "though it only ranks there: ask `calibrated && ...`"),
+        (
+            ["id: sure, when: certified, do: answer", "id: up, when: uncertainty < 0.2, do: retry", LAST],
+            "guarantee: {max_error: 0.1}",
+            "the guarantee lets no such answer through",
+        ),
+    ],
+)
+def test_a_policy_that_never_asks_what_is_calibrated_gets_a_note(rules: list[str], keys: str, said: str) -> None:
+    (notice,) = (notice for notice in all_notices(*rules, keys=keys) if UNCALIBRATED in notice.what)
+    assert notice.level == "note"
+    assert said in notice.what
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["id: sure, when: calibrated && uncertainty < 0.2, do: answer", LAST],
+        ["id: no, when: '!calibrated', do: abstain", SURE, LAST],
+        ["id: surest, when: rank < 0.5, do: answer", LAST],
+    ],
+)
+def test_a_policy_that_asks_what_is_calibrated_gets_none(rules: list[str]) -> None:
+    assert all_notices(*rules) == ()
+
+
+def test_a_rule_that_answers_all_that_is_not_calibrated_is_warned_of() -> None:
+    rules = ["id: any, when: '!calibrated && uncertainty <= 1.0', do: answer", SURE, LAST]
+    notice = only(*rules)
+    assert notice.level == "warning"
+    assert (
+        "wherever there is a score and calibrated is false, the answer is given, whatever the score says" in notice.what
+    )

@@ -133,6 +133,23 @@ def test_no_shipped_policy_answers_blindly(name: str, threshold: float | None, f
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("uncertainty", [0.0, 0.01, 0.2, 1.0])
+def test_no_shipped_policy_takes_an_uncalibrated_uncertainty_for_a_probability(name: str, uncertainty: float) -> None:
+    facts = Facts(
+        uncertainty=uncertainty,
+        calibrated=False,
+        typicality=0.9,
+        threshold=1.0,
+        statistics=CALM,
+        labels={"has_context": True},
+    )
+    assert outcome(name, facts)[0] != "answer"
+    assert outcome(name, replace(facts, rank=0.99))[0] != "answer"
+    # By rank only those answer that guarantee nothing.
+    assert (outcome(name, replace(facts, rank=0.01))[0] == "answer") is (Policy.load(name).guarantee is None)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_shipped_policy_answers_beyond_its_guarantee(name: str) -> None:
     sure = Facts(uncertainty=0.01, typicality=0.9, statistics=CALM, labels={"has_context": True})
     guaranteed = Policy.load(name).guarantee is not None
@@ -150,7 +167,17 @@ def test_no_shipped_policy_answers_beyond_its_guarantee(name: str) -> None:
         (Facts(uncertainty=0.25, typicality=0.5, last_tier=False), ("retry", "unsure-so-try-larger", None)),
         (Facts(uncertainty=0.75, typicality=0.5), ("abstain", "hopeless", None)),
         (Facts(uncertainty=0.75, typicality=0.001), ("escalate", "unsure-so-ask-a-person", "default")),
-        (Facts(), ("abstain", "hopeless", None)),
+        (Facts(), ("escalate", "unsure-so-ask-a-person", "default")),
+        (Facts(uncertainty=0.01, typicality=0.5, calibrated=False), ("escalate", "unsure-so-ask-a-person", "default")),
+        (
+            Facts(uncertainty=0.01, typicality=0.5, calibrated=False, last_tier=False),
+            ("retry", "unsure-so-try-larger", None),
+        ),
+        (Facts(uncertainty=0.9, typicality=0.5, calibrated=False, rank=0.59), ("answer", "among-the-surest", None)),
+        (
+            Facts(uncertainty=0.1, typicality=0.5, calibrated=False, rank=0.6),
+            ("escalate", "unsure-so-ask-a-person", "default"),
+        ),
         (Facts(error="x", last_tier=False), ("retry", "failed-so-try-larger", None)),
         (Facts(error="x"), ("escalate", "failed-so-ask-a-person", "default")),
     ],
@@ -182,6 +209,15 @@ def test_default_in_a_guard() -> None:
 def test_customer_support(labels: Labels, uncertainty: float, expected: tuple[str, str, str | None]) -> None:
     facts = Facts(uncertainty=uncertainty, threshold=0.3, typicality=0.5, labels=labels)
     assert outcome("customer-support", facts) == expected
+
+
+def test_customer_support_gives_billing_no_score_that_is_not_calibrated() -> None:
+    facts = Facts(uncertainty=0.01, typicality=0.5, threshold=0.3, labels={"topic": "billing"}, calibrated=False)
+    assert outcome("customer-support", facts) == ("escalate", "billing-only-when-certain", "billing")
+    assert outcome("customer-support", replace(facts, error="x", last_tier=False))[:2] == (
+        "retry",
+        "failed-so-try-larger",
+    )
 
 
 def test_customer_support_retries_only_while_the_wait_is_short() -> None:
@@ -228,6 +264,10 @@ def test_customer_support_in_a_guard() -> None:
         (Facts(uncertainty=0.04, typicality=0.04, statistics=CALM), ("escalate", "unknown-ground", "clinician")),
         (Facts(uncertainty=0.2, typicality=0.5, last_tier=False), ("retry", "try-larger", None)),
         (Facts(uncertainty=0.3, typicality=0.5, last_tier=False), ("escalate", "ask-a-clinician", "clinician")),
+        (
+            Facts(uncertainty=0.01, typicality=0.5, statistics=CALM, calibrated=False, rank=0.01, last_tier=False),
+            ("escalate", "ask-a-clinician", "clinician"),
+        ),
         (Facts(error="x", last_tier=False), ("escalate", "failed", "clinician")),
         (
             Facts(uncertainty=0.01, typicality=0.5, statistics=CALM, labels={"urgent": False}),
@@ -278,6 +318,12 @@ def test_clinical_never_abstains(uncertainty: float | None, error: str) -> None:
         (Facts(uncertainty=0.98, typicality=0.5), ("abstain", "too-hard-for-all")),
         (Facts(uncertainty=0.98, typicality=0.01), None),
         (Facts(last_tier=False), None),
+        (Facts(uncertainty=0.95, typicality=0.5, last_tier=False, calibrated=False), None),
+        (Facts(uncertainty=0.99, typicality=0.5, calibrated=False), None),
+        (
+            Facts(uncertainty=0.1, typicality=0.5, last_tier=False, calibrated=False, rank=0.9),
+            ("retry", "among-the-hardest"),
+        ),
     ],
 )
 def test_cost_first_at_the_prompt(facts: Facts, expected: tuple[str, str] | None) -> None:
@@ -293,7 +339,10 @@ def test_cost_first_at_the_prompt(facts: Facts, expected: tuple[str, str] | None
         (Facts(error="x", last_tier=False), ("retry", "try-larger", None)),
         (Facts(error="x"), ("escalate", "ask-a-person", "default")),
         (Facts(uncertainty=0.6, typicality=0.5), ("abstain", "decline", None)),
-        (Facts(), ("abstain", "decline", None)),
+        (Facts(), ("escalate", "ask-a-person", "default")),
+        (Facts(uncertainty=0.9, typicality=0.5, calibrated=False, rank=0.69), ("answer", "among-the-surest", None)),
+        (Facts(uncertainty=0.1, typicality=0.5, calibrated=False, rank=0.7), ("escalate", "ask-a-person", "default")),
+        (Facts(uncertainty=0.1, typicality=0.5, calibrated=False, last_tier=False), ("retry", "try-larger", None)),
     ],
 )
 def test_cost_first_on_the_answer(facts: Facts, expected: tuple[str, str, str | None]) -> None:
@@ -342,6 +391,12 @@ def test_code_assistant_at_the_prompt(facts: Facts, expected: tuple[str, str] | 
         (Facts(uncertainty=0.4, typicality=0.5, last_tier=False), ("retry", "try-larger", None)),
         (Facts(uncertainty=0.4, typicality=0.5), ("abstain", "decline", None)),
         (Facts(), ("abstain", "decline", None)),
+        (Facts(uncertainty=0.9, typicality=0.5, calibrated=False, rank=0.49), ("answer", "among-the-surest", None)),
+        (
+            Facts(uncertainty=0.1, typicality=0.5, calibrated=False, rank=0.1, labels={"task": "explain"}),
+            ("abstain", "decline", None),
+        ),
+        (Facts(uncertainty=0.1, typicality=0.5, calibrated=False, rank=0.5), ("abstain", "decline", None)),
     ],
 )
 def test_code_assistant_on_the_answer(facts: Facts, expected: tuple[str, str, str | None]) -> None:

@@ -43,6 +43,9 @@ CONDITIONS = (
     "seconds < 0.3 && uncertainty < 0.9",
     "cost > 0.2 && uncertainty < 0.9",
     "last_tier && uncertainty < 0.9",
+    "calibrated && uncertainty < 0.5",
+    "!calibrated && rank < 0.6",
+    "rank <= 0.5 || uncertainty < 0.1",
 )
 AT_PROMPT = (
     "uncertainty > 0.5",
@@ -54,12 +57,16 @@ AT_PROMPT = (
     "attempt == 2 && seconds < 0.3",
     "size(labels) == 0",
     "cost > 0.2",
+    "!calibrated",
+    "calibrated && uncertainty > 0.5",
+    "!calibrated && rank >= 0.9",
 )
 CERTIFIED = (
     "certified",
     "certified && typicality >= 0.5",
     "uncertainty <= threshold && certified",
     "threshold > 0.25 && certified",
+    "calibrated && certified",
 )
 
 shares = st.sampled_from([0.0, 0.125, 0.25, 0.3, 0.5, 0.75, 0.9, 1.0])
@@ -73,7 +80,11 @@ class Tried:
     reached: int = ANSWERED
     uncertainty: float | None = None
     typicality: float | None = None
+    calibrated: bool = True
+    rank: float | None = None
     prompt: tuple[float, float | None] | None = None
+    prompt_calibrated: bool = True
+    prompt_rank: float | None = None
     statistics: tuple[float, float, float, float] | None = None
     tokens: int = 1
     seconds: float | None = 0.1
@@ -122,8 +133,12 @@ def recorded_of(asked: Sequence[Asked], *, scores_prompts: Sequence[bool] = (Fal
                 reached=np.array([one.reached for one in tried], dtype=np.int8),
                 uncertainty=column([one.uncertainty for one in tried]),
                 typicality=column([one.typicality for one in tried]),
+                calibrated=np.array([one.uncertainty is not None and one.calibrated for one in tried]),
+                rank=column([one.rank for one in tried]),
                 prompt_uncertainty=column([one.prompt[0] if one.prompt else None for one in tried]),
                 prompt_typicality=column([one.prompt[1] if one.prompt else None for one in tried]),
+                prompt_calibrated=np.array([one.prompt is not None and one.prompt_calibrated for one in tried]),
+                prompt_rank=column([one.prompt_rank if one.prompt else None for one in tried]),
                 statistics=np.array([one.statistics or nothing for one in tried]),
                 tokens=counts([one.tokens for one in tried]),
                 seconds=column([one.seconds for one in tried]),
@@ -237,6 +252,10 @@ def tried(random: np.random.Generator, *, scores_prompts: bool) -> Tried:
     return Tried(
         uncertainty=one(*numbers) if has_score else None,
         typicality=one(None, *numbers) if has_score else None,
+        calibrated=one(True, False),
+        rank=one(None, *numbers) if has_score else None,
+        prompt_calibrated=one(True, False),
+        prompt_rank=one(None, *numbers),
         prompt=(one(*numbers), one(None, *numbers)) if scores_prompts and not (failed and one(True, False)) else None,
         statistics=None if failed else one(None, (-0.0, -0.1, 0.2, 0.5), (0.0, -0.1, 0.2, 0.2)),
         tokens=0 if failed else one(0, 2, 3, 4),
@@ -287,6 +306,12 @@ class SilentModel(FakeModel):
     reports_endings = False
 
 
+def fixed(uncertainty: float, typicality: float | None, rank: float | None, *, is_calibrated: bool) -> FixedScorer:
+    known = {"typicality": typicality, "rank": rank}
+    numbers = {name: math.nan if value is None else value for name, value in known.items()}
+    return FixedScorer(Score(uncertainty=uncertainty, departures=() if is_calibrated else ("system",), **numbers))
+
+
 def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[str, tuple[object, ...]]:
     """What the real guard makes of a request whose models and scorers say what was recorded; its decision's id."""
     tiers = []
@@ -301,13 +326,12 @@ def live(policy: Policy, asked: Asked, scores_prompts: Sequence[bool]) -> tuple[
             seconds=0.0,
             statistics=statistics,
         )
-        nothing = math.nan if one.typicality is None else one.typicality
-        score = None if one.uncertainty is None else FixedScorer(Score(uncertainty=one.uncertainty, typicality=nothing))
+        score = None
+        if one.uncertainty is not None:
+            score = fixed(one.uncertainty, one.typicality, one.rank, is_calibrated=one.calibrated)
         prompt = None
         if scored:
-            of_prompt = one.prompt or (0.0, None)
-            typicality = math.nan if of_prompt[1] is None else of_prompt[1]
-            prompt = FixedScorer(Score(uncertainty=of_prompt[0], typicality=typicality))
+            prompt = fixed(*(one.prompt or (0.0, None)), one.prompt_rank, is_calibrated=one.prompt_calibrated)
         model = SilentModel(ModelError("down") if one.error.startswith("ModelError") else said)
         tiers.append(Tier(name=name, model=model, scorer=score, prompt_scorer=prompt, cost=COST))
     with InMemoryQueue() as queue, Guard(tiers=tiers, policy=policy, review=queue) as guard:

@@ -11,7 +11,7 @@ from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.typicality import TypicalityReference
-from ilis_guard.types import Fingerprint, Generation, Position, Statistics
+from ilis_guard.types import Fingerprint, Generation, Position, Statistics, Wording
 
 LAYERS = 4
 FEATURES: tuple[FeatureGroup, ...] = ("mean-prompt", "last-prompt", "statistics")
@@ -101,6 +101,7 @@ def metadata() -> BundleMetadata:
             prompt="cd" * 16,
         ),
         prompt="{question} Antworte in drei Wörtern. \N{WAVING HAND SIGN}",
+        wordings=(Wording(prompt="cd" * 16),),
         max_new_tokens=16,
         features=FEATURES,
         calibration=BetaCalibration(a=0.7, b=1.3, c=-0.2),

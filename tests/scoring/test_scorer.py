@@ -119,7 +119,10 @@ def test_a_model_with_the_bundles_fingerprint_fits(scorer: LightGBMScorer, bundl
     scorer.check_fits(dataclasses.replace(bundle.metadata.fingerprint))
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Fingerprint)])
+SOFT = {"decoding": ("decoding",), "prompt": ("wording",)}
+
+
+@pytest.mark.parametrize("field", sorted(CHANGES.keys() - SOFT.keys()))
 def test_other_model_is_refused_with_fingerprints_and_differing_field(
     field: str, scorer: LightGBMScorer, bundle: Bundle
 ) -> None:
@@ -132,6 +135,18 @@ def test_other_model_is_refused_with_fingerprints_and_differing_field(
     assert str(fitted) in message
     assert str(running) in message
     assert f"{field} {CHANGES[field]}" in message
+
+
+@pytest.mark.parametrize("field", sorted(SOFT))
+def test_another_wording_or_decoding_departs_and_is_not_refused(
+    field: str, scorer: LightGBMScorer, bundle: Bundle
+) -> None:
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(Fingerprint)}
+    fitted = bundle.metadata.fingerprint
+    running = dataclasses.replace(fitted, **{field: CHANGES[field]})
+    scorer.check_fits(running)
+    assert fitted.departures(running) == SOFT[field]
+    assert fitted.hard_differences(running) == ()
 
 
 def test_all_fields_that_differ_are_listed(scorer: LightGBMScorer, bundle: Bundle) -> None:

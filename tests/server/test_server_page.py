@@ -362,3 +362,11 @@ def test_the_uncertainty_of_a_cut_answer_is_not_explained(site: Site, review: Re
     assert 'value="accept"' not in shown
     assert "in 100 are wrong" in ana.get(f"/tickets/{whole}").text
     assert 'value="accept"' in ana.get(f"/tickets/{whole}").text
+
+
+def test_a_ticket_says_why_an_uncertainty_is_not_calibrated(site: Site, review: ReviewQueue) -> None:
+    helpful = Attempt(tier="small", text="24", uncertainty=0.4, rank=0.25, departures=("system", "history"), tokens=1)
+    shown = site.signed_in("ana").client.get(f"/tickets/{put(review, 'a', attempts=[helpful])}").text
+    assert "isn&#39;t calibrated for this request: a system message, earlier turns; it only ranks answers." in shown
+    assert "25 in 100" in shown
+    assert "in 100 are wrong" not in shown

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ilis_guard.policy import Policy
-from ilis_guard.policy.explain import attempt_reasons, error_text
+from ilis_guard.policy.explain import attempt_reasons, error_text, uncalibrated_text
 from ilis_guard.policy.syntax import is_plain, literals
 from ilis_guard.review import QueueCounts, ReviewQueue, TicketRecord
 from ilis_guard.review.record import judged_in
@@ -166,6 +166,8 @@ class AttemptView:
     """Without its signatures."""
     error: str
     """Kind and details, for reviewers and operators."""
+    uncalibrated: str
+    """Why its uncertainty isn't calibrated, in a sentence; empty where it is, or there is none."""
     is_proposed: bool
     """Whether accepting the ticket accepts this answer."""
     maps: MapGroup | None
@@ -198,6 +200,7 @@ def ticket_view(
                 number=number,
                 attempt=attempt,
                 error="" if attempt.error is None else error_text(attempt.error),
+                uncalibrated=uncalibrated_text(attempt.departures) if attempt.departures else "",
                 is_proposed=values is proposed,
                 **_map_groups(values["signatures"], typical_maps.get(attempt.tier)),
             )

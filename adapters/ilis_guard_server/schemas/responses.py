@@ -14,6 +14,7 @@ from ilis_guard.text import is_blank
 from ilis_guard.types import (
     Action,
     Decision,
+    Departure,
     FinishReason,
     Label,
     Mode,
@@ -77,6 +78,9 @@ class ScoreBody(Body):
 
     uncertainty: float
     typicality: float | None
+    rank: float | None
+    calibrated: bool
+    departures: list[Departure]
 
 
 class Summary(Body):
@@ -92,6 +96,12 @@ class AttemptSummary(Summary):
     stage: Stage
     uncertainty: float | None
     typicality: float | None
+    rank: float | None
+    """The share of its traffic's answers that are surer, 0 to 1; none where no traffic profile says."""
+    calibrated: bool
+    """Whether the uncertainty may be read as a probability; else it only ranks."""
+    departures: list[Departure]
+    """Why it isn't calibrated: what this request has that the rows with labels hadn't."""
     prompt_tokens: int | None
     """None where the provider doesn't say; so are the next two."""
     tokens: int | None
@@ -132,6 +142,10 @@ class DecisionSummary(Summary):
     """The rule that decided; none where no rule held."""
     uncertainty: float | None
     """The last attempt's probability, 0 to 1, that the answer is wrong."""
+    calibrated: bool
+    """Whether it may be read as a probability; else it only ranks."""
+    rank: float | None
+    """The last attempt's: the share of its traffic's answers that are surer; none where no traffic profile says."""
     typicality: float | None
     """The last attempt's: 1 like the calibration rows, near 0 unlike any."""
     rulings: list[RulingBody]
@@ -198,6 +212,8 @@ class DecisionBody(Body):
     action: FinalAction
     text: str
     uncertainty: float | None
+    calibrated: bool
+    rank: float | None
     rule: str | None
     rulings: list[RulingBody]
     policy: str
