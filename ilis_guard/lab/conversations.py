@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ilis_guard.errors import RequestError
 from ilis_guard.types import Message, Request
+from ilis_guard.types.thinking import without_thinking
 
 _KEYS: Final[Mapping[str, frozenset[str]]] = {
     "system": frozenset({"role", "content"}),
@@ -42,7 +43,8 @@ def read_conversation(messages: object) -> tuple[Message, ...]:
             _append_to_question(turns, f"[{name} said] {content}", where)
         elif calls:
             described = [_call(call, names, where) for call in calls]
-            _append_to_question(turns, "\n".join([content, *described] if content else described), where)
+            said = without_thinking(content)
+            _append_to_question(turns, "\n".join([said, *described] if said else described), where)
         else:
             turns.append({"role": "system" if role == "developer" else role, "content": content})
     if turns and turns[-1]["role"] == "assistant":

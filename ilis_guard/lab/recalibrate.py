@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import Answers, read_attempts
-from ilis_guard.lab.fit import calibrate, check_classes, check_findings
+from ilis_guard.lab.fit import calibrate, check_classes, check_findings, list_wordings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
 from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
@@ -33,7 +33,7 @@ from ilis_guard.scoring.findings import calibration_findings, figure_findings
 from ilis_guard.scoring.risk_control import one_of_each
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import squared_distances
-from ilis_guard.types import STATISTICS
+from ilis_guard.types import STATISTICS, Wording
 
 MIN_PER_CLASS: Final = 20
 """Fewer right or wrong rows are too few to fit the three parameters of a calibration map."""
@@ -61,6 +61,8 @@ class CalibrationRows:
     """Index of the first row of each row's group."""
     group_by: str | None = None
     """The column that grouped them beside their texts."""
+    wordings: tuple[Wording, ...] | None = None
+    """Of the rows; None of an export, which doesn't say how its tier worded a question: then they are the bundle's."""
     fitted_to: int = 0
     """Rows that were left out, because the bundle was fitted to them or to one that they depend on."""
 
@@ -118,6 +120,7 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
     metadata = bundle.metadata.model_copy(
         update={
             "calibration": calibration,
+            "wordings": bundle.metadata.wordings if rows.wordings is None else rows.wordings,
             "recalibrated": Recalibration(
                 bundle=bundle.digest,
                 rows=len(rows),
@@ -175,7 +178,8 @@ def read_calibration_rows(
 
     Args:
         bundle: gave the scores in an export's rows.
-        path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample.
+        path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample; rows
+            in rare wordings are left out, as `fit` says.
         tier: of an export, only rows in which this tier's answer was judged.
         group_by: a column whose equal values mean that rows depend on one another: a document's or a user's. Of an
             export, a key of each line, or ``labels.NAME``.
@@ -254,7 +258,8 @@ def _score_of(verdict: VerdictJson) -> Hashable:
 
 def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     metadata = bundle.metadata
-    if different := metadata.fingerprint.differences(harvested.manifest.fingerprint):
+    different = metadata.fingerprint.differences(harvested.manifest.fingerprint)
+    if different := [name for name in different if name != "prompt"]:
         raise BundleMismatchError(
             f"the rows were harvested from another model than the bundle's: {', '.join(different)} differ; harvest "
             f"with {metadata.model!r} as the bundle was fitted to it, or fit a new bundle to these rows"
@@ -269,6 +274,8 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     answers = harvested.take(~fitted_to)
     if not len(answers):
         raise FitError("the bundle was fitted to all of these rows; harvest other questions")
+    wordings = list_wordings(answers.row_wordings(), one_of_each(answer_groups(answers)))
+    answers = answers.take(np.array([wording in wordings for wording in answers.row_wordings().tolist()]))
     width = feature_count(metadata.features, layers=answers.layers, statistics=len(answers.known))
     profiles = answers.profiles(metadata.stage)
     known = bundle.calibration_set.typicality
@@ -288,6 +295,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
         distances=squared_distances(profiles, np.array(known.mean), np.array(known.precision)),
         groups=answer_groups(answers),
         group_by=answers.group_by,
+        wordings=wordings,
         fitted_to=int(fitted_to.sum()),
     )
 

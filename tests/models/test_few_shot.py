@@ -64,7 +64,11 @@ def test_a_lone_question_is_put_as_it_always_was() -> None:
     ],
 )
 def test_the_pattern_is_the_prompts_own(prompt: str, expected: str) -> None:
-    turns = [Message(role="user", content="a"), Message(role="assistant", content="b"), Message(role="user", content="c")]
+    turns = [
+        Message(role="user", content="a"),
+        Message(role="assistant", content="b"),
+        Message(role="user", content="c"),
+    ]
     assert render_few_shot(prompt, turns) == expected
 
 
