@@ -29,7 +29,7 @@ commands = typer.Typer()
 
 
 @commands.command()
-def harvest(
+def harvest(  # noqa: PLR0917 - each is an option
     questions: Annotated[Path, typer.Argument(help="Labelled questions, JSONL.")],
     tier: Annotated[str, typer.Option(help="A tier of guard.yaml.")],
     to: Annotated[Path, typer.Option(help="The Parquet file to write.")],

@@ -274,7 +274,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     answers = harvested.take(~fitted_to)
     if not len(answers):
         raise FitError("the bundle was fitted to all of these rows; harvest other questions")
-    wordings = list_wordings(answers.row_wordings(), one_of_each(answer_groups(answers)))
+    wordings = list_wordings(answers.row_wordings(), one_of_each(groups[~fitted_to]))
     answers = answers.take(np.array([wording in wordings for wording in answers.row_wordings().tolist()]))
     width = feature_count(metadata.features, layers=answers.layers, statistics=len(answers.known))
     profiles = answers.profiles(metadata.stage)
