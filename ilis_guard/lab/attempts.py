@@ -60,7 +60,8 @@ class Answers:
     groups: np.ndarray | None = None
     """Strings: rows with the same one depend on one another, as the table says; None where it doesn't say."""
     owners: np.ndarray | None = None
-    """Strings: rows with the same one have one owner, by a column of the table; None where no column was named."""
+    """Strings: rows with the same one have one owner, by a column of the table; None where no column was named, of all
+    rows or of those of one harvest among several."""
     group_by: str | None = None
     """The column that groups rows beside their texts and features."""
     unanswered: int = 0
@@ -300,7 +301,7 @@ def read_answers(paths: Sequence[Path], *, group_by: str | None = None, any_prom
         statistics=np.concatenate([part.statistics for part in parts]),
         wordings=wordings,
         groups=np.concatenate([part.groups for part in parts if part.groups is not None]),
-        owners=None if first.owners is None else np.concatenate([part.owners for part in parts]),  # type: ignore[arg-type]  # all or none
+        owners=np.concatenate([_objects([None] * len(part)) if part.owners is None else part.owners for part in parts]),
         group_by=next((part.group_by for part in parts if part.group_by is not None), None),
         unanswered=sum(part.unanswered for part in parts),
     )

@@ -258,8 +258,8 @@ def _score_of(verdict: VerdictJson) -> Hashable:
 
 def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     metadata = bundle.metadata
-    different = metadata.fingerprint.differences(harvested.manifest.fingerprint)
-    if different := [name for name in different if name != "prompt"]:
+    found = metadata.fingerprint.differences(harvested.manifest.fingerprint)
+    if different := [name for name in found if name != "prompt"]:
         raise BundleMismatchError(
             f"the rows were harvested from another model than the bundle's: {', '.join(different)} differ; harvest "
             f"with {metadata.model!r} as the bundle was fitted to it, or fit a new bundle to these rows"

@@ -15,12 +15,12 @@ from ilis_guard.lab.questions import Question, read_questions, write_questions
 from ilis_guard.types import Message, Wording
 from ilis_guard_langchain.messages import transcribe
 
-SYSTEM = {"role": "system", "content": "Today is Monday."}
+SYSTEM: dict[str, Any] = {"role": "system", "content": "Today is Monday."}
 ASKED = {"role": "user", "content": "What is the capital of Norway?"}
 TOLD = {"role": "assistant", "content": "Oslo."}
 NEXT = {"role": "user", "content": "And of Peru?"}
 TALK = [SYSTEM, ASKED, TOLD, NEXT]
-CALLS = [
+CALLS: list[dict[str, Any]] = [
     SYSTEM,
     {"role": "user", "content": "How is the weather in Oslo?"},
     {
@@ -52,7 +52,7 @@ def read(path: Path, *lines: dict[str, Any]) -> list[Question]:
 
 def test_the_words_that_are_sent_are_those_of_the_line(path: Path) -> None:
     (asked,) = read(path, question())
-    assert asked.conversation() == tuple(Message(**turn) for turn in TALK)
+    assert asked.conversation() == tuple(Message(role=turn["role"], content=turn["content"]) for turn in TALK)
     assert asked.prompt() == asked.question == "And of Peru?"
 
 

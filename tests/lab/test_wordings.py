@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -231,7 +232,7 @@ def test_where_no_wording_has_enough_rows_nothing_is_written(tmp_path: Path) -> 
 
 @pytest.fixture
 def harvested(tmp_path: Path) -> Callable[..., Path]:
-    def write(rows: Answers, name: str, **changes: str) -> Path:
+    def write(rows: Answers, name: str, **changes: Any) -> Path:
         manifest = rows.manifest.model_copy(update={"fingerprint": replace(rows.manifest.tapped(), **changes)})
         return write_harvest(replace(rows, manifest=manifest, wordings=None), tmp_path / name)
 
