@@ -1,9 +1,9 @@
 """Tiers: a model with the scorers of its bundles."""
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -193,7 +193,7 @@ class Tier:
         return found.prompt if isinstance(found, Fingerprint) else ""
 
     def _model_departures(self, bundle: Bundle) -> tuple[Departure, ...]:
-        """What the model decodes otherwise than a bundle's, as it is now: a program may change a remote one's options."""
+        """What the model decodes otherwise than a bundle's, as it is now: a program may change a remote one."""
         limit = getattr(self.model, "max_new_tokens", None)
         return bundle.metadata.departures(self.model.fingerprint, limit)
 

@@ -29,7 +29,7 @@ commands = typer.Typer()
 
 
 @commands.command()
-def harvest(
+def harvest(  # noqa: PLR0917 - each is an option
     questions: Annotated[Path, typer.Argument(help="Labelled questions, JSONL.")],
     tier: Annotated[str, typer.Option(help="A tier of guard.yaml.")],
     to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
@@ -55,20 +55,29 @@ def harvest(
             "user's. Equal and nearly equal questions always do.",
         ),
     ] = None,
+    wordings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML with system messages and earlier turns: each question is asked in one of them, drawn by its id.",
+        ),
+    ] = None,
 ) -> None:
     """Run a tier over labelled questions; write correctness, statistics and, of a local tier, signatures.
 
     A run that was stopped or killed continues when the same command is given again.
     """
-    from ilis_guard.cli.lab_tables import dependence_line
+    from ilis_guard.cli.lab_tables import dependence_line, wording_lines
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.attempts import read_attempts
     from ilis_guard.lab.grading import load_judge
     from ilis_guard.lab.harvest import harvest as run
     from ilis_guard.lab.questions import read_questions
+    from ilis_guard.lab.wordings import read_wordings
 
     chosen = read_config(config).tier(tier)
     labelled = read_questions(questions, group_by=group_by)
+    named = () if wordings is None else read_wordings(wordings)
     judged_by, judging = load_judge(judge)
     name, model = _harvested_model(chosen, site)
     with progress_bar(f"asking {tier}") as progress:
@@ -81,10 +90,13 @@ def harvest(
             judge=judging,
             judged_by=judged_by,
             group_by=group_by,
+            wordings=named,
             progress=progress,
         )
     groups = set(read_attempts(to).table["group"].to_pylist())
     print_line(dependence_line(len(labelled), len(groups)))
+    for line in wording_lines(labelled, named):
+        print_line(line)
     print_line(f"{len(labelled)} rows in {to}")
 
 
@@ -141,7 +153,10 @@ def observe(
 
 @commands.command()
 def fit(
-    rows: Annotated[Path, typer.Argument(help="A harvested Parquet file.")],
+    harvests: Annotated[
+        list[Path],
+        typer.Argument(metavar="HARVEST...", help="Harvested Parquet files of one model; their prompts may differ."),
+    ],
     to: Annotated[Path, typer.Option(help="The bundle's folder.")],
     stage: Annotated[Stage, typer.Option(help="What is scored: answers, or prompts before a token is generated.")] = (
         "answer"
@@ -162,14 +177,20 @@ def fit(
 
     A score that isn't shown to be better than chance is refused, with exit status 2, and no bundle is written.
     """
-    from ilis_guard.cli.lab_tables import candidates_table, dependence_line, finding_lines, held_out_table
-    from ilis_guard.lab.attempts import read_attempts
+    from ilis_guard.cli.lab_tables import (
+        candidates_table,
+        dependence_line,
+        finding_lines,
+        held_out_table,
+        listed_wordings_line,
+    )
+    from ilis_guard.lab.attempts import read_answers
     from ilis_guard.lab.fit import fit as run
 
     # `fit` refuses names that aren't groups of features, and lists those that are.
     with progress_bar("training trees") as progress:
         metadata = run(
-            read_attempts(rows).answers(group_by),
+            read_answers(harvests, group_by=group_by, any_prompt=True),
             to,
             stage=stage,
             features=cast("list[FeatureGroup]", features or []),
@@ -180,6 +201,7 @@ def fit(
     out.print(candidates_table(metadata))
     out.print(held_out_table(metadata))
     print_line(dependence_line(sum(metadata.rows[name] for name in metadata.groups), sum(metadata.groups.values())))
+    print_line(listed_wordings_line(metadata))
     for line in finding_lines(metadata.findings):
         print_line(line)
     print_line(f"bundle in {to}")

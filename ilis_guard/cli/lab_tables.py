@@ -1,5 +1,6 @@
 """Tables and texts of the lab: fitted bundles, evaluations and simulations."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +10,9 @@ from rich.text import Text
 
 from ilis_guard.cli.console import color_action, escape, make_table
 from ilis_guard.lab.comparison import Change, Comparison, format_difference, format_estimate, format_wrong
+from ilis_guard.lab.questions import Question
 from ilis_guard.lab.simulate import SimulationResult
+from ilis_guard.lab.wordings import NamedWording, draw_wording
 from ilis_guard.scoring.bundle import BundleMetadata, HeldOut
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding, describe
@@ -51,6 +54,26 @@ def dependence_line(rows: int, groups: int) -> str:
     return (
         f"rows: {rows} in {groups} groups; {rows - groups} repeat others, or have the same owner, and don't count in "
         "guarantees"
+    )
+
+
+def wording_lines(questions: Sequence[Question], wordings: Sequence[NamedWording]) -> Iterator[str]:
+    """How many questions were put in each wording."""
+    drawn = Counter(draw_wording(wordings, question).name for question in questions if wordings)
+    for wording in wordings:
+        yield f"in the wording {escape(repr(wording.name))}: {drawn[wording.name]}"
+
+
+def listed_wordings_line(metadata: BundleMetadata) -> str:
+    """In which wordings a bundle's scores are calibrated."""
+    described = [
+        f"prompt {one.prompt or 'unchanged'}, {f'system message {one.system}' if one.system else 'no system message'}, "
+        f"{'after' if one.history else 'without'} earlier turns"
+        for one in metadata.wordings
+    ]
+    rare = metadata.rows.get("rare_wordings", 0)
+    return f"calibrated in {len(described)} wordings: {'; '.join(described)}" + (
+        f"; {rare} rows in rarer ones have no part in calibration and figures" if rare else ""
     )
 
 

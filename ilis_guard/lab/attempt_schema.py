@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from ilis_guard.errors import AttemptsError, FitError, RequestError
+from ilis_guard.lab.wordings import NamedWording
 from ilis_guard.types import (
     POSITIONS,
     STAGES,
@@ -20,6 +21,7 @@ from ilis_guard.types import (
     Labels,
     RemoteFingerprint,
     Request,
+    Wording,
 )
 
 VERSION: Final = 1
@@ -92,6 +94,8 @@ class HarvestManifest(BaseModel):
     """What graded the answers: the rules of `lab.grading`, or the import path of the user's own callable."""
     group_by: str | None = None
     """The column of the questions that, beside their texts, groups rows which depend on one another."""
+    wordings: tuple[NamedWording, ...] = ()
+    """Of which each question was put in one; empty where all were put as they are."""
 
     def tapped(self) -> Fingerprint:
         """Return the fingerprint of a model whose layers were tapped.
@@ -105,6 +109,11 @@ class HarvestManifest(BaseModel):
                 "network can't be tapped. `fit`, `score` and `recalibrate` work with such rows, this doesn't"
             )
         return self.fingerprint
+
+    def wording(self, *, system: str, history: bool) -> Wording:
+        """The wording of a row."""
+        prompt = self.fingerprint.prompt if isinstance(self.fingerprint, Fingerprint) else ""
+        return Wording(prompt=prompt, system=system, history=history)
 
     @property
     def layers(self) -> int:
@@ -147,6 +156,8 @@ def schema_of(manifest: AttemptManifest) -> pa.Schema:
         fields += [
             pa.field("text", pa.string(), nullable=False),
             pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+            pa.field("system", pa.string(), nullable=False),
+            pa.field("history", pa.bool_(), nullable=False),
             *(pa.field(position, cells) for position in (POSITIONS if layers else ())),
         ]
     return pa.schema(fields, metadata={METADATA_KEY: manifest.model_dump_json()})

@@ -32,6 +32,7 @@ from ilis_guard.types import (
     Stage,
     Statistic,
     Statistics,
+    Wording,
 )
 
 Mask = Bool[np.ndarray, " rows"]
@@ -54,10 +55,13 @@ class Answers:
     """Columns in the order of `known`."""
     known: tuple[Statistic, ...] = STATISTICS
     """The output statistics that there are; of a remote model, those that its log-probabilities give."""
+    wordings: np.ndarray | None = None
+    """Each row's `Wording`; None where all were put alone, in the tier's own."""
     groups: np.ndarray | None = None
     """Strings: rows with the same one depend on one another, as the table says; None where it doesn't say."""
     owners: np.ndarray | None = None
-    """Strings: rows with the same one have one owner, by a column of the table; None where no column was named."""
+    """Strings: rows with the same one have one owner, by a column of the table; None where no column was named, of all
+    rows or of those of one harvest among several."""
     group_by: str | None = None
     """The column that groups rows beside their texts and features."""
     unanswered: int = 0
@@ -75,6 +79,12 @@ class Answers:
         """Number of layers of the maps; 0 where there are none."""
         return self.manifest.layers
 
+    def row_wordings(self) -> np.ndarray:
+        """Each row's `Wording`."""
+        if self.wordings is not None:
+            return self.wordings
+        return _objects([self.manifest.wording(system="", history=False)] * len(self))
+
     def profiles(self, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
         """Return what typicality compares of each row: its maps, or, without maps, its output statistics."""
         return profile(self.signatures, stage) if self.signatures else statistics_profile(self.statistics)
@@ -88,6 +98,7 @@ class Answers:
             wrong=self.wrong[which],
             signatures={position: maps[which] for position, maps in self.signatures.items()},
             statistics=self.statistics[which],
+            wordings=None if self.wordings is None else self.wordings[which],
             groups=None if self.groups is None else self.groups[which],
             owners=None if self.owners is None else self.owners[which],
             unsupervised=None if self.unsupervised is None else {k: of[which] for k, of in self.unsupervised.items()},
@@ -153,6 +164,7 @@ class AttemptTable:
             statistics=np.column_stack([scored[name].to_numpy() for name in known]),
             unanswered=len(self) - scored.num_rows,
             known=known,
+            wordings=_objects(_wordings(manifest, scored)),
             groups=np.array(scored["group"].to_pylist(), dtype=object),
             owners=None if is_grouped else self._owners(str(group_by))[is_scored.to_numpy()],
             group_by=group_by or manifest.group_by,
@@ -187,6 +199,14 @@ class AttemptTable:
                     statistics=_statistics([row[name] for name in STATISTICS]),
                 ),
             )
+
+    def wordings(self) -> list[Wording]:
+        """Return each row's wording.
+
+        Raises:
+            FitError: the table holds no answers.
+        """
+        return _wordings(self.harvest, self.table)
 
     def texts(self) -> dict[str, str]:
         """Return the answers' texts by id.
@@ -242,26 +262,32 @@ def read_attempts(path: Path) -> AttemptTable:
     return attempts
 
 
-def read_answers(paths: Sequence[Path]) -> Answers:
-    """Read several harvests of one tapped model as one set of rows, in the order of the files.
+def read_answers(paths: Sequence[Path], *, group_by: str | None = None, any_prompt: bool = False) -> Answers:
+    """Read several harvests of one model as one set of rows, in the order of the files.
+
+    Args:
+        paths: of the files.
+        group_by: as `AttemptTable.answers`.
+        any_prompt: accept harvests whose tiers differ in `prompt`, and then the same question in each of them.
 
     Raises:
         AttemptsError: a file isn't a table of attempts.
-        FitError: a file wasn't harvested, the models differ or can't be tapped, or an id occurs twice.
+        FitError: a file wasn't harvested, the models differ or give other statistics, or an id occurs twice.
     """
     if not paths:
         raise FitError("there are no rows without a harvest: name at least one file")
-    parts = [read_attempts(path).answers() for path in paths]
+    parts = [read_attempts(path).answers(group_by) for path in paths]
     first = parts[0]
-    first.manifest.tapped()
     for path, part in zip(paths, parts, strict=True):
-        if differing := first.manifest.fingerprint.differences(part.manifest.fingerprint):
+        if differing := [name for name in _differences(first, part) if not (any_prompt and name == "prompt")]:
             raise FitError(
                 f"{str(paths[0])!r} and {str(path)!r} are harvests of different models: they differ in "
                 f"{', '.join(differing)}; read each by itself"
             )
     ids = np.concatenate([part.ids for part in parts])
-    if repeated := [id_ for id_, times in Counter(ids.tolist()).items() if times > 1]:
+    wordings = np.concatenate([part.row_wordings() for part in parts])
+    keys = zip(ids.tolist(), wordings.tolist() if any_prompt else ids.tolist(), strict=True)
+    if repeated := [id_ for (id_, _), times in Counter(keys).items() if times > 1]:
         raise FitError(
             f"{len(repeated)} ids come twice in {', '.join(repr(str(path)) for path in paths)}, such as "
             f"{repeated[0]!r:.60}"
@@ -273,10 +299,22 @@ def read_answers(paths: Sequence[Path]) -> Answers:
         wrong=np.concatenate([part.wrong for part in parts]),
         signatures={name: np.concatenate([part.signatures[name] for part in parts]) for name in first.signatures},
         statistics=np.concatenate([part.statistics for part in parts]),
+        wordings=wordings,
         groups=np.concatenate([part.groups for part in parts if part.groups is not None]),
+        owners=np.concatenate([_objects([None] * len(part)) if part.owners is None else part.owners for part in parts]),
         group_by=next((part.group_by for part in parts if part.group_by is not None), None),
         unanswered=sum(part.unanswered for part in parts),
     )
+
+
+def _differences(first: Answers, other: Answers) -> list[str]:
+    """Names of what two harvests of one model can't differ in."""
+    own = {"max_new_tokens": first.manifest.max_new_tokens, "statistics": first.known}
+    others = {"max_new_tokens": other.manifest.max_new_tokens, "statistics": other.known}
+    return [
+        *first.manifest.fingerprint.differences(other.manifest.fingerprint),
+        *(name for name in own if own[name] != others[name]),
+    ]
 
 
 def _manifest(path: Path, metadata: Mapping[bytes, bytes]) -> AttemptManifest:
@@ -290,6 +328,18 @@ def _manifest(path: Path, metadata: Mapping[bytes, bytes]) -> AttemptManifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise AttemptsError(f"{path}: its manifest is wrong at {where!r}: {first['msg']}; {_REMEDY}") from error
+
+
+def _wordings(manifest: HarvestManifest, rows: pa.Table) -> list[Wording]:
+    columns = zip(rows["system"].to_pylist(), rows["history"].to_pylist(), strict=True)
+    return [manifest.wording(system=system, history=history) for system, history in columns]
+
+
+def _objects(values: Sequence[object]) -> np.ndarray:
+    """An array of objects, which numpy would take apart."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def _maps(column: pa.ChunkedArray, layers: int) -> Float32[np.ndarray, "rows layers layers"]:

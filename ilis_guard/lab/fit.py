@@ -3,6 +3,7 @@
 Trees, calibration and held-out metrics each use rows that the others don't, nor any that depends on one of theirs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, get_args
@@ -51,6 +52,8 @@ prompt's map, cell by cell or summarised, with the output statistics; and each o
 SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
 MIN_PER_CLASS: Final = 50
 """Fewer right or wrong rows are too few to be split four ways."""
+MIN_OF_WORDING: Final = 20
+"""Independent calibration rows in one wording, from which on a bundle lists it."""
 ACCURACY_RANGE: Final = (0.15, 0.85)
 """A dataset counts in the held-out metrics where the model's accuracy on all other rows is in this range."""
 NEARLY_ALL: Final = 0.99
@@ -80,6 +83,9 @@ def fit(
     Rows that depend on one another (`grouping`) stay together in a split. One row of each group is in the calibration
     set, and intervals are over groups.
 
+    The bundle lists the wordings of which the calibration set has `MIN_OF_WORDING` rows. Rows in others only train:
+    requests in these get scores that aren't calibrated, so they have no part in what calibrated scores promise.
+
     Args:
         answers: labelled.
         folder: the bundle's.
@@ -90,8 +96,8 @@ def fit(
         progress: called after each candidate.
 
     Raises:
-        FitError: there are too few right or too few wrong answers, a value isn't finite, nothing was learned, or a
-            feature doesn't exist at this stage or for this model.
+        FitError: there are too few right or too few wrong answers, or too few in any one wording, a value isn't finite,
+            nothing was learned, or a feature doesn't exist at this stage or for this model.
         UnacceptedFindingsError: the score is below the line, and isn't accepted all the same. Nothing is written.
         BundleError: something other than a bundle stands in the folder.
     """
@@ -106,6 +112,10 @@ def fit(
         remedy="harvest more questions, or ones that the model gets right 20 to 80 % of the time",
     )
     splits = split(answers.datasets, seed, groups)
+    wordings = answers.row_wordings()
+    listed = list_wordings(wordings, splits["calibration"] & independent)
+    is_listed = np.array([wording in listed for wording in wordings.tolist()])
+    splits |= {name: splits[name] & is_listed for name in ("calibration", "test")}
     _check_splits(answers.wrong, splits)
     calibrating = splits["calibration"] & independent
     wrong, names = answers.wrong, answers.datasets
@@ -160,7 +170,7 @@ def fit(
         model=manifest.model,
         fingerprint=manifest.fingerprint,
         prompt=manifest.prompt,
-        wordings=(Wording(prompt=getattr(manifest.fingerprint, "prompt", "")),),
+        wordings=listed,
         max_new_tokens=manifest.max_new_tokens,
         stage=stage,
         features=best.metadata.features,
@@ -168,7 +178,8 @@ def fit(
         candidates=tuple(one.metadata for one in candidates),
         blending=blending,
         calibration=calibration,
-        rows={name: int(rows.sum()) for name, rows in splits.items()} | {"unanswered": answers.unanswered},
+        rows={name: int(rows.sum()) for name, rows in splits.items()}
+        | {"unanswered": answers.unanswered, "rare_wordings": int((~(seen | splits["test"])).sum())},
         groups={name: int((rows & independent).sum()) for name, rows in splits.items()},
         group_by=answers.group_by,
         datasets=datasets,
@@ -179,6 +190,23 @@ def fit(
     )
     write_bundle(metadata, best.booster.model_to_string(), calibration_set, folder)
     return metadata
+
+
+def list_wordings(wordings: np.ndarray, calibrating: Mask) -> tuple[Wording, ...]:
+    """The wordings that enough calibration rows have, the most frequent first; of rows in one wording, that one.
+
+    Raises:
+        FitError: none has enough.
+    """
+    counts = Counter(wordings[calibrating].tolist()).most_common()
+    known = set(wordings.tolist())
+    if listed := tuple(wording for wording, count in counts if count >= MIN_OF_WORDING or len(known) == 1):
+        return listed
+    most = counts[0][1] if counts else 0
+    raise FitError(
+        f"the rows have {len(known)} wordings (system messages, earlier turns and prompts), and none has "
+        f"{MIN_OF_WORDING} independent calibration rows, the most {most}: harvest more questions in fewer wordings"
+    )
 
 
 def _choices(answers: Answers, stage: Stage, wanted: tuple[FeatureGroup, ...]) -> tuple[tuple[FeatureGroup, ...], ...]:

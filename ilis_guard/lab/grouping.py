@@ -97,8 +97,12 @@ def text_digest(text: QuestionText) -> str:
 
 
 def answer_groups(answers: Answers) -> Groups:
-    """Group answers that the table groups, and answers to what, going by the model's own numbers, was one prompt."""
-    named = (equal_rows(names.tolist()) for names in (answers.groups, answers.owners) if names is not None)
+    """Group answers that the table groups, and answers to what, going by the model's own numbers, was one prompt.
+
+    Answers of several harvests to one question, in several wordings, have one id.
+    """
+    columns = (answers.ids, answers.groups, answers.owners)
+    named = (equal_rows(names.tolist()) for names in columns if names is not None)
     return join_rows(len(answers), *named, _equal_features(answers))
 
 

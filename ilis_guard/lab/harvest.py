@@ -18,12 +18,13 @@ from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, HarvestM
 from ilis_guard.lab.attempts import AttemptTable
 from ilis_guard.lab.grading import RULES, Judge, grade, is_correct
 from ilis_guard.lab.grouping import QuestionText, question_groups, text_digest
-from ilis_guard.lab.questions import Question
+from ilis_guard.lab.questions import Question, question_json
 from ilis_guard.lab.storage import PartialTable
+from ilis_guard.lab.wordings import NamedWording, conversation_of
 from ilis_guard.models.base import check_finished
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.text import is_blank
-from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint
+from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Wording
 
 GIVEN_UP_AFTER: Final = 20
 """Failed answers in a row after which a run stops: the model is down."""
@@ -100,6 +101,7 @@ def harvest(
     judge: Judge = is_correct,
     judged_by: str = RULES,
     group_by: str | None = None,
+    wordings: Sequence[NamedWording] = (),
     progress: Progress = lambda _done, _all: None,
 ) -> HarvestManifest:
     """Put all questions to a model and write a row for each; the file appears when it is complete.
@@ -117,10 +119,12 @@ def harvest(
         judge: decides whether an answer is right.
         judged_by: what the manifest calls the judge.
         group_by: what the manifest calls the questions' owners; None where they have none.
+        wordings: each question is put in one of them, drawn by its id; without any, as it is.
         progress: called first, and after each batch.
 
     Raises:
-        QuestionError: two questions have the same id, or the judge failed.
+        QuestionError: two questions have the same id, one has a wording of its own beside `wordings`, or the judge
+            failed.
         FitError: an unfinished harvest that was made differently stands beside the file; or the model can't be tapped,
             and its replies hold no log-probabilities.
         OSError: the file can't be written; where that can be known, this is raised before anything is question.
@@ -137,7 +141,9 @@ def harvest(
         questions=questions_digest(questions),
         judge=judged_by,
         group_by=group_by,
+        wordings=tuple(wordings),
     )
+    conversations = {question.id: conversation_of(question, wordings) for question in questions}
     groups = group_names(questions)
     table = AttemptManifest(origin="harvest", tiers=(AttemptTier(name=name),), harvest=manifest)
     unfinished = PartialTable(path, schema_of(table))
@@ -147,8 +153,8 @@ def harvest(
     failed_in_a_row = 0
     progress(len(done), len(questions))
     try:
-        for batch in _batches(remaining, batch_size):
-            generated = model.generate_batch([[Message(role="user", content=question.prompt())] for question in batch])
+        for batch in _batches(remaining, conversations, batch_size):
+            generated = model.generate_batch([conversations[question.id] for question in batch])
             answers = list(zip(batch, generated, strict=True))
             failures |= {question.id: answer for question, answer in answers if isinstance(answer, ModelError)}
             answered = [(question, answer) for question, answer in answers if not isinstance(answer, ModelError)]
@@ -160,7 +166,9 @@ def harvest(
             failed_in_a_row = 0
             _check_logprobs(model.fingerprint, [answer for _, answer in answered])
             rows = [
-                _row(name, question, answer, judge=judge) | {"group": groups[question.id]}
+                _row(name, question, answer, judge=judge)
+                | {"group": groups[question.id]}
+                | _wording_columns(conversations[question.id])
                 for question, answer in answered
             ]
             unfinished.add(AttemptTable.of_rows(table, rows).table)
@@ -176,12 +184,13 @@ def harvest(
 def group_names(questions: Sequence[Question]) -> dict[str, str]:
     """Name the group of each question by a digest of its first question's text, by id.
 
-    Questions of several harvests that are equal, but for case, spaces and punctuation, have one name.
+    Questions of several harvests that are equal, but for case, spaces and punctuation, have one name. What precedes a
+    question in a conversation makes another question of it, but for system messages.
     """
     texts = [
         QuestionText(
             question="\n".join([question.question, *(question.choices or ())]),
-            context=question.context or "",
+            context=question.context or _turns_before(question),
             answers=frozenset(_right_answers(question)),
             owner=question.owner,
         )
@@ -192,6 +201,11 @@ def group_names(questions: Sequence[Question]) -> dict[str, str]:
     return {question.id: names[first] for question, first in zip(questions, groups, strict=True)}
 
 
+def _turns_before(question: Question) -> str:
+    # A system message may hold the date, or the user's name: it makes no other question.
+    return "\n".join(turn.content for turn in question.conversation()[:-1] if turn.role != "system")
+
+
 def _right_answers(question: Question) -> Sequence[str]:
     """The right answers as texts: a choice's letter is that of every fourth question."""
     right = question.right_choice
@@ -200,10 +214,7 @@ def _right_answers(question: Question) -> Sequence[str]:
 
 def questions_digest(questions: Sequence[Question]) -> str:
     """Return the SHA-256 of questions with their answers, in their order, hexadecimal."""
-    lines = "\n".join(
-        question.model_dump_json(exclude={"owner"} if question.owner is None else None) for question in questions
-    )
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(question_json, questions)).encode()).hexdigest()
 
 
 def recorded_versions() -> dict[str, str]:
@@ -218,12 +229,15 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
+def _batches(
+    questions: Sequence[Question], conversations: Mapping[str, Sequence[Message]], size: int
+) -> Iterator[list[Question]]:
     """Group questions of similar length, so that little is padded.
 
     The longest come first: a batch that is too large for the memory fails at once.
     """
-    ordered = sorted(questions, key=lambda question: len(question.prompt()), reverse=True)
+    lengths = {id_: sum(len(turn.content) for turn in turns) for id_, turns in conversations.items()}
+    ordered = sorted(questions, key=lambda question: lengths[question.id], reverse=True)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
@@ -253,6 +267,11 @@ def _row(tier: str, question: Question, answer: Generation, *, judge: Judge) -> 
         "token_ids": answer.token_ids,
         **{position: signature.ravel() for position, signature in answer.signatures.items()},
     }
+
+
+def _wording_columns(conversation: Sequence[Message]) -> dict[str, Any]:
+    wording = Wording.of(conversation, prompt="")  # the manifest has the tier's own
+    return {"system": wording.system, "history": wording.history}
 
 
 def _check_ids(questions: Sequence[Question]) -> None:

@@ -15,9 +15,11 @@ from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ilis_guard.errors import QuestionError
+from ilis_guard.errors import QuestionError, RequestError
+from ilis_guard.lab.conversations import read_conversation
 from ilis_guard.lab.numerals import digits_of, numerals_in
 from ilis_guard.text import is_blank
+from ilis_guard.types import Message
 
 _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -43,15 +45,32 @@ class Question(BaseModel):
     dataset: str = ""
     kind: Literal["open", "choice", "numeric", "boolean"] = "open"
     question: Text
+    """In the place of `question`, a line may have `messages`: then this is their last turn."""
     answers: Annotated[tuple[Text, ...], Field(min_length=1)]
     """``open``: every string is accepted. ``numeric``: every number. ``boolean``: "yes" and "true", or "no" and
     "false". ``choice``: the right choice's letter, its text, or both."""
     context: Text | None = None
     """A passage to answer from."""
     choices: tuple[Text, ...] | None = None
-    """Two to 26 answers to choose from, lettered A, B, C in this order; only where the kind is ``choice``."""
+    """Two to 26 answers to choose from, lettered A, B, C in this order; only where the kind is ``choice``. The last of
+    `messages` shows them itself."""
+    messages: tuple[Message, ...] | None = None
+    """A conversation that ends with the question, exactly as it is sent; read by `read_conversation`."""
     owner: Text | None = None
     """What the question shares with others that depend on it: a document, a user. Those count as one in guarantees."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_its_conversation(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("messages") is None:
+            return values
+        if other := next((key for key in ("question", "context") if values.get(key) is not None), None):
+            raise ValueError(f"{other!r} doesn't go with 'messages', which hold all that is sent; take it out")
+        try:
+            messages = read_conversation(values["messages"])
+        except RequestError as error:
+            raise ValueError(f"'messages' are wrong: {error}") from error
+        return values | {"messages": messages, "question": messages[-1].content}
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -61,6 +80,9 @@ class Question(BaseModel):
             )
         if self.choices is not None:
             _check_choices(self.choices, self.answers)
+            hidden = next((one for one in self.choices if self.messages and one not in self.question), None)
+            if hidden is not None:
+                raise ValueError(f"the choice {_shown(hidden)} doesn't stand in the last of 'messages'; write it there")
         if self.kind == "boolean" and not any(truth.issuperset(self.answers) for truth in _TRUTHS):
             raise ValueError(
                 f"got answers {_shown(self.answers)}; a boolean's are 'yes' and 'true', or 'no' and 'false'"
@@ -74,12 +96,18 @@ class Question(BaseModel):
         """Index of the right choice; None where there are no choices."""
         return None if self.choices is None else _right_choices(self.choices, self.answers)[0]
 
-    def prompt(self) -> str:
-        """The text that a model is sent.
+    def conversation(self) -> tuple[Message, ...]:
+        """What a model is sent, before its tier's wording."""
+        return self.messages or (Message(role="user", content=self.prompt()),)
 
-        The context and an empty line, where there is a context; the question; the choices, a line each, as
-        ``A) text``. How to answer isn't said: that instruction is the caller's to add.
+    def prompt(self) -> str:
+        """The user's last turn.
+
+        The last of `messages`; or the context and an empty line, where there is a context, the question, and the
+        choices, a line each, as ``A) text``. How to answer isn't said: that instruction is the caller's to add.
         """
+        if self.messages is not None:
+            return self.question
         before = [] if self.context is None else [self.context, ""]
         lettered = [f"{letter}) {text}" for letter, text in zip(ascii_uppercase, self.choices or (), strict=False)]
         return "\n".join([*before, self.question, *lettered])
@@ -104,9 +132,10 @@ def read_questions(path: str | os.PathLike[str], *, group_by: str | None = None)
         raise QuestionError(f"{path}:1: can't be read: {error.strerror}; check the path and its permissions") from error
 
 
-def _line(question: Question) -> bytes:
-    without = {"owner"} if question.owner is None else set[str]()
-    return question.model_dump_json(exclude=without).encode() + b"\n"
+def question_json(question: Question) -> str:
+    """Write a question as a line that is read back as the same."""
+    without = {"question", "context"} if question.messages else {"messages"}
+    return question.model_dump_json(exclude=without | ({"owner"} if question.owner is None else set()))
 
 
 def write_questions(path: str | os.PathLike[str], questions: Iterable[Question]) -> None:
@@ -116,7 +145,7 @@ def write_questions(path: str | os.PathLike[str], questions: Iterable[Question])
         QuestionError: there are no questions, two have the same id, or one is too long for a line; nothing is written.
         OSError: the file can't be written; an older one stays as it was.
     """
-    lines = [_line(question) for question in questions]
+    lines = [question_json(question).encode() + b"\n" for question in questions]
     _questions(lines, path)
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -242,6 +271,8 @@ def _owned(value: dict[str, Any], where: str, group_by: str) -> dict[str, Any]:
 def _complaint(error: ErrorDetails) -> str:
     key = ".".join(map(str, error["loc"]))
     match error["type"]:
+        case "missing" if key == "question":
+            return "the key 'question' is missing; add it, or 'messages', a conversation that ends with it"
         case "missing":
             return f"the key {key!r} is missing; add it"
         case "extra_forbidden":

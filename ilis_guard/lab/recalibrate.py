@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import Answers, read_attempts
-from ilis_guard.lab.fit import calibrate, check_classes, check_findings
+from ilis_guard.lab.fit import calibrate, check_classes, check_findings, list_wordings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
 from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
@@ -188,7 +188,8 @@ def read_calibration_rows(
 
     Args:
         bundle: gave the scores in an export's rows.
-        path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample.
+        path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample; rows
+            in rare wordings are left out, as `fit` says.
         tier: of an export, only rows in which this tier's answer was judged.
         group_by: a column whose equal values mean that rows depend on one another: a document's or a user's. Of an
             export, a key of each line, or ``labels.NAME``.
@@ -316,6 +317,8 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     answers = harvested.take(~fitted_to)
     if not len(answers):
         raise FitError("the bundle was fitted to all of these rows; harvest other questions")
+    wordings = list_wordings(answers.row_wordings(), one_of_each(groups[~fitted_to]))
+    answers = answers.take(np.array([wording in wordings for wording in answers.row_wordings().tolist()]))
     width = feature_count(metadata.features, layers=answers.layers, statistics=len(answers.known))
     profiles = answers.profiles(metadata.stage)
     known = bundle.calibration_set.typicality
@@ -338,7 +341,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
             fingerprint=manifest.fingerprint,
             prompt=manifest.prompt,
             max_new_tokens=manifest.max_new_tokens,
-            wordings=(Wording(prompt=getattr(manifest.fingerprint, "prompt", "")),),
+            wordings=wordings,
         ),
         group_by=answers.group_by,
         fitted_to=int(fitted_to.sum()),

@@ -13,6 +13,7 @@ from ilis_guard.config.tiers import QUESTION, TemplateArgument
 from ilis_guard.errors import ModelError
 from ilis_guard.models.answer_text import Offsets, before_stop, tokens_in_span, without_partial_stop
 from ilis_guard.models.control_tokens import FILLERS, MARKS, MarkedText, PlainTextEncoder, absent_from, fill
+from ilis_guard.models.few_shot import render_few_shot
 from ilis_guard.models.template_arguments import check_template_arguments
 from ilis_guard.types import Message
 from ilis_guard.types.thinking import Problem, find_answer, is_marker, opened_thinking
@@ -28,7 +29,8 @@ class PromptTemplate:
     """A tier's wording around the user's last turn.
 
     A chat model's own chat template is then applied to the whole conversation. A base model has none: it continues the
-    template itself (few-shot examples, then the question), and its answer ends at the end of the line.
+    template itself (few-shot examples, earlier turns as further ones, then the question), and its answer ends at the
+    end of the line.
     """
 
     text: str = QUESTION
@@ -79,10 +81,11 @@ class PromptTemplate:
         """Render the text that the model continues.
 
         Raises:
-            ModelError: a base model got a conversation of several turns, or the chat template refuses this one (some
-                accept no system turn).
+            ModelError: the chat template refuses this conversation (some accept no system turn).
         """
-        return self.render_turns(self.worded(messages), tokenizer) if self.is_chat else self._continued(messages)
+        if not self.is_chat:
+            return render_few_shot(self.text, messages)
+        return self.render_turns(self.worded(messages), tokenizer)
 
     def render_marked(self, messages: Sequence[Message], tokenizer: Any, encoder: PlainTextEncoder) -> MarkedText:
         """As `render`, with what people wrote: all messages, and in a chat the tier's wording too.
@@ -92,8 +95,8 @@ class PromptTemplate:
         """
         letter = absent_from([turn.content for turn in messages], FILLERS)
         if not self.is_chat:
-            filled = self._continued([replace(turn, content=fill(turn.content, letter)) for turn in messages])
-            return MarkedText.between(self._continued(messages), filled)
+            blank = [replace(turn, content=fill(turn.content, letter)) for turn in messages]
+            return MarkedText.between(render_few_shot(self.text, messages), render_few_shot(self.text, blank))
         turns = self.worded(messages)
         text = self.render_turns(turns, tokenizer)
         try:
@@ -131,12 +134,6 @@ class PromptTemplate:
             raise ModelError(
                 f"the model's chat template refuses a conversation of {roles!r} ({type(error).__name__})"
             ) from error
-
-    def _continued(self, messages: Sequence[Message]) -> str:
-        """The text that a base model continues."""
-        if len(messages) > 1:
-            raise ModelError(f"a base model takes one user message and no conversation, got {len(messages)} messages")
-        return self.worded(messages)[0].content
 
     def _marked_by_cuts(
         self, text: str, turns: Sequence[Message], tokenizer: Any, encoder: PlainTextEncoder

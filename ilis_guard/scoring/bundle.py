@@ -161,7 +161,8 @@ class BundleMetadata(BundlePart):
     """None at stage `prompt`, where there is no answer yet, and where the answer's log-probability is unknown."""
     calibration: BetaCalibration
     rows: Mapping[str, Count]
-    """Rows in each split, and those left out because nothing was generated."""
+    """Rows in each split, and those left out because nothing was generated, or because calibration and held-out figures
+    have no rows in wordings that aren't among `wordings`."""
     groups: Mapping[Split, Count]
     """Groups of rows that depend on one another in each split: as many as rows, where none does."""
     group_by: str | None = None

@@ -64,6 +64,7 @@ def write_harvest(rows: Answers, path: Path, precision: Precision = "full") -> P
     """The rows as `ilis-guard harvest` writes them."""
     manifest = harvest_manifest(replace(rows.manifest.tapped(), precision=precision))
     table = AttemptManifest(origin="harvest", tiers=(AttemptTier(name="tiny"),), harvest=manifest)
+    wordings = rows.row_wordings()
     written = [
         {
             "id": id_,
@@ -79,6 +80,8 @@ def write_harvest(rows: Answers, path: Path, precision: Precision = "full") -> P
             "error": "",
             "labels": "{}",
             "token_ids": [1, 2, 3],
+            "system": wordings[row].system,
+            "history": wordings[row].history,
             **dict(zip(STATISTICS, rows.statistics[row].tolist(), strict=True)),
             **{position: maps[row].ravel() for position, maps in rows.signatures.items()},
         }

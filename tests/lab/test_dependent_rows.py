@@ -67,7 +67,8 @@ def test_an_accepted_bundle_of_repeated_noise_promises_nothing_false(how: str, t
     rows = repeated(base, 4) if how == "by their maps" else named(base, 4, [f"group {row}" for row in range(500)])
     metadata = fit(rows, tmp_path / "bundle", accept=True)
     assert metadata.groups == {"train": 250, "validation": 50, "calibration": 100, "test": 100}
-    assert metadata.rows == {"train": 1000, "validation": 200, "calibration": 400, "test": 400, "unanswered": 7}
+    rows_of = {"train": 1000, "validation": 200, "calibration": 400, "test": 400, "unanswered": 7, "rare_wordings": 0}
+    assert metadata.rows == rows_of
     assert metadata.held_out.auroc.low < 0.5
     assert {finding.kind for finding in metadata.findings if finding.is_error} >= {"by_chance"}
     bundle = read_bundle(str(tmp_path / "bundle"))

@@ -260,7 +260,8 @@ def test_uncertainty_is_the_share_of_wrong_answers_on_rows_never_seen(fitted: Fi
 
 def test_the_metadata_counts_every_row_and_repeats_the_manifest(fitted: Fitted) -> None:
     metadata, _ = fitted
-    assert metadata.rows == {"train": 300, "validation": 60, "calibration": 120, "test": 120, "unanswered": 7}
+    splits = {"train": 300, "validation": 60, "calibration": 120, "test": 120}
+    assert metadata.rows == splits | {"unanswered": 7, "rare_wordings": 0}
     assert {name: known.rows for name, known in metadata.datasets.items()} == {"capital": 300, "city": 300}
     assert sum(known.right for known in metadata.datasets.values()) == (~ROWS.wrong).sum()
     assert metadata.held_out.rows == metadata.baseline.rows == 120

@@ -178,6 +178,8 @@ def test_the_files_format_is_stable(path: Path) -> None:
         **{field.name: field.type for field in COLUMNS},
         "text": pa.string(),
         "token_ids": pa.list_(pa.int32()),
+        "system": pa.string(),
+        "history": pa.bool_(),
         "prompt": cells,
         "last": cells,
         "mean": cells,

@@ -45,7 +45,8 @@ def test_metadata_of_a_remote_bundle_names_features_and_metrics(bundle: Bundle) 
     assert metadata.features == ("statistics",)
     assert metadata.statistics == ("logprob_sum", "logprob_mean", "margin_min")
     assert (metadata.fingerprint, metadata.max_new_tokens) == (FINGERPRINT, None)
-    assert metadata.rows == {"train": 300, "validation": 60, "calibration": 120, "test": 120, "unanswered": 0}
+    splits = {"train": 300, "validation": 60, "calibration": 120, "test": 120}
+    assert metadata.rows == splits | {"unanswered": 0, "rare_wordings": 0}
     assert metadata.held_out.auroc.low > 0.6
     assert metadata.held_out.rows == metadata.baseline.rows == 120
     assert bundle.calibration_set.typical is None

@@ -15,7 +15,8 @@ from langchain_openai import ChatOpenAI
 from ilis_guard.cascade.caller import ModelCaller
 from ilis_guard.errors import FitError, ModelError
 from ilis_guard.lab.attempt_schema import COLUMNS, HarvestManifest
-from ilis_guard.lab.attempts import read_answers, read_attempts
+from ilis_guard.lab.attempts import read_attempts
+from ilis_guard.lab.evaluation.evaluate import Source, evaluate
 from ilis_guard.lab.harvest import ConcurrentRemoteModel, harvest
 from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from tests.provider import Provider, confidence, is_right, provider, town
@@ -179,10 +180,10 @@ def test_maps_of_a_remote_model_are_refused(serving: Provider, path: Path) -> No
     with pytest.raises(FitError, match=r"'town-clerk' hold no maps.*can't be tapped"):
         manifest.tapped()
     with pytest.raises(FitError, match="hold no maps"):
-        read_answers([path])
+        evaluate(Source(harvests=[path]))
 
 
 def test_the_columns_are_those_of_any_harvest(serving: Provider, path: Path) -> None:
     harvested(serving, path)
     schema = pq.read_schema(path)
-    assert schema.names == [*COLUMNS.names, "text", "token_ids"]
+    assert schema.names == [*COLUMNS.names, "text", "token_ids", "system", "history"]

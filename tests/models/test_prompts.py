@@ -74,20 +74,6 @@ def test_a_base_model_without_a_wording_is_refused(make_tiny: MakeTiny) -> None:
         make_tiny(chat_template=None).load(prompt="{question}")
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [
-        talk(("system", "secret words"), ("user", "two")),
-        talk(("user", "secret words"), ("assistant", "two"), ("user", "three")),
-    ],
-)
-def test_a_base_model_takes_no_conversation(messages: list[Message], make_tiny: MakeTiny) -> None:
-    model = make_tiny(chat_template=None).load()
-    with pytest.raises(ModelError, match=f"one user message and no conversation, got {len(messages)}") as caught:
-        model.generate(messages)
-    assert "secret" not in str(caught.value)
-
-
 def test_a_turn_that_the_chat_template_refuses_is_a_model_error(make_tiny: MakeTiny) -> None:
     model = make_tiny(chat_template=PICKY).load()
     assert model.generate(talk(("user", "word1"))).tokens

@@ -1,7 +1,7 @@
 """Observe harvested answers: one more forward pass of each through its model, for the baselines."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +25,9 @@ from ilis_guard.lab.baselines.scores import (
 from ilis_guard.lab.harvest import recorded_versions
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.storage import PartialTable
+from ilis_guard.lab.wordings import conversation_of
 from ilis_guard.models.local import LocalModel
-from ilis_guard.types import POSITIONS, Message
+from ilis_guard.types import POSITIONS
 
 PASS_TOKENS: Final = 1024
 """Tokens of a forward pass at most, with padding: the activations of more don't stay in a processor's cache, and a pass
@@ -142,9 +143,9 @@ def _prepare(model: LocalModel, harvest: Path, attempts: AttemptTable, questions
             continue
         if id_ not in by_id:
             raise FitError(f"{str(harvest)!r} has an answer to {id_!r:.60}, which isn't among the questions")
-        prompt = by_id[id_].prompt()
+        *before, asked = conversation_of(by_id[id_], attempts.harvest.wordings)
         tokenized = TokenizedAnswer(
-            prompt=model.prompt_tokens([Message(role="user", content=prompt)]),
+            prompt=model.prompt_tokens([*before, asked]),
             answer=answer.token_ids,
             is_cut=answer.finish_reason == "length",
         )
@@ -153,7 +154,9 @@ def _prepare(model: LocalModel, harvest: Path, attempts: AttemptTable, questions
                 f"the prompt of {id_!r:.60} has {len(tokenized.prompt)} tokens and was harvested with "
                 f"{answer.prompt_tokens}: the questions aren't those that were harvested"
             )
-        judged = model.prompt_tokens([Message(role="user", content=proposal(prompt, answer.text))], template=judging)
+        judged = model.prompt_tokens(
+            [*before, replace(asked, content=proposal(asked.content, answer.text))], template=judging
+        )
         prepared.append(_Row(id=id_, answer=tokenized, judged=judged))
     if not prepared:
         raise FitError(f"{str(harvest)!r} holds no answers")

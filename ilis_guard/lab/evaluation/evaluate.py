@@ -135,6 +135,7 @@ def evaluate(
     if show_texts and questions is None:
         raise FitError("the worst cases can't be shown without the questions: give them too")
     harvested = read_answers(source.harvests)
+    harvested.manifest.tapped()
     sets = question_sets(harvested, questions)
     names = counted_sets(sets)
     rows = source.observed(harvested.take(np.isin(harvested.datasets, names)))
