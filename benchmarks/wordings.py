@@ -1,6 +1,6 @@
 """Measure a score in wordings that its bundle was fitted to, and in others.
 
-    python -m benchmarks.wordings [--tested 240] [--fitted 800] [--folder build/wordings]
+    python -m benchmarks.wordings [--tested 160] [--fitted 640] [--folder build/wordings]
 
 SmolLM2-135M-Instruct at full precision answers questions of `benchmarks.world_facts` as shipped ("as fitted"), in
 another prompt, with a system message, and at the third turn. Three bundles score the same answers: the shipped one,
@@ -115,8 +115,8 @@ def row(name: str, bundle: Bundle, wording: str, path: Path) -> list[str]:
 
 
 def main(
-    tested: Annotated[int, typer.Option(help="Questions, asked in each wording.")] = 240,
-    fitted: Annotated[int, typer.Option(help="Questions to fit to, asked twice.")] = 800,
+    tested: Annotated[int, typer.Option(help="Questions, asked in each wording.")] = 160,
+    fitted: Annotated[int, typer.Option(help="Questions to fit to, asked twice.")] = 640,
     folder: Annotated[Path, typer.Option(help="Harvests and bundles.")] = Path("build/wordings"),
 ) -> None:
     """Measure a score in several wordings."""
