@@ -1,12 +1,12 @@
 """Measure a score in wordings that its bundle was fitted to, and in others.
 
-    python -m benchmarks.wordings [--tested 240] [--fitted 800] [--folder build/wordings]
+    python -m benchmarks.wordings [--tested 160] [--fitted 640] [--folder build/wordings]
 
 SmolLM2-135M-Instruct at full precision answers questions of `benchmarks.world_facts` as shipped ("as fitted"), in
 another prompt, with a system message, and at the third turn. Three bundles score the same answers: the shipped one,
 one that is fitted anew to `--fitted` questions in the first wording, and one to as many questions of which each
-is in one of the four wordings. The tested questions are among the test rows of the shipped bundle, and none of them
-is fitted to.
+is in one of the four wordings, both to the features that the shipped one has (so few validation rows don't tell which
+are best). The tested questions are among the test rows of the shipped bundle, and none of them is fitted to.
 
 A killed run continues. The table is written to `benchmarks/results/wordings.csv`.
 """
@@ -36,7 +36,7 @@ from ilis_guard.lab.wordings import NamedWording, Turn
 from ilis_guard.models.local import LocalModel
 from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import row_digest
-from ilis_guard.types import Generation
+from ilis_guard.types import STATISTICS
 
 RESULTS: Final = Path(__file__).parent / "results" / "wordings.csv"
 TIER: Final = "smollm2-135m-instruct-full"
@@ -56,7 +56,9 @@ THIRD_TURN: Final = NamedWording(
 )
 UNLIKE: Final = 0.01
 """Typicality below which policies that come with ilis_guard don't answer."""
-HEADINGS: Final = ("bundle", "wording", "rows", "right", "listed", "AUROC", "Brier", "uncertainty - wrong", "unlike")
+HEADINGS: Final = (
+    *("bundle", "wording", "rows", "right", "listed", "AUROC", "perplexity", "Brier", "uncertainty - wrong", "unlike"),
+)
 
 
 def sample(bundle: Bundle, tested: int, fitted: int) -> tuple[list[Question], list[Question]]:
@@ -92,10 +94,10 @@ class Asked:
 def row(name: str, bundle: Bundle, wording: str, path: Path) -> list[str]:
     """Score a harvest with a bundle."""
     scorer, table = LightGBMScorer(bundle), read_attempts(path)
-    wrong = dict(zip(table.table["id"].to_pylist(), table.table["wrong"].to_pylist(), strict=True))
-    answered = [(id_, answer) for id_, answer in table.generations() if _is_scored(answer)]
-    scores = [scorer.score(answer) for _, answer in answered]
-    labels = np.array([wrong[id_] for id_, _ in answered])
+    rows = table.answers()
+    generations = dict(table.generations())
+    scores = [scorer.score(generations[id_]) for id_ in rows.ids.tolist()]
+    labels = rows.wrong
     uncertainty = np.array([score.uncertainty for score in scores])
     listed = set(table.wordings()) <= set(bundle.metadata.wordings)
     return [
@@ -105,19 +107,16 @@ def row(name: str, bundle: Bundle, wording: str, path: Path) -> list[str]:
         f"{1 - labels.mean():.0%}",
         "yes" if listed else "no",
         f"{auroc(labels, uncertainty):.3f}",
+        f"{auroc(labels, -rows.statistics[:, STATISTICS.index('logprob_mean')]):.3f}",
         f"{((uncertainty - labels) ** 2).mean():.3f}",
         f"{uncertainty.mean() - labels.mean():+.3f}",
         f"{np.mean([score.typicality < UNLIKE for score in scores]):.1%}",
     ]
 
 
-def _is_scored(answer: Generation) -> bool:
-    return answer.statistics is not None and "mean" in answer.signatures
-
-
 def main(
-    tested: Annotated[int, typer.Option(help="Questions, asked in each wording.")] = 240,
-    fitted: Annotated[int, typer.Option(help="Questions to fit to, asked twice.")] = 800,
+    tested: Annotated[int, typer.Option(help="Questions, asked in each wording.")] = 160,
+    fitted: Annotated[int, typer.Option(help="Questions to fit to, asked twice.")] = 640,
     folder: Annotated[Path, typer.Option(help="Harvests and bundles.")] = Path("build/wordings"),
 ) -> None:
     """Measure a score in several wordings."""
@@ -136,8 +135,9 @@ def main(
     mixed = asked.ask(rest, "fit-mixed", "own", [ALONE, SYSTEM, THIRD_TURN])
     tests["other prompt"] = asked.ask(test, "test-other-prompt", "other", [ALONE])
     other = asked.ask(quarter, "fit-other-prompt", "other", [ALONE])
-    fit(read_answers([alone]), folder / "one", accept=True)
-    fit(read_answers([mixed, other], any_prompt=True), folder / "all", accept=True)
+    features = shipped.metadata.features
+    fit(read_answers([alone]), folder / "one", features=features, accept=True)
+    fit(read_answers([mixed, other], any_prompt=True), folder / "all", features=features, accept=True)
     bundles = {
         "shipped": shipped,
         f"one wording, {fitted} rows": read_bundle(str(folder / "one")),
