@@ -166,6 +166,10 @@ class BundleMismatchError(BundleError):
     """A bundle was fitted to another model, precision or prompt than the one that runs."""
 
 
+class ProfileError(IlisGuardError):
+    """A traffic profile can't be made or read, or was made with another bundle."""
+
+
 class AttemptsError(IlisGuardError):
     """A table of attempts, or a file of decisions or verdicts, can't be read; the message starts with its path."""
 

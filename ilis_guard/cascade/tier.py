@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ilis_guard import events
@@ -16,6 +17,7 @@ from ilis_guard.models.answer_text import StepBuilder
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
+from ilis_guard.scoring.profile import read_profile
 from ilis_guard.text import is_blank
 from ilis_guard.types import (
     DEPARTURES,
@@ -288,10 +290,12 @@ def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer
 
     Raises:
         BundleError: it can't be read.
+        ProfileError: the tier's traffic profile can't be read, or was made with another bundle.
         BundleMismatchError: it was fitted to another stage, or to a local model where the tier is remote or the other
             way round.
     """
-    scorer = LightGBMScorer(read_bundle(bundle))
+    profile = config.profile if stage == "answer" else config.prompt_profile
+    scorer = LightGBMScorer(read_bundle(bundle), None if profile is None else read_profile(Path(profile)))
     fitted = scorer.bundle.metadata
     if fitted.stage != stage:
         raise BundleMismatchError(

@@ -9,7 +9,7 @@ import typer
 
 from ilis_guard.cli.console import GUARD_YAML, Config, out, print_line, progress_bar, step_bars, steps
 from ilis_guard.errors import ConfigError, SimulationError
-from ilis_guard.types import Site, Stage
+from ilis_guard.types import Fingerprint, Site, Stage
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.guard_yaml import GuardConfig
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.lab.attempts import AttemptTable
     from ilis_guard.lab.harvest import HarvestedModel
     from ilis_guard.lab.questions import Question
+    from ilis_guard.scoring import Bundle
     from ilis_guard.scoring.features import FeatureGroup
 
 ACCEPT_HELP = "Write the bundle even if its score is no better than chance, or its figures are no evidence."
@@ -205,6 +206,63 @@ def fit(
     for line in finding_lines(metadata.findings):
         print_line(line)
     print_line(f"bundle in {to}")
+
+
+@commands.command()
+def adapt(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or packaged:NAME.")],
+    to: Annotated[Path, typer.Option(help="The profile to write, a JSON file.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Answers that there are: decisions (JSON lines of `ask --json`), or a harvest (.parquet)."
+        ),
+    ] = None,
+    tier: Annotated[str | None, typer.Option(help="A tier of guard.yaml that answers --questions now.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Requests, JSON lines with `messages` or `question`; no labels are needed.")
+    ] = None,
+    config: Config = GUARD_YAML,
+) -> None:
+    """Measure a traffic profile, by which scores get a rank among your own traffic. Nothing is labelled.
+
+    It needs 20 answers; shares are exact to a few points from some 200 on.
+    """
+    from ilis_guard.lab.adapt import adapt as run, harvested_uncertainties, logged_uncertainties, write_profile
+    from ilis_guard.scoring import read_bundle
+
+    scoring = read_bundle(bundle)
+    if source is not None and tier is None and questions is None:
+        read = harvested_uncertainties if source.suffix == ".parquet" else logged_uncertainties
+        known = read(scoring, source)
+    elif source is None and tier is not None and questions is not None:
+        known = _asked_uncertainties(scoring, tier, questions, config)
+    else:
+        raise ConfigError("give either --from FILE, or --tier NAME with --questions FILE")
+    profile = run(scoring, known)
+    write_profile(profile, to)
+    surest = profile.uncertainties[int(0.6 * len(known))]
+    print_line(f"{len(known)} answers; the surest 60 % have an uncertainty below {surest:.3f}")
+    print_line(f"profile in {to}")
+
+
+def _asked_uncertainties(bundle: "Bundle", tier: str, questions: Path, config: Path) -> list[float]:
+    from ilis_guard.cascade.tier import load_local_model
+    from ilis_guard.config.guard_yaml import read_config
+    from ilis_guard.lab.adapt import asked_uncertainties, read_requests
+
+    requests = read_requests(questions)
+    chosen, fitted = read_config(config).tier(tier), bundle.metadata.fingerprint
+    model: HarvestedModel
+    if chosen.remote is None and isinstance(fitted, Fingerprint):
+        with steps() as loading:
+            model = load_local_model(
+                chosen, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=loading
+            )
+    else:
+        _, model = _harvested_model(chosen, None)
+    with progress_bar(f"asking {tier}") as progress:
+        return asked_uncertainties(bundle, model, requests, progress=progress)
 
 
 @commands.command()

@@ -20,7 +20,7 @@ GREEDY: Final = "greedy"
 """The name of decoding without options."""
 PACKAGED_PREFIX: Final = "packaged:"
 """Starts the name of weights or bundles that come as Python packages."""
-_REMOTE_KEYS: Final = frozenset({"name", "remote", "bundle", "cost", "max_concurrent", "breaker"})
+_REMOTE_KEYS: Final = frozenset({"name", "remote", "bundle", "profile", "cost", "max_concurrent", "breaker"})
 """The keys that a remote tier may have."""
 _OF_THE_PROVIDER: Final = (
     "`chat_template_kwargs` doesn't go with `remote`: its provider applies the chat template; take it out, and give "
@@ -164,6 +164,10 @@ class TierConfig(StrictModel):
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
     prompt_bundle: Bundle | None = None
     """As `bundle`, fitted to the stage `prompt`, for policies with rules of that stage."""
+    profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
+    """The file of the traffic profile that scores of `bundle` are ranked in; without one they have no rank."""
+    prompt_profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
+    """As `profile`, for `prompt_bundle`."""
     cost: TierCost | None = None
     """None where it isn't known: then no policy can limit the cost."""
     max_concurrent: int | None = Field(default=None, ge=1)
@@ -188,9 +192,17 @@ def tier_problems(document: Document, tiers: Sequence[TierConfig]) -> Iterator[s
         if tier.max_concurrent is not None and tier.max_concurrent < tier.batch:
             message = f"so few requests never fill a batch of {tier.batch}; raise it to that, or lower `batch`"
             yield document.problem((*keys, "max_concurrent"), message)
+        yield from _profile_problems(document, keys, tier)
         if (count := tier.prompt.count(QUESTION)) != 1:
             yield document.problem((*keys, "prompt"), f"must hold {QUESTION!r} exactly once, got {count} times")
     yield from duplicate_names(document, ("tiers",), [tier.name for tier in tiers])
+
+
+def _profile_problems(document: Document, keys: tuple[str | int, ...], tier: TierConfig) -> Iterator[str]:
+    for key, of in (("profile", "bundle"), ("prompt_profile", "prompt_bundle")):
+        if getattr(tier, key) is not None and getattr(tier, of) is None:
+            message = f"`{key}` goes with the `{of}` that it was made with (`ilis-guard adapt`), and there is none"
+            yield document.key_problem((*keys, key), message)
 
 
 def _remote_problems(document: Document, keys: tuple[str | int, ...], tier: TierConfig) -> Iterator[str]:

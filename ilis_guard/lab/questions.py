@@ -7,7 +7,7 @@ and says what to do. What was got is shown shortened, because messages are logge
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any, BinaryIO, Literal, NoReturn, Self
@@ -108,9 +108,14 @@ class Question(BaseModel):
         """
         if self.messages is not None:
             return self.question
-        before = [] if self.context is None else [self.context, ""]
-        lettered = [f"{letter}) {text}" for letter, text in zip(ascii_uppercase, self.choices or (), strict=False)]
-        return "\n".join([*before, self.question, *lettered])
+        return question_prompt(self.question, self.context, self.choices)
+
+
+def question_prompt(question: str, context: str | None, choices: Sequence[str] | None) -> str:
+    """The text of a question with its context and its choices, as `Question.prompt` has it."""
+    before = [] if context is None else [context, ""]
+    lettered = [f"{letter}) {text}" for letter, text in zip(ascii_uppercase, choices or (), strict=False)]
+    return "\n".join([*before, question, *lettered])
 
 
 def read_questions(path: str | os.PathLike[str], *, group_by: str | None = None) -> list[Question]:

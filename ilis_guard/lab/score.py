@@ -22,14 +22,12 @@ from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.scoring import LightGBMScorer
 from ilis_guard.scoring.bundle import Bundle, row_digest
-from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, RemoteFingerprint, Score
+from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, RemoteFingerprint, Score, Wording
 
 Progress = Callable[[int, int], None]
 """Called with (rows scored, rows in all)."""
 Rows = list[dict[str, Any]]
 _SCORE_COLUMNS: Final = ("uncertainty", "typicality", "calibrated", "rank")
-_HARVESTED: Final = (Message(role="user", content="{question}"),)
-"""The conversation of every harvested row: a question by itself, in the tier's wording."""
 
 
 def score(
@@ -205,8 +203,8 @@ def _score_tier(
             f"{path} wasn't harvested from the model of the tier {config.name!r}: {error}"
         ) from error
     rows: Rows = []
-    for row, (_, answer) in zip(harvest.rows(), harvest.generations(), strict=True):
-        rows.append(row | _scores(tier, answer))
+    for row, (_, answer), wording in zip(harvest.rows(), harvest.generations(), harvest.wordings(), strict=True):
+        rows.append(row | _scores(tier, answer, wording))
         progress(len(rows))
     scored = set(harvest.answers().ids.tolist())
     unscored = [row["id"] for row in rows if row["id"] not in scored]
@@ -220,11 +218,10 @@ def _digest(scorer: LightGBMScorer | None) -> str | None:
     return None if scorer is None else scorer.bundle.digest
 
 
-def _scores(tier: Tier, answer: Generation) -> dict[str, Any]:
+def _scores(tier: Tier, answer: Generation, wording: Wording) -> dict[str, Any]:
     """The columns that scoring fills in. Nothing is raised: an answer that can't be scored has an error."""
     score = prompt_score = None
     error = ""
-    wording = tier.wording(_HARVESTED)
     cost = prompt_cost = None
     if tier.cost is not None:
         # Without a prompt bundle, rules of stage `prompt` are evaluated before the model is called.

@@ -229,7 +229,6 @@ _DEPARTURES: Final[Mapping[Departure, str]] = {
     "history": "earlier turns",
     "decoding": "another decoding",
     "length": "another limit of the answers' length",
-    "traffic": "traffic without labels",
 }
 """What a request has that the labelled rows hadn't."""
 

@@ -226,7 +226,7 @@ def read_decision(path: Path) -> DecisionRecord:
     except ValidationError as error:
         raise FactsError(
             f"{path}: is neither a decision nor a ticket as `ask --json` and `queue show --json` print them: "
-            f"{_first_problem(error)}"
+            f"{first_problem(error)}"
         ) from None
 
 
@@ -260,18 +260,26 @@ def read_column(path: Path, column: str) -> list[str]:
     """
     keys = ["labels", column.removeprefix("labels.")] if column.startswith("labels.") else [column]
     values = []
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            value: Any = json.loads(line)
-            for key in keys:
-                value = value.get(key) if isinstance(value, dict) else None
-            if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-                raise AttemptsError(
-                    f"{path}:{number}: there is no {column!r:.60} to group by, a text or a number; give a key that "
-                    "every line has, such as labels.user, or leave --group-by out"
-                )
-            values.append(str(value))
+    for number, line in numbered_lines(path):
+        value: Any = json.loads(line)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+            raise AttemptsError(
+                f"{path}:{number}: there is no {column!r:.60} to group by, a text or a number; give a key that "
+                "every line has, such as labels.user, or leave --group-by out"
+            )
+        values.append(str(value))
     return values
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file that aren't blank, with their numbers from 1.
+
+    Raises:
+        AttemptsError: the file can't be read.
+    """
+    return ((number, line) for number, line in enumerate(_lines(path), start=1) if line.strip())
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -283,17 +291,16 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _read_lines(path: Path, kind: type[M], command: str) -> Iterator[M]:
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            try:
-                yield kind.model_validate_json(line)
-            except ValidationError as error:
-                raise AttemptsError(
-                    f"{path}:{number}: not a line of `ilis-guard {command}`: {_first_problem(error)}"
-                ) from None
+    for number, line in numbered_lines(path):
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            raise AttemptsError(
+                f"{path}:{number}: not a line of `ilis-guard {command}`: {first_problem(error)}"
+            ) from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """The first problem's place and message, without what was got: it may be a prompt or an answer."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the top level'}: {first['msg'].removeprefix('Input ')}"

@@ -1,4 +1,4 @@
-"""Scorers: from one generation to its uncertainty and typicality."""
+"""Scorers: from one generation to its uncertainty, typicality and rank."""
 
 import math
 from typing import Protocol
@@ -9,6 +9,7 @@ from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata
 from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import Maps, feature_count, positions_of
+from ilis_guard.scoring.profile import TrafficProfile
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import PROFILED, TypicalityEstimator, profile, statistics_profile
 from ilis_guard.types import Fingerprint, Generation, Position, RemoteFingerprint, Score
@@ -26,15 +27,23 @@ class Scorer(Protocol):
 
 
 class LightGBMScorer:
-    """Scores with a bundle: features -> LightGBM -> calibrated uncertainty, and typicality."""
+    """Scores with a bundle: features -> LightGBM -> calibrated uncertainty, and typicality; rank, by a profile."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, profile: TrafficProfile | None = None) -> None:
         """Load a bundle's trees.
 
+        Args:
+            bundle: what scores.
+            profile: of the traffic that scores are ranked in; without it they have no rank.
+
         Raises:
-            BundleError: they are malformed, or the bundle's parts don't belong to the same maps.
+            BundleError: the trees are malformed, or the bundle's parts don't belong to the same maps.
+            ProfileError: the profile was made with another bundle.
         """
+        if profile is not None:
+            profile.check_fits(bundle)
         self.bundle = bundle
+        self._profile = profile
         metadata = bundle.metadata
         self._layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else None
         features = feature_count(metadata.features, layers=self._layers or 0, statistics=len(metadata.statistics))
@@ -78,10 +87,7 @@ class LightGBMScorer:
             ScoringError: a signature or the output statistics are missing, of another shape or not finite, or the
                 result isn't a probability.
         """
-        missing = [f"signature {position!r}" for position in sorted(self._needed - set(generation.signatures))]
-        if self._statistics and generation.statistics is None:
-            missing.append("output statistics")
-        if missing:
+        if missing := self._missing(generation):
             why = (
                 "the model's reply came without logprobs"
                 if self._layers is None
@@ -105,15 +111,27 @@ class LightGBMScorer:
             log_odds=metadata.log_odds(statistics),
             familiarity=None if self._familiarity is None else self._familiarity.typicality(profiles),
         )
+        uncertainty = float(metadata.calibration.apply(raw)[0])
         score = Score(
-            uncertainty=float(metadata.calibration.apply(raw)[0]),
+            uncertainty=uncertainty,
             typicality=float(self._typicality.typicality(profiles)[0]),
+            rank=math.nan if self._profile is None else self._profile.rank(uncertainty),
         )
         if not (math.isfinite(score.uncertainty) and math.isfinite(score.typicality)):
             raise ScoringError(
                 f"the score isn't a number: uncertainty {score.uncertainty!r}, typicality {score.typicality!r}"
             )
         return score
+
+    def can_score(self, generation: Generation) -> bool:
+        """Whether a generation has all that is looked at."""
+        return not self._missing(generation)
+
+    def _missing(self, generation: Generation) -> list[str]:
+        missing = [f"signature {position!r}" for position in sorted(self._needed - set(generation.signatures))]
+        if self._statistics and generation.statistics is None:
+            missing.append("output statistics")
+        return missing
 
     def _check_numbers(self, maps: Maps, statistics: np.ndarray) -> None:
         """Check the inputs, because LightGBM takes NaN for a missing value and scores all the same.
