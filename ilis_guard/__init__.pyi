@@ -19,6 +19,7 @@ from .errors import (
     MissingDependencyError as MissingDependencyError,
     ModelError as ModelError,
     PolicyError as PolicyError,
+    ProfileError as ProfileError,
     PromptTooLongError as PromptTooLongError,
     QuestionError as QuestionError,
     QueueStorageError as QueueStorageError,

@@ -226,24 +226,42 @@ def _renumbered(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:
     They also share words, or are all the same words, that stand only in texts with that answer. In
     arithmetic, and in other templates, the words are those of many answers, and the numbers are the question.
     """
-    places = [place for place, item in enumerate(items) if item.answers and item.words]
-    known = [_Item(tokens=items[at].words, block=items[at].context, answers=items[at].answers) for at in places]
+    whole: dict[tuple[Hashable, Tokens], list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        if item.answers and item.words:
+            whole[item.context, item.words].append(place)
+    for equal in whole.values():
+        if frozenset.intersection(*(items[place].answers for place in equal)):
+            yield from ((equal[0], place) for place in equal[1:])
+    # Each wording once: a template may have thousands of rows.
+    equals = list(whole.values())
+    known = [
+        _Item(
+            tokens=words, block=context, answers=frozenset[Tokens]().union(*(items[place].answers for place in equal))
+        )
+        for (context, words), equal in whole.items()
+    ]
     shingles = _Shingles.of(known)
     common: dict[int, frozenset[Tokens]] = {}
-    for item, each in zip(known, shingles.of_each, strict=True):
+    for equal, each in zip(equals, shingles.of_each, strict=True):
+        of_all = frozenset.intersection(*(items[place].answers for place in equal))
         for shingle in each:
-            common[shingle] = common.get(shingle, item.answers) & item.answers
-    whole: dict[Hashable, list[int]] = defaultdict(list)
-    for place, item in enumerate(known):
-        whole[item.block, item.tokens].append(place)
-    for equal in whole.values():
-        if frozenset.intersection(*(known[place].answers for place in equal)):
-            yield from ((places[equal[0]], places[place]) for place in equal[1:])
+            common[shingle] = common.get(shingle, of_all) & of_all
     for one, other in shingles.similar():
-        if not known[one].shares_an_answer(known[other]):
-            continue
-        if any(common[shingle] for shingle in shingles.of_each[one] & shingles.of_each[other]):
-            yield places[one], places[other]
+        shared = known[one].answers & known[other].answers
+        if shared and any(common[shingle] for shingle in shingles.of_each[one] & shingles.of_each[other]):
+            yield from _with_one_answer(items, equals[one], equals[other], shared)
+
+
+def _with_one_answer(
+    items: Sequence[_Item], places: Sequence[int], others: Sequence[int], answers: frozenset[Tokens]
+) -> Iterator[tuple[int, int]]:
+    """Pair the items of two wordings that have the same one of these answers."""
+    for answer in answers:
+        first = next(place for place in places if answer in items[place].answers)
+        other = next(place for place in others if answer in items[place].answers)
+        yield from ((first, place) for place in others if answer in items[place].answers)
+        yield from ((place, other) for place in places if answer in items[place].answers)
 
 
 def _misspelt(items: Sequence[_Item]) -> Iterator[tuple[int, int]]:

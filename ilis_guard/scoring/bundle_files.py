@@ -43,7 +43,7 @@ def read_bundle(name: str) -> Bundle:
         digests = {file: str(stated[file]) for file in (TREES, CALIBRATION)}
         metadata = BundleMetadata.model_validate_json(json.dumps(envelope), strict=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(describe_problem(folder / METADATA, error)) from None
+        raise BundleError(f"no bundle: {describe_problem(folder / METADATA, error)}") from None
     for file, digest in digests.items():
         if (found := sha256(texts[file])) != digest:
             raise BundleError(
@@ -54,7 +54,7 @@ def read_bundle(name: str) -> Bundle:
         parse_json(texts[CALIBRATION])
         calibration_set = CalibrationSet.model_validate_json(texts[CALIBRATION], strict=True)
     except (ValueError, RecursionError) as error:
-        raise BundleError(describe_problem(folder / CALIBRATION, error)) from None
+        raise BundleError(f"no bundle: {describe_problem(folder / CALIBRATION, error)}") from None
     return Bundle(
         metadata=metadata,
         trees=texts[TREES],

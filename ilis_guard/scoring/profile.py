@@ -72,4 +72,4 @@ def read_profile(path: Path) -> TrafficProfile:
         parse_json(text)
         return TrafficProfile.model_validate_json(text, strict=True)
     except (ValueError, RecursionError) as error:
-        raise ProfileError(describe_problem(path, error)) from None
+        raise ProfileError(f"no traffic profile: {describe_problem(path, error)}") from None

@@ -14,6 +14,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier, events
+from ilis_guard.errors import BundleMismatchError
 from ilis_guard.lab.fit import fit
 from ilis_guard.models.remote import RemoteModel, fingerprint_of
 from ilis_guard.scoring import LightGBMScorer, read_bundle
@@ -153,7 +154,7 @@ def test_a_calls_options_take_the_score_or_its_calibration(guard: Guard, serving
     assert decided(guard, chat(serving), SURE, stop=None).calibrated
 
 
-def test_a_model_whose_arguments_change_after_it_was_loaded_or_wrapped_has_no_score_any_more(
+def test_a_model_whose_arguments_change_after_it_was_loaded_or_wrapped_is_calibrated_no_more(
     guard: Guard, serving: Provider
 ) -> None:
     wrapped = chat(serving)
@@ -165,15 +166,17 @@ def test_a_model_whose_arguments_change_after_it_was_loaded_or_wrapped_has_no_sc
     wrapped.temperature = loaded.temperature = 1.5
     for ask in (chain.invoke, own.decide):
         decision = ask(town(SURE).prompt())
+        assert (decision.calibrated, decision.attempts[0].departures) == (False, ("decoding",))
+    wrapped.model_name = loaded.model_name = "mayor"
+    for ask in (chain.invoke, own.decide):
+        decision = ask(town(SURE).prompt())
         assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-        assert "arguments.temperature differ" in problem(decision.attempts[0])
+        assert "model differ" in problem(decision.attempts[0])
 
 
-def test_a_tier_that_a_program_makes_of_another_models_bundle_has_no_score(guard: Guard, serving: Provider) -> None:
-    tier = replace(guard.tiers[0], model=RemoteModel(chat(serving, model="mayor")))
-    decision = Guard(tiers=[tier], policy=Policy.parse(POLICY)).decide(town(SURE).prompt())
-    assert (decision.action, decision.uncertainty) == (Action.ABSTAIN, None)
-    assert "the bundle doesn't fit the running model: model differ" in problem(decision.attempts[0])
+def test_a_tier_that_a_program_makes_of_another_models_bundle_is_refused(guard: Guard, serving: Provider) -> None:
+    with pytest.raises(BundleMismatchError, match="the bundle doesn't fit the running model: model differ"):
+        replace(guard.tiers[0], model=RemoteModel(chat(serving, model="mayor")))
 
 
 def test_a_scorer_of_ones_own_minds_none_of_that(serving: Provider) -> None:

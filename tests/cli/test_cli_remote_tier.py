@@ -145,7 +145,6 @@ def test_a_guarantee_holds_of_its_answers(config: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"temperature": 0.7}, "arguments.temperature"),
         ({"model": "mayor"}, "model"),
         ({"top_logprobs": None}, "arguments.top_logprobs"),
     ],
@@ -157,6 +156,14 @@ def test_a_guard_whose_model_is_asked_otherwise_does_not_start(
     config = guard_yaml(tmp_path, serving, arguments=changes, bundle=str(room / "towns"))
     with pytest.raises(BundleMismatchError, match=rf"doesn't fit the running model: {name} differ.*'town-clerk'"):
         Guard.from_config(config)
+
+
+def test_a_guard_whose_model_decodes_otherwise_has_scores_that_only_rank(
+    room: Path, serving: Provider, tmp_path: Path
+) -> None:
+    config = guard_yaml(tmp_path, serving, arguments={"temperature": 0.7}, bundle=str(room / "towns"))
+    with Guard.from_config(config) as guard:
+        assert guard.tiers[0].departures("answer") == ("decoding",)
 
 
 def test_bundles_of_the_one_kind_do_not_go_with_tiers_of_the_other(

@@ -164,7 +164,7 @@ class Tapped:
     max_new_tokens = 64
 
     def generate_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Generation]:
-        return [self._answer(int(turns[-1].content.split()[-1])) for turns in conversations]
+        return [self._answer(number(turns[-1].content.split()[-1])) for turns in conversations]
 
     def _answer(self, number: int) -> Generation:
         random = np.random.default_rng(number)
@@ -190,9 +190,18 @@ class Tapped:
         )
 
 
+def word(number: int) -> str:
+    """Its digits as letters: questions that differ in a number alone are taken for one."""
+    return str(number).translate(str.maketrans("0123456789", "abcdefghij"))
+
+
+def number(word: str) -> int:
+    return int(word.translate(str.maketrans("abcdefghij", "0123456789")))
+
+
 def questions(count: int, start: int = 0) -> list[Question]:
     return [
-        Question(id=f"q{n}", dataset="d", kind="open", question=f"Is this right: {n}", answers=("yes",))
+        Question(id=f"q{n}", dataset="d", kind="open", question=f"Is this right: {word(n)}", answers=("yes",))
         for n in range(start, start + count)
     ]
 

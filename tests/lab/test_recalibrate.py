@@ -99,6 +99,7 @@ class Traffic:
                 **VERDICT,
                 "id": f"ticket-{place}",
                 "messages": [{"role": "user", "content": f"Who is number {place}?"}],
+                "text": f"Somebody {place}",
                 "correct": not self.wrong[place],
                 "uncertainty": float(self.uncertainty[place]),
                 "probability": float(self.probability[place]),

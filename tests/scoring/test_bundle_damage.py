@@ -85,7 +85,7 @@ def test_a_file_too_large_is_not_read(file: str, folder: Path, monkeypatch: pyte
     monkeypatch.setattr(bundle_files, "MAX_BYTES", dict.fromkeys(FILES, limit))
     message = refusal(folder)
     assert file in message
-    assert f"{limit + 1} bytes; a bundle's file has at most {limit}" in message
+    assert f"{limit + 1} bytes; such a file has at most {limit}" in message
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -110,7 +110,7 @@ def test_link_to_a_sibling_of_the_bundle_leads_out(folder: Path) -> None:
     (folder.parent / "toy-2").mkdir()
     (folder / "trees.txt").rename(folder.parent / "toy-2" / "trees.txt")
     (folder / "trees.txt").symlink_to("../toy-2/trees.txt")
-    assert "trees.txt' is a link that leads out of the bundle" in refusal(folder)
+    assert "trees.txt' is a link that leads out of its folder" in refusal(folder)
 
 
 def test_a_volume_of_kubernetes_is_a_bundle(folder: Path, tmp_path: Path) -> None:
