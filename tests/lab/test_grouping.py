@@ -238,3 +238,15 @@ def test_joined_rows_have_the_number_of_their_first_row() -> None:
     assert join_rows(6, [(4, 5), (1, 3)], iter([(5, 3)])).tolist() == [0, 1, 2, 1, 1, 1]
     assert join_rows(3).tolist() == [0, 1, 2]
     assert join_rows(0, chain()).tolist() == []
+
+
+def test_thousands_of_questions_of_one_template_are_told_apart_by_their_answers() -> None:
+    """Pair by pair, this would take minutes."""
+    asked = [
+        QuestionText(question=f"Who is number {place}?", context="", answers=frozenset({f"Somebody {place // 2}"}))
+        for place in range(6000)
+    ]
+    groups = question_groups(asked)
+    assert len(set(groups.tolist())) == 6000
+    elsewhere = [QuestionText(question=f"Ticket {place}: who came?", answers=frozenset({"Ada"})) for place in range(50)]
+    assert len(set(question_groups(elsewhere).tolist())) == 1
