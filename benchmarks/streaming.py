@@ -30,9 +30,9 @@ from ilis_guard.cascade.early_stop import EarlyStopper
 from ilis_guard.cascade.stream import StreamEvent, TextDelta, TextOnStream
 from ilis_guard.cascade.tier import Tier, load_tier
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.lab.fit import split
 from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question
+from ilis_guard.lab.splits import split
 from ilis_guard.policy import Policy, PromptRuling
 from ilis_guard.policy.state import AttemptSummary, CascadeState
 from ilis_guard.types import Action, Attempt, Message, Step

@@ -1,6 +1,5 @@
 """LangChain's messages as a guard's conversation, and a guard's decisions as LangChain's messages."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from ilis_guard.models.reasoning import is_thinking, text_of
 from ilis_guard.text import is_blank, whole_characters
 from ilis_guard.types import Role, total
 from ilis_guard.types.thinking import without_thinking
+from ilis_guard.types.tools import append_calls, append_result
 
 KEY: Final = "ilis_guard"
 """The key in a message's `response_metadata` of its decision's summary; in a stream, before it, of the `retraction`."""
@@ -63,11 +63,10 @@ def transcribe(messages: Sequence[BaseMessage]) -> list[Message]:
     turns: list[Message] = []
     for message in messages:
         if isinstance(message, ToolMessage):
-            _append_to_question(turns, f"[{message.name or 'tool'} said] {message.text}")
+            append_result(turns, message.name or "tool", message.text)
         elif isinstance(message, AIMessage) and message.tool_calls:
-            calls = [f"[{call['name']} was asked] {json.dumps(call['args'])}" for call in message.tool_calls]
-            said = without_thinking(text_of(message))
-            _append_to_question(turns, "\n".join([said, *calls] if said else calls))
+            calls = [(call["name"], call["args"]) for call in message.tool_calls]
+            append_calls(turns, without_thinking(text_of(message)), calls)
         else:
             turns.append(Message(role=_role(message, [*_ROLES, "tool"]), content=_text_of_blocks(message)))
     # A provider's earlier answers, and tools' results, may hold what no prompt can.
@@ -228,13 +227,3 @@ def _text_of_blocks(turn: BaseMessage) -> str:
         if others := sorted(kinds - {"text", "text-plain"}):
             raise RequestError(f"a guard takes turns of text, got a user's turn with {others!r}")
     return text_of(turn)
-
-
-def _append_to_question(turns: list[Message], text: str) -> None:
-    """Append a text to the user's last turn."""
-    index = next((index for index in reversed(range(len(turns))) if turns[index].role == "user"), None)
-    if index is None:
-        raise RequestError(
-            "a tool was used before the user's first turn; a guard takes conversations that a user began"
-        )
-    turns[index] = Message(role="user", content=f"{turns[index].content}\n\n{text}")

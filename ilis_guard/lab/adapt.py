@@ -1,7 +1,5 @@
 """Adapt a bundle to traffic that nobody labelled: measure its traffic profile."""
 
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ilis_guard.errors import AttemptsError, ModelError, ProfileError, RequestError
 from ilis_guard.lab.attempts import read_attempts
 from ilis_guard.lab.conversations import read_conversation
+from ilis_guard.lab.files import replacing
 from ilis_guard.lab.harvest import HarvestedModel
 from ilis_guard.lab.questions import question_prompt
 from ilis_guard.policy.records import first_problem, numbered_lines, read_decisions
@@ -177,19 +176,12 @@ def write_profile(profile: TrafficProfile, path: Path) -> None:
         ProfileError: it would be too large to be read again.
         OSError: it can't be written; an older one stays as it was.
     """
-    text = profile.model_dump_json() + "\n"
-    if (size := len(text.encode())) > MAX_BYTES:
+    content = f"{profile.model_dump_json()}\n".encode()
+    if (size := len(content)) > MAX_BYTES:
         raise ProfileError(f"the profile would have {size} bytes, more than the {MAX_BYTES} that are read again")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _uncertainties(bundle: Bundle, answers: Sequence[Generation]) -> list[float]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ilis_guard.errors import RequestError
-from ilis_guard.types import Message, Request
+from ilis_guard.types import Message, Request, Role
 from ilis_guard.types.thinking import without_thinking
+from ilis_guard.types.tools import append_calls, append_result
 
 _KEYS: Final[Mapping[str, frozenset[str]]] = {
     "system": frozenset({"role", "content"}),
@@ -16,6 +17,12 @@ _KEYS: Final[Mapping[str, frozenset[str]]] = {
     "tool": frozenset({"role", "content", "name", "tool_call_id"}),
 }
 """The keys that a message of each role may have."""
+_ROLES: Final[Mapping[str, Role]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 
 
 def read_conversation(messages: object) -> tuple[Message, ...]:
@@ -32,22 +39,22 @@ def read_conversation(messages: object) -> tuple[Message, ...]:
     """
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise RequestError(f"must be a list of messages, got a {type(messages).__name__}")
-    turns: list[dict[str, str]] = []
+    turns: list[Message] = []
     names: dict[str, str] = {}
     for number, message in enumerate(messages, start=1):
         where = f"message number {number}"
         role, content = _checked(message, where)
         calls = message.get("tool_calls") or []
+        if (role == "tool" or calls) and not any(turn.role == "user" for turn in turns):
+            raise RequestError(f"{where} uses a tool before the user's first turn")
         if role == "tool":
             name = message.get("name") or names.get(str(message.get("tool_call_id")), "tool")
-            _append_to_question(turns, f"[{name} said] {content}", where)
+            append_result(turns, name, content)
         elif calls:
-            described = [_call(call, names, where) for call in calls]
-            said = without_thinking(content)
-            _append_to_question(turns, "\n".join([said, *described] if said else described), where)
+            append_calls(turns, without_thinking(content), [_call(call, names, where) for call in calls])
         else:
-            turns.append({"role": "system" if role == "developer" else role, "content": content})
-    if turns and turns[-1]["role"] == "assistant":
+            turns.append(Message(role=_ROLES[role], content=content))
+    if turns and turns[-1].role == "assistant":
         raise RequestError("the last turn is the assistant's; it must be the user's: right answers stand in 'answers'")
     return Request.of(turns).messages
 
@@ -75,8 +82,8 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _call(call: Any, names: dict[str, str], where: str) -> str:
-    """Describe a call of a tool, and remember whose result it will be."""
+def _call(call: Any, names: dict[str, str], where: str) -> tuple[str, Any]:
+    """A call's tool and its arguments; remembers whose result it will be."""
     try:
         name, arguments = call["function"]["name"], json.loads(call["function"]["arguments"])
         names[str(call.get("id"))] = name
@@ -85,12 +92,4 @@ def _call(call: Any, names: dict[str, str], where: str) -> str:
             f"{where} calls a tool otherwise than OpenAI's format says ({type(error).__name__}); it must have "
             "'function' with 'name' and 'arguments', a JSON text"
         ) from None
-    return f"[{name} was asked] {json.dumps(arguments)}"
-
-
-def _append_to_question(turns: list[dict[str, str]], text: str, where: str) -> None:
-    for turn in reversed(turns):
-        if turn["role"] == "user":
-            turn["content"] = f"{turn['content']}\n\n{text}"
-            return
-    raise RequestError(f"{where} uses a tool before the user's first turn")
+    return name, arguments

@@ -3,7 +3,6 @@
 Trees, calibration and held-out metrics each use rows that the others don't, nor any that depends on one of theirs.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, get_args
@@ -11,21 +10,20 @@ from typing import Final, get_args
 import lightgbm
 import numpy as np
 from jaxtyping import Float64
-from scipy.optimize import brentq
-from scipy.special import expit
-from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError, UnacceptedFindingsError
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.grouping import Groups, answer_groups
+from ilis_guard.lab.blending import fit_blending, typicality_reference
+from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import held_out
+from ilis_guard.lab.splits import check_classes, check_splits, list_wordings, split
 from ilis_guard.lab.tuning import Progress, tune
-from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, Split, TypicalMaps, row_digest
+from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, TypicalMaps, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
-from ilis_guard.scoring.calibration import BetaCalibration, Blending, SequenceProbability, calibration_terms, raw_scores
+from ilis_guard.scoring.calibration import BetaCalibration, Blending, calibration_terms, raw_scores
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix, positions_of
 from ilis_guard.scoring.findings import (
     BundleFinding,
@@ -35,8 +33,7 @@ from ilis_guard.scoring.findings import (
     figure_findings,
 )
 from ilis_guard.scoring.risk_control import one_of_each
-from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
-from ilis_guard.types import Stage, Wording
+from ilis_guard.types import Stage
 
 FEATURES: Final[Mapping[Stage, tuple[tuple[FeatureGroup, ...], ...]]] = {
     "prompt": (("prompt",), ("prompt-summary",)),
@@ -49,19 +46,12 @@ FEATURES: Final[Mapping[Stage, tuple[tuple[FeatureGroup, ...], ...]]] = {
 }
 """The choices of features, of which validation rows select one. For answers: what the generated tokens' maps add to the
 prompt's map, cell by cell or summarised, with the output statistics; and each of the two alone (docs/scoring.md)."""
-SHARES: Final[Mapping[Split, float]] = {"train": 0.5, "validation": 0.1, "calibration": 0.2, "test": 0.2}
 MIN_PER_CLASS: Final = 50
 """Fewer right or wrong rows are too few to be split four ways."""
-MIN_OF_WORDING: Final = 20
-"""Independent calibration rows in one wording, from which on a bundle lists it."""
 ACCURACY_RANGE: Final = (0.15, 0.85)
 """A dataset counts in the held-out metrics where the model's accuracy on all other rows is in this range."""
 NEARLY_ALL: Final = 0.99
 """Share of the rows from which on a feature that has one value there counts as constant."""
-_INTERCEPT_SCALE: Final = 10.0
-"""Of the columns that stand for datasets: so large that the penalty hardly affects their coefficients."""
-_FAR: Final = 40.0
-"""Log-odds at which an answer is as good as certainly right or wrong."""
 
 
 def fit(
@@ -116,7 +106,7 @@ def fit(
     listed = list_wordings(wordings, splits["calibration"] & independent)
     is_listed = np.array([wording in listed for wording in wordings.tolist()])
     splits |= {name: splits[name] & is_listed for name in ("calibration", "test")}
-    _check_splits(answers.wrong, splits)
+    check_splits(answers.wrong, splits)
     calibrating = splits["calibration"] & independent
     wrong, names = answers.wrong, answers.datasets
     candidates = tune(
@@ -192,23 +182,6 @@ def fit(
     return metadata
 
 
-def list_wordings(wordings: np.ndarray, calibrating: Mask) -> tuple[Wording, ...]:
-    """The wordings that enough calibration rows have, the most frequent first; of rows in one wording, that one.
-
-    Raises:
-        FitError: none has enough.
-    """
-    counts = Counter(wordings[calibrating].tolist()).most_common()
-    known = set(wordings.tolist())
-    if listed := tuple(wording for wording, count in counts if count >= MIN_OF_WORDING or len(known) == 1):
-        return listed
-    most = counts[0][1] if counts else 0
-    raise FitError(
-        f"the rows have {len(known)} wordings (system messages, earlier turns and prompts), and none has "
-        f"{MIN_OF_WORDING} independent calibration rows, the most {most}: harvest more questions in fewer wordings"
-    )
-
-
 def _choices(answers: Answers, stage: Stage, wanted: tuple[FeatureGroup, ...]) -> tuple[tuple[FeatureGroup, ...], ...]:
     """The choices of features: of a model that can't be tapped, only the statistics of its answers."""
     known = FEATURES[stage] if answers.signatures else tuple(one for one in FEATURES[stage] if one == ("statistics",))
@@ -250,63 +223,6 @@ def _blending(answers: Answers, stage: Stage, train: Mask, validation: Mask) -> 
     )
 
 
-def fit_blending(
-    logprob_sum: Float64[np.ndarray, " rows"],
-    wrong: Mask,
-    datasets: np.ndarray,
-    profiles: Float64[np.ndarray, "rows profile"],
-    *,
-    train: Mask,
-    validation: Mask,
-) -> Blending:
-    """Fit what is blended with the trees, to the rows that trained and selected them.
-
-    Args:
-        logprob_sum: of each answer, nats.
-        wrong: some are and some aren't.
-        datasets: the name of each row's dataset.
-        profiles: what typicality compares.
-        train: rows that give the location and spread of familiar profiles.
-        validation: rows that give the distances of familiar profiles.
-    """
-    seen = train | validation
-    return Blending(
-        sequence_probability=fit_sequence_probability(logprob_sum[seen], wrong[seen], datasets[seen]),
-        distances=typicality_reference(profiles, train, validation).distances,
-    )
-
-
-def fit_sequence_probability(
-    logprob_sum: Float64[np.ndarray, " rows"], wrong: Mask, datasets: np.ndarray
-) -> SequenceProbability:
-    """Fit a logistic regression of being wrong on the log-probability, with an intercept for each dataset.
-
-    Without these intercepts the slope would also reflect how long a dataset's answers are and how often they are wrong.
-    The one intercept that is kept is the one with which, at that slope, as many answers are expected to be wrong as
-    are.
-
-    Args:
-        logprob_sum: of each answer, nats.
-        wrong: both classes occur.
-        datasets: the name of each row's dataset.
-    """
-    names, places = np.unique(datasets, return_inverse=True)
-    # Less the dataset's mean, which the intercepts absorb: otherwise the penalty would shrink the slope the more, the
-    # more datasets differ in the length of their answers.
-    away = logprob_sum - (np.bincount(places, weights=logprob_sum) / np.bincount(places))[places]
-    spread = float(away.std()) or 1.0
-    columns = np.column_stack([-away / spread, _INTERCEPT_SCALE * np.eye(len(names))[places]])
-    fitted = LogisticRegression(fit_intercept=False, max_iter=1000).fit(columns, wrong)
-    slope = max(float(fitted.coef_[0, 0]), 0.0) / spread
-
-    def excess(intercept: float) -> float:
-        return float(np.mean(expit(intercept - slope * logprob_sum) - wrong))
-
-    steep = slope * logprob_sum
-    intercept = float(brentq(excess, steep.min() - _FAR, steep.max() + _FAR))
-    return SequenceProbability(slope=slope, intercept=intercept)
-
-
 def _logprob_sums(answers: Answers) -> Float64[np.ndarray, " rows"]:
     return answers.statistics[:, answers.known.index("logprob_sum")]
 
@@ -323,30 +239,6 @@ def check_findings(findings: Sequence[BundleFinding], *, accept: bool) -> None:
         raise UnacceptedFindingsError(
             f"no bundle was written: a guard that relies on this score would be no safer than one without it.{listed}\n"
             "To write it all the same, give --accept (in Python: accept=True)"
-        )
-
-
-def check_classes(wrong: Mask, independent: Mask, least: int, *, need: str, remedy: str) -> None:
-    """Check that there are enough right and enough wrong answers.
-
-    Args:
-        wrong: of all rows.
-        independent: one row of each group.
-        least: so many of each.
-        need: who needs them, for the message.
-        remedy: what to do, for the message.
-
-    Raises:
-        FitError: there aren't.
-    """
-    bad = int(wrong[independent].sum())
-    right = int(independent.sum()) - bad
-    if min(bad, right) < least:
-        repeated = len(wrong) - right - bad
-        beside = f" ({repeated} more depend on them and don't count)" if repeated else ""
-        raise FitError(
-            f"of {right + bad} scored answers {right} are right and {bad} wrong{beside}; {need} at least {least} of "
-            f"each: {remedy}"
         )
 
 
@@ -368,34 +260,6 @@ def _check_finite(answers: Answers) -> None:
             raise FitError(
                 f"{int((~finite).sum())} rows hold numbers in {name!r} that aren't finite, such as {first!r:.60}"
             )
-
-
-def _check_splits(wrong: Mask, splits: Mapping[Split, Mask]) -> None:
-    """Refuse a split of one class: early stopping, calibration and metrics mean nothing there."""
-    for name, rows in splits.items():
-        bad, size = int(wrong[rows].sum()), int(rows.sum())
-        if bad in (0, size):
-            raise FitError(f"the {name} rows hold {size - bad} right and {bad} wrong answers: harvest more questions")
-
-
-def split(datasets: np.ndarray, seed: int, groups: Groups | None = None) -> dict[Split, Mask]:
-    """Assign each dataset's groups to the splits at random, in their shares.
-
-    Args:
-        datasets: the name of each row's dataset; of a group, that of its first row counts.
-        seed: of the assignment.
-        groups: index of the first row of each row's group; None where each row is a group of its own.
-    """
-    random = np.random.default_rng(seed)
-    first = np.arange(len(datasets)) if groups is None else groups
-    is_first = first == np.arange(len(datasets))
-    place = np.empty(len(datasets))
-    for dataset in np.unique(datasets):
-        rows = np.flatnonzero(is_first & (datasets == dataset))
-        place[random.permutation(rows)] = (np.arange(len(rows)) + random.random()) / max(1, len(rows))
-    ends = np.cumsum(list(SHARES.values()))
-    part = np.searchsorted(ends[:-1], place[first], side="right")
-    return {name: part == index for index, name in enumerate(SHARES)}
 
 
 def _dataset_rows(names: np.ndarray, wrong: Mask, seen: Mask) -> dict[str, DatasetRows]:
@@ -457,16 +321,3 @@ def _typical_maps(answers: Answers, calibration: Mask) -> TypicalMaps:
         return tuple(map(tuple, nats.tolist()))
 
     return TypicalMaps(right=typical(calibration & ~answers.wrong), wrong=typical(calibration & answers.wrong))
-
-
-def typicality_reference(
-    profiles: Float64[np.ndarray, "rows profile"], train: Mask, calibration: Mask
-) -> TypicalityReference:
-    """Fit the location and spread of training profiles, and measure the calibration rows' distances from them."""
-    spread = LedoitWolf().fit(profiles[train])
-    distances = squared_distances(profiles[calibration], spread.location_, spread.precision_)
-    return TypicalityReference(
-        mean=tuple(spread.location_.tolist()),
-        precision=tuple(map(tuple, spread.precision_.tolist())),
-        distances=tuple(sorted(distances.tolist())),
-    )

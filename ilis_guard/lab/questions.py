@@ -6,7 +6,6 @@ and says what to do. What was got is shown shortened, because messages are logge
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -17,6 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ilis_guard.errors import QuestionError, RequestError
 from ilis_guard.lab.conversations import read_conversation
+from ilis_guard.lab.files import replacing
 from ilis_guard.lab.numerals import digits_of, numerals_in
 from ilis_guard.text import is_blank
 from ilis_guard.types import Message
@@ -152,16 +152,8 @@ def write_questions(path: str | os.PathLike[str], questions: Iterable[Question])
     """
     lines = [question_json(question).encode() + b"\n" for question in questions]
     _questions(lines, path)
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(Path(path)) as file:
+        file.writelines(lines)
 
 
 def numbers_in(text: str) -> list[float]:

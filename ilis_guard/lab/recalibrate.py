@@ -21,9 +21,10 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import Answers, read_attempts
-from ilis_guard.lab.fit import calibrate, check_classes, check_findings, list_wordings
+from ilis_guard.lab.fit import calibrate, check_findings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
+from ilis_guard.lab.splits import check_classes, list_wordings
 from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, Split, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle

@@ -15,9 +15,9 @@ from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, ScoringError, SimulationError
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
-from ilis_guard.lab.fit import SHARES
 from ilis_guard.lab.grouping import CERTAIN, equal_rows, join_rows
 from ilis_guard.lab.recalibrate import verdict_groups
+from ilis_guard.lab.splits import SHARES
 from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.scoring import LightGBMScorer

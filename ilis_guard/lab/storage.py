@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ilis_guard.errors import FitError
+from ilis_guard.lab.files import replacing
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -19,15 +19,8 @@ def write_table(table: pa.Table, path: Path) -> None:
     Raises:
         OSError: the file can't be written.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 class PartialTable:

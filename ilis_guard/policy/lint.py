@@ -142,9 +142,8 @@ def _keeps_the_best(rules: Sequence[BoundRule], document: Document) -> Iterator[
         if is_sure and answers_after and not bound.condition.might_hold(worst):
             meant = turned_round(bound.condition.tree, answers=False) or "turn its comparison round"
             what = (
-                f"rule '{bound.rule.id}': keeps back what is surest and most typical (uncertainty 0.0, "
-                "typicality 1.0), "
-                f"and lets what is least so through: {meant}"
+                f"rule '{bound.rule.id}': keeps back what is surest and most typical (uncertainty 0.0, typicality "
+                f"1.0), and lets what is least so through: {meant}"
             )
             yield Notice("warning", document.place(("rules", index, "when")), what)
             return
@@ -200,9 +199,8 @@ def _answers_at_the_worst(file: PolicyFile, engine: Engine, document: Document) 
         if early.ruling is None and ruling.action is Action.ANSWER:
             by = next(index for index, rule in enumerate(file.rules) if rule.id == ruling.rule)
             what = (
-                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and "
-                "there are no labels: "
-                "compare the uncertainty, as in `uncertainty < 0.2`"
+                f"answers even where the uncertainty is {uncertainty:.1f}, the typicality is {typicality} and there "
+                "are no labels: compare the uncertainty, as in `uncertainty < 0.2`"
             )
             yield Notice("warning", document.place(("rules", by, "when")), f"rule '{ruling.rule}': {what}")
             return

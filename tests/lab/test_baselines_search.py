@@ -8,7 +8,8 @@ import pytest
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.baselines import methods as module
 from ilis_guard.lab.baselines.methods import SIGNATURE, Fused, Trees, TreeSearch
-from ilis_guard.lab.fit import FEATURES, split
+from ilis_guard.lab.fit import FEATURES
+from ilis_guard.lab.splits import split
 from ilis_guard.lab.tuning import Candidate, tune
 from tests.lab.synthetic import synthetic_answers
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from ilis_guard.errors import FitError, UnacceptedFindingsError
-from ilis_guard.lab import fit as module, metrics
+from ilis_guard.lab import metrics
 from ilis_guard.lab.attempts import Answers, read_attempts
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate, verdict_groups
+from ilis_guard.lab.splits import split
 from ilis_guard.policy.records import VerdictJson
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from tests.lab.synthetic import synthetic_answers, write_harvest
@@ -83,7 +84,7 @@ def test_an_accepted_bundle_of_repeated_noise_promises_nothing_false(how: str, t
 
 def test_a_group_is_on_one_side_of_every_split_and_gives_one_calibration_row(tmp_path: Path) -> None:
     rows = named(made(300, signal=1.0), 3, [f"group {row // 2}" for row in range(300)])
-    splits = module.split(rows.datasets, 0, answer_groups(rows))
+    splits = split(rows.datasets, 0, answer_groups(rows))
     assert rows.groups is not None
     sides = [{name for name, mask in splits.items() if mask[rows.groups == group].any()} for group in set(rows.groups)]
     assert all(len(side) == 1 for side in sides)
@@ -95,8 +96,8 @@ def test_a_group_is_on_one_side_of_every_split_and_gives_one_calibration_row(tmp
 
 def test_rows_that_depend_on_none_are_split_as_they_would_be_without_groups() -> None:
     datasets = np.array(["a", "b"] * 50)
-    for name, mask in module.split(datasets, 3).items():
-        assert (mask == module.split(datasets, 3, np.arange(100))[name]).all()
+    for name, mask in split(datasets, 3).items():
+        assert (mask == split(datasets, 3, np.arange(100))[name]).all()
 
 
 def test_too_few_different_rows_are_refused_however_often_they_are_repeated(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from ilis_guard.lab.evaluation.evaluate import _worst_cases as worst_cases
 from ilis_guard.lab.evaluation.ood import detections
 from ilis_guard.lab.evaluation.sets import best_constant, counted_sets, question_sets
 from ilis_guard.lab.evaluation.trials import OTHERS, Trial, check_pair, count_fits, trials
-from ilis_guard.lab.fit import split
 from ilis_guard.lab.metrics import EXACT, ScoreCounts
 from ilis_guard.lab.questions import Question
+from ilis_guard.lab.splits import split
 from tests.lab.synthetic import FixedRanker, fingerprint, noise, synthetic_answers
 
 pytestmark = pytest.mark.usefixtures("fitted_model")

@@ -15,7 +15,9 @@ from sklearn.metrics import log_loss
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module, metrics, tuning
 from ilis_guard.lab.attempts import Answers
+from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
+from ilis_guard.lab.splits import SHARES, check_splits, split
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.calibration import raw_scores
@@ -151,7 +153,7 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
 def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
     split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
 ) -> None:
-    where = module.split(ROWS.datasets, 0)[split]
+    where = split(ROWS.datasets, 0)[split]
     fit(altered(ROWS, where), tmp_path / "bundle", accept=True)
     before, after = files(fitted[1]), files(tmp_path / "bundle")
     assert {name for name in before if before[name] == after[name]} == unchanged
@@ -161,24 +163,24 @@ def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
 
 
 def test_the_typicality_reference_ignores_other_splits_and_outcomes(fitted: Fitted) -> None:
-    splits = module.split(ROWS.datasets, 0)
+    splits = split(ROWS.datasets, 0)
     reference = read_bundle(str(fitted[1])).calibration_set.typicality
     other = altered(ROWS, splits["test"] | splits["validation"])
     profiles = profile(other.signatures, "answer")
-    assert module.typicality_reference(profiles, splits["train"], splits["calibration"]) == reference
+    assert typicality_reference(profiles, splits["train"], splits["calibration"]) == reference
     assert len(reference.distances) == splits["calibration"].sum()
 
 
 def test_the_reference_is_fitted_to_train_rows_alone() -> None:
-    train, calibration = (module.split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
-    before = module.typicality_reference(profile(ROWS.signatures, "answer"), train, calibration)
-    after = module.typicality_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
+    train, calibration = (split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
+    before = typicality_reference(profile(ROWS.signatures, "answer"), train, calibration)
+    after = typicality_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
     assert (after.mean, after.precision) == (before.mean, before.precision)
     assert after.distances != before.distances
 
 
 def test_the_baseline_does_not_look_at_test_rows() -> None:
-    test = module.split(ROWS.datasets, 0)["test"]
+    test = split(ROWS.datasets, 0)["test"]
     other = altered(ROWS, test)
     before = module._baseline(ROWS.statistics, ROWS.wrong, ~test)
     after = module._baseline(other.statistics, other.wrong, ~test)
@@ -190,7 +192,7 @@ def test_training_stops_where_the_validation_rows_are_told_apart_best(tmp_path: 
     rows = made(600, 7, signal=0.3)
     fit(rows, tmp_path / "bundle")
     bundle = read_bundle(str(tmp_path / "bundle"))
-    validation = module.split(rows.datasets, 0)["validation"]
+    validation = split(rows.datasets, 0)["validation"]
     features = feature_matrix(bundle.metadata.features, rows.signatures, rows.statistics)[validation]
     booster = lightgbm.Booster(model_str=bundle.trees)
     losses = [
@@ -217,7 +219,7 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     bundle = read_bundle(str(folder))
     scorer = LightGBMScorer(bundle)
     uncertainty = np.array([scorer.score(generation(ROWS, index)).uncertainty for index in range(len(ROWS.ids))])
-    splits = module.split(ROWS.datasets, 0)
+    splits = split(ROWS.datasets, 0)
 
     calibration = splits["calibration"]
     assert tuple(uncertainty[calibration].tolist()) == bundle.calibration_set.uncertainty
@@ -304,7 +306,7 @@ def test_a_split_of_one_class_is_refused_with_counts() -> None:
     wrong = np.arange(10) < 5
     splits: dict[Split, np.ndarray] = {"train": np.arange(10) % 2 == 0, "validation": np.arange(10) >= 7}
     with pytest.raises(FitError, match="the validation rows hold 3 right and 0 wrong answers"):
-        module._check_splits(wrong, splits)
+        check_splits(wrong, splits)
 
 
 @pytest.mark.parametrize("name", ["prompt", "last", "mean", "statistics"])
@@ -321,18 +323,18 @@ def test_numbers_that_are_not_finite_are_refused_with_their_place(name: str, tmp
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 2**32))
 def test_each_row_falls_into_one_split_and_each_dataset_keeps_the_shares(counts: list[int], seed: int) -> None:
     datasets = np.array([f"d{number}" for number, count in enumerate(counts) for _ in range(count)])
-    splits = module.split(datasets, seed)
+    splits = split(datasets, seed)
     assert list(splits) == ["train", "validation", "calibration", "test"]
     assert (np.sum(list(splits.values()), axis=0) == 1).all()
     for name, rows in splits.items():
         found = Counter(datasets[rows].tolist())
         for number, count in enumerate(counts):
-            assert abs(found[f"d{number}"] - module.SHARES[name] * count) < 1 + 1e-9
+            assert abs(found[f"d{number}"] - SHARES[name] * count) < 1 + 1e-9
 
 
 def test_a_split_depends_on_the_seed_alone_and_mixes_the_order() -> None:
     datasets = np.array(["a"] * 1000)
-    first, again, other = (module.split(datasets, seed)["test"] for seed in (0, 0, 1))
+    first, again, other = (split(datasets, seed)["test"] for seed in (0, 0, 1))
     assert (first == again).all()
     assert 250 < (first != other).sum() < 390  # independent draws of a fifth differ in 320
     # Whoever sorted the questions hasn't decided who is tested.
@@ -385,7 +387,7 @@ def test_typicality_is_uniform_where_rows_are_exchangeable() -> None:
     """With few training rows, their own distances would be far too small to compare with."""
     rows = made(4000)
     train, calibration, test = parts(rows, 40, 2500)
-    detector = TypicalityEstimator(module.typicality_reference(profile(rows.signatures, "answer"), train, calibration))
+    detector = TypicalityEstimator(typicality_reference(profile(rows.signatures, "answer"), train, calibration))
     typicality = detector.typicality(profile(rows.signatures, "answer")[test])
     assert stats.kstest(typicality, "uniform").pvalue > 0.05
     assert (typicality < 0.05).mean() == pytest.approx(0.05, abs=0.02)
@@ -396,7 +398,7 @@ def test_typicality_is_uniform_where_rows_are_exchangeable() -> None:
 def test_typicality_is_small_where_maps_are_clearly_others(position: Position, factor: float) -> None:
     rows = made(1000)
     train, calibration, test = parts(rows, 500, 900)
-    detector = TypicalityEstimator(module.typicality_reference(profile(rows.signatures, "answer"), train, calibration))
+    detector = TypicalityEstimator(typicality_reference(profile(rows.signatures, "answer"), train, calibration))
     maps: dict[Position, np.ndarray] = {name: each[test] for name, each in rows.signatures.items()}
     assert np.median(detector.typicality(profile(maps, "answer"))) > 0.3
     maps[position] = maps[position] * np.float32(factor)
@@ -430,7 +432,7 @@ def test_typical_maps_are_those_of_the_calibration_rows(tmp_path: Path) -> None:
     fit(harvest, tmp_path / "bundle")
     typical = read_bundle(str(tmp_path / "bundle")).calibration_set.typical
     assert typical is not None
-    calibration = module.split(harvest.datasets, 0)["calibration"]
+    calibration = split(harvest.datasets, 0)["calibration"]
     for outcome, found in ((False, typical.right), (True, typical.wrong)):
         rows = harvest.signatures["mean"][calibration & (harvest.wrong == outcome)].astype(np.float64)
         assert np.array(found) == pytest.approx(np.exp(np.log(1 + rows).mean(axis=0)) - 1, abs=1e-4)

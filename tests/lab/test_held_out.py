@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from ilis_guard.lab.fit import SHARES
 from ilis_guard.lab.score import most_flattering, random_split
+from ilis_guard.lab.splits import SHARES
 
 
 def test_rows_without_an_answer_are_dealt_out_in_the_fits_shares() -> None:

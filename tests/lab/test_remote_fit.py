@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
-from ilis_guard.lab import fit as module, metrics, recalibrate
+from ilis_guard.lab import metrics, recalibrate
+from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator
@@ -97,7 +98,7 @@ def test_typicality_is_uniform_on_exchangeable_answers_only() -> None:
     rows = towns_harvest(FINGERPRINT, 4000)
     place = np.random.default_rng(0).permutation(4000)
     profiles = rows.profiles("answer")
-    detector = TypicalityEstimator(module.typicality_reference(profiles, place < 500, (place >= 500) & (place < 2500)))
+    detector = TypicalityEstimator(typicality_reference(profiles, place < 500, (place >= 500) & (place < 2500)))
     typicality = detector.typicality(profiles[place >= 2500])
     assert stats.kstest(typicality, "uniform").pvalue > 0.05
     longer = replace(rows, statistics=rows.statistics * [20, 1, 1])

@@ -13,7 +13,8 @@ from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines.estimator import Estimator, Kind, Method, check_fittable, finite, observed
 from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
-from ilis_guard.lab.fit import FEATURES, fit_blending, fit_sequence_probability, fit_statistics, typicality_reference
+from ilis_guard.lab.blending import fit_blending, fit_sequence_probability, typicality_reference
+from ilis_guard.lab.fit import FEATURES, fit_statistics
 from ilis_guard.lab.tuning import Candidate, tune
 from ilis_guard.scoring.calibration import SequenceProbability, raw_scores
 from ilis_guard.scoring.features import FeatureGroup

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.fit import FEATURES, split
+from ilis_guard.lab.fit import FEATURES
 from ilis_guard.lab.grouping import answer_groups
+from ilis_guard.lab.splits import split
 from ilis_guard.lab.tuning import tune
 from ilis_guard.types import Position, Statistics
 

@@ -12,7 +12,8 @@ from ilis_guard.lab.evaluation import plots
 from ilis_guard.lab.evaluation.evaluate import REFERENCE, Evaluation
 from ilis_guard.lab.evaluation.ood import LEVELS
 from ilis_guard.lab.evaluation.tables import PROTOCOL_NAMES, ahead, by_protocol, protocol_tables, protocols
-from ilis_guard.lab.fit import ACCURACY_RANGE, MIN_PER_CLASS, SHARES
+from ilis_guard.lab.fit import ACCURACY_RANGE, MIN_PER_CLASS
+from ilis_guard.lab.splits import SHARES
 from ilis_guard.lab.svg import SvgRenderer
 
 PACKAGES: Final = ("ilis-guard", "numpy", "scipy", "scikit-learn", "lightgbm")

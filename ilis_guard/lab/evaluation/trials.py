@@ -11,8 +11,9 @@ from scipy.special import expit
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines.estimator import Estimator, Method, Ranker
-from ilis_guard.lab.fit import calibrate, split
+from ilis_guard.lab.fit import calibrate
 from ilis_guard.lab.grouping import Groups, answer_groups
+from ilis_guard.lab.splits import split
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.types import Fingerprint
 
