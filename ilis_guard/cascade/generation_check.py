@@ -8,7 +8,7 @@ import numpy as np
 
 from ilis_guard.errors import ModelError
 from ilis_guard.text import whole_characters
-from ilis_guard.types import FinishReason, Generation, Position, Signature, Statistics, to_float
+from ilis_guard.types import DEPARTURES, FinishReason, Generation, Position, Signature, Statistics, to_float
 from ilis_guard.types.thinking import find_answer
 
 _MAX_TOKENS: Final = 2**63 - 1
@@ -34,6 +34,9 @@ def check_generation(generation: object) -> Generation:
         raise ModelError("a Generation's signatures are a mapping of NumPy arrays by position, got something else")
     if not all(_is_signature(position, each) for position, each in signatures.items()):
         raise ModelError(f"a Generation's signatures are maps of floats at {list(get_args(Position))!r}, got another")
+    departures = generation.departures
+    if not isinstance(departures, tuple) or not all(name in DEPARTURES for name in departures):
+        raise ModelError(f"a Generation's departures are among {DEPARTURES!r}, got others; map them to these")
     generation = replace(
         generation,
         # What no encoding can express couldn't be shown, stored or sent.

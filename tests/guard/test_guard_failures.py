@@ -158,6 +158,10 @@ def test_a_model_that_returns_no_generation_gives_no_answer(build: Callable[...,
         ("finish_reason", "secret", "finish_reason is 'stop', 'length' or None"),
         ("signatures", {"last": [[0.0]]}, "signatures are a mapping of NumPy arrays"),
         ("signatures", None, "signatures are a mapping of NumPy arrays"),
+        ("departures", ("secret",), "departures are among ("),
+        ("departures", 5, "departures are among ("),
+        ("departures", None, "departures are among ("),
+        ("departures", ([],), "departures are among ("),
     ],
 )
 def test_malformed_generation_fails_the_attempt(build: Callable[..., Guard], part: str, value: Any, error: str) -> None:
