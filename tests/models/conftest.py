@@ -8,7 +8,8 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +22,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models as tokenizer_models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ilis_guard.models.batching import BatchedModel
 from ilis_guard.models.local import LocalModel
 from ilis_guard.models.weights import PackagedWeights
 from ilis_guard.types import Generation, Message
+from tests.models.batches import Gate, until
 
 LAYERS = 3
 SIZE = 64  # of the vocabulary and of the hidden dimension: so many embeddings can be orthogonal
@@ -349,3 +352,25 @@ def _write_gguf(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@pytest.fixture
+def gate(tiny: LocalModel) -> Iterator[Gate]:
+    gate = Gate(tiny)
+    yield gate
+    gate.take_away()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+@pytest.fixture
+def batched(tiny: LocalModel) -> Iterator[BatchedModel]:
+    model = BatchedModel(tiny, 8)
+    yield model
+    until(lambda: not model._is_working)
+    assert (model._waiting, model._under_way) == ([], 0)
+    assert sum(len(point.module._forward_hooks) for point in tiny._points) == 0
