@@ -147,13 +147,13 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "unchanged"),
+    ("part", "unchanged"),
     [("test", {"trees.txt", "calibration.json"}), ("calibration", {"trees.txt"}), ("validation", set())],
 )
 def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
-    split: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
+    part: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
 ) -> None:
-    where = split(ROWS.datasets, 0)[split]
+    where = split(ROWS.datasets, 0)[part]
     fit(altered(ROWS, where), tmp_path / "bundle", accept=True)
     before, after = files(fitted[1]), files(tmp_path / "bundle")
     assert {name for name in before if before[name] == after[name]} == unchanged
