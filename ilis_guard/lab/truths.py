@@ -7,37 +7,32 @@ from typing import Final
 
 from ilis_guard.lab.assertions import is_denied
 from ilis_guard.lab.mentions import Mention, Token, fold, tokens_of
-from ilis_guard.lab.vocabulary import OPINION
+from ilis_guard.lab.vocabulary import OPINION, folded_words
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(map(fold, text.split()))
-
-
-_YES: Final = _words(
+_YES: Final = folded_words(
     "yes yep yeah yup true correct oui vrai verdadero verdadera verdad verdadeiro"
     " verdade wahr richtig korrekt waar evet"
     " doğru igen kyllä sant верно правда правильно prawda"
     " benar ναι σωστό نعم صحيح हाँ हां सही はい 是 是的 对 對 正确 正確 네 예 ใช่"
 )
-_NO: Final = _words(
+_NO: Final = folded_words(
     "nope nah false incorrect untrue wrong nein faux falso falsa falsch onwaar hayır yanlış nej falskt неверно"
     " неправда неправильно fałsz salah όχι λάθος خطأ नहीं गलत いいえ 否 不是 不 不对 不對 错误 錯誤 아니요 아니오 ไม่ใช่"
 )
 """Truths wherever they stand."""
-_YES_ALONE: Final = _words("ja si sì sí sim да так tak ano da ya có đúng jo כן")
-_NO_ALONE: Final = _words("no non não нет ні ni nie ne nem nu ei לא لا ไม่ không tidak nee nei")
+_YES_ALONE: Final = folded_words("ja si sì sí sim да так tak ano da ya có đúng jo כן")
+_NO_ALONE: Final = folded_words("no non não нет ні ni nie ne nem nu ei לא لا ไม่ không tidak nee nei")
 """Other words in other places, or in other languages: truths where they are a clause of their own."""
 _LETTERS: Final = {"y": True, "t": True, "n": False, "f": False}
 """As the whole answer."""
-_SUBJECTS: Final = _words(
+_SUBJECTS: Final = folded_words(
     "it its they he she there this that these those i you we because as since not sir thanks thank"
 )
 """After "no": "No it isn't". Another word makes it a quantity: "no evidence"."""
-_CONNECTORS: Final = _words(
+_CONNECTORS: Final = folded_words(
     "or and also but nor even oder und auch ou et aussi o y e ni или и both either neither maybe perhaps ve"
 )
-_RETRACTIONS: Final = _words("wait actually sorry correction rather oops scratch doch pardon perdón nein no")
+_RETRACTIONS: Final = folded_words("wait actually sorry correction rather oops scratch doch pardon perdón nein no")
 _DIVIDED: Final = re.compile(r"\b(?:some|many)\b.*\bothers\b|\b(?:sometimes|partly)\b.*\b(?:sometimes|partly)\b")
 
 _IN_A_RUN: Final[Sequence[tuple[re.Pattern[str], bool | None]]] = tuple(

@@ -6,7 +6,7 @@ from typing import Final
 from ilis_guard.lab.mentions import fold
 
 
-def _words(text: str) -> frozenset[str]:
+def folded_words(text: str) -> frozenset[str]:
     """Split a list of words, folded as those of answers."""
     return frozenset(map(fold, text.split()))
 
@@ -18,12 +18,12 @@ def _phrases(text: str) -> list[tuple[str, ...]]:
 
 SENTENCE_ENDS: Final = frozenset(".!?;:\n。！？；：।؟…")
 COMMAS: Final = frozenset(',、，،(（)）—–[]"“”„«»')
-CONTRAST: Final = _words(
+CONTRAST: Final = folded_words(
     "but however rather instead although whereas because sondern aber mais sino pero ma bensi mas maar utan men tylko"
     " ale lecz но зато 而是 而 하지만 melainkan tetapi אלא بل hanem ci dar αλλά alla fakat बल्कि mà"
 )
 """Words that end a negation's reach."""
-NEGATIONS: Final = _words(
+NEGATIONS: Final = folded_words(
     "not no nobody never neither nor none cannot cant isnt arent wasnt werent dont doesnt didnt couldnt wont wouldnt"
     " shouldnt hasnt havent hadnt aint without except excluding"
     " nicht kein keine statt anstatt keinen keinem keiner nie niemals weder noch ohne"
@@ -34,7 +34,7 @@ NEGATIONS: Final = _words(
     " keineswegs keinesfalls außer guere sauf hormis jamas excepto salvo mica tranne nooit"
     " nimmer behalve aldrig varken utom hvarken nigdy никогда вряд кроме неверно неправильно kecuali غير"
 )
-LAST_OF_PAIRS: Final = _words("nor noch ni ani nem ни")
+LAST_OF_PAIRS: Final = folded_words("nor noch ni ani nem ни")
 AFFIRMATIONS: Final = tuple(
     tuple(fold(word) for word in phrase)
     for phrase in _phrases(
@@ -76,24 +76,23 @@ EXCLUSIONS: Final = (
     ("wrong", "that"),
     ("вместо", "того"),
 )
-PARENTHETICAL: Final = _words("as like contrary despite though although wie comme como come of")
-SUBORDINATE: Final = _words("whether if that ob dass daß si que se che czy ли że что")
-PREDICATES: Final = _words(
+PARENTHETICAL: Final = folded_words("as like contrary despite though although wie comme como come of")
+SUBORDINATE: Final = folded_words("whether if that ob dass daß si que se che czy ли że что")
+PREDICATES: Final = folded_words(
     "is was are were does did do has have had can could will would should may might ist war sind kann est etait es era"
     " fue esta son e foi ar ar var er byl jest nest ειναι es"
 )
-DENIED_PREDICATES: Final = _words(
+DENIED_PREDICATES: Final = folded_words(
     "isnt arent wasnt werent doesnt didnt dont cannot cant couldnt wont wouldnt hasnt havent hadnt"
 )
-WRONG: Final = _words(
+WRONG: Final = folded_words(
     "wrong incorrect mistake false untrue mistaken falsch unrichtig inkorrekt faux fausse incorrecte"
-    " incorrecto incorrecta"
-    " falso"
+    " incorrecto incorrecta falso"
     " falsa errado errada sbagliato sbagliata scorretto fout onjuist fel felaktigt неверно неправильно неверный błędne"
     " yanlis salah sai خطأ خاطئ गलत"
 )
 """What is said of an answer that isn't one: "Paris is wrong"."""
-DENIALS_BEHIND: Final = _words("नहीं न degil degildir नही نیست ليس ليست אינה אינו نہیں নয় না அல்ல இல்லை bukan")
+DENIALS_BEHIND: Final = folded_words("नहीं न degil degildir नही نیست ليس ليست אינה אינו نہیں নয় না அல்ல இல்லை bukan")
 DENIAL_IN_A_RUN: Final = re.compile(
     r"(?:だ|である)?と(?:は|も)?(?:限ら|言え|いえ|思わ|思い?ませ|考えませ|言いませ)|[はがも]?(?:違|間違|誤)|以外|ではござい?ませ|でも\S*でもな"
     r"|(?:是|就是)?(?:错|錯|不对|不對|不正确)|(?:은|는|이|가)?\s*틀[렸린]|(?:이?라고)\s*(?:생각하지|할 수 없)|이외"
@@ -103,24 +102,24 @@ DENIAL_IN_A_RUN: Final = re.compile(
 DENIAL_BEFORE_IN_A_RUN: Final = re.compile(
     r"(?:(?:不|没)(?:太|大|一定)?(?:可能|应该|會|会|算|见得|見得)?是?|除了|不是|并非|並非|不|非|没有|沒有|ไม่ใช่|ไม่|มิใช่)$"
 )
-OR: Final = _words(
-    "or oder ou o eller lub albo czy или або veya yahut atau atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η"
+OR: Final = folded_words(
+    "or oder ou o eller lub albo czy или або veya yahut atau hoac או أو या 또는 혹은 아니면 vagy sau nebo tai η"
     " bzw beziehungsweise oppure ofwel hetzij либо чи یا अथवा বা அல்லது vs versus"
     " alternatively otherwise"
     " 或 或者 还是 還是 か または あるいは もしくは หรือ"
 )
 OR_IN_A_RUN: Final = re.compile(r"(?:或者?|还是|還是|または|あるいは|もしくは|か|หรือ)")
-AND: Final = _words("and und sowie et y e en och og i и та ve 그리고 und dan και και και और و ו &")
+AND: Final = folded_words("and und sowie et y e en och og i и та ve 그리고 und dan και και και और و ו &")
 AND_IN_A_RUN: Final = re.compile(
     r"と(?=[一-龥ァ-ヴ])(?![思言呼答考称は])|[和与與跟](?=[一-龥])(?!平|.*(?:不同|一样|一樣|相比|同样))|(?:และ|กับ).|وال."
 )
 """At the beginning of a run of letters, beside what is mentioned."""
-BETWEEN: Final = _words("between zwischen entre tra tussen między между mellan")
-QUALIFIERS: Final = _words("new north south east west northern southern eastern western papua equatorial")
+BETWEEN: Final = folded_words("between zwischen entre tra tussen między между mellan")
+QUALIFIERS: Final = folded_words("new north south east west northern southern eastern western papua equatorial")
 """Before a name, written with a capital, they make another: South Africa, New Guinea."""
-NO_ALTERNATIVES: Final = _words("so thereabouts more less mehr weniger plus moins")
-MAYBE: Final = _words("maybe perhaps possibly probably even either rather vielleicht peutetre quizas forse")
-NEW_CLAUSE: Final = _words(
+NO_ALTERNATIVES: Final = folded_words("so thereabouts more less mehr weniger plus moins")
+MAYBE: Final = folded_words("maybe perhaps possibly probably even either rather vielleicht peutetre quizas forse")
+NEW_CLAUSE: Final = folded_words(
     "it its thats he she they we i you this that there cest esta est is was are were has lies which who er sie es"
     " il elle"
 )
@@ -129,18 +128,20 @@ OPINION: Final = re.compile(
     r"(?:think|thinks|thought|believe|believed|assume|assumed|say|said|guess|expect)\b"
     r"|\b(?:mistaken|mistakenly|wrongly|confused)\b"
 )
-FIRST: Final = _words("no non nao не khong nie neni nije nu δεν ei ne không ليس")
+FIRST: Final = folded_words("no non nao не khong nie neni nije nu δεν ei ne không ليس")
 """Negations before the predicate: "Madrid no es"."""
 UNKNOWN: Final = re.compile(r"i (?:have no idea|dont know|do not know|am not sure)|im not sure|not sure|no idea")
-NO: Final = _words("no nope nein non nao nie нет いいえ 不 不是 아니요 아니오 لا לא nej nee hayır")
+NO: Final = folded_words("no nope nein non nao nie нет いいえ 不 不是 아니요 아니오 لا לא nej nee hayır")
 TAKEN_BACK: Final = re.compile(r"\b(?:no|nein|non) (?:wait|sorry|i mean)\b|\b(?:wait no|i mean|or rather|correction)\b")
 RETRACTION: Final = re.compile(
     r"(?:no |oh |oops |hmm )*(?:wait|scratch that|correction|my mistake|hold on|i meant?)\b"
     r"|(?:actually|sorry|pardon|rather)(?= \S+(?: \S+)?$)"
 )
 """After a mention and a pause: "Paris... actually, Lyon"."""
-PLACES: Final = _words("in from near far at on part inside outside within surprisingly to into about for with by")
+PLACES: Final = folded_words("in from near far at on part inside outside within surprisingly to into about for with by")
 """After "is not" they say where something is, not what it is."""
-OFFERS: Final = _words("options candidates possibilities choices optionen möglichkeiten opciones opzioni варианты")
+OFFERS: Final = folded_words(
+    "options candidates possibilities choices optionen möglichkeiten opciones opzioni варианты"
+)
 LONGEST_ITEM: Final = 4
 BULLET: Final = re.compile(r"^(?:[-*•·]|\(?\d{1,2}[.)])$")

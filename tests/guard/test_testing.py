@@ -13,8 +13,9 @@ from ilis_guard.errors import ConfigError, ReviewError, ScoringError, TicketNotF
 from ilis_guard.policy import Policy
 from ilis_guard.review import ReviewQueue
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue, fake_guard
-from ilis_guard.types import Action, Attempt, Fingerprint, Generation, Message, Request, Score, Verdict
+from ilis_guard.types import Action, Attempt, Generation, Message, Request, Score, Verdict
 from tests.explained import problem
+from tests.fingerprints import fingerprint
 
 GUARANTEED = """
 version: 1
@@ -92,20 +93,9 @@ def test_fake_model_returns_whole_generations_unchanged() -> None:
 
 
 def test_fake_model_has_the_given_fingerprint() -> None:
-    fingerprint = Fingerprint(
-        weights="ff",
-        precision="nf4",
-        dtype="float32",
-        layers=4,
-        hidden=8,
-        site="mlp",
-        taps="layers.*.mlp",
-        temperature=1.0,
-        decoding="greedy",
-        prompt="00",
-    )
+    known = fingerprint()
     assert FakeModel("a").fingerprint is None
-    assert FakeModel("a", fingerprint=fingerprint).fingerprint is fingerprint
+    assert FakeModel("a", fingerprint=known).fingerprint is known
 
 
 def test_a_scorer_says_one_thing_or_one_after_the_other_or_by_text() -> None:

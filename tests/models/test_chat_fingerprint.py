@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from ilis_guard.models.remote import fingerprint_of
 from ilis_guard.types import Fingerprint, RemoteFingerprint
+from tests.fingerprints import fingerprint
 
 BASE: dict[str, Any] = {
     "model": "gpt-small",
@@ -127,16 +128,5 @@ def test_fingerprint_round_trips_through_json() -> None:
 
 
 def test_two_kinds_differ_in_all_that_either_has() -> None:
-    local = Fingerprint(
-        weights="ab",
-        precision="full",
-        dtype="float32",
-        layers=3,
-        hidden=4,
-        site="mlp",
-        taps="layers.*.mlp",
-        temperature=1.0,
-        decoding="greedy",
-        prompt="cd",
-    )
+    local = fingerprint()
     assert {"weights", "layers", "chat_model", "model", "arguments.temperature"} <= set(local.differences(of()))

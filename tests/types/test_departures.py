@@ -9,19 +9,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from ilis_guard.types import DEPARTURES, Departure, Fingerprint, Message, RemoteFingerprint, Score, Wording, in_order
+from tests.fingerprints import fingerprint
 
-FITTED = Fingerprint(
-    weights="ab",
-    precision="full",
-    dtype="float32",
-    layers=30,
-    hidden=576,
-    site="mlp",
-    taps="model.layers.*.mlp",
-    temperature=1.0,
-    decoding="greedy",
-    prompt="cd",
-)
+FITTED = fingerprint()
 OTHER: dict[str, Any] = {
     "weights": "cd",
     "precision": "nf4",
