@@ -15,7 +15,7 @@ from ilis_guard.cascade.tier import load_local_model
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.scoring import LightGBMScorer, read_bundle
-from ilis_guard.scoring.typicality import TypicalityEstimator, profile
+from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_columns
 from ilis_guard.types import Message
 
 BUNDLE = "smollm2-135m-instruct-nf4"
@@ -67,7 +67,7 @@ def main(calls: Annotated[int, typer.Option(min=100)] = 1000) -> None:
     maps = {position: signature[None] for position, signature in generation.signatures.items()}
     measured = {
         "score": lambda: scorer.score(generation),
-        "of which typicality": lambda: detector.typicality(profile(maps, scorer.bundle.metadata.stage)),
+        "of which typicality": lambda: detector.typicality(typicality_columns(maps, scorer.bundle.metadata.stage)),
         "policy": rule,
         "policy with 20 rules": lambda: twenty.evaluate(Facts(uncertainty=0.4, typicality=0.5, tier="small")),
         "policy with 20 rules, typicality missing": lambda: twenty.evaluate(Facts(uncertainty=0.4, tier="small")),

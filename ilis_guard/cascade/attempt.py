@@ -130,7 +130,7 @@ class AttemptRunner:
                 _check_thinking(generation)
                 if self._tier.check is not None:
                     self._tier.check(self._tier.name, generation)
-                score = self._tier.score(generation, self._wording(generation))
+                score = self._tier.score(generation, self._wording(generation), self._request.labels)
                 if self._deadline is not None:
                     self._deadline.check()
         except control_flow():
@@ -247,12 +247,12 @@ class AttemptRunner:
         if stopper.needs_scores:
             # What can't be scored yet may be scored at its end; until then it is neither shown nor stopped.
             with suppress(Exception):
-                score = self._tier.score_so_far(generation, self._wording(generation))
+                score = self._tier.score_so_far(generation, self._wording(generation), self._request.labels)
         return self._attempt(self._prompt, generation, score, None)
 
     def _score_and_rule(self, so_far: Generation, evaluate_prompt: EvaluatePrompt) -> None:
         try:
-            score = self._tier.score_prompt(so_far, self._wording(so_far))
+            score = self._tier.score_prompt(so_far, self._wording(so_far), self._request.labels)
         except BaseException as error:
             if self._is_binding or is_interrupt(error):
                 raise

@@ -18,6 +18,7 @@ from ilis_guard.models.weights import Progress
 from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
 from ilis_guard.scoring.profile import read_profile
+from ilis_guard.scoring.scorer import NO_LABELS
 from ilis_guard.text import is_blank
 from ilis_guard.types import (
     DEPARTURES,
@@ -25,6 +26,7 @@ from ilis_guard.types import (
     Dtype,
     Fingerprint,
     Generation,
+    Labels,
     Message,
     RemoteFingerprint,
     Score,
@@ -120,16 +122,17 @@ class Tier:
         bundle = self._bundle_of(stage)
         if bundle is None:
             return ()
-        found, prompt = self._model_departures(bundle), self._prompt
+        found, prompt = (*self._model_departures(bundle), *self._traffic_departures(stage)), self._prompt
         is_known = any(known.prompt == prompt for known in bundle.metadata.wordings)
-        return found if is_known else in_order(("wording", *found))
+        return in_order(found if is_known else ("wording", *found))
 
-    def score(self, generation: Generation, wording: Wording) -> Score:
+    def score(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score:
         """Score an answer: numbers from 0 to 1; typicality is NaN where the scorer has none, and so is the rank.
 
         Args:
             generation: the answer.
             wording: of the conversation that it answers.
+            labels: of the request.
 
         Raises:
             ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
@@ -140,9 +143,9 @@ class Tier:
         if is_blank(generation.text):
             raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
         self._check_fits(self.scorer)
-        return self._departing("answer", self.scorer.score(generation), generation, wording)
+        return self._departing("answer", _scored(self.scorer, generation, labels), generation, wording)
 
-    def score_prompt(self, generation: Generation, wording: Wording) -> Score:
+    def score_prompt(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score:
         """As `score`, of a generation at the prompt.
 
         Raises:
@@ -152,7 +155,7 @@ class Tier:
         if self.prompt_scorer is None:
             raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
         self._check_fits(self.prompt_scorer)
-        return self._departing("prompt", self.prompt_scorer.score(generation), generation, wording)
+        return self._departing("prompt", _scored(self.prompt_scorer, generation, labels), generation, wording)
 
     def _check_fits(self, scorer: Scorer | None) -> None:
         if isinstance(scorer, LightGBMScorer) and (found := self.model.fingerprint) is not None:
@@ -176,7 +179,7 @@ class Tier:
                 generation = check_generation(step.generation)
                 yield replace(builder.step(generation), score=self.score_so_far(generation, wording))
 
-    def score_so_far(self, generation: Generation, wording: Wording) -> Score | None:
+    def score_so_far(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score | None:
         """Score an unfinished generation; None where there is nothing to score, or no scorer.
 
         Raises:
@@ -184,9 +187,9 @@ class Tier:
         """
         # A finished answer that has only the prompt's map is scored as an answer, not as a prompt.
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
-            return None if self.prompt_scorer is None else self.score_prompt(generation, wording)
+            return None if self.prompt_scorer is None else self.score_prompt(generation, wording, labels)
         # The text so far may be one incomplete character.
-        return None if self.scorer is None or is_blank(generation.text) else self.score(generation, wording)
+        return None if self.scorer is None or is_blank(generation.text) else self.score(generation, wording, labels)
 
     @property
     def _prompt(self) -> str:
@@ -198,6 +201,10 @@ class Tier:
         """What the model decodes otherwise than a bundle's, as it is now: a program may change a remote one."""
         limit = getattr(self.model, "max_new_tokens", None)
         return bundle.metadata.departures(self.model.fingerprint, limit)
+
+    def _traffic_departures(self, stage: Stage) -> tuple[Departure, ...]:
+        scorer = self.scorer if stage == "answer" else self.prompt_scorer
+        return scorer.departures if isinstance(scorer, LightGBMScorer) else ()
 
     def _bundle_of(self, stage: Stage) -> Bundle | None:
         return self.bundle if stage == "answer" else self.prompt_bundle
@@ -214,6 +221,11 @@ class Tier:
             *generation.departures,
         )
         return replace(checked, departures=in_order(departures))
+
+
+def _scored(scorer: Scorer, generation: Generation, labels: Labels) -> object:
+    """Only a bundle's traffic profile may look at labels."""
+    return scorer.score(generation, labels) if isinstance(scorer, LightGBMScorer) else scorer.score(generation)
 
 
 def _checked(score: object) -> Score:
@@ -294,7 +306,7 @@ def load_scorer(config: TierConfig, bundle: str, stage: Stage) -> LightGBMScorer
         BundleMismatchError: it was fitted to another stage, or to a local model where the tier is remote or the other
             way round.
     """
-    profile = config.profile if stage == "answer" else config.prompt_profile
+    profile = config.profile_of(stage)
     scorer = LightGBMScorer(read_bundle(bundle), None if profile is None else read_profile(Path(profile)))
     fitted = scorer.bundle.metadata
     if fitted.stage != stage:

@@ -14,6 +14,7 @@ from ilis_guard.types import Fingerprint, Site, Stage
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.guard_yaml import GuardConfig
     from ilis_guard.config.tiers import TierConfig
+    from ilis_guard.lab.adapt import Traffic
     from ilis_guard.lab.attempts import AttemptTable
     from ilis_guard.lab.harvest import HarvestedModel
     from ilis_guard.lab.questions import Question
@@ -222,34 +223,43 @@ def adapt(
     questions: Annotated[
         Path | None, typer.Option(help="Requests, JSON lines with `messages` or `question`; no labels are needed.")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="The requests' label that names their kinds (of a harvest: dataset). Without it their prompts tell.",
+        ),
+    ] = None,
     config: Config = GUARD_YAML,
 ) -> None:
-    """Measure a traffic profile, by which scores get a rank among your own traffic. Nothing is labelled.
+    """Measure a traffic profile: a bundle then scores answers in units of your own traffic. Nothing is labelled.
 
-    It needs 20 answers; shares are exact to a few points from some 200 on.
+    It needs 20 answers. Such a score ranks, and isn't calibrated.
     """
-    from ilis_guard.lab.adapt import adapt as run, harvested_uncertainties, logged_uncertainties, write_profile
+    from ilis_guard.cli.lab_tables import profile_table
+    from ilis_guard.lab.adapt import adapt as run, harvested_traffic, logged_traffic, write_profile
     from ilis_guard.scoring import read_bundle
 
     scoring = read_bundle(bundle)
     if source is not None and tier is None and questions is None:
-        read = harvested_uncertainties if source.suffix == ".parquet" else logged_uncertainties
-        known = read(scoring, source)
+        read = harvested_traffic if source.suffix == ".parquet" else logged_traffic
+        traffic = read(scoring, source)
     elif source is None and tier is not None and questions is not None:
-        known = _asked_uncertainties(scoring, tier, questions, config)
+        traffic = _asked_traffic(scoring, tier, questions, config)
     else:
         raise ConfigError("give either --from FILE, or --tier NAME with --questions FILE")
-    profile = run(scoring, known)
+    profile = run(scoring, traffic, by=by)
     write_profile(profile, to)
-    surest = profile.uncertainties[int(0.6 * len(known))]
-    print_line(f"{len(known)} answers; the surest 60 % have an uncertainty below {surest:.3f}")
+    out.print(profile_table(profile))
+    known = profile.uncertainties
+    print_line(f"{len(known)} answers; the surest 60 % have an uncertainty below {known[int(0.6 * len(known))]:.3f}")
     print_line(f"profile in {to}")
 
 
-def _asked_uncertainties(bundle: "Bundle", tier: str, questions: Path, config: Path) -> list[float]:
+def _asked_traffic(bundle: "Bundle", tier: str, questions: Path, config: Path) -> "Traffic":
     from ilis_guard.cascade.tier import load_local_model
     from ilis_guard.config.guard_yaml import read_config
-    from ilis_guard.lab.adapt import asked_uncertainties, read_requests
+    from ilis_guard.lab.adapt import asked_traffic, read_requests
 
     requests = read_requests(questions)
     chosen, fitted = read_config(config).tier(tier), bundle.metadata.fingerprint
@@ -262,7 +272,7 @@ def _asked_uncertainties(bundle: "Bundle", tier: str, questions: Path, config: P
     else:
         _, model = _harvested_model(chosen, None)
     with progress_bar(f"asking {tier}") as progress:
-        return asked_uncertainties(bundle, model, requests, progress=progress)
+        return asked_traffic(bundle, model, requests, progress=progress)
 
 
 @commands.command()

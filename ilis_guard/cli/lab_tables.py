@@ -16,6 +16,7 @@ from ilis_guard.lab.wordings import NamedWording, draw_wording
 from ilis_guard.scoring.bundle import BundleMetadata, HeldOut
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding, describe
+from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.types import Action
 
 if TYPE_CHECKING:  # with the methods of the evaluation, which simulations don't need
@@ -45,6 +46,17 @@ def held_out_table(metadata: BundleMetadata) -> Table:
 
 def _interval(figure: Figure) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def profile_table(profile: AdaptedProfile) -> Table:
+    """The kinds of requests that a profile has."""
+    rows = sum(kind.rows for kind in profile.traffic.kinds)
+    label = profile.traffic.label
+    title = f"{rows} answers; kinds by {'their prompts' if label is None else f'the label {label!r}'}"
+    table = make_table("kind", "answers", "share", title=title, right=["answers", "share"])
+    for kind in profile.traffic.kinds:
+        table.add_row(escape(kind.name), str(kind.rows), f"{kind.rows / rows:.0%}")
+    return table
 
 
 def dependence_line(rows: int, groups: int) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from ilis_guard.config.base import StrictModel, absolute_path, relative_to_file
 from ilis_guard.config.strict_yaml import Document
 from ilis_guard.config.validation import duplicate_names
-from ilis_guard.types import Precision, Usage
+from ilis_guard.types import Precision, Stage, Usage
 
 QUESTION: Final = "{question}"
 """The user's last turn in a prompt's template."""
@@ -165,7 +165,8 @@ class TierConfig(StrictModel):
     prompt_bundle: Bundle | None = None
     """As `bundle`, fitted to the stage `prompt`, for policies with rules of that stage."""
     profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
-    """The file of the traffic profile that scores of `bundle` are ranked in; without one they have no rank."""
+    """The file of the traffic profile in whose units answers are scored and ranked (`ilis-guard adapt`). Without one,
+    they are scored in units of the bundle's own traffic, and have no rank."""
     prompt_profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
     """As `profile`, for `prompt_bundle`."""
     cost: TierCost | None = None
@@ -174,6 +175,10 @@ class TierConfig(StrictModel):
     """The number of concurrent calls of its model; further ones wait. None for no limit."""
     breaker: BreakerSettings | None = None
     """None for no circuit breaker."""
+
+    def profile_of(self, stage: Stage) -> str | None:
+        """The file of the traffic profile that goes with a stage's bundle."""
+        return self.profile if stage == "answer" else self.prompt_profile
 
 
 def tier_problems(document: Document, tiers: Sequence[TierConfig]) -> Iterator[str]:

@@ -4,52 +4,77 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ilis_guard.errors import AttemptsError, ModelError, ProfileError, RequestError
-from ilis_guard.lab.attempts import read_attempts
+from ilis_guard.lab.attempts import DATASET, read_attempts
 from ilis_guard.lab.conversations import read_conversation
 from ilis_guard.lab.files import replacing
 from ilis_guard.lab.harvest import HarvestedModel
 from ilis_guard.lab.questions import question_prompt
-from ilis_guard.policy.records import first_problem, numbered_lines, read_decisions
+from ilis_guard.lab.traffic import check_traffic, profile_by_label, profile_by_prompts
+from ilis_guard.policy.records import first_problem, numbered_lines, read_tapped_decisions
 from ilis_guard.scoring.bundle import Bundle
-from ilis_guard.scoring.profile import LEAST_ANSWERS, MAX_BYTES, TrafficProfile
-from ilis_guard.scoring.scorer import LightGBMScorer
+from ilis_guard.scoring.columns import Columns
+from ilis_guard.scoring.profile import MAX_BYTES, AdaptedProfile
+from ilis_guard.scoring.scorer import LightGBMScorer, blended_trees
+from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.text import is_blank
-from ilis_guard.types import Fingerprint, Generation, Message, RemoteFingerprint, Request
+from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request
 
 BATCH: Final = 32
 """Requests that are put to a model together."""
-Conversation = tuple[Message, ...]
+Traffic = Sequence[tuple[Labels, Generation]]
+"""Answers to requests as they come, with the requests' labels."""
 Progress = Callable[[int, int], None]
 """Called with (requests done, requests in all)."""
 
 
-def adapt(bundle: Bundle, uncertainties: Sequence[float]) -> TrafficProfile:
-    """Make the profile of a bundle's traffic.
+def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int = 0) -> AdaptedProfile:
+    """Measure the profile of a bundle's traffic. Answers that can't be scored are left out.
 
     Args:
-        bundle: what scored the answers, and will score others.
-        uncertainties: of at least 20 answers to requests as they come, 0 to 1.
+        bundle: what will score such traffic.
+        traffic: at least 20 answers of the bundle's model.
+        by: the label whose values are the kinds of requests; None to find kinds by their prompts.
+        seed: of the clusters of prompts.
 
     Raises:
-        ProfileError: there are too few, or all are the same.
+        ProfileError: there are too few answers, in all or of a kind, all are the same, or a request lacks the label.
+        ScoringError: an answer holds a number that isn't finite.
     """
-    if len(uncertainties) < LEAST_ANSWERS:
-        raise ProfileError(
-            f"a traffic profile needs {LEAST_ANSWERS} scored answers, got {len(uncertainties)}: give more of them"
-        )
-    if len(set(uncertainties)) == 1:
-        raise ProfileError(
-            f"all {len(uncertainties)} answers got the same uncertainty, {uncertainties[0]!r}: no share of them is "
-            "surer than the others. Give answers to different requests"
-        )
-    return TrafficProfile(bundle=bundle.digest, model=bundle.metadata.model, uncertainties=tuple(sorted(uncertainties)))
+    scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
+    known = [
+        (labels, answer)
+        for labels, answer in traffic
+        if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
+    ]
+    check_traffic(columns := [scorer.columns(answer) for _, answer in known])
+    measured_on, labels = Columns.concatenated(columns), [each for each, _ in known]
+    measured = (
+        profile_by_prompts(measured_on, seed=seed)
+        if by is None
+        else profile_by_label(measured_on, by, [_kind_of(each, by, row) for row, each in enumerate(labels, 1)])
+    )
+    normaliser = Normaliser(measured)
+    normal = normaliser.normalise(measured_on, normaliser.kinds(measured_on.prompt, labels))
+    uncertainties = bundle.metadata.calibration.apply(blended_trees(bundle).raw_scores(normal))
+    return AdaptedProfile(
+        bundle=bundle.digest,
+        model=bundle.metadata.model,
+        traffic=measured,
+        uncertainties=tuple(sorted(uncertainties.tolist())),
+    )
 
 
-def logged_uncertainties(bundle: Bundle, path: Path) -> list[float]:
-    """Read how uncertain a bundle was of the answers in logged decisions.
+def _kind_of(labels: Labels, by: str, row: int) -> str:
+    if by not in labels:
+        raise ProfileError(f"request {row} has no label {by!r:.60}; it has {sorted(labels)!r:.120}")
+    return str(labels[by])
+
+
+def logged_traffic(bundle: Bundle, path: Path) -> Traffic:
+    """Take the answers that a bundle scored, of logged decisions.
 
     Args:
         bundle: of the stage `answer`.
@@ -64,9 +89,9 @@ def logged_uncertainties(bundle: Bundle, path: Path) -> list[float]:
             f"decisions don't say which bundle scored their prompts, and {bundle.digest!r} does: profile it by a "
             "harvest, or by requests that a tier answers now"
         )
-    decisions = read_decisions(path)
+    decisions = read_tapped_decisions(path)
     known = [
-        attempt.uncertainty
+        (decision.labels, attempt.generation)
         for decision in decisions
         for attempt in decision.attempts
         if decision.bundles.get(attempt.tier) == bundle.digest
@@ -83,31 +108,31 @@ def logged_uncertainties(bundle: Bundle, path: Path) -> list[float]:
     return known
 
 
-def harvested_uncertainties(bundle: Bundle, path: Path) -> list[float]:
-    """Score the answers of a harvest, whatever they are labelled. Those that can't be scored are left out.
+def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
+    """Take the answers of a harvest, whatever they are labelled.
 
     Raises:
         AttemptsError: the file isn't a table of attempts.
         FitError: the table holds no answers.
         ProfileError: it was harvested from another model than the bundle's.
-        ScoringError: an answer holds a number that isn't finite.
     """
     table = read_attempts(path)
     _check_model(bundle, table.harvest.fingerprint, str(path))
-    return _uncertainties(bundle, [answer for _, answer in table.generations()])
+    datasets = [row["dataset"] for row in table.rows()]
+    return [({DATASET: name}, answer) for name, (_, answer) in zip(datasets, table.generations(), strict=True)]
 
 
-def asked_uncertainties(
+def asked_traffic(
     bundle: Bundle,
     model: HarvestedModel,
-    requests: Sequence[Conversation],
+    requests: Sequence[Request],
     *,
     progress: Progress = lambda _done, _all: None,
-) -> list[float]:
-    """Put requests to a model, and score its answers. What it can't answer is left out.
+) -> Traffic:
+    """Put requests to a model, and take its answers. What it can't answer is left out.
 
     Args:
-        bundle: what scores them.
+        bundle: what will score them.
         model: the bundle's.
         requests: as they come.
         progress: called first, and after each batch.
@@ -115,25 +140,29 @@ def asked_uncertainties(
     Raises:
         ProfileError: it is another model than the bundle's.
         ModelError: it answered none of a batch.
-        ScoringError: an answer holds a number that isn't finite.
     """
     _check_model(bundle, model.fingerprint, "the tier")
     progress(0, len(requests))
-    known: list[float] = []
+    made: list[tuple[Labels, Generation]] = []
     for start in range(0, len(requests), BATCH):
-        answers = model.generate_batch(requests[start : start + BATCH])
-        answered = [answer for answer in answers if isinstance(answer, Generation)]
+        batch = requests[start : start + BATCH]
+        answers = model.generate_batch([request.messages for request in batch])
+        answered = [
+            (request.labels, answer)
+            for request, answer in zip(batch, answers, strict=True)
+            if isinstance(answer, Generation)
+        ]
         if not answered:
             raise next(answer for answer in answers if isinstance(answer, ModelError))
-        known += _uncertainties(bundle, answered)
+        made += answered
         progress(start + len(answers), len(requests))
-    return known
+    return made
 
 
-def read_requests(path: Path) -> list[Conversation]:
+def read_requests(path: Path) -> list[Request]:
     """Read JSON lines, each with a conversation (`messages`) or a question (`question`, `context`, `choices`).
 
-    All other keys are passed over, labels and right answers too.
+    A line's `labels` and `dataset` are labels of its request. All other keys are passed over, right answers too.
 
     Raises:
         AttemptsError: the file can't be read or is empty, or a line has neither.
@@ -141,7 +170,7 @@ def read_requests(path: Path) -> list[Conversation]:
     requests = []
     for number, line in numbered_lines(path):
         try:
-            requests.append(_RequestLine.model_validate_json(line).conversation())
+            requests.append(_RequestLine.model_validate_json(line).request())
         except ValidationError as error:
             raise AttemptsError(f"{path}:{number}: {first_problem(error)}") from None
         except RequestError as error:
@@ -160,16 +189,19 @@ class _RequestLine(BaseModel):
     question: str | None = None
     context: str | None = None
     choices: list[str] | None = None
+    labels: dict[str, Label] = Field(default_factory=dict)
+    dataset: str | None = None
 
-    def conversation(self) -> Conversation:
+    def request(self) -> Request:
+        labels: Labels = self.labels if self.dataset is None else {DATASET: self.dataset, **self.labels}
         if self.messages is not None:
-            return read_conversation(self.messages)
+            return Request.of(read_conversation(self.messages), labels)
         if self.question is None:
             raise RequestError("there is neither `messages` nor `question` in it")
-        return Request.of(question_prompt(self.question, self.context, self.choices)).messages
+        return Request.of(question_prompt(self.question, self.context, self.choices), labels)
 
 
-def write_profile(profile: TrafficProfile, path: Path) -> None:
+def write_profile(profile: AdaptedProfile, path: Path) -> None:
     """Write a profile; the file appears when it is complete and on disk.
 
     Raises:
@@ -182,15 +214,6 @@ def write_profile(profile: TrafficProfile, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content)
-
-
-def _uncertainties(bundle: Bundle, answers: Sequence[Generation]) -> list[float]:
-    scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
-    return [
-        scorer.score(answer).uncertainty
-        for answer in answers
-        if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
-    ]
 
 
 def _check_model(bundle: Bundle, fingerprint: Fingerprint | RemoteFingerprint, where: str) -> None:

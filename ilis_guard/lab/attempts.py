@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from ilis_guard.errors import AttemptsError, FitError
 from ilis_guard.lab.attempt_schema import COLUMNS, METADATA_KEY, AttemptManifest, HarvestManifest, check, schema_of
 from ilis_guard.lab.storage import write_table
-from ilis_guard.scoring.typicality import profile, statistics_profile
+from ilis_guard.scoring.typicality import statistics_columns, typicality_columns
 from ilis_guard.types import (
     POSITIONS,
     STATISTICS,
@@ -37,6 +37,8 @@ from ilis_guard.types import (
 
 Mask = Bool[np.ndarray, " rows"]
 _REMEDY: Final = "make a table of attempts with `ilis-guard harvest` or `ilis-guard score`"
+DATASET: Final = "dataset"
+"""The label that harvested answers have: the name of their questions' dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +87,9 @@ class Answers:
             return self.wordings
         return _objects([self.manifest.wording(system="", history=False)] * len(self))
 
-    def profiles(self, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
+    def typicality_columns(self, stage: Stage) -> Float64[np.ndarray, "rows columns"]:
         """Return what typicality compares of each row: its maps, or, without maps, its output statistics."""
-        return profile(self.signatures, stage) if self.signatures else statistics_profile(self.statistics)
+        return typicality_columns(self.signatures, stage) if self.signatures else statistics_columns(self.statistics)
 
     def take(self, which: Mask | Int64[np.ndarray, " taken"]) -> Self:
         """Select rows by a mask or by their indices."""

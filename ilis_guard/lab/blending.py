@@ -10,7 +10,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.lab.attempts import Mask
-from ilis_guard.scoring.calibration import Blending, SequenceProbability
+from ilis_guard.scoring.blended_trees import Blending, SequenceProbability
+from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 
 _INTERCEPT_SCALE: Final = 10.0
@@ -20,28 +21,27 @@ _FAR: Final = 40.0
 
 
 def fit_blending(
-    logprob_sum: Float64[np.ndarray, " rows"],
-    wrong: Mask,
-    datasets: np.ndarray,
-    profiles: Float64[np.ndarray, "rows profile"],
-    *,
-    train: Mask,
-    validation: Mask,
-) -> Blending:
+    columns: Columns, wrong: Mask, datasets: np.ndarray, *, train: Mask, validation: Mask
+) -> Blending | None:
     """Fit what is blended with the trees, to the rows that trained and selected them.
 
+    None where the tokens' log-probabilities aren't known.
+
     Args:
-        logprob_sum: of each answer, nats.
+        columns: normalised.
         wrong: some are and some aren't.
         datasets: the name of each row's dataset.
-        profiles: what typicality compares.
-        train: rows that give the location and spread of familiar profiles.
-        validation: rows that give the distances of familiar profiles.
+        train: rows that give the location and spread of familiar answers.
+        validation: rows that give the distances of familiar answers.
     """
+    if "logprob_sum" not in columns.blocks:
+        return None
     seen = train | validation
     return Blending(
-        sequence_probability=fit_sequence_probability(logprob_sum[seen], wrong[seen], datasets[seen]),
-        distances=typicality_reference(profiles, train, validation).distances,
+        sequence_probability=fit_sequence_probability(
+            columns.blocks["logprob_sum"][seen, 0], wrong[seen], datasets[seen]
+        ),
+        distances=typicality_reference(columns.blocks["typicality"], train, validation).distances,
     )
 
 
@@ -55,7 +55,7 @@ def fit_sequence_probability(
     are.
 
     Args:
-        logprob_sum: of each answer, nats.
+        logprob_sum: of each answer, in spreads from the mean of its traffic.
         wrong: both classes occur.
         datasets: the name of each row's dataset.
     """
@@ -77,11 +77,11 @@ def fit_sequence_probability(
 
 
 def typicality_reference(
-    profiles: Float64[np.ndarray, "rows profile"], train: Mask, calibration: Mask
+    columns: Float64[np.ndarray, "rows columns"], train: Mask, calibration: Mask
 ) -> TypicalityReference:
-    """Fit the location and spread of training profiles, and measure the calibration rows' distances from them."""
-    spread = LedoitWolf().fit(profiles[train])
-    distances = squared_distances(profiles[calibration], spread.location_, spread.precision_)
+    """Fit the location and spread of training columns, and measure the calibration rows' distances from them."""
+    spread = LedoitWolf().fit(columns[train])
+    distances = squared_distances(columns[calibration], spread.location_, spread.precision_)
     return TypicalityReference(
         mean=tuple(spread.location_.tolist()),
         precision=tuple(map(tuple, spread.precision_.tolist())),

@@ -20,10 +20,12 @@ from ilis_guard.lab.blending import fit_blending, typicality_reference
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.splits import check_classes, check_splits, list_wordings, split
+from ilis_guard.lab.traffic import HomeTraffic
 from ilis_guard.lab.tuning import Progress, tune
+from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, TypicalMaps, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
-from ilis_guard.scoring.calibration import BetaCalibration, Blending, calibration_terms, raw_scores
+from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.scoring.features import FeatureGroup, feature_matrix, positions_of
 from ilis_guard.scoring.findings import (
     BundleFinding,
@@ -109,10 +111,10 @@ def fit(
     check_splits(answers.wrong, splits)
     calibrating = splits["calibration"] & independent
     wrong, names = answers.wrong, answers.datasets
+    traffic = HomeTraffic(answers, stage, splits["train"])
     candidates = tune(
         _choices(answers, stage, tuple(features)),
-        answers.signatures,
-        answers.statistics,
+        lambda chosen: traffic.normalised(chosen).blocks["features"],
         wrong,
         train=splits["train"],
         validation=splits["validation"],
@@ -120,17 +122,10 @@ def fit(
         progress=progress,
     )
     best = candidates[0]
-    profiles = answers.profiles(stage)
-    reference = typicality_reference(profiles, splits["train"], calibrating)
-    blending = _blending(answers, stage, splits["train"], splits["validation"])
-    raw = raw_scores(
-        best.booster,
-        best.metadata.features,
-        answers.signatures,
-        answers.statistics,
-        log_odds=None if blending is None else blending.sequence_probability.log_odds(_logprob_sums(answers)),
-        familiarity=None if blending is None else blending.familiarity(reference).typicality(profiles),
-    )
+    columns = traffic.normalised(best.metadata.features)
+    reference = typicality_reference(columns.blocks["typicality"], splits["train"], calibrating)
+    blending = fit_blending(columns, wrong, names, train=splits["train"], validation=splits["validation"])
+    raw = BlendedTrees(best.booster, blending=blending, reference=reference).raw_scores(columns)
     calibration = calibrate(raw[calibrating], wrong[calibrating])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]
@@ -178,7 +173,9 @@ def fit(
         findings=findings,
         versions={**manifest.versions, "lightgbm": lightgbm.__version__},
     )
-    write_bundle(metadata, best.booster.model_to_string(), calibration_set, folder)
+    write_bundle(
+        metadata, best.booster.model_to_string(), calibration_set, traffic.profile(best.metadata.features), folder
+    )
     return metadata
 
 
@@ -207,24 +204,6 @@ def _usable(answers: Answers, stage: Stage) -> tuple[FeatureGroup, ...]:
     if stage == "prompt":
         return tuple(group for group in groups if positions_of(group) == ("prompt",))
     return groups if answers.signatures else ("statistics",)
-
-
-def _blending(answers: Answers, stage: Stage, train: Mask, validation: Mask) -> Blending | None:
-    """Fit what is blended with the trees; None where the tokens' log-probabilities aren't known."""
-    if stage == "prompt" or "logprob_sum" not in answers.known:
-        return None
-    return fit_blending(
-        _logprob_sums(answers),
-        answers.wrong,
-        answers.datasets,
-        answers.profiles(stage),
-        train=train,
-        validation=validation,
-    )
-
-
-def _logprob_sums(answers: Answers) -> Float64[np.ndarray, " rows"]:
-    return answers.statistics[:, answers.known.index("logprob_sum")]
 
 
 def check_findings(findings: Sequence[BundleFinding], *, accept: bool) -> None:

@@ -25,14 +25,14 @@ from ilis_guard.lab.fit import calibrate, check_findings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
 from ilis_guard.lab.splits import check_classes, list_wordings
+from ilis_guard.lab.traffic import columns_of_answers
 from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, Split, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
-from ilis_guard.scoring.calibration import raw_scores
-from ilis_guard.scoring.features import feature_count
 from ilis_guard.scoring.findings import calibration_findings, figure_findings
 from ilis_guard.scoring.risk_control import one_of_each
-from ilis_guard.scoring.trees import load_booster
+from ilis_guard.scoring.scorer import blended_trees
+from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.scoring.typicality import squared_distances
 from ilis_guard.types import STATISTICS, Fingerprint, Message, RemoteFingerprint, Wording
 
@@ -145,7 +145,7 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
             "findings": findings,
         }
     )
-    write_bundle(metadata, bundle.trees, calibration_set, folder)
+    write_bundle(metadata, bundle.trees, calibration_set, bundle.traffic, folder)
     return metadata
 
 
@@ -320,23 +320,16 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
         raise FitError("the bundle was fitted to all of these rows; harvest other questions")
     wordings = list_wordings(answers.row_wordings(), one_of_each(groups[~fitted_to]))
     answers = answers.take(np.array([wording in wordings for wording in answers.row_wordings().tolist()]))
-    width = feature_count(metadata.features, layers=answers.layers, statistics=len(answers.known))
-    profiles = answers.profiles(metadata.stage)
+    normaliser = Normaliser(bundle.traffic)
+    columns = columns_of_answers(answers, metadata.features, metadata.stage)
+    normal = normaliser.normalise(columns, normaliser.nearest_kinds(columns.prompt))
     known = bundle.calibration_set.typicality
-    blending = metadata.blending
     return CalibrationRows(
         ids=answers.ids.tolist(),
-        raw=raw_scores(
-            load_booster(bundle.trees, features=width),
-            metadata.features,
-            answers.signatures,
-            answers.statistics,
-            log_odds=metadata.log_odds(answers.statistics),
-            familiarity=None if blending is None else blending.familiarity(known).typicality(profiles),
-        ),
+        raw=blended_trees(bundle).raw_scores(normal),
         wrong=answers.wrong,
         probability=np.ones(len(answers)),
-        distances=squared_distances(profiles, np.array(known.mean), np.array(known.precision)),
+        distances=squared_distances(normal.blocks["typicality"], np.array(known.mean), np.array(known.precision)),
         groups=answer_groups(answers),
         circumstances=Circumstances(
             fingerprint=manifest.fingerprint,

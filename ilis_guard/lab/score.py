@@ -14,7 +14,7 @@ from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, ScoringError, SimulationError
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
-from ilis_guard.lab.attempts import AttemptTable, read_attempts
+from ilis_guard.lab.attempts import DATASET, AttemptTable, read_attempts
 from ilis_guard.lab.grouping import CERTAIN, equal_rows, join_rows
 from ilis_guard.lab.recalibrate import verdict_groups
 from ilis_guard.lab.splits import SHARES
@@ -22,7 +22,7 @@ from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts
 from ilis_guard.scoring import LightGBMScorer
 from ilis_guard.scoring.bundle import Bundle, row_digest
-from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, RemoteFingerprint, Score, Wording
+from ilis_guard.types import STATISTICS, Fingerprint, Generation, Labels, Message, RemoteFingerprint, Score, Wording
 
 Progress = Callable[[int, int], None]
 """Called with (rows scored, rows in all)."""
@@ -204,7 +204,7 @@ def _score_tier(
         ) from error
     rows: Rows = []
     for row, (_, answer), wording in zip(harvest.rows(), harvest.generations(), harvest.wordings(), strict=True):
-        rows.append(row | _scores(tier, answer, wording))
+        rows.append(row | _scores(tier, answer, wording, {DATASET: row["dataset"]}))
         progress(len(rows))
     scored = set(harvest.answers().ids.tolist())
     unscored = [row["id"] for row in rows if row["id"] not in scored]
@@ -218,7 +218,7 @@ def _digest(scorer: LightGBMScorer | None) -> str | None:
     return None if scorer is None else scorer.bundle.digest
 
 
-def _scores(tier: Tier, answer: Generation, wording: Wording) -> dict[str, Any]:
+def _scores(tier: Tier, answer: Generation, wording: Wording, labels: Labels) -> dict[str, Any]:
     """The columns that scoring fills in. Nothing is raised: an answer that can't be scored has an error."""
     score = prompt_score = None
     error = ""
@@ -229,9 +229,9 @@ def _scores(tier: Tier, answer: Generation, wording: Wording) -> dict[str, Any]:
         prompt_cost = 0.0 if tier.prompt_scorer is None else tier.cost.of_prompt(answer.usage)
     if tier.prompt_scorer is not None:
         with suppress(ScoringError):  # only policies with rules of stage `prompt` need it
-            prompt_score = tier.score_prompt(answer, wording)
+            prompt_score = tier.score_prompt(answer, wording, labels)
     try:
-        score = tier.score(answer, wording)
+        score = tier.score(answer, wording, labels)
     except ScoringError as why:
         error = type(why).__name__
     statistics = {} if answer.statistics is None else answer.statistics.to_dict()

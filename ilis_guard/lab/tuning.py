@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from ilis_guard.lab.attempts import Mask
 from ilis_guard.scoring import bundle
-from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup
 
 PARAMETERS: Final[Mapping[str, Any]] = {
     # Hundreds of rows, thousands of features: few leaves, few columns a tree (both are searched), strong L2. More bins
@@ -53,8 +53,7 @@ class Candidate:
 
 def tune(
     groups: Sequence[tuple[FeatureGroup, ...]],
-    maps: Maps,
-    statistics: Float64[np.ndarray, "rows statistics"],
+    features_of: Callable[[tuple[FeatureGroup, ...]], Float64[np.ndarray, "rows features"]],
     wrong: Mask,
     *,
     train: Mask,
@@ -68,8 +67,7 @@ def tune(
 
     Args:
         groups: the choices of features.
-        maps: signatures by position, nats.
-        statistics: output statistics.
+        features_of: computes the columns of a choice, normalised by their traffic.
         wrong: whether each answer was wrong.
         train: rows that train the trees.
         validation: rows that stop their training and order the candidates.
@@ -80,7 +78,7 @@ def tune(
     progress(0, len(tried))
     candidates: list[Candidate] = []
     for features, choices in groupby(tried, key=lambda one: one[0]):
-        columns = feature_matrix(features, maps, statistics)
+        columns = features_of(features)
         training = lightgbm.Dataset(columns[train], label=wrong[train], free_raw_data=False)
         validating = lightgbm.Dataset(
             columns[validation], label=wrong[validation], reference=training, free_raw_data=False

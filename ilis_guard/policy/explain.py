@@ -229,6 +229,7 @@ _DEPARTURES: Final[Mapping[Departure, str]] = {
     "history": "earlier turns",
     "decoding": "another decoding",
     "length": "another limit of the answers' length",
+    "traffic": "another traffic profile",
 }
 """What a request has that the labelled rows hadn't."""
 

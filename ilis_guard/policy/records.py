@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ilis_guard.errors import AttemptsError, FactsError
@@ -15,8 +16,10 @@ from ilis_guard.types import (
     Departure,
     ErrorInfo,
     FinishReason,
+    Generation,
     Label,
     Mode,
+    Position,
     Role,
     Ruling,
     ShadowRuling,
@@ -181,6 +184,32 @@ class TicketRecordJson(_Record):
         )
 
 
+class TappedAttemptJson(AttemptJson):
+    """`Attempt.to_dict`, with its signatures."""
+
+    signatures: Mapping[Position, tuple[tuple[float, ...], ...]]
+
+    @property
+    def generation(self) -> Generation:
+        """What the model returned, as far as it was kept."""
+        made = self.attempt
+        return Generation(
+            text=made.text,
+            tokens=made.tokens,
+            prompt_tokens=made.prompt_tokens,
+            finish_reason=made.finish_reason,
+            seconds=made.seconds,
+            signatures={position: np.array(rows, dtype=np.float32) for position, rows in self.signatures.items()},
+            statistics=made.statistics,
+        )
+
+
+class TappedDecisionJson(DecisionJson):
+    """As `DecisionJson`, with the signatures of its attempts."""
+
+    attempts: tuple[TappedAttemptJson, ...] = Field(min_length=1)
+
+
 class VerdictJson(RequestJson, StatisticsJson):
     """A line of `ilis-guard queue export`: a judged attempt, with its request and the verdict."""
 
@@ -237,6 +266,15 @@ def read_decisions(path: Path) -> list[DecisionJson]:
         AttemptsError: the file can't be read, or a line isn't a decision.
     """
     return list(_read_lines(path, DecisionJson, "ask --json"))
+
+
+def read_tapped_decisions(path: Path) -> list[TappedDecisionJson]:
+    """As `read_decisions`, with the signatures of their attempts.
+
+    Raises:
+        AttemptsError: the file can't be read, or a line isn't a decision.
+    """
+    return list(_read_lines(path, TappedDecisionJson, "ask --json"))
 
 
 def read_verdicts(path: Path) -> list[VerdictJson]:

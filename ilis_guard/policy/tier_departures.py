@@ -8,7 +8,7 @@ from ilis_guard.policy.explain import departures_text
 from ilis_guard.policy.lint import Notice
 from ilis_guard.policy.score_limits import Bundles
 from ilis_guard.scoring.bundle import BundleMetadata
-from ilis_guard.types import Departure, Fingerprint, in_order
+from ilis_guard.types import Departure, Fingerprint, Stage, in_order
 from ilis_guard.types.generations import SOFT_ARGUMENTS
 
 
@@ -22,7 +22,7 @@ def departure_notices(config: GuardConfig, bundles: Bundles) -> Iterator[Notice]
     tiers = {tier.name: tier for tier in config.tiers}
     for stage, by_tier in bundles.items():
         for name, bundle in by_tier.items():
-            if departures := in_order(_departures(tiers[name], bundle.metadata)):
+            if departures := in_order(_departures(tiers[name], stage, bundle.metadata)):
                 what = (
                     f"no score is calibrated on this tier, so each only ranks answers, and none is certified: it has "
                     f"{departures_text(departures)} than the rows that the bundle was fitted to; configure it as they "
@@ -31,7 +31,9 @@ def departure_notices(config: GuardConfig, bundles: Bundles) -> Iterator[Notice]
                 yield Notice("warning", f"{'bundle' if stage == 'answer' else 'prompt_bundle'} of {name!r}", what)
 
 
-def _departures(tier: TierConfig, fitted: BundleMetadata) -> Iterator[Departure]:
+def _departures(tier: TierConfig, stage: Stage, fitted: BundleMetadata) -> Iterator[Departure]:
+    if tier.profile_of(stage) is not None:
+        yield "traffic"
     fingerprint = fitted.fingerprint
     if isinstance(fingerprint, Fingerprint):
         if tier.prompt != fitted.prompt:

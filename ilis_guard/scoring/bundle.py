@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-from jaxtyping import Float64
 from pydantic import FailFast, Field, model_validator
 
-from ilis_guard.scoring.calibration import BetaCalibration, Blending
+from ilis_guard.scoring.blended_trees import Blending
+from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding
+from ilis_guard.scoring.traffic import TrafficProfile
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
 from ilis_guard.types import (
     STATISTICS,
@@ -178,12 +178,6 @@ class BundleMetadata(BundlePart):
     findings: Annotated[tuple[BundleFinding, ...], FailFast()] = ()
     """What the figures of the fit, or of the recalibration, say against the score; empty is a good sign."""
 
-    def log_odds(self, statistics: Float64[np.ndarray, "rows statistics"]) -> Float64[np.ndarray, " rows"] | None:
-        """Compute log-odds from the log-probability of answers with these statistics; None if nothing is blended."""
-        if self.blending is None:
-            return None
-        return self.blending.sequence_probability.log_odds(statistics[:, self.statistics.index("logprob_sum")])
-
     def departures(
         self, fingerprint: Fingerprint | RemoteFingerprint | None, max_new_tokens: int | None
     ) -> tuple[Departure, ...]:
@@ -234,6 +228,8 @@ class Bundle:
     trees: str
     """A LightGBM model in its text format."""
     calibration_set: CalibrationSet
+    traffic: TrafficProfile
+    """Of its training rows: what the trees look at is in its units."""
     digest: str
     """Short hexadecimal digest of the whole bundle."""
 

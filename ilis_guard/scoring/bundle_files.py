@@ -3,6 +3,7 @@
 bundle.json       metadata: the model, features, calibration map, held-out figures
 trees.txt         the LightGBM model
 calibration.json  uncertainty and outcome of each calibration row, which trained no tree, and their average maps
+traffic.json      the traffic profile of the training rows
 """
 
 import json
@@ -11,17 +12,22 @@ import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from ilis_guard.config.tiers import PACKAGED_PREFIX
 from ilis_guard.errors import BundleError
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet
 from ilis_guard.scoring.data_files import DataFileError, describe_problem, parse_json, read_text, sha256
+from ilis_guard.scoring.traffic import TrafficProfile
+from ilis_guard.scoring.typicality import BundlePart
+
+P = TypeVar("P", bound=BundlePart)
 
 METADATA: Final = "bundle.json"
 TREES: Final = "trees.txt"
 CALIBRATION: Final = "calibration.json"
-MAX_BYTES: Final = {METADATA: 2**20, TREES: 16 * 2**20, CALIBRATION: 8 * 2**20}
+TRAFFIC: Final = "traffic.json"
+MAX_BYTES: Final = {METADATA: 2**20, TREES: 16 * 2**20, CALIBRATION: 8 * 2**20, TRAFFIC: 8 * 2**20}
 """Larger files are neither read nor written. A bundle that was fitted to 3,000 rows has a thirtieth of that."""
 
 
@@ -40,7 +46,7 @@ def read_bundle(name: str) -> Bundle:
     try:
         envelope = parse_json(texts[METADATA])
         stated = envelope.pop("sha256")
-        digests = {file: str(stated[file]) for file in (TREES, CALIBRATION)}
+        digests = {file: str(stated[file]) for file in (TREES, CALIBRATION, TRAFFIC)}
         metadata = BundleMetadata.model_validate_json(json.dumps(envelope), strict=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"no bundle: {describe_problem(folder / METADATA, error)}") from None
@@ -50,20 +56,26 @@ def read_bundle(name: str) -> Bundle:
                 f"{str(folder / file)!r} is damaged or from another bundle: its sha256 is {found!r}, "
                 f"{METADATA} says {digest[:64]!r}; copy the bundle again or fit it anew"
             )
-    try:
-        parse_json(texts[CALIBRATION])
-        calibration_set = CalibrationSet.model_validate_json(texts[CALIBRATION], strict=True)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"no bundle: {describe_problem(folder / CALIBRATION, error)}") from None
     return Bundle(
         metadata=metadata,
         trees=texts[TREES],
-        calibration_set=calibration_set,
+        calibration_set=_parse(CalibrationSet, folder / CALIBRATION, texts[CALIBRATION]),
+        traffic=_parse(TrafficProfile, folder / TRAFFIC, texts[TRAFFIC]),
         digest=sha256(texts[METADATA])[:16],
     )
 
 
-def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, folder: Path) -> None:
+def _parse(kind: type[P], file: Path, text: str) -> P:
+    try:
+        parse_json(text)
+        return kind.model_validate_json(text, strict=True)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"no bundle: {describe_problem(file, error)}") from None
+
+
+def write_bundle(
+    metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, traffic: TrafficProfile, folder: Path
+) -> None:
     """Write a bundle; an older one in its place is replaced only when the new one is complete.
 
     Raises:
@@ -72,7 +84,11 @@ def write_bundle(metadata: BundleMetadata, trees: str, calibration_set: Calibrat
     """
     folder = folder.resolve()
     _check_replaceable(folder)
-    texts = {TREES: trees, CALIBRATION: calibration_set.model_dump_json() + "\n"}
+    texts = {
+        TREES: trees,
+        CALIBRATION: calibration_set.model_dump_json() + "\n",
+        TRAFFIC: traffic.model_dump_json() + "\n",
+    }
     envelope = metadata.model_dump(mode="json") | {"sha256": {file: sha256(text) for file, text in texts.items()}}
     texts[METADATA] = json.dumps(envelope, indent=1) + "\n"
     _check_readable(texts)
@@ -112,9 +128,7 @@ def _check_replaceable(folder: Path) -> None:
     """Check that a bundle or nothing is in a new bundle's place: it will be deleted."""
     if not folder.exists():
         return
-    others = (
-        sorted({file.name for file in folder.iterdir()} - {METADATA, TREES, CALIBRATION}) if folder.is_dir() else []
-    )
+    others = sorted({file.name for file in folder.iterdir()} - set(MAX_BYTES)) if folder.is_dir() else []
     if others or not folder.is_dir():
         what = f"holds {others[:5]!r}" if others else "is a file"
         raise BundleError(f"no bundle is written to {str(folder)!r}: it {what}; name a new folder, or an older bundle")

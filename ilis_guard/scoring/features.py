@@ -93,7 +93,7 @@ def _means(
     return means
 
 
-def distance_profile(maps: Float32[np.ndarray, "rows layers layers"]) -> Float64[np.ndarray, "rows distances"]:
+def distance_means(maps: Float32[np.ndarray, "rows layers layers"]) -> Float64[np.ndarray, "rows distances"]:
     """Mean of log(1 + divergence) over all pairs of layers that lie 1, 2, ... L-1 layers apart."""
     layers = maps.shape[-1]
     first, second = _off_diagonal_indices(layers)

@@ -1,7 +1,4 @@
-"""Traffic profiles: how uncertain a bundle is of answers to requests as they come, none of which has a label.
-
-One file of JSON, read as untrusted input.
-"""
+"""Profiles: the traffic profile that a bundle was adapted to, as one file of JSON, read as untrusted input."""
 
 from bisect import bisect_left
 from pathlib import Path
@@ -12,12 +9,13 @@ from pydantic import AfterValidator, ConfigDict, FailFast, Field
 from ilis_guard.errors import ProfileError
 from ilis_guard.scoring.bundle import Bundle
 from ilis_guard.scoring.data_files import DataFileError, describe_problem, parse_json, read_text
+from ilis_guard.scoring.traffic import TrafficProfile
 from ilis_guard.scoring.typicality import BundlePart
 
 MAX_BYTES: Final = 8 * 2**20
 """Larger files are neither read nor written."""
 LEAST_ANSWERS: Final = 20
-"""Of a profile: with fewer, a share of the traffic is anybody's guess."""
+"""Of a profile: with fewer, mean, spread and a share of the traffic are anybody's guess."""
 
 
 def _ascending(uncertainties: tuple[float, ...]) -> tuple[float, ...]:
@@ -26,20 +24,21 @@ def _ascending(uncertainties: tuple[float, ...]) -> tuple[float, ...]:
     return uncertainties
 
 
-class TrafficProfile(BundlePart):
-    """The uncertainties of a bundle's traffic, by which a score gets its rank."""
+class AdaptedProfile(BundlePart):
+    """Traffic of a bundle's model that no row has a label of."""
 
     model_config = ConfigDict(strict=False)  # built from lists, too; files are read strictly
 
     version: Literal[1] = 1
     bundle: str
-    """Digest of the bundle that scored the answers."""
+    """Digest of the bundle whose columns were measured."""
     model: str
     """The model's name in the bundle, for people."""
+    traffic: TrafficProfile
     uncertainties: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast(), AfterValidator(_ascending)
     ] = Field(min_length=LEAST_ANSWERS)
-    """Of all answers, ascending."""
+    """Of its answers by the bundle with this profile, ascending."""
 
     def check_fits(self, bundle: Bundle) -> None:
         """Refuse a bundle that the profile wasn't made with.
@@ -49,7 +48,7 @@ class TrafficProfile(BundlePart):
         """
         if self.bundle != bundle.digest:
             raise ProfileError(
-                f"the traffic profile was made with the bundle {self.bundle!r} of {self.model!r}, and this one is "
+                f"the profile was made with the bundle {self.bundle!r} of {self.model!r}, and this one is "
                 f"{bundle.digest!r} of {bundle.metadata.model!r}: make a profile for it with `ilis-guard adapt`"
             )
 
@@ -58,7 +57,7 @@ class TrafficProfile(BundlePart):
         return bisect_left(self.uncertainties, uncertainty) / len(self.uncertainties)
 
 
-def read_profile(path: Path) -> TrafficProfile:
+def read_profile(path: Path) -> AdaptedProfile:
     """Read a profile.
 
     Raises:
@@ -70,6 +69,6 @@ def read_profile(path: Path) -> TrafficProfile:
         raise ProfileError(f"{error}; make a profile with `ilis-guard adapt`") from error
     try:
         parse_json(text)
-        return TrafficProfile.model_validate_json(text, strict=True)
+        return AdaptedProfile.model_validate_json(text, strict=True)
     except (ValueError, RecursionError) as error:
         raise ProfileError(f"no traffic profile: {describe_problem(path, error)}") from None

@@ -1,18 +1,22 @@
 """Scorers: from one generation to its uncertainty, typicality and rank."""
 
 import math
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
+from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata
-from ilis_guard.scoring.calibration import raw_scores
+from ilis_guard.scoring.columns import BLOCKS, Block, Columns, columns_of
 from ilis_guard.scoring.features import Maps, feature_count, positions_of
-from ilis_guard.scoring.profile import TrafficProfile
+from ilis_guard.scoring.profile import AdaptedProfile
+from ilis_guard.scoring.traffic import Normaliser, widths
 from ilis_guard.scoring.trees import load_booster
-from ilis_guard.scoring.typicality import PROFILED, TypicalityEstimator, profile, statistics_profile
-from ilis_guard.types import Fingerprint, Generation, Position, RemoteFingerprint, Score
+from ilis_guard.scoring.typicality import COMPARED, TypicalityEstimator
+from ilis_guard.types import Departure, Fingerprint, Generation, Labels, Position, RemoteFingerprint, Score
+
+NO_LABELS: Final[Labels] = {}
 
 
 class Scorer(Protocol):
@@ -27,42 +31,37 @@ class Scorer(Protocol):
 
 
 class LightGBMScorer:
-    """Scores with a bundle: features -> LightGBM -> calibrated uncertainty, and typicality; rank, by a profile."""
+    """Scores with a bundle: columns, normalised by their traffic -> LightGBM -> uncertainty, typicality and rank."""
 
-    def __init__(self, bundle: Bundle, profile: TrafficProfile | None = None) -> None:
+    def __init__(self, bundle: Bundle, profile: AdaptedProfile | None = None) -> None:
         """Load a bundle's trees.
 
         Args:
             bundle: what scores.
-            profile: of the traffic that scores are ranked in; without it they have no rank.
+            profile: of the traffic that is scored; None for that of the bundle's own rows.
 
         Raises:
-            BundleError: the trees are malformed, or the bundle's parts don't belong to the same maps.
+            BundleError: they are malformed, or the bundle's parts don't belong to the same maps.
             ProfileError: the profile was made with another bundle.
         """
-        if profile is not None:
-            profile.check_fits(bundle)
         self.bundle = bundle
-        self._profile = profile
         metadata = bundle.metadata
         self._layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else None
-        features = feature_count(metadata.features, layers=self._layers or 0, statistics=len(metadata.statistics))
-        self._booster = load_booster(bundle.trees, features=features)
-        if self._layers is None:
-            wanted, what = len(metadata.statistics), "its output statistics"
-        else:
-            wanted, what = len(PROFILED[metadata.stage]) * (self._layers - 1), f"maps of {self._layers} layers"
-        if (width := len(bundle.calibration_set.typicality.mean)) != wanted:
-            raise BundleError(
-                f"the typicality reference of bundle {bundle.digest} has {width} columns, {what} give {wanted}; copy "
-                "the bundle again or fit it anew"
-            )
-        reference = bundle.calibration_set.typicality
-        self._typicality = TypicalityEstimator(reference)
-        self._familiarity = None if metadata.blending is None else metadata.blending.familiarity(reference)
+        check_widths(bundle)
+        self._trees = blended_trees(bundle)
+        self._typicality = TypicalityEstimator(bundle.calibration_set.typicality)
         self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
         needs_statistics = "statistics" in metadata.features or metadata.blending is not None
         self._statistics = metadata.statistics if needs_statistics else ()
+        if profile is not None:
+            profile.check_fits(bundle)
+        self._profile = profile
+        self._normaliser = Normaliser(bundle.traffic if profile is None else profile.traffic)
+
+    @property
+    def departures(self) -> tuple[Departure, ...]:
+        """Why no score is calibrated: labelled rows are in units of the bundle's own traffic."""
+        return () if self._profile is None else ("traffic",)
 
     def check_fits(self, fingerprint: Fingerprint | RemoteFingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
@@ -80,12 +79,38 @@ class LightGBMScorer:
                 "as the bundle says, or harvest and fit a bundle for it"
             )
 
-    def score(self, generation: Generation) -> Score:
+    def score(self, generation: Generation, labels: Labels = NO_LABELS) -> Score:
         """Score one generation, in well under a millisecond.
 
+        Args:
+            generation: of the bundle's model.
+            labels: of its request; a profile whose kinds a label names needs that one.
+
         Raises:
-            ScoringError: a signature or the output statistics are missing, of another shape or not finite, or the
-                result isn't a probability.
+            ScoringError: a signature or the output statistics are missing, of another shape or not finite, the label
+                that names kinds is missing or has a value that the profile doesn't know, or the result isn't a
+                probability.
+        """
+        columns = self.columns(generation)
+        normal = self._normaliser.normalise(columns, self._normaliser.kinds(columns.prompt, [labels]))
+        uncertainty = float(self.bundle.metadata.calibration.apply(self._trees.raw_scores(normal))[0])
+        score = Score(
+            uncertainty=uncertainty,
+            typicality=float(self._typicality.typicality(normal.blocks["typicality"])[0]),
+            rank=math.nan if self._profile is None else self._profile.rank(uncertainty),
+            departures=self.departures,
+        )
+        if not (math.isfinite(score.uncertainty) and math.isfinite(score.typicality)):
+            raise ScoringError(
+                f"the score isn't a number: uncertainty {score.uncertainty!r}, typicality {score.typicality!r}"
+            )
+        return score
+
+    def columns(self, generation: Generation) -> Columns:
+        """Compute what is looked at of one generation, before it is normalised.
+
+        Raises:
+            ScoringError: as `score`.
         """
         if missing := self._missing(generation):
             why = (
@@ -101,27 +126,7 @@ class LightGBMScorer:
         known = [getattr(generation.statistics, name) for name in self._statistics]
         statistics = np.array([known], dtype=np.float64)
         self._check_numbers(maps, statistics)
-        metadata = self.bundle.metadata
-        profiles = profile(maps, metadata.stage) if maps else statistics_profile(statistics)
-        raw = raw_scores(
-            self._booster,
-            metadata.features,
-            maps,
-            statistics,
-            log_odds=metadata.log_odds(statistics),
-            familiarity=None if self._familiarity is None else self._familiarity.typicality(profiles),
-        )
-        uncertainty = float(metadata.calibration.apply(raw)[0])
-        score = Score(
-            uncertainty=uncertainty,
-            typicality=float(self._typicality.typicality(profiles)[0]),
-            rank=math.nan if self._profile is None else self._profile.rank(uncertainty),
-        )
-        if not (math.isfinite(score.uncertainty) and math.isfinite(score.typicality)):
-            raise ScoringError(
-                f"the score isn't a number: uncertainty {score.uncertainty!r}, typicality {score.typicality!r}"
-            )
-        return score
+        return columns_of(self.bundle.metadata.features, self.bundle.metadata.stage, maps, statistics, self._statistics)
 
     def can_score(self, generation: Generation) -> bool:
         """Whether a generation has all that is looked at."""
@@ -156,4 +161,47 @@ class LightGBMScorer:
 def _positions(metadata: BundleMetadata) -> frozenset[Position]:
     """Return the positions whose maps the features and the typicality reference use."""
     of_features = (position for group in metadata.features for position in positions_of(group))
-    return frozenset(of_features) | frozenset(PROFILED[metadata.stage])
+    return frozenset(of_features) | frozenset(COMPARED[metadata.stage])
+
+
+def blended_trees(bundle: Bundle) -> BlendedTrees:
+    """Load a bundle's trees, with what they are blended with.
+
+    Raises:
+        BundleError: they are malformed.
+    """
+    booster = load_booster(bundle.trees, features=2 * _widths(bundle.metadata)["features"])
+    return BlendedTrees(booster, blending=bundle.metadata.blending, reference=bundle.calibration_set.typicality)
+
+
+def check_widths(bundle: Bundle) -> None:
+    """Check that a bundle's parts belong to the same columns.
+
+    Raises:
+        BundleError: they don't.
+    """
+    wanted = _widths(bundle.metadata)
+    of_traffic = widths(bundle.traffic.kinds[0].moments)
+    compared = len(bundle.calibration_set.typicality.mean)
+    of_prompts = len(bundle.traffic.prompts.mean)
+    if of_traffic != wanted or compared != wanted["typicality"] or of_prompts != _prompt_width(bundle.metadata):
+        raise BundleError(
+            f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic profile has {of_traffic!r} and "
+            f"its typicality reference {compared}: copy the bundle again or fit it anew"
+        )
+
+
+def _widths(metadata: BundleMetadata) -> dict[Block, int]:
+    layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else 0
+    statistics = len(metadata.statistics)
+    counted: dict[Block, int] = {
+        "features": feature_count(metadata.features, layers=layers, statistics=statistics),
+        "typicality": len(COMPARED[metadata.stage]) * (layers - 1) if layers else statistics,
+        "logprob_sum": int(metadata.stage == "answer" and "logprob_sum" in metadata.statistics),
+    }
+    return {name: counted[name] for name in BLOCKS if counted[name]}
+
+
+def _prompt_width(metadata: BundleMetadata) -> int:
+    layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else 0
+    return feature_count(["prompt-summary"], layers=layers, statistics=0) if layers else 0

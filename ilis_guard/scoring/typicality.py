@@ -8,10 +8,10 @@ from jaxtyping import Float64
 from pydantic import AfterValidator, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.config.base import StrictModel
-from ilis_guard.scoring.features import Maps, distance_profile
+from ilis_guard.scoring.features import Maps, distance_means
 from ilis_guard.types import Position, Stage
 
-PROFILED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), "answer": ("prompt", "mean")}
+COMPARED: Final[Mapping[Stage, tuple[Position, ...]]] = {"prompt": ("prompt",), "answer": ("prompt", "mean")}
 """Positions whose maps are compared, by stage."""
 
 Row = Annotated[tuple[float, ...], FailFast()]
@@ -33,9 +33,9 @@ Distances = Annotated[Row, Field(min_length=1), AfterValidator(_ascending)]
 
 
 class TypicalityReference(BundlePart):
-    """Mean and precision of the training rows' profiles, and the distances of calibration rows from them.
+    """Mean and precision of the training rows' columns, and the distances of calibration rows from them.
 
-    A generation's profile is compared with the training rows' by its Mahalanobis distance; typicality is the share of
+    A generation's columns are compared with the training rows' by its Mahalanobis distance; typicality is the share of
     calibration rows at least as far away, ``(1 + #{d_i >= d}) / (n + 1)``. Where a generation is exchangeable with
     the calibration rows, that is a p-value: uniform, so values under 0.01 come in one case of a hundred.
     """
@@ -44,7 +44,7 @@ class TypicalityReference(BundlePart):
 
     mean: Row
     precision: Annotated[tuple[Row, ...], FailFast()]
-    """Inverse of the (shrunk) covariance of the training rows' profiles."""
+    """Inverse of the (shrunk) covariance of the training rows' columns."""
     distances: Distances
     """Squared distances of the calibration rows, ascending."""
 
@@ -64,37 +64,37 @@ class TypicalityEstimator:
         self._precision = np.array(reference.precision)
         self._distances = np.array(reference.distances)
 
-    def typicality(self, profiles: Float64[np.ndarray, "rows profile"]) -> Float64[np.ndarray, " rows"]:
-        """Estimate the typicality of each row, above 0, at most 1; NaN where a profile has one.
+    def typicality(self, columns: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, " rows"]:
+        """Estimate the typicality of each row, above 0, at most 1; NaN where a row has one.
 
         Args:
-            profiles: from `profile` or `statistics_profile`, as the reference's were.
+            columns: from `typicality_columns` or `statistics_columns`, as the reference's were.
         """
-        distances = squared_distances(profiles, self._mean, self._precision)
+        distances = squared_distances(columns, self._mean, self._precision)
         as_far = len(self._distances) - np.searchsorted(self._distances, distances, side="left")
         return np.where(np.isnan(distances), np.nan, (1 + as_far) / (len(self._distances) + 1))
 
 
-def profile(maps: Maps, stage: Stage) -> Float64[np.ndarray, "rows profile"]:
-    """Compute the profiles of rows: of the maps at the profiled positions, by layer distance."""
-    return np.concatenate([distance_profile(maps[position]) for position in PROFILED[stage]], axis=1)
+def typicality_columns(maps: Maps, stage: Stage) -> Float64[np.ndarray, "rows columns"]:
+    """Compute what is compared of rows: mean divergences at the compared positions, by layer distance."""
+    return np.concatenate([distance_means(maps[position]) for position in COMPARED[stage]], axis=1)
 
 
-def statistics_profile(
+def statistics_columns(
     statistics: Float64[np.ndarray, "rows statistics"],
 ) -> Float64[np.ndarray, "rows statistics"]:
-    """Compute the profiles of rows without maps: their output statistics, as logarithms, so that none dominates."""
-    profiles: Float64[np.ndarray, "rows statistics"] = np.log1p(np.abs(statistics))
-    return profiles
+    """Compute what is compared of rows without maps: their output statistics, as logarithms, so that none dominates."""
+    columns: Float64[np.ndarray, "rows statistics"] = np.log1p(np.abs(statistics))
+    return columns
 
 
 def squared_distances(
-    profiles: Float64[np.ndarray, "rows profile"],
-    mean: Float64[np.ndarray, " profile"],
-    precision: Float64[np.ndarray, "profile profile"],
+    columns: Float64[np.ndarray, "rows columns"],
+    mean: Float64[np.ndarray, " columns"],
+    precision: Float64[np.ndarray, "columns columns"],
 ) -> Float64[np.ndarray, " rows"]:
     """Compute each row's squared Mahalanobis distance from the mean, to the last bit whatever other rows there are."""
-    away = np.ascontiguousarray(profiles - mean)  # the memory layout decides the order of summation
+    away = np.ascontiguousarray(columns - mean)  # the memory layout decides the order of summation
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # of a damaged reference: the result is NaN, which the scorer refuses

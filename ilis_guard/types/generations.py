@@ -30,10 +30,10 @@ Statistic = Literal["logprob_sum", "logprob_mean", "entropy_mean", "margin_min"]
 STATISTICS: Final[tuple[Statistic, ...]] = ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
 
 
-Departure = Literal["wording", "system", "history", "decoding", "length"]
+Departure = Literal["wording", "system", "history", "decoding", "length", "traffic"]
 """What a request has of its own, and the labelled rows that a score was calibrated by hadn't: the wording around its
-question (`Fingerprint.prompt`), a system message, turns before its question, how tokens are chosen, or how long answers
-may be."""
+question (`Fingerprint.prompt`), a system message, turns before its question, how tokens are chosen, how long answers
+may be, or the traffic in whose units it is scored."""
 DEPARTURES: Final[tuple[Departure, ...]] = get_args(Departure)
 _ARGUMENT: Final = "arguments."
 """Starts the names of a chat model's arguments among the differences of fingerprints."""

@@ -15,14 +15,13 @@ from sklearn.metrics import log_loss
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module, metrics, tuning
 from ilis_guard.lab.attempts import Answers
-from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.splits import SHARES, check_splits, split
 from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.scoring.calibration import raw_scores
 from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.typicality import TypicalityEstimator, profile
+from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_columns
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 from tests.lab.synthetic import harvest_manifest
 
@@ -166,15 +165,17 @@ def test_the_typicality_reference_ignores_other_splits_and_outcomes(fitted: Fitt
     splits = split(ROWS.datasets, 0)
     reference = read_bundle(str(fitted[1])).calibration_set.typicality
     other = altered(ROWS, splits["test"] | splits["validation"])
-    profiles = profile(other.signatures, "answer")
-    assert typicality_reference(profiles, splits["train"], splits["calibration"]) == reference
+    columns = typicality_columns(other.signatures, "answer")
+    assert module.typicality_reference(columns, splits["train"], splits["calibration"]) == reference
     assert len(reference.distances) == splits["calibration"].sum()
 
 
 def test_the_reference_is_fitted_to_train_rows_alone() -> None:
-    train, calibration = (split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
-    before = typicality_reference(profile(ROWS.signatures, "answer"), train, calibration)
-    after = typicality_reference(profile(altered(ROWS, calibration).signatures, "answer"), train, calibration)
+    train, calibration = (module.split(ROWS.datasets, 0)[name] for name in ("train", "calibration"))
+    before = module.typicality_reference(typicality_columns(ROWS.signatures, "answer"), train, calibration)
+    after = module.typicality_reference(
+        typicality_columns(altered(ROWS, calibration).signatures, "answer"), train, calibration
+    )
     assert (after.mean, after.precision) == (before.mean, before.precision)
     assert after.distances != before.distances
 
@@ -232,7 +233,7 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
         ROWS.statistics,
         log_odds=metadata.log_odds(ROWS.statistics),
         familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(
-            ROWS.profiles("answer")
+            ROWS.typicality_columns("answer")
         ),
     )
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
@@ -387,8 +388,10 @@ def test_typicality_is_uniform_where_rows_are_exchangeable() -> None:
     """With few training rows, their own distances would be far too small to compare with."""
     rows = made(4000)
     train, calibration, test = parts(rows, 40, 2500)
-    detector = TypicalityEstimator(typicality_reference(profile(rows.signatures, "answer"), train, calibration))
-    typicality = detector.typicality(profile(rows.signatures, "answer")[test])
+    detector = TypicalityEstimator(
+        module.typicality_reference(typicality_columns(rows.signatures, "answer"), train, calibration)
+    )
+    typicality = detector.typicality(typicality_columns(rows.signatures, "answer")[test])
     assert stats.kstest(typicality, "uniform").pvalue > 0.05
     assert (typicality < 0.05).mean() == pytest.approx(0.05, abs=0.02)
 
@@ -398,11 +401,13 @@ def test_typicality_is_uniform_where_rows_are_exchangeable() -> None:
 def test_typicality_is_small_where_maps_are_clearly_others(position: Position, factor: float) -> None:
     rows = made(1000)
     train, calibration, test = parts(rows, 500, 900)
-    detector = TypicalityEstimator(typicality_reference(profile(rows.signatures, "answer"), train, calibration))
+    detector = TypicalityEstimator(
+        module.typicality_reference(typicality_columns(rows.signatures, "answer"), train, calibration)
+    )
     maps: dict[Position, np.ndarray] = {name: each[test] for name, each in rows.signatures.items()}
-    assert np.median(detector.typicality(profile(maps, "answer"))) > 0.3
+    assert np.median(detector.typicality(typicality_columns(maps, "answer"))) > 0.3
     maps[position] = maps[position] * np.float32(factor)
-    assert np.median(detector.typicality(profile(maps, "answer"))) < 0.02
+    assert np.median(detector.typicality(typicality_columns(maps, "answer"))) < 0.02
 
 
 def test_datasets_of_extreme_accuracy_train_but_do_not_count(

@@ -97,12 +97,12 @@ def test_another_model_or_argument_is_refused_by_its_name(bundle: Bundle) -> Non
 def test_typicality_is_uniform_on_exchangeable_answers_only() -> None:
     rows = towns_harvest(FINGERPRINT, 4000)
     place = np.random.default_rng(0).permutation(4000)
-    profiles = rows.profiles("answer")
-    detector = TypicalityEstimator(typicality_reference(profiles, place < 500, (place >= 500) & (place < 2500)))
-    typicality = detector.typicality(profiles[place >= 2500])
+    columns = rows.typicality_columns("answer")
+    detector = TypicalityEstimator(typicality_reference(columns, place < 500, (place >= 500) & (place < 2500)))
+    typicality = detector.typicality(columns[place >= 2500])
     assert stats.kstest(typicality, "uniform").pvalue > 0.05
     longer = replace(rows, statistics=rows.statistics * [20, 1, 1])
-    assert np.median(detector.typicality(longer.profiles("answer"))) < 0.02
+    assert np.median(detector.typicality(longer.typicality_columns("answer"))) < 0.02
 
 
 def test_the_calibration_rows_carry_a_certificate(bundle: Bundle) -> None:

@@ -8,10 +8,12 @@ import pytest
 from ilis_guard.scoring import Bundle, BundleMetadata, read_bundle, write_bundle
 from ilis_guard.scoring.bundle import CalibrationSet, DatasetRows, HeldOut
 from ilis_guard.scoring.calibration import BetaCalibration
-from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
+from ilis_guard.scoring.columns import Columns, columns_of
+from ilis_guard.scoring.features import FeatureGroup, Maps
 from ilis_guard.scoring.figures import Figure
+from ilis_guard.scoring.traffic import Moments, Normaliser, TrafficProfile, measure_kind
 from ilis_guard.scoring.typicality import TypicalityReference
-from ilis_guard.types import Fingerprint, Generation, Position, Statistics, Wording
+from ilis_guard.types import STATISTICS, Fingerprint, Generation, Position, Statistics, Wording
 
 LAYERS = 4
 FEATURES: tuple[FeatureGroup, ...] = ("mean-prompt", "last-prompt", "statistics")
@@ -62,10 +64,27 @@ def generation(maps: Maps, statistics: np.ndarray) -> Callable[[int], Generation
 
 
 @pytest.fixture(scope="session")
-def trees(maps: Maps, statistics: np.ndarray, wrong: np.ndarray) -> str:
+def columns(maps: Maps, statistics: np.ndarray) -> Columns:
+    return columns_of(FEATURES, "answer", maps, statistics, STATISTICS)
+
+
+@pytest.fixture(scope="session")
+def traffic(columns: Columns) -> TrafficProfile:
+    """Of one kind."""
+    return TrafficProfile(kinds=(measure_kind(columns, "all"),), prompts=Moments.of(columns.prompt))
+
+
+@pytest.fixture(scope="session")
+def normal(columns: Columns, traffic: TrafficProfile) -> Columns:
+    """All rows in units of their traffic."""
+    return Normaliser(traffic).normalise(columns, np.zeros(len(columns), dtype=np.int64))
+
+
+@pytest.fixture(scope="session")
+def trees(normal: Columns, wrong: np.ndarray) -> str:
     booster = lightgbm.train(
         {"objective": "binary", "num_leaves": 7, "num_threads": 1, "verbosity": -1, "seed": 0},
-        lightgbm.Dataset(feature_matrix(FEATURES, maps, statistics), label=wrong),
+        lightgbm.Dataset(normal.blocks["features"], label=wrong),
         num_boost_round=20,
     )
     text: str = booster.model_to_string()
@@ -132,10 +151,12 @@ def calibration_set() -> CalibrationSet:
 
 
 @pytest.fixture
-def folder(metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, tmp_path: Path) -> Path:
+def folder(
+    metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, traffic: TrafficProfile, tmp_path: Path
+) -> Path:
     """A written bundle, the test's own to damage."""
     path = tmp_path / "bundles" / "toy"
-    write_bundle(metadata, trees, calibration_set, path)
+    write_bundle(metadata, trees, calibration_set, traffic, path)
     return path
 
 

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from ilis_guard.errors import ScoringError
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle, write_bundle
+from ilis_guard.scoring.blended_trees import Blending, SequenceProbability
 from ilis_guard.scoring.bundle import CalibrationSet
-from ilis_guard.scoring.calibration import Blending, SequenceProbability
 from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.typicality import profile
+from ilis_guard.scoring.typicality import typicality_columns
 from ilis_guard.types import Generation
 
 SEQUENCE = SequenceProbability(slope=1.25, intercept=-1.5)
@@ -77,7 +77,7 @@ def test_a_score_is_blended_by_familiarity_and_then_calibrated(
         score = scorer.score(generation(row))
         assert score.typicality == without.score(generation(row)).typicality
         maps = {position: each[None] for position, each in generation(row).signatures.items()}
-        away = profile(maps, "answer")[0] - reference.mean
+        away = typicality_columns(maps, "answer")[0] - reference.mean
         as_far = sum(other >= away @ np.array(reference.precision) @ away for other in DISTANCES)
         familiarity = (1 + as_far) / (1 + len(DISTANCES))
         assert score.uncertainty == pytest.approx(by_hand(blending, generation(row), familiarity), rel=1e-12)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ilis_guard.scoring.calibration import SequenceProbability, blend, raw_scores
-from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
-
-FEATURES: tuple[FeatureGroup, ...] = ("mean-prompt", "last-prompt", "statistics")
+from ilis_guard.scoring.blended_trees import BlendedTrees, Blending, SequenceProbability, blend
+from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.columns import Columns
 
 
 def log_odds_of(probability: float) -> float:
@@ -55,23 +54,31 @@ def test_trees_that_are_sure_count_as_nearly_sure(trees: float, kept: float, fam
     assert score == one(kept, 0.4, familiarity)
 
 
-def test_without_log_odds_the_booster_has_the_last_word(maps: Maps, statistics: np.ndarray, trees: str) -> None:
+def test_without_log_odds_the_booster_has_the_last_word(
+    normal: Columns, trees: str, calibration_set: CalibrationSet
+) -> None:
     booster = lightgbm.Booster(model_str=trees)
-    said = np.asarray(booster.predict(feature_matrix(FEATURES, maps, statistics)))
-    assert raw_scores(booster, FEATURES, maps, statistics).tolist() == said.tolist()
+    said = np.asarray(booster.predict(normal.blocks["features"]))
+    alone = BlendedTrees(booster, blending=None, reference=calibration_set.typicality)
+    assert alone.raw_scores(normal).tolist() == said.tolist()
 
 
-def test_with_log_odds_the_boosters_word_is_blended(maps: Maps, statistics: np.ndarray, trees: str) -> None:
-    booster = lightgbm.Booster(model_str=trees)
-    said = np.asarray(booster.predict(feature_matrix(FEATURES, maps, statistics)))
-    familiarity, log_odds = np.linspace(0, 1, len(said)), np.linspace(3, -3, len(said))
-    scores = raw_scores(booster, FEATURES, maps, statistics, log_odds=log_odds, familiarity=familiarity)
-    by_hand = [one(*row) for row in zip(said.tolist(), log_odds.tolist(), familiarity.tolist(), strict=True)]
+def test_with_log_odds_the_boosters_word_is_blended(
+    normal: Columns, trees: str, calibration_set: CalibrationSet
+) -> None:
+    booster, reference = lightgbm.Booster(model_str=trees), calibration_set.typicality
+    said = np.asarray(booster.predict(normal.blocks["features"]))
+    sequence = SequenceProbability(slope=1.5, intercept=-0.5)
+    blending = Blending(sequence_probability=sequence, distances=(1.0, 4.0, 9.0, 16.0, 25.0))
+    scores = BlendedTrees(booster, blending=blending, reference=reference).raw_scores(normal)
+    log_odds = [-0.5 - 1.5 * value for value in normal.blocks["logprob_sum"][:, 0].tolist()]
+    familiarity = blending.familiarity(reference).typicality(normal.blocks["typicality"]).tolist()
+    by_hand = [one(*row) for row in zip(said.tolist(), log_odds, familiarity, strict=True)]
     assert scores.tolist() == pytest.approx(by_hand, rel=1e-15)
     assert np.abs(scores - said).max() > 0.1
 
 
-def test_log_odds_rise_by_the_slope_per_nat_of_improbability() -> None:
+def test_log_odds_rise_by_the_slope_per_spread_of_improbability() -> None:
     sequence = SequenceProbability(slope=0.5, intercept=-2.0)
     assert sequence.log_odds(np.array([0.0, -1.0, -4.0, -10.0])).tolist() == [-2.0, -1.5, 0.0, 3.0]
 

@@ -16,7 +16,7 @@ from ilis_guard.scoring import Bundle, BundleMetadata, TypicalMaps, read_bundle,
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.bundle_files import MAX_BYTES
 
-FILES = {"bundle.json", "trees.txt", "calibration.json"}
+FILES = {"bundle.json", "trees.txt", "calibration.json", "traffic.json"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -40,7 +40,7 @@ def test_bundle_is_three_text_files_and_leaves_nothing_beside(folder: Path) -> N
 def test_the_same_bundle_is_written_byte_for_byte_and_has_the_same_digest(
     folder: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, tmp_path / "again")
+    write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, bundle.traffic, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(folder)
     assert read_bundle(str(tmp_path / "again")).digest == bundle.digest
 
@@ -52,7 +52,7 @@ def test_the_digest_tells_of_a_change_in_any_part(bundle: Bundle, tmp_path: Path
         (bundle.metadata, bundle.trees, bundle.calibration_set.model_copy(update={"wrong": (True,) * 4})),
     ]
     for index, (metadata, trees, calibration_set) in enumerate(others):
-        write_bundle(metadata, trees, calibration_set, tmp_path / str(index))
+        write_bundle(metadata, trees, calibration_set, bundle.traffic, tmp_path / str(index))
     digests = {read_bundle(str(tmp_path / str(index))).digest for index in range(3)} | {bundle.digest}
     assert len(digests) == 4
     assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
@@ -60,7 +60,7 @@ def test_the_digest_tells_of_a_change_in_any_part(bundle: Bundle, tmp_path: Path
 
 def test_an_older_bundle_is_replaced(folder: Path, bundle: Bundle) -> None:
     newer = bundle.metadata.model_copy(update={"model": "newer"})
-    write_bundle(newer, bundle.trees, bundle.calibration_set, folder)
+    write_bundle(newer, bundle.trees, bundle.calibration_set, bundle.traffic, folder)
     assert read_bundle(str(folder)).metadata.model == "newer"
     assert list(folder.parent.iterdir()) == [folder]
 
@@ -77,12 +77,12 @@ def test_until_the_new_bundle_is_complete_the_old_one_is_read(
 
     monkeypatch.setattr(os, "fsync", fsync)
     newer = bundle.metadata.model_copy(update={"model": "newer"})
-    write_bundle(newer, bundle.trees, bundle.calibration_set, folder)
-    assert seen == [bundle.digest] * 3
+    write_bundle(newer, bundle.trees, bundle.calibration_set, bundle.traffic, folder)
+    assert seen == [bundle.digest] * 4
     assert read_bundle(str(folder)).digest != bundle.digest
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])
 def test_writing_that_fails_midway_leaves_the_old_bundle_and_no_litter(
     written: int, error: BaseException, folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
@@ -96,7 +96,7 @@ def test_writing_that_fails_midway_leaves_the_old_bundle_and_no_litter(
     monkeypatch.setattr(os, "fsync", fsync)
     newer = bundle.metadata.model_copy(update={"model": "newer"})
     with pytest.raises(type(error)):
-        write_bundle(newer, bundle.trees, bundle.calibration_set, folder)
+        write_bundle(newer, bundle.trees, bundle.calibration_set, bundle.traffic, folder)
     assert contents(folder.parent) == {f"{folder.name}/{name}": content for name, content in before.items()}
     assert list(folder.parent.iterdir()) == [folder]
 
@@ -108,7 +108,7 @@ def test_oversized_file_is_never_written(
     before = contents(folder)
     monkeypatch.setitem(MAX_BYTES, file, len(before[file]) - 1)
     with pytest.raises(BundleError, match=f"'{file}' would have {len(before[file])} bytes"):
-        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, folder)
+        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, bundle.traffic, folder)
     assert contents(folder) == before
 
 
@@ -116,7 +116,7 @@ def test_a_calibration_set_too_large_to_be_read_again_is_not_written(folder: Pat
     before, rows = contents(folder), 300_000
     larger = bundle.calibration_set.model_copy(update={"uncertainty": (0.5,) * rows, "wrong": (True,) * rows})
     with pytest.raises(BundleError, match=r"'calibration\.json' couldn't be read again: it has some 600\d{3} values"):
-        write_bundle(bundle.metadata, bundle.trees, larger, folder)
+        write_bundle(bundle.metadata, bundle.trees, larger, bundle.traffic, folder)
     assert contents(folder) == before
 
 
@@ -133,7 +133,7 @@ def test_where_the_exchange_fails_the_old_bundle_is_put_back(
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(OSError, match="the disk is gone"):
-        write_bundle(bundle.metadata, "newer", bundle.calibration_set, folder)
+        write_bundle(bundle.metadata, "newer", bundle.calibration_set, bundle.traffic, folder)
     assert contents(folder) == before
     assert list(folder.parent.iterdir()) == [folder]
 
@@ -144,14 +144,14 @@ def test_folder_with_other_files_is_never_deleted(other: str, named: str, bundle
     (mine / other).parent.mkdir(parents=True)
     (mine / other).write_text("a year's work")
     with pytest.raises(BundleError, match=rf"holds \['{named}'\]; name a new folder"):
-        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, mine)
+        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, bundle.traffic, mine)
     assert contents(mine) == {other: b"a year's work"}
 
 
 def test_a_file_in_the_folders_place_is_never_deleted(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_text("a day's harvest")
     with pytest.raises(BundleError, match="is a file"):
-        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, tmp_path / "rows.parquet")
+        write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, bundle.traffic, tmp_path / "rows.parquet")
     assert (tmp_path / "rows.parquet").read_text() == "a day's harvest"
 
 
@@ -160,7 +160,7 @@ def test_an_empty_folder_and_the_current_one_may_be_written_to(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, Path())
+    write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, bundle.traffic, Path())
     assert read_bundle(str(tmp_path / "empty")) == bundle
 
 
@@ -169,8 +169,8 @@ def shipped(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A package with the bundle `toy`, a file beside it, and a bundle outside that mustn't be reached."""
     package = folder.parent.parent
     (package / "bundles" / "README.md").write_text("not a bundle")
-    write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, package / "outside")
-    for name in ("bundle.json", "trees.txt", "calibration.json"):
+    write_bundle(bundle.metadata, bundle.trees, bundle.calibration_set, bundle.traffic, package / "outside")
+    for name in FILES:
         (package / name).write_bytes((folder / name).read_bytes())
     monkeypatch.setattr(importlib.resources, "files", {"ilis_guard": package}.__getitem__)
     return package
@@ -235,6 +235,7 @@ def test_typical_maps_come_back_and_a_bundle_without_them_is_still_one(bundle: B
         bundle.metadata,
         bundle.trees,
         bundle.calibration_set.model_copy(update={"typical": typical}),
+        bundle.traffic,
         tmp_path / "typical",
     )
     assert read_bundle(str(tmp_path / "typical")).calibration_set.typical == typical

@@ -3,7 +3,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from ilis_guard.scoring.features import FeatureGroup, Maps, distance_profile, feature_matrix
+from ilis_guard.scoring.features import FeatureGroup, Maps, distance_means, feature_matrix
 
 LAYERS = 5
 ROWS = 3
@@ -66,15 +66,15 @@ def test_difference_group_subtracts_the_prompt_map(statistics: np.ndarray) -> No
 
 def test_diagonals_change_nothing(maps: Maps, statistics: np.ndarray) -> None:
     groups: tuple[FeatureGroup, ...] = ("prompt", "mean-prompt")
-    before = feature_matrix(groups, maps, statistics), distance_profile(maps["mean"])
+    before = feature_matrix(groups, maps, statistics), distance_means(maps["mean"])
     for each in maps.values():
         each[:, range(LAYERS), range(LAYERS)] = 1e9
     np.testing.assert_array_equal(feature_matrix(groups, maps, statistics), before[0])
-    np.testing.assert_array_equal(distance_profile(maps["mean"]), before[1])
+    np.testing.assert_array_equal(distance_means(maps["mean"]), before[1])
 
 
 @pytest.mark.parametrize("layers", [2, 3, 7])
-def test_the_distance_profile_equals_a_plain_loop(layers: int) -> None:
+def test_the_distance_means_equals_a_plain_loop(layers: int) -> None:
     maps = np.random.default_rng(0).lognormal(size=(ROWS, layers, layers)).astype(np.float32)
     expected = [
         [
@@ -83,11 +83,11 @@ def test_the_distance_profile_equals_a_plain_loop(layers: int) -> None:
         ]
         for each in maps
     ]
-    np.testing.assert_allclose(distance_profile(maps), expected, rtol=1e-12)
+    np.testing.assert_allclose(distance_means(maps), expected, rtol=1e-12)
 
 
-def test_the_distance_profile_reads_both_directions() -> None:
+def test_the_distance_means_reads_both_directions() -> None:
     upper, lower = np.zeros((2, 1, 3, 3), dtype=np.float32)
     upper[0, 0, 2] = lower[0, 2, 0] = np.e - 1
-    np.testing.assert_allclose(distance_profile(upper), [[0, 0.5]], atol=1e-7)
-    np.testing.assert_allclose(distance_profile(lower), [[0, 0.5]], atol=1e-7)
+    np.testing.assert_allclose(distance_means(upper), [[0, 0.5]], atol=1e-7)
+    np.testing.assert_allclose(distance_means(lower), [[0, 0.5]], atol=1e-7)

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from ilis_guard.errors import BundleError, ScoringError
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer
 from ilis_guard.scoring.bundle import CalibrationSet
-from ilis_guard.scoring.features import Maps, feature_matrix
-from ilis_guard.types import Generation, Position
+from ilis_guard.scoring.columns import columns_of
+from ilis_guard.scoring.features import Maps
+from ilis_guard.scoring.traffic import Moments, Normaliser, TrafficProfile, measure_kind
+from ilis_guard.types import STATISTICS, Generation, Position
 
 LAYERS = 4
 Row = Callable[[int], Generation]
@@ -22,9 +24,12 @@ Row = Callable[[int], Generation]
 def of_prompts(maps: Maps, statistics: np.ndarray, metadata: BundleMetadata, calibration_set: CalibrationSet) -> Bundle:
     """Wrong where the prompt's first two layers lie far apart."""
     wrong = maps["prompt"][:, 0, 1] > np.median(maps["prompt"][:, 0, 1])
+    columns = columns_of(["prompt"], "prompt", maps, statistics, STATISTICS)
+    traffic = TrafficProfile(kinds=(measure_kind(columns, "all"),), prompts=Moments.of(columns.prompt))
+    normal = Normaliser(traffic).normalise(columns, np.zeros(len(columns), dtype=np.int64))
     booster = lightgbm.train(
         {"objective": "binary", "num_leaves": 7, "num_threads": 1, "verbosity": -1, "seed": 0},
-        lightgbm.Dataset(feature_matrix(["prompt"], maps, statistics), label=wrong),
+        lightgbm.Dataset(normal.blocks["features"], label=wrong),
         num_boost_round=20,
     )
     width, typicality = LAYERS - 1, calibration_set.typicality
@@ -38,6 +43,7 @@ def of_prompts(maps: Maps, statistics: np.ndarray, metadata: BundleMetadata, cal
         metadata=metadata.model_copy(update={"stage": "prompt", "features": ("prompt",)}),
         trees=booster.model_to_string(),
         calibration_set=calibration_set.model_copy(update={"typicality": halved}),
+        traffic=traffic,
         digest="ab",
     )
 

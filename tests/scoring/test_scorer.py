@@ -10,6 +10,7 @@ import pytest
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring import Bundle, LightGBMScorer
 from ilis_guard.scoring.features import FeatureGroup
+from ilis_guard.scoring.traffic import Moments
 from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Statistics
 
 LAYERS = 4
@@ -50,6 +51,13 @@ def without(generation: Generation, position: Position) -> Generation:
     return dataclasses.replace(generation, signatures=signatures)
 
 
+def normalised(values: list[float], moments: Moments) -> list[float]:
+    return [
+        max(-20.0, min(20.0, (value - mean) / spread)) if spread else 0.0
+        for value, mean, spread in zip(values, moments.mean, moments.spread, strict=True)
+    ]
+
+
 def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
     prompt, last, mean = (generation.signatures[position] for position in POSITIONS)
     pairs = [(i, j) for i in range(LAYERS) for j in range(LAYERS) if i != j]
@@ -59,17 +67,20 @@ def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
     statistics = generation.statistics
     assert statistics is not None
     features += [statistics.logprob_sum, statistics.logprob_mean, statistics.entropy_mean, statistics.margin_min]
+    (kind,) = bundle.traffic.kinds
+    features += normalised(features, kind.moments["features"])
     raw = float(np.asarray(lightgbm.Booster(model_str=bundle.trees).predict(np.array([features])))[0])
     beta = bundle.metadata.calibration
     uncertainty = 1 / (1 + math.exp(-(beta.a * math.log(raw) - beta.b * math.log(1 - raw) + beta.c)))
 
     reference = bundle.calibration_set.typicality
-    profile = [
+    columns = [
         sum(math.log1p(float(each[i, j])) for i, j in pairs if abs(i - j) == apart) / (2 * (LAYERS - apart))
         for each in (prompt, mean)
         for apart in range(1, LAYERS)
     ]
-    away = [value - centre for value, centre in zip(profile, reference.mean, strict=True)]
+    columns = normalised(columns, kind.moments["typicality"])
+    away = [value - centre for value, centre in zip(columns, reference.mean, strict=True)]
     distance = sum(
         first * weight * second
         for first, row in zip(away, reference.precision, strict=True)

@@ -12,7 +12,7 @@ from ilis_guard.errors import BundleError
 from ilis_guard.scoring.features import Maps, feature_matrix
 from ilis_guard.scoring.trees import load_booster
 
-FEATURES = 28  # as tests/scoring/conftest.py's bundle has
+FEATURES = 56  # as tests/scoring/conftest.py's bundle has
 
 
 def in_first_tree(key: str, value: str) -> Callable[[str], str]:

@@ -6,7 +6,12 @@ from pydantic import ValidationError
 from scipy.stats import chisquare
 
 from ilis_guard.scoring.features import Maps
-from ilis_guard.scoring.typicality import TypicalityEstimator, TypicalityReference, profile, squared_distances
+from ilis_guard.scoring.typicality import (
+    TypicalityEstimator,
+    TypicalityReference,
+    squared_distances,
+    typicality_columns,
+)
 
 LAYERS = 3
 
@@ -17,7 +22,7 @@ def reference(**changes: Any) -> dict[str, Any]:
 
 
 def maps_at(*away: float) -> Maps:
-    """One row each whose profile lies so far, squared, from 0."""
+    """One row each whose columns lies so far, squared, from 0."""
     mean = np.zeros((len(away), LAYERS, LAYERS), dtype=np.float32)
     mean[:, [0, 2], [2, 0]] = np.expm1(np.sqrt(away))[:, None]
     return {"prompt": np.zeros_like(mean), "mean": mean}
@@ -25,39 +30,41 @@ def maps_at(*away: float) -> Maps:
 
 def test_typicality_is_the_share_of_rows_at_least_as_far_away() -> None:
     detector = TypicalityEstimator(TypicalityReference.model_validate(reference()))
-    typicality = detector.typicality(profile(maps_at(0.0, 0.99, 1.5, 2.5, 3.5), "answer"))
+    typicality = detector.typicality(typicality_columns(maps_at(0.0, 0.99, 1.5, 2.5, 3.5), "answer"))
     np.testing.assert_allclose(typicality, [1, 1, 4 / 5, 2 / 5, 1 / 5])
 
 
 def test_a_tie_counts_as_at_least_as_far() -> None:
     detector = TypicalityEstimator(TypicalityReference.model_validate(reference(distances=[0.0, 0.0, 5.0])))
-    assert detector.typicality(profile(maps_at(0.0), "answer")).tolist() == [1.0]
+    assert detector.typicality(typicality_columns(maps_at(0.0), "answer")).tolist() == [1.0]
 
 
 def test_the_profile_holds_the_prompts_distances_then_the_means() -> None:
     prompt, mean = np.zeros((2, 1, LAYERS, LAYERS), dtype=np.float32)
     prompt[0, 0, 1] = np.expm1(4.0)  # one of four pairs one layer apart
     mean[0, 2, 0] = np.expm1(4.0)  # one of two pairs two layers apart
-    np.testing.assert_allclose(profile({"prompt": prompt, "mean": mean}, "answer"), [[1, 0, 0, 2]], rtol=1e-6)
+    np.testing.assert_allclose(
+        typicality_columns({"prompt": prompt, "mean": mean}, "answer"), [[1, 0, 0, 2]], rtol=1e-6
+    )
 
 
 def test_typicality_of_a_row_does_not_depend_on_its_batch() -> None:
     random = np.random.default_rng(0)
     maps: Maps = {name: random.lognormal(size=(50, 30, 30)).astype(np.float32) for name in ("prompt", "mean")}
-    profiles = profile(maps, "answer")
-    precision = np.linalg.inv(np.cov(profiles.T) + np.eye(58))
-    distances = squared_distances(profiles, profiles.mean(axis=0), precision)
+    columns = typicality_columns(maps, "answer")
+    precision = np.linalg.inv(np.cov(columns.T) + np.eye(58))
+    distances = squared_distances(columns, columns.mean(axis=0), precision)
     for row in range(50):
-        alone = profile({name: each[row : row + 1] for name, each in maps.items()}, "answer")
-        assert squared_distances(alone, profiles.mean(axis=0), precision) == distances[row]
+        alone = typicality_columns({name: each[row : row + 1] for name, each in maps.items()}, "answer")
+        assert squared_distances(alone, columns.mean(axis=0), precision) == distances[row]
 
 
 def test_squared_distances_equal_a_plain_loop() -> None:
     random = np.random.default_rng(0)
-    profiles, mean, half = random.normal(size=(5, 4)), random.normal(size=4), random.normal(size=(4, 4))
+    columns, mean, half = random.normal(size=(5, 4)), random.normal(size=4), random.normal(size=(4, 4))
     precision = half @ half.T
-    expected = [(row - mean) @ precision @ (row - mean) for row in profiles]
-    np.testing.assert_allclose(squared_distances(profiles, mean, precision), expected, rtol=1e-12)
+    expected = [(row - mean) @ precision @ (row - mean) for row in columns]
+    np.testing.assert_allclose(squared_distances(columns, mean, precision), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -2.0])
@@ -66,7 +73,7 @@ def test_invalid_divergence_has_no_typicality(bad: float) -> None:
     maps["mean"][1, 0, 1] = bad
     with np.errstate(invalid="ignore"):
         typicality = TypicalityEstimator(TypicalityReference.model_validate(reference())).typicality(
-            profile(maps, "answer")
+            typicality_columns(maps, "answer")
         )
     assert typicality[0] == 1
     assert np.isnan(typicality[1])
@@ -94,7 +101,7 @@ def test_reference_of_wrong_shape_or_with_non_finite_values_is_refused(changes: 
 
 
 def test_typicality_is_uniform_on_exchangeable_rows() -> None:
-    """Through the whole of it: maps, profiles, a reference fitted to other rows, and the place among the distances."""
+    """Through the whole of it: maps, columns, a reference fitted to other rows, and the place among the distances."""
     random = np.random.default_rng(0)
     layers, rows = 4, 19
 
@@ -104,16 +111,16 @@ def test_typicality_is_uniform_on_exchangeable_rows() -> None:
             "mean": random.lognormal(0.3, 0.8, size=(count, layers, layers)).astype(np.float32),
         }
 
-    profiles = profile(maps(400), "answer")
-    mean, precision = profiles.mean(axis=0), np.linalg.inv(np.cov(profiles.T))
+    columns = typicality_columns(maps(400), "answer")
+    mean, precision = columns.mean(axis=0), np.linalg.inv(np.cov(columns.T))
     places = np.zeros(rows + 1)
     for _ in range(2000):
-        distances = squared_distances(profile(maps(rows), "answer"), mean, precision)
+        distances = squared_distances(typicality_columns(maps(rows), "answer"), mean, precision)
         known = TypicalityReference(
             mean=tuple(mean.tolist()),
             precision=tuple(map(tuple, precision.tolist())),
             distances=tuple(sorted(distances.tolist())),
         )
-        typicality = float(TypicalityEstimator(known).typicality(profile(maps(1), "answer"))[0])
+        typicality = float(TypicalityEstimator(known).typicality(typicality_columns(maps(1), "answer"))[0])
         places[round(typicality * (rows + 1)) - 1] += 1
     assert chisquare(places).pvalue > 1e-3

@@ -15,10 +15,12 @@ from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
 from ilis_guard.lab.blending import fit_blending, fit_sequence_probability, typicality_reference
 from ilis_guard.lab.fit import FEATURES, fit_statistics
+from ilis_guard.lab.traffic import HomeTraffic, columns_of_answers
 from ilis_guard.lab.tuning import Candidate, tune
-from ilis_guard.scoring.calibration import SequenceProbability, raw_scores
+from ilis_guard.scoring.blended_trees import BlendedTrees, Blending, SequenceProbability
+from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.features import FeatureGroup
-from ilis_guard.scoring.typicality import TypicalityEstimator, profile
+from ilis_guard.scoring.traffic import Normaliser, TrafficProfile
 from ilis_guard.types import STATISTICS
 
 SIGNATURE: Final = tuple(groups for groups in FEATURES["answer"] if "statistics" not in groups)
@@ -143,62 +145,48 @@ class Trees:
 
     def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator:
         """As `Method.fit`."""
-        return _Trees(name=self.name, best=self.search.best(self.name, self.choices, rows, train, validation, seed))
+        best = self.search.best(self.name, self.choices, rows, train, validation, seed)
+        seen, learned = rows.take(train | validation), train[train | validation]
+        home = HomeTraffic(seen, "answer", learned)
+        features = best.metadata.features
+        columns = home.normalised(features)
+        reference = typicality_reference(columns.blocks["typicality"], learned, ~learned)
+        blending = self._blending(columns, seen, learned)
+        return _Scored(
+            name=self.name,
+            features=features,
+            trees=BlendedTrees(best.booster, blending=blending, reference=reference),
+            traffic=home.profile(features),
+        )
+
+    def _blending(self, columns: Columns, seen: Answers, learned: Mask) -> Blending | None:  # noqa: ARG002 - as `Fused`
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Trees:
+class Fused(Trees):
+    """The scorer of `ilis-guard fit`: trees, blended with the answer's probability by familiarity."""
+
+    name: str = "fused"
+    choices: Sequence[tuple[FeatureGroup, ...]] = FEATURES["answer"]
+
+    def _blending(self, columns: Columns, seen: Answers, learned: Mask) -> Blending | None:
+        return fit_blending(columns, seen.wrong, seen.datasets, train=learned, validation=~learned)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scored:
     name: str
-    best: Candidate
+    features: tuple[FeatureGroup, ...]
+    trees: BlendedTrees
+    traffic: TrafficProfile
 
     def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
         for seen in (rows.statistics, *rows.signatures.values()):
             finite(seen, self.name, rows.ids)
-        return raw_scores(self.best.booster, self.best.metadata.features, rows.signatures, rows.statistics)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fused:
-    """The scorer of `ilis-guard fit`: trees, blended with the answer's probability by familiarity."""
-
-    name: str = "fused"
-    search: TreeSearch = field(default_factory=TreeSearch, repr=False)
-    kind: Kind = "signature"
-
-    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> Estimator:
-        """As `Method.fit`."""
-        best = self.search.best(self.name, FEATURES["answer"], rows, train, validation, seed)
-        seen = rows.take(train | validation)
-        profiles, learned = profile(seen.signatures, "answer"), train[train | validation]
-        reference = typicality_reference(profiles, learned, ~learned)
-        blending = fit_blending(
-            _logprob_sums(self.name, seen), seen.wrong, seen.datasets, profiles, train=learned, validation=~learned
-        )
-        return _Blended(
-            name=self.name,
-            best=best,
-            sequence=blending.sequence_probability,
-            detector=blending.familiarity(reference),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Blended:
-    name: str
-    best: Candidate
-    sequence: SequenceProbability
-    detector: TypicalityEstimator
-
-    def predict_proba(self, rows: Answers) -> Float64[np.ndarray, " rows"]:
-        scores = raw_scores(
-            self.best.booster,
-            self.best.metadata.features,
-            rows.signatures,
-            rows.statistics,
-            log_odds=self.sequence.log_odds(_logprob_sums(self.name, rows)),
-            familiarity=self.detector.typicality(profile(rows.signatures, "answer")),
-        )
-        return finite(scores, self.name, rows.ids)
+        columns, normaliser = columns_of_answers(rows, self.features, "answer"), Normaliser(self.traffic)
+        normal = normaliser.normalise(columns, normaliser.nearest_kinds(columns.prompt))
+        return finite(self.trees.raw_scores(normal), self.name, rows.ids)
 
 
 def _tune(name: str, rows: Answers, train: Mask, validation: Mask, seed: int) -> list[Candidate]:
@@ -208,8 +196,14 @@ def _tune(name: str, rows: Answers, train: Mask, validation: Mask, seed: int) ->
     for maps in seen.signatures.values():
         finite(maps, name, seen.ids)
     which = train[train | validation]
+    home = HomeTraffic(seen, "answer", which)
     return tune(
-        FEATURES["answer"], seen.signatures, seen.statistics, seen.wrong, train=which, validation=~which, seed=seed
+        FEATURES["answer"],
+        lambda features: home.normalised(features).blocks["features"],
+        seen.wrong,
+        train=which,
+        validation=~which,
+        seed=seed,
     )
 
 

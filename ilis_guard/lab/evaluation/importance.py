@@ -11,6 +11,7 @@ from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.fit import FEATURES
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.splits import split
+from ilis_guard.lab.traffic import HomeTraffic
 from ilis_guard.lab.tuning import tune
 from ilis_guard.types import Position, Statistics
 
@@ -65,12 +66,15 @@ def importance(rows: Answers) -> Importance:
     seen = splits["train"] | splits["validation"]
     rows, train = rows.take(seen), splits["train"][seen]
     groups = FEATURES["answer"][0]
-    best = tune([groups], rows.signatures, rows.statistics, rows.wrong, train=train, validation=~train, seed=SEED)[0]
+    home = HomeTraffic(rows, "answer", train)
+    features_of = lambda features: home.normalised(features).blocks["features"]  # noqa: E731 - one choice
+    best = tune([groups], features_of, rows.wrong, train=train, validation=~train, seed=SEED)[0]
     return _folded(best.booster.feature_importance("gain"), groups, rows.layers)
 
 
 def _folded(gain: Float64[np.ndarray, " features"], groups: Sequence[str], layers: int) -> Importance:
-    gain = gain / (gain.sum() or 1.0)
+    # Each column comes twice, as it was and normalised.
+    gain = gain.reshape(2, -1).sum(axis=0) / (gain.sum() or 1.0)
     first, second = np.nonzero(~np.eye(layers, dtype=bool))
     pairs, statistics, start = np.zeros((layers, layers)), {}, 0
     for group in groups:

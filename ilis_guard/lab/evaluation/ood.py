@@ -13,7 +13,7 @@ from ilis_guard.lab.evaluation.trials import OTHERS
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import ScoreCounts
 from ilis_guard.lab.splits import split
-from ilis_guard.scoring.typicality import TypicalityEstimator, profile
+from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_columns
 
 LEVELS: Final = (0.01, 0.05)
 """Levels of typicality: of exchangeable answers, this share lies below each."""
@@ -67,8 +67,8 @@ def _detections(rows: Answers, names: Sequence[str], seed: int) -> Iterator[Dete
 
 
 def _typicality(rows: Answers, train: Mask, calibration: Mask) -> Float64[np.ndarray, " rows"]:
-    profiles = profile(rows.signatures, "answer")
-    return TypicalityEstimator(typicality_reference(profiles, train, calibration)).typicality(profiles)
+    columns = typicality_columns(rows.signatures, "answer")
+    return TypicalityEstimator(typicality_reference(columns, train, calibration)).typicality(columns)
 
 
 def _detection(
