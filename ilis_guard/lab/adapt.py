@@ -1,6 +1,7 @@
 """Adapt a bundle to traffic that nobody labelled: measure its traffic profile."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +21,25 @@ from ilis_guard.scoring.profile import MAX_BYTES, AdaptedProfile
 from ilis_guard.scoring.scorer import LightGBMScorer, blended_trees
 from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.text import is_blank
-from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request
+from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request, Wording
 
+MOST_WORDINGS: Final = 20
+"""Of a profile that only covers their requests. Where there are more, system messages differ from one request to the
+next, and the profile covers all."""
 BATCH: Final = 32
 """Requests that are put to a model together."""
-Traffic = Sequence[tuple[Labels, Generation]]
-"""Answers to requests as they come, with the requests' labels."""
 Progress = Callable[[int, int], None]
 """Called with (requests done, requests in all)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Answers to requests as they come."""
+
+    answers: Sequence[tuple[Labels, Generation]]
+    """With the labels of their requests."""
+    wordings: tuple[Wording, ...] = ()
+    """Of the requests; empty where they aren't known."""
 
 
 def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int = 0) -> AdaptedProfile:
@@ -46,7 +58,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
     scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
     known = [
         (labels, answer)
-        for labels, answer in traffic
+        for labels, answer in traffic.answers
         if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
     ]
     check_traffic(columns := [scorer.columns(answer) for _, answer in known])
@@ -62,6 +74,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
     return AdaptedProfile(
         bundle=bundle.digest,
         model=bundle.metadata.model,
+        wordings=traffic.wordings if len(traffic.wordings) <= MOST_WORDINGS else (),
         traffic=measured,
         uncertainties=tuple(sorted(uncertainties.tolist())),
     )
@@ -105,7 +118,7 @@ def logged_traffic(bundle: Bundle, path: Path) -> Traffic:
             f"{path}: none of {len(decisions)} decisions has an answer that the bundle {bundle.digest!r} scored; they "
             f"name {others!r:.200}"
         )
-    return known
+    return Traffic(answers=known)
 
 
 def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
@@ -118,8 +131,9 @@ def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
     """
     table = read_attempts(path)
     _check_model(bundle, table.harvest.fingerprint, str(path))
-    datasets = [row["dataset"] for row in table.rows()]
-    return [({DATASET: name}, answer) for name, (_, answer) in zip(datasets, table.generations(), strict=True)]
+    labels = [{DATASET: row["dataset"]} for row in table.rows()]
+    answers = [(of_row, answer) for of_row, (_, answer) in zip(labels, table.generations(), strict=True)]
+    return Traffic(answers=answers, wordings=tuple(dict.fromkeys(table.wordings())))
 
 
 def asked_traffic(
@@ -141,7 +155,8 @@ def asked_traffic(
         ProfileError: it is another model than the bundle's.
         ModelError: it answered none of a batch.
     """
-    _check_model(bundle, model.fingerprint, "the tier")
+    fingerprint = model.fingerprint
+    _check_model(bundle, fingerprint, "the tier")
     progress(0, len(requests))
     made: list[tuple[Labels, Generation]] = []
     for start in range(0, len(requests), BATCH):
@@ -156,7 +171,9 @@ def asked_traffic(
             raise next(answer for answer in answers if isinstance(answer, ModelError))
         made += answered
         progress(start + len(answers), len(requests))
-    return made
+    prompt = fingerprint.prompt if isinstance(fingerprint, Fingerprint) else ""
+    wordings = dict.fromkeys(Wording.of(request.messages, prompt=prompt) for request in requests)
+    return Traffic(answers=made, wordings=tuple(wordings))
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -12,6 +12,7 @@ from ilis_guard.scoring.bundle import Bundle
 from ilis_guard.scoring.data_files import DataFileError, describe_problem, parse_json, read_text
 from ilis_guard.scoring.traffic import TrafficProfile
 from ilis_guard.scoring.typicality import BundlePart
+from ilis_guard.types import Wording
 
 MAX_BYTES: Final = 8 * 2**20
 """Larger files are neither read nor written."""
@@ -35,6 +36,8 @@ class AdaptedProfile(BundlePart):
     """Digest of the bundle whose columns were measured."""
     model: str
     """The model's name in the bundle, for people."""
+    wordings: Annotated[tuple[Wording, ...], FailFast()] = ()
+    """Of its requests, to which it applies; empty where they aren't known, and it applies to all."""
     traffic: TrafficProfile
     uncertainties: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast(), AfterValidator(_ascending)
@@ -61,6 +64,10 @@ class AdaptedProfile(BundlePart):
         """
         self.check_fits(bundle)
         return replace(bundle, traffic=self.traffic)
+
+    def covers(self, wording: Wording | None) -> bool:
+        """Whether requests in a wording are of this traffic, as far as that is known."""
+        return not self.wordings or wording is None or wording in self.wordings
 
     def rank(self, uncertainty: float) -> float:
         """The share of the traffic's answers that are surer than one of this uncertainty, 0 to 1."""
