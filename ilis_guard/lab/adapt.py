@@ -23,9 +23,6 @@ from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.text import is_blank
 from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request, Wording
 
-MOST_WORDINGS: Final = 20
-"""Of a profile that only covers their requests. Where there are more, system messages differ from one request to the
-next, and the profile covers all."""
 BATCH: Final = 32
 """Requests that are put to a model together."""
 Progress = Callable[[int, int], None]
@@ -38,8 +35,8 @@ class Traffic:
 
     answers: Sequence[tuple[Labels, Generation]]
     """With the labels of their requests."""
-    wordings: tuple[Wording, ...] = ()
-    """Of the requests; empty where they aren't known."""
+    wordings: frozenset[Wording] | None = None
+    """Of the requests; None where they aren't known."""
 
 
 def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int = 0) -> AdaptedProfile:
@@ -74,10 +71,16 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
     return AdaptedProfile(
         bundle=bundle.digest,
         model=bundle.metadata.model,
-        wordings=traffic.wordings if len(traffic.wordings) <= MOST_WORDINGS else (),
+        wordings=_labelled_wordings(bundle, traffic),
         traffic=measured,
         uncertainties=tuple(sorted(uncertainties.tolist())),
     )
+
+
+def _labelled_wordings(bundle: Bundle, traffic: Traffic) -> tuple[Wording, ...]:
+    """The bundle's wordings that the traffic has, or may have."""
+    known = bundle.metadata.wordings
+    return known if traffic.wordings is None else tuple(one for one in known if one in traffic.wordings)
 
 
 def _kind_of(labels: Labels, by: str, row: int) -> str:
@@ -133,7 +136,7 @@ def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
     _check_model(bundle, table.harvest.fingerprint, str(path))
     labels = [{DATASET: row["dataset"]} for row in table.rows()]
     answers = [(of_row, answer) for of_row, (_, answer) in zip(labels, table.generations(), strict=True)]
-    return Traffic(answers=answers, wordings=tuple(dict.fromkeys(table.wordings())))
+    return Traffic(answers=answers, wordings=frozenset(table.wordings()))
 
 
 def asked_traffic(
@@ -172,8 +175,7 @@ def asked_traffic(
         made += answered
         progress(start + len(answers), len(requests))
     prompt = fingerprint.prompt if isinstance(fingerprint, Fingerprint) else ""
-    wordings = dict.fromkeys(Wording.of(request.messages, prompt=prompt) for request in requests)
-    return Traffic(answers=made, wordings=tuple(wordings))
+    return Traffic(answers=made, wordings=frozenset(Wording.of(each.messages, prompt=prompt) for each in requests))
 
 
 def read_requests(path: Path) -> list[Request]:

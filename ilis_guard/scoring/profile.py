@@ -37,7 +37,8 @@ class AdaptedProfile(BundlePart):
     model: str
     """The model's name in the bundle, for people."""
     wordings: Annotated[tuple[Wording, ...], FailFast()] = ()
-    """Of its requests, to which it applies; empty where they aren't known, and it applies to all."""
+    """The bundle's labelled wordings that requests of this traffic are in. In the others, requests are scored as the
+    labelled rows were; those in no labelled wording are always of this traffic."""
     traffic: TrafficProfile
     uncertainties: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast(), AfterValidator(_ascending)
@@ -64,10 +65,6 @@ class AdaptedProfile(BundlePart):
         """
         self.check_fits(bundle)
         return replace(bundle, traffic=self.traffic)
-
-    def covers(self, wording: Wording | None) -> bool:
-        """Whether requests in a wording are of this traffic, as far as that is known."""
-        return not self.wordings or wording is None or wording in self.wordings
 
     def rank(self, uncertainty: float) -> float:
         """The share of the traffic's answers that are surer than one of this uncertainty, 0 to 1."""

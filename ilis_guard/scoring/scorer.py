@@ -56,14 +56,14 @@ class LightGBMScorer:
         if profile is not None:
             profile.check_fits(bundle)
         self._profile = profile
+        self._labelled = frozenset(metadata.wordings) - frozenset(() if profile is None else profile.wordings)
         self._home = Normaliser(bundle.traffic)
         self._adapted = self._home if profile is None else Normaliser(profile.traffic)
 
     @property
     def departures(self) -> tuple[Departure, ...]:
         """What makes every score uncalibrated: labelled rows are in units of the bundle's own traffic."""
-        profile, fitted = self._profile, self.bundle.metadata.wordings
-        return ("traffic",) if profile is not None and all(map(profile.covers, fitted)) else ()
+        return () if self._profile is None or self._labelled else ("traffic",)
 
     def check_fits(self, fingerprint: Fingerprint | RemoteFingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
@@ -84,8 +84,8 @@ class LightGBMScorer:
     def score(self, generation: Generation, wording: Wording | None = None, labels: Labels = NO_LABELS) -> Score:
         """Score one generation, in well under a millisecond.
 
-        A request that the profile covers is scored in units of its traffic and ranked in it; another one in units of
-        the bundle's own.
+        With a profile, a request is scored in units of its traffic and ranked in it, unless it is put as labelled rows
+        were and the profile's requests weren't.
 
         Args:
             generation: of the bundle's model.
@@ -98,7 +98,7 @@ class LightGBMScorer:
                 probability.
         """
         columns = self.columns(generation)
-        profile = self._profile if self._profile is not None and self._profile.covers(wording) else None
+        profile = None if wording in self._labelled else self._profile
         normaliser = self._home if profile is None else self._adapted
         normal = normaliser.normalise(columns, normaliser.kinds(columns.prompt, [labels]))
         uncertainty = float(self.bundle.metadata.calibration.apply(self._trees.raw_scores(normal))[0])
