@@ -179,7 +179,13 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
         BundleError: they are malformed.
     """
     booster = load_booster(bundle.trees, features=2 * _widths(bundle.metadata)["features"])
-    return BlendedTrees(booster, blending=bundle.metadata.blending, reference=bundle.calibration_set.typicality)
+    metadata = bundle.metadata
+    return BlendedTrees(
+        booster,
+        blending=metadata.blending,
+        reference=bundle.calibration_set.typicality,
+        correction=metadata.correction,
+    )
 
 
 def check_widths(bundle: Bundle) -> None:
@@ -191,6 +197,12 @@ def check_widths(bundle: Bundle) -> None:
     wanted = _widths(bundle.metadata)
     of_traffic = widths(bundle.traffic.kinds[0].moments)
     compared = len(bundle.calibration_set.typicality.mean)
+    correction = bundle.metadata.correction
+    if correction is not None and len(correction.features) != wanted["features"]:
+        raise BundleError(
+            f"the correction of the bundle {bundle.digest} has {len(correction.features)} coefficients, and there are "
+            f"{wanted['features']} features: copy the bundle again or fit it anew"
+        )
     of_prompts = len(bundle.traffic.prompts.mean)
     if of_traffic != wanted or compared != wanted["typicality"] or of_prompts != _prompt_width(bundle.metadata):
         raise BundleError(
