@@ -16,7 +16,7 @@ from ilis_guard.errors import BundleError
 from ilis_guard.scoring import LightGBMScorer, bundle_files, read_bundle
 from ilis_guard.types import Fingerprint
 
-FILES = ["bundle.json", "trees.txt", "calibration.json"]
+FILES = ["bundle.json", "trees.txt", "calibration.json", "traffic.json"]
 
 
 def refusal(folder: Path) -> str:
@@ -180,6 +180,7 @@ WRONG_METADATA: dict[str, Change] = {
     "a list for a mapping": setting("datasets", to=[]),
     "no digests": lambda metadata: metadata.pop("sha256"),
     "a digest missing": lambda metadata: metadata["sha256"].pop("trees.txt"),
+    "no digest of the traffic": lambda metadata: metadata["sha256"].pop("traffic.json"),
     "a list of digests": setting("sha256", to=["trees.txt"]),
     "a digest that is no string": setting("sha256", "trees.txt", to=None),
     "a feature twice": setting("features", to=["mean-prompt", "last-prompt", "statistics", "statistics"]),
@@ -206,7 +207,7 @@ def test_wrong_metadata_is_refused(change: Change, folder: Path) -> None:
     [
         *("", "{", "[]", "{}", "null", "true", "7", '"bundle"', "NaN", '{"version": 1}{'),
         *("9" * 10_000, "[" * 100_000, '{"a":' * 100_000),
-        '{"sha256": {"trees.txt": "", "calibration.json": ""}, "model": "\\ud800"}',
+        '{"sha256": {"trees.txt": "", "calibration.json": "", "traffic.json": ""}, "model": "\\ud800"}',
     ],
     ids=lambda text: text[:20],
 )
@@ -223,10 +224,16 @@ def test_an_endless_number_is_refused(folder: Path) -> None:
     assert "bundle.json" in refusal(folder)
 
 
-@pytest.mark.parametrize("file", ["bundle.json", "calibration.json"])
+TWICE = {
+    "bundle.json": '{"stage": "answer", "stage": "prompt",',
+    "calibration.json": '{"wrong": [],',
+    "traffic.json": '{"label": null,',
+}
+
+
+@pytest.mark.parametrize("file", TWICE)
 def test_a_key_that_is_there_twice_is_refused(file: str, folder: Path) -> None:
-    text = (folder / file).read_text()
-    twice = text.replace("{", '{"stage": "answer", "stage": "prompt",' if file == "bundle.json" else '{"wrong": [],', 1)
+    twice = (folder / file).read_text().replace("{", TWICE[file], 1)
     if file == "bundle.json":
         (folder / file).write_text(twice)
     else:
@@ -305,7 +312,9 @@ def test_trees_over_other_features_with_a_right_digest_are_refused(folder: Path)
     metadata = json.loads((folder / "bundle.json").read_text())
     metadata["features"] = ["mean-prompt"]
     (folder / "bundle.json").write_text(json.dumps(metadata))
-    assert "expect 28 features, the bundle's metadata names 12" in refusal(folder)
+    assert "'features': 12, 'typicality': 6, 'logprob_sum': 1}; its traffic profile has {'features': 28" in refusal(
+        folder
+    )
 
 
 class Trap:
