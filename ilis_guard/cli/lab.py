@@ -341,6 +341,12 @@ def recalibrate(
             "another; of a table, a column. Equal and nearly equal questions always do.",
         ),
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="The traffic profile that the rows are of (`ilis-guard adapt`): the new bundle scores in its units."
+        ),
+    ] = None,
     accept: Annotated[bool, typer.Option("--accept", help=ACCEPT_HELP)] = False,
 ) -> None:
     """Calibrate a bundle on labelled rows of your own traffic; its trees stay as they are.
@@ -350,9 +356,11 @@ def recalibrate(
     from ilis_guard.cli.lab_tables import dependence_line, finding_lines
     from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate as run
     from ilis_guard.scoring import read_bundle
+    from ilis_guard.scoring.profile import read_profile
 
     known = read_bundle(bundle)
-    labelled = read_calibration_rows(known, rows, tier=tier, group_by=group_by)
+    traffic = None if profile is None else read_profile(profile)
+    labelled = read_calibration_rows(known, rows, tier=tier, group_by=group_by, profile=traffic)
     metadata = run(known, labelled, to, accept=accept)
     size = len(read_bundle(str(to)).calibration_set.wrong)
     out.print(f"calibrated on {len(labelled)} rows; {size} of them are a random sample, for thresholds")

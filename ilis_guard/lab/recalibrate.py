@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import BundleMismatchError, FitError
-from ilis_guard.lab.attempts import Answers, read_attempts
+from ilis_guard.lab.attempts import DATASET, Answers, read_attempts
 from ilis_guard.lab.fit import calibrate, check_findings
 from ilis_guard.lab.grouping import Groups, QuestionText, answer_groups, equal_rows, join_rows, question_groups
 from ilis_guard.lab.metrics import weighted_figures
@@ -30,9 +30,10 @@ from ilis_guard.policy.records import VerdictJson, read_column, read_verdicts
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, Split, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle
 from ilis_guard.scoring.findings import calibration_findings, figure_findings
+from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.scoring.risk_control import one_of_each
 from ilis_guard.scoring.scorer import blended_trees
-from ilis_guard.scoring.traffic import Normaliser
+from ilis_guard.scoring.traffic import Normaliser, TrafficProfile
 from ilis_guard.scoring.typicality import squared_distances
 from ilis_guard.types import STATISTICS, Fingerprint, Message, RemoteFingerprint, Wording
 
@@ -71,6 +72,8 @@ class CalibrationRows:
     groups: Groups
     """Index of the first row of each row's group."""
     circumstances: Circumstances
+    traffic: TrafficProfile
+    """In whose units the scores are."""
     group_by: str | None = None
     """The column that grouped them beside their texts."""
     fitted_to: int = 0
@@ -89,7 +92,7 @@ class CalibrationRows:
 
 
 def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: bool = False) -> BundleMetadata:
-    """Write a bundle with the same trees and blending, calibrated on other rows.
+    """Write a bundle with the same trees and blending, calibrated on other rows, and in units of their traffic.
 
     The earlier calibration set isn't kept: it represents other requests. Nor are the earlier wordings, decoding and
     length of answers: the bundle is calibrated for those of these rows.
@@ -145,7 +148,7 @@ def recalibrate(bundle: Bundle, rows: CalibrationRows, folder: Path, *, accept: 
             "findings": findings,
         }
     )
-    write_bundle(metadata, bundle.trees, calibration_set, bundle.traffic, folder)
+    write_bundle(metadata, bundle.trees, calibration_set, rows.traffic, folder)
     return metadata
 
 
@@ -183,7 +186,12 @@ def _cross_fitted(rows: CalibrationRows) -> Float64[np.ndarray, " rows"]:
 
 
 def read_calibration_rows(
-    bundle: Bundle, path: Path, *, tier: str | None = None, group_by: str | None = None
+    bundle: Bundle,
+    path: Path,
+    *,
+    tier: str | None = None,
+    group_by: str | None = None,
+    profile: AdaptedProfile | None = None,
 ) -> CalibrationRows:
     """Read verdicts on answers that this bundle scored, or a harvest that it scores now.
 
@@ -194,20 +202,28 @@ def read_calibration_rows(
         tier: of an export, only rows in which this tier's answer was judged.
         group_by: a column whose equal values mean that rows depend on one another: a document's or a user's. Of an
             export, a key of each line, or ``labels.NAME``.
+        profile: of the traffic that the rows are of, by which the tier scored those of an export; None for the bundle's
+            own.
 
     Raises:
         AttemptsError: the file is neither, or has no such column in all rows.
         FitError: its rows can't represent all requests.
         BundleMismatchError: another model was harvested than the bundle was fitted to.
+        ProfileError: the profile was made with another bundle.
+        ScoringError: a label names the profile's kinds, and isn't known of the rows.
     """
+    if profile is not None:
+        bundle = profile.adapted(bundle)
     if path.suffix == ".parquet":
         if tier is not None:
             raise FitError(f"a harvest is of one tier; tier={tier!r} chooses among the rows of an export")
         return _of_harvest(bundle, read_attempts(path).answers(group_by))
-    return _of_verdicts(bundle, path, tier, group_by)
+    return _of_verdicts(bundle, path, tier, group_by, profile)
 
 
-def _of_verdicts(bundle: Bundle, path: Path, tier: str | None, group_by: str | None) -> CalibrationRows:
+def _of_verdicts(
+    bundle: Bundle, path: Path, tier: str | None, group_by: str | None, profile: AdaptedProfile | None
+) -> CalibrationRows:
     verdicts = read_verdicts(path)
     owners = [None] * len(verdicts) if group_by is None else read_column(path, group_by)
     rows = [(row, owner) for row, owner in zip(verdicts, owners, strict=True) if tier is None or row.tier == tier]
@@ -226,6 +242,7 @@ def _of_verdicts(bundle: Bundle, path: Path, tier: str | None, group_by: str | N
             "it says nothing, so no calibration or threshold can follow from it. Let the policy `audit` a fraction of "
             "what it answers, or harvest a random sample of requests"
         )
+    _check_profile(profile, [row for _, row, _ in scored], path)
     return CalibrationRows(
         ids=[row.id for _, row, _ in scored],
         raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _, _ in scored])),
@@ -234,8 +251,29 @@ def _of_verdicts(bundle: Bundle, path: Path, tier: str | None, group_by: str | N
         distances=None,
         groups=verdict_groups([row for _, row, _ in scored], [owner for _, _, owner in scored]),
         circumstances=_circumstances(bundle.metadata, [row for _, row, _ in scored], path),
+        traffic=bundle.traffic,
         group_by=group_by,
     )
+
+
+def _check_profile(profile: AdaptedProfile | None, verdicts: Sequence[VerdictJson], path: Path) -> None:
+    """Check that rows were scored in units of this profile, which is known by the ranks that it gives.
+
+    Raises:
+        FitError: some weren't.
+    """
+    for row in verdicts:
+        is_adapted = "traffic" in row.departures
+        if profile is None and is_adapted:
+            raise FitError(
+                f"{str(path)!r} holds answers that were scored by a traffic profile, such as {row.id!r:.60}: name the "
+                "profile that the tier had (--profile FILE)"
+            )
+        if profile is not None and not (is_adapted and row.rank == profile.rank(row.uncertainty or 0.0)):
+            raise FitError(
+                f"{str(path)!r} holds answers that weren't scored by this traffic profile, such as {row.id!r:.60} with "
+                f"the rank {row.rank!r}: name the profile that the tier had, or take these rows out"
+            )
 
 
 def _circumstances(fitted: BundleMetadata, verdicts: Sequence[VerdictJson], path: Path) -> Circumstances:
@@ -244,13 +282,13 @@ def _circumstances(fitted: BundleMetadata, verdicts: Sequence[VerdictJson], path
     Raises:
         FitError: a request was put to the model in a way that its row doesn't tell.
     """
-    if others := sorted({name for row in verdicts for name in row.departures} - {"system", "history"}):
+    if others := sorted({name for row in verdicts for name in row.departures} - {"system", "history", "traffic"}):
         raise FitError(
             f"{str(path)!r} holds answers that were asked for or scored otherwise than the bundle's own rows "
             f"({', '.join(others)}), and rows of an export don't tell how: harvest with the tier as it is now, and "
             "recalibrate on that"
         )
-    if hidden := sum(row.redacted and bool(row.departures) for row in verdicts):
+    if hidden := sum(row.redacted and bool({*row.departures} - {"traffic"}) for row in verdicts):
         raise FitError(
             f"{str(path)!r} holds {hidden} redacted rows with another system message or earlier turns than the "
             "bundle's own rows, and which ones isn't known any more; export verdicts before they are redacted"
@@ -322,7 +360,8 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
     answers = answers.take(np.array([wording in wordings for wording in answers.row_wordings().tolist()]))
     normaliser = Normaliser(bundle.traffic)
     columns = columns_of_answers(answers, metadata.features, metadata.stage)
-    normal = normaliser.normalise(columns, normaliser.nearest_kinds(columns.prompt))
+    labels = [{DATASET: name} for name in answers.datasets.tolist()]
+    normal = normaliser.normalise(columns, normaliser.kinds(columns.prompt, labels))
     known = bundle.calibration_set.typicality
     return CalibrationRows(
         ids=answers.ids.tolist(),
@@ -337,6 +376,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
             max_new_tokens=manifest.max_new_tokens,
             wordings=wordings,
         ),
+        traffic=bundle.traffic,
         group_by=answers.group_by,
         fitted_to=int(fitted_to.sum()),
     )

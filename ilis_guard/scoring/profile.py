@@ -1,6 +1,7 @@
 """Profiles: the traffic profile that a bundle was adapted to, as one file of JSON, read as untrusted input."""
 
 from bisect import bisect_left
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -51,6 +52,15 @@ class AdaptedProfile(BundlePart):
                 f"the profile was made with the bundle {self.bundle!r} of {self.model!r}, and this one is "
                 f"{bundle.digest!r} of {bundle.metadata.model!r}: make a profile for it with `ilis-guard adapt`"
             )
+
+    def adapted(self, bundle: Bundle) -> Bundle:
+        """The bundle in units of this traffic, for rows of it to recalibrate.
+
+        Raises:
+            ProfileError: it is another one than the profile was made with.
+        """
+        self.check_fits(bundle)
+        return replace(bundle, traffic=self.traffic)
 
     def rank(self, uncertainty: float) -> float:
         """The share of the traffic's answers that are surer than one of this uncertainty, 0 to 1."""
