@@ -358,14 +358,14 @@ def _of_harvest(bundle: Bundle, harvested: Answers) -> CalibrationRows:
         raise FitError("the bundle was fitted to all of these rows; harvest other questions")
     wordings = list_wordings(answers.row_wordings(), one_of_each(groups[~fitted_to]))
     answers = answers.take(np.array([wording in wordings for wording in answers.row_wordings().tolist()]))
-    normaliser = Normaliser(bundle.traffic)
+    trees, normaliser = blended_trees(bundle), Normaliser(bundle.traffic)
     columns = columns_of_answers(answers, metadata.features, metadata.stage)
     labels = [{DATASET: name} for name in answers.datasets.tolist()]
     normal = normaliser.normalise(columns, normaliser.kinds(columns.prompt, labels))
     known = bundle.calibration_set.typicality
     return CalibrationRows(
         ids=answers.ids.tolist(),
-        raw=blended_trees(bundle).raw_scores(normal),
+        raw=trees.raw_scores(normal),
         wrong=answers.wrong,
         probability=np.ones(len(answers)),
         distances=squared_distances(normal.blocks["typicality"], np.array(known.mean), np.array(known.precision)),

@@ -70,7 +70,9 @@ def test_without_the_prompts_map_there_is_no_score(of_prompts: Bundle, generatio
 def test_a_typicality_reference_of_answers_doesnt_pass_for_one_of_prompts(
     of_prompts: Bundle, calibration_set: CalibrationSet
 ) -> None:
-    with pytest.raises(BundleError, match=r"'typicality': 3}; its traffic profile has .* its typicality reference 6"):
+    with pytest.raises(
+        BundleError, match=r"'typicality': 3, .*; its traffic.json has .* typicality reference in calibration.json 6"
+    ):
         LightGBMScorer(replace(of_prompts, calibration_set=calibration_set))
 
 

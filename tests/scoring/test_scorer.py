@@ -212,5 +212,7 @@ def test_a_map_of_other_layers_is_never_scored(scorer: LightGBMScorer, generatio
 def test_a_bundle_whose_typicality_reference_is_of_other_maps_is_refused(bundle: Bundle) -> None:
     typicality = bundle.calibration_set.typicality.model_copy(update={"mean": (0.0,), "precision": ((1.0,),)})
     other = bundle.calibration_set.model_copy(update={"typicality": typicality})
-    with pytest.raises(BundleError, match=r"bundle [0-9a-f]{16} looks at .*'typicality': 6.* typicality reference 1:"):
+    with pytest.raises(
+        BundleError, match=r"bundle [0-9a-f]{16} looks at .*'typicality': 6.* reference in calibration.json 1:"
+    ):
         LightGBMScorer(dataclasses.replace(bundle, calibration_set=other))
