@@ -148,9 +148,9 @@ def test_trees_of_another_bundle_are_found_by_their_digest(folder: Path, trees: 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def setting(*path: str, to: Any) -> Change:
+def setting(*path: str | int, to: Any) -> Change:
     def change(metadata: dict[str, Any]) -> None:
-        inner = metadata
+        inner: Any = metadata
         for key in path[:-1]:
             inner = inner[key]
         inner[path[-1]] = to

@@ -210,10 +210,9 @@ def test_what_lies_farther_than_twenty_spreads_counts_as_twenty(spreads: float, 
     moments = Moments(mean=(3.0,), spread=(0.5,))
     kind = TrafficKind(name="all", rows=20, moments=dict.fromkeys(BLOCKS, moments))
     normaliser = Normaliser(TrafficProfile(kinds=(kind,), prompts=moments))
-    columns = columns_of(np.array([[3.0 + 0.5 * spreads]]))
-    normal = normaliser.normalise(
-        dataclasses.replace(columns, blocks=dict.fromkeys(BLOCKS, columns.prompt)), np.zeros(1, dtype=np.int64)
-    )
+    column = np.array([[3.0 + 0.5 * spreads]])
+    columns = Columns(blocks=dict.fromkeys(BLOCKS, column), prompt=column)
+    normal = normaliser.normalise(columns, np.zeros(1, dtype=np.int64))
     for block in BLOCKS:
         assert normal.blocks[block][0, -1] == pytest.approx(found, rel=1e-12)
 
@@ -276,4 +275,4 @@ def test_a_profile_that_contradicts_itself_is_none(
     known = json.loads(of_two_kinds(mixed).model_dump_json())
     change(known)
     with pytest.raises(ValidationError, match=message):
-        TrafficProfile.model_validate(known)
+        TrafficProfile.model_validate_json(json.dumps(known))
