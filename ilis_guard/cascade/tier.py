@@ -143,7 +143,7 @@ class Tier:
         if is_blank(generation.text):
             raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
         self._check_fits(self.scorer)
-        return self._departing("answer", _scored(self.scorer, generation, labels), generation, wording)
+        return self._departing("answer", _scored(self.scorer, generation, wording, labels), generation, wording)
 
     def score_prompt(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score:
         """As `score`, of a generation at the prompt.
@@ -155,7 +155,7 @@ class Tier:
         if self.prompt_scorer is None:
             raise ScoringError(f"the tier {self.name!r} has no prompt bundle, so its prompts have no score")
         self._check_fits(self.prompt_scorer)
-        return self._departing("prompt", _scored(self.prompt_scorer, generation, labels), generation, wording)
+        return self._departing("prompt", _scored(self.prompt_scorer, generation, wording, labels), generation, wording)
 
     def _check_fits(self, scorer: Scorer | None) -> None:
         if isinstance(scorer, LightGBMScorer) and (found := self.model.fingerprint) is not None:
@@ -227,9 +227,11 @@ class Tier:
         return replace(checked, departures=in_order(departures))
 
 
-def _scored(scorer: Scorer, generation: Generation, labels: Labels) -> object:
-    """Only a bundle's traffic profile may look at labels."""
-    return scorer.score(generation, labels) if isinstance(scorer, LightGBMScorer) else scorer.score(generation)
+def _scored(scorer: Scorer, generation: Generation, wording: Wording, labels: Labels) -> object:
+    """Score; a bundle's traffic profile asks how the request was put, and of what kind it is."""
+    if isinstance(scorer, LightGBMScorer):
+        return scorer.score(generation, wording, labels)
+    return scorer.score(generation)
 
 
 def _checked(score: object) -> Score:

@@ -1,6 +1,7 @@
 """Adapt a bundle to traffic that nobody labelled: measure its traffic profile."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,14 +23,22 @@ from ilis_guard.scoring.profile import MAX_BYTES, AdaptedProfile
 from ilis_guard.scoring.scorer import LightGBMScorer, blended_trees
 from ilis_guard.scoring.traffic import Normaliser, kind_name
 from ilis_guard.text import is_blank
-from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request
+from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request, Wording
 
 BATCH: Final = 32
 """Requests that are put to a model together."""
-Traffic = Sequence[tuple[Labels, Generation]]
-"""Answers to requests as they come, with the requests' labels."""
 Progress = Callable[[int, int], None]
 """Called with (requests done, requests in all)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Answers to requests as they come."""
+
+    answers: Sequence[tuple[Labels, Generation]]
+    """With the labels of their requests."""
+    wordings: frozenset[Wording] | None = None
+    """Of the requests; None where they aren't known."""
 
 
 def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int = 0) -> AdaptedProfile:
@@ -48,7 +57,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
     scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
     known = [
         (labels, answer)
-        for labels, answer in traffic
+        for labels, answer in traffic.answers
         if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
     ]
     check_traffic(columns := [_columns(scorer, answer, row) for row, (_, answer) in enumerate(known, 1)])
@@ -65,6 +74,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
     return AdaptedProfile(
         bundle=bundle.digest,
         model=bundle.metadata.model,
+        wordings=_labelled_wordings(bundle, traffic),
         traffic=measured,
         uncertainties=tuple(sorted(uncertainties.tolist())),
     )
@@ -78,6 +88,12 @@ def _check_uncertainties(uncertainties: Float64[np.ndarray, " rows"]) -> None:
             f"all {len(uncertainties)} answers got the same uncertainty, {uncertainties[0]:.3f}: no share of them is "
             "surer than the others. Give answers to different requests"
         )
+
+
+def _labelled_wordings(bundle: Bundle, traffic: Traffic) -> tuple[Wording, ...]:
+    """The bundle's wordings that the traffic has, or may have."""
+    known = bundle.metadata.wordings
+    return known if traffic.wordings is None else tuple(one for one in known if one in traffic.wordings)
 
 
 def _kind_of(labels: Labels, by: str, row: int) -> str:
@@ -125,7 +141,7 @@ def logged_traffic(bundle: Bundle, path: Path) -> Traffic:
             f"{path}: none of {len(decisions)} decisions has an answer that the bundle {bundle.digest!r} scored; they "
             f"name {others!r:.200}"
         )
-    return known
+    return Traffic(answers=known)
 
 
 def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
@@ -138,8 +154,9 @@ def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
     """
     table = read_attempts(path)
     _check_model(bundle, table.harvest.fingerprint, str(path))
-    datasets = [row["dataset"] for row in table.rows()]
-    return [({DATASET: name}, answer) for name, (_, answer) in zip(datasets, table.generations(), strict=True)]
+    labels = [{DATASET: row["dataset"]} for row in table.rows()]
+    answers = [(of_row, answer) for of_row, (_, answer) in zip(labels, table.generations(), strict=True)]
+    return Traffic(answers=answers, wordings=frozenset(table.wordings()))
 
 
 def asked_traffic(
@@ -161,7 +178,8 @@ def asked_traffic(
         ProfileError: it is another model than the bundle's.
         ModelError: it answered none of a batch.
     """
-    _check_model(bundle, model.fingerprint, "the tier")
+    fingerprint = model.fingerprint
+    _check_model(bundle, fingerprint, "the tier")
     progress(0, len(requests))
     made: list[tuple[Labels, Generation]] = []
     for start in range(0, len(requests), BATCH):
@@ -176,7 +194,8 @@ def asked_traffic(
             raise next(answer for answer in answers if isinstance(answer, ModelError))
         made += answered
         progress(start + len(answers), len(requests))
-    return made
+    prompt = fingerprint.prompt if isinstance(fingerprint, Fingerprint) else ""
+    return Traffic(answers=made, wordings=frozenset(Wording.of(each.messages, prompt=prompt) for each in requests))
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -1,6 +1,7 @@
 """What a guard.yaml's tiers have that the rows of their bundles hadn't, told without their models."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.tiers import TierConfig, decoding_name
@@ -8,6 +9,7 @@ from ilis_guard.policy.explain import departures_text
 from ilis_guard.policy.lint import Notice
 from ilis_guard.policy.score_limits import Bundles
 from ilis_guard.scoring.bundle import BundleMetadata
+from ilis_guard.scoring.profile import read_profile
 from ilis_guard.types import Departure, Fingerprint, Stage, in_order
 from ilis_guard.types.generations import SOFT_ARGUMENTS
 
@@ -18,6 +20,9 @@ def departure_notices(config: GuardConfig, bundles: Bundles) -> Iterator[Notice]
     Args:
         config: gives the tiers.
         bundles: what scores at each stage, by tier.
+
+    Raises:
+        ProfileError: a tier's traffic profile can't be read.
     """
     tiers = {tier.name: tier for tier in config.tiers}
     for stage, by_tier in bundles.items():
@@ -32,7 +37,8 @@ def departure_notices(config: GuardConfig, bundles: Bundles) -> Iterator[Notice]
 
 
 def _departures(tier: TierConfig, stage: Stage, fitted: BundleMetadata) -> Iterator[Departure]:
-    if tier.profile_of(stage) is not None:
+    file = tier.profile_of(stage)
+    if file is not None and set(fitted.wordings) <= set(read_profile(Path(file)).wordings):
         yield "traffic"
     fingerprint = fitted.fingerprint
     if isinstance(fingerprint, Fingerprint):

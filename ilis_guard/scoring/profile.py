@@ -12,6 +12,7 @@ from ilis_guard.scoring.bundle import Bundle
 from ilis_guard.scoring.data_files import DataFileError, describe_problem, parse_json, read_text
 from ilis_guard.scoring.traffic import TrafficProfile
 from ilis_guard.scoring.typicality import BundlePart
+from ilis_guard.types import Wording
 
 MAX_BYTES: Final = 8 * 2**20
 """Larger files are neither read nor written."""
@@ -35,6 +36,9 @@ class AdaptedProfile(BundlePart):
     """Digest of the bundle whose columns were measured."""
     model: str
     """The model's name in the bundle, for people."""
+    wordings: Annotated[tuple[Wording, ...], FailFast()] = ()
+    """The bundle's labelled wordings that requests of this traffic are in. In the others, requests are scored as the
+    labelled rows were; those in no labelled wording are always of this traffic."""
     traffic: TrafficProfile
     uncertainties: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1)], ...], FailFast(), AfterValidator(_ascending)

@@ -14,7 +14,7 @@ from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import COMPARED, TypicalityEstimator
-from ilis_guard.types import Departure, Fingerprint, Generation, Labels, Position, RemoteFingerprint, Score
+from ilis_guard.types import Departure, Fingerprint, Generation, Labels, Position, RemoteFingerprint, Score, Wording
 
 NO_LABELS: Final[Labels] = {}
 
@@ -38,7 +38,7 @@ class LightGBMScorer:
 
         Args:
             bundle: what scores.
-            profile: of the traffic that is scored; None for that of the bundle's own rows.
+            profile: of traffic that isn't the bundle's own rows; None where there is none.
 
         Raises:
             BundleError: they are malformed, or the bundle's parts don't belong to the same maps.
@@ -55,12 +55,14 @@ class LightGBMScorer:
         if profile is not None:
             profile.check_fits(bundle)
         self._profile = profile
-        self._normaliser = Normaliser(bundle.traffic if profile is None else profile.traffic)
+        self._labelled = frozenset(metadata.wordings) - frozenset(() if profile is None else profile.wordings)
+        self._home = Normaliser(bundle.traffic)
+        self._adapted = self._home if profile is None else Normaliser(profile.traffic)
 
     @property
     def departures(self) -> tuple[Departure, ...]:
-        """Why no score is calibrated: labelled rows are in units of the bundle's own traffic."""
-        return () if self._profile is None else ("traffic",)
+        """What makes every score uncalibrated: labelled rows are in units of the bundle's own traffic."""
+        return () if self._profile is None or self._labelled else ("traffic",)
 
     def check_fits(self, fingerprint: Fingerprint | RemoteFingerprint) -> None:
         """Refuse a model that isn't the one this bundle was fitted to.
@@ -78,11 +80,15 @@ class LightGBMScorer:
                 "as the bundle says, or harvest and fit a bundle for it"
             )
 
-    def score(self, generation: Generation, labels: Labels = NO_LABELS) -> Score:
+    def score(self, generation: Generation, wording: Wording | None = None, labels: Labels = NO_LABELS) -> Score:
         """Score one generation, in well under a millisecond.
+
+        With a profile, a request is scored in units of its traffic and ranked in it, unless it is put as labelled rows
+        were and the profile's requests weren't.
 
         Args:
             generation: of the bundle's model.
+            wording: of its request; None where it isn't known.
             labels: of its request; a profile whose kinds a label names needs that one.
 
         Raises:
@@ -91,13 +97,15 @@ class LightGBMScorer:
                 probability.
         """
         columns = self.columns(generation)
-        normal = self._normaliser.normalise(columns, self._normaliser.kinds(columns.prompt, [labels]))
+        profile = None if wording in self._labelled else self._profile
+        normaliser = self._home if profile is None else self._adapted
+        normal = normaliser.normalise(columns, normaliser.kinds(columns.prompt, [labels]))
         uncertainty = float(self.bundle.metadata.calibration.apply(self._trees.raw_scores(normal))[0])
         score = Score(
             uncertainty=uncertainty,
             typicality=float(self._typicality.typicality(normal.blocks["typicality"])[0]),
-            rank=math.nan if self._profile is None else self._profile.rank(uncertainty),
-            departures=self.departures,
+            rank=math.nan if profile is None else profile.rank(uncertainty),
+            departures=() if profile is None else ("traffic",),
         )
         if not (math.isfinite(score.uncertainty) and math.isfinite(score.typicality)):
             raise ScoringError(

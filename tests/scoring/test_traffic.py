@@ -165,9 +165,9 @@ def test_without_a_known_value_of_the_label_there_is_no_score(
 ) -> None:
     by_topic = dataclasses.replace(bundle, traffic=of_two_kinds(columns, label="topic"))
     scorer = LightGBMScorer(by_topic)
-    assert 0 <= scorer.score(generation(0), {"topic": "short"}).uncertainty <= 1
+    assert 0 <= scorer.score(generation(0), labels={"topic": "short"}).uncertainty <= 1
     with pytest.raises(ScoringError, match=message):
-        scorer.score(generation(0), labels)
+        scorer.score(generation(0), labels=labels)
 
 
 def test_a_label_with_long_values_makes_no_long_message(mixed: Columns) -> None:
@@ -181,7 +181,8 @@ def test_a_label_with_long_values_makes_no_long_message(mixed: Columns) -> None:
 def test_the_kind_of_a_request_changes_its_score(bundle: Bundle, columns: Columns, generation: Row) -> None:
     scorer = LightGBMScorer(dataclasses.replace(bundle, traffic=of_two_kinds(columns, label="topic")))
     short, long = (
-        [scorer.score(generation(row), {"topic": kind}).uncertainty for row in range(20)] for kind in ("short", "long")
+        [scorer.score(generation(row), labels={"topic": kind}).uncertainty for row in range(20)]
+        for kind in ("short", "long")
     )
     assert short != long
 

@@ -175,7 +175,7 @@ def test_a_bundle_whose_kinds_a_label_names_asks_for_the_label(folder: Path, gen
     scorer = LightGBMScorer(read_bundle(str(folder)))
     with pytest.raises(ScoringError, match="the label 'topic' names the kinds"):
         scorer.score(generation(0))
-    assert 0 <= scorer.score(generation(0), {"topic": "all"}).uncertainty <= 1
+    assert 0 <= scorer.score(generation(0), labels={"topic": "all"}).uncertainty <= 1
 
 
 def test_an_older_bundle_without_a_traffic_profile_is_refused_by_the_files_name(folder: Path) -> None:
