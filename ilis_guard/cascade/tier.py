@@ -161,10 +161,14 @@ class Tier:
         if isinstance(scorer, LightGBMScorer) and (found := self.model.fingerprint) is not None:
             scorer.check_fits(found)
 
-    def stream(self, messages: Sequence[Message]) -> Generator[Step, None, None]:
+    def stream(self, messages: Sequence[Message], labels: Labels = NO_LABELS) -> Generator[Step, None, None]:
         """Answer step by step, each step with the score so far; closing the iterator ends the generation.
 
         As everywhere, what a model returns is checked, and what it thought is taken out.
+
+        Args:
+            messages: the conversation.
+            labels: of the request.
 
         Raises:
             ModelError: the model isn't a `StepwiseModel`, failed, or returned what is no generation.
@@ -177,7 +181,7 @@ class Tier:
         with closing(self.model.stream(messages)) as steps:
             for step in steps:
                 generation = check_generation(step.generation)
-                yield replace(builder.step(generation), score=self.score_so_far(generation, wording))
+                yield replace(builder.step(generation), score=self.score_so_far(generation, wording, labels))
 
     def score_so_far(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score | None:
         """Score an unfinished generation; None where there is nothing to score, or no scorer.

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ilis_guard.errors import AttemptsError, ModelError, ProfileError, RequestError
+from ilis_guard.errors import AttemptsError, ModelError, ProfileError, RequestError, ScoringError
 from ilis_guard.lab.attempts import DATASET, read_attempts
 from ilis_guard.lab.conversations import read_conversation
 from ilis_guard.lab.files import replacing
@@ -19,7 +21,7 @@ from ilis_guard.scoring.bundle import Bundle
 from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.profile import MAX_BYTES, AdaptedProfile
 from ilis_guard.scoring.scorer import LightGBMScorer, blended_trees
-from ilis_guard.scoring.traffic import Normaliser
+from ilis_guard.scoring.traffic import Normaliser, kind_name
 from ilis_guard.text import is_blank
 from ilis_guard.types import Fingerprint, Generation, Label, Labels, RemoteFingerprint, Request, Wording
 
@@ -49,8 +51,8 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         seed: of the clusters of prompts.
 
     Raises:
-        ProfileError: there are too few answers, in all or of a kind, all are the same, or a request lacks the label.
-        ScoringError: an answer holds a number that isn't finite.
+        ProfileError: there are too few answers, in all or of a kind, all are the same, one holds a number that isn't
+            finite, or a request lacks the label.
     """
     scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
     known = [
@@ -58,7 +60,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         for labels, answer in traffic.answers
         if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
     ]
-    check_traffic(columns := [scorer.columns(answer) for _, answer in known])
+    check_traffic(columns := [_columns(scorer, answer, row) for row, (_, answer) in enumerate(known, 1)])
     measured_on, labels = Columns.concatenated(columns), [each for each, _ in known]
     measured = (
         profile_by_prompts(measured_on, seed=seed)
@@ -68,6 +70,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
     normaliser = Normaliser(measured)
     normal = normaliser.normalise(measured_on, normaliser.kinds(measured_on.prompt, labels))
     uncertainties = bundle.metadata.calibration.apply(blended_trees(bundle).raw_scores(normal))
+    _check_uncertainties(uncertainties)
     return AdaptedProfile(
         bundle=bundle.digest,
         model=bundle.metadata.model,
@@ -75,6 +78,16 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         traffic=measured,
         uncertainties=tuple(sorted(uncertainties.tolist())),
     )
+
+
+def _check_uncertainties(uncertainties: Float64[np.ndarray, " rows"]) -> None:
+    if not np.isfinite(uncertainties).all():
+        raise ProfileError("an uncertainty isn't a number: the bundle is damaged; copy it again or fit it anew")
+    if (uncertainties == uncertainties[0]).all():
+        raise ProfileError(
+            f"all {len(uncertainties)} answers got the same uncertainty, {uncertainties[0]:.3f}: no share of them is "
+            "surer than the others. Give answers to different requests"
+        )
 
 
 def _labelled_wordings(bundle: Bundle, traffic: Traffic) -> tuple[Wording, ...]:
@@ -86,7 +99,14 @@ def _labelled_wordings(bundle: Bundle, traffic: Traffic) -> tuple[Wording, ...]:
 def _kind_of(labels: Labels, by: str, row: int) -> str:
     if by not in labels:
         raise ProfileError(f"request {row} has no label {by!r:.60}; it has {sorted(labels)!r:.120}")
-    return str(labels[by])
+    return kind_name(labels[by])
+
+
+def _columns(scorer: LightGBMScorer, answer: Generation, row: int) -> Columns:
+    try:
+        return scorer.columns(answer)
+    except ScoringError as error:
+        raise ProfileError(f"answer {row} can't be measured: {error}") from error
 
 
 def logged_traffic(bundle: Bundle, path: Path) -> Traffic:

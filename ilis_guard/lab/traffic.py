@@ -13,7 +13,7 @@ from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.scoring.columns import Columns, columns_of
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.profile import LEAST_ANSWERS
-from ilis_guard.scoring.traffic import Moments, Normaliser, TrafficKind, TrafficProfile, measure_kind
+from ilis_guard.scoring.traffic import LARGEST, Moments, Normaliser, TrafficKind, TrafficProfile, measure_kind
 from ilis_guard.types import Stage
 
 MOST_KINDS: Final = 12
@@ -84,14 +84,17 @@ def check_traffic(rows: Sequence[Columns]) -> None:
         rows: the columns of each answer.
 
     Raises:
-        ProfileError: there are too few, or nothing varies.
+        ProfileError: there are too few, nothing varies, or a number is beyond all measure.
     """
     if len(rows) < LEAST_ANSWERS:
         raise ProfileError(
             f"a traffic profile needs {LEAST_ANSWERS} scored answers, got {len(rows)}: give more of them; 50 give most "
             "of what a profile gives"
         )
-    if not Columns.concatenated(rows).blocks["features"].std(axis=0).any():
+    together = Columns.concatenated(rows)
+    if not all(np.abs(block).max(initial=0.0) <= LARGEST for block in together.blocks.values()):
+        raise ProfileError(f"an answer holds a number beyond {LARGEST:g}, which no model gives: leave it out")
+    if not (together.blocks["features"] != together.blocks["features"][0]).any():
         raise ProfileError(
             f"all {len(rows)} answers have the same numbers: they are one answer, repeated. Give answers to different "
             "requests"

@@ -198,22 +198,30 @@ class TicketRecordJson(_Record):
         )
 
 
+def _square(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    if any(len(row) != len(rows) for row in rows):
+        raise ValueError("a signature has as many rows as columns")
+    return rows
+
+
 class TappedAttemptJson(AttemptJson):
     """`Attempt.to_dict`, with its signatures."""
 
-    signatures: Mapping[Position, tuple[tuple[float, ...], ...]]
+    signatures: Mapping[Position, Annotated[tuple[tuple[float, ...], ...], AfterValidator(_square)]]
 
     @property
     def generation(self) -> Generation:
         """What the model returned, as far as it was kept."""
         made = self.attempt
+        with np.errstate(over="ignore"):  # it becomes infinite, which is never scored
+            signatures = {position: np.array(rows, dtype=np.float32) for position, rows in self.signatures.items()}
         return Generation(
             text=made.text,
             tokens=made.tokens,
             prompt_tokens=made.prompt_tokens,
             finish_reason=made.finish_reason,
             seconds=made.seconds,
-            signatures={position: np.array(rows, dtype=np.float32) for position, rows in self.signatures.items()},
+            signatures=signatures,
             statistics=made.statistics,
         )
 

@@ -48,12 +48,17 @@ class AdaptedProfile(BundlePart):
         """Refuse a bundle that the profile wasn't made with.
 
         Raises:
-            ProfileError: it is another one.
+            ProfileError: it is another one, or looks at other columns.
         """
         if self.bundle != bundle.digest:
             raise ProfileError(
                 f"the profile was made with the bundle {self.bundle!r} of {self.model!r}, and this one is "
                 f"{bundle.digest!r} of {bundle.metadata.model!r}: make a profile for it with `ilis-guard adapt`"
+            )
+        if self.traffic.widths != bundle.traffic.widths:
+            raise ProfileError(
+                f"the profile has the columns {self.traffic.widths!r}, and its bundle {bundle.digest!r} "
+                f"{bundle.traffic.widths!r}: it is damaged; make it again with `ilis-guard adapt`"
             )
 
     def rank(self, uncertainty: float) -> float:

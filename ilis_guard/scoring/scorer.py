@@ -1,7 +1,7 @@
 """Scorers: from one generation to its uncertainty, typicality and rank."""
 
 import math
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ilis_guard.scoring.bundle import Bundle, BundleMetadata
 from ilis_guard.scoring.columns import BLOCKS, Block, Columns, columns_of
 from ilis_guard.scoring.features import Maps, feature_count, positions_of
 from ilis_guard.scoring.profile import AdaptedProfile
-from ilis_guard.scoring.traffic import Normaliser, widths
+from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.scoring.trees import load_booster
 from ilis_guard.scoring.typicality import COMPARED, TypicalityEstimator
 from ilis_guard.types import Departure, Fingerprint, Generation, Labels, Position, RemoteFingerprint, Score, Wording
@@ -47,7 +47,6 @@ class LightGBMScorer:
         self.bundle = bundle
         metadata = bundle.metadata
         self._layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else None
-        check_widths(bundle)
         self._trees = blended_trees(bundle)
         self._typicality = TypicalityEstimator(bundle.calibration_set.typicality)
         self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
@@ -176,8 +175,9 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
     """Load a bundle's trees, with what they are blended with.
 
     Raises:
-        BundleError: they are malformed.
+        BundleError: they are malformed, or the bundle's parts don't belong to the same columns.
     """
+    _check_widths(bundle)
     booster = load_booster(bundle.trees, features=2 * _widths(bundle.metadata)["features"])
     metadata = bundle.metadata
     return BlendedTrees(
@@ -188,14 +188,8 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
     )
 
 
-def check_widths(bundle: Bundle) -> None:
-    """Check that a bundle's parts belong to the same columns.
-
-    Raises:
-        BundleError: they don't.
-    """
-    wanted = _widths(bundle.metadata)
-    of_traffic = widths(bundle.traffic.kinds[0].moments)
+def _check_widths(bundle: Bundle) -> None:
+    wanted, found = _widths(bundle.metadata), bundle.traffic.widths
     compared = len(bundle.calibration_set.typicality.mean)
     correction = bundle.metadata.correction
     if correction is not None and len(correction.features) != wanted["features"]:
@@ -203,15 +197,14 @@ def check_widths(bundle: Bundle) -> None:
             f"the correction of the bundle {bundle.digest} has {len(correction.features)} coefficients, and there are "
             f"{wanted['features']} features: copy the bundle again or fit it anew"
         )
-    of_prompts = len(bundle.traffic.prompts.mean)
-    if of_traffic != wanted or compared != wanted["typicality"] or of_prompts != _prompt_width(bundle.metadata):
+    if found != wanted or compared != wanted["typicality"]:
         raise BundleError(
-            f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic profile has {of_traffic!r} and "
-            f"its typicality reference {compared}: copy the bundle again or fit it anew"
+            f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic.json has {found!r} and its "
+            f"typicality reference in calibration.json {compared}: copy the bundle again or fit it anew"
         )
 
 
-def _widths(metadata: BundleMetadata) -> dict[Block, int]:
+def _widths(metadata: BundleMetadata) -> dict[Block | Literal["prompt"], int]:
     layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else 0
     statistics = len(metadata.statistics)
     counted: dict[Block, int] = {
@@ -219,9 +212,6 @@ def _widths(metadata: BundleMetadata) -> dict[Block, int]:
         "typicality": len(COMPARED[metadata.stage]) * (layers - 1) if layers else statistics,
         "logprob_sum": int(metadata.stage == "answer" and "logprob_sum" in metadata.statistics),
     }
-    return {name: counted[name] for name in BLOCKS if counted[name]}
-
-
-def _prompt_width(metadata: BundleMetadata) -> int:
-    layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else 0
-    return feature_count(["prompt-summary"], layers=layers, statistics=0) if layers else 0
+    prompt = feature_count(["prompt-summary"], layers=layers, statistics=0) if layers else 0
+    known = {name: counted[name] for name in BLOCKS if counted[name] or name != "logprob_sum"}
+    return {**known, "prompt": prompt}

@@ -4,25 +4,38 @@ The maps of two kinds of requests differ more than those of right and wrong answ
 in units of their own kind's traffic: ``z = (x - mean) / spread`` (docs/profiles.md).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, model_validator
 
 from ilis_guard.errors import ScoringError
 from ilis_guard.scoring.columns import BLOCKS, Block, Columns
-from ilis_guard.scoring.typicality import BundlePart, Row
-from ilis_guard.types import Labels
+from ilis_guard.scoring.typicality import BundlePart
+from ilis_guard.types import Label, Labels
+from ilis_guard.types.requests import nfc
 
 DIGITS: Final = 6
-"""Significant ones of a moment: more than any estimate from some hundred rows has."""
+"""Significant ones of a spread, and of a mean counted in spreads: more than any estimate from some hundred rows has."""
+LARGEST: Final = 1e100
+"""Of a moment, and 1 / the smallest spread: with larger ones, normalising could multiply 0 by infinity."""
 CONSTANT: Final = 1e-9
 """A spread up to this share of the mean is rounding: the column says nothing of such traffic, and is 0."""
 FARTHEST: Final = 20.0
 """Spreads from the mean at which a column is cut off, so that one row can't outweigh all others."""
+
+
+def _invertible(spread: float) -> float:
+    if 0 < spread < 1 / LARGEST:
+        raise ValueError(f"a spread is 0, or at least {1 / LARGEST}")
+    return spread
+
+
+Bounded = Annotated[tuple[Annotated[float, Field(ge=-LARGEST, le=LARGEST)], ...], FailFast()]
 
 
 class Moments(BundlePart):
@@ -30,16 +43,20 @@ class Moments(BundlePart):
 
     model_config = ConfigDict(strict=False)  # built from lists, too; files are read strictly
 
-    mean: Row
-    spread: Annotated[tuple[Annotated[float, Field(ge=0)], ...], FailFast()]
+    mean: Bounded
+    spread: Annotated[tuple[Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(_invertible)], ...], FailFast()]
     """0 where the column is constant."""
 
     @classmethod
     def of(cls, values: Float64[np.ndarray, "rows columns"]) -> "Moments":
         """Measure columns, over at least one row."""
         mean, spread = values.mean(axis=0), values.std(axis=0)
-        spread[spread <= CONSTANT * np.abs(mean)] = 0.0
-        return cls(mean=_rounded(mean), spread=_rounded(spread))
+        spread[spread <= np.maximum(CONSTANT * np.abs(mean), 1 / LARGEST)] = 0.0
+        pairs = list(zip(mean.tolist(), spread.tolist(), strict=True))
+        return cls(
+            mean=tuple(_rounded(mean, _digits(mean, spread)) for mean, spread in pairs),
+            spread=tuple(_rounded(spread, DIGITS) for _, spread in pairs),
+        )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> "Moments":
@@ -56,7 +73,7 @@ class TrafficKind(BundlePart):
     rows: int = Field(ge=1)
     """Answers that the moments were measured on."""
     moments: Mapping[Block, Moments]
-    centre: Row = ()
+    centre: Bounded = ()
     """Mean summary of the prompts' maps, in spreads from the mean of all traffic; empty where labels tell kinds
     apart, or there is one kind."""
 
@@ -77,22 +94,31 @@ class TrafficProfile(BundlePart):
         for kind in self.kinds:
             if len(kind.centre) != width:
                 raise ValueError(f"the kind {kind.name!r:.60} has a centre of {len(kind.centre)} numbers, not {width}")
-            if widths(kind.moments) != widths(first.moments):
+            if _widths(kind) != _widths(first):
                 raise ValueError(f"the kind {kind.name!r:.60} has other columns than {first.name!r:.60}")
         if len({kind.name for kind in self.kinds}) < len(self.kinds):
             raise ValueError("a kind stands twice")
         return self
 
+    @property
+    def widths(self) -> dict[Block | Literal["prompt"], int]:
+        """Columns of each block, and of the prompts' summaries."""
+        return {**_widths(self.kinds[0]), "prompt": len(self.prompts.mean)}
 
-def widths(moments: Mapping[Block, Moments]) -> dict[Block, int]:
-    """Count the columns of each block."""
-    return {name: len(moments[name].mean) for name in BLOCKS if name in moments}
+
+def _widths(kind: TrafficKind) -> dict[Block, int]:
+    return {name: len(kind.moments[name].mean) for name in BLOCKS if name in kind.moments}
 
 
-def measure_kind(columns: Columns, name: str, centre: Row = ()) -> TrafficKind:
+def measure_kind(columns: Columns, name: str, centre: tuple[float, ...] = ()) -> TrafficKind:
     """Measure the moments of traffic of one kind."""
     moments = {block: Moments.of(values) for block, values in columns.blocks.items()}
     return TrafficKind(name=name, rows=len(columns), moments=moments, centre=centre)
+
+
+def kind_name(value: Label) -> str:
+    """The name of the kind that a label's value says; labels of requests are in NFC, and those of files may not be."""
+    return nfc(str(value))
 
 
 class Normaliser:
@@ -138,7 +164,7 @@ class Normaliser:
                 f"the label {label!r:.60} names the kinds of the traffic profile, and the request has the labels "
                 f"{sorted(labels)!r:.120}: send it, or make a profile without --by"
             )
-        value = str(labels[label])
+        value = kind_name(labels[label])
         if value not in self._named:
             raise ScoringError(
                 f"the traffic profile has no kind {value!r:.60} (label {label!r:.60}); it has "
@@ -167,7 +193,8 @@ class _Scale:
         self._per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
 
     def normalise(self, values: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, "rows columns"]:
-        normalised: Float64[np.ndarray, "rows columns"] = (values - self._mean) * self._per_spread
+        with np.errstate(over="ignore"):  # beyond all numbers is beyond the farthest, too
+            normalised: Float64[np.ndarray, "rows columns"] = (values - self._mean) * self._per_spread
         return normalised.clip(-FARTHEST, FARTHEST)
 
 
@@ -181,5 +208,10 @@ def _by_kind(
     return normalised
 
 
-def _rounded(values: Float64[np.ndarray, " columns"]) -> Row:
-    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _digits(mean: float, spread: float) -> int:
+    """Of a mean, so that it is known to `DIGITS` in spreads: columns may vary by little beside their mean."""
+    return DIGITS + max(0, math.ceil(math.log10(abs(mean) / spread))) if mean and spread else DIGITS

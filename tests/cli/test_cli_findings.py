@@ -104,7 +104,7 @@ def test_recalibrating_on_useless_verdicts_is_refused_and_says_who_repeats_whom(
 
 def test_policy_check_repeats_findings_and_idle_thresholds(run: Callable[..., Any], tmp_path: Path) -> None:
     doubted = doubted_bundle()
-    write_bundle(doubted.metadata, doubted.trees, doubted.calibration_set, tmp_path / "doubted")
+    write_bundle(doubted.metadata, doubted.trees, doubted.calibration_set, doubted.traffic, tmp_path / "doubted")
     (tmp_path / "policy.yaml").write_text(GUARDED)
     (tmp_path / "guard.yaml").write_text(
         "version: 1\npolicy: ./policy.yaml\n"

@@ -17,10 +17,10 @@ from ilis_guard.lab import fit as module, metrics, tuning
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.splits import SHARES, check_splits, split
-from ilis_guard.scoring import BundleMetadata, LightGBMScorer, read_bundle
+from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle
+from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import Split
-from ilis_guard.scoring.calibration import raw_scores
-from ilis_guard.scoring.features import feature_matrix
+from ilis_guard.scoring.columns import Columns, columns_of
 from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_columns
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 from tests.lab.synthetic import harvest_manifest
@@ -86,6 +86,19 @@ def generation(rows: Answers, index: int) -> Generation:
     )
 
 
+def normalised(rows: Answers, bundle: Bundle) -> Columns:
+    """Columns in units of a bundle's traffic, of one kind as all prompts here are."""
+    columns = columns_of(bundle.metadata.features, "answer", rows.signatures, rows.statistics, rows.known)
+    (kind,) = bundle.traffic.kinds
+    blocks = {}
+    for block, values in columns.blocks.items():
+        mean, spread = np.array(kind.moments[block].mean), np.array(kind.moments[block].spread)
+        assert (spread > 0).all()
+        blocks[block] = np.clip((values - mean) * (1 / spread), -20, 20)
+    blocks["features"] = np.hstack([columns.blocks["features"], blocks["features"]])
+    return replace(columns, blocks=blocks)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +121,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def altered(rows: Answers, where: np.ndarray) -> Answers:
-    """The same rows, but everything known of those is other: outcomes turned, maps and statistics swapped about."""
+    """The same rows, but all that is known of those is other: outcomes turned, maps and statistics swapped about.
+
+    Of every third: if all were turned, the score would rank them the wrong way round, which is refused.
+    """
     random = np.random.default_rng(99)
     chosen = np.flatnonzero(where)
     signatures: dict[Position, np.ndarray] = {position: maps.copy() for position, maps in rows.signatures.items()}
@@ -116,7 +132,9 @@ def altered(rows: Answers, where: np.ndarray) -> Answers:
         maps[chosen] = 3 * maps[random.permutation(chosen)]
     statistics = rows.statistics.copy()
     statistics[chosen] = 3 * statistics[random.permutation(chosen)]
-    return replace(rows, signatures=signatures, statistics=statistics, wrong=rows.wrong ^ where)
+    turned = np.zeros_like(where)
+    turned[chosen[::3]] = True
+    return replace(rows, signatures=signatures, statistics=statistics, wrong=rows.wrong ^ turned)
 
 
 def test_a_signal_in_the_maps_is_learned_and_not_by_the_baseline(fitted: Fitted) -> None:
@@ -147,7 +165,12 @@ def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("part", "unchanged"),
-    [("test", {"trees.txt", "calibration.json"}), ("calibration", {"trees.txt"}), ("validation", set())],
+    [
+        ("test", {"trees.txt", "calibration.json", "traffic.json"}),
+        ("calibration", {"trees.txt", "traffic.json"}),
+        # They choose the features, whose columns the traffic profile has.
+        ("validation", set()),
+    ],
 )
 def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
     part: Split, unchanged: set[str], fitted: Fitted, tmp_path: Path
@@ -156,18 +179,36 @@ def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
     fit(altered(ROWS, where), tmp_path / "bundle", accept=True)
     before, after = files(fitted[1]), files(tmp_path / "bundle")
     assert {name for name in before if before[name] == after[name]} == unchanged
-    known, learned = (read_bundle(str(folder)).metadata for folder in (fitted[1], tmp_path / "bundle"))
+    known, learned = (read_bundle(str(folder)) for folder in (fitted[1], tmp_path / "bundle"))
     grown = ("features", "candidates", "blending")
-    assert all(getattr(known, name) == getattr(learned, name) for name in grown) == ("trees.txt" in unchanged)
+    is_grown = all(getattr(known.metadata, name) == getattr(learned.metadata, name) for name in grown)
+    assert is_grown == ("trees.txt" in unchanged)
+    for block in ("typicality", "logprob_sum"):
+        assert known.traffic.kinds[0].moments[block] == learned.traffic.kinds[0].moments[block]
+    assert known.traffic.prompts == learned.traffic.prompts
 
 
 def test_the_typicality_reference_ignores_other_splits_and_outcomes(fitted: Fitted) -> None:
     splits = split(ROWS.datasets, 0)
-    reference = read_bundle(str(fitted[1])).calibration_set.typicality
+    bundle = read_bundle(str(fitted[1]))
+    reference = bundle.calibration_set.typicality
     other = altered(ROWS, splits["test"] | splits["validation"])
-    columns = typicality_columns(other.signatures, "answer")
+    columns = normalised(other, bundle).blocks["typicality"]
     assert module.typicality_reference(columns, splits["train"], splits["calibration"]) == reference
     assert len(reference.distances) == splits["calibration"].sum()
+
+
+def test_the_traffic_profile_is_measured_on_train_rows_alone(fitted: Fitted) -> None:
+    bundle, train = read_bundle(str(fitted[1])), split(ROWS.datasets, 0)["train"]
+    columns = columns_of(bundle.metadata.features, "answer", ROWS.signatures, ROWS.statistics, ROWS.known)
+    (kind,) = bundle.traffic.kinds
+    assert (kind.name, kind.rows, kind.centre, bundle.traffic.label) == ("all", train.sum(), (), None)
+    assert kind.moments.keys() == columns.blocks.keys() == {"features", "typicality", "logprob_sum"}
+    for block, moments in kind.moments.items():
+        known = columns.blocks[block][train]
+        np.testing.assert_allclose(moments.mean, known.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(moments.spread, known.std(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(bundle.traffic.prompts.mean, columns.prompt[train].mean(axis=0), rtol=1e-5)
 
 
 def test_the_reference_is_fitted_to_train_rows_alone() -> None:
@@ -194,7 +235,7 @@ def test_training_stops_where_the_validation_rows_are_told_apart_best(tmp_path: 
     fit(rows, tmp_path / "bundle")
     bundle = read_bundle(str(tmp_path / "bundle"))
     validation = split(rows.datasets, 0)["validation"]
-    features = feature_matrix(bundle.metadata.features, rows.signatures, rows.statistics)[validation]
+    features = normalised(rows, bundle).blocks["features"][validation]
     booster = lightgbm.Booster(model_str=bundle.trees)
     losses = [
         log_loss(rows.wrong[validation], np.asarray(booster.predict(features, num_iteration=trees)))
@@ -226,16 +267,12 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     assert tuple(uncertainty[calibration].tolist()) == bundle.calibration_set.uncertainty
     assert tuple(ROWS.wrong[calibration].tolist()) == bundle.calibration_set.wrong
     assert metadata.blending is not None
-    raw = raw_scores(
+    trees = BlendedTrees(
         lightgbm.Booster(model_str=bundle.trees),
-        bundle.metadata.features,
-        ROWS.signatures,
-        ROWS.statistics,
-        log_odds=metadata.log_odds(ROWS.statistics),
-        familiarity=metadata.blending.familiarity(bundle.calibration_set.typicality).typicality(
-            ROWS.typicality_columns("answer")
-        ),
+        blending=metadata.blending,
+        reference=bundle.calibration_set.typicality,
     )
+    raw = trees.raw_scores(normalised(ROWS, bundle))
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
     assert tuple(metadata.calibration.apply(raw)[calibration].tolist()) == bundle.calibration_set.uncertainty
 

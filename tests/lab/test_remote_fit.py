@@ -154,6 +154,6 @@ def test_a_typicality_reference_of_another_width_is_refused(bundle: Bundle, tmp_
     known = bundle.calibration_set.model_dump()
     known["typicality"] |= {"mean": [0.0] * 4, "precision": np.eye(4).tolist()}
     narrower = type(bundle.calibration_set).model_validate(known)
-    write_bundle(bundle.metadata, bundle.trees, narrower, tmp_path / "bundle")
-    with pytest.raises(BundleError, match="has 4 columns, its output statistics give 3"):
+    write_bundle(bundle.metadata, bundle.trees, narrower, bundle.traffic, tmp_path / "bundle")
+    with pytest.raises(BundleError, match=r"'typicality': 3, .* reference in calibration\.json 4"):
         LightGBMScorer(read_bundle(str(tmp_path / "bundle")))

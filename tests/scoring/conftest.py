@@ -11,9 +11,10 @@ from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.columns import Columns, columns_of
 from ilis_guard.scoring.features import FeatureGroup, Maps
 from ilis_guard.scoring.figures import Figure
-from ilis_guard.scoring.traffic import Moments, Normaliser, TrafficProfile, measure_kind
+from ilis_guard.scoring.traffic import Normaliser, TrafficProfile
 from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.types import STATISTICS, Fingerprint, Generation, Position, Statistics, Wording
+from tests.scoring.by_hand import traffic_of
 
 LAYERS = 4
 FEATURES: tuple[FeatureGroup, ...] = ("mean-prompt", "last-prompt", "statistics")
@@ -71,7 +72,7 @@ def columns(maps: Maps, statistics: np.ndarray) -> Columns:
 @pytest.fixture(scope="session")
 def traffic(columns: Columns) -> TrafficProfile:
     """Of one kind."""
-    return TrafficProfile(kinds=(measure_kind(columns, "all"),), prompts=Moments.of(columns.prompt))
+    return traffic_of(columns)
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,14 @@ from ilis_guard.errors import ScoringError
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle, write_bundle
 from ilis_guard.scoring.blended_trees import Blending, SequenceProbability
 from ilis_guard.scoring.bundle import CalibrationSet
-from ilis_guard.scoring.features import feature_matrix
-from ilis_guard.scoring.typicality import typicality_columns
-from ilis_guard.types import Generation
+from ilis_guard.scoring.columns import columns_of
+from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.scoring.traffic import TrafficProfile
+from ilis_guard.types import STATISTICS, Generation
+from tests.scoring.by_hand import normalised, share_as_far, traffic_of, typicality_columns
 
 SEQUENCE = SequenceProbability(slope=1.25, intercept=-1.5)
-DISTANCES = (0.1, 0.2, 0.4, 0.6, 0.9, 1.5)
+DISTANCES = (3.0, 6.0, 9.0, 13.0, 18.0, 25.0)
 BLENDING = {"sequence_probability": {"slope": 1.25, "intercept": -1.5}, "distances": list(DISTANCES)}
 Row = Callable[[int], Generation]
 
@@ -35,16 +37,17 @@ def blending(bundle: Bundle) -> Bundle:
 
 
 @pytest.fixture
-def of_maps_only(blending: Bundle) -> Bundle:
+def of_maps_only(blending: Bundle, maps: Maps, statistics: np.ndarray) -> Bundle:
     """Its trees look at no output statistics."""
     random = np.random.default_rng(0)
+    traffic = traffic_of(columns_of(["mean-prompt"], "answer", maps, statistics, STATISTICS))
     booster = lightgbm.train(
         {"objective": "binary", "num_threads": 1, "verbosity": -1},
-        lightgbm.Dataset(random.random((60, 12)), label=random.random(60) < 0.5),
+        lightgbm.Dataset(random.random((60, 24)), label=random.random(60) < 0.5),
         num_boost_round=3,
     )
     metadata = blending.metadata.model_copy(update={"features": ("mean-prompt",)})
-    return dataclasses.replace(blending, metadata=metadata, trees=booster.model_to_string())
+    return dataclasses.replace(blending, metadata=metadata, trees=booster.model_to_string(), traffic=traffic)
 
 
 def altered(metadata: BundleMetadata, **changes: Any) -> BundleMetadata:
@@ -57,10 +60,13 @@ def by_hand(bundle: Bundle, generation: Generation, familiarity: float) -> float
     assert told is not None
     statistics = np.array([[told.logprob_sum, told.logprob_mean, told.entropy_mean, told.margin_min]])
     maps = {position: each[None] for position, each in generation.signatures.items()}
-    columns = feature_matrix(bundle.metadata.features, maps, statistics)
-    trees = float(np.asarray(lightgbm.Booster(model_str=bundle.trees).predict(columns))[0])
+    features = feature_matrix(bundle.metadata.features, maps, statistics)[0].tolist()
+    (kind,) = bundle.traffic.kinds
+    both = [*features, *normalised(features, kind.moments["features"])]
+    trees = float(np.asarray(lightgbm.Booster(model_str=bundle.trees).predict(np.array([both])))[0])
+    (logprob_sum,) = normalised([told.logprob_sum], kind.moments["logprob_sum"])
     weight = math.sqrt(familiarity)
-    log_odds = weight * math.log(trees / (1 - trees)) + (1 - weight) * (-1.5 - 1.25 * told.logprob_sum)
+    log_odds = weight * math.log(trees / (1 - trees)) + (1 - weight) * (-1.5 - 1.25 * logprob_sum)
     raw = 1 / (1 + math.exp(-log_odds))
     beta = bundle.metadata.calibration
     return 1 / (1 + math.exp(-(beta.a * math.log(raw) - beta.b * math.log(1 - raw) + beta.c)))
@@ -76,10 +82,9 @@ def test_a_score_is_blended_by_familiarity_and_then_calibrated(
     for row in range(40):
         score = scorer.score(generation(row))
         assert score.typicality == without.score(generation(row)).typicality
-        maps = {position: each[None] for position, each in generation(row).signatures.items()}
-        away = typicality_columns(maps, "answer")[0] - reference.mean
-        as_far = sum(other >= away @ np.array(reference.precision) @ away for other in DISTANCES)
-        familiarity = (1 + as_far) / (1 + len(DISTANCES))
+        (kind,) = blending.traffic.kinds
+        columns = normalised(typicality_columns(generation(row), 4), kind.moments["typicality"])
+        familiarity = share_as_far(columns, reference, DISTANCES)
         assert score.uncertainty == pytest.approx(by_hand(blending, generation(row), familiarity), rel=1e-12)
         found.add(familiarity)
     assert len(found) >= 3, "too few for the weight to show"
@@ -117,12 +122,12 @@ def test_answer_without_statistics_is_refused_even_by_trees_over_maps(of_maps_on
     assert unblended.score(row) == unblended.score(generation(0))
 
 
-def test_log_probability_is_found_in_any_statistics_column(metadata: BundleMetadata) -> None:
-    turned = altered(metadata, blending=BLENDING, statistics=["entropy_mean", "logprob_sum"])
-    log_odds = turned.log_odds(np.array([[9.0, -2.0], [7.0, -4.0]]))
-    assert log_odds is not None
-    assert log_odds.tolist() == [1.0, 3.5]
-    assert metadata.log_odds(np.zeros((2, 4))) is None
+def test_log_probability_is_found_in_any_statistics_column(maps: Maps) -> None:
+    statistics = np.arange(600, dtype=np.float64).reshape(300, 2)
+    blocks = columns_of(["statistics"], "answer", maps, statistics, ["entropy_mean", "logprob_sum"]).blocks
+    assert blocks["logprob_sum"].tolist() == statistics[:, [1]].tolist()
+    assert "logprob_sum" not in columns_of(["statistics"], "answer", maps, statistics, ["entropy_mean"]).blocks
+    assert "logprob_sum" not in columns_of(["prompt"], "prompt", maps, statistics, ["logprob_sum"]).blocks
 
 
 @pytest.mark.parametrize(
@@ -158,16 +163,21 @@ def test_a_damaged_blending_is_refused(damaged: dict[str, Any], metadata: Bundle
 
 
 def test_blending_round_trips_to_the_last_digit(
-    metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, generation: Row, tmp_path: Path
+    metadata: BundleMetadata,
+    trees: str,
+    calibration_set: CalibrationSet,
+    traffic: TrafficProfile,
+    generation: Row,
+    tmp_path: Path,
 ) -> None:
     sequence = SequenceProbability(slope=0.1 + 0.2, intercept=-1 / 3)
     known = Blending(sequence_probability=sequence, distances=(0.1 + 0.2, 1 / 3))
     blending = metadata.model_copy(update={"blending": known})
-    write_bundle(blending, trees, calibration_set, tmp_path / "blending")
+    write_bundle(blending, trees, calibration_set, traffic, tmp_path / "blending")
     back = read_bundle(str(tmp_path / "blending"))
     assert back.metadata == blending
     assert back.metadata.blending == known
-    unwritten = Bundle(metadata=blending, trees=trees, calibration_set=calibration_set, digest="")
+    unwritten = Bundle(metadata=blending, trees=trees, calibration_set=calibration_set, traffic=traffic, digest="")
     assert LightGBMScorer(back).score(generation(5)) == LightGBMScorer(unwritten).score(generation(5))
 
 

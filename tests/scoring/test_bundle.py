@@ -5,6 +5,7 @@ import errno
 import importlib.resources
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ilis_guard.errors import BundleError
 from ilis_guard.scoring import Bundle, BundleMetadata, TypicalMaps, read_bundle, write_bundle
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.bundle_files import MAX_BYTES
+from ilis_guard.scoring.traffic import TrafficProfile
 
 FILES = {"bundle.json", "trees.txt", "calibration.json", "traffic.json"}
 
@@ -24,14 +26,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_bundle_round_trips_to_the_last_digit(
-    bundle: Bundle, metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet
+    bundle: Bundle, metadata: BundleMetadata, trees: str, calibration_set: CalibrationSet, traffic: TrafficProfile
 ) -> None:
     assert bundle.metadata == metadata
     assert bundle.trees == trees
     assert bundle.calibration_set == calibration_set
+    assert bundle.traffic == traffic
 
 
-def test_bundle_is_three_text_files_and_leaves_nothing_beside(folder: Path) -> None:
+def test_bundle_is_four_text_files_and_leaves_nothing_beside(folder: Path) -> None:
     assert set(contents(folder)) == FILES
     assert list(folder.parent.iterdir()) == [folder]
     assert "{question} Antworte" in (folder / "bundle.json").read_text()
@@ -47,14 +50,15 @@ def test_the_same_bundle_is_written_byte_for_byte_and_has_the_same_digest(
 
 def test_the_digest_tells_of_a_change_in_any_part(bundle: Bundle, tmp_path: Path) -> None:
     others = [
-        (bundle.metadata.model_copy(update={"max_new_tokens": 17}), bundle.trees, bundle.calibration_set),
-        (bundle.metadata, bundle.trees + "\n", bundle.calibration_set),
-        (bundle.metadata, bundle.trees, bundle.calibration_set.model_copy(update={"wrong": (True,) * 4})),
+        replace(bundle, metadata=bundle.metadata.model_copy(update={"max_new_tokens": 17})),
+        replace(bundle, trees=bundle.trees + "\n"),
+        replace(bundle, calibration_set=bundle.calibration_set.model_copy(update={"wrong": (True,) * 4})),
+        replace(bundle, traffic=bundle.traffic.model_copy(update={"label": "topic"})),
     ]
-    for index, (metadata, trees, calibration_set) in enumerate(others):
-        write_bundle(metadata, trees, calibration_set, bundle.traffic, tmp_path / str(index))
-    digests = {read_bundle(str(tmp_path / str(index))).digest for index in range(3)} | {bundle.digest}
-    assert len(digests) == 4
+    for index, other in enumerate(others):
+        write_bundle(other.metadata, other.trees, other.calibration_set, other.traffic, tmp_path / str(index))
+    digests = {read_bundle(str(tmp_path / str(index))).digest for index in range(4)} | {bundle.digest}
+    assert len(digests) == 5
     assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
 
 

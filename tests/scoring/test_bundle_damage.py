@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from ilis_guard.errors import BundleError
 from ilis_guard.scoring import LightGBMScorer, bundle_files, read_bundle
 from ilis_guard.types import Fingerprint
 
-FILES = ["bundle.json", "trees.txt", "calibration.json"]
+FILES = ["bundle.json", "trees.txt", "calibration.json", "traffic.json"]
 
 
 def refusal(folder: Path) -> str:
@@ -147,9 +148,9 @@ def test_trees_of_another_bundle_are_found_by_their_digest(folder: Path, trees: 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def setting(*path: str, to: Any) -> Change:
+def setting(*path: str | int, to: Any) -> Change:
     def change(metadata: dict[str, Any]) -> None:
-        inner = metadata
+        inner: Any = metadata
         for key in path[:-1]:
             inner = inner[key]
         inner[path[-1]] = to
@@ -180,6 +181,7 @@ WRONG_METADATA: dict[str, Change] = {
     "a list for a mapping": setting("datasets", to=[]),
     "no digests": lambda metadata: metadata.pop("sha256"),
     "a digest missing": lambda metadata: metadata["sha256"].pop("trees.txt"),
+    "no digest of the traffic": lambda metadata: metadata["sha256"].pop("traffic.json"),
     "a list of digests": setting("sha256", to=["trees.txt"]),
     "a digest that is no string": setting("sha256", "trees.txt", to=None),
     "a feature twice": setting("features", to=["mean-prompt", "last-prompt", "statistics", "statistics"]),
@@ -206,7 +208,7 @@ def test_wrong_metadata_is_refused(change: Change, folder: Path) -> None:
     [
         *("", "{", "[]", "{}", "null", "true", "7", '"bundle"', "NaN", '{"version": 1}{'),
         *("9" * 10_000, "[" * 100_000, '{"a":' * 100_000),
-        '{"sha256": {"trees.txt": "", "calibration.json": ""}, "model": "\\ud800"}',
+        '{"sha256": {"trees.txt": "", "calibration.json": "", "traffic.json": ""}, "model": "\\ud800"}',
     ],
     ids=lambda text: text[:20],
 )
@@ -223,10 +225,16 @@ def test_an_endless_number_is_refused(folder: Path) -> None:
     assert "bundle.json" in refusal(folder)
 
 
-@pytest.mark.parametrize("file", ["bundle.json", "calibration.json"])
+TWICE = {
+    "bundle.json": '{"stage": "answer", "stage": "prompt",',
+    "calibration.json": '{"wrong": [],',
+    "traffic.json": '{"label": null,',
+}
+
+
+@pytest.mark.parametrize("file", TWICE)
 def test_a_key_that_is_there_twice_is_refused(file: str, folder: Path) -> None:
-    text = (folder / file).read_text()
-    twice = text.replace("{", '{"stage": "answer", "stage": "prompt",' if file == "bundle.json" else '{"wrong": [],', 1)
+    twice = (folder / file).read_text().replace("{", TWICE[file], 1)
     if file == "bundle.json":
         (folder / file).write_text(twice)
     else:
@@ -305,7 +313,7 @@ def test_trees_over_other_features_with_a_right_digest_are_refused(folder: Path)
     metadata = json.loads((folder / "bundle.json").read_text())
     metadata["features"] = ["mean-prompt"]
     (folder / "bundle.json").write_text(json.dumps(metadata))
-    assert "expect 28 features, the bundle's metadata names 12" in refusal(folder)
+    assert re.search(r"columns \{'features': 12, .*; its traffic.json has \{'features': 28, ", refusal(folder))
 
 
 class Trap:
@@ -329,7 +337,7 @@ def test_a_pickle_is_never_loaded(file: str, folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "sprung").exists(), "the trap itself doesn't work"
 
 
-@pytest.mark.parametrize("layers", [10_000, 3_000_000_000, -3, 0])
+@pytest.mark.parametrize("layers", [10_000, 3_000_000_000, -3, 0, 1])
 def test_how_many_layers_a_bundle_claims_takes_no_memory_to_find_out(layers: int, folder: Path) -> None:
     read = read_bundle(str(folder))
     fingerprint = dataclasses.replace(cast("Fingerprint", read.metadata.fingerprint), layers=layers)

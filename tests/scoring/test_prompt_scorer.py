@@ -13,8 +13,9 @@ from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.columns import columns_of
 from ilis_guard.scoring.features import Maps
-from ilis_guard.scoring.traffic import Moments, Normaliser, TrafficProfile, measure_kind
+from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.types import STATISTICS, Generation, Position
+from tests.scoring.by_hand import traffic_of
 
 LAYERS = 4
 Row = Callable[[int], Generation]
@@ -25,7 +26,7 @@ def of_prompts(maps: Maps, statistics: np.ndarray, metadata: BundleMetadata, cal
     """Wrong where the prompt's first two layers lie far apart."""
     wrong = maps["prompt"][:, 0, 1] > np.median(maps["prompt"][:, 0, 1])
     columns = columns_of(["prompt"], "prompt", maps, statistics, STATISTICS)
-    traffic = TrafficProfile(kinds=(measure_kind(columns, "all"),), prompts=Moments.of(columns.prompt))
+    traffic = traffic_of(columns)
     normal = Normaliser(traffic).normalise(columns, np.zeros(len(columns), dtype=np.int64))
     booster = lightgbm.train(
         {"objective": "binary", "num_leaves": 7, "num_threads": 1, "verbosity": -1, "seed": 0},
@@ -69,7 +70,9 @@ def test_without_the_prompts_map_there_is_no_score(of_prompts: Bundle, generatio
 def test_a_typicality_reference_of_answers_doesnt_pass_for_one_of_prompts(
     of_prompts: Bundle, calibration_set: CalibrationSet
 ) -> None:
-    with pytest.raises(BundleError, match="typicality reference of bundle ab has 6 columns, maps of 4 layers give 3"):
+    with pytest.raises(
+        BundleError, match=r"'typicality': 3, .*; its traffic.json has .* typicality reference in calibration.json 6"
+    ):
         LightGBMScorer(replace(of_prompts, calibration_set=calibration_set))
 
 

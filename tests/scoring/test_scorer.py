@@ -9,9 +9,10 @@ import pytest
 
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring import Bundle, LightGBMScorer
-from ilis_guard.scoring.features import FeatureGroup
-from ilis_guard.scoring.traffic import Moments
-from ilis_guard.types import POSITIONS, Fingerprint, Generation, Position, Statistics
+from ilis_guard.scoring.columns import columns_of
+from ilis_guard.scoring.features import FeatureGroup, Maps
+from ilis_guard.types import POSITIONS, STATISTICS, Fingerprint, Generation, Position, Statistics
+from tests.scoring.by_hand import normalised, pairs, share_as_far, traffic_of, typicality_columns
 
 LAYERS = 4
 Row = Callable[[int], Generation]
@@ -23,19 +24,23 @@ def scorer(bundle: Bundle) -> LightGBMScorer:
 
 
 @pytest.fixture
-def scorer_of(bundle: Bundle) -> Callable[[FeatureGroup], LightGBMScorer]:
+def scorer_of(bundle: Bundle, maps: Maps, statistics: np.ndarray) -> Callable[[FeatureGroup], LightGBMScorer]:
     """A scorer that looks at one group of features only."""
 
     def scorer(group: FeatureGroup) -> LightGBMScorer:
         random = np.random.default_rng(0)
-        features = random.random((60, 4 if group == "statistics" else LAYERS * (LAYERS - 1)))
+        columns = columns_of([group], "answer", maps, statistics, STATISTICS)
         booster = lightgbm.train(
             {"objective": "binary", "num_threads": 1, "verbosity": -1},
-            lightgbm.Dataset(features, label=random.random(60) < 0.5),
+            lightgbm.Dataset(
+                random.random((60, 2 * columns.blocks["features"].shape[1])), label=random.random(60) < 0.5
+            ),
             num_boost_round=3,
         )
         metadata = bundle.metadata.model_copy(update={"features": (group,)})
-        return LightGBMScorer(dataclasses.replace(bundle, metadata=metadata, trees=booster.model_to_string()))
+        return LightGBMScorer(
+            dataclasses.replace(bundle, metadata=metadata, trees=booster.model_to_string(), traffic=traffic_of(columns))
+        )
 
     return scorer
 
@@ -51,19 +56,9 @@ def without(generation: Generation, position: Position) -> Generation:
     return dataclasses.replace(generation, signatures=signatures)
 
 
-def normalised(values: list[float], moments: Moments) -> list[float]:
-    return [
-        max(-20.0, min(20.0, (value - mean) / spread)) if spread else 0.0
-        for value, mean, spread in zip(values, moments.mean, moments.spread, strict=True)
-    ]
-
-
 def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
     prompt, last, mean = (generation.signatures[position] for position in POSITIONS)
-    pairs = [(i, j) for i in range(LAYERS) for j in range(LAYERS) if i != j]
-    features = [float(mean[pair] - prompt[pair]) for pair in pairs] + [
-        float(last[pair] - prompt[pair]) for pair in pairs
-    ]
+    features = [float(each[pair] - prompt[pair]) for each in (mean, last) for pair in pairs(LAYERS)]
     statistics = generation.statistics
     assert statistics is not None
     features += [statistics.logprob_sum, statistics.logprob_mean, statistics.entropy_mean, statistics.margin_min]
@@ -74,20 +69,8 @@ def by_hand(bundle: Bundle, generation: Generation) -> tuple[float, float]:
     uncertainty = 1 / (1 + math.exp(-(beta.a * math.log(raw) - beta.b * math.log(1 - raw) + beta.c)))
 
     reference = bundle.calibration_set.typicality
-    columns = [
-        sum(math.log1p(float(each[i, j])) for i, j in pairs if abs(i - j) == apart) / (2 * (LAYERS - apart))
-        for each in (prompt, mean)
-        for apart in range(1, LAYERS)
-    ]
-    columns = normalised(columns, kind.moments["typicality"])
-    away = [value - centre for value, centre in zip(columns, reference.mean, strict=True)]
-    distance = sum(
-        first * weight * second
-        for first, row in zip(away, reference.precision, strict=True)
-        for weight, second in zip(row, away, strict=True)
-    )
-    as_far = sum(other >= distance for other in reference.distances)
-    return uncertainty, (1 + as_far) / (1 + len(reference.distances))
+    columns = normalised(typicality_columns(generation, LAYERS), kind.moments["typicality"])
+    return uncertainty, share_as_far(columns, reference, reference.distances)
 
 
 def test_a_score_equals_features_trees_calibration_and_typicality_by_hand(
@@ -229,5 +212,7 @@ def test_a_map_of_other_layers_is_never_scored(scorer: LightGBMScorer, generatio
 def test_a_bundle_whose_typicality_reference_is_of_other_maps_is_refused(bundle: Bundle) -> None:
     typicality = bundle.calibration_set.typicality.model_copy(update={"mean": (0.0,), "precision": ((1.0,),)})
     other = bundle.calibration_set.model_copy(update={"typicality": typicality})
-    with pytest.raises(BundleError, match=r"typicality reference of bundle [0-9a-f]{16} has 1 columns, .* give 6"):
+    with pytest.raises(
+        BundleError, match=r"bundle [0-9a-f]{16} looks at .*'typicality': 6.* reference in calibration.json 1:"
+    ):
         LightGBMScorer(dataclasses.replace(bundle, calibration_set=other))

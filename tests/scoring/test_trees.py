@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ilis_guard.errors import BundleError
-from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.trees import load_booster
 
 FEATURES = 56  # as tests/scoring/conftest.py's bundle has
@@ -135,8 +135,8 @@ def test_trees_over_other_features_are_refused_with_both_counts(features: int, t
         load_booster(trees, features=features)
 
 
-def test_valid_trees_predict_like_lightgbm(trees: str, maps: Maps, statistics: np.ndarray, wrong: np.ndarray) -> None:
-    features = feature_matrix(["mean-prompt", "last-prompt", "statistics"], maps, statistics)
+def test_valid_trees_predict_like_lightgbm(trees: str, normal: Columns, wrong: np.ndarray) -> None:
+    features = normal.blocks["features"]
     predicted = np.asarray(load_booster(trees, features=FEATURES).predict(features))
     np.testing.assert_array_equal(predicted, lightgbm.Booster(model_str=trees).predict(features))
     assert predicted[wrong].mean() > predicted[~wrong].mean() + 0.3
