@@ -214,20 +214,6 @@ def one_key(request: Request, key: _KeyHeader = None) -> str | None:
 IdempotencyKey = Annotated[str | None, Depends(one_key)]
 
 
-def one_key(request: Request, key: _KeyHeader = None) -> str | None:
-    """The idempotency key of a request; None where it has none.
-
-    Raises:
-        ApiError: 400, it has several: a proxy would take the one, and the server the other.
-    """
-    if len(set(request.headers.getlist("idempotency-key"))) > 1:
-        raise ApiError(400, "There are several idempotency-key headers; send one.", code="several_idempotency_keys")
-    return key
-
-
-IdempotencyKey = Annotated[str | None, Depends(one_key)]
-
-
 def _require_local_program(request: Request) -> None:
     """Refuse other machines, and web pages that a browser on this machine shows, by whatever name they found us."""
     # Where the header is no host's name, the URL has the server's own address instead.
