@@ -160,6 +160,7 @@ def fit(
         typer.Argument(metavar="HARVEST...", help="Harvested Parquet files of one model; their prompts may differ."),
     ],
     to: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    *,
     stage: Annotated[Stage, typer.Option(help="What is scored: answers, or prompts before a token is generated.")] = (
         "answer"
     ),
@@ -173,6 +174,27 @@ def fit(
     ] = None,
     group_by: Annotated[str | None, typer.Option(metavar="COLUMN", help=FIT_GROUP_BY)] = None,
     seed: Annotated[int, typer.Option(help="Of the splits and the trees.")] = 0,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Learn from few rows of your own traffic, 25 or more, beside what this bundle knows. It also takes an "
+            "export with its signatures.",
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="With --prior: the traffic profile of the rows; without one it is measured on them."),
+    ] = None,
+    kept: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.8,
+            help="With --prior: the share of the rows that teaches nothing, and guarantees may rest on; 0.4 of 100 "
+            "or more.",
+        ),
+    ] = None,
     accept: Annotated[bool, typer.Option("--accept", help=ACCEPT_HELP)] = False,
 ) -> None:
     """Fit a scorer to harvested rows, calibrate it, and write a bundle.
@@ -189,6 +211,13 @@ def fit(
     from ilis_guard.lab.attempts import read_answers
     from ilis_guard.lab.fit import fit as run
 
+    if prior is not None:
+        if stage != "answer" or features or seed:
+            raise ConfigError("--prior goes with neither --stage, --features nor --seed: they are those of its bundle")
+        _fit_to_few(harvests, to, prior, profile, group_by=group_by, kept=kept, accept=accept)
+        return
+    if profile is not None or kept is not None:
+        raise ConfigError("--profile and --kept go with --prior BUNDLE")
     # `fit` refuses names that aren't groups of features, and lists those that are.
     with progress_bar("training trees") as progress:
         metadata = run(
@@ -204,6 +233,34 @@ def fit(
     out.print(held_out_table(metadata))
     print_line(dependence_line(sum(metadata.rows[name] for name in metadata.groups), sum(metadata.groups.values())))
     print_line(listed_wordings_line(metadata))
+    for line in finding_lines(metadata.findings):
+        print_line(line)
+    print_line(f"bundle in {to}")
+
+
+def _fit_to_few(
+    rows: list[Path],
+    to: Path,
+    prior: str,
+    profile: Path | None,
+    *,
+    group_by: str | None,
+    kept: float | None,
+    accept: bool,
+) -> None:
+    from ilis_guard.cli.lab_tables import correction_table, finding_lines
+    from ilis_guard.lab.calibration_rows import read_calibration_rows
+    from ilis_guard.lab.recalibrate import correct
+    from ilis_guard.scoring import read_bundle
+    from ilis_guard.scoring.profile import read_profile
+
+    if len(rows) > 1:
+        raise ConfigError(f"with --prior one file of rows is fitted to, got {len(rows)}")
+    known, traffic = read_bundle(prior), None if profile is None else read_profile(profile)
+    labelled = read_calibration_rows(known, rows[0], group_by=group_by, profile=traffic)
+    metadata = correct(known, labelled, to, kept=kept, accept=accept)
+    assert metadata.recalibrated is not None, "a correction is recorded as a recalibration"
+    out.print(correction_table(metadata.recalibrated))
     for line in finding_lines(metadata.findings):
         print_line(line)
     print_line(f"bundle in {to}")
@@ -354,7 +411,8 @@ def recalibrate(
     A score that isn't shown to be better than chance on them is refused, with exit status 2: no bundle is written.
     """
     from ilis_guard.cli.lab_tables import dependence_line, finding_lines
-    from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate as run
+    from ilis_guard.lab.calibration_rows import read_calibration_rows
+    from ilis_guard.lab.recalibrate import recalibrate as run
     from ilis_guard.scoring import read_bundle
     from ilis_guard.scoring.profile import read_profile
 

@@ -13,7 +13,7 @@ from ilis_guard.lab.comparison import Change, Comparison, format_difference, for
 from ilis_guard.lab.questions import Question
 from ilis_guard.lab.simulate import SimulationResult
 from ilis_guard.lab.wordings import NamedWording, draw_wording
-from ilis_guard.scoring.bundle import BundleMetadata, HeldOut
+from ilis_guard.scoring.bundle import BundleMetadata, HeldOut, Recalibration
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding, describe
 from ilis_guard.scoring.profile import AdaptedProfile
@@ -56,6 +56,14 @@ def profile_table(profile: AdaptedProfile) -> Table:
     table = make_table("kind", "answers", "share", title=title, right=["answers", "share"])
     for kind in profile.traffic.kinds:
         table.add_row(escape(kind.name), str(kind.rows), f"{kind.rows / rows:.0%}")
+    return table
+
+
+def correction_table(learned: Recalibration) -> Table:
+    """What few rows taught a bundle, and how far that can be trusted."""
+    table = make_table("independent rows", "learned from", "kept for guarantees", "AUROC", "Brier skill")
+    auroc, skill = _interval(learned.auroc), _interval(learned.brier_skill)
+    table.add_row(str(learned.groups), str(learned.corrected_by), str(learned.kept), auroc, skill)
     return table
 
 

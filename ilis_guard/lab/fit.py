@@ -5,7 +5,7 @@ Trees, calibration and held-out metrics each use rows that the others don't, nor
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 import lightgbm
 import numpy as np
@@ -52,6 +52,7 @@ MIN_PER_CLASS: Final = 50
 """Fewer right or wrong rows are too few to be split four ways."""
 ACCURACY_RANGE: Final = (0.15, 0.85)
 """A dataset counts in the held-out metrics where the model's accuracy on all other rows is in this range."""
+_WRONG_WAY: Final = "the score ranks the calibration rows the wrong way round: nothing was learned from these rows"
 NEARLY_ALL: Final = 0.99
 """Share of the rows from which on a feature that has one value there counts as constant."""
 
@@ -255,7 +256,11 @@ def _dataset_rows(names: np.ndarray, wrong: Mask, seen: Mask) -> dict[str, Datas
 
 
 def calibrate(
-    raw: Float64[np.ndarray, " rows"], wrong: Mask, weights: Float64[np.ndarray, " rows"] | None = None
+    raw: Float64[np.ndarray, " rows"],
+    wrong: Mask,
+    weights: Float64[np.ndarray, " rows"] | None = None,
+    *,
+    terms: Literal[2, 3] = 3,
 ) -> BetaCalibration:
     """Fit beta calibration, without a term that would reverse the order, as its authors do.
 
@@ -263,19 +268,25 @@ def calibrate(
         raw: scores before calibration, 0 to 1.
         wrong: whether each answer was wrong; both classes occur.
         weights: how many rows each row stands for; 1 without them.
+        terms: parameters of the map; with two, for few rows, it is Platt's: ``a`` and ``b`` are the same.
 
     Raises:
         FitError: higher scores are less often wrong.
     """
-    terms = np.column_stack(calibration_terms(raw))
+    columns = np.column_stack(calibration_terms(raw))
+    if terms == 2:
+        model = LogisticRegression(C=1e6).fit(columns.sum(axis=1, keepdims=True), wrong, sample_weight=weights)
+        if (slope := float(model.coef_[0, 0])) > 0:
+            return BetaCalibration(a=slope, b=slope, c=float(model.intercept_[0]))
+        raise FitError(_WRONG_WAY)
     kept = [0, 1]
     while kept:
-        model = LogisticRegression(C=1e6).fit(terms[:, kept], wrong, sample_weight=weights)
+        model = LogisticRegression(C=1e6).fit(columns[:, kept], wrong, sample_weight=weights)
         slopes = dict(zip(kept, model.coef_[0].tolist(), strict=True))
         if min(slopes.values()) >= 0:
             return BetaCalibration(a=slopes.get(0, 0.0), b=slopes.get(1, 0.0), c=float(model.intercept_[0]))
         kept.remove(min(slopes, key=lambda term: slopes[term]))
-    raise FitError("the score ranks the calibration rows the wrong way round: nothing was learned from these rows")
+    raise FitError(_WRONG_WAY)
 
 
 def fit_statistics(statistics: Float64[np.ndarray, "rows statistics"], wrong: Mask) -> Pipeline:

@@ -15,8 +15,8 @@ from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, ScoringError, SimulationError
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, Split
 from ilis_guard.lab.attempts import DATASET, AttemptTable, read_attempts
+from ilis_guard.lab.calibration_rows import verdict_groups
 from ilis_guard.lab.grouping import CERTAIN, equal_rows, join_rows
-from ilis_guard.lab.recalibrate import verdict_groups
 from ilis_guard.lab.splits import SHARES
 from ilis_guard.policy.facts import is_sampled
 from ilis_guard.policy.records import AttemptJson, DecisionJson, VerdictJson, read_decisions, read_verdicts

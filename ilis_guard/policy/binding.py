@@ -10,7 +10,7 @@ from ilis_guard.policy.policy import Policy
 from ilis_guard.policy.score_limits import Bundles
 from ilis_guard.policy.state import CascadeState
 from ilis_guard.scoring import Bundle, read_bundle
-from ilis_guard.scoring.risk_control import Certificate, certify
+from ilis_guard.scoring.risk_control import Certificate
 from ilis_guard.types import Action, Request
 
 
@@ -164,10 +164,7 @@ def certify_guarantee(policy: Policy, bundles: Mapping[str, Bundle]) -> Mapping[
     assert guarantee is not None, "the caller has checked"
     confidence = 1 - (1 - guarantee.confidence) / max(1, len(bundles))
     limits = guarantee.model_dump(exclude={"confidence"})
-    certificates = {
-        tier: certify(bundle.calibration_set.uncertainty, bundle.calibration_set.wrong, confidence=confidence, **limits)
-        for tier, bundle in bundles.items()
-    }
+    certificates = {tier: bundle.certify(confidence=confidence, **limits) for tier, bundle in bundles.items()}
     for tier, certificate in certificates.items():
         if certificate.threshold is None and (unhandled := policy.unhandled_uncertified(tier)):
             raise ConfigError(

@@ -1,6 +1,7 @@
 """Read decisions, tickets and verdicts back from the JSON that they were printed as."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ilis_guard.errors import AttemptsError, FactsError
 from ilis_guard.policy.replay import DecisionRecord
 from ilis_guard.types import (
+    STATISTICS,
     Action,
     Attempt,
     Departure,
@@ -23,7 +25,9 @@ from ilis_guard.types import (
     Role,
     Ruling,
     ShadowRuling,
+    Signature,
     Stage,
+    Statistics,
     Ticket,
     TicketKind,
     TicketState,
@@ -33,6 +37,16 @@ from ilis_guard.types.decisions import read_attempt
 
 M = TypeVar("M", bound=BaseModel)
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _of_a_square(values: tuple[float, ...]) -> tuple[float, ...]:
+    if math.isqrt(len(values)) ** 2 != len(values):
+        raise ValueError(f"a map has as many rows as columns, and {len(values)} numbers make no square")
+    return values
+
+
+FlatMap = Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_of_a_square)]
+"""A map, row by row."""
 
 
 class _Record(BaseModel):
@@ -240,6 +254,35 @@ class VerdictJson(RequestJson, StatisticsJson):
     probability: Annotated[float, Field(gt=0, le=1)]
     """That the request was drawn for review."""
     redacted: bool
+    prompt: FlatMap | None = None
+    """The signature at this position, as are the next two; None unless signatures were exported."""
+    last: FlatMap | None = None
+    mean: FlatMap | None = None
+
+    @property
+    def generation(self) -> Generation:
+        """What the model returned, as far as it was exported."""
+        maps: dict[Position, FlatMap | None] = {"prompt": self.prompt, "last": self.last, "mean": self.mean}
+        known = [getattr(self, name) for name in STATISTICS]
+        numbers = (math.nan if value is None else value for value in known)
+        return Generation(
+            text=self.text,
+            tokens=self.tokens,
+            prompt_tokens=None,
+            finish_reason=self.finish_reason,
+            seconds=0.0,
+            signatures={name: _unflattened(values) for name, values in maps.items() if values is not None},
+            statistics=(
+                None
+                if all(value is None for value in known)
+                else Statistics(**dict(zip(STATISTICS, numbers, strict=True)))
+            ),
+        )
+
+
+def _unflattened(values: FlatMap) -> Signature:
+    side = math.isqrt(len(values))
+    return np.array(values, dtype=np.float32).reshape(side, side)
 
 
 class _Kind(_Record):

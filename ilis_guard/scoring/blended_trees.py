@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 
 from ilis_guard.scoring.calibration import EDGE
 from ilis_guard.scoring.columns import Columns
+from ilis_guard.scoring.correction import Correction
 from ilis_guard.scoring.typicality import BundlePart, Distances, TypicalityEstimator, TypicalityReference
 
 MAX_COEFFICIENT: Final = 1e6
@@ -80,10 +81,19 @@ class BlendedTrees:
         booster: trees over the block `features`.
         blending: what they are blended with; None for nothing.
         reference: of the training rows' typicality.
+        correction: what few labels added; None for nothing.
     """
 
-    def __init__(self, booster: lightgbm.Booster, *, blending: Blending | None, reference: TypicalityReference) -> None:
+    def __init__(
+        self,
+        booster: lightgbm.Booster,
+        *,
+        blending: Blending | None,
+        reference: TypicalityReference,
+        correction: Correction | None = None,
+    ) -> None:
         self._booster = booster
+        self._correction = correction
         self._blending = blending
         self._familiarity = None if blending is None else blending.familiarity(reference)
 
@@ -93,6 +103,10 @@ class BlendedTrees:
         Args:
             columns: normalised by the traffic that they are of.
         """
+        blended = self._blended(columns)
+        return blended if self._correction is None else self._correction.apply(blended, columns.normalised_features)
+
+    def _blended(self, columns: Columns) -> Float64[np.ndarray, " rows"]:
         # One thread: for few rows, starting more takes longer than evaluating the trees.
         trees = np.asarray(self._booster.predict(columns.blocks["features"], num_threads=1), dtype=np.float64)
         if self._blending is None or self._familiarity is None:

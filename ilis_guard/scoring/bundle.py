@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import FailFast, Field, model_validator
 
 from ilis_guard.scoring.blended_trees import Blending
 from ilis_guard.scoring.calibration import BetaCalibration
+from ilis_guard.scoring.correction import Correction
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.findings import BundleFinding
+from ilis_guard.scoring.risk_control import Certificate, certify
 from ilis_guard.scoring.traffic import TrafficProfile
 from ilis_guard.scoring.typicality import BundlePart, TypicalityReference
 from ilis_guard.types import (
@@ -116,6 +118,10 @@ class Recalibration(BundlePart):
     """The column that grouped them beside their texts."""
     fitted_to: Count
     """Labelled rows that were left out, because the bundle was fitted to them."""
+    corrected_by: Count = 0
+    """Groups that a correction was fitted to; they calibrate by scores of corrections that were fitted to others."""
+    kept: Count
+    """Groups in the calibration set that no correction was fitted to, so that guarantees may rest on them."""
     auroc: Figure
     """Of the score on these rows, which trained no tree."""
     brier_skill: Figure
@@ -175,6 +181,8 @@ class BundleMetadata(BundlePart):
     versions: Mapping[str, str]
     recalibrated: Recalibration | None = None
     """None where calibration map and calibration set are those of the fit. `held_out` always is."""
+    correction: Correction | None = None
+    """What few labels added to the trees' blended score; None for nothing."""
     findings: Annotated[tuple[BundleFinding, ...], FailFast()] = ()
     """What the figures of the fit, or of the recalibration, say against the score; empty is a good sign."""
 
@@ -232,6 +240,24 @@ class Bundle:
     """Of its training rows: what the trees look at is in its units."""
     digest: str
     """Short hexadecimal digest of the whole bundle."""
+
+    def certify(self, **guarantee: float | None) -> Certificate:
+        """Find the threshold that keeps a guarantee, as `risk_control.certify` does, on rows that trained nothing.
+
+        Args:
+            guarantee: as of `risk_control.certify`.
+
+        Raises:
+            ScoringError: as `risk_control.certify`.
+        """
+        found = certify(self.calibration_set.uncertainty, self.calibration_set.wrong, **guarantee)
+        if self.metadata.recalibrated is None or self.metadata.recalibrated.kept:
+            return found
+        reason = (
+            "its correction was fitted to all labelled rows, and no guarantee can rest on these: label 100 or more, or "
+            "keep some of them (`ilis-guard fit --prior ... --kept 0.4`)"
+        )
+        return replace(found, threshold=None, reason=reason, coverage=0.0, error=None, rows_needed=None)
 
 
 def row_digest(row: str) -> str:

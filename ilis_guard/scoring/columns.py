@@ -28,6 +28,12 @@ class Columns:
     def __len__(self) -> int:
         return len(self.prompt)
 
+    @property
+    def normalised_features(self) -> Float64[np.ndarray, "rows features"]:
+        """The trees' features in units of their traffic, of normalised columns: the second half (`Normaliser`)."""
+        features = self.blocks["features"]
+        return features[:, features.shape[1] // 2 :]
+
     @classmethod
     def concatenated(cls, parts: "Sequence[Columns]") -> "Columns":
         """Put rows of the same columns below one another."""

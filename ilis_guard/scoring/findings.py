@@ -41,19 +41,22 @@ class BundleFinding(BundlePart):
         return self.severity == "error"
 
 
-def figure_findings(auroc: Figure, brier_skill: Figure, groups: int) -> Iterator[BundleFinding]:
+def figure_findings(
+    auroc: Figure, brier_skill: Figure, groups: int, *, least: int = FEW_GROUPS[0]
+) -> Iterator[BundleFinding]:
     """Judge figures on rows that the score hasn't seen.
 
     Args:
         auroc: with its interval.
         brier_skill: with its interval.
         groups: independent rows behind them.
+        least: with fewer, the figures are no evidence.
     """
     if auroc.low <= CHANCE:
         yield _of_figure("by_chance", "error", auroc, CHANCE)
     if brier_skill.low <= 0:
         yield _of_figure("no_skill", "error" if brier_skill.value <= 0 else "warning", brier_skill, 0.0)
-    least, enough = FEW_GROUPS
+    enough = FEW_GROUPS[1]
     if groups < enough:
         severity: Severity = "error" if groups < least else "warning"
         yield BundleFinding(

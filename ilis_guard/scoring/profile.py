@@ -1,7 +1,6 @@
 """Profiles: the traffic profile that a bundle was adapted to, as one file of JSON, read as untrusted input."""
 
 from bisect import bisect_left
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -61,15 +60,6 @@ class AdaptedProfile(BundlePart):
                 f"the profile has the columns {self.traffic.widths!r}, and its bundle {bundle.digest!r} "
                 f"{bundle.traffic.widths!r}: it is damaged; make it again with `ilis-guard adapt`"
             )
-
-    def adapted(self, bundle: Bundle) -> Bundle:
-        """The bundle in units of this traffic, for rows of it to recalibrate.
-
-        Raises:
-            ProfileError: as `check_fits`.
-        """
-        self.check_fits(bundle)
-        return replace(bundle, traffic=self.traffic)
 
     def rank(self, uncertainty: float) -> float:
         """The share of the traffic's answers that are surer than one of this uncertainty, 0 to 1."""

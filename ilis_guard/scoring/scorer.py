@@ -179,12 +179,24 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
     """
     _check_widths(bundle)
     booster = load_booster(bundle.trees, features=2 * _widths(bundle.metadata)["features"])
-    return BlendedTrees(booster, blending=bundle.metadata.blending, reference=bundle.calibration_set.typicality)
+    metadata = bundle.metadata
+    return BlendedTrees(
+        booster,
+        blending=metadata.blending,
+        reference=bundle.calibration_set.typicality,
+        correction=metadata.correction,
+    )
 
 
 def _check_widths(bundle: Bundle) -> None:
     wanted, found = _widths(bundle.metadata), bundle.traffic.widths
     compared = len(bundle.calibration_set.typicality.mean)
+    correction = bundle.metadata.correction
+    if correction is not None and len(correction.features) != wanted["features"]:
+        raise BundleError(
+            f"the correction of the bundle {bundle.digest} has {len(correction.features)} coefficients, and there are "
+            f"{wanted['features']} features: copy the bundle again or fit it anew"
+        )
     if found != wanted or compared != wanted["typicality"]:
         raise BundleError(
             f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic.json has {found!r} and its "

@@ -12,9 +12,10 @@ import pytest
 from ilis_guard.errors import FitError, UnacceptedFindingsError
 from ilis_guard.lab import metrics
 from ilis_guard.lab.attempts import Answers, read_attempts
+from ilis_guard.lab.calibration_rows import read_calibration_rows, verdict_groups
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.grouping import answer_groups
-from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate, verdict_groups
+from ilis_guard.lab.recalibrate import recalibrate
 from ilis_guard.lab.splits import split
 from ilis_guard.policy.records import VerdictJson
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle

@@ -12,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
 from ilis_guard.lab import metrics, recalibrate as module
 from ilis_guard.lab.attempts import Answers
+from ilis_guard.lab.calibration_rows import CalibrationRows, Circumstances, read_calibration_rows
 from ilis_guard.lab.fit import fit
-from ilis_guard.lab.recalibrate import CalibrationRows, Circumstances, read_calibration_rows, recalibrate
+from ilis_guard.lab.recalibrate import recalibrate
 from ilis_guard.scoring import Bundle, LightGBMScorer, certify, read_bundle
 from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.types import Message, Wording

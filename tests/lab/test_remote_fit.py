@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
-from ilis_guard.lab import metrics, recalibrate
+from ilis_guard.lab import calibration_rows, metrics, recalibrate
 from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
@@ -121,7 +121,7 @@ def test_there_is_nothing_to_fit_to_a_prompt(tmp_path: Path) -> None:
 def test_new_rows_recalibrate_a_remote_bundle(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = towns_harvest(FINGERPRINT, 1100).take(np.arange(600, 1100))
     monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(fresh))
-    labelled = recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
+    labelled = calibration_rows.read_calibration_rows(bundle, tmp_path / "rows.parquet")
     recalibrate.recalibrate(bundle, labelled, tmp_path / "ours")
     again = read_bundle(str(tmp_path / "ours"))
     assert len(again.calibration_set.typicality.distances) == 500
@@ -130,7 +130,7 @@ def test_new_rows_recalibrate_a_remote_bundle(bundle: Bundle, tmp_path: Path, mo
     less = replace(fresh, statistics=fresh.statistics[:, :2], known=("logprob_sum", "logprob_mean"))
     monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(less))
     with pytest.raises(FitError, match=r"looks at the output statistics .*'margin_min'.* and of the rows"):
-        recalibrate.read_calibration_rows(bundle, tmp_path / "rows.parquet")
+        calibration_rows.read_calibration_rows(bundle, tmp_path / "rows.parquet")
 
 
 @pytest.mark.parametrize(

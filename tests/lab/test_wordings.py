@@ -16,10 +16,11 @@ from ilis_guard.lab import metrics
 from ilis_guard.lab.attempts import Answers, read_answers, read_attempts
 from ilis_guard.lab.baselines.observations import read_observations
 from ilis_guard.lab.baselines.observe import observe
+from ilis_guard.lab.calibration_rows import read_calibration_rows
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.harvest import ConcurrentRemoteModel, harvest
 from ilis_guard.lab.questions import Question
-from ilis_guard.lab.recalibrate import read_calibration_rows, recalibrate
+from ilis_guard.lab.recalibrate import recalibrate
 from ilis_guard.lab.splits import MIN_OF_WORDING
 from ilis_guard.lab.wordings import NamedWording, Turn, conversation_of, draw_wording, read_wordings
 from ilis_guard.models.local import LocalModel
