@@ -22,7 +22,9 @@ __all__ = ["bundle", "folder"]
 pytestmark = pytest.mark.usefixtures("fitted_model")
 
 GUARD = "version: 1\npolicy: default\ntiers:\n- {name: small, model: m, prompt: '{question}', bundle: bundle%s}\n"
-ANSWER_ALL = "version: 1\nname: p\nrules:\n- {id: all, when: uncertainty <= 1.0, do: answer}\n- {id: rest, do: abstain}\n"
+ANSWER_ALL = (
+    "version: 1\nname: p\nrules:\n- {id: all, when: uncertainty <= 1.0, do: answer}\n- {id: rest, do: abstain}\n"
+)
 KINDS = synthetic_answers({"c": 40, "d": 30}, seed=4, unlike=["d"])
 
 
