@@ -98,11 +98,11 @@ class RollingProfile:
         with self._errors("can't be used"):
             if not os.path.lexists(self._path):
                 self._create()
-            self._check_file()
+            size = self._check_file()
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._check_content()
+            self._check_content(size)
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._read()
 
@@ -231,14 +231,15 @@ class RollingProfile:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _check_file(self) -> None:
+    def _check_file(self) -> int:
         status = self._path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no plain file")
         if not 0 < status.st_size <= MAX_BYTES:
             raise ValueError(f"it has {status.st_size} bytes; a profile has 1 to {MAX_BYTES}")
+        return status.st_size
 
-    def _check_content(self) -> None:
+    def _check_content(self, size: int) -> None:
         """Check that it is a whole profile and nothing else: a stranger's database may run its own triggers."""
         connection = self._connection
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -249,8 +250,10 @@ class RollingProfile:
         schema = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
         if tuple(sql for (sql,) in schema) != _SCHEMA:
             raise ValueError("its tables aren't those of a profile")
+        if size % connection.execute("PRAGMA page_size").fetchone()[0]:
+            raise ValueError("it is damaged: it ends in the middle of a page")
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise ValueError(f"it is damaged: {found}")
+            raise ValueError(f"it is damaged: {' '.join(found.split())}")
 
     def _read(self) -> None:
         profile = self._connection.execute("SELECT source, checked, drifting FROM profile").fetchall()
