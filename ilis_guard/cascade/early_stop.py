@@ -79,6 +79,4 @@ class EarlyStopper:
         uncertainty, rank = so_far.uncertainty, so_far.rank
         if all(known >= self._convincing for known in (uncertainty, rank) if known is not None):
             return so_far
-        return replace(
-            so_far, uncertainty=None if uncertainty is None else 0.0, rank=None if rank is None else 0.0
-        )
+        return replace(so_far, uncertainty=None if uncertainty is None else 0.0, rank=None if rank is None else 0.0)

@@ -100,8 +100,7 @@ class Tier:
         return isinstance(self.model, StoppableModel)
 
     def with_model(self, model: Model) -> Self:
-        """Replace the model. Bundles are kept where they were fitted to it, and a profile of its answers; other scorers
-        always.
+        """Replace the model. A bundle fitted to it is kept, so is a profile of its answers, and any other scorer.
 
         Answers of a model that can't be tapped, and that no bundle was fitted to, have no score, or only a rank.
 

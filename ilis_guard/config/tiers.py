@@ -137,13 +137,14 @@ class RollingProfileConfig(StrictModel):
     """Where; it is made if there is none, and belongs to this tier alone."""
 
 
-def _profile_kind(value: Any) -> Literal["file", "rolling"]:
-    return "rolling" if isinstance(value, Mapping | RollingProfileConfig) else "file"
+def _profile_kind(value: Any) -> Literal["(file)", "(rolling)"]:
+    """Which one is meant; no key has such a name, so that errors find the keys."""
+    return "(rolling)" if isinstance(value, Mapping | RollingProfileConfig) else "(file)"
 
 
 Profile = Annotated[
-    Annotated[str, Field(min_length=1), relative_to_file(absolute_path), Tag("file")]
-    | Annotated[RollingProfileConfig, Tag("rolling")],
+    Annotated[str, Field(min_length=1), relative_to_file(absolute_path), Tag("(file)")]
+    | Annotated[RollingProfileConfig, Tag("(rolling)")],
     Discriminator(_profile_kind),
 ]
 
@@ -185,8 +186,8 @@ class TierConfig(StrictModel):
     prompt_bundle: Bundle | None = None
     """As `bundle`, fitted to the stage `prompt`, for policies with rules of that stage."""
     profile: Profile | None = None
-    """What answers are ranked in: the file of a traffic profile, which belongs to `bundle` and doesn't change, or one of
-    the last answers. Without either they have no rank."""
+    """What answers are ranked in: the file of a traffic profile, which belongs to `bundle` and doesn't change, or a
+    profile of the last answers. Without either they have no rank."""
     prompt_profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
     """The file of a traffic profile, for `prompt_bundle`."""
     cost: TierCost | None = None

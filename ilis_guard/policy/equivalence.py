@@ -29,8 +29,11 @@ ClassLiterals = Mapping[str, frozenset[Label]]
 
 _MAX_CODE: Final = 2**62
 _READ_BY_ENGINE: Final[Literals] = {
-    **{"uncertainty": frozenset(), "rank": frozenset()},
-    **{"error": None, "certified": None, "last_tier": None},
+    "uncertainty": frozenset(),
+    "rank": frozenset(),
+    "error": None,
+    "certified": None,
+    "last_tier": None,
 }
 _OBSTACLE_FACTS: Final[Mapping[Action, frozenset[str]]] = {
     Action.ANSWER: frozenset({"uncertainty", "rank", "certified", "error"}),

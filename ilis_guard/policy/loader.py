@@ -152,7 +152,7 @@ def _cold_start(document: Document, file: PolicyFile, rules: Sequence[BoundRule]
         return
     place = document.key_place(("cold_start",))
     if file.guarantee is not None:
-        yield f"{place}: `cold_start` gives answers unguarded, and a guarantee holds of all answers: take one of them out"
+        yield f"{place}: `cold_start` gives answers unguarded, which no guarantee can cover: take one of them out"
     if len(rules) == len(file.rules) and not any(
         bound.rule.do is Action.ANSWER and "rank" in bound.condition.names for bound in rules
     ):

@@ -95,7 +95,7 @@ class RollingProfile:
         self._ascending: list[float] = []
         self._last_id = 0
         self._source = ""
-        with self._errors("can't be used"):
+        with self._errors():
             if not os.path.lexists(self._path):
                 self._create()
             size = self._check_file()
@@ -119,8 +119,8 @@ class RollingProfile:
         """
         if self._source not in ("", source):
             raise ProfileError(
-                f"the answers of the rolling profile {str(self._path)!r} were scored by {self._source!r:.300}, and this "
-                f"is {source!r:.300}: name another file, or delete this one to begin anew"
+                f"the answers of the rolling profile {str(self._path)!r} were scored by {self._source!r:.300}, and "
+                f"this is {source!r:.300}: name another file, or delete this one to begin anew"
             )
 
     def rank(self, value: float, source: str) -> float:
@@ -164,7 +164,9 @@ class RollingProfile:
     def _store(self, value: float, source: str) -> ProfileDrift | None:
         """Write a value, and take in what other processes wrote meanwhile."""
         with self._transaction() as connection:
-            stored, checked, is_drifting = connection.execute("SELECT source, checked, drifting FROM profile").fetchone()
+            stored, checked, is_drifting = connection.execute(
+                "SELECT source, checked, drifting FROM profile"
+            ).fetchone()
             if stored not in ("", source):  # another process was first
                 self._source = stored
                 self.check_fits(source)
@@ -205,13 +207,13 @@ class RollingProfile:
             raise
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.Error, ValueError) as error:
             raise ProfileError(
-                f"the rolling profile {str(self._path)!r} {what}: {error}; name another file, or delete this one to begin "
-                "anew"
+                f"the rolling profile {str(self._path)!r} can't be used: {error}; name another file, or delete this "
+                "one to begin anew"
             ) from error
 
     def _create(self) -> None:

@@ -86,7 +86,9 @@ def test_until_ranks_are_known_a_sample_goes_to_a_person_and_the_rest_is_shadowe
     for one in escalated:
         assert (one.action, one.rule, one.shadow) == (Action.ESCALATE, "ask-a-person", None)
         assert one.ticket is not None
-    assert {(one.uncertainty, one.calibrated, one.attempts[0].departures) for one in made} == {(None, False, ("labels",))}
+    assert {(one.uncertainty, one.calibrated, one.attempts[0].departures) for one in made} == {
+        (None, False, ("labels",))
+    }
 
 
 def test_once_ranks_are_known_the_surest_are_answered_and_the_rest_goes_to_a_person(
@@ -232,7 +234,9 @@ def test_a_scorer_with_labels_and_a_profile_has_an_uncertainty_and_a_rank(
     guard = build(
         "default",
         model=FakeModel(_Script(lambda prompt: answer(0.1, text=prompt))),
-        scorer=FixedScorer({name: Score(uncertainty=of, typicality=1.0, departures=("system",)) for name, of in scores.items()}),
+        scorer=FixedScorer(
+            {name: Score(uncertainty=of, typicality=1.0, departures=("system",)) for name, of in scores.items()}
+        ),
     )
     made = [guard.decide(f"{number}") for number in (*range(0, 100, 4), 0, 98)]
     assert [one.rank for one in made[-2:]] == [1 / 25, 1]

@@ -1,4 +1,4 @@
-"""Without a bundle and a label, real parts: a local model, a provider over HTTP, a wrapped chat model, a killed process."""
+"""Without a bundle, with real parts: a local model, a provider over HTTP, a wrapped chat model, a killed process."""
 
 import math
 from collections.abc import Iterator
@@ -101,13 +101,16 @@ def test_a_remote_model_over_http_decides_something_within_fifty_requests(
         made = [guard.decide(town(number).prompt(), id=f"r{number}") for number in range(REQUESTS)]
         check_course(made, queue)
     answered = [confidence(number) for number in range(LEAST_ANSWERS, REQUESTS) if made[number].action is Action.ANSWER]
-    others = [confidence(number) for number in range(LEAST_ANSWERS, REQUESTS) if made[number].action is not Action.ANSWER]
+    others = [
+        confidence(number) for number in range(LEAST_ANSWERS, REQUESTS) if made[number].action is not Action.ANSWER
+    ]
     assert np.mean(answered) > np.mean(others) + 0.3, "those that the model is surer of"
     # A restart ranks at once, by the same answers.
     with Guard.from_config(path) as again:
         made_again = again.decide(town(0).prompt())
         assert made_again.rank is not None
         assert made_again.mode == "enforce"
+
     # So does one after a kill in the middle of its work.
     def decide_and_die() -> None:
         with Guard.from_config(path) as killed:
@@ -141,7 +144,7 @@ def test_a_guard_doesnt_start_on_a_damaged_profile_or_another_models(
     with Guard.from_config(path) as guard:
         guard.decide(town(1).prompt())
     path.write_text(path.read_text().replace("town-clerk", "mayor"))
-    with pytest.raises(ProfileError, match="were scored by 'perplexity of .*town-clerk.*this is .*mayor"):
+    with pytest.raises(ProfileError, match=r"were scored by 'perplexity of .*town-clerk.*this is .*mayor"):
         Guard.from_config(path)
     for left in file.parent.iterdir():
         left.unlink()

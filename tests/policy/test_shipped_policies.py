@@ -75,7 +75,7 @@ def test_nothing_about_a_shipped_policy_needs_a_warning(name: str, operated: Gua
     policy = Policy.load(name)
     found = [*policy.notices(), *policy.config_notices(operated)]
     assert [notice.what for notice in found if notice.level == "warning"] == []
-    # Notes: that it only looks on, at first or always, and that a guarantee behind a retry rests on rows of all requests.
+    # Notes: that it only looks on, and that a guarantee behind a retry rests on rows of all requests.
     in_cascade = policy.guarantee is not None and any(rule.do is Action.RETRY for rule in policy.rules)
     expected = ["SHADOW MODE"] * (name == "shadow-roll-out") + ["see only what rules pass on"] * in_cascade
     expected += ["COLD START"] * (name == "cold-start")

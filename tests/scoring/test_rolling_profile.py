@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ilis_guard.errors import ProfileError
 from ilis_guard.scoring.profile import LEAST_ANSWERS

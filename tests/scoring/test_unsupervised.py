@@ -15,9 +15,7 @@ def generation(logprob_mean: float | None) -> Generation:
         if logprob_mean is None
         else Statistics(logprob_sum=3 * logprob_mean, logprob_mean=logprob_mean, entropy_mean=math.nan, margin_min=0.1)
     )
-    return Generation(
-        text="Oslo", tokens=3, prompt_tokens=4, finish_reason="stop", seconds=0.1, statistics=statistics
-    )
+    return Generation(text="Oslo", tokens=3, prompt_tokens=4, finish_reason="stop", seconds=0.1, statistics=statistics)
 
 
 def test_a_less_probable_answer_is_more_surprising() -> None:
