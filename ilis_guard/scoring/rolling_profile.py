@@ -97,6 +97,7 @@ class RollingProfile:
         self._source = ""
         with self._errors():
             if not os.path.lexists(self._path):
+                self._check_nothing_is_left()
                 self._create()
             size = self._check_file()
             self._connection = sqlite3.connect(
@@ -175,14 +176,13 @@ class RollingProfile:
             connection.execute("DELETE FROM answers WHERE id <= ?", [last - self._answers])
             rows = connection.execute("SELECT value FROM answers WHERE id > ? ORDER BY id", [self._last_id])
             more = [each for (each,) in rows.fetchall()]
-            newest = [*self._newest, *more][-self._answers :]
-            drift, drifting = None, bool(is_drifting)
-            if (recent := self._answers // 4) <= last - checked and len(newest) >= 2 * recent:
-                checked, drift = last, _drift(newest, recent)
-                drifting = drift is not None
-            connection.execute(
-                "UPDATE profile SET source = ?, checked = ?, drifting = ?", [source, checked, int(drifting)]
-            )
+            drift, known, recent = None, len(self._newest) + len(more), self._answers // 4
+            if last - checked >= recent and known >= 2 * recent:
+                drift = _drift([*self._newest, *more][-self._answers :], recent)
+                state = [last, int(drift is not None)]
+            else:
+                state = [checked, is_drifting]
+            connection.execute("UPDATE profile SET source = ?, checked = ?, drifting = ?", [source, *state])
         self._source, self._last_id = source, last
         self._take(more)
         return None if is_drifting else drift
@@ -213,8 +213,14 @@ class RollingProfile:
         except (OSError, sqlite3.Error, ValueError) as error:
             raise ProfileError(
                 f"the rolling profile {str(self._path)!r} can't be used: {error}; name another file, or delete this "
-                "one to begin anew"
+                "one, and those beside it that begin with its name, to begin anew"
             ) from error
+
+    def _check_nothing_is_left(self) -> None:
+        """SQLite would write a deleted profile's log into the next one."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        if log.exists() and not self._path.exists():  # nobody has made one meanwhile
+            raise ValueError(f"it is gone, and {str(log)!r} is left of it")
 
     def _create(self) -> None:
         """Make an empty profile, which appears when it is complete: an empty file is a damaged one."""

@@ -56,7 +56,10 @@ def test_what_is_wrong_is_told_with_its_place(profile: str, complaint: str, tmp_
 
 def test_two_tiers_dont_share_a_file(tmp_path: Path) -> None:
     rolling = "{rolling: 500, file: a.db}"
-    with pytest.raises(ConfigError, match=r"guard\.yaml:5:\d+: tiers\[1\]\.profile\.file: the tier 'small' has its answers in this file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"guard\.yaml:5:\d+: tiers\[1\]\.profile\.file: the tier 'small' has its answers in this file",
+    ):
         read_config(guard_yaml(tmp_path, tier(rolling, "small"), tier(rolling, "large")))
 
 

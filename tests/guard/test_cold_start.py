@@ -307,3 +307,24 @@ def test_a_guard_without_models_neither_ranks_nor_fails(build: Callable[..., Gua
     warm(guard)
     made = guard.without_models("it stops").decide("0.0")
     assert (made.action, made.rule) == (Action.ESCALATE, "failed-so-ask-a-person")
+
+
+def test_a_larger_tier_has_a_cold_start_of_its_own(build: Callable[..., Guard], tmp_path: Path) -> None:
+    small, large = RollingProfile(tmp_path / "small.db"), RollingProfile(tmp_path / "large.db")
+    tiers = [
+        Tier(name="small", model=chat(), profile=small),
+        Tier(name="large", model=chat(lambda _: 0.7), profile=large),
+    ]
+    with Guard(tiers=tiers, policy=Policy.load("cold-start"), review=InMemoryQueue()) as guard:
+        made = warm(guard, 60)
+        assert {len(one.attempts) for one in made[:LEAST_ANSWERS]} == {1}
+        retried = [one for one in made[LEAST_ANSWERS:] if len(one.attempts) == 2]
+        cold, ranked = retried[: LEAST_ANSWERS - 3], retried[LEAST_ANSWERS:]
+        assert {one.mode for one in cold} == {"shadow", "enforce"}
+        shadowed = next(one for one in cold if one.mode == "shadow")
+        assert shadowed.shadow is not None
+        assert [ruling.rule for ruling in shadowed.shadow.rulings] == ["try-larger", "ask-a-person"]
+        assert (shadowed.action, shadowed.attempts[-1].tier) == (Action.ANSWER, "large")
+        # Of equal answers none is sure: they go to a person.
+        assert {(one.mode, one.action) for one in ranked} <= {("enforce", Action.ESCALATE)}
+    assert (small.answers, large.answers) == (60, len(retried))

@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
@@ -172,7 +174,7 @@ def test_a_wrapped_chat_model_decides_something_within_fifty_requests(
     name: str, serving: Provider, tmp_path: Path
 ) -> None:
     chat = ChatOpenAI(**serving.arguments(api_key=SecretStr("sk-test"), top_logprobs=None))
-    chains = {
+    chains: dict[str, Runnable[Any, Any]] = {
         "a chat model": chat,
         "a chain": ChatPromptTemplate.from_template("{question}") | chat | StrOutputParser(),
         "bound": ChatOpenAI(**serving.arguments(api_key=SecretStr("x"), logprobs=None, top_logprobs=None)).bind(

@@ -98,6 +98,14 @@ def test_what_was_added_survives_kill_9_at_any_moment(path: Path) -> None:
     assert stored(path) == [0.5, *(number / 10 for number in range(30))]
 
 
+def test_a_log_that_is_left_of_a_deleted_profile_is_told(path: Path) -> None:
+    profile = filled(path, [0.5])
+    path.unlink()
+    with pytest.raises(ProfileError, match=r"it is gone, and '.*chat\.db-wal' is left of it; .* those beside it"):
+        RollingProfile(path, answers=LEAST)
+    profile.close()
+
+
 def test_processes_share_a_file(path: Path) -> None:
     def add(start: int) -> None:
         profile = RollingProfile(path, answers=500)
