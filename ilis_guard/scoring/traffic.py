@@ -103,7 +103,8 @@ class TrafficProfile(BundlePart):
     @property
     def widths(self) -> dict[Block | Literal["prompt"], int]:
         """Columns of each block, and of the prompts' summaries."""
-        return {**_widths(self.kinds[0]), "prompt": len(self.prompts.mean)}
+        known: dict[Block | Literal["prompt"], int] = {"prompt": len(self.prompts.mean)}
+        return known | {name: width for name, width in _widths(self.kinds[0]).items()}
 
 
 def _widths(kind: TrafficKind) -> dict[Block, int]:
