@@ -186,9 +186,9 @@ class TierConfig(StrictModel):
     prompt_bundle: Bundle | None = None
     """As `bundle`, fitted to the stage `prompt`, for policies with rules of that stage."""
     profile: Profile | None = None
-    """What answers are ranked in: the file of a traffic profile (`ilis-guard adapt`), which belongs to `bundle`, doesn't
-    change, and gives the units, too; or a profile of the last answers. Without either they have no rank, and are scored
-    in units of the bundle's own traffic."""
+    """What answers are ranked in: the file of a traffic profile (`ilis-guard adapt`), which belongs to `bundle`, stays
+    as it is, and gives the units, too; or a profile of the last answers. Without either they have no rank, and are
+    scored in units of the bundle's own traffic."""
     prompt_profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
     """The file of a traffic profile, for `prompt_bundle`."""
     cost: TierCost | None = None

@@ -104,7 +104,8 @@ class TrafficProfile(BundlePart):
     def widths(self) -> dict[Block | Literal["prompt"], int]:
         """Columns of each block, and of the prompts' summaries."""
         known: dict[Block | Literal["prompt"], int] = {"prompt": len(self.prompts.mean)}
-        return known | {name: width for name, width in _widths(self.kinds[0]).items()}
+        known.update(_widths(self.kinds[0]))
+        return known
 
 
 def _widths(kind: TrafficKind) -> dict[Block, int]:
