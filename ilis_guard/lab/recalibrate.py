@@ -126,7 +126,7 @@ def correct(
 
 def _few(rows: CalibrationRows) -> bool:
     wrong = rows.wrong[one_of_each(rows.groups)]
-    return min(wrong.sum(), (~wrong).sum()) < MIN_PER_CLASS
+    return min(int(wrong.sum()), int((~wrong).sum())) < MIN_PER_CLASS
 
 
 def _kept(rows: CalibrationRows, share: float) -> Bool[np.ndarray, " rows"]:

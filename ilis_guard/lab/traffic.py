@@ -13,7 +13,15 @@ from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.scoring.columns import Columns, columns_of
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.profile import LEAST_ANSWERS
-from ilis_guard.scoring.traffic import LARGEST, Moments, Normaliser, TrafficKind, TrafficProfile, measure_kind
+from ilis_guard.scoring.traffic import (
+    FARTHEST,
+    LARGEST,
+    Moments,
+    Normaliser,
+    TrafficKind,
+    TrafficProfile,
+    measure_kind,
+)
 from ilis_guard.types import Stage
 
 MOST_KINDS: Final = 12
@@ -102,9 +110,11 @@ def check_traffic(rows: Sequence[Columns]) -> None:
 
 
 def _standardised(values: Float64[np.ndarray, "rows summary"], moments: Moments) -> Float64[np.ndarray, "rows summary"]:
+    """As a `Normaliser` does: what varies by rounding alone makes no kinds."""
     spread = np.array(moments.spread)
-    standardised: Float64[np.ndarray, "rows summary"] = values - np.array(moments.mean)
-    return standardised / np.where(spread > 0, spread, 1.0)
+    per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+    standardised: Float64[np.ndarray, "rows summary"] = (values - np.array(moments.mean)) * per_spread
+    return standardised.clip(-FARTHEST, FARTHEST)
 
 
 def _clusters(prompts: Float64[np.ndarray, "rows summary"], seed: int) -> Float64[np.ndarray, "kinds summary"]:
@@ -114,7 +124,8 @@ def _clusters(prompts: Float64[np.ndarray, "rows summary"], seed: int) -> Float6
     if not prompts.shape[1]:
         return one
     compared = np.random.default_rng(seed).permutation(len(prompts))[:MOST_COMPARED]
-    for count in range(2, min(MOST_KINDS, len(prompts) // LEAST_ANSWERS) + 1):
+    most = min(MOST_KINDS, len(prompts) // LEAST_ANSWERS, len(np.unique(prompts, axis=0)))
+    for count in range(2, most + 1):
         clustered = KMeans(count, n_init=4, random_state=seed).fit(prompts)
         kinds: Int64[np.ndarray, " rows"] = clustered.labels_
         if len(np.unique(kinds)) < count or np.bincount(kinds).min() < LEAST_ANSWERS:

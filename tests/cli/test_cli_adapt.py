@@ -44,13 +44,16 @@ def test_traffic_in_another_wording_gets_ranks_without_a_label(room: Path, run: 
     profile = read_profile(room / "mine.json")
     assert profile.bundle == read_bundle(BUNDLE).digest
     assert len(profile.uncertainties) == len(COUNTRIES)
+    assert [(kind.name, kind.rows) for kind in profile.traffic.kinds] == [("all", 20)]
+    assert profile.wordings == ()
+    assert "20 answers; kinds by their prompts" in made.out
     assert f"20 answers; the surest 60 % have an uncertainty below {profile.uncertainties[12]:.3f}" in made.out
     ranks: dict[str, float] = {}
     with Guard.from_config(room / "ranked.yaml") as guard:
         for country in COUNTRIES[:6]:
             decision = guard.decide(talk(country))
             (attempt,) = decision.attempts
-            assert attempt.departures == ("system",)
+            assert attempt.departures == ("system", "traffic")
             assert attempt.rank is not None
             ranks[country] = attempt.rank
             # Alone or in a batch, an answer's maps are the same but for the last digits.

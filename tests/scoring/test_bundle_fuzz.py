@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.usefixtures("process"), pytest.mark.filterwarnings("ig
 
 MANY = int(os.environ.get("ILIS_GUARD_FUZZ", "0"))
 ROOT = Path(__file__).parents[2]
-METADATA, TREES, CALIBRATION = "bundle.json", "trees.txt", "calibration.json"
+METADATA, TREES, CALIBRATION, TRAFFIC = "bundle.json", "trees.txt", "calibration.json", "traffic.json"
 TREES_KEPT = 6
 """Of some eighty: an edit is then likelier to change what an earlier one did, and a bundle loads in no time."""
 
@@ -36,7 +36,7 @@ def resized(text: str) -> str:
 
 REAL = {
     file: (resources.files("ilis_guard") / "bundles" / "gemma-3-270m-full" / file).read_text(encoding="utf-8")
-    for file in (METADATA, TREES, CALIBRATION)
+    for file in (METADATA, TREES, CALIBRATION, TRAFFIC)
 }
 LEAF = f"""\
 Tree={TREES_KEPT}
@@ -130,7 +130,7 @@ def tried(examples: int) -> settings:
 def signed(texts: Mapping[str, str]) -> dict[str, str]:
     """With the digests that belong to the texts: who makes a bundle knows how."""
     metadata = texts[METADATA]
-    for file in (TREES, CALIBRATION):
+    for file in (TREES, CALIBRATION, TRAFFIC):
         old, new = (hashlib.sha256(each[file].encode("utf-8", "surrogatepass")).hexdigest() for each in (REAL, texts))
         metadata = metadata.replace(old, new)
     return {**texts, METADATA: metadata}
@@ -145,7 +145,7 @@ def check(loading: Loading, texts: Mapping[str, str]) -> None:
     assert len(told["scores"]) == 3
     for score in told["scores"]:
         if isinstance(score, str):
-            assert "isn't a number" in score or "the bundle was fitted to" in score
+            assert "isn't a number" in score or "the bundle was fitted to" in score or "names the kinds" in score
         else:
             uncertainty, typicality = score
             assert 0 <= uncertainty <= 1
@@ -261,7 +261,7 @@ def _places(value: Any, keys: tuple[int | str, ...] = ()) -> Iterator[tuple[int 
             yield from _places(value[index], (*keys, index))
 
 
-JSON_PLACES = {file: list(_places(json.loads(REAL[file]))) for file in (METADATA, CALIBRATION)}
+JSON_PLACES = {file: list(_places(json.loads(REAL[file]))) for file in (METADATA, CALIBRATION, TRAFFIC)}
 
 
 @st.composite
@@ -308,6 +308,12 @@ def test_hostile_metadata_is_refused_or_scores(metadata: str, loading: Loading) 
 @given(calibration=hostile_json(CALIBRATION))
 def test_a_hostile_calibration_set_is_refused_or_scores(calibration: str, loading: Loading) -> None:
     check(loading, {**REAL, CALIBRATION: calibration})
+
+
+@tried(120)
+@given(traffic=hostile_json(TRAFFIC))
+def test_a_hostile_traffic_profile_is_refused_or_scores(traffic: str, loading: Loading) -> None:
+    check(loading, {**REAL, TRAFFIC: traffic})
 
 
 @pytest.mark.parametrize("trees", [REAL[TREES], FEW_TREES], ids=["all of it", "fewer trees"])
