@@ -7,9 +7,9 @@ bundle is fitted to the others, and of its rows 200, drawn at random, may be loo
 a profile is measured on, and the rows that are labelled; the remaining ones test. Sets with fewer than 260 rows are
 only fitted to.
 
-Beside the table there is a picture of the same name (.png). With ``--samplers`` the ways to choose the rows to label are
-compared, and that table stands beside the other. Bundles are kept in a folder, and a second run takes them
-from there.
+Beside the table there is a picture of the same name (.png). With ``--samplers`` the ways to choose the rows to label
+are compared, and that table stands beside the other. Bundles are kept in a folder, and a second run takes them from
+there.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,9 @@ def table(found: list[CurveFigure]) -> list[list[str]]:
             for name, left_out in (("auroc", MEAN), ("ece", MEAN), ("ece", POOLED), ("certified coverage", MEAN))
         ]
         values = ["" if one is None else f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in cells]
-        rows.append([setting.method, setting.sampler, *map(str, (setting.profile, setting.labels, setting.kept)), *values])
+        rows.append(
+            [setting.method, setting.sampler, *map(str, (setting.profile, setting.labels, setting.kept)), *values]
+        )
     return rows
 
 

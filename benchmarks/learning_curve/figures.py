@@ -88,9 +88,9 @@ FIGURES: Final[dict[Name, Callable[[Sequence[Trial]], float | None]]] = {
     "error of certified": _error,
     "refused": _refused,
 }
-"""Of a set: mean over draws, but `ece` and `error of certified`, which are over all draws' rows. `certified coverage` is
-the share of unseen requests that the certified threshold answers, and `refused` the share of draws whose labels taught
-nothing."""
+"""Of a set: mean over draws, but `ece` and `error of certified`, which are over all draws' rows. `certified coverage`
+is the share of unseen requests that the certified threshold answers, and `refused` the share of draws whose labels
+taught nothing."""
 
 
 def _mean(setting: Setting, name: Name, values: Float64[np.ndarray, " sets"]) -> CurveFigure:

@@ -1,6 +1,7 @@
 """The picture: AUROC, calibration error and certified coverage by labels, and by the size of the profile."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,9 @@ from benchmarks.learning_curve.trials import BUNDLE, MAX_ERROR, OUTPUT_STATISTIC
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED
 from ilis_guard.lab.recalibrate import KEPT
 
-COLOURS: Final = {BUNDLE: "#1f6feb", OUTPUT_STATISTICS: "#bf8700", "perplexity": "#57606a", "log-probability": "#9aa5b1"}
+BLUE, OCHRE = "#1f6feb", "#bf8700"
+COLOURS: Final = {BUNDLE: BLUE, OUTPUT_STATISTICS: OCHRE, "perplexity": "#57606a", "log-probability": "#9aa5b1"}
+Values = Sequence[CurveFigure | None]
 
 
 def draw(found: Sequence[CurveFigure], sizes: Sizes, title: str, to: Path) -> None:
@@ -22,10 +25,13 @@ def draw(found: Sequence[CurveFigure], sizes: Sizes, title: str, to: Path) -> No
     _profiles(by_profile, found, sizes)
     for method in (BUNDLE, OUTPUT_STATISTICS):
         for kept, style in ((0.0, "-"), (KEPT, ":")):
-            name = method if not kept else f"{method}, {kept:.0%} kept"
-            _by_labels(by_labels, found, sizes, method, kept, "auroc", MEAN, style, name)
-            _by_labels(calibration, found, sizes, method, kept, "ece", POOLED, style, name)
-        _by_labels(coverage, found, sizes, method, KEPT, "certified coverage", MEAN, ":", f"{method}, {KEPT:.0%} kept")
+            label = method if not kept else f"{method}, {kept:.0%} kept"
+            curve = _Curve(found=found, sizes=sizes, method=method, kept=kept)
+            _line(by_labels, curve.places, curve.values("auroc", MEAN), COLOURS[method], style, label)
+            _line(calibration, curve.places, curve.values("ece", POOLED), COLOURS[method], style, label)
+            if kept:
+                covered = curve.values("certified coverage", MEAN)
+                _line(coverage, curve.places, covered, COLOURS[method], style, label)
     for axis, what in (
         (by_profile, "AUROC without labels"),
         (by_labels, "AUROC"),
@@ -35,14 +41,43 @@ def draw(found: Sequence[CurveFigure], sizes: Sizes, title: str, to: Path) -> No
         axis.set_title(what, fontsize=10)
         axis.set_xlabel("unlabelled rows of the profile" if axis is by_profile else "labels")
         axis.grid(alpha=0.3)
-    by_labels.set_ylim(by_profile.get_ylim()[0], None)
-    by_profile.set_ylim(by_labels.get_ylim())
+    for axis in (by_labels, calibration, coverage):
+        axis.set_xticks([0, *sizes.labels])
+    for axis in (calibration, coverage):
+        axis.set_ylim(bottom=0)
+    low, high = zip(by_profile.get_ylim(), by_labels.get_ylim(), strict=True)
     for axis in (by_profile, by_labels):
+        axis.set_ylim(min(low), max(high))
         axis.legend(fontsize=7, loc="lower right")
     figure.suptitle(title, fontsize=11)
     to.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(to, dpi=110, metadata={"Software": None} if to.suffix == ".png" else None)
     plt.close(figure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Curve:
+    """A method's figures by labels, from none."""
+
+    found: Sequence[CurveFigure]
+    sizes: Sizes
+    method: str
+    kept: float
+
+    @property
+    def places(self) -> Sequence[int]:
+        return (0, *self.sizes.labels)
+
+    def values(self, name: str, left_out: str) -> Values:
+        profile = self.sizes.pool
+        settings = [
+            Setting(method=self.method, profile=profile),
+            *(
+                Setting(method=self.method, labels=labels, kept=self.kept, profile=profile)
+                for labels in self.sizes.labels
+            ),
+        ]
+        return [find(self.found, setting, name, left_out) for setting in settings]
 
 
 def _profiles(axis: Axes, found: Sequence[CurveFigure], sizes: Sizes) -> None:
@@ -56,31 +91,10 @@ def _profiles(axis: Axes, found: Sequence[CurveFigure], sizes: Sizes) -> None:
     axis.set_xticks(list(places), [str(size) for size in sizes.profiles])
 
 
-def _by_labels(
-    axis: Axes,
-    found: Sequence[CurveFigure],
-    sizes: Sizes,
-    method: str,
-    kept: float,
-    name: str,
-    left_out: str,
-    style: str,
-    label: str,
-) -> None:
-    without = find(found, Setting(method=method, profile=sizes.pool), name, left_out)
-    values = [
-        find(found, Setting(method=method, labels=labels, kept=kept, profile=sizes.pool), name, left_out)
-        for labels in sizes.labels
-    ]
-    _line(axis, (0, *sizes.labels), [without, *values], COLOURS[method], style, label)
-    axis.set_xticks([0, *sizes.labels])
-
-
-def _line(
-    axis: Axes, places: Sequence[int], values: Sequence[CurveFigure | None], colour: str, style: str, label: str
-) -> None:
+def _line(axis: Axes, places: Sequence[int], values: Values, colour: str, style: str, label: str) -> None:
     known = [(place, one) for place, one in zip(places, values, strict=True) if one is not None]
-    axis.plot([place for place, _ in known], [one.value for _, one in known], style, color=colour, label=label, marker=".")
+    at = [place for place, _ in known]
+    axis.plot(at, [one.value for _, one in known], style, color=colour, label=label, marker=".")
     if style == "-":
         low, high = ([getattr(one, end) for _, one in known] for end in ("low", "high"))
-        axis.fill_between([place for place, _ in known], low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)

@@ -17,7 +17,7 @@ from ilis_guard.errors import FitError
 from ilis_guard.lab.calibration_rows import CalibrationRows
 from ilis_guard.lab.recalibrate import KEPT, correct
 from ilis_guard.lab.traffic import profile_by_prompts
-from ilis_guard.scoring import Bundle, certify, read_bundle
+from ilis_guard.scoring import certify, read_bundle
 from ilis_guard.types import STATISTICS
 
 MAX_ERROR: Final = 0.2
@@ -139,7 +139,7 @@ class Draw:
             learned = read_bundle(str(to))
         raw = profiled.in_units(learned, learned.traffic).raw[self._test]
         uncertainty = learned.metadata.calibration.apply(raw)
-        return self._trial(setting, raw, uncertainty, threshold=_threshold(learned))
+        return self._trial(setting, raw, uncertainty, threshold=learned.certify(max_error=MAX_ERROR).threshold)
 
     def _statistics_corrected(self, setting: Setting, chosen: Int64[np.ndarray, " labels"]) -> Trial:
         known = self._statistics(setting.profile)
@@ -190,14 +190,6 @@ class Draw:
             answered=answered,
             refused=refused,
         )
-
-
-def _threshold(bundle: Bundle) -> float | None:
-    """What a bundle certifies, as a policy would have it."""
-    learned, known = bundle.metadata.recalibrated, bundle.calibration_set
-    if learned is None or not learned.kept:
-        return None
-    return _certified(np.array(known.uncertainty), np.array(known.wrong))
 
 
 def _certified(uncertainty: Float64[np.ndarray, " rows"], wrong: Bool[np.ndarray, " rows"]) -> float | None:

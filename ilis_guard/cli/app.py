@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 
 from ilis_guard import __version__
-from ilis_guard.cli import ask, lab, models, policy, queue, serve
+from ilis_guard.cli import ask, evaluation, lab, models, policy, queue, serve, traffic
 from ilis_guard.cli.console import configure_logs, err, escape, print_line
 from ilis_guard.errors import IlisGuardError
 
 app = typer.Typer(name="ilis-guard", no_args_is_help=True, pretty_exceptions_enable=False)
-for module in (ask, lab, models, policy, queue, serve):
+for module in (ask, lab, traffic, evaluation, models, policy, queue, serve):
     app.add_typer(module.commands)
 EXIT_BAD_INPUT = 2
 LAB_PACKAGES = ("matplotlib", "pyarrow", "scipy", "sklearn")

@@ -1,24 +1,19 @@
-"""The commands from questions to bundles and tables for simulations: `harvest`, `fit`, `evaluate`, `score`, ..."""
+"""The commands from labelled questions to bundles and tables for simulations: `harvest`, `fit`, `score`, ..."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ilis_guard.cli.console import GUARD_YAML, Config, out, print_line, progress_bar, step_bars, steps
+from ilis_guard.cli.console import GUARD_YAML, Config, out, print_line, progress_bar, steps
 from ilis_guard.errors import ConfigError, SimulationError
-from ilis_guard.types import Fingerprint, Site, Stage
+from ilis_guard.types import Site, Stage
 
 if TYPE_CHECKING:  # with pyarrow, which not every command here needs
     from ilis_guard.config.guard_yaml import GuardConfig
     from ilis_guard.config.tiers import TierConfig
-    from ilis_guard.lab.adapt import Traffic
     from ilis_guard.lab.attempts import AttemptTable
     from ilis_guard.lab.harvest import HarvestedModel
-    from ilis_guard.lab.questions import Question
-    from ilis_guard.scoring import Bundle
     from ilis_guard.scoring.features import FeatureGroup
 
 ACCEPT_HELP = "Write the bundle even if its score is no better than chance, or its figures are no evidence."
@@ -81,7 +76,7 @@ def harvest(  # noqa: PLR0917 - each is an option
     labelled = read_questions(questions, group_by=group_by)
     named = () if wordings is None else read_wordings(wordings)
     judged_by, judging = load_judge(judge)
-    name, model = _harvested_model(chosen, site)
+    name, model = load_harvested_model(chosen, site)
     with progress_bar(f"asking {tier}") as progress:
         run(
             model,
@@ -102,7 +97,7 @@ def harvest(  # noqa: PLR0917 - each is an option
     print_line(f"{len(labelled)} rows in {to}")
 
 
-def _harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
+def load_harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
     """The model's name in the manifest, and the model."""
     from ilis_guard.cascade.tier import load_local_model, load_remote_model
 
@@ -267,72 +262,6 @@ def _fit_to_few(
 
 
 @commands.command()
-def adapt(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder, or packaged:NAME.")],
-    to: Annotated[Path, typer.Option(help="The profile to write, a JSON file.")],
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", help="Answers that there are: decisions (JSON lines of `ask --json`), or a harvest (.parquet)."
-        ),
-    ] = None,
-    tier: Annotated[str | None, typer.Option(help="A tier of guard.yaml that answers --questions now.")] = None,
-    questions: Annotated[
-        Path | None, typer.Option(help="Requests, JSON lines with `messages` or `question`; no labels are needed.")
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABEL",
-            help="The requests' label that names their kinds (of a harvest: dataset). Without it their prompts tell.",
-        ),
-    ] = None,
-    config: Config = GUARD_YAML,
-) -> None:
-    """Measure a traffic profile: a bundle then scores answers in units of your own traffic. Nothing is labelled.
-
-    It needs 20 answers. Such a score ranks, and isn't calibrated.
-    """
-    from ilis_guard.cli.lab_tables import profile_table
-    from ilis_guard.lab.adapt import adapt as run, harvested_traffic, logged_traffic, write_profile
-    from ilis_guard.scoring import read_bundle
-
-    scoring = read_bundle(bundle)
-    if source is not None and tier is None and questions is None:
-        read = harvested_traffic if source.suffix == ".parquet" else logged_traffic
-        traffic = read(scoring, source)
-    elif source is None and tier is not None and questions is not None:
-        traffic = _asked_traffic(scoring, tier, questions, config)
-    else:
-        raise ConfigError("give either --from FILE, or --tier NAME with --questions FILE")
-    profile = run(scoring, traffic, by=by)
-    write_profile(profile, to)
-    out.print(profile_table(profile))
-    known = profile.uncertainties
-    print_line(f"{len(known)} answers; the surest 60 % have an uncertainty below {known[int(0.6 * len(known))]:.3f}")
-    print_line(f"profile in {to}")
-
-
-def _asked_traffic(bundle: "Bundle", tier: str, questions: Path, config: Path) -> "Traffic":
-    from ilis_guard.cascade.tier import load_local_model
-    from ilis_guard.config.guard_yaml import read_config
-    from ilis_guard.lab.adapt import asked_traffic, read_requests
-
-    requests = read_requests(questions)
-    chosen, fitted = read_config(config).tier(tier), bundle.metadata.fingerprint
-    model: HarvestedModel
-    if chosen.remote is None and isinstance(fitted, Fingerprint):
-        with steps() as loading:
-            model = load_local_model(
-                chosen, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=loading
-            )
-    else:
-        _, model = _harvested_model(chosen, None)
-    with progress_bar(f"asking {tier}") as progress:
-        return asked_traffic(bundle, model, requests, progress=progress)
-
-
-@commands.command()
 def score(
     to: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     harvests: Annotated[
@@ -429,55 +358,3 @@ def recalibrate(
     for line in finding_lines(metadata.findings):
         print_line(line)
     print_line(f"bundle in {to}")
-
-
-@commands.command()
-def evaluate(
-    harvests: Annotated[list[Path], typer.Argument(metavar="HARVEST...", help="Harvested Parquet files of one model.")],
-    to: Annotated[Path, typer.Option(help="The folder to write tables and report.html into.")],
-    observations: Annotated[
-        list[Path] | None, typer.Option(help="What `observe` wrote, a file for each harvest with sets that count.")
-    ] = None,
-    applied_to: Annotated[
-        list[Path] | None, typer.Option(help="Harvests of the same questions at another precision.")
-    ] = None,
-    applied_observations: Annotated[list[Path] | None, typer.Option(help="As --observations, of --applied-to.")] = None,
-    questions: Annotated[
-        list[Path] | None,
-        typer.Option(help="The harvested questions, JSONL: finds sets on which a constant answer does as well."),
-    ] = None,
-    show_texts: Annotated[bool, typer.Option(help="Show questions and answers of the worst cases.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="How often rows are split again.")] = 5,
-) -> None:
-    """Compare all methods on harvested answers, in-distribution and on sets never seen; write tables and a report."""
-    from ilis_guard.cli.lab_tables import evaluation_view
-    from ilis_guard.lab.evaluation.evaluate import Source, evaluate as run
-    from ilis_guard.lab.evaluation.page import page
-    from ilis_guard.lab.evaluation.tables import write_tables
-
-    to.mkdir(parents=True, exist_ok=True)
-    with step_bars() as progress:
-        evaluation = run(
-            Source(harvests=harvests, observations=observations or ()),
-            applied=Source(harvests=applied_to, observations=applied_observations or ()) if applied_to else None,
-            questions=_questions(questions, harvests) if questions else None,
-            show_texts=show_texts,
-            seeds=seeds,
-            progress=progress,
-        )
-    # Readers of the report needn't know the files' folders.
-    words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
-    report = page(evaluation, command=shlex.join(["ilis-guard", *words]))
-    write_tables(evaluation, to)
-    (to / "report.html").write_text(report, encoding="utf-8")
-    out.print(evaluation_view(evaluation))
-    print_line(f"tables and report in {to}")
-
-
-def _questions(paths: list[Path], harvests: list[Path]) -> "list[Question]":
-    """The questions that were harvested, by the key that they were grouped by then."""
-    from ilis_guard.lab.attempts import read_attempts
-    from ilis_guard.lab.questions import read_questions
-
-    group_by = next((one for path in harvests if (one := read_attempts(path).harvest.group_by)), None)
-    return [question for path in paths for question in read_questions(path, group_by=group_by)]

@@ -39,6 +39,8 @@ class Traffic:
     """With the labels of their requests."""
     wordings: frozenset[Wording] | None = None
     """Of the requests; None where they aren't known."""
+    places: Sequence[int] | None = None
+    """Of each answer's decision, row or request in its source, from 0; None where each of them gave an answer."""
 
 
 def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int = 0) -> AdaptedProfile:
@@ -54,12 +56,8 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         ProfileError: there are too few answers, in all or of a kind, all are the same, one holds a number that isn't
             finite, or a request lacks the label.
     """
-    scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
-    known = [
-        (labels, answer)
-        for labels, answer in traffic.answers
-        if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
-    ]
+    scorer = LightGBMScorer(bundle)
+    known = [traffic.answers[one] for one in scorable(bundle, traffic)]
     check_traffic(columns := [_columns(scorer, answer, row) for row, (_, answer) in enumerate(known, 1)])
     measured_on, labels = Columns.concatenated(columns), [each for each, _ in known]
     measured = (
@@ -78,6 +76,16 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         traffic=measured,
         uncertainties=tuple(sorted(uncertainties.tolist())),
     )
+
+
+def scorable(bundle: Bundle, traffic: Traffic) -> list[int]:
+    """Find the answers that a bundle can score."""
+    scorer, at_prompt = LightGBMScorer(bundle), bundle.metadata.stage == "prompt"
+    return [
+        one
+        for one, (_, answer) in enumerate(traffic.answers)
+        if scorer.can_score(answer) and (at_prompt or not is_blank(answer.text))
+    ]
 
 
 def _check_uncertainties(uncertainties: Float64[np.ndarray, " rows"]) -> None:
@@ -127,8 +135,8 @@ def logged_traffic(bundle: Bundle, path: Path) -> Traffic:
         )
     decisions = read_tapped_decisions(path)
     known = [
-        (decision.labels, attempt.generation)
-        for decision in decisions
+        (place, (decision.labels, attempt.generation))
+        for place, decision in enumerate(decisions)
         for attempt in decision.attempts
         if decision.bundles.get(attempt.tier) == bundle.digest
         and attempt.stage == "answer"
@@ -141,7 +149,7 @@ def logged_traffic(bundle: Bundle, path: Path) -> Traffic:
             f"{path}: none of {len(decisions)} decisions has an answer that the bundle {bundle.digest!r} scored; they "
             f"name {others!r:.200}"
         )
-    return Traffic(answers=known)
+    return Traffic(answers=[answer for _, answer in known], places=[place for place, _ in known])
 
 
 def harvested_traffic(bundle: Bundle, path: Path) -> Traffic:
@@ -181,13 +189,13 @@ def asked_traffic(
     fingerprint = model.fingerprint
     _check_model(bundle, fingerprint, "the tier")
     progress(0, len(requests))
-    made: list[tuple[Labels, Generation]] = []
+    made: list[tuple[int, tuple[Labels, Generation]]] = []
     for start in range(0, len(requests), BATCH):
         batch = requests[start : start + BATCH]
         answers = model.generate_batch([request.messages for request in batch])
         answered = [
-            (request.labels, answer)
-            for request, answer in zip(batch, answers, strict=True)
+            (place, (request.labels, answer))
+            for place, (request, answer) in enumerate(zip(batch, answers, strict=True), start)
             if isinstance(answer, Generation)
         ]
         if not answered:
@@ -195,7 +203,11 @@ def asked_traffic(
         made += answered
         progress(start + len(answers), len(requests))
     prompt = fingerprint.prompt if isinstance(fingerprint, Fingerprint) else ""
-    return Traffic(answers=made, wordings=frozenset(Wording.of(each.messages, prompt=prompt) for each in requests))
+    return Traffic(
+        answers=[answer for _, answer in made],
+        wordings=frozenset(Wording.of(each.messages, prompt=prompt) for each in requests),
+        places=[place for place, _ in made],
+    )
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -57,6 +57,8 @@ class Answers:
     """Columns in the order of `known`."""
     known: tuple[Statistic, ...] = STATISTICS
     """The output statistics that there are; of a remote model, those that its log-probabilities give."""
+    probability: Float64[np.ndarray, " rows"] | None = None
+    """With which each row's request was chosen from the traffic; None where that isn't known of all rows."""
     wordings: np.ndarray | None = None
     """Each row's `Wording`; None where all were put alone, in the tier's own."""
     groups: np.ndarray | None = None
@@ -100,6 +102,7 @@ class Answers:
             wrong=self.wrong[which],
             signatures={position: maps[which] for position, maps in self.signatures.items()},
             statistics=self.statistics[which],
+            probability=None if self.probability is None else self.probability[which],
             wordings=None if self.wordings is None else self.wordings[which],
             groups=None if self.groups is None else self.groups[which],
             owners=None if self.owners is None else self.owners[which],
@@ -164,6 +167,7 @@ class AttemptTable:
             wrong=scored["wrong"].to_numpy(zero_copy_only=False).astype(bool),
             signatures={position: _maps(scored[position], layers) for position in positions},
             statistics=np.column_stack([scored[name].to_numpy() for name in known]),
+            probability=None if scored["probability"].null_count else scored["probability"].to_numpy(),
             unanswered=len(self) - scored.num_rows,
             known=known,
             wordings=_objects(_wordings(manifest, scored)),
@@ -301,6 +305,7 @@ def read_answers(paths: Sequence[Path], *, group_by: str | None = None, any_prom
         wrong=np.concatenate([part.wrong for part in parts]),
         signatures={name: np.concatenate([part.signatures[name] for part in parts]) for name in first.signatures},
         statistics=np.concatenate([part.statistics for part in parts]),
+        probability=None,  # chances of several draws aren't those of one
         wordings=wordings,
         groups=np.concatenate([part.groups for part in parts if part.groups is not None]),
         owners=np.concatenate([_objects([None] * len(part)) if part.owners is None else part.owners for part in parts]),

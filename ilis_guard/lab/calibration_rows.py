@@ -110,8 +110,8 @@ def read_calibration_rows(
 
     Args:
         bundle: gave the scores in an export's rows.
-        path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample; rows
-            in rare wordings are left out, as `fit` says.
+        path: JSONL that ``queue export`` wrote, or a harvested Parquet file, which is taken for a random sample
+            unless its questions had a `probability`; rows in rare wordings are left out, as `fit` says.
         tier: of an export, only rows in which this tier's answer was judged.
         group_by: a column whose equal values mean that rows depend on one another: a document's or a user's. Of an
             export, a key of each line, or ``labels.NAME``.
@@ -304,7 +304,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers, profile: AdaptedProfile | No
         ids=answers.ids.tolist(),
         raw=blended_trees(bundle).raw_scores(normal),
         wrong=answers.wrong,
-        probability=np.ones(len(answers)),
+        probability=np.ones(len(answers)) if answers.probability is None else answers.probability,
         distances=_distances(bundle, normal),
         groups=answer_groups(answers),
         circumstances=Circumstances(

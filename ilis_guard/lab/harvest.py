@@ -123,8 +123,8 @@ def harvest(
         progress: called first, and after each batch.
 
     Raises:
-        QuestionError: two questions have the same id, one has a wording of its own beside `wordings`, or the judge
-            failed.
+        QuestionError: two questions have the same id, one has a wording of its own beside `wordings`, some have a
+            `probability` and some don't, or the judge failed.
         FitError: an unfinished harvest that was made differently stands beside the file; or the model can't be tapped,
             and its replies hold no log-probabilities.
         OSError: the file can't be written; where that can be known, this is raised before anything is question.
@@ -132,6 +132,7 @@ def harvest(
         SignatureError: an activation is missing or not finite.
     """
     _check_ids(questions)
+    _check_probabilities(questions)
     manifest = HarvestManifest(
         model=name,
         fingerprint=model.fingerprint,
@@ -262,6 +263,7 @@ def _row(tier: str, question: Question, answer: Generation, *, judge: Judge) -> 
         "finish_reason": answer.finish_reason or "",
         "error": "",
         "labels": "{}",
+        "probability": question.probability,
         "wrong": not grade(judge, question, answer.text),
         "text": answer.text,
         "token_ids": answer.token_ids,
@@ -278,6 +280,16 @@ def _check_ids(questions: Sequence[Question]) -> None:
     if repeated := sorted(id_ for id_, times in Counter(question.id for question in questions).items() if times > 1):
         raise QuestionError(
             f"{len(repeated)} ids are given to several questions, such as {repeated[0]!r:.60}; make them unique"
+        )
+
+
+def _check_probabilities(questions: Sequence[Question]) -> None:
+    """Refuse rows that were chosen with a chance beside rows that weren't chosen: they are no sample of one traffic."""
+    unknown = [question.id for question in questions if question.probability is None]
+    if 0 < len(unknown) < len(questions):
+        raise QuestionError(
+            f"{len(unknown)} of {len(questions)} questions have no `probability`, such as {unknown[0]!r:.60}, and the "
+            "others were chosen with one: harvest the two apart"
         )
 
 

@@ -58,6 +58,8 @@ class Question(BaseModel):
     """A conversation that ends with the question, exactly as it is sent; read by `read_conversation`."""
     owner: Text | None = None
     """What the question shares with others that depend on it: a document, a user. Those count as one in guarantees."""
+    probability: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With which it was chosen from the traffic (`ilis-guard choose-rows`); None where it wasn't chosen from any."""
 
     @model_validator(mode="before")
     @classmethod
@@ -140,7 +142,8 @@ def read_questions(path: str | os.PathLike[str], *, group_by: str | None = None)
 def question_json(question: Question) -> str:
     """Write a question as a line that is read back as the same."""
     without = {"question", "context"} if question.messages else {"messages"}
-    return question.model_dump_json(exclude=without | ({"owner"} if question.owner is None else set()))
+    unknown = {name for name in ("owner", "probability") if getattr(question, name) is None}
+    return question.model_dump_json(exclude=without | unknown)
 
 
 def write_questions(path: str | os.PathLike[str], questions: Iterable[Question]) -> None:
