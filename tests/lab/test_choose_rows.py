@@ -33,7 +33,7 @@ OWN = synthetic_answers({"c": 120, "d": 80}, seed=4, unlike=["d"])
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("choose") / "bundle"
-    fit(ROWS, path)
+    fit(ROWS, path, features=("mean-prompt-summary", "statistics"))
     return read_bundle(str(path))
 
 
