@@ -167,7 +167,9 @@ class BundleMismatchError(BundleError):
 
 
 class ProfileError(IlisGuardError):
-    """A traffic profile can't be made or read, or was made with another bundle."""
+    """A traffic profile can't be made or read, or was made with another bundle or model."""
+
+    caller_message = "The answer could not be scored."
 
 
 class AttemptsError(IlisGuardError):

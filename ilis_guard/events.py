@@ -20,7 +20,18 @@ TAPS_PROVEN: Final = "ilis_guard.taps.proven"
 PROOF_NOT_STORED: Final = "ilis_guard.proof.not_stored"
 """A warning: the proof can't be cached, so the next start repeats it. Fields: error."""
 TIER_UNSCORED: Final = "ilis_guard.tier.unscored"
-"""A warning: the tier has no bundle, so no policy can answer with its answers. Fields: tier."""
+"""A warning: the tier has neither a bundle nor a rolling profile, so no policy can answer with its answers.
+Fields: tier."""
+PROFILE_DRIFTED: Final = "ilis_guard.profile.drifted"
+"""A warning, once a drift: the newest answers of a tier's rolling profile don't resemble those before them. Medians are
+of what ranks them: uncertainties, or perplexities' logarithms where there is no bundle. Fields: tier, answers, earlier,
+distance, p_value, median, earlier_median."""
+PROFILE_MISMATCHED: Final = "ilis_guard.profile.mismatched"
+"""A warning: the model that replaces a tier's isn't the one whose answers its rolling profile holds, so its answers
+have no rank. Fields: tier, error."""
+PROFILE_NOT_STORED: Final = "ilis_guard.profile.not_stored"
+"""A warning: an answer couldn't be written to a tier's rolling profile, and is known to this process alone.
+Fields: tier, error."""
 TIER_UNCALIBRATED: Final = "ilis_guard.tier.uncalibrated"
 """A warning: a tier's model gets its questions, or decodes its answers, otherwise than the one that its bundle was
 fitted to, so no score of it is calibrated: it only ranks. Fields: tier, stage, departures."""

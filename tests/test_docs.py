@@ -22,7 +22,7 @@ from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.policy import Facts
 from ilis_guard.policy.facts import UNKNOWN_AT_PROMPT, VISIBLE
 from ilis_guard.policy.facts_input import given_facts
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
+from ilis_guard.policy.schema import Audit, Budget, ColdStart, Guarantee, PolicyFile, Rule
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
@@ -99,6 +99,7 @@ def rows_of(heading: str) -> dict[str, list[str]]:
         ("key of `guarantee`", Guarantee),
         ("key of `budget`", Budget),
         ("key of `audit`", Audit),
+        ("key of `cold_start`", ColdStart),
     ],
 )
 def test_every_key_of_the_language_is_documented(heading: str, section: type[BaseModel]) -> None:
@@ -108,7 +109,7 @@ def test_every_key_of_the_language_is_documented(heading: str, section: type[Bas
 
 def test_every_key_of_the_language_has_an_example() -> None:
     shown = "\n".join(blocks("docs/policy.md", "yaml"))
-    for section in (PolicyFile, Rule, Guarantee, Budget, Audit):
+    for section in (PolicyFile, Rule, Guarantee, Budget, Audit, ColdStart):
         assert [key for key in section.model_fields if not re.search(rf"\b{key}: ?|\b{key}:$", shown)] == []
 
 

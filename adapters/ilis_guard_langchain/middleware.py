@@ -96,8 +96,10 @@ class AgentCall(ModelCall):
         Raises:
             Exception: the model's own.
         """
-        response = self.responses.get(decision.attempts[-1].tier)
-        if response is None and self.error is not None:
+        last = decision.attempts[-1]
+        response = self.responses.get(last.tier)
+        # A larger tier may have answered after the agent's model failed.
+        if response is None and last.error is not None and self.error is not None:
             raise self.error
         return response
 

@@ -41,7 +41,7 @@ class Metrics:
         self._seconds = histogram("ilis_guard_decision_seconds", help_, ["action"], buckets=SECONDS)
         help_ = "Of scored attempts: the probability that the answer is wrong."
         self._uncertainty = histogram("ilis_guard_uncertainty", help_, ["tier"], buckets=UNCERTAINTY)
-        help_ = "Scored attempts whose uncertainty isn't calibrated, by each reason."
+        help_ = "Scored attempts without a calibrated uncertainty, by each reason."
         self._departures = counter("ilis_guard_departures", help_, ["tier", "departure"])
 
     def count_decision(self, decision: Decision, seconds: float) -> None:

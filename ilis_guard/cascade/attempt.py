@@ -1,6 +1,5 @@
 """Attempts: call one tier's model, score its answer, and record any error."""
 
-import math
 from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -38,6 +37,7 @@ from ilis_guard.types import (
     Stage,
     Usage,
     Wording,
+    to_known,
 )
 
 EvaluatePrompt = Callable[[Attempt], PromptRuling]
@@ -133,6 +133,8 @@ class AttemptRunner:
                 score = self._tier.score(generation, self._wording(generation), self._request.labels)
                 if self._deadline is not None:
                     self._deadline.check()
+                if generation is not self._stopped:  # half an answer is none of the traffic's
+                    self._tier.follow(generation, score)
         except control_flow():
             raise
         except BaseException as error:  # fail closed: whatever a model or scorer raises, there is no answer
@@ -328,10 +330,9 @@ class AttemptRunner:
         return Attempt(
             tier=self._tier.name,
             stage=stage,
-            uncertainty=None if score is None else score.uncertainty,
-            # NaN (the scorer has no typicality) isn't valid JSON.
-            typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
-            rank=None if score is None or math.isnan(score.rank) else score.rank,
+            uncertainty=None if score is None else to_known(score.uncertainty),
+            typicality=None if score is None else to_known(score.typicality),
+            rank=None if score is None else to_known(score.rank),
             departures=() if score is None else score.departures,
             prompt_score=prompt_score,
             seconds=self._clock() - self._since,

@@ -30,6 +30,7 @@ from ilis_guard.types import (
     Decision,
     DecisionRecord,
     ErrorInfo,
+    Mode,
     PromptRuling,
     Request,
     Ruling,
@@ -92,7 +93,9 @@ class Cascade:
         """Make all tiers fail; see `Guard.without_models`."""
         return replace(
             self,
-            tiers=tuple(replace(tier, model=UnavailableModel(why), prompt_scorer=None) for tier in self.tiers),
+            tiers=tuple(
+                replace(tier, model=UnavailableModel(why), prompt_scorer=None, profile=None) for tier in self.tiers
+            ),
             # Models that aren't called need no limiter and no circuit breaker.
             callers={tier.name: ModelCaller(tier.name) for tier in self.tiers},
         )
@@ -143,7 +146,7 @@ class Cascade:
     def _make(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> Decision:
         """Make the decision, without its ticket."""
         policy, ruling, text = active.enforced.policy, result.ruling, result.attempts[-1].text
-        if policy.mode == "shadow":  # as without a policy: any answer is given
+        if result.mode == "shadow":  # as without a policy: any answer is given
             action, text = (Action.ABSTAIN, "") if is_blank(text) else (Action.ANSWER, text)
         else:
             action, text = ruling.action, text if ruling.action is Action.ANSWER else ruling.say
@@ -152,12 +155,12 @@ class Cascade:
             action=action,
             text=text,
             uncertainty=result.attempts[-1].uncertainty,
-            rulings=() if policy.mode == "shadow" else result.rulings,
+            rulings=() if result.mode == "shadow" else result.rulings,
             attempts=result.attempts,
             policy=policy.fingerprint,
             labels=result.request.labels,
             prompt_length=len(result.request.prompt),
-            mode=policy.mode,
+            mode=result.mode,
             thresholds=active.enforced.thresholds,
             bundles={tier.name: tier.bundle.digest for tier in self.tiers if tier.bundle is not None},
             shadow=self._shadow(result, active, decision),
@@ -216,7 +219,7 @@ class Cascade:
 
     def _shadow(self, result: "CascadeResult", active: ActivePolicies, decision: str) -> ShadowRuling | None:
         """The ruling of the shadow policy, or of the active policy in the mode `shadow`; None where there is none."""
-        if active.enforced.policy.mode == "shadow":
+        if result.mode == "shadow":
             ruling = result.ruling
             return ShadowRuling(
                 policy=active.enforced.policy.fingerprint,
@@ -263,6 +266,8 @@ class CascadeResult:
     attempts: tuple[Attempt, ...] = ()
     rulings: tuple[Ruling, ...] = ()
     """One an attempt."""
+    mode: Mode = "enforce"
+    """`shadow` where the last ruling is only recorded."""
 
     @property
     def ruling(self) -> Ruling:
@@ -322,12 +327,24 @@ class CascadeRun:
                 state = replace(state, prompt_length=len(result.request.prompt))
             self._log(made, number=len(result.attempts) + 1)
             ruling = self._rule(made, state)
-            result = replace(result, attempts=(*result.attempts, made.attempt), rulings=(*result.rulings, ruling))
-            if self.writer is not None and self._is_binding and ruling.action is not Action.ANSWER:
+            mode = self._mode(made, ruling, state)
+            result = replace(
+                result, attempts=(*result.attempts, made.attempt), rulings=(*result.rulings, ruling), mode=mode
+            )
+            if self.writer is not None and mode == "enforce" and ruling.action is not Action.ANSWER:
                 self.writer.retract(_retraction_reason(made.attempt))
-            if ruling.action is not Action.RETRY or not self._is_binding:
+            if ruling.action is not Action.RETRY or mode == "shadow":
                 return result
             state = state.after_retry(AttemptSummary.of(made.attempt), ruling.to)
+
+    def _mode(self, made: AttemptResult, ruling: Ruling, state: CascadeState) -> Mode:
+        """Whether a ruling is carried out, or only recorded."""
+        if not self._is_binding:
+            return "shadow"
+        if ruling.action is Action.ANSWER or made.prompt.ruling is not None:
+            return "enforce"
+        newest = AttemptSummary.of(made.attempt)
+        return "shadow" if state.is_shadowed(newest, answer_blocked_by=made.prompt.answer_blocked_by) else "enforce"
 
     @property
     def _is_binding(self) -> bool:
@@ -387,8 +404,8 @@ class CascadeRun:
             return None
         if not self._is_binding:
             return EarlyStopper(may_answer=None, writer=writer.open_attempt()) if is_shown else None
-        # A tier without a bundle has no scores, so none of its answers is given or shown.
-        if tier.scorer is None:
+        # None of its answers is given or shown.
+        if not tier.scores_answers:
             return None
 
         def may_answer(so_far: Attempt, prompt: PromptRuling) -> bool:
@@ -429,7 +446,7 @@ def _retraction_reason(attempt: Attempt) -> RetractionReason:
 def _warn_of_scores(tiers: Sequence[Tier]) -> None:
     """Name the tiers without scores, and those whose scores are calibrated for no request."""
     for tier in tiers:
-        if tier.scorer is None:
+        if not tier.scores_answers:
             events.log().warning(events.TIER_UNSCORED, tier=tier.name)
         for stage in STAGES:
             if departures := tier.departures(stage):

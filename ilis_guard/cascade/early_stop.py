@@ -64,7 +64,7 @@ class EarlyStopper:
         Without a score so far, nothing is written and nothing is stopped.
         """
         if self._may_answer is not None:
-            if so_far.uncertainty is None:
+            if so_far.uncertainty is None and so_far.rank is None:
                 return True
             if not self._may_answer(self._judged(so_far), prompt):
                 self._ruled_out += 1
@@ -76,7 +76,7 @@ class EarlyStopper:
 
     def _judged(self, so_far: Attempt) -> Attempt:
         """The attempt with the least uncertainty and rank that it may yet come to, by what its score tells so far."""
-        assert so_far.uncertainty is not None, "the caller has checked"
-        if so_far.uncertainty >= self._convincing and (so_far.rank is None or so_far.rank >= self._convincing):
+        uncertainty, rank = so_far.uncertainty, so_far.rank
+        if all(known >= self._convincing for known in (uncertainty, rank) if known is not None):
             return so_far
-        return replace(so_far, uncertainty=0.0, rank=None if so_far.rank is None else 0.0)
+        return replace(so_far, uncertainty=None if uncertainty is None else 0.0, rank=None if rank is None else 0.0)

@@ -3,22 +3,24 @@
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ilis_guard import events
 from ilis_guard.cascade.generation_check import check_generation
-from ilis_guard.config.tiers import BreakerSettings, RemoteConfig, TierConfig, TierCost
-from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ScoringError
+from ilis_guard.config.tiers import BreakerSettings, RemoteConfig, RollingProfileConfig, TierConfig, TierCost
+from ilis_guard.errors import BundleMismatchError, ConfigError, ModelError, ProfileError, ScoringError
 from ilis_guard.models import Model, StepwiseModel, StoppableModel
 from ilis_guard.models.answer_text import StepBuilder
 from ilis_guard.models.weights import Progress
 from ilis_guard.policy.binding import PolicyContext
 from ilis_guard.scoring import Bundle, LightGBMScorer, Scorer, read_bundle
 from ilis_guard.scoring.profile import read_profile
+from ilis_guard.scoring.rolling_profile import RollingProfile
 from ilis_guard.scoring.scorer import NO_LABELS
+from ilis_guard.scoring.unsupervised import UnsupervisedScorer, surprise
 from ilis_guard.text import is_blank
 from ilis_guard.types import (
     DEPARTURES,
@@ -52,12 +54,16 @@ class Tier:
 
     Raises:
         BundleMismatchError: a bundle was fitted to another model.
+        ProfileError: the profile holds answers that another bundle or model scored.
     """
 
     name: str
     model: Model
     scorer: Scorer | None = None
-    """None where no bundle was fitted yet, or it was fitted to another model: answers have no score."""
+    """None where no bundle was fitted yet, or it was fitted to another model: answers have no score, unless there is a
+    `profile`, in which their perplexities rank them."""
+    profile: RollingProfile | None = None
+    """The last answers of its own traffic, in which the next ones are ranked; None where they aren't followed."""
     prompt_scorer: Scorer | None = None
     """Predicts before a token is generated whether the answer will be wrong; needs a `StepwiseModel`."""
     cost: TierCost | None = None
@@ -72,6 +78,8 @@ class Tier:
     def __post_init__(self) -> None:
         for scorer in (self.scorer, self.prompt_scorer):
             self._check_fits(scorer)
+        if self.profile is not None:
+            self.profile.check_fits(self._source)
 
     @property
     def bundle(self) -> Bundle | None:
@@ -84,14 +92,19 @@ class Tier:
         return self.prompt_scorer.bundle if isinstance(self.prompt_scorer, LightGBMScorer) else None
 
     @property
+    def scores_answers(self) -> bool:
+        """Whether its answers can have a score: an uncertainty, or at least a rank."""
+        return self.scorer is not None or self.profile is not None
+
+    @property
     def takes_stop(self) -> bool:
         """Whether its model ends answers at stop sequences."""
         return isinstance(self.model, StoppableModel)
 
     def with_model(self, model: Model) -> Self:
-        """Replace the model. Bundles are kept where they were fitted to it, other scorers always.
+        """Replace the model. A bundle fitted to it is kept, so is a profile of its answers, and any other scorer.
 
-        Answers of a model that can't be tapped, and that no bundle was fitted to, have no score.
+        Answers of a model that can't be tapped, and that no bundle was fitted to, have no score, or only a rank.
 
         Raises:
             BundleMismatchError: the model can be tapped, and isn't the one that a bundle was fitted to; another
@@ -111,7 +124,12 @@ class Tier:
             elif different := fitted.hard_differences(fingerprint):
                 scorer = None
                 events.log().warning(events.BUNDLE_MISMATCHED, tier=self.name, differing=list(different))
-        return replace(self, model=model, scorer=scorer)
+        other = replace(self, model=model, scorer=scorer, profile=None)
+        try:
+            return replace(other, profile=self.profile)
+        except ProfileError as error:
+            events.log().warning(events.PROFILE_MISMATCHED, tier=self.name, error=str(error))
+            return other
 
     def wording(self, messages: Sequence[Message]) -> Wording:
         """Find how a conversation is put to the model."""
@@ -129,21 +147,42 @@ class Tier:
     def score(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score:
         """Score an answer: numbers from 0 to 1; typicality is NaN where the scorer has none, and so is the rank.
 
+        Without a bundle, and with a profile, it has no uncertainty (NaN) and a rank by its perplexity.
+
         Args:
             generation: the answer.
             wording: of the conversation that it answers.
             labels: of the request.
 
         Raises:
-            ScoringError: the tier has no bundle, the answer is empty, or it can't be scored.
+            ScoringError: the tier has neither a bundle nor a profile, the answer is empty, or it can't be scored.
             BundleMismatchError: its bundle was fitted to another model, as a remote one may have become in memory.
+            ProfileError: its profile holds answers that another bundle or model scored.
         """
-        if self.scorer is None:
+        if self.scorer is None and self.profile is None:
             raise ScoringError(f"the tier {self.name!r} has no bundle, so its answers have no score")
         if is_blank(generation.text):
             raise ScoringError(f"there is nothing to score: the answer is empty ({generation.tokens} tokens)")
-        self._check_fits(self.scorer)
-        return self._departing("answer", _scored(self.scorer, generation, wording, labels), generation, wording)
+        scorer = UnsupervisedScorer() if self.scorer is None else self.scorer
+        self._check_fits(scorer)
+        score = self._departing("answer", _scored(scorer, generation, wording, labels), generation, wording)
+        if self.profile is None:
+            return score
+        return replace(score, rank=self.profile.rank(_ranked_value(score, generation), self._source))
+
+    def follow(self, generation: Generation, score: Score) -> None:
+        """Add a whole answer that was scored to the profile of the tier's traffic, where it has one.
+
+        Raises:
+            ProfileError: as `score`.
+        """
+        if self.profile is None:
+            return
+        added = self.profile.add(_ranked_value(score, generation), self._source)
+        if added.problem:
+            events.log().warning(events.PROFILE_NOT_STORED, tier=self.name, error=added.problem)
+        if added.drift is not None:
+            events.log().warning(events.PROFILE_DRIFTED, tier=self.name, **asdict(added.drift))
 
     def score_prompt(self, generation: Generation, wording: Wording, labels: Labels = NO_LABELS) -> Score:
         """As `score`, of a generation at the prompt.
@@ -193,7 +232,19 @@ class Tier:
         if generation.finish_reason is None and set(generation.signatures) == {"prompt"}:
             return None if self.prompt_scorer is None else self.score_prompt(generation, wording, labels)
         # The text so far may be one incomplete character.
-        return None if self.scorer is None or is_blank(generation.text) else self.score(generation, wording, labels)
+        return (
+            self.score(generation, wording, labels) if self.scores_answers and not is_blank(generation.text) else None
+        )
+
+    @property
+    def _source(self) -> str:
+        """What scores its answers: scores of one source can be compared."""
+        if self.bundle is not None:
+            return f"bundle {self.bundle.digest}"
+        if self.scorer is not None:
+            return f"{type(self.scorer).__module__}:{type(self.scorer).__qualname__}"
+        found = self.model.fingerprint
+        return f"perplexity of {'a model without a fingerprint' if found is None else found.source}"
 
     @property
     def _prompt(self) -> str:
@@ -240,12 +291,20 @@ def _checked(score: object) -> Score:
         raise ScoringError(f"a scorer returns a Score, got a {type(score).__name__}")
     if unknown := [name for name in score.departures if name not in DEPARTURES]:
         raise ScoringError(f"a score's departures are among {DEPARTURES!r}, got {unknown[0]!r:.60}")
+    # Only without labelled rows is there no probability; from a scorer that has some, NaN is a failure.
+    uncertainty = _number("uncertainty", score.uncertainty)
+    is_unknown = math.isnan(uncertainty) and "labels" in score.departures
     return Score(
-        uncertainty=_share("uncertainty", _number("uncertainty", score.uncertainty)),
+        uncertainty=uncertainty if is_unknown else _share("uncertainty", uncertainty),
         typicality=_share_or_nan("typicality", score.typicality),
         rank=_share_or_nan("rank", score.rank),
         departures=in_order(score.departures),
     )
+
+
+def _ranked_value(score: Score, generation: Generation) -> float:
+    """What ranks an answer among others."""
+    return surprise(generation) if math.isnan(score.uncertainty) else score.uncertainty
 
 
 def _number(name: str, value: object) -> float:
@@ -275,9 +334,16 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
         BundleError: a bundle can't be read.
         BundleMismatchError: a bundle was fitted to another model, precision, arguments or stage. Another wording,
             decoding or length of answers makes scores uncalibrated.
+        ProfileError: a profile can't be used, or was made with another bundle or model.
     """
+    rolling = config.profile if isinstance(config.profile, RollingProfileConfig) else None
     tier = partial(
-        Tier, name=config.name, cost=config.cost, max_concurrent=config.max_concurrent, breaker=config.breaker
+        Tier,
+        name=config.name,
+        profile=None if rolling is None else RollingProfile(rolling.file, answers=rolling.rolling),
+        cost=config.cost,
+        max_concurrent=config.max_concurrent,
+        breaker=config.breaker,
     )
     # The bundles first: reading them takes milliseconds, loading a model may take minutes.
     scorer = None if config.bundle is None else load_scorer(config, config.bundle, "answer")

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ilis_guard.config.base import StrictModel, absolute_path, relative_to_file
 from ilis_guard.config.strict_yaml import Document
@@ -128,6 +128,27 @@ class BreakerSettings(StrictModel):
     """The time until one trial call; its outcome closes the circuit or opens it again."""
 
 
+class RollingProfileConfig(StrictModel):
+    """A profile of the last answers of a tier's own traffic."""
+
+    rolling: int = Field(ge=50, le=100_000)
+    """How many answers it keeps."""
+    file: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)]
+    """Where; it is made if there is none, and belongs to this tier alone."""
+
+
+def _profile_kind(value: Any) -> Literal["(file)", "(rolling)"]:
+    """Which one is meant; no key has such a name, so that errors find the keys."""
+    return "(rolling)" if isinstance(value, Mapping | RollingProfileConfig) else "(file)"
+
+
+Profile = Annotated[
+    Annotated[str, Field(min_length=1), relative_to_file(absolute_path), Tag("(file)")]
+    | Annotated[RollingProfileConfig, Tag("(rolling)")],
+    Discriminator(_profile_kind),
+]
+
+
 class RemoteConfig(StrictModel):
     """A LangChain chat model."""
 
@@ -164,11 +185,12 @@ class TierConfig(StrictModel):
     """A folder, or ``packaged:NAME`` for one that comes with ilis_guard."""
     prompt_bundle: Bundle | None = None
     """As `bundle`, fitted to the stage `prompt`, for policies with rules of that stage."""
-    profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
-    """The file of the traffic profile in whose units answers are scored and ranked (`ilis-guard adapt`). Without one,
-    they are scored in units of the bundle's own traffic, and have no rank."""
+    profile: Profile | None = None
+    """What answers are ranked in: the file of a traffic profile (`ilis-guard adapt`), which belongs to `bundle`, stays
+    as it is, and gives the units, too; or a profile of the last answers. Without either they have no rank, and are
+    scored in units of the bundle's own traffic."""
     prompt_profile: Annotated[str, Field(min_length=1), relative_to_file(absolute_path)] | None = None
-    """As `profile`, for `prompt_bundle`."""
+    """The file of a traffic profile, for `prompt_bundle`."""
     cost: TierCost | None = None
     """None where it isn't known: then no policy can limit the cost."""
     max_concurrent: int | None = Field(default=None, ge=1)
@@ -177,8 +199,10 @@ class TierConfig(StrictModel):
     """None for no circuit breaker."""
 
     def profile_of(self, stage: Stage) -> str | None:
-        """The file of the traffic profile that goes with a stage's bundle."""
-        return self.profile if stage == "answer" else self.prompt_profile
+        """The file of the traffic profile that goes with a stage's bundle, and doesn't change."""
+        if stage == "prompt":
+            return self.prompt_profile
+        return self.profile if isinstance(self.profile, str) else None
 
 
 def tier_problems(document: Document, tiers: Sequence[TierConfig]) -> Iterator[str]:
@@ -200,14 +224,28 @@ def tier_problems(document: Document, tiers: Sequence[TierConfig]) -> Iterator[s
         yield from _profile_problems(document, keys, tier)
         if (count := tier.prompt.count(QUESTION)) != 1:
             yield document.problem((*keys, "prompt"), f"must hold {QUESTION!r} exactly once, got {count} times")
+    yield from _shared_profiles(document, tiers)
     yield from duplicate_names(document, ("tiers",), [tier.name for tier in tiers])
 
 
 def _profile_problems(document: Document, keys: tuple[str | int, ...], tier: TierConfig) -> Iterator[str]:
-    for key, of in (("profile", "bundle"), ("prompt_profile", "prompt_bundle")):
-        if getattr(tier, key) is not None and getattr(tier, of) is None:
-            message = f"`{key}` goes with the `{of}` that it was made with (`ilis-guard adapt`), and there is none"
-            yield document.key_problem((*keys, key), message)
+    rolls = "; without one, write `profile: {rolling: 500, file: profiles/NAME.db}`: the last answers"
+    for key, of, remedy in (("profile", "bundle", rolls), ("prompt_profile", "prompt_bundle", "")):
+        if isinstance(getattr(tier, key), str) and getattr(tier, of) is None:
+            made = f"`{key}` goes with the `{of}` that it was made with (`ilis-guard adapt`), and there is none{remedy}"
+            yield document.key_problem((*keys, key), made)
+
+
+def _shared_profiles(document: Document, tiers: Sequence[TierConfig]) -> Iterator[str]:
+    """Rolling profiles of two tiers: answers of two models can't be ranked among one another."""
+    owners: dict[str, str] = {}
+    for index, tier in enumerate(tiers):
+        if not isinstance(tier.profile, RollingProfileConfig):
+            continue
+        owner = owners.setdefault(tier.profile.file, tier.name)
+        if owner != tier.name:
+            message = f"the tier {owner!r} has its answers in this file; give each tier a file of its own"
+            yield document.problem(("tiers", index, "profile", "file"), message)
 
 
 def _remote_problems(document: Document, keys: tuple[str | int, ...], tier: TierConfig) -> Iterator[str]:

@@ -161,7 +161,7 @@ def _obstacle_to_answer(bound: BoundRule, facts: Facts) -> Obstacle | None:
     if facts.error:
         return Obstacle(kind="attempt_failed")
     if not facts.has_score:
-        return Obstacle(kind="no_uncertainty")
+        return Obstacle(kind="no_score")
     if bound.is_guaranteed and not facts.calibrated:
         return Obstacle(kind="not_calibrated")
     if bound.is_guaranteed and not facts.certified:

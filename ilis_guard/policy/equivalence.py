@@ -28,9 +28,15 @@ ClassLiterals = Mapping[str, frozenset[Label]]
 """By fact: the literals that delimit its classes."""
 
 _MAX_CODE: Final = 2**62
-_READ_BY_ENGINE: Final[Literals] = {"uncertainty": frozenset(), "error": None, "certified": None, "last_tier": None}
+_READ_BY_ENGINE: Final[Literals] = {
+    "uncertainty": frozenset(),
+    "rank": frozenset(),
+    "error": None,
+    "certified": None,
+    "last_tier": None,
+}
 _OBSTACLE_FACTS: Final[Mapping[Action, frozenset[str]]] = {
-    Action.ANSWER: frozenset({"uncertainty", "certified", "error"}),
+    Action.ANSWER: frozenset({"uncertainty", "rank", "certified", "error"}),
     Action.ABSTAIN: frozenset(),
     Action.RETRY: frozenset({"last_tier"}),
     Action.ESCALATE: frozenset(),

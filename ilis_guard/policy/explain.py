@@ -202,7 +202,7 @@ def _outcome(outcome: RuleOutcome, ruling: Ruling | None = None) -> str:
 
 _OBSTACLES: Final[Mapping[ObstacleKind, Callable[[Obstacle], str]]] = {
     "attempt_failed": lambda _: "it would answer, but the attempt failed",
-    "no_uncertainty": lambda _: "it would answer, but the attempt has no uncertainty from 0 to 1",
+    "no_score": lambda _: "it would answer, but the attempt has no uncertainty and no rank from 0 to 1",
     "not_calibrated": lambda _: (
         "it would answer, but the uncertainty isn't calibrated for this request, and the policy's guarantee needs that"
     ),
@@ -224,6 +224,7 @@ _OBSTACLES: Final[Mapping[ObstacleKind, Callable[[Obstacle], str]]] = {
 
 
 _DEPARTURES: Final[Mapping[Departure, str]] = {
+    "labels": "no labelled rows",
     "wording": "another wording of the prompt",
     "system": "a system message",
     "history": "earlier turns",
@@ -231,7 +232,7 @@ _DEPARTURES: Final[Mapping[Departure, str]] = {
     "length": "another limit of the answers' length",
     "traffic": "another traffic profile",
 }
-"""What a request has that the labelled rows hadn't."""
+"""What a request has that the labelled rows hadn't, or that there are none."""
 
 
 def departures_text(departures: Sequence[Departure]) -> str:
@@ -241,6 +242,8 @@ def departures_text(departures: Sequence[Departure]) -> str:
 
 def uncalibrated_text(departures: Sequence[Departure] = ()) -> str:
     """That an uncertainty isn't calibrated, and why, as far as that is known, in a sentence."""
+    if "labels" in departures:
+        return "No labelled row says how probable it is that the answer is wrong: its score only ranks it."
     why = departures_text(departures)
     return f"The uncertainty isn't calibrated for this request{f': {why}' if why else ''}; it only ranks answers."
 
@@ -263,9 +266,17 @@ def _attempt_text(attempt: Attempt) -> str:
     if attempt.stopped_at is not None:
         scored = "" if uncertainty is None else f", with an uncertainty of {uncertainty:.3g} so far"
         return f"{tier} was {_stopped(attempt.stopped_at)}{scored}."
-    scored = "; its answer has no uncertainty" if uncertainty is None else f" with an uncertainty of {uncertainty:.3g}"
+    scored = _ranked(attempt) if uncertainty is None else f" with an uncertainty of {uncertainty:.3g}"
     cut = "; its answer was cut off at its length limit" if attempt.finish_reason == "length" else ""
     return f"{tier} answered{scored}{cut}."
+
+
+def _ranked(attempt: Attempt) -> str:
+    """The score of an answer without an uncertainty."""
+    if attempt.rank is not None:
+        return f"; of its traffic's answers, a share of {attempt.rank:.3g} is surer"
+    is_cold = "labels" in attempt.departures
+    return "; its answer can't be ranked yet" if is_cold else "; its answer has no uncertainty"
 
 
 def ruling_text(ruling: Ruling) -> str:

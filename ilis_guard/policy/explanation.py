@@ -68,11 +68,13 @@ class Explanation:
         """The same in a few sentences."""
         facts = self.facts
         error = ErrorInfo(kind=facts.error, message="") if facts.error else None
-        attempt = Attempt(tier=facts.tier, stage=self.stage, uncertainty=facts.uncertainty, error=error)
+        attempt = Attempt(
+            tier=facts.tier, stage=self.stage, uncertainty=facts.uncertainty, rank=facts.rank, error=error
+        )
         outcomes = tuple(one.outcome for one in self.rules if one.outcome is not None)
         passed = tuple(one for one in outcomes if one.outcome != "decided")
         ruled = "No rule held, so the model goes on to answer." if self.ruling is None else ruling_text(self.ruling)
-        is_uncalibrated = facts.has_score and not facts.calibrated
+        is_uncalibrated = facts.has_uncertainty and not facts.calibrated
         return " ".join(
             [
                 attempt_text(attempt),

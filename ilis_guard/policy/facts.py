@@ -21,6 +21,8 @@ LONGEST_TEXT: Final = 10_000
 """Characters of a text that conditions see."""
 AUDIT_SALT: Final = "(audit)"
 """The salt that audits are sampled by; no rule has this id."""
+COLD_START_SALT: Final = "(cold start)"
+"""As `AUDIT_SALT`, of the requests that are enforced while they can't be ranked yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,24 +73,33 @@ class Facts:
     """What samples are drawn from: the decision's id, or a row's in a simulation. Conditions don't see it."""
 
     @property
-    def has_score(self) -> bool:
+    def has_uncertainty(self) -> bool:
         """Whether the uncertainty is a number from 0 to 1."""
-        uncertainty = to_float(self.uncertainty)
-        return uncertainty is not None and 0.0 <= uncertainty <= 1.0
+        return _is_share(self.uncertainty)
+
+    @property
+    def has_score(self) -> bool:
+        """Whether there is an uncertainty, or at least a rank: without labelled rows there is no more."""
+        return self.has_uncertainty or _is_share(self.rank)
 
     @property
     def certified(self) -> bool:
         """Whether the policy's guarantee covers this answer: its score is calibrated, and at most the threshold."""
         threshold = to_float(self.threshold)
-        if self.error or not self.has_score or not self.calibrated or threshold is None:
+        if self.error or not self.has_uncertainty or not self.calibrated or threshold is None:
             return False
-        assert self.uncertainty is not None, "has_score says so"
+        assert self.uncertainty is not None, "has_uncertainty says so"
         return self.uncertainty <= threshold  # false where the threshold is NaN
 
     @property
     def label_problem(self) -> str:
         """What is wrong with the labels, so that nothing may be answered; empty where nothing is."""
         return label_problem(self.labels) if self.labels else ""
+
+
+def _is_share(value: float | None) -> bool:
+    number = to_float(value)
+    return number is not None and 0.0 <= number <= 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +213,7 @@ def _reader(name: str, kind: Kind) -> Callable[[Facts], Any]:
 
 
 _READERS: Final = {name: _reader(name, kind) for name, kind in VISIBLE.items()} | {
-    "calibrated": lambda facts: bool(facts.calibrated) and facts.has_score,
+    "calibrated": lambda facts: bool(facts.calibrated) and facts.has_uncertainty,
     "labels": lambda facts: dict(_labels(facts.labels)) if facts.labels else {},
 }
 """How conditions see each of them."""

@@ -62,6 +62,7 @@ def notices(file: PolicyFile, engine: Engine, document: Document) -> tuple[Notic
     analysis = ReachabilityAnalysis(engine.rules)
     return (
         *_shadow(file, document),
+        *_cold_start(file, document),
         *_never_answers(file, document),
         *_odd_bounds(engine.rules, document),
         *_odd_guarantee(file, document),
@@ -86,6 +87,15 @@ def _shadow(file: PolicyFile, document: Document) -> Iterator[Notice]:
             "it. To let it decide, take `mode` out"
         )
         yield Notice("note", document.place(("mode",)), what)
+
+
+def _cold_start(file: PolicyFile, document: Document) -> Iterator[Notice]:
+    if file.cold_start is not None and file.mode == "enforce":
+        what = (
+            "COLD START: until the answers of a tier without a bundle can be ranked, this policy gives them UNGUARDED, "
+            f"except for a share of {file.cold_start.enforced:g}. To answer nothing until then, take `cold_start` out"
+        )
+        yield Notice("note", document.key_place(("cold_start",)), what)
 
 
 def _never_answers(file: PolicyFile, document: Document) -> Iterator[Notice]:

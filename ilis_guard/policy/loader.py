@@ -66,6 +66,7 @@ def bind(document: Document) -> tuple[PolicyFile, tuple[BoundRule, ...]]:
         if file.guarantee is None:
             problems.extend(_no_guarantee(document, index, rule, condition))
         rules.append(BoundRule(rule, condition, is_guaranteed=file.guarantee is not None))
+    problems.extend(_cold_start(document, file, rules))
     if not problems:  # what can be reached is only clear once all rules are
         problems.extend(_unreachable(document, rules, item) for item in ReachabilityAnalysis(rules).unreachable())
     if problems:
@@ -143,6 +144,22 @@ def _no_guarantee(document: Document, index: int, rule: Rule, condition: Conditi
     for name in sorted(OF_THE_GUARANTEE & set(condition.names)):
         text = f"`{name}` needs a guarantee, and the policy gives none; add one, `guarantee: {{max_error: 0.05}}` say"
         yield _complaint(document, (index, "when"), rule, text)
+
+
+def _cold_start(document: Document, file: PolicyFile, rules: Sequence[BoundRule]) -> Iterator[str]:
+    """Answers that are given before they can be ranked, where no guarantee or rule allows them afterwards."""
+    if file.cold_start is None:
+        return
+    place = document.key_place(("cold_start",))
+    if file.guarantee is not None:
+        yield f"{place}: `cold_start` gives answers unguarded, which no guarantee can cover: take one of them out"
+    if len(rules) == len(file.rules) and not any(
+        bound.rule.do is Action.ANSWER and "rank" in bound.condition.names for bound in rules
+    ):
+        yield (
+            f"{place}: `cold_start` lasts until answers have a rank, and no answer rule looks at it; give one the "
+            "condition `rank < 0.6` say"
+        )
 
 
 def _condition_problems(document: Document, index: int, rule: Rule, error: ConditionError) -> Iterator[str]:

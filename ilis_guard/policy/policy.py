@@ -14,7 +14,7 @@ from ilis_guard.policy.facts import AUDIT_SALT, Facts, is_sampled
 from ilis_guard.policy.lint import Notice, config_notices, notices
 from ilis_guard.policy.loader import SCORE, bind, locate
 from ilis_guard.policy.reachability import ReachabilityAnalysis, may_answer
-from ilis_guard.policy.schema import Audit, Budget, Guarantee, PolicyFile, Rule
+from ilis_guard.policy.schema import Audit, Budget, ColdStart, Guarantee, PolicyFile, Rule
 from ilis_guard.policy.score_limits import Bundles, IdleThreshold, describe_idle, idle_thresholds
 from ilis_guard.types import Action, Mode, PromptRuling, Ruling, Stage
 
@@ -30,6 +30,7 @@ class Policy:
     guarantee: Guarantee | None
     budget: Budget | None
     audit: Audit | None
+    cold_start: ColdStart | None
     rules: tuple[Rule, ...]
     fingerprint: str
     """16 hexadecimal digits of the content; comments, spacing and the order of keys don't count."""
@@ -65,6 +66,7 @@ class Policy:
             guarantee=file.guarantee,
             budget=file.budget,
             audit=file.audit,
+            cold_start=file.cold_start,
             rules=file.rules,
             fingerprint=_fingerprint(file),
             _file=file,

@@ -264,8 +264,22 @@ class Audit(_Strict):
     """Where their tickets wait."""
 
 
+class ColdStart(_Strict):
+    """What is done with answers that can't be ranked yet, since too little of their tier's own traffic is known.
+
+    Only with a tier that has no bundle, and a rolling profile: it can rank answers once it has twenty of them.
+    """
+
+    enforced: Annotated[Sample, Field(examples=[0.2])]
+    """Of the requests whose answer the rules would give if it were among the surest, this share, above 0 to 1: for
+    these the rules decide, without a rank. The others' answers are given UNGUARDED, and what the rules say is only
+    recorded, as in the mode `shadow`."""
+
+
 class PolicyFile(_Strict):
     """What to do with a model's answers: rules, from top to bottom; the first that holds decides."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["guarantee", "cold_start"]}})
 
     version: Literal[1]
     """Of the policy language."""
@@ -282,6 +296,8 @@ class PolicyFile(_Strict):
     """What a request may take. Left out: whatever it takes."""
     audit: Annotated[Audit | None, Field(examples=[{"fraction": 0.02, "queue": "audits"}])] = None
     """Which answered requests a person looks at all the same. Left out: none."""
+    cold_start: Annotated[ColdStart | None, Field(examples=[{"enforced": 0.2}])] = None
+    """What is done until answers can be ranked. Left out: the rules decide, and without a score they answer nothing."""
     rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=MAX_RULES)]
     """From top to bottom; where none holds, the guard abstains."""
 

@@ -4,15 +4,15 @@ No model runs here and no clock is read. The live guard brings what its models r
 simulation what was recorded of that; both go through this class.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Self
 
 from ilis_guard.errors import BudgetError
-from ilis_guard.policy.facts import Facts
+from ilis_guard.policy.facts import COLD_START_SALT, Facts, is_sampled
 from ilis_guard.policy.policy import Policy
 from ilis_guard.types import (
+    Action,
     Attempt,
     FinishReason,
     Labels,
@@ -21,6 +21,7 @@ from ilis_guard.types import (
     Ruling,
     SpentBudget,
     Statistics,
+    to_known,
     total,
 )
 
@@ -76,9 +77,9 @@ class AttemptSummary:
         return cls(
             tier=attempt.tier,
             uncertainty=None if score is None else score.uncertainty,
-            typicality=None if score is None or math.isnan(score.typicality) else score.typicality,
+            typicality=None if score is None else to_known(score.typicality),
             calibrated=score is not None and score.calibrated,
-            rank=None if score is None or math.isnan(score.rank) else score.rank,
+            rank=None if score is None else to_known(score.rank),
             seconds=attempt.prompt_seconds or 0.0,
             cost=attempt.prompt_cost,
         )
@@ -117,6 +118,23 @@ class CascadeState:
     def may_answer(self, so_far: AttemptSummary, *, answer_blocked_by: Obstacle | None = None) -> bool:
         """Whether the policy may still answer with an attempt that is under way; as `Policy.may_answer`."""
         return self.policy.may_answer(self.facts(so_far, answer_blocked_by))
+
+    def is_shadowed(self, newest: AttemptSummary, *, answer_blocked_by: Obstacle | None = None) -> bool:
+        """Whether an answer that can't be ranked yet is given all the same, as the policy's `cold_start` says.
+
+        Only where the rank alone is missing: among the surest, the policy would answer it.
+
+        Args:
+            newest: the attempt.
+            answer_blocked_by: as the prompt's ruling has it.
+        """
+        cold_start = self.policy.cold_start
+        if cold_start is None or newest.error or newest.uncertainty is not None or newest.rank is not None:
+            return False
+        if is_sampled(self.sampling_key, COLD_START_SALT, cold_start.enforced):
+            return False
+        at_best = self.evaluate_answer(replace(newest, rank=0.0), answer_blocked_by=answer_blocked_by)
+        return at_best.action is Action.ANSWER
 
     def after_retry(self, newest: AttemptSummary, to: str | None) -> Self:
         """The state that a retry leads to.

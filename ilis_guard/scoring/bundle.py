@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import FailFast, Field, model_validator
 
@@ -241,7 +241,7 @@ class Bundle:
     digest: str
     """Short hexadecimal digest of the whole bundle."""
 
-    def certify(self, **guarantee: float | None) -> Certificate:
+    def certify(self, **guarantee: Any) -> Certificate:
         """Find the threshold that keeps a guarantee, as `risk_control.certify` does, on rows that trained nothing.
 
         Args:

@@ -213,5 +213,7 @@ def _widths(metadata: BundleMetadata) -> dict[Block | Literal["prompt"], int]:
         "logprob_sum": int(metadata.stage == "answer" and "logprob_sum" in metadata.statistics),
     }
     prompt = feature_count(["prompt-summary"], layers=layers, statistics=0) if layers else 0
-    known = {name: counted[name] for name in BLOCKS if counted[name] or name != "logprob_sum"}
-    return {**known, "prompt": prompt}
+    known: dict[Block | Literal["prompt"], int] = {
+        name: counted[name] for name in BLOCKS if counted[name] or name != "logprob_sum"
+    }
+    return known | {"prompt": prompt}

@@ -103,7 +103,9 @@ class TrafficProfile(BundlePart):
     @property
     def widths(self) -> dict[Block | Literal["prompt"], int]:
         """Columns of each block, and of the prompts' summaries."""
-        return {**_widths(self.kinds[0]), "prompt": len(self.prompts.mean)}
+        known: dict[Block | Literal["prompt"], int] = {"prompt": len(self.prompts.mean)}
+        known.update(_widths(self.kinds[0]))
+        return known
 
 
 def _widths(kind: TrafficKind) -> dict[Block, int]:

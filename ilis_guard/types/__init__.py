@@ -41,7 +41,7 @@ from ilis_guard.types.rulings import (
     SpentBudget,
     Stage,
 )
-from ilis_guard.types.scalars import to_float, total
+from ilis_guard.types.scalars import to_float, to_known, total
 from ilis_guard.types.tickets import Ticket, TicketKind, TicketState, TicketWaiter, Verdict
 from ilis_guard.types.wordings import Wording
 
@@ -97,5 +97,6 @@ __all__ = [
     "Wording",
     "in_order",
     "to_float",
+    "to_known",
     "total",
 ]

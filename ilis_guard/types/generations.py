@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ilis_guard.types.requests import Message
+from ilis_guard.types.scalars import to_known
 from ilis_guard.types.thinking import Problem
 
 Position = Literal["prompt", "last", "mean", "answer"]
@@ -30,10 +31,11 @@ Statistic = Literal["logprob_sum", "logprob_mean", "entropy_mean", "margin_min"]
 STATISTICS: Final[tuple[Statistic, ...]] = ("logprob_sum", "logprob_mean", "entropy_mean", "margin_min")
 
 
-Departure = Literal["wording", "system", "history", "decoding", "length", "traffic"]
-"""What a request has of its own, and the labelled rows that a score was calibrated by hadn't: the wording around its
-question (`Fingerprint.prompt`), a system message, turns before its question, how tokens are chosen, how long answers
-may be, or the traffic in whose units it is scored."""
+Departure = Literal["labels", "wording", "system", "history", "decoding", "length", "traffic"]
+"""`labels`: there are no labelled rows, so the score is no probability. Else what a request has of its own, and the
+labelled rows that a score was calibrated by hadn't: the wording around its question (`Fingerprint.prompt`), a system
+message, turns before its question, how tokens are chosen, how long answers may be, or the traffic in whose units it is
+scored."""
 DEPARTURES: Final[tuple[Departure, ...]] = get_args(Departure)
 _ARGUMENT: Final = "arguments."
 """Starts the names of a chat model's arguments among the differences of fingerprints."""
@@ -77,6 +79,11 @@ class _Fingerprint:
     def hard_differences(self, other: "_Fingerprint") -> tuple[str, ...]:
         """Those of the differences with which a score means nothing: a bundle refuses the other model."""
         return tuple(name for name in self.differences(other) if name not in self._SOFT)
+
+    @property
+    def source(self) -> str:
+        """Names all models whose scores can be compared with this one's: they have no hard differences."""
+        return ", ".join(f"{name} {value}" for name, value in self.to_dict().items() if name not in self._SOFT)
 
     def departures(self, other: "_Fingerprint") -> tuple[Departure, ...]:
         """What the other differences are called: a bundle scores the other model, and isn't calibrated for it."""
@@ -211,7 +218,7 @@ class Score:
 
     uncertainty: float
     """Probability, 0 to 1, that the answer is wrong; higher is more uncertain. Where the score isn't `calibrated`, it
-    only ranks."""
+    only ranks. NaN where there are no labelled rows, and so no probability."""
     typicality: float
     """From 0 (unlike the calibration signatures) to 1 (like them); uniform on data exchangeable with them. NaN where
     the scorer can't tell."""
@@ -228,9 +235,9 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values: NaN is none."""
         return {
-            "uncertainty": self.uncertainty,
-            "typicality": None if math.isnan(self.typicality) else self.typicality,
-            "rank": None if math.isnan(self.rank) else self.rank,
+            "uncertainty": to_known(self.uncertainty),
+            "typicality": to_known(self.typicality),
+            "rank": to_known(self.rank),
             "calibrated": self.calibrated,
             "departures": list(self.departures),
         }
@@ -238,8 +245,9 @@ class Score:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         """A score from the JSON values that `to_dict` made."""
-        numbers = {name: math.nan if values[name] is None else values[name] for name in ("typicality", "rank")}
-        return cls(uncertainty=values["uncertainty"], departures=tuple(values["departures"]), **numbers)
+        names = ("uncertainty", "typicality", "rank")
+        numbers = {name: math.nan if values[name] is None else values[name] for name in names}
+        return cls(departures=tuple(values["departures"]), **numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ Outcome = Literal["decided", "not_held", "not_sampled", "failed", "obstructed"]
 couldn't be evaluated; or it held, and an obstacle kept it from acting."""
 ObstacleKind = Literal[
     "attempt_failed",
-    "no_uncertainty",
+    "no_score",
     "not_calibrated",
     "not_certified",
     "missing_fact",

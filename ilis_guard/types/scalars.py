@@ -26,6 +26,11 @@ def to_float(value: object) -> float | None:
         return -math.inf if number < 0 else math.inf
 
 
+def to_known(value: float) -> float | None:
+    """A number that may not be known: None for NaN, which isn't valid JSON."""
+    return None if math.isnan(value) else value
+
+
 def total(values: Iterable[N | None], *, start: N) -> N | None:
     """Add up numbers from `start` on, one after the other; None where one of them isn't known."""
     # As the simulation adds up its columns: Python's sum() rounds otherwise from 3.12 on.

@@ -46,11 +46,11 @@ def test_a_policy_abstains_where_no_rule_holds() -> None:
     ("facts", "reason"),
     [
         (Facts(uncertainty=0.1, error="time-out"), "it would answer, but the attempt failed"),
-        (Facts(uncertainty=None), "it would answer, but the attempt has no uncertainty from 0 to 1"),
-        (Facts(uncertainty=math.nan), "it would answer, but the attempt has no uncertainty from 0 to 1"),
-        (Facts(uncertainty=-0.1), "it would answer, but the attempt has no uncertainty from 0 to 1"),
-        (Facts(uncertainty=1.1), "it would answer, but the attempt has no uncertainty from 0 to 1"),
-        (Facts(uncertainty=math.inf), "it would answer, but the attempt has no uncertainty from 0 to 1"),
+        (Facts(uncertainty=None), "it would answer, but the attempt has no uncertainty and no rank from 0 to 1"),
+        (Facts(uncertainty=math.nan), "it would answer, but the attempt has no uncertainty and no rank from 0 to 1"),
+        (Facts(uncertainty=-0.1), "it would answer, but the attempt has no uncertainty and no rank from 0 to 1"),
+        (Facts(uncertainty=1.1), "it would answer, but the attempt has no uncertainty and no rank from 0 to 1"),
+        (Facts(uncertainty=math.inf), "it would answer, but the attempt has no uncertainty and no rank from 0 to 1"),
     ],
 )
 def test_never_answers_without_a_score_or_after_an_error(facts: Facts, reason: str) -> None:

@@ -39,7 +39,7 @@ def test_a_shipped_policy_is_named_as_its_file_and_explains_itself(name: str) ->
 
 def test_there_is_one_for_each_use() -> None:
     uses = {"customer-support", "clinical", "code-assistant", "rag-with-context", "cost-first", "shadow-roll-out"}
-    assert set(NAMES) == uses | {"default"}
+    assert set(NAMES) == uses | {"default", "cold-start"}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,7 @@ def test_nothing_about_a_shipped_policy_needs_a_warning(name: str, operated: Gua
     # Notes: that it only looks on, and that a guarantee behind a retry rests on rows of all requests.
     in_cascade = policy.guarantee is not None and any(rule.do is Action.RETRY for rule in policy.rules)
     expected = ["SHADOW MODE"] * (name == "shadow-roll-out") + ["see only what rules pass on"] * in_cascade
+    expected += ["COLD START"] * (name == "cold-start")
     assert len(found) == len(expected)
     assert all(any(words in notice.what for notice in found) for words in expected)
 
@@ -99,7 +100,7 @@ def test_guarantees_go_with_the_bundles_that_come_along(
     assert {tier: Policy.load(name).unhandled_uncertified(tier) for tier in certificates} == {"small": "", "large": ""}
 
 
-@pytest.mark.parametrize("name", ["default", "code-assistant", "cost-first"])
+@pytest.mark.parametrize("name", ["default", "cold-start", "code-assistant", "cost-first"])
 def test_the_others_guarantee_nothing(name: str, operated: GuardConfig) -> None:
     assert check_config(Policy.load(name), operated) == {}
 
@@ -141,9 +142,18 @@ def test_no_shipped_policy_takes_an_uncalibrated_uncertainty_for_a_probability(n
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_without_labels_only_a_rank_answers_and_only_where_nothing_is_guaranteed(name: str) -> None:
+    unlabelled = Facts(calibrated=False, threshold=1.0, statistics=CALM, labels={"has_context": True})
+    for rank in (None, math.nan, 0.99, -0.1, 1.1):
+        assert outcome(name, replace(unlabelled, rank=rank))[0] != "answer"
+    assert (outcome(name, replace(unlabelled, rank=0.01))[0] == "answer") is (Policy.load(name).guarantee is None)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_shipped_policy_answers_beyond_its_guarantee(name: str) -> None:
     sure = Facts(uncertainty=0.01, typicality=0.9, statistics=CALM, labels={"has_context": True})
     guaranteed = Policy.load(name).guarantee is not None
+    sure = replace(sure, rank=0.1 if name == "cold-start" else None)
     assert outcome(name, replace(sure, threshold=0.02))[0] == "answer"
     for threshold in (None, math.nan, 0.009):
         assert (outcome(name, replace(sure, threshold=threshold))[0] == "answer") is not guaranteed

@@ -365,3 +365,20 @@ def test_shadow_roll_out_in_a_guard_changes_nothing_and_records() -> None:
         assert (made.ticket, len(made.attempts)) == (None, 1)
         assert made.shadow is not None
         assert (made.shadow.action, made.shadow.rule) == (Action.RETRY, "try-larger")
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(calibrated=False, rank=0.59), ("answer", "among-the-surest", None)),
+        (Facts(calibrated=False, rank=0.6), ("escalate", "ask-a-person", "default")),
+        (Facts(calibrated=False, rank=0.6, last_tier=False), ("retry", "try-larger", None)),
+        (Facts(calibrated=False), ("escalate", "ask-a-person", "default")),
+        (Facts(calibrated=False, last_tier=False), ("escalate", "ask-a-person", "default")),
+        (Facts(uncertainty=0.01, typicality=0.9), ("escalate", "ask-a-person", "default")),
+        (Facts(error="ScoringError", last_tier=False), ("retry", "failed-so-try-larger", None)),
+        (Facts(error="ScoringError"), ("escalate", "failed-so-ask-a-person", "default")),
+    ],
+)
+def test_cold_start(facts: Facts, expected: tuple[str, str, str | None]) -> None:
+    assert outcome("cold-start", facts) == expected

@@ -370,3 +370,11 @@ def test_a_ticket_says_why_an_uncertainty_is_not_calibrated(site: Site, review: 
     assert "isn&#39;t calibrated for this request: a system message, earlier turns; it only ranks answers." in shown
     assert "25 in 100" in shown
     assert "in 100 are wrong" not in shown
+
+
+def test_a_ticket_of_an_unlabelled_answer_shows_its_rank_and_no_probability(site: Site, review: ReviewQueue) -> None:
+    ranked = Attempt(tier="chat", text="24", rank=0.75, departures=("labels",), tokens=1)
+    shown = site.signed_in("ana").client.get(f"/tickets/{put(review, 'a', attempts=[ranked])}").text
+    assert "No labelled row says how probable it is that the answer is wrong" in shown
+    assert "75 in 100" in shown
+    assert "in 100 are wrong" not in shown

@@ -30,6 +30,7 @@ review:
 SHIPPED_POLICIES = (
     "clinical",
     "code-assistant",
+    "cold-start",
     "cost-first",
     "customer-support",
     "default",

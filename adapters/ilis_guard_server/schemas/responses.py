@@ -101,7 +101,7 @@ class AttemptSummary(Summary):
     calibrated: bool
     """Whether the uncertainty may be read as a probability; else it only ranks."""
     departures: list[Departure]
-    """Why it isn't calibrated: what this request has that the rows with labels hadn't."""
+    """Why it isn't calibrated: what this request has that the rows with labels hadn't, or `labels`: there are none."""
     prompt_tokens: int | None
     """None where the provider doesn't say; so are the next two."""
     tokens: int | None
