@@ -154,10 +154,10 @@ def test_a_signal_in_the_statistics_is_learned_by_both(tmp_path: Path) -> None:
 def test_from_noise_nothing_is_learned(tmp_path: Path) -> None:
     """Figures near chance, or a refusal: anything better would be a leak."""
     figures = []
-    for seed in range(6):
+    for seed in range(9):
         with contextlib.suppress(FitError):  # nothing was learned
             figures.append(fit(made(300, seed), tmp_path / str(seed), seed=seed, accept=True).held_out.auroc)
-    assert len(figures) >= 2
+    assert len(figures) >= 3
     # One interval in twenty misses.
     assert sum(not figure.low < 0.5 < figure.high for figure in figures) <= 1
     assert abs(np.mean([figure.value for figure in figures]) - 0.5) < 0.1
