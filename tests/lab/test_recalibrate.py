@@ -328,6 +328,10 @@ def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tm
         distances=None,
         groups=np.arange(100),
         circumstances=circumstances(bundle),
+        traffic=bundle.traffic,
+        adapted=False,
+        columns=None,
+        labels=[{}] * 100,
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")
