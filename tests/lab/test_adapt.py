@@ -19,7 +19,7 @@ from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.columns import columns_of
 from ilis_guard.scoring.profile import AdaptedProfile, read_profile
 from ilis_guard.scoring.traffic import Moments
-from ilis_guard.types import Fingerprint, STATISTICS, Generation, Message, Request, Wording
+from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, Request, Wording
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_fit import generation
 
