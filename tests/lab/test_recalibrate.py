@@ -188,6 +188,8 @@ def test_recalibration_keeps_trees_metrics_and_typicality_reference(bundle: Bund
         "groups": len(labelled.wrong),
         "group_by": None,
         "fitted_to": 0,
+        "corrected_by": 0,
+        "kept": len(new.calibration_set.wrong),
         "least_probability": AUDITED,
     }
     assert bundle.metadata.recalibrated is None
