@@ -159,7 +159,7 @@ def test_a_profile_applies_to_requests_as_its_own_and_not_to_those_of_labelled_r
     for wordings in (frozenset({talking}), frozenset({talking, labelled}), None):
         traffic = dataclasses.replace(traffic_of(OWN), wordings=wordings)
         scorer = LightGBMScorer(bundle, profile := adapt(bundle, traffic))
-        is_home = wordings == {talking}
+        is_home = wordings == frozenset({talking})
         assert profile.wordings == (() if is_home else (labelled,))
         assert scorer.departures == (() if is_home else ("traffic",))
         first, other = scorer.score(answer, labelled), scorer.score(answer, talking)
