@@ -25,8 +25,9 @@ lint: .venv/.ready-for-tests
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# The loop of a working day. Folders are left out of which the markers leave (nearly) nothing: importing them takes long.
-UNHURRIED := benchmarks integration models signature smoke
+# The loop of a working day. What the markers leave (nearly) nothing of isn't collected: importing torch takes long.
+UNHURRIED := benchmarks integration models signature smoke adapters/test_chat_standard.py \
+  adapters/test_guarded_pipelines.py adapters/test_pipelines_in_memory.py lab/test_baselines_observe.py
 
 quick: .venv/.ready-for-tests
 	.venv/bin/ruff check -q .

@@ -177,6 +177,9 @@ def fit(
             "export with its signatures.",
         ),
     ] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="With --prior and an export: only rows in which this tier's answer was judged.")
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(help="With --prior: the traffic profile of the rows; without one it is measured on them."),
@@ -209,10 +212,10 @@ def fit(
     if prior is not None:
         if stage != "answer" or features or seed:
             raise ConfigError("--prior goes with neither --stage, --features nor --seed: they are those of its bundle")
-        _fit_to_few(harvests, to, prior, profile, group_by=group_by, kept=kept, accept=accept)
+        _fit_to_few(harvests, to, prior, profile, tier=tier, group_by=group_by, kept=kept, accept=accept)
         return
-    if profile is not None or kept is not None:
-        raise ConfigError("--profile and --kept go with --prior BUNDLE")
+    if any(option is not None for option in (tier, profile, kept)):
+        raise ConfigError("--tier, --profile and --kept go with --prior BUNDLE")
     # `fit` refuses names that aren't groups of features, and lists those that are.
     with progress_bar("training trees") as progress:
         metadata = run(
@@ -239,6 +242,7 @@ def _fit_to_few(
     prior: str,
     profile: Path | None,
     *,
+    tier: str | None,
     group_by: str | None,
     kept: float | None,
     accept: bool,
@@ -252,10 +256,12 @@ def _fit_to_few(
     if len(rows) > 1:
         raise ConfigError(f"with --prior one file of rows is fitted to, got {len(rows)}")
     known, traffic = read_bundle(prior), None if profile is None else read_profile(profile)
-    labelled = read_calibration_rows(known, rows[0], group_by=group_by, profile=traffic)
+    labelled = read_calibration_rows(known, rows[0], tier=tier, group_by=group_by, profile=traffic)
     metadata = correct(known, labelled, to, kept=kept, accept=accept)
     assert metadata.recalibrated is not None, "a correction is recorded as a recalibration"
     out.print(correction_table(metadata.recalibrated))
+    if labelled.fitted_to:
+        out.print(f"{labelled.fitted_to} rows are left out: the bundle was fitted to them, or to ones they depend on")
     for line in finding_lines(metadata.findings):
         print_line(line)
     print_line(f"bundle in {to}")

@@ -1,6 +1,6 @@
 """Metrics of a score: of one set of rows, as bundles hold them, and of many bootstrap draws at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -90,26 +90,40 @@ def held_out(
     if not 0 < wrong.sum() < len(wrong):
         raise FitError(f"of {len(wrong)} held-out rows {int(wrong.sum())} are wrong; figures need right and wrong ones")
     sampler = GroupSampler.of(np.arange(len(wrong)) if groups is None else groups)
-    samples = _resamples(wrong, sampler, seed)
+    drawn = [_drawn_figures(wrong, uncertainty, datasets, draws) for draws in _resamples(wrong, sampler, seed)]
 
-    def figure(value: Callable[[Rows], float]) -> Figure:
-        low, high = np.percentile([value(rows) for rows in samples], INTERVAL)
-        return Figure(value=value(np.arange(len(wrong))), low=float(low), high=float(high))
-
-    def of(metric: Callable[[Outcomes, Uncertainties], float]) -> Figure:
-        return figure(lambda rows: metric(wrong[rows], uncertainty[rows]))
+    def figure(name: str, value: float) -> Figure:
+        low, high = np.percentile(np.concatenate([part[name] for part in drawn]), INTERVAL).tolist()
+        return Figure(value=value, low=low, high=high)
 
     return HeldOut(
         rows=len(wrong),
         groups=len(sampler),
         wrong=int(wrong.sum()),
-        auroc=of(auroc),
-        auroc_within=figure(lambda rows: auroc_within(wrong[rows], uncertainty[rows], datasets[rows])),
-        auprc_wrong=of(auprc_wrong),
-        auprc_correct=of(auprc_correct),
-        brier=of(brier),
-        brier_skill=of(brier_skill),
+        auroc=figure("auroc", auroc(wrong, uncertainty)),
+        auroc_within=figure("auroc_within", auroc_within(wrong, uncertainty, datasets)),
+        auprc_wrong=figure("auprc_wrong", auprc_wrong(wrong, uncertainty)),
+        auprc_correct=figure("auprc_correct", auprc_correct(wrong, uncertainty)),
+        brier=figure("brier", brier(wrong, uncertainty)),
+        brier_skill=figure("brier_skill", brier_skill(wrong, uncertainty)),
     )
+
+
+def _drawn_figures(
+    wrong: Outcomes, uncertainty: Uncertainties, datasets: Datasets, draws: Draws
+) -> Mapping[str, Values]:
+    counts = ScoreCounts.of(wrong, uncertainty, draws)
+    of_each = [datasets == dataset for dataset in np.unique(datasets)]
+    within = np.array([ScoreCounts.of(wrong[rows], uncertainty[rows], draws[:, rows]).auroc() for rows in of_each])
+    mixed = np.isfinite(within)
+    return {
+        "auroc": counts.auroc(),
+        "auroc_within": _ratio(np.where(mixed, within, 0).sum(axis=0), mixed.sum(axis=0), CHANCE),
+        "auprc_wrong": counts.auprc_wrong(),
+        "auprc_correct": counts.auprc_correct(),
+        "brier": counts.brier(),
+        "brier_skill": counts.brier_skill(),
+    }
 
 
 def weighted_figures(
@@ -179,15 +193,19 @@ class GroupSampler:
         return found
 
 
-def _resamples(wrong: Outcomes, groups: GroupSampler, seed: int) -> list[Rows]:
-    """The rows of groups drawn with replacement; a draw of one class says nothing of a ranking and is drawn again."""
+def _resamples(wrong: Outcomes, groups: GroupSampler, seed: int) -> Iterator[Draws]:
+    """How often each row is drawn where groups are drawn with replacement, some draws at a time.
+
+    A draw of one class says nothing of a ranking and is drawn again.
+    """
     random = np.random.default_rng(seed)
-    samples: list[Rows] = []
-    while len(samples) < RESAMPLES:
-        rows = groups.draw(random, len(groups))
-        if 0 < wrong[rows].sum() < len(rows):
-            samples.append(rows)
-    return samples
+    for size in _chunk_sizes(len(wrong)):
+        draws: list[Int64[np.ndarray, " rows"]] = []
+        while len(draws) < size:
+            rows = groups.draw(random, len(groups))
+            if 0 < wrong[rows].sum() < len(rows):
+                draws.append(np.bincount(rows, minlength=len(wrong)))
+        yield np.stack(draws)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

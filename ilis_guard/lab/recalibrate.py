@@ -103,7 +103,10 @@ def correct(
             "redacted, or harvest, or recalibrate, which needs none"
         )
     if (labels := int(independent.sum())) < LEAST_LABELS:
-        raise FitError(f"a bundle learns from {LEAST_LABELS} independent labels or more, got {labels}: label more")
+        left_out = f" ({rows.fitted_to} more rows trained the bundle, and don't count)" if rows.fitted_to else ""
+        raise FitError(
+            f"a bundle learns from {LEAST_LABELS} independent labels or more, got {labels}{left_out}: label more"
+        )
     check_classes(rows.wrong, independent, MIN_PER_CLASS_CORRECTED, need="learning needs", remedy="label more")
     chosen = kept if kept is not None else KEPT if labels >= ENOUGH_TO_KEEP else 0.0
     is_kept = _kept(rows, chosen)

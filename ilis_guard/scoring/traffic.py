@@ -104,7 +104,7 @@ class TrafficProfile(BundlePart):
     def widths(self) -> dict[Block | Literal["prompt"], int]:
         """Columns of each block, and of the prompts' summaries."""
         known: dict[Block | Literal["prompt"], int] = {"prompt": len(self.prompts.mean)}
-        known.update(_widths(self.kinds[0]))
+        known.update(_widths(self.kinds[0]).items())
         return known
 
 

@@ -1,7 +1,7 @@
 """What a decision becomes as a chat model's message."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -15,11 +15,13 @@ from pydantic import BaseModel, ValidationError
 
 from ilis_guard import Guard, Message, Policy, Tier
 from ilis_guard.errors import ModelError, RequestError
-from ilis_guard.models.local import LocalModel
 from ilis_guard.testing import FakeModel, FixedScorer
 from ilis_guard.types import Generation
 from ilis_guard_langchain import ChatIlisGuard
 from tests.adapters.chat_models import POLICY, QUESTION, chat, chat_of
+
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.local import LocalModel
 
 
 def test_an_answer_is_a_message_with_its_decision() -> None:
@@ -250,7 +252,7 @@ def test_tracing_knows_the_policy_and_the_tiers() -> None:
     assert (params["ls_provider"], params["ls_model_name"], params["ls_model_type"]) == ("ilis_guard", "only", "chat")
 
 
-def test_texts_are_counted_in_the_first_tiers_tokens(smollm2_full: LocalModel) -> None:
+def test_texts_are_counted_in_the_first_tiers_tokens(smollm2_full: "LocalModel") -> None:
     guard = Guard(tiers=[Tier(name="only", model=smollm2_full, scorer=FixedScorer(0.1))], policy=Policy.parse(ALONE))
     model = ChatIlisGuard(guard=guard)
     assert model.get_num_tokens(QUESTION) == len(smollm2_full._tokenizer.encode(QUESTION))

@@ -46,7 +46,7 @@ def test_traffic_in_another_wording_gets_ranks_without_a_label(room: Path, run: 
     assert len(profile.uncertainties) == len(COUNTRIES)
     assert [(kind.name, kind.rows) for kind in profile.traffic.kinds] == [("all", 20)]
     assert profile.wordings == ()
-    assert "20 answers; kinds by their prompts" in made.out
+    assert "20 answers; kinds by their prompts" in " ".join(made.out.split())
     assert f"20 answers; the surest 60 % have an uncertainty below {profile.uncertainties[12]:.3f}" in made.out
     ranks: dict[str, float] = {}
     with Guard.from_config(room / "ranked.yaml") as guard:

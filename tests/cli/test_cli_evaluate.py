@@ -13,7 +13,7 @@ from tests.lab.synthetic import synthetic_answers, write_harvest, write_question
 
 pytestmark = pytest.mark.usefixtures("fitted_model")
 
-SIZES = {"capital": 250, "city": 250}
+SIZES = {"capital": 150, "city": 150}
 ROWS = synthetic_answers(SIZES, signal=0.6)
 WITHOUT_OBSERVATIONS = {"output-statistics", "sequence-probability", "signature", "trees", "fused"}
 TABLES = {"sets.csv", "metrics.csv", "differences.csv", "typicality.csv", "importance.csv"}
@@ -125,7 +125,7 @@ def test_ids_that_come_twice_are_one_message(run: Callable[..., Any], tmp_path: 
     harvest = str(write_harvest(ROWS, tmp_path / "rows.parquet"))
     done = run("evaluate", harvest, harvest, "--to", str(tmp_path / "to"))
     assert (done.status, done.out) == (2, "")
-    assert "500 ids come twice" in " ".join(done.err.split())
+    assert "300 ids come twice" in " ".join(done.err.split())
 
 
 def test_harvests_of_different_models_are_refused(run: Callable[..., Any], tmp_path: Path) -> None:

@@ -145,3 +145,16 @@ def test_a_corrected_score_ranks_the_answers_that_taught_it(
     assert roc_auc_score(wrong, [score.uncertainty for score in scores]) > 0.8
     assert np.mean([score.uncertainty for score in scores]) == pytest.approx(np.mean(wrong), abs=0.12)
     assert {score.departures for score in scores} == {()}
+
+
+def test_options_that_go_with_a_prior_go_with_nothing_else(run: Callable[..., Any], tmp_path: Path) -> None:
+    for options in (("--kept", "0.3"), ("--profile", "p.json"), ("--tier", "small")):
+        refused = run("fit", "rows.parquet", "--to", str(tmp_path / "new"), *options)
+        assert refused.status == 2
+        assert "go with --prior BUNDLE" in " ".join(refused.err.split())
+    for options in (("--stage", "prompt"), ("--features", "statistics"), ("--seed", "3")):
+        refused = run("fit", "rows.parquet", "--prior", BUNDLE, "--to", str(tmp_path / "new"), *options)
+        assert refused.status == 2
+        assert "--prior goes with neither" in " ".join(refused.err.split())
+    refused = run("fit", "a.parquet", "b.parquet", "--prior", BUNDLE, "--to", str(tmp_path / "new"))
+    assert (refused.status, "one file of rows" in " ".join(refused.err.split())) == (2, True)

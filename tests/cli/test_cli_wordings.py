@@ -4,19 +4,21 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ilis_guard.lab import metrics
 from ilis_guard.lab.attempts import read_attempts
 from ilis_guard.lab.wordings import read_wordings
-from ilis_guard.models.local import LocalModel
 from ilis_guard.scoring import read_bundle
 from ilis_guard.types import Message, Wording
 from tests.conftest import FEW_WORDS, SMOLLM2
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_wordings import YAML
+
+if TYPE_CHECKING:  # importing it imports torch
+    from ilis_guard.models.local import LocalModel
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 TURNS = [
@@ -43,7 +45,7 @@ def write(path: Path, *lines: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("real_model")
 def test_a_chat_models_rows_are_of_the_very_conversations(
-    room: Path, run: Callable[..., Any], smollm2_full: LocalModel
+    room: Path, run: Callable[..., Any], smollm2_full: "LocalModel"
 ) -> None:
     talks = [[LAST], [SYSTEM, LAST], [*TURNS, LAST], [SYSTEM, *TURNS, LAST]]
     write(room / "talks.jsonl", *({"messages": talk, "answers": ["Paris"]} for talk in talks))

@@ -309,7 +309,7 @@ def test_a_guard_without_models_neither_ranks_nor_fails(build: Callable[..., Gua
     assert (made.action, made.rule) == (Action.ESCALATE, "failed-so-ask-a-person")
 
 
-def test_a_larger_tier_has_a_cold_start_of_its_own(build: Callable[..., Guard], tmp_path: Path) -> None:
+def test_a_larger_tier_has_a_cold_start_of_its_own(tmp_path: Path) -> None:
     small, large = RollingProfile(tmp_path / "small.db"), RollingProfile(tmp_path / "large.db")
     tiers = [
         Tier(name="small", model=chat(), profile=small),

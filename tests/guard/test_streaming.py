@@ -459,6 +459,7 @@ def test_invalid_requests_are_refused_at_once() -> None:
 
 
 CHARACTERS = st.characters(codec="utf-8", exclude_categories=["Cs"])
+ONLY_SURE = Policy.parse("version: 1\nname: p\nrules: [{id: sure, when: uncertainty < 0.5, do: answer}]")
 
 
 def growing(tokens: Sequence[bytes]) -> list[str]:
@@ -484,8 +485,7 @@ def test_deltas_joined_are_the_text_for_any_token_boundaries(text: str, data: An
             return FixedScorer(0.1 if generation.finish_reason else next(told)).score(generation)
 
     only = Tier(name="only", model=Letters(growing(tokens)), scorer=Scorer())
-    rules = Policy.parse("version: 1\nname: p\nrules: [{id: sure, when: uncertainty < 0.5, do: answer}]")
-    shown, reasons, made = split(list(Guard(tiers=[only], policy=rules).stream("?", mode=mode)))
+    shown, reasons, made = split(list(Guard(tiers=[only], policy=ONLY_SURE).stream("?", mode=mode)))
     if made.action is Action.ANSWER:
         assert (shown, reasons) == (text.strip(), [])
         assert made.text == shown
@@ -503,6 +503,7 @@ def test_text_that_changes_is_retracted() -> None:
 
 
 UNCERTAINTIES = st.sampled_from([0.05, 0.3, 0.7, 0.95])
+ABSTAINING = Policy.parse(f"version: 1\nname: p\nrules:{RULES}".replace("do: escalate, say", "do: abstain, say"))
 
 
 @settings(max_examples=150, deadline=None)
@@ -525,7 +526,7 @@ def test_where_nothing_was_cut_the_decision_is_the_one_that_decide_makes(
                 tier("small", model(), by_words(*small), cost=TierCost(per_request=1.0, per_million_tokens=1.0)),
                 tier("large", FakeModel(WORDS), by_words(*large)),
             ],
-            policy=Policy.parse(f"version: 1\nname: p\nrules:{RULES}".replace("do: escalate, say", "do: abstain, say")),
+            policy=ABSTAINING,
             backoff=tenacity.wait_none(),
         )
 

@@ -3,16 +3,17 @@
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier
 from ilis_guard.cascade.stream import Retraction, TextDelta
-from ilis_guard.models.local import LocalModel
 from ilis_guard.testing import FakeModel, FixedScorer, InMemoryQueue
 from ilis_guard.types import Generation, Message, Score, Step, StreamMode
-from tests.models.thinkers import FAMILIES, QUESTION, SCRIPTS, THOUGHT, load, write_folder
+
+if TYPE_CHECKING:  # importing it imports torch, which most of these tests do without
+    from ilis_guard.models.local import LocalModel
 
 POLICY = """
 version: 1
@@ -24,6 +25,8 @@ rules:
   - {id: person, do: escalate, to: people}
 """
 MODES: tuple[StreamMode, ...] = ("hold", "optimistic", "early_stop")
+QUESTION = "Capital of Norway?"
+THOUGHT = "Is it Bergen? No, it's Oslo: 奥斯陆."
 ANSWER = "The capital is Oslo."
 THINKING = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"
 UNFINISHED = f"<think>\n{THOUGHT}"
@@ -154,7 +157,9 @@ def test_earlier_answers_reach_models_and_reviewers_without_thinking() -> None:
 
 
 @pytest.fixture(scope="module", params=["qwen", "deepseek", "harmony"])
-def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "LocalModel":
+    from tests.models.thinkers import FAMILIES, SCRIPTS, load, write_folder
+
     family = request.param
     before, after = SCRIPTS[family]
     folder: Path = write_folder(tmp_path_factory.mktemp(family), family)
@@ -163,7 +168,7 @@ def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.usefixtures("real_model")
 @pytest.mark.parametrize("mode", MODES)
-def test_a_local_models_thinking_is_neither_scored_nor_shown(thinker: LocalModel, mode: StreamMode) -> None:
+def test_a_local_models_thinking_is_neither_scored_nor_shown(thinker: "LocalModel", mode: StreamMode) -> None:
     *events, made = guard(thinker).stream(QUESTION, mode=mode)
     assert isinstance(made, Decision)
     assert (made.action, made.text, shown(events)) == (Action.ANSWER, ANSWER, ANSWER)
@@ -176,6 +181,8 @@ def test_a_local_models_thinking_is_neither_scored_nor_shown(thinker: LocalModel
 
 @pytest.mark.usefixtures("real_model")
 def test_a_local_model_that_is_cut_in_its_thoughts_gives_no_answer(tmp_path: Path) -> None:
+    from tests.models.thinkers import load, write_folder
+
     model = load(write_folder(tmp_path, "deepseek"), THOUGHT * 9, max_new_tokens=20)
     made = guard(model).decide(QUESTION)
     assert (made.action, made.rules) == (Action.ESCALATE, ("thoughtful",))

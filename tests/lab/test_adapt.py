@@ -19,7 +19,7 @@ from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.columns import columns_of
 from ilis_guard.scoring.profile import AdaptedProfile, read_profile
 from ilis_guard.scoring.traffic import Moments
-from ilis_guard.types import STATISTICS, Generation, Message, Request, Wording
+from ilis_guard.types import STATISTICS, Fingerprint, Generation, Message, Request, Wording
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_fit import generation
 
@@ -264,7 +264,9 @@ def test_requests_put_to_the_model_are_traffic_with_their_labels(bundle: Bundle)
     assert adapt(bundle, traffic).traffic.kinds[0].rows == 40
     with pytest.raises(ModelError, match="it is out"):
         asked_traffic(bundle, Answering(bundle, [None] * 60), requests)
-    other = dataclasses.replace(bundle.metadata.fingerprint, weights="ef")  # type: ignore[type-var]
+    fitted = bundle.metadata.fingerprint
+    assert isinstance(fitted, Fingerprint)
+    other = dataclasses.replace(fitted, weights="ef")
     model = Answering(bundle, answered(OWN))
     model.fingerprint = other
     with pytest.raises(ProfileError, match=r"the tier has another model than the bundle .* weights differ"):

@@ -10,11 +10,12 @@ import pytest
 from ilis_guard import Action, Decision, Guard, Policy, Tier
 from ilis_guard.cascade.tier import load_scorer
 from ilis_guard.config.guard_yaml import read_config
-from ilis_guard.errors import AttemptsError, ConfigError, ProfileError
+from ilis_guard.errors import AttemptsError, ConfigError, ProfileError, ScoringError
 from ilis_guard.lab.adapt import adapt, harvested_traffic, logged_traffic, write_profile
 from ilis_guard.scoring import Bundle, LightGBMScorer
 from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.testing import FakeModel
+from ilis_guard.types import Message
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_adapt import OWN, answered, at_home, bundle, folder, traffic_of
 
@@ -137,6 +138,18 @@ def test_a_request_of_an_unknown_kind_is_never_answered(
     assert "the traffic profile" in caplog.text
 
 
+def test_a_tier_that_streams_is_told_the_kind_by_its_labels(bundle: Bundle) -> None:
+    profile = adapt(bundle, traffic_of(KINDS), by="dataset")
+    model = FakeModel(answered(KINDS)[0], layers=5, fingerprint=bundle.metadata.fingerprint, max_new_tokens=8)
+    tier = Tier(name="small", model=model, scorer=(scorer := LightGBMScorer(bundle, profile)))
+    question = [Message(role="user", content="Who?")]
+    *_, last = tier.stream(question, {"dataset": "d"})
+    assert last.score is not None
+    assert last.score.uncertainty == scorer.score(answered(KINDS)[0], labels={"dataset": "d"}).uncertainty
+    with pytest.raises(ScoringError, match="the label 'dataset' names the kinds"):
+        list(tier.stream(question))
+
+
 def test_a_profile_applies_to_requests_as_its_own_and_not_to_those_of_labelled_rows(bundle: Bundle) -> None:
     """A request that is put as the labelled rows were is scored as they were, unless the profile's were put so, too."""
     (labelled,) = bundle.metadata.wordings
@@ -146,7 +159,7 @@ def test_a_profile_applies_to_requests_as_its_own_and_not_to_those_of_labelled_r
     for wordings in (frozenset({talking}), frozenset({talking, labelled}), None):
         traffic = dataclasses.replace(traffic_of(OWN), wordings=wordings)
         scorer = LightGBMScorer(bundle, profile := adapt(bundle, traffic))
-        is_home = wordings == {talking}
+        is_home = wordings == frozenset({talking})
         assert profile.wordings == (() if is_home else (labelled,))
         assert scorer.departures == (() if is_home else ("traffic",))
         first, other = scorer.score(answer, labelled), scorer.score(answer, talking)

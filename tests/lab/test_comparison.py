@@ -127,7 +127,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(most_drawn: int, m
     monkeypatch.setattr(module, "MOST_DRAWN", most_drawn)
     random = np.random.default_rng(0)
     covered = {"coverage": 0, "error of answered": 0, "cost per request": 0, "difference": 0}
-    times, count = 200, 300
+    times, count = 100, 300
     for _ in range(times):
         answered, also = random.random(count) < 0.6, random.random(count) < 0.9
         cost, wrong = random.exponential(2.0, count), random.random(count) < 0.2

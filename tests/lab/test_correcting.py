@@ -1,6 +1,7 @@
 """Corrections: what few labels of another traffic teach a bundle, and what no guarantee may rest on."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from hypothesis import given, strategies as st
 from sklearn.metrics import roc_auc_score
 
 from ilis_guard import Guard, Policy, Tier
-from ilis_guard.errors import FitError, UnacceptedFindingsError
+from ilis_guard.errors import AttemptsError, FitError, UnacceptedFindingsError
 from ilis_guard.lab import metrics
+from ilis_guard.lab.adapt import Traffic, adapt
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.calibration_rows import CalibrationRows, read_calibration_rows
 from ilis_guard.lab.correcting import FOLDS, CorrectionRows
@@ -21,6 +23,7 @@ from ilis_guard.lab.recalibrate import correct
 from ilis_guard.scoring import Bundle, LightGBMScorer, read_bundle
 from ilis_guard.scoring.correction import Correction
 from ilis_guard.testing import FakeModel
+from ilis_guard.types import STATISTICS
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_fit import generation
 
@@ -255,3 +258,82 @@ def test_labels_that_tell_nothing_make_no_bundle(bundle: Bundle, tmp_path: Path)
     with pytest.raises((UnacceptedFindingsError, FitError)):
         correct(bundle, shuffled, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def exported(bundle: Bundle, rows: Answers, path: Path, *, signatures: bool = True) -> Path:
+    """Verdicts on the rows, as `queue export --signatures` writes them."""
+    scorer = LightGBMScorer(bundle)
+    lines = []
+    for row, name in enumerate(rows.ids.tolist()):
+        score = scorer.score(generation(rows, row))
+        lines.append(
+            {
+                "id": f"ticket-{row}",
+                "dataset": "queue",
+                "messages": [{"role": "user", "content": f"What about {name}?"}],
+                "labels": {},
+                "text": f"answer {name}",
+                "correct": not rows.wrong[row],
+                "tier": "small",
+                "uncertainty": score.uncertainty,
+                "typicality": score.typicality,
+                "rank": None,
+                "departures": [],
+                "tokens": 3,
+                "finish_reason": "stop",
+                "probability": 0.5,
+                "redacted": False,
+                **dict(zip(STATISTICS, rows.statistics[row].tolist(), strict=True)),
+                **(
+                    {position: maps[row].ravel().tolist() for position, maps in rows.signatures.items()}
+                    if signatures
+                    else {}
+                ),
+            }
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_verdicts_with_their_signatures_teach_as_a_harvest_does(bundle: Bundle, tmp_path: Path) -> None:
+    rows = traffic(60)
+    harvested = learned(bundle, labelled(bundle, 60, tmp_path), tmp_path / "harvest")
+    verdicts = read_calibration_rows(bundle, exported(bundle, rows, tmp_path / "verdicts.jsonl"), tier="small")
+    judged = learned(bundle, verdicts, tmp_path / "verdicts")
+    assert judged.traffic == harvested.traffic
+    assert judged.metadata.correction == harvested.metadata.correction
+    assert judged.calibration_set.typicality == harvested.calibration_set.typicality
+    assert judged.calibration_set.uncertainty == pytest.approx(harvested.calibration_set.uncertainty, abs=1e-9)
+
+
+def test_verdicts_without_signatures_only_calibrate(bundle: Bundle, tmp_path: Path) -> None:
+    path = exported(bundle, traffic(60), tmp_path / "verdicts.jsonl", signatures=False)
+    with pytest.raises(FitError, match=r"no signatures to learn from: export them \(`queue export --signatures`\)"):
+        correct(bundle, read_calibration_rows(bundle, path), tmp_path / "new")
+
+
+def test_a_map_of_an_export_that_is_no_square_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    path = exported(bundle, traffic(30), tmp_path / "verdicts.jsonl")
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | {"mean": [1.0] * 24}), *others]))
+    with pytest.raises(AttemptsError, match=r"verdicts\.jsonl:1: .*mean: .*24 numbers make no square"):
+        read_calibration_rows(bundle, path)
+
+
+def test_verdicts_that_another_profile_scored_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    answers = [dataclasses.replace(generation(traffic(60), row), text="an answer") for row in range(60)]
+    profile = adapt(bundle, Traffic(answers=[({}, answer) for answer in answers]))
+    path = exported(bundle, traffic(60), tmp_path / "verdicts.jsonl")
+    with pytest.raises(FitError, match="weren't scored by this traffic profile, such as 'ticket-0' with the rank None"):
+        read_calibration_rows(bundle, path, profile=profile)
+    scorer = LightGBMScorer(bundle, profile)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, line in enumerate(lines):
+        score = scorer.score(answers[row])
+        line |= {"uncertainty": score.uncertainty, "rank": score.rank, "departures": ["traffic"]}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(FitError, match="scored by a traffic profile, such as 'ticket-0': name the profile"):
+        read_calibration_rows(bundle, path)
+    rows = read_calibration_rows(bundle, path, profile=profile)
+    assert rows.traffic == profile.traffic
+    assert learned(bundle, rows, tmp_path / "new").traffic == profile.traffic

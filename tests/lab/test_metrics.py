@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from ilis_guard.errors import FitError
 from ilis_guard.lab import metrics
 from ilis_guard.lab.metrics import (
+    ScoreCounts,
     auprc_correct,
     auprc_wrong,
     auroc,
@@ -137,6 +138,9 @@ def test_the_interval_is_the_bootstraps_95_percent(monkeypatch: pytest.MonkeyPat
     """A mean's interval is known: 1.96 standard errors either side."""
     for metric in METRICS:
         monkeypatch.setattr(metrics, metric.__name__, lambda _, uncertainty: float(uncertainty.mean()))
+        monkeypatch.setattr(
+            ScoreCounts, metric.__name__, lambda drawn: drawn.all @ drawn.scores / drawn.all.sum(axis=1)
+        )
     wrong, uncertainty = rows(400, 4, signal=0.1)
     figure = figures_of(wrong, uncertainty).auroc
     error = uncertainty.std() / 20

@@ -10,7 +10,7 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
-from ilis_guard.lab import metrics, recalibrate as module
+from ilis_guard.lab import calibration_rows, metrics
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.calibration_rows import CalibrationRows, Circumstances, read_calibration_rows
 from ilis_guard.lab.fit import fit
@@ -188,6 +188,8 @@ def test_recalibration_keeps_trees_metrics_and_typicality_reference(bundle: Bund
         "groups": len(labelled.wrong),
         "group_by": None,
         "fitted_to": 0,
+        "corrected_by": 0,
+        "kept": len(new.calibration_set.wrong),
         "least_probability": AUDITED,
     }
     assert bundle.metadata.recalibrated is None
@@ -200,7 +202,7 @@ def test_a_harvest_recalibrates_scores_and_typicality(
 ) -> None:
     rows = made(200, seed=5, signal=0.6, share=0.3)
     rows = replace(rows, ids=np.array([f"new-{row}" for row in range(200)], dtype=object))
-    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(rows))
+    monkeypatch.setattr(calibration_rows, "read_attempts", lambda _path: FakeTable(rows))
     recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
     new = read_bundle(str(tmp_path / "new"))
     scorer = LightGBMScorer(new)
@@ -214,7 +216,7 @@ def test_a_harvest_recalibrates_scores_and_typicality(
 def test_a_harvest_of_another_model_is_refused(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made(200)
     other = rows.manifest.model_copy(update={"fingerprint": replace(rows.manifest.tapped(), precision="full")})
-    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
+    monkeypatch.setattr(calibration_rows, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
     with pytest.raises(BundleMismatchError, match="precision"):
         read_calibration_rows(bundle, tmp_path / "rows.parquet")
     with pytest.raises(FitError, match="chooses among the rows of an export"):
@@ -230,7 +232,7 @@ def test_a_harvest_in_another_wording_calibrates_for_that_one(
     other = rows.manifest.model_copy(
         update={"fingerprint": fingerprint, "prompt": "{question}!", "max_new_tokens": 999}
     )
-    monkeypatch.setattr(module, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
+    monkeypatch.setattr(calibration_rows, "read_attempts", lambda _path: FakeTable(replace(rows, manifest=other)))
     new = recalibrate(bundle, read_calibration_rows(bundle, tmp_path / "rows.parquet"), tmp_path / "new")
     assert new.wordings == (Wording(prompt="0123456789abcdef"),)
     assert (new.fingerprint, new.prompt, new.max_new_tokens) == (fingerprint, "{question}!", other.max_new_tokens)
@@ -328,6 +330,10 @@ def test_too_few_of_a_kind_are_refused_and_nothing_is_written(bundle: Bundle, tm
         distances=None,
         groups=np.arange(100),
         circumstances=circumstances(bundle),
+        traffic=bundle.traffic,
+        adapted=False,
+        columns=None,
+        labels=[{}] * 100,
     )
     with pytest.raises(FitError, match="81 are right and 19 wrong; recalibrating needs at least 20"):
         recalibrate(bundle, rows, tmp_path / "new")

@@ -120,7 +120,7 @@ def test_there_is_nothing_to_fit_to_a_prompt(tmp_path: Path) -> None:
 
 def test_new_rows_recalibrate_a_remote_bundle(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = towns_harvest(FINGERPRINT, 1100).take(np.arange(600, 1100))
-    monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(fresh))
+    monkeypatch.setattr(calibration_rows, "read_attempts", lambda _path: FakeTable(fresh))
     labelled = calibration_rows.read_calibration_rows(bundle, tmp_path / "rows.parquet")
     recalibrate.recalibrate(bundle, labelled, tmp_path / "ours")
     again = read_bundle(str(tmp_path / "ours"))
@@ -128,7 +128,7 @@ def test_new_rows_recalibrate_a_remote_bundle(bundle: Bundle, tmp_path: Path, mo
     LightGBMScorer(again).score(said(0.5))
 
     less = replace(fresh, statistics=fresh.statistics[:, :2], known=("logprob_sum", "logprob_mean"))
-    monkeypatch.setattr(recalibrate, "read_attempts", lambda _path: FakeTable(less))
+    monkeypatch.setattr(calibration_rows, "read_attempts", lambda _path: FakeTable(less))
     with pytest.raises(FitError, match=r"looks at the output statistics .*'margin_min'.* and of the rows"):
         calibration_rows.read_calibration_rows(bundle, tmp_path / "rows.parquet")
 

@@ -144,13 +144,19 @@ def moved(rows: Answers, which: np.ndarray, factor: float, shift: float) -> Answ
     return dataclasses.replace(rows, signatures=signatures)
 
 
+CASES = [
+    (float(factor), float(shift), kind)
+    for factor, shift, kind in zip(
+        np.exp([-1.6, -1.1, -0.6, 0.5, 1.2, 2.0]),
+        np.random.default_rng(0).uniform(0, 5, 6),
+        ["c", "d"] * 3,
+        strict=True,
+    )
+]
+
+
 @pytest.mark.usefixtures("fitted_model")
-@settings(max_examples=6, derandomize=True, deadline=None)
-@given(
-    factor=st.one_of(st.floats(0.2, 0.6), st.floats(1.6, 8.0)),
-    shift=st.floats(0, 5),
-    kind=st.sampled_from(["c", "d"]),
-)
+@pytest.mark.parametrize(("factor", "shift", "kind"), CASES)
 def test_moving_and_scaling_the_maps_of_a_kind_changes_raw_scores_and_no_rank(
     factor: float, shift: float, kind: str, normal_only: Bundle
 ) -> None:

@@ -1,3 +1,7 @@
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
@@ -28,9 +32,16 @@ def made(seed: int = 1) -> tuple[Maps, np.ndarray, np.ndarray]:
     return maps, random.standard_normal((ROWS, 4)), wrong
 
 
+def tuned_on(
+    choices: Sequence[tuple[FeatureGroup, ...]], maps: Maps, statistics: np.ndarray, wrong: np.ndarray, **options: Any
+) -> list[Candidate]:
+    columns = partial(feature_matrix, maps=maps, statistics=statistics)
+    return tune(choices, columns, wrong, train=TRAIN, validation=VALIDATION, **{"seed": 3} | options)
+
+
 @pytest.fixture(scope="module")
 def tuned() -> list[Candidate]:
-    return tune(CHOICES, *made(), train=TRAIN, validation=VALIDATION, seed=3)
+    return tuned_on(CHOICES, *made())
 
 
 def texts(candidates: list[Candidate]) -> list[str]:
@@ -82,7 +93,7 @@ def test_rows_that_are_neither_train_nor_validation_change_nothing(tuned: list[C
         each[REST] = 1000
     statistics[REST] = -1000
     wrong[REST] = ~wrong[REST]
-    again = tune(CHOICES, maps, statistics, wrong, train=TRAIN, validation=VALIDATION, seed=3)
+    again = tuned_on(CHOICES, maps, statistics, wrong)
     assert texts(again) == texts(tuned)
     assert [one.metadata for one in again] == [one.metadata for one in tuned]
 
@@ -90,18 +101,18 @@ def test_rows_that_are_neither_train_nor_validation_change_nothing(tuned: list[C
 def test_train_rows_do_change_the_trees(tuned: list[Candidate]) -> None:
     maps, statistics, wrong = made()
     wrong[np.flatnonzero(TRAIN)[:20]] ^= True
-    again = tune(CHOICES, maps, statistics, wrong, train=TRAIN, validation=VALIDATION, seed=3)
+    again = tuned_on(CHOICES, maps, statistics, wrong)
     assert texts(again) != texts(tuned)
 
 
 def test_a_seed_gives_the_same_trees_again_and_another_gives_others(tuned: list[Candidate]) -> None:
-    same, other = (tune((INFORMATIVE,), *made(), train=TRAIN, validation=VALIDATION, seed=seed) for seed in (3, 4))
+    same, other = (tuned_on((INFORMATIVE,), *made(), seed=seed) for seed in (3, 4))
     assert texts(same) == texts(tuned[: len(same)])
     assert texts(other) != texts(same)
 
 
 def test_progress_is_told_at_first_and_after_each_candidate() -> None:
     told: list[tuple[int, int]] = []
-    tune(CHOICES, *made(), train=TRAIN, validation=VALIDATION, seed=3, progress=lambda *both: told.append(both))
+    tuned_on(CHOICES, *made(), progress=lambda *both: told.append(both))
     every = len(CHOICES) * len(SEARCHED)
     assert told == [(done, every) for done in range(every + 1)]

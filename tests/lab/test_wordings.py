@@ -23,14 +23,12 @@ from ilis_guard.lab.questions import Question
 from ilis_guard.lab.recalibrate import recalibrate
 from ilis_guard.lab.splits import MIN_OF_WORDING
 from ilis_guard.lab.wordings import NamedWording, Turn, conversation_of, draw_wording, read_wordings
-from ilis_guard.models.local import LocalModel
 from ilis_guard.models.remote import RemoteModel
 from ilis_guard.scoring import read_bundle
 from ilis_guard.scoring.bundle import row_digest
 from ilis_guard.types import Generation, Message, Wording
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_harvest import QUESTIONS, FakeTapped
-from tests.lab.tiny_models import make
 from tests.provider import provider, town
 
 YAML = """
@@ -185,6 +183,10 @@ def test_a_remote_model_is_sent_every_turn_over_http(tmp_path: Path, monkeypatch
 
 @pytest.mark.usefixtures("real_model")
 def test_worded_answers_are_observed_with_the_prompts_that_were_sent(tmp_path: Path) -> None:
+    # Importing these imports torch, which the other tests do without.
+    from ilis_guard.models.local import LocalModel
+    from tests.lab.tiny_models import make
+
     model = LocalModel.load(str(make(tmp_path / "model", "llama", seed=1)), prompt="{question} w1", max_new_tokens=5)
     asked = [Question(id=f"q{number}", question=f"w{number} w2", answers=("w1",)) for number in range(9)]
     harvest(model, asked, tmp_path / "rows.parquet", name="tiny", wordings=ALL)

@@ -26,7 +26,7 @@ def test_requests_ruled_on_together_end_as_each_does_alone(data: st.DataObject) 
     scores_prompts = data.draw(st.lists(st.booleans(), min_size=1, max_size=3))
     policy = data.draw(policies(len(scores_prompts)))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    recorded = recorded_of(requests(random, 300, scores_prompts), scores_prompts=scores_prompts)
+    recorded = recorded_of(requests(random, 100, scores_prompts), scores_prompts=scores_prompts)
     thresholds = {name: data.draw(scores) for name in NAMES}
     outcomes = simulate(policy, recorded, thresholds=thresholds)
     for row in range(len(recorded)):

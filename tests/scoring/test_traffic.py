@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ilis_guard.errors import ScoringError
 from ilis_guard.scoring import Bundle, LightGBMScorer
-from ilis_guard.scoring.columns import BLOCKS, Columns
+from ilis_guard.scoring.columns import BLOCKS, Block, Columns
 from ilis_guard.scoring.traffic import Moments, Normaliser, TrafficKind, TrafficProfile, measure_kind
 from ilis_guard.types import Generation, Labels
 from tests.scoring.by_hand import normalised
@@ -23,7 +23,11 @@ ONE, OTHER = slice(0, 100), slice(100, 300)
 
 def columns_of(features: np.ndarray, prompt: np.ndarray | None = None) -> Columns:
     """With as many columns to compare, and the first as the answer's log-probability."""
-    blocks = {"features": features, "typicality": features + 1, "logprob_sum": features[:, :1]}
+    blocks: dict[Block, np.ndarray] = {
+        "features": features,
+        "typicality": features + 1,
+        "logprob_sum": features[:, :1],
+    }
     return Columns(blocks=blocks, prompt=features if prompt is None else prompt)
 
 
@@ -67,7 +71,7 @@ def test_moments_are_mean_and_standard_deviation_by_column() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_columns_of_one_kind_are_counted_in_spreads_from_its_mean(
-    block: str, columns: Columns, traffic: TrafficProfile, normal: Columns
+    block: Block, columns: Columns, traffic: TrafficProfile, normal: Columns
 ) -> None:
     (kind,) = traffic.kinds
     assert kind.rows == len(columns) == 300
@@ -81,7 +85,7 @@ def test_columns_of_one_kind_are_counted_in_spreads_from_its_mean(
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_each_row_is_in_units_of_its_own_kind(block: str, mixed: Columns) -> None:
+def test_each_row_is_in_units_of_its_own_kind(block: Block, mixed: Columns) -> None:
     profile = of_two_kinds(mixed)
     normaliser = Normaliser(profile)
     kinds = normaliser.nearest_kinds(mixed.prompt)
@@ -112,7 +116,7 @@ def test_a_row_is_normalised_alone_as_among_others(mixed: Columns) -> None:
 def test_the_nearest_centre_decides_by_spreads_and_not_by_raw_numbers() -> None:
     """The first column varies a thousand times as much as the second, and both count the same."""
     prompts = Moments(mean=(0.0, 5.0), spread=(1000.0, 1.0))
-    moments = {"features": Moments(mean=(0.0,), spread=(1.0,))}
+    moments: dict[Block, Moments] = {"features": Moments(mean=(0.0,), spread=(1.0,))}
     kinds = tuple(
         TrafficKind(name=name, rows=20, moments=moments, centre=centre)
         for name, centre in (("a", (1.0, 0.0)), ("b", (0.0, 2.0)))
@@ -120,12 +124,12 @@ def test_the_nearest_centre_decides_by_spreads_and_not_by_raw_numbers() -> None:
     normaliser = Normaliser(TrafficProfile(kinds=kinds, prompts=prompts))
     # In spreads: (0.5, 0), (0, 1.5), (0.9, 1.0), (0, 0.8) and (0, 0.7).
     summaries = np.array([[500.0, 5.0], [0.0, 6.5], [900.0, 6.0], [0.0, 5.8], [0.0, 5.7]])
-    away = [
-        [(0.5, 0), (0.5, 2)],
-        [(1, 1.5), (0, 0.5)],
-        [(0.1, 1), (0.9, 1)],
-        [(1, 0.8), (0, 1.2)],
-        [(1, 0.7), (0, 1.3)],
+    away: list[tuple[tuple[float, float], tuple[float, float]]] = [
+        ((0.5, 0), (0.5, 2)),
+        ((1, 1.5), (0, 0.5)),
+        ((0.1, 1), (0.9, 1)),
+        ((1, 0.8), (0, 1.2)),
+        ((1, 0.7), (0, 1.3)),
     ]
     by_hand = [int(math.hypot(*first) > math.hypot(*second)) for first, second in away]
     assert normaliser.nearest_kinds(summaries).tolist() == by_hand == [0, 1, 0, 1, 0]
