@@ -23,7 +23,7 @@ from benchmarks.common import show
 from benchmarks.learning_curve.figures import CurveFigure, curve_figures, find, write_figures
 from benchmarks.learning_curve.left_out import harvests_in, leave_out
 from benchmarks.learning_curve.picture import draw
-from benchmarks.learning_curve.trials import Draw, Sizes, Trial
+from benchmarks.learning_curve.trials import BUNDLE, Draw, Sizes, Trial
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import read_attempts
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED
@@ -85,7 +85,8 @@ def run(harvests: Path, to: Path, folder: Path, sizes: Sizes, draws: int, *, sam
     sets = len({trial.left_out for trial in trials})
     draw(found, sizes, f"Each of {sets} sets left out, {draws} draws", to.with_suffix(".png"))
     if samplers:
-        chosen = curve_figures(list(measure(harvests, folder, sizes, draws, samplers=True)))
+        at_random = [one for one in trials if one.setting.method == BUNDLE and one.setting.labels in sizes.sampled]
+        chosen = curve_figures([*at_random, *measure(harvests, folder, sizes, draws, samplers=True)])
         write_figures(chosen, to.with_name(f"{to.stem}_samplers.csv"))
         found += chosen
     return found

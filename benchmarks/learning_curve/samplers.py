@@ -10,7 +10,6 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from ilis_guard.lab.calibration_rows import CalibrationRows
-from ilis_guard.lab.sampling import draw_rows
 from ilis_guard.scoring.traffic import Normaliser
 
 Rows = Int64[np.ndarray, " chosen"]
@@ -49,11 +48,31 @@ def _kinds(rows: CalibrationRows) -> Rows:
     return Normaliser(rows.traffic).nearest_kinds(rows.columns.prompt)
 
 
+def spread(kinds: Rows, uncertainty: Shares, random: np.random.Generator) -> Rows:
+    """All rows in an order of which each beginning is spread along (kind, uncertainty).
+
+    A generalised random tessellation stratified sample (Stevens and Olsen, 2004) in one dimension: an order that starts
+    at a row that is drawn is halved again and again, and rows are taken from both halves in turn.
+    """
+    order = np.lexsort((random.random(len(kinds)), uncertainty, kinds))
+    return _in_turn(np.roll(order, random.integers(len(order))), random)
+
+
+def _in_turn(order: Rows, random: np.random.Generator) -> Rows:
+    """Take rows from both halves of an order in turn, and so within each."""
+    if len(order) <= 1:
+        return order
+    # An odd row is in either half with the same chance, and the larger half comes first.
+    middle = (len(order) + int(random.integers(2)) * (len(order) % 2)) // 2
+    halves = [_in_turn(order[:middle], random), _in_turn(order[middle:], random)]
+    first = random.integers(2) if len(order) % 2 == 0 else int(len(halves[1]) > len(halves[0]))
+    taken = np.empty_like(order)
+    taken[0::2], taken[1::2] = halves[first], halves[1 - first]
+    return taken
+
+
 def _spread(rows: CalibrationRows, uncertainty: Shares, count: int, random: np.random.Generator) -> tuple[Rows, Shares]:
-    # The product's own seed is fixed: put in another order, rows are drawn anew.
-    shuffled = random.permutation(len(rows))
-    drawn = draw_rows(_kinds(rows)[shuffled], uncertainty[shuffled], count)
-    return shuffled[drawn], _equal(rows, count)
+    return spread(_kinds(rows), uncertainty, random)[:count], _equal(rows, count)
 
 
 def _by_uncertainty(
@@ -92,4 +111,4 @@ SAMPLERS: Final = (
     Sampler(name="middle", choose=_middle),
     Sampler(name="clusters", choose=_clusters),
 )
-"""Beside random ones. `spread` is that of `ilis-guard choose-rows`."""
+"""Beside random ones, which `ilis-guard choose-rows` draws."""

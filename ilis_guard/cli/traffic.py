@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ilis_guard.cli.console import GUARD_YAML, Config, escape, out, print_line, progress_bar, steps
+from ilis_guard.cli.console import GUARD_YAML, Config, out, print_line, progress_bar, steps
 from ilis_guard.cli.lab import load_harvested_model
 from ilis_guard.errors import ConfigError
 from ilis_guard.types import Fingerprint
@@ -72,30 +72,21 @@ def choose_rows(
     source: Source = None,
     tier: AskedTier = None,
     questions: Requests = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(help="The traffic profile of these answers (`ilis-guard adapt`); without one it is measured now."),
-    ] = None,
     config: Config = GUARD_YAML,
 ) -> None:
-    """Choose which rows to label next: all have the same chance, and they are spread over kinds and uncertainties.
+    """Choose which rows to label next: a random sample of the answers that the bundle can score.
 
     The chosen lines are written as they are, each with its `probability`. Ask for more of the same traffic later, and
     the earlier ones come first.
     """
     from ilis_guard.lab.choose_rows import choose_rows as run, write_chosen
     from ilis_guard.scoring import read_bundle
-    from ilis_guard.scoring.profile import read_profile
 
     scoring = read_bundle(bundle)
-    known = None if profile is None else read_profile(profile)
     traffic, read_from = _read_traffic(scoring, source, tier, questions, config)
-    chosen = run(scoring, traffic, count, profile=known)
+    chosen = run(scoring, traffic, count)
     write_chosen(chosen, read_from, to)
-    kinds = ", ".join(f"{chosen.kinds[name]} of {name!r}" for name in sorted(chosen.kinds))
-    print_line(
-        escape(f"{count} of {chosen.scored} scored answers, each with probability {chosen.probability:.3f}: {kinds}")
-    )
+    print_line(f"{count} of {chosen.scored} scored answers, each with probability {chosen.probability:.3f}")
     print_line(f"rows to label in {to}")
 
 

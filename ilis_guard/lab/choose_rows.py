@@ -1,23 +1,18 @@
-"""Choose the rows of unlabelled traffic to label next: a sample of the traffic that is spread over all of it."""
+"""Choose the rows of unlabelled traffic to label next: a random sample of the answers that a bundle can score."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ilis_guard.errors import AttemptsError, FitError
-from ilis_guard.lab.adapt import Traffic, adapt, scorable
+from ilis_guard.lab.adapt import Traffic, scorable
 from ilis_guard.lab.attempts import read_attempts
 from ilis_guard.lab.files import replacing
 from ilis_guard.lab.sampling import draw_rows
 from ilis_guard.policy.records import numbered_lines
 from ilis_guard.scoring.bundle import Bundle
-from ilis_guard.scoring.columns import Columns
-from ilis_guard.scoring.profile import AdaptedProfile
-from ilis_guard.scoring.scorer import LightGBMScorer, blended_trees
-from ilis_guard.scoring.traffic import Normaliser
 
 PROBABILITY: Final = "probability"
 
@@ -33,47 +28,31 @@ class ChosenRows:
     """With which each that could be scored was chosen."""
     scored: int
     """How many there were to choose from."""
-    kinds: Mapping[str, int]
-    """How many were chosen of each kind."""
 
 
-def choose_rows(bundle: Bundle, traffic: Traffic, count: int, *, profile: AdaptedProfile | None = None) -> ChosenRows:
-    """Choose answers to label: all have the same chance, and they are spread over kinds and uncertainties.
+def choose_rows(bundle: Bundle, traffic: Traffic, count: int) -> ChosenRows:
+    """Choose answers to label, each with the same chance: a sample for learning, calibration and certificates alike.
 
     Args:
         bundle: what scores them.
         traffic: answers of the bundle's model. Those that can't be scored are left out.
         count: so many.
-        profile: of this traffic; without one it is measured on these answers.
 
     Raises:
         FitError: there aren't so many, or `count` is no number of rows.
-        ProfileError: the profile was made with another bundle, or these answers make none.
-        ScoringError: a number isn't finite, or a request lacks the label that names the profile's kinds.
     """
     if count < 1:
         raise FitError(f"rows to label are counted from 1, got {count!r}")
-    if profile is not None:
-        profile.check_fits(bundle)
     # A cascade may have asked two tiers of one bundle: a request is chosen once.
-    first = {_place(traffic, one): one for one in reversed(scorable(bundle, traffic))}
-    places = sorted(first)
+    places = sorted({_place(traffic, answer) for answer in scorable(bundle, traffic)})
     if len(places) < count:
         raise FitError(
             f"{count} rows to label were asked for, and {len(places)} of {len(traffic.answers)} answers can be scored: "
             "ask for fewer, or give more traffic"
         )
-    known = (adapt(bundle, traffic) if profile is None else profile).traffic
-    scorer, normaliser = LightGBMScorer(bundle), Normaliser(known)
-    columns = Columns.concatenated([scorer.columns(traffic.answers[first[place]][1]) for place in places])
-    kinds = normaliser.kinds(columns.prompt, [traffic.answers[first[place]][0] for place in places])
-    raw = blended_trees(bundle).raw_scores(normaliser.normalise(columns, kinds))
-    drawn = draw_rows(kinds, raw, count)
+    drawn = draw_rows(len(places), count)
     return ChosenRows(
-        places=[places[row] for row in drawn.tolist()],
-        probability=count / len(places),
-        scored=len(places),
-        kinds=Counter(known.kinds[kind].name for kind in kinds[drawn].tolist()),
+        places=[places[row] for row in drawn.tolist()], probability=count / len(places), scored=len(places)
     )
 
 

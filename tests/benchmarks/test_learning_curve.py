@@ -108,7 +108,7 @@ def test_samplers_and_the_picture_stand_beside_the_table(folder: Path, table: li
     assert table
     with (folder / "to" / "curve_samplers.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["sampler"] for row in rows} == {"spread", "systematic", "middle", "clusters"}
+    assert {row["sampler"] for row in rows} == {"random", "spread", "systematic", "middle", "clusters"}
     assert {row["labels"] for row in rows} == {"25"}
     assert (folder / "to" / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.errors import AttemptsError, FitError, ProfileError, QuestionError
-from ilis_guard.lab.adapt import Traffic, adapt, harvested_traffic, logged_traffic
+from ilis_guard.lab.adapt import Traffic, harvested_traffic, logged_traffic
 from ilis_guard.lab.attempts import AttemptTable, read_attempts, write_attempts
 from ilis_guard.lab.calibration_rows import read_calibration_rows
 from ilis_guard.lab.choose_rows import choose_rows, write_chosen
@@ -37,24 +36,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return read_bundle(str(path))
 
 
-def test_chosen_rows_are_of_all_kinds_and_uncertainties(bundle: Bundle) -> None:
-    traffic = traffic_of(OWN)
-    profile = adapt(bundle, traffic, by="dataset")
-    chosen = choose_rows(bundle, traffic, 40, profile=profile)
+def test_chosen_rows_have_one_chance_and_more_of_them_begin_with_the_fewer(bundle: Bundle) -> None:
+    chosen = choose_rows(bundle, traffic_of(OWN), 40)
     assert (chosen.scored, chosen.probability, len(set(chosen.places))) == (200, 0.2, 40)
-    assert (chosen.kinds["c"], chosen.kinds["d"]) == (pytest.approx(24, abs=2), pytest.approx(16, abs=2))
-    scorer = LightGBMScorer(bundle, profile)
-    uncertainty = np.array([scorer.score(answer, labels=labels).uncertainty for labels, answer in traffic.answers])
-    of_c = np.sort(uncertainty[[place for place in chosen.places if place < 120]])
-    # Of 64 equal parts of the order each has a row or none: the quartiles of the chosen are those of all.
-    quartiles = np.percentile(uncertainty[:120], (25, 50, 75))
-    np.testing.assert_allclose(np.percentile(of_c, (25, 50, 75)), quartiles, atol=0.06)
-    assert choose_rows(bundle, traffic, 15, profile=profile).places == chosen.places[:15]
-
-
-def test_kinds_are_found_where_no_profile_is_given(bundle: Bundle) -> None:
-    chosen = choose_rows(bundle, traffic_of(OWN), 50)
-    assert sorted(chosen.kinds.values()) == pytest.approx([20, 30], abs=2)
+    assert choose_rows(bundle, traffic_of(OWN), 15).places == chosen.places[:15]
 
 
 def test_more_rows_than_there_are_or_none_are_refused(bundle: Bundle) -> None:
@@ -67,9 +52,6 @@ def test_more_rows_than_there_are_or_none_are_refused(bundle: Bundle) -> None:
             choose_rows(bundle, traffic, count)
     with pytest.raises(FitError, match="0 of 1 answers can be scored"):
         choose_rows(bundle, Traffic(answers=[({}, blank)]), 1)
-    other = dataclasses.replace(bundle, digest="0" * 16)
-    with pytest.raises(ProfileError, match="made with the bundle '0000000000000000'"):
-        choose_rows(bundle, traffic, 5, profile=adapt(other, traffic))
 
 
 def decisions(bundle: Bundle, path: Path) -> list[dict[str, Any]]:
