@@ -41,7 +41,7 @@ def test_requests_that_a_tier_answers_now_are_chosen_labelled_and_harvested(
     ("options", "what"),
     [
         (("--count", "5"), "give either --from FILE, or --tier NAME with --questions FILE"),
-        (("--count", "0", "--from", "r.jsonl"), "0 is not in the range x>=1"),
+        (("--count", "0", "--from", "r.jsonl"), "Invalid value for '--count'"),
         (("--count", "5", "--from", "r.jsonl"), "r.jsonl:1: not a line of `ilis-guard ask --json`"),
         (("--count", "5", "--from", "none.jsonl"), "none.jsonl: No such file or directory"),
     ],
