@@ -1,13 +1,10 @@
-"""The examples run whole, on real models, queues and servers."""
+"""The examples run as a user would run them: each by its own command, on real models, queues and servers."""
 
 import re
-import runpy
 import shutil
 import socket
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,28 +16,10 @@ pytestmark = pytest.mark.usefixtures("process", "real_model")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-Said = Callable[..., list[str]]
-
-
-def said_by_command(name: str, *arguments: object) -> list[str]:
-    """The lines that an example prints, run as a user would."""
+def said(name: str, *arguments: object) -> list[str]:
+    """The lines that an example prints."""
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.splitlines()
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
-    """The lines that an example prints, run whole in this process, where its model has been read already."""
-
-    def run(name: str, *arguments: object) -> list[str]:
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / name), *map(str, arguments)])
-        capsys.readouterr()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a user's program doesn't end at a warning
-            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        return capsys.readouterr().out.splitlines()
-
-    return run
 
 
 @pytest.fixture
@@ -66,7 +45,7 @@ def test_an_example_is_short(example: Path) -> None:
     assert len(example.read_text().splitlines()) < 40
 
 
-def test_wrap_a_runnable_returns_the_chains_own_type(config: Path, said: Said) -> None:
+def test_wrap_a_runnable_returns_the_chains_own_type(config: Path) -> None:
     assert said("wrap_a_runnable.py", config, "Norway", "Kenya", "Italy") == [
         "Norway: The capital of Norway is Oslo.",
         "Kenya: I can't answer this reliably.",
@@ -77,7 +56,7 @@ def test_wrap_a_runnable_returns_the_chains_own_type(config: Path, said: Said) -
         assert queue.get(ticket.id).request["messages"][-1]["content"] == "What is the capital of Italy?"
 
 
-def test_stop_early_ends_only_blocked_answers(config: Path, said: Said) -> None:
+def test_stop_early_ends_only_blocked_answers(config: Path) -> None:
     lines = said("stop_early.py", config, "What is the capital of Norway?", "What is 981 plus 276?")
     sure, whole, unsure, cut = lines
     assert sure == "answer: The capital of Norway is Oslo."
@@ -86,7 +65,7 @@ def test_stop_early_ends_only_blocked_answers(config: Path, said: Said) -> None:
     assert re.fullmatch(r"    small said '.+', cut after \d+ tokens", cut)
 
 
-def test_edited_thresholds_take_effect_in_a_running_guard(said: Said) -> None:
+def test_edited_thresholds_take_effect_in_a_running_guard() -> None:
     before, why, stricter, _, mistyped, problem, risk, certified = said("thresholds_in_yaml.py")
     assert before == "as it was: answer, The capital of Norway is Oslo."
     assert "`uncertainty < 0.25` is true" in why
@@ -101,7 +80,7 @@ def test_edited_thresholds_take_effect_in_a_running_guard(said: Said) -> None:
 def test_review_webhook_takes_a_signed_verdict_back(config: Path) -> None:
     page, desk = free_ports(2)
     config.write_text(config.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{page}"))
-    lines = said_by_command("review_webhook.py", config, page, desk)
+    lines = said("review_webhook.py", config, page, desk)
     assert lines == [
         "escalate: The answer to this question is uncertain. A person will look at it.",
         "the desk sees: The chemical element with the symbol He is hydrogen.",
@@ -112,7 +91,7 @@ def test_review_webhook_takes_a_signed_verdict_back(config: Path) -> None:
         assert (ticket.state, ticket.text, queue.get(ticket.id).reviewer) == ("resolved", "Helium", "zoe")
 
 
-def test_langgraph_review_takes_a_verdict_on_either_side(config: Path, said: Said) -> None:
+def test_langgraph_review_takes_a_verdict_on_either_side(config: Path) -> None:
     meanwhile = "The answer to this question is uncertain. A person will look at it."
     assert said("langgraph_review.py", config) == [
         "The capital of Norway is Oslo.",
