@@ -313,7 +313,7 @@ def test_trees_over_other_features_with_a_right_digest_are_refused(folder: Path)
     metadata = json.loads((folder / "bundle.json").read_text())
     metadata["features"] = ["mean-prompt"]
     (folder / "bundle.json").write_text(json.dumps(metadata))
-    assert re.search(r"columns \{'features': 12, .*; its traffic.json has \{'features': 28, ", refusal(folder))
+    assert re.search(r"columns \{'features': 12, .*; its traffic.json has .*'features': 28, ", refusal(folder))
 
 
 class Trap:
