@@ -11,7 +11,7 @@ from ilis_guard.scoring.unsupervised import STATISTIC
 from ilis_guard.types import STATISTICS
 from tests.lab.synthetic import synthetic_answers
 
-PAGE = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "cold-start.md").read_text("utf-8")
 
 
 def rows_of(name: str) -> tuple[list[str], list[list[str]]]:
