@@ -27,7 +27,7 @@ from rich.progress import track
 from benchmarks.common import machine, show
 from benchmarks.laboratory.sets import question_sets
 from benchmarks.overhead.pairs import Spent, median_ratio, timed
-from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.cascade.loading import load_local_model
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.attempts import read_attempts
 from ilis_guard.lab.harvest import harvest

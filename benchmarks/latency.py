@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from benchmarks.common import show
-from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.cascade.loading import load_local_model
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.policy import Facts, Policy
 from ilis_guard.scoring import LightGBMScorer, read_bundle

@@ -27,8 +27,9 @@ from rich.progress import track
 from benchmarks.common import show
 from benchmarks.world_facts import world_facts
 from ilis_guard.cascade.early_stop import EarlyStopper
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.cascade.stream import StreamEvent, TextDelta, TextOnStream
-from ilis_guard.cascade.tier import Tier, load_tier
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question

@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.common import machine, show
 from ilis_guard import Guard, Policy
-from ilis_guard.cascade.tier import load_tier
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.demo import QUESTIONS
 from ilis_guard.models.batching import BatchedModel

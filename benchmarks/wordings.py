@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.common import machine, show
 from benchmarks.world_facts import world_facts
-from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.cascade.loading import load_local_model
 from ilis_guard.cli.console import progress_bar
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.tiers import TierConfig

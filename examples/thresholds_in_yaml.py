@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from ilis_guard import Guard, Policy, explain_decision
-from ilis_guard.cascade.tier import load_tier
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.config.guard_yaml import read_config
 
 POLICY = """

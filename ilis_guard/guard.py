@@ -15,9 +15,10 @@ from ilis_guard.cascade.caller import BACKOFF
 from ilis_guard.cascade.cascade import Cascade
 from ilis_guard.cascade.escalation import Review
 from ilis_guard.cascade.idempotency import DecisionMemory, check_id
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.cascade.settlement import Settlement
 from ilis_guard.cascade.stream import StreamEvent, StreamWriter
-from ilis_guard.cascade.tier import Check, Tier, load_tier, policy_context
+from ilis_guard.cascade.tier import Check, Tier, policy_context
 from ilis_guard.concurrency.portal import run_in_thread
 from ilis_guard.concurrency.threads import EventChannel, astream_events, stream_events
 from ilis_guard.config.guard_yaml import GuardConfig, read_config

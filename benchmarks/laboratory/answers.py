@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.cascade.loading import load_local_model
 from ilis_guard.cli.console import progress_bar, steps
 from ilis_guard.config.tiers import TierConfig, decoding_name
 from ilis_guard.errors import FitError, QuestionError

@@ -99,7 +99,7 @@ def harvest(  # noqa: PLR0917 - each is an option
 
 def load_harvested_model(config: "TierConfig", site: Site | None) -> "tuple[str, HarvestedModel]":
     """The model's name in the manifest, and the model."""
-    from ilis_guard.cascade.tier import load_local_model, load_remote_model
+    from ilis_guard.cascade.loading import load_local_model, load_remote_model
 
     if config.remote is None:
         with steps() as progress:
@@ -126,7 +126,7 @@ def observe(
 
     A run that was stopped or killed continues when the same command is given again.
     """
-    from ilis_guard.cascade.tier import load_local_model
+    from ilis_guard.cascade.loading import load_local_model
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.attempts import read_attempts
     from ilis_guard.lab.baselines.observe import observe as run

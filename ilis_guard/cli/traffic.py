@@ -105,7 +105,7 @@ def _read_traffic(
 
 
 def _asked_traffic(bundle: "Bundle", tier: str, questions: Path, config: Path) -> "Traffic":
-    from ilis_guard.cascade.tier import load_local_model
+    from ilis_guard.cascade.loading import load_local_model
     from ilis_guard.config.guard_yaml import read_config
     from ilis_guard.lab.adapt import asked_traffic, read_requests
 

@@ -9,7 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from ilis_guard.cascade.tier import Tier, load_scorer
+from ilis_guard.cascade.loading import load_scorer
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.guard_yaml import GuardConfig
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import AttemptsError, BundleMismatchError, ModelError, ScoringError, SimulationError

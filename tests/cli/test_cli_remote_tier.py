@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier
-from ilis_guard.cascade.tier import load_tier
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.cli import main
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import BundleMismatchError

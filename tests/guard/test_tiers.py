@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ilis_guard.cascade.tier import Tier, load_tier
+from ilis_guard.cascade.loading import load_tier
+from ilis_guard.cascade.tier import Tier
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import BundleMismatchError, ModelError, ScoringError
 from ilis_guard.testing import FakeModel, FixedScorer

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from langchain_core.prompts import ChatPromptTemplate
 
 from ilis_guard import Action, Guard, Message, Policy, Tier, events
-from ilis_guard.cascade.tier import load_tier
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import BundleMismatchError
 from ilis_guard.models.local import LocalModel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ilis_guard import Action, Decision, Guard, Message, Policy, ReviewQueue, Tier
-from ilis_guard.cascade.tier import load_local_model, load_tier
+from ilis_guard.cascade.loading import load_local_model, load_tier
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import BundleMismatchError, PromptTooLongError
 from ilis_guard.lab.demo import QUESTIONS, prepare

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ilis_guard import Action, Decision, Guard, Policy, Tier
-from ilis_guard.cascade.tier import load_scorer
+from ilis_guard.cascade.loading import load_scorer
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import AttemptsError, ConfigError, ProfileError, ScoringError
 from ilis_guard.lab.adapt import adapt, harvested_traffic, logged_traffic, write_profile

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ilis_guard.cascade.tier import load_local_model
+from ilis_guard.cascade.loading import load_local_model
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.demo import prepare
 from ilis_guard.models.local import LocalModel

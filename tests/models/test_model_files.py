@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ilis_guard.cascade.tier import load_tier
+from ilis_guard.cascade.loading import load_tier
 from ilis_guard.cli import main
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.errors import ModelError
