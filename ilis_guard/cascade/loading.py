@@ -12,7 +12,7 @@ from ilis_guard.models.weights import Progress
 from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.scoring.profile import read_profile
 from ilis_guard.scoring.rolling_profile import RollingProfile
-from ilis_guard.types import Dtype, Fingerprint, RemoteFingerprint, Site, Stage
+from ilis_guard.types import Fingerprint, RemoteFingerprint, Site, Stage
 
 if TYPE_CHECKING:  # importing them imports torch, and LangChain
     from ilis_guard.models.local import LocalModel
@@ -48,9 +48,7 @@ def load_tier(config: TierConfig, progress: Progress | None = None) -> Tier:
         return tier(model=_batched(load_local_model(config, progress=progress), config.batch))
     fitted = scorers[0].bundle.metadata.fingerprint
     assert isinstance(fitted, Fingerprint), "a local tier is given no other bundle"
-    model = load_local_model(
-        config, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=progress
-    )
+    model = load_local_model(config, fitted=fitted, progress=progress)
     return tier(model=_batched(model, config.batch), scorer=scorer, prompt_scorer=prompt_scorer)
 
 
@@ -102,12 +100,17 @@ def load_remote_model(config: RemoteConfig) -> "RemoteModel":
 def load_local_model(
     config: TierConfig,
     *,
-    temperature: float = 1.0,
-    dtype: Dtype | None = None,
+    fitted: Fingerprint | None = None,
     site: Site = "mlp",
     progress: Progress | None = None,
 ) -> "LocalModel":
-    """Load a local tier's model without a bundle, as harvesting does.
+    """Load a local tier's model.
+
+    Args:
+        config: the tier's.
+        fitted: of the model that a bundle was fitted to, or answers were harvested from; it is tapped like that one.
+        site: where it is tapped without `fitted`, to harvest.
+        progress: told of long steps.
 
     Raises:
         ConfigError: the tier is remote.
@@ -122,9 +125,9 @@ def load_local_model(
         precision=config.precision,
         prompt=config.prompt,
         max_new_tokens=config.max_new_tokens,
-        temperature=temperature,
-        dtype=dtype,
-        site=site,
+        temperature=1.0 if fitted is None else fitted.temperature,
+        dtype=None if fitted is None else fitted.dtype,
+        site=site if fitted is None else fitted.site,
         decoding=config.decoding,
         chat_template_kwargs=config.chat_template_kwargs,
         device_map=config.device_map,

@@ -136,13 +136,7 @@ def observe(
     manifest = read_attempts(harvest).harvest
     harvested = manifest.tapped()
     with steps() as progress:
-        model = load_local_model(
-            chosen,
-            temperature=harvested.temperature,
-            dtype=harvested.dtype,
-            site=harvested.site,
-            progress=progress,
-        )
+        model = load_local_model(chosen, fitted=harvested, progress=progress)
     with progress_bar(f"tokens through {tier}") as progress:
         run(model, harvest, read_questions(questions, group_by=manifest.group_by), to, progress=progress)
     print_line(f"observations in {to}")

@@ -114,9 +114,7 @@ def _asked_traffic(bundle: "Bundle", tier: str, questions: Path, config: Path) -
     model: HarvestedModel
     if chosen.remote is None and isinstance(fitted, Fingerprint):
         with steps() as loading:
-            model = load_local_model(
-                chosen, temperature=fitted.temperature, dtype=fitted.dtype, site=fitted.site, progress=loading
-            )
+            model = load_local_model(chosen, fitted=fitted, progress=loading)
     else:
         _, model = load_harvested_model(chosen, None)
     with progress_bar(f"asking {tier}") as progress:

@@ -65,8 +65,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         if by is None
         else profile_by_label(measured_on, by, [_kind_of(each, by, row) for row, each in enumerate(labels, 1)])
     )
-    normaliser = Normaliser(measured)
-    normal = normaliser.normalise(measured_on, normaliser.kinds(measured_on.prompt, labels))
+    normal = Normaliser(measured).in_units(measured_on, labels)
     uncertainties = bundle.metadata.calibration.apply(blended_trees(bundle).raw_scores(normal))
     _check_uncertainties(uncertainties)
     return AdaptedProfile(

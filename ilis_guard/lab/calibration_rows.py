@@ -80,12 +80,12 @@ class CalibrationRows:
     def normalised_features(self) -> Float64[np.ndarray, "rows features"]:
         """The trees' features in units of the traffic; not of an export without signatures."""
         assert self.columns is not None, "the caller has checked"
-        return _in_units(self.traffic, self.columns, self.labels).normalised_features
+        return Normaliser(self.traffic).in_units(self.columns, self.labels).normalised_features
 
     def in_units(self, bundle: Bundle, traffic: TrafficProfile) -> "CalibrationRows":
         """Score them anew in units of other traffic; not of an export without signatures."""
         assert self.columns is not None, "the caller has checked"
-        normal = _in_units(traffic, self.columns, self.labels)
+        normal = Normaliser(traffic).in_units(self.columns, self.labels)
         raw = blended_trees(bundle).raw_scores(normal)
         return replace(self, raw=raw, distances=_distances(bundle, normal), traffic=traffic)
 
@@ -164,7 +164,7 @@ def _of_verdicts(
         raw=bundle.metadata.calibration.invert(np.array([uncertainty for uncertainty, _, _ in scored])),
         wrong=np.array([not row.correct for _, row, _ in scored]),
         probability=np.array([row.probability for _, row, _ in scored]),
-        distances=None if columns is None else _distances(bundle, _in_units(traffic, columns, labels)),
+        distances=None if columns is None else _distances(bundle, Normaliser(traffic).in_units(columns, labels)),
         groups=verdict_groups([row for _, row, _ in scored], [owner for _, _, owner in scored]),
         circumstances=_circumstances(bundle.metadata, [row for _, row, _ in scored], path),
         traffic=traffic,
@@ -202,11 +202,6 @@ def _columns(bundle: Bundle, verdicts: Sequence[VerdictJson]) -> Columns | None:
     if not all(map(scorer.can_score, generations)):
         return None
     return Columns.concatenated([scorer.columns(one) for one in generations])
-
-
-def _in_units(traffic: TrafficProfile, columns: Columns, labels: Sequence[Labels]) -> Columns:
-    normaliser = Normaliser(traffic)
-    return normaliser.normalise(columns, normaliser.kinds(columns.prompt, labels))
 
 
 def _distances(bundle: Bundle, normal: Columns) -> Float64[np.ndarray, " rows"]:
@@ -299,7 +294,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers, profile: AdaptedProfile | No
     columns = columns_of_answers(answers, metadata.features, metadata.stage)
     labels: list[Labels] = [{DATASET: name} for name in answers.datasets.tolist()]
     traffic = bundle.traffic if profile is None else profile.traffic
-    normal = _in_units(traffic, columns, labels)
+    normal = Normaliser(traffic).in_units(columns, labels)
     return CalibrationRows(
         ids=answers.ids.tolist(),
         raw=blended_trees(bundle).raw_scores(normal),

@@ -99,7 +99,7 @@ class LightGBMScorer:
         columns = self.columns(generation)
         profile = None if wording in self._labelled else self._profile
         normaliser = self._home if profile is None else self._adapted
-        normal = normaliser.normalise(columns, normaliser.kinds(columns.prompt, [labels]))
+        normal = normaliser.in_units(columns, [labels])
         uncertainty = float(self.bundle.metadata.calibration.apply(self._trees.raw_scores(normal))[0])
         score = Score(
             uncertainty=uncertainty,

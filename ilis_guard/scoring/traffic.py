@@ -174,6 +174,18 @@ class Normaliser:
             )
         return self._named[value]
 
+    def in_units(self, columns: Columns, labels: Sequence[Labels]) -> Columns:
+        """Normalise columns, each row by the moments of its own kind.
+
+        Args:
+            columns: as they are.
+            labels: of each row's request; only a profile whose kinds a label names looks at them.
+
+        Raises:
+            ScoringError: as `kinds`.
+        """
+        return self.normalise(columns, self.kinds(columns.prompt, labels))
+
     def normalise(self, columns: Columns, kinds: Int64[np.ndarray, " rows"]) -> Columns:
         """Normalise columns, each row by its kind's moments.
 
