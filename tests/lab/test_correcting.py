@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from sklearn.metrics import roc_auc_score
 
 from ilis_guard import Guard, Policy, Tier
 from ilis_guard.errors import AttemptsError, FitError, UnacceptedFindingsError
-from ilis_guard.lab import metrics
 from ilis_guard.lab.adapt import Traffic, adapt
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.calibration_rows import CalibrationRows, read_calibration_rows
@@ -27,15 +25,7 @@ from ilis_guard.types import STATISTICS
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_fit import generation
 
-pytestmark = pytest.mark.usefixtures("fitted_model")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Intervals of few resamples: here only their middle matters."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 100)
-        yield
+pytestmark = pytest.mark.usefixtures("fitted_model", "few_resamples")
 
 
 @pytest.fixture(scope="module")

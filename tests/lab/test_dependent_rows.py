@@ -1,7 +1,6 @@
 """Rows that depend on one another: they forge no figure, no guarantee and no typicality."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,7 @@ from tests.lab.test_fit import generation, made
 from tests.lab.test_recalibrate import VERDICT, written
 from tests.lab.test_remote_fit import ROWS as REMOTE_ROWS
 
-pytestmark = pytest.mark.usefixtures("fitted_model")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 60)
-        yield
+pytestmark = pytest.mark.usefixtures("fitted_model", "few_resamples")
 
 
 def repeated(rows: Answers, times: int) -> Answers:

@@ -1,15 +1,11 @@
 import contextlib
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import lightgbm
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 from scipy import stats
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from ilis_guard.errors import FitError
@@ -17,7 +13,7 @@ from ilis_guard.lab import fit as module, metrics, tuning
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
-from ilis_guard.lab.splits import SHARES, check_splits, split
+from ilis_guard.lab.splits import check_splits, split
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import Split
@@ -26,7 +22,7 @@ from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_column
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 from tests.lab.synthetic import harvest_manifest
 
-pytestmark = pytest.mark.usefixtures("fitted_model")
+pytestmark = pytest.mark.usefixtures("fitted_model", "few_resamples")
 
 LAYERS = 6
 FINGERPRINT = Fingerprint(
@@ -98,13 +94,6 @@ def normalised(rows: Answers, bundle: Bundle) -> Columns:
         blocks[block] = np.clip((values - mean) * (1 / spread), -20, 20)
     blocks["features"] = np.hstack([columns.blocks["features"], blocks["features"]])
     return replace(columns, blocks=blocks)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 60)
-        yield
 
 
 ROWS = made(600, signal=0.6)
@@ -358,28 +347,6 @@ def test_numbers_that_are_not_finite_are_refused_with_their_place(name: str, tmp
         fit(rows, tmp_path / "bundle")
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
-@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 2**32))
-def test_each_row_falls_into_one_split_and_each_dataset_keeps_the_shares(counts: list[int], seed: int) -> None:
-    datasets = np.array([f"d{number}" for number, count in enumerate(counts) for _ in range(count)])
-    splits = split(datasets, seed)
-    assert list(splits) == ["train", "validation", "calibration", "test"]
-    assert (np.sum(list(splits.values()), axis=0) == 1).all()
-    for name, rows in splits.items():
-        found = Counter(datasets[rows].tolist())
-        for number, count in enumerate(counts):
-            assert abs(found[f"d{number}"] - SHARES[name] * count) < 1 + 1e-9
-
-
-def test_a_split_depends_on_the_seed_alone_and_mixes_the_order() -> None:
-    datasets = np.array(["a"] * 1000)
-    first, again, other = (split(datasets, seed)["test"] for seed in (0, 0, 1))
-    assert (first == again).all()
-    assert 250 < (first != other).sum() < 390  # independent draws of a fifth differ in 320
-    # Whoever sorted the questions hasn't decided who is tested.
-    assert stats.binomtest(int(first[:500].sum()), 200).pvalue > 0.01
-
-
 def test_datasets_of_a_few_rows_are_fitted_too(tmp_path: Path) -> None:
     rows = made(300, 3, signal=1.0)
     small = ("one", *("two",) * 2, *("three",) * 3, *("four",) * 4)
@@ -387,34 +354,6 @@ def test_datasets_of_a_few_rows_are_fitted_too(tmp_path: Path) -> None:
     found = {name: known.rows for name, known in metadata.datasets.items()}
     assert found == {"one": 1, "two": 2, "three": 3, "four": 4, "large": 290}
     assert sum(metadata.rows.values()) == 300 + rows.unanswered
-
-
-def scored(a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
-    """Raw scores and outcomes that follow beta calibration with these slopes."""
-    random = np.random.default_rng(0)
-    raw = random.uniform(0.02, 0.98, 4000)
-    return raw, random.random(4000) < 1 / (1 + np.exp(-(a * np.log(raw) - b * np.log(1 - raw))))
-
-
-def test_calibration_finds_the_map_that_made_the_outcomes() -> None:
-    calibration = module.calibrate(*scored(2.0, 0.5))
-    assert (calibration.a, calibration.b, calibration.c) == pytest.approx((2.0, 0.5, 0), abs=0.2)
-
-
-@pytest.mark.parametrize(("slopes", "kept"), [((3.0, -0.5), 0), ((-0.5, 3.0), 1)])
-def test_a_calibration_term_that_turns_the_order_is_left_out(slopes: tuple[float, float], kept: int) -> None:
-    raw, wrong = scored(*slopes)
-    calibration = module.calibrate(raw, wrong)
-    term = (np.log(raw), -np.log(1 - raw))[kept]
-    alone = LogisticRegression(C=1e6).fit(term[:, None], wrong)
-    assert (calibration.a, calibration.b)[1 - kept] == 0
-    assert (calibration.a, calibration.b)[kept] == pytest.approx(alone.coef_[0, 0], rel=1e-3)
-    assert calibration.c == pytest.approx(alone.intercept_[0], rel=1e-2)
-
-
-def test_a_score_that_ranks_the_wrong_way_round_is_refused() -> None:
-    with pytest.raises(FitError, match="wrong way round"):
-        module.calibrate(*scored(-1.0, -1.0))
 
 
 def parts(rows: Answers, *ends: int) -> list[np.ndarray]:

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 
 from ilis_guard.errors import AttemptsError, BundleMismatchError, FitError
-from ilis_guard.lab import calibration_rows, metrics
+from ilis_guard.lab import calibration_rows
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.calibration_rows import CalibrationRows, Circumstances, read_calibration_rows
 from ilis_guard.lab.fit import fit
@@ -20,7 +19,7 @@ from ilis_guard.scoring.calibration import BetaCalibration, calibration_terms
 from ilis_guard.types import Message, Wording
 from tests.lab.test_fit import generation, made
 
-pytestmark = pytest.mark.usefixtures("fitted_model")
+pytestmark = pytest.mark.usefixtures("fitted_model", "few_resamples")
 
 MAX_ERROR, CONFIDENCE = 0.2, 0.9
 AUDITED = 0.1
@@ -56,13 +55,6 @@ VERDICT: dict[str, Any] = {
     "redacted": False,
 }
 """As ``queue export`` writes it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 60)
-        yield
 
 
 @pytest.fixture(scope="module")
