@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from benchmarks.architectures.tiny import tiny
 from ilis_guard.cli.app import app
 from ilis_guard.errors import (
     BundleMismatchError,
@@ -26,13 +27,15 @@ from ilis_guard.errors import (
     SignatureError,
 )
 from ilis_guard.lab.attempts import read_attempts
-from ilis_guard.lab.baselines import forward, observe as module
+from ilis_guard.lab.baselines import forward, lens, observe as module
+from ilis_guard.lab.baselines.lens import LogitLens, final_norm
 from ilis_guard.lab.baselines.observations import SCORES, SITES, UNIT, Observations, file_digest, read_observations
 from ilis_guard.lab.baselines.observe import observe
 from ilis_guard.lab.baselines.scores import rauq_layers, verdict_tokens
 from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
+from ilis_guard.signature import Tap, TapPoint, locate
 from ilis_guard.types import Generation, Site
 from tests.lab.tiny_models import LAYERS, SPECIALS, WORDS, make
 
@@ -119,12 +122,19 @@ def test_answers_of_every_kind_are_here(lab: Lab) -> None:
     assert len(answers) < len(QUESTIONS)
 
 
-def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, float], dict[Site, np.ndarray]]:
+@dataclass(frozen=True)
+class Naive:
+    scores: dict[str, float]
+    activations: dict[Site, np.ndarray]
+    lens: np.ndarray
+
+
+def naive(network: Any, asked: Question, answer: Generation) -> Naive:
     """One answer's scores and activations, by loops over the pass of that answer alone."""
     kept: dict[tuple[str, int], torch.Tensor] = {}
     hooks = []
     for index, layer in enumerate(network.model.layers):
-        for site, tapped in (("mlp", layer.mlp), ("residual", layer)):
+        for site, tapped in (("attention", layer.self_attn), ("mlp", layer.mlp), ("residual", layer)):
             hooks.append(
                 tapped.register_forward_hook(
                     lambda _module, _inputs, output, key=(site, index): kept.update(
@@ -137,6 +147,8 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     assert len(prompt) == answer.prompt_tokens
     tokens = fed(answer)
     with torch.inference_mode():
+        network(torch.tensor([[words["<bos>"], words["w1"]]]), use_cache=False)
+        empty = [kept["residual", index][0, -1] for index in range(LAYERS)]
         output = network(torch.tensor([[*prompt, *tokens]]), output_attentions=True, use_cache=False)
     for hook in hooks:
         hook.remove()
@@ -145,6 +157,20 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     }
     places = [place for place, token in enumerate(answer.token_ids) if token not in SPECIAL]
     last = len(prompt) + max(place for place in places if place < len(tokens))
+
+    def read(hidden: torch.Tensor) -> list[float]:
+        with torch.inference_mode():
+            return softmax(network.lm_head(network.model.norm(hidden)).tolist())
+
+    entropies = [
+        [-math.fsum(p * math.log(p) for p in read(kept[site, index][0, last])) for index in range(LAYERS)]
+        for site in ("attention", "mlp", "residual")
+    ]
+    drawn_at, drawn = len(prompt) - 1 + places[0], answer.token_ids[places[0]]
+    information = math.fsum(
+        math.log(read(kept["residual", index][0, drawn_at])[drawn]) - math.log(read(empty[index])[drawn])
+        for index in range(LAYERS)
+    )
     probabilities = [softmax(output.logits[0, len(prompt) - 1 + place].tolist()) for place in places]
     said = [row[answer.token_ids[place]] for row, place in zip(probabilities, places, strict=True)]
     logarithms = [math.log(p) for p in said]
@@ -166,8 +192,9 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
             # Of five layers, those from the floor of a third to the ceiling of two thirds.
             for weights in (output.attentions[layer] for layer in (1, 2, 3, 4))
         ),
+        "layer_information": -information,
     }
-    return scores, {site: of[last] for site, of in activations.items()}
+    return Naive(scores, {site: of[last] for site, of in activations.items()}, np.array(entropies))
 
 
 def naive_rauq(said: list[float], of_heads: list[list[float]], alpha: float = 0.5) -> float:
@@ -193,10 +220,11 @@ def test_scores_and_activations_are_those_of_a_plain_pass_over_each_answer(lab: 
     network = AutoModelForCausalLM.from_pretrained(lab.folder, dtype=torch.float32, attn_implementation="eager")
     assert observed.ids == tuple(asked.id for asked, _ in answered)
     for row, (asked, answer) in enumerate(answered):
-        scores, activations = naive(network, asked, answer)
-        found = {name: observed.scores[name][row] for name in scores}
-        assert found == pytest.approx(scores, rel=2e-4, abs=2e-5), answer.token_ids
-        for site, expected in activations.items():
+        wanted = naive(network, asked, answer)
+        found = {name: observed.scores[name][row] for name in wanted.scores}
+        assert found == pytest.approx(wanted.scores, rel=2e-4, abs=2e-5), answer.token_ids
+        np.testing.assert_allclose(observed.lens[row], wanted.lens, rtol=2e-4, atol=2e-5)
+        for site, expected in wanted.activations.items():
             given = observed.activations[site][row].astype(np.float64) * UNIT[site]
             np.testing.assert_allclose(given, expected, rtol=2e-3, atol=1e-4)
 
@@ -306,7 +334,7 @@ def test_attention_is_restored_even_if_the_pass_fails(
     assert network.config._attn_implementation == "sdpa"
     hooks = [len(module._forward_hooks) for module in network.modules()]
 
-    def fail(*_args: object) -> None:
+    def fail(*_args: object, **_named: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(forward, "_token_statistics", fail)
@@ -325,6 +353,69 @@ def test_without_attention_weights_there_is_no_rauq(
     monkeypatch.setattr(forward, "EAGER", "sdpa")
     with pytest.raises(SignatureError, match="LlamaAttention returned no attention weights"):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
+
+
+@pytest.mark.parametrize("without", [0, 2])
+def test_without_one_final_norm_there_is_no_logit_lens(llama: Lab, without: int) -> None:
+    network = AutoModelForCausalLM.from_pretrained(llama.folder)
+    points = locate(network, LAYERS, "residual")
+    assert final_norm(network, points) is network.model.norm
+    if without:
+        network.model.ln_f = torch.nn.Identity()
+    else:
+        del network.model.norm
+    with pytest.raises(SignatureError, match=f"LlamaForCausalLM has {without} final norms .* no logit lens"):
+        LogitLens(network, points)
+
+
+def test_a_model_that_does_more_behind_its_last_layer_has_no_logit_lens(
+    llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlike = final_norm
+
+    def another(network: torch.nn.Module, points: tuple[TapPoint, ...]) -> torch.nn.Module:
+        return torch.nn.Sequential(unlike(network, points), torch.nn.Tanh())
+
+    monkeypatch.setattr(lens, "final_norm", another)
+    with pytest.raises(SignatureError, match=r"the logit lens can't read this model: .* would be rounding"):
+        observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "cohere", "granite", "gpt_neox", "bloom", "opt", "mpt"])
+def test_the_lens_scales_logits_as_the_model_does_and_reads_them_in_parts(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tiny(model_type, {"logits_scaling": 3.0} if model_type == "granite" else {})
+    points = locate(network, network.config.num_hidden_layers, "residual")
+    with torch.inference_mode(), Tap(points, newest=3) as tap:
+        logits = network(torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False).logits[0, -3:]
+        last = tap.take()[0][0, :, -1]
+    read = LogitLens(network, points)
+    monkeypatch.setattr(lens, "PASS_LOGITS", 2 * read.vocabulary)
+    expected = [softmax(row) for row in logits.tolist()]
+    with torch.inference_mode():
+        read.check(last, logits)
+        entropies = read.entropies(last)
+        said = read.logprobs(last, torch.tensor([3, 1, 4]))
+    assert entropies.tolist() == pytest.approx([-math.fsum(p * math.log(p) for p in row) for row in expected], rel=1e-5)
+    assert said.exp().tolist() == pytest.approx(
+        [row[token] for row, token in zip(expected, [3, 1, 4], strict=True)], rel=1e-5
+    )
+
+
+def test_what_blooms_attention_adds_is_read_without_the_stream_that_it_adds_it_to() -> None:
+    network = tiny("bloom", {})
+    layers = locate(network, network.config.num_hidden_layers, "residual")
+    modules = forward.attention_outputs(network, layers)
+    kept: dict[int, torch.Tensor] = {}
+    for index, layer in enumerate(layers):
+        layer.module.register_forward_pre_hook(lambda _module, inputs, at=index: kept.update({at: inputs[0]}))
+    with torch.inference_mode(), forward._outputs(modules, [1]) as outputs, Tap(layers, newest=2) as tap:
+        mlps = stack_of_mlps(network)
+        network(torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False)
+        residual = tap.take()[0][0, 0]
+    for index, output in enumerate(outputs):
+        torch.testing.assert_close(kept[index][0, -2] + output[0] + mlps[index][0, -2], residual[index])
 
 
 def test_an_activation_that_does_not_fit_into_float16_is_an_error(

@@ -116,6 +116,47 @@ class LayerProbeEstimator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LensProbe:
+    """A logistic regression on what the logit lens finds of all layers: TriLens (Yang et al., 2026, arXiv:2606.01033).
+
+    Of every layer three entropies: those of the next token, read from the output of its attention, from that of its
+    MLP and from the residual stream behind it, each as it is, through the model's final norm and unembedding. The
+    authors' code (github.com/tosakaucw/TriLens) has linear probes (L2, C = 1) and networks, on the answer's first
+    token, its first three or the mean of all. Here it is the last answer token, where all probes look; the entropies
+    are standardised, and the AUROC on validation rows selects the penalty, as for the other probes. The last layer's
+    residual stream is read before the final norm, and not again behind it.
+    """
+
+    name: str = "trilens"
+    kind: Literal["probe"] = "probe"
+
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> "LensProbeEstimator":  # noqa: ARG002 - nothing is random
+        """As `Method.fit`."""
+        check_fittable(rows, train, validation)
+        learned = _entropies(rows.take(train), self.name)
+        scaler = StandardScaler().fit(learned)
+        chosen_on = scaler.transform(_entropies(rows.take(validation), self.name))
+        best = max(
+            _logistics(scaler.transform(learned), rows.wrong[train]),
+            key=lambda classifier: auroc(rows.wrong[validation], classifier(chosen_on)),
+        )
+        return LensProbeEstimator(probe=self, scaler=scaler, classifier=best)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LensProbeEstimator:
+    """A probe on entropies."""
+
+    probe: LensProbe
+    scaler: StandardScaler
+    classifier: Logistic
+
+    def predict_proba(self, rows: Answers) -> Shares:
+        """As `Estimator.predict_proba`."""
+        return self.classifier(self.scaler.transform(_entropies(rows, self.probe.name)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AllLayersProbe:
     """A classifier on the residual stream of all layers at once, after SAPLMA.
 
@@ -189,6 +230,12 @@ def _project(layers: Layers, seed: int) -> tuple[Projection, Numbers]:
     analysis = PCA(most, svd_solver="randomized", random_state=seed).fit(standardised)
     axes = (analysis.components_ / np.sqrt(analysis.explained_variance_[0])).astype(np.float32)
     return Projection(scaler=scaler, axes=axes), standardised @ axes.T
+
+
+def _entropies(rows: Answers, name: str) -> Numbers:
+    columns = None if rows.lens is None else {name: rows.lens}
+    entropies: Numbers = finite(observed(columns, name), name, rows.ids).reshape(len(rows), -1)
+    return entropies
 
 
 def _logistics(numbers: Numbers, wrong: Outcomes) -> Iterator[Logistic]:
