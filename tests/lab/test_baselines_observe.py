@@ -16,7 +16,6 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from benchmarks.architectures.tiny import tiny
 from ilis_guard.cli.app import app
 from ilis_guard.errors import (
     BundleMismatchError,
@@ -27,15 +26,13 @@ from ilis_guard.errors import (
     SignatureError,
 )
 from ilis_guard.lab.attempts import read_attempts
-from ilis_guard.lab.baselines import forward, lens, observe as module
-from ilis_guard.lab.baselines.lens import LogitLens, final_norm
+from ilis_guard.lab.baselines import forward, observe as module
 from ilis_guard.lab.baselines.observations import SCORES, SITES, UNIT, Observations, file_digest, read_observations
 from ilis_guard.lab.baselines.observe import observe
 from ilis_guard.lab.baselines.scores import rauq_layers, verdict_tokens
 from ilis_guard.lab.harvest import harvest
 from ilis_guard.lab.questions import Question, write_questions
 from ilis_guard.models.local import LocalModel
-from ilis_guard.signature import Tap, TapPoint, locate
 from ilis_guard.types import Generation, Site
 from tests.lab.tiny_models import LAYERS, SPECIALS, WORDS, make
 
@@ -353,69 +350,6 @@ def test_without_attention_weights_there_is_no_rauq(
     monkeypatch.setattr(forward, "EAGER", "sdpa")
     with pytest.raises(SignatureError, match="LlamaAttention returned no attention weights"):
         observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
-
-
-@pytest.mark.parametrize("without", [0, 2])
-def test_without_one_final_norm_there_is_no_logit_lens(llama: Lab, without: int) -> None:
-    network = AutoModelForCausalLM.from_pretrained(llama.folder)
-    points = locate(network, LAYERS, "residual")
-    assert final_norm(network, points) is network.model.norm
-    if without:
-        network.model.ln_f = torch.nn.Identity()
-    else:
-        del network.model.norm
-    with pytest.raises(SignatureError, match=f"LlamaForCausalLM has {without} final norms .* no logit lens"):
-        LogitLens(network, points)
-
-
-def test_a_model_that_does_more_behind_its_last_layer_has_no_logit_lens(
-    llama: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unlike = final_norm
-
-    def another(network: torch.nn.Module, points: tuple[TapPoint, ...]) -> torch.nn.Module:
-        return torch.nn.Sequential(unlike(network, points), torch.nn.Tanh())
-
-    monkeypatch.setattr(lens, "final_norm", another)
-    with pytest.raises(SignatureError, match=r"the logit lens can't read this model: .* would be rounding"):
-        observe(llama.model, llama.harvest, QUESTIONS, tmp_path / "observed.parquet")
-
-
-@pytest.mark.parametrize("model_type", ["gemma2", "cohere", "granite", "gpt_neox", "bloom", "opt", "mpt"])
-def test_the_lens_scales_logits_as_the_model_does_and_reads_them_in_parts(
-    model_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = tiny(model_type, {"logits_scaling": 3.0} if model_type == "granite" else {})
-    points = locate(network, network.config.num_hidden_layers, "residual")
-    with torch.inference_mode(), Tap(points, newest=3) as tap:
-        logits = network(torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False).logits[0, -3:]
-        last = tap.take()[0][0, :, -1]
-    read = LogitLens(network, points)
-    monkeypatch.setattr(lens, "PASS_LOGITS", 2 * read.vocabulary)
-    expected = [softmax(row) for row in logits.tolist()]
-    with torch.inference_mode():
-        read.check(last, logits)
-        entropies = read.entropies(last)
-        said = read.logprobs(last, torch.tensor([3, 1, 4]))
-    assert entropies.tolist() == pytest.approx([-math.fsum(p * math.log(p) for p in row) for row in expected], rel=1e-5)
-    assert said.exp().tolist() == pytest.approx(
-        [row[token] for row, token in zip(expected, [3, 1, 4], strict=True)], rel=1e-5
-    )
-
-
-def test_what_blooms_attention_adds_is_read_without_the_stream_that_it_adds_it_to() -> None:
-    network = tiny("bloom", {})
-    layers = locate(network, network.config.num_hidden_layers, "residual")
-    modules = forward.attention_outputs(network, layers)
-    kept: dict[int, torch.Tensor] = {}
-    for index, layer in enumerate(layers):
-        layer.module.register_forward_pre_hook(lambda _module, inputs, at=index: kept.update({at: inputs[0]}))
-    with torch.inference_mode(), forward._outputs(modules, [1]) as outputs, Tap(layers, newest=2) as tap:
-        mlps = stack_of_mlps(network)
-        network(torch.tensor([[5, 6, 7, 8, 9]]), use_cache=False)
-        residual = tap.take()[0][0, 0]
-    for index, output in enumerate(outputs):
-        torch.testing.assert_close(kept[index][0, -2] + output[0] + mlps[index][0, -2], residual[index])
 
 
 def test_an_activation_that_does_not_fit_into_float16_is_an_error(

@@ -81,7 +81,7 @@ def observation_schema(manifest: ObservationManifest) -> pa.Schema:
 
 
 def observation_table(rows: Sequence[Mapping[str, Any]], manifest: ObservationManifest) -> pa.Table:
-    """Build a table of rows, each with its id, its scores, and arrays: activations [layers, hidden], `LENS` [sites, layers]."""
+    """Build a table of rows: each holds its id, scores, activations [layers, hidden] and entropies [sites, layers]."""
     schema = observation_schema(manifest)
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("id", *SCORES)}
     for name in (*SITES, LENS):
