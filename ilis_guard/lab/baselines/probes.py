@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Float64
@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.baselines.estimator import check_fittable, finite, observed
+from ilis_guard.lab.baselines.estimator import Estimator, check_fittable, finite, observed
 from ilis_guard.lab.metrics import auroc
 from ilis_guard.types import Site
 
@@ -43,6 +43,14 @@ class Classifier(Protocol):
 
     def __call__(self, numbers: Numbers) -> Shares:
         """Return uncalibrated probabilities."""
+
+
+@runtime_checkable
+class ProbeEstimator(Estimator, Protocol):
+    """A fitted probe."""
+
+    def numbers(self, rows: Answers) -> Numbers:
+        """Return what its classifier looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +117,15 @@ class LayerProbeEstimator:
     scaler: StandardScaler
     classifier: Logistic
 
+    def numbers(self, rows: Answers) -> Numbers:
+        """As `ProbeEstimator.numbers`."""
+        layer = observed(rows.activations, self.probe.site)[:, self.layer]
+        numbers: Numbers = self.scaler.transform(finite(layer, self.probe.name, rows.ids).astype(np.float32))
+        return numbers
+
     def predict_proba(self, rows: Answers) -> Shares:
         """As `Estimator.predict_proba`."""
-        layer = observed(rows.activations, self.probe.site)[:, self.layer]
-        return self.classifier(self.scaler.transform(finite(layer, self.probe.name, rows.ids).astype(np.float32)))
+        return self.classifier(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +164,14 @@ class LensProbeEstimator:
     scaler: StandardScaler
     classifier: Logistic
 
+    def numbers(self, rows: Answers) -> Numbers:
+        """As `ProbeEstimator.numbers`."""
+        numbers: Numbers = self.scaler.transform(_entropies(rows, self.probe.name))
+        return numbers
+
     def predict_proba(self, rows: Answers) -> Shares:
         """As `Estimator.predict_proba`."""
-        return self.classifier(self.scaler.transform(_entropies(rows, self.probe.name)))
+        return self.classifier(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +219,14 @@ class AllLayersProbeEstimator:
     components: int
     classifier: Classifier
 
+    def numbers(self, rows: Answers) -> Numbers:
+        """As `ProbeEstimator.numbers`."""
+        layers = finite(observed(rows.activations, self.probe.site), self.probe.name, rows.ids)
+        return self.projection(layers)[:, : self.components]
+
     def predict_proba(self, rows: Answers) -> Shares:
         """As `Estimator.predict_proba`."""
-        layers = finite(observed(rows.activations, self.probe.site), self.probe.name, rows.ids)
-        return self.classifier(self.projection(layers)[:, : self.components])
+        return self.classifier(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
