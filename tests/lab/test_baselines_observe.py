@@ -3,7 +3,7 @@
 import math
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -274,8 +274,8 @@ def test_logits_of_a_pass_are_bounded(llama: Lab, tmp_path: Path, monkeypatch: p
     most: list[int] = []
     logits = forward.ForwardRunner._logits
 
-    def watched(self: forward.ForwardRunner, sequences: Sequence[Sequence[int]], kept: int) -> torch.Tensor:
-        found = logits(self, sequences, kept)
+    def watched(self: forward.ForwardRunner, inputs: Mapping[str, Any], kept: int) -> torch.Tensor:
+        found = logits(self, inputs, kept)
         most.append(found.numel())
         return found
 

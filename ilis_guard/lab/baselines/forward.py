@@ -17,8 +17,9 @@ from ilis_guard.errors import SignatureError
 from ilis_guard.lab.baselines.lens import LogitLens
 from ilis_guard.lab.baselines.observations import LENS_SITES, SITES, UNIT, LensSite
 from ilis_guard.lab.baselines.scores import TokenStatistics, rauq_layers
-from ilis_guard.models.decoding import special_tokens
+from ilis_guard.models.decoding import row_cache, special_tokens
 from ilis_guard.models.local import LocalModel
+from ilis_guard.models.shared_prefix import prefill
 from ilis_guard.signature import Tap, TapPoint, locate
 from ilis_guard.signature.accumulators import next_token_numbers
 from ilis_guard.types import Message, Site
@@ -103,12 +104,13 @@ class ForwardRunner:
         ]
         before = [len(row.fed) - min(places) for row, places in zip(batch, counted, strict=True)]
         with _attention_implementation(self._network, EAGER), ExitStack() as stack:
+            inputs = self._inputs([[*given.prompt, *given.fed] for given in batch], kept)
             taps = {
                 site: stack.enter_context(Tap(points, newest=max(before) + 1)) for site, points in self._points.items()
             }
             weights = stack.enter_context(_own_weights(self._attention, kept))
             attention = stack.enter_context(_outputs(self._attention_outputs, behind))
-            logits = self._logits([[*given.prompt, *given.fed] for given in batch], kept)
+            logits = self._logits(inputs, kept)
             activations = {site: tap.take()[0] for site, tap in taps.items()}  # [batch, newest, layers, hidden]
         own = torch.stack([weights[at] for at in range(len(self._attention))], dim=1)  # [batch, layers, heads, kept]
         rows = torch.arange(len(batch))
@@ -137,7 +139,7 @@ class ForwardRunner:
 
     def next_token(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Float64[np.ndarray, "rows tokens"]:
         """Return the log-probabilities, nats, of some next tokens."""
-        logits = self._logits(prompts, 1)[:, -1].to(torch.float32)
+        logits = self._logits(self._inputs(prompts, 1), 1)[:, -1].to(torch.float32)
         chosen: Float64[np.ndarray, "rows tokens"] = (
             logits.log_softmax(dim=-1)[:, list(tokens)].to(torch.float64).cpu().numpy()
         )
@@ -146,8 +148,9 @@ class ForwardRunner:
     @cached_property
     def _at_empty_question(self) -> Float[Tensor, "one layers hidden"]:
         """The residual stream at the end of a prompt without a question."""
+        inputs = self._inputs([self._empty], 1)
         with Tap(self._points["residual"]) as tap:
-            self._logits([self._empty], 1)
+            self._logits(inputs, 1)
             return tap.take()[0][:, 0].clone()
 
     def _entropies(
@@ -170,19 +173,28 @@ class ForwardRunner:
         """The places of answer tokens, without special tokens."""
         return [place for place, token in enumerate(given.answer) if token not in self._special]
 
-    def _logits(self, sequences: Sequence[Sequence[int]], kept: int) -> Tensor:
-        """The logits after each of the newest `kept` tokens of each row."""
+    def _inputs(self, sequences: Sequence[Sequence[int]], kept: int) -> dict[str, Any]:
+        """Pad rows on the left; what all begin with goes through the model here, but for the newest `kept` tokens."""
         width = max(map(len, sequences))
         ids = torch.tensor([[self._pad] * (width - len(row)) + list(row) for row in sequences])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in sequences])
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        cache = row_cache(self._network, self._network.generation_config) if len(sequences) > 1 else None
+        if cache is not None:
+            with torch.inference_mode():
+                prefill(self._network, sequences, cache, newest=kept)
+        done = 0 if cache is None else cache.get_seq_length()
+        given: dict[str, Any] = {"input_ids": ids[:, done:], "attention_mask": mask}
         if "position_ids" in self._takes:
-            given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, done:]
         on_device = {name: tensor.to(self._network.device) for name, tensor in given.items()}
-        if "logits_to_keep" in self._takes:  # those of whole prompts may take gigabytes
-            on_device["logits_to_keep"] = kept
+        return on_device | ({"past_key_values": cache, "use_cache": True} if done else {"use_cache": False})
+
+    def _logits(self, inputs: Mapping[str, Any], kept: int) -> Tensor:
+        """The logits after each of the newest `kept` tokens of each row."""
+        # Those of whole prompts may take gigabytes.
+        few = {"logits_to_keep": kept} if "logits_to_keep" in self._takes else {}
         with torch.inference_mode():
-            logits: Tensor = self._network(**on_device, use_cache=False).logits[:, -kept:]
+            logits: Tensor = self._network(**inputs, **few).logits[:, -kept:]
         return logits
 
 
