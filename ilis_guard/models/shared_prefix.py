@@ -12,17 +12,17 @@ WORTHWHILE: Final = 64
 """Passes of single tokens that sharing must save: below, the pass of its own costs more than it spares."""
 
 
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Return the tokens with which all prompts begin; each has at least one more.
+def shared_prefix(prompts: Sequence[Sequence[int]], newest: int = 1) -> list[int]:
+    """Return the tokens with which all prompts begin, without the newest of any.
 
     Empty where too few passes would be saved.
     """
-    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)  # as many as the shortest has
+    columns = zip(*(prompt[:-newest] for prompt in prompts), strict=False)  # as many as the shortest has
     prefix = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return prefix if len(prefix) * (len(prompts) - 1) >= WORTHWHILE else []
 
 
-def prefill(model: Any, prompts: Sequence[Sequence[int]], cache: DynamicCache) -> None:
+def prefill(model: Any, prompts: Sequence[Sequence[int]], cache: DynamicCache, *, newest: int = 1) -> None:
     """Fill a batch's cache with the prompts' shared prefix, if it is worthwhile.
 
     What goes in afterwards has the same layout as without it, so that positions, windows and masks are the same: rows
@@ -32,8 +32,9 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], cache: DynamicCache) -
         model: a causal language model of transformers, with its taps removed: nothing of this pass is recorded.
         prompts: of the batch.
         cache: empty, and of this model; it stays empty where a layer keeps less than the whole prefix.
+        newest: how many tokens of each row go in afterwards, at least: what is recorded of them.
     """
-    prefix = shared_prefix(prompts)
+    prefix = shared_prefix(prompts, newest)
     if not prefix:
         return
     single = DynamicCache(config=model.config.get_text_config(decoder=True))

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines.estimator import Estimator, Kind, Method, check_fittable, finite, observed
 from ilis_guard.lab.baselines.observations import SCORES
-from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
+from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LensProbe
 from ilis_guard.lab.blending import fit_blending, fit_sequence_probability, typicality_reference
 from ilis_guard.lab.fit import FEATURES, fit_statistics
 from ilis_guard.lab.traffic import HomeTraffic, columns_of_answers
@@ -226,6 +226,7 @@ def methods() -> tuple[Method, ...]:
         LayerProbe(name="probe-mlp", site="mlp"),
         LayerProbe(name="probe-residual", site="residual"),
         AllLayersProbe(),
+        LensProbe(),
         Trees(name="signature", choices=SIGNATURE, search=search),
         Trees(name="trees", choices=FEATURES["answer"], search=search),
         Fused(search=search),
