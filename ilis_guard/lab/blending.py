@@ -18,7 +18,7 @@ from ilis_guard.scoring.correction import log_odds
 from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 
 PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
-"""Inverse strengths of the linear model's penalty, of which the one with the smallest loss on validation rows is taken."""
+"""Inverse strengths of the linear model's penalty, of which validation rows choose the one with the smallest loss."""
 LEAST_SPREAD: Final = 1e-3
 """Of scores over the rows that trees were chosen by: below, they say nothing, and their rounding isn't enlarged."""
 _INTERCEPT_SCALE: Final = 10.0
@@ -44,7 +44,8 @@ def fit_blending(
         wrong: some are and some aren't.
         datasets: the name of each row's dataset.
         train: rows that the linear model is fitted to, and that give the location and spread of familiar answers.
-        validation: rows that choose its penalty, give the spreads of both scores, and the distances of familiar answers.
+        validation: rows that choose its penalty, and give the spreads of both scores and the distances of familiar
+            answers.
     """
     features = columns.normalised_features
     linear = fit_linear(features, widths, wrong, datasets, train=train, validation=validation)
@@ -89,12 +90,13 @@ def fit_linear(
         LogisticRegression(C=penalty, fit_intercept=False, max_iter=1000).fit(columns[train], wrong[train])
         for penalty in PENALTIES
     ]
-    best = min(
-        models,
-        key=lambda model: log_loss(wrong[validation], model.predict_proba(columns[validation])[:, 1], labels=[False, True]),
-    )
+    best = min(models, key=lambda model: _loss(model, columns[validation], wrong[validation]))
     coefficients: Float64[np.ndarray, " features"] = best.coef_[0, : features.shape[1]] * scales
     return coefficients
+
+
+def _loss(model: LogisticRegression, columns: Float64[np.ndarray, "rows columns"], wrong: Mask) -> float:
+    return float(log_loss(wrong, model.predict_proba(columns)[:, 1], labels=[False, True]))
 
 
 def typicality_reference(

@@ -92,13 +92,11 @@ def feature_widths(
         statistics: how many output statistics are known.
     """
     layers = fingerprint.layers if isinstance(fingerprint, Fingerprint) else 0
-    return [
-        (feature_count([group], layers=layers, statistics=statistics), group != "statistics") for group in features
-    ]
+    return [(feature_count([group], layers=layers, statistics=statistics), group != "statistics") for group in features]
 
 
 def column_scales(widths: Sequence[tuple[int, bool]]) -> Float64[np.ndarray, " features"]:
-    """Scale columns for one penalty, which is only fair among groups of one size: a map has 870, the statistics are four.
+    """Scale columns for one penalty, which is only fair among groups of one size: a map has 870, statistics are four.
 
     Args:
         widths: the columns of each group of features, in order, and whether they are of maps.

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 WORTHWHILE: Final = 64
 """Passes of single tokens that sharing must save: below, the pass of its own costs more than it spares."""
@@ -43,13 +44,17 @@ def prefill(model: Any, prompts: Sequence[Sequence[int]], cache: DynamicCache, *
     fewer = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=single, use_cache=True, **fewer)
     # A layer may share another's keys, and has none then.
-    layers = [(index, layer) for index, layer in enumerate(single.layers) if layer.is_initialized]
-    if any(layer.keys.shape[-2] != len(prefix) for _, layer in layers):
+    layers = [
+        (index, layer.keys, layer.values)
+        for index, layer in enumerate(single.layers)
+        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+    ]
+    if any(keys.shape[-2] != len(prefix) for _, keys, _ in layers):
         return
     width = max(len(prompt) for prompt in prompts)
     missing = [min(width - len(prompt), len(prefix)) for prompt in prompts]
-    for index, layer in layers:
-        cache.update(_padded(layer.keys, missing), _padded(layer.values, missing), index)
+    for index, keys, values in layers:
+        cache.update(_padded(keys, missing), _padded(values, missing), index)
 
 
 def _padded(states: torch.Tensor, missing: Sequence[int]) -> torch.Tensor:

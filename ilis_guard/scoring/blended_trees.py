@@ -1,4 +1,4 @@
-"""Blended trees: the trees' scores, with a linear model of the maps and, where it is needed, the answer's improbability."""
+"""Blended trees: their scores, with a linear model of the maps and, where it is needed, the answer's improbability."""
 
 from typing import Annotated
 

@@ -191,6 +191,11 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
 def _check_widths(bundle: Bundle) -> None:
     wanted, found = _widths(bundle.metadata), bundle.traffic.widths
     compared = len(bundle.calibration_set.typicality.mean)
+    if found != wanted or compared != wanted["typicality"]:
+        raise BundleError(
+            f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic.json has {found!r} and its "
+            f"typicality reference in calibration.json {compared}: copy the bundle again or fit it anew"
+        )
     metadata = bundle.metadata
     linear = {"blending": metadata.blending.linear}
     if metadata.correction is not None:
@@ -201,11 +206,6 @@ def _check_widths(bundle: Bundle) -> None:
                 f"the {name} of the bundle {bundle.digest} has {len(coefficients)} coefficients, and there are "
                 f"{wanted['features']} features: copy the bundle again or fit it anew"
             )
-    if found != wanted or compared != wanted["typicality"]:
-        raise BundleError(
-            f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic.json has {found!r} and its "
-            f"typicality reference in calibration.json {compared}: copy the bundle again or fit it anew"
-        )
 
 
 def _widths(metadata: BundleMetadata) -> dict[Block | Literal["prompt"], int]:
