@@ -35,7 +35,7 @@ class LogitLens:
 
     def __init__(self, network: Any, points: tuple[TapPoint, ...]) -> None:
         self._norm = final_norm(network, points)
-        self._unembedding: nn.Module | None = network.get_output_embeddings()
+        self._unembedding: Any = network.get_output_embeddings()
         if self._unembedding is None:
             raise SignatureError(f"{type(network).__name__} has no output embeddings: there is no logit lens")
         self.vocabulary = int(self._unembedding.weight.shape[0])
@@ -48,9 +48,8 @@ class LogitLens:
 
     def logits(self, hidden: Float[Tensor, "*rows hidden"]) -> Float32[Tensor, "*rows vocabulary"]:
         """Return the logits of the next token, in float32."""
-        assert self._unembedding is not None, "it was found"
-        weight = self._unembedding.weight
-        logits = self._unembedding(self._norm(hidden.to(weight.device))) * self._factor
+        device = self._unembedding.weight.device
+        logits = self._unembedding(self._norm(hidden.to(device))) * self._factor
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         found: Float32[Tensor, "*rows vocabulary"] = logits.to(torch.float32)
