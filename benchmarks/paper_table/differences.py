@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final, Literal
 
 import numpy as np
@@ -105,6 +106,11 @@ class MeanDifference:
     """On how many cells the scorer is better."""
     of: int
     """How many cells there are."""
+
+
+def format_points(points: float, low: float, high: float) -> str:
+    """Format as ``+3.1 (+1.2 to +4.9)``; without an interval where none is known."""
+    return f"{points:+.1f} ({low:+.1f} to {high:+.1f})" if isfinite(low) else f"{points:+.1f}"
 
 
 def matrix_cells(trials: Iterable[Trial]) -> list[Cell]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.paper_table.differences import CELLS, SETTINGS
+from benchmarks.paper_table.differences import CELLS, SETTINGS, format_points
 from benchmarks.paper_table.matrix import PROBES, SCORERS
 from benchmarks.paper_table.models import model_name
 
@@ -109,7 +109,7 @@ def _measured(model: str, path: Path) -> Iterator[OverviewRow]:
     for setting, precision in SETTINGS.items():
         for cells in CELLS:
             known = {
-                line["metric"]: f"{float(line['points']):+.1f} ({line['low']} to {line['high']})"
+                line["metric"]: format_points(*(float(line[name] or "nan") for name in ("points", "low", "high")))
                 for line in lines
                 if (line["setting"], line["cells"]) == (setting, cells)
             }

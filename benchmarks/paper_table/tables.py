@@ -16,6 +16,7 @@ from benchmarks.paper_table.differences import (
     Cell,
     CellDifference,
     MeanDifference,
+    format_points,
 )
 from benchmarks.paper_table.published import HEADINGS, SUMMARY, OverviewRow
 from ilis_guard.cli.console import out
@@ -29,8 +30,8 @@ OVERVIEW: Final = "overview.csv"
 CONVENTION: Final = (
     "Points are hundredths: the scorer's less the probe's, positive where the scorer is better. Of the Brier score "
     "(mean squared error, lower is better) it is the probe's less the scorer's, the difference of 1 - Brier. AUPRC is "
-    "at finding right answers, and at finding wrong ones. Brier is of each method's own probabilities as fitted, and of "
-    "those calibrated, all methods alike, on rows of the set trained on. Of the paper it isn't known here which AUPRC "
+    "at finding right answers, and at finding wrong ones. Brier is of each method's own probabilities as fitted, and "
+    "of those calibrated, all alike, on rows of the set trained on. Of the paper it isn't known here which AUPRC "
     'it means, whether its "Brier" is 1 - MSE, and whether it calibrates: read its signs with that in mind.'
 )
 
@@ -71,19 +72,16 @@ class PaperTable:
         for one in self.means:
             if (one.scorer, one.probe) == (scorer, probe):
                 found.setdefault((SETTINGS[one.setting], one.cells), {})[one.metric] = one
-        return [
-            [*where, str(next(iter(metrics.values())).of), *(format_points(metrics[name]) for name in NAMES)]
-            for where, metrics in found.items()
-        ]
+        rows = []
+        for where, metrics in found.items():
+            ordered = [metrics[name] for name in NAMES]
+            points = [format_points(one.points, one.low, one.high) for one in ordered]
+            rows.append([*where, str(ordered[0].of), *points])
+        return rows
 
 
 SET_HEADINGS: Final = ("precision", "set", "rows", "right", "best constant", "counts, or why not")
 MEAN_HEADINGS: Final = ("fitted and tested at", "cells", "how many", *NAMES.values())
-
-
-def format_points(one: MeanDifference) -> str:
-    """Format as ``+3.1 (+1.2 to +4.9)``."""
-    return f"{one.points:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
 
 
 def write_table_files(table: PaperTable, folder: Path) -> None:
