@@ -69,7 +69,7 @@ def page(table: PaperTable, overview: Sequence[OverviewRow], *, command: str) ->
     return template.render(
         table=table,
         convention=CONVENTION,
-        overview=overview,
+        overview_lines=[row.values() for row in overview],
         overview_headings=HEADINGS,
         pairs=PAIRS,
         headline=HEADLINE,

@@ -107,10 +107,10 @@ def _one_class(rows: Answers, parts: Parts) -> dict[str, str]:
             for part in ("train", "validation", "calibration", "test"):
                 wrong = rows.wrong[(rows.datasets == name) & (of_rows == part)]
                 if wrong.all() or not wrong.any():
-                    said = "has no rows" if not len(wrong) else f"are all {'wrong' if wrong.any() else 'right'}"
+                    said = f"are all {'wrong' if wrong.any() else 'right'}" if len(wrong) else "are none"
                     found.setdefault(
                         name,
-                        f"too few questions: of {int((rows.datasets == name).sum())} answers, the {len(wrong)} "
-                        f"{part} rows of seed {seed} {said}",
+                        f"too few questions: with seed {seed} the {part} rows {said} ({len(wrong)} of "
+                        f"{int((rows.datasets == name).sum())} answers)",
                     )
     return found

@@ -121,7 +121,8 @@ def write_table_files(table: PaperTable, folder: Path) -> None:
         columns,
         ([_cell(getattr(one, name)) for name in columns] for one in table.means),
     )
-    rows = [manifest_row(one) for one in table.manifests]
+    # A model's folder is nobody's business; its fingerprint tells which one it is.
+    rows = [manifest_row(one) | {"model": table.model} for one in table.manifests]
     write_csv(folder / MANIFESTS, list(rows[0]), [list(row.values()) for row in rows])
 
 

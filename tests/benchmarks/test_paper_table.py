@@ -21,7 +21,7 @@ from ilis_guard.errors import FitError, MissingDependencyError, ModelError, Ques
 from ilis_guard.lab.attempts import Answers, read_answers
 from ilis_guard.lab.baselines.observations import with_observations
 from ilis_guard.lab.baselines.probes import LayerProbe
-from ilis_guard.lab.questions import Question, write_questions
+from ilis_guard.lab.questions import Question, read_questions, write_questions
 from ilis_guard.models.local import LocalModel
 from tests.lab.tiny_models import make
 
@@ -112,13 +112,23 @@ def test_every_pair_of_sets_has_a_cell_in_every_setting(whole: PaperTable, folde
     assert measured == {"tiny"}
 
 
+def test_neither_texts_nor_folders_are_in_what_is_committed(whole: PaperTable, folder: Path, model: Path) -> None:
+    texts = {asked.question for asked in read_questions(folder / "to" / "questions" / f"{ONE}.jsonl")}
+    assert len(texts) == ROWS
+    for path in (folder / "results").rglob("*.*"):
+        content = path.read_text()
+        assert str(model.parent) not in content, path.name
+        assert not any(text in content for text in texts), path.name
+    assert len(list((folder / "results" / whole.model).iterdir())) == 6
+
+
 def test_sets_that_do_not_count_are_named_with_the_reason(whole: PaperTable, folder: Path) -> None:
     said = {
         (one["precision"], one["set"]): one["counts, or why not"] for one in lines(folder / "results" / "tiny" / SETS)
     }
     assert said["full", ONE] == said["full", OTHER] == said["nf4", ONE] == said["nf4", OTHER] == "counts"
     assert said["full", HOPELESS] == "right 0.0% of the time, outside of 20% to 80%"
-    assert said["full", THIN].startswith("too few questions: of 8 answers, the ")
+    assert said["full", THIN] == "too few questions: with seed 0 the validation rows are all right (1 of 7 answers)"
     # They aren't asked at 4 bits.
     assert {name for precision, name in said if precision == "nf4"} == {ONE, OTHER}
     assert len(whole.manifests) == 4 + 2
