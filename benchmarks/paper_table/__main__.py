@@ -134,7 +134,7 @@ def run(
     rows = overview(results)
     write_overview(rows, results)
     (folder / PAGE).write_text(page(table, rows, command=command), encoding="utf-8")
-    show_table(table, rows)
+    show_table(table)
     return table
 
 

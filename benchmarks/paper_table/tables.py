@@ -1,6 +1,6 @@
 """What is written and printed of a table: CSV files, and the console's tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
@@ -18,7 +18,7 @@ from benchmarks.paper_table.differences import (
     MeanDifference,
     format_points,
 )
-from benchmarks.paper_table.published import HEADINGS, SUMMARY, OverviewRow
+from benchmarks.paper_table.published import HEADINGS, PUBLISHED, SUMMARY, OverviewRow
 from ilis_guard.cli.console import out
 from ilis_guard.lab.attempt_schema import HarvestManifest
 from ilis_guard.lab.evaluation.sets import QuestionSet
@@ -131,21 +131,19 @@ def write_overview(rows: Sequence[OverviewRow], folder: Path) -> None:
     write_csv(folder / OVERVIEW, HEADINGS, (row.values() for row in rows))
 
 
-def show_table(table: PaperTable, rows: Sequence[OverviewRow]) -> None:
-    """Print the sets, the means for each scorer and probe, and all models beside the paper."""
+def show_table(table: PaperTable) -> None:
+    """Print the sets, the means for each scorer and probe, and the paper's figures: what 80 columns hold."""
     show(f"{table.model}: the sets", SET_HEADINGS, table.set_rows())
     for scorer, probe in PAIRS:
-        show(
-            f"{scorer} less {probe}, points (95 % intervals), mean over cells",
-            MEAN_HEADINGS,
-            table.mean_rows(scorer, probe),
-        )
-    show("beside the paper: signature less probe-mlp, points; empty: not measured here", HEADINGS, _values(rows))
+        # The last column, AUROC, is in the files and on the page.
+        rows = [
+            [f"{setting}; {cells} ({size})", *(one.replace(" (", "\n(") for one in points[:-1])]
+            for setting, cells, size, *points in table.mean_rows(scorer, probe)
+        ]
+        show(f"{scorer} less {probe}, points, means over (so many) cells", ("", *list(NAMES.values())[:-1]), rows)
+    published = [[one.model, one.precision, one.cells, one.auprc, one.brier] for one in PUBLISHED]
+    show("the paper's signature less its probe", HEADINGS[:5], published)
     out.print(CONVENTION, highlight=False)
-
-
-def _values(rows: Iterable[OverviewRow]) -> list[list[str]]:
-    return [row.values() for row in rows]
 
 
 def _cell(value: Any) -> str:
