@@ -1,4 +1,4 @@
-"""Fit what is blended with trees: a linear model of the same features, and the familiarity of answers."""
+"""Fit what is blended with trees, and what answers are typical."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,6 +19,8 @@ from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 
 PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the linear model's penalty, of which validation rows choose the one with the smallest loss."""
+WEIGHTS: Final = (0.0, 0.25, 0.5, 1.0)
+"""Of the linear model beside the trees, of which the one with the smallest loss on validation rows is taken."""
 LEAST_SPREAD: Final = 1e-3
 """Of scores over the rows that trees were chosen by: below, they say nothing, and their rounding isn't enlarged."""
 _INTERCEPT_SCALE: Final = 10.0
@@ -43,18 +45,23 @@ def fit_blending(
         widths: the columns of each group of features, in order, and whether they are of maps.
         wrong: some are and some aren't.
         datasets: the name of each row's dataset.
-        train: rows that the linear model is fitted to, and that give the location and spread of familiar answers.
-        validation: rows that choose its penalty, and give the spreads of both scores and the distances of familiar
-            answers.
+        train: rows that the linear model is fitted to.
+        validation: rows that choose its penalty and its weight, and give the spreads of both scores.
     """
     features = columns.normalised_features
     linear = fit_linear(features, widths, wrong, datasets, train=train, validation=validation)
+    linear = linear / max(float((features[validation] @ linear).std()), LEAST_SPREAD)
     trees = log_odds(np.asarray(booster.predict(columns.blocks["features"][validation], num_threads=1)))
-    spread = max(float((features[validation] @ linear).std()), LEAST_SPREAD)
+    trees_spread = max(float(trees.std()), LEAST_SPREAD)
+    beside = features[validation] @ linear
+
+    def loss(weight: float) -> float:
+        return _calibrated_loss(trees / trees_spread + weight * beside, wrong[validation])
+
     return Blending(
-        trees_spread=rounded(max(float(trees.std()), LEAST_SPREAD)),
-        linear=tuple(map(rounded, (linear / spread).tolist())),
-        distances=typicality_reference(columns.blocks["typicality"], train, validation).distances,
+        trees_spread=rounded(trees_spread),
+        linear=tuple(map(rounded, linear.tolist())),
+        linear_weight=min(WEIGHTS, key=loss),
     )
 
 
@@ -97,6 +104,12 @@ def fit_linear(
 
 def _loss(model: LogisticRegression, columns: Float64[np.ndarray, "rows columns"], wrong: Mask) -> float:
     return float(log_loss(wrong, model.predict_proba(columns)[:, 1], labels=[False, True]))
+
+
+def _calibrated_loss(odds: Float64[np.ndarray, " rows"], wrong: Mask) -> float:
+    """The loss of the best rising line of these log-odds."""
+    columns = odds[:, None]
+    return _loss(LogisticRegression(C=1e6).fit(columns, wrong), columns, wrong)
 
 
 def typicality_reference(

@@ -130,7 +130,7 @@ def fit(
     blending = fit_blending(
         best.booster, columns, widths, wrong, names, train=splits["train"], validation=splits["validation"]
     )
-    raw = BlendedTrees(best.booster, blending=blending, reference=reference).raw_scores(columns)
+    raw = BlendedTrees(best.booster, blending=blending).raw_scores(columns)
     calibration = calibrate(raw[calibrating], wrong[calibrating])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]

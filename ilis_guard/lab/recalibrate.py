@@ -191,10 +191,12 @@ def _write(
         *(finding for finding in bundle.metadata.findings if finding.kind == "constant_features"),
     )
     check_findings(findings, accept=accept)
+    blending = bundle.metadata.blending
     metadata = bundle.metadata.model_copy(
         update={
             **{field.name: getattr(rows.circumstances, field.name) for field in fields(Circumstances)},
             "calibration": calibration,
+            "blending": blending.model_copy(update={"adapted": rows.adapted or blending.adapted}),
             "correction": correction or bundle.metadata.correction,
             "recalibrated": Recalibration(
                 bundle=bundle.digest,

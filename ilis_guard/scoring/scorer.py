@@ -100,7 +100,8 @@ class LightGBMScorer:
         profile = None if wording in self._labelled else self._profile
         normaliser = self._home if profile is None else self._adapted
         normal = normaliser.in_units(columns, [labels])
-        uncertainty = float(self.bundle.metadata.calibration.apply(self._trees.raw_scores(normal))[0])
+        raw = self._trees.raw_scores(normal, adapted=profile is not None)
+        uncertainty = float(self.bundle.metadata.calibration.apply(raw)[0])
         score = Score(
             uncertainty=uncertainty,
             typicality=float(self._typicality.typicality(normal.blocks["typicality"])[0]),
@@ -183,7 +184,6 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
     return BlendedTrees(
         booster,
         blending=metadata.blending,
-        reference=bundle.calibration_set.typicality,
         correction=metadata.correction,
     )
 

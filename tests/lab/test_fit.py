@@ -261,7 +261,6 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     trees = BlendedTrees(
         lightgbm.Booster(model_str=bundle.trees),
         blending=metadata.blending,
-        reference=bundle.calibration_set.typicality,
     )
     raw = trees.raw_scores(normalised(ROWS, bundle))
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration

@@ -18,8 +18,8 @@ def traffic_of(columns: Columns) -> TrafficProfile:
 
 
 def trees_alone(features: int) -> Blending:
-    """A blending that changes nothing: all answers are familiar, and the linear model says nothing."""
-    return Blending(trees_spread=1.0, linear=(0.0,) * features, distances=(1e9,))
+    """A blending that changes nothing on the trees' own traffic: the linear model says nothing."""
+    return Blending(trees_spread=1.0, linear=(0.0,) * features, linear_weight=0.0)
 
 
 def normalised(values: Sequence[float], moments: Moments) -> list[float]:

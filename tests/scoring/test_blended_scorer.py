@@ -16,20 +16,20 @@ from ilis_guard.scoring.blended_trees import Blending
 from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.columns import columns_of
 from ilis_guard.scoring.features import Maps, feature_matrix
+from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.scoring.traffic import TrafficProfile
 from ilis_guard.types import STATISTICS, Generation, Statistic
-from tests.scoring.by_hand import normalised, share_as_far, traffic_of, typicality_columns
+from tests.scoring.by_hand import normalised, traffic_of
 
 WIDTH = 28
 LINEAR = tuple(np.random.default_rng(5).normal(scale=0.2, size=WIDTH).round(3).tolist())
-DISTANCES = (3.0, 6.0, 9.0, 13.0, 18.0, 25.0)
 Row = Callable[[int], Generation]
 
 
 @pytest.fixture
 def blending(bundle: Bundle) -> Bundle:
     metadata = bundle.metadata.model_copy(
-        update={"blending": Blending(trees_spread=1.75, linear=LINEAR, distances=DISTANCES)}
+        update={"blending": Blending(trees_spread=1.75, linear=LINEAR, linear_weight=0.5)}
     )
     return dataclasses.replace(bundle, metadata=metadata)
 
@@ -44,12 +44,18 @@ def of_maps_only(blending: Bundle, maps: Maps, statistics: np.ndarray) -> Bundle
         lightgbm.Dataset(random.random((60, 24)), label=random.random(60) < 0.5),
         num_boost_round=3,
     )
-    of_maps = Blending(trees_spread=1.75, linear=LINEAR[:12], distances=DISTANCES)
+    of_maps = Blending(trees_spread=1.75, linear=LINEAR[:12], linear_weight=0.5)
     metadata = blending.metadata.model_copy(update={"features": ("mean-prompt",), "blending": of_maps})
     return dataclasses.replace(blending, metadata=metadata, trees=booster.model_to_string(), traffic=traffic)
 
 
-def by_hand(bundle: Bundle, generation: Generation, familiarity: float) -> float:
+def adapted(bundle: Bundle) -> Bundle:
+    """Its own traffic is another than its trees were fitted to."""
+    blending = bundle.metadata.blending.model_copy(update={"adapted": True})
+    return dataclasses.replace(bundle, metadata=bundle.metadata.model_copy(update={"blending": blending}))
+
+
+def by_hand(bundle: Bundle, generation: Generation) -> float:
     told = generation.statistics
     assert told is not None
     statistics = np.array([[told.logprob_sum, told.logprob_mean, told.entropy_mean, told.margin_min]])
@@ -61,46 +67,52 @@ def by_hand(bundle: Bundle, generation: Generation, familiarity: float) -> float
     logprobs = normalised([told.logprob_sum, told.logprob_mean], kind.moments["logprobs"])
     known = bundle.metadata.blending
     linear = sum(one * value for one, value in zip(known.linear, in_units, strict=True))
-    improbable = (1 - math.sqrt(familiarity)) * -sum(logprobs)
-    log_odds = math.log(trees / (1 - trees)) / known.trees_spread + linear + improbable
+    learned = math.log(trees / (1 - trees)) / known.trees_spread
+    log_odds = learned + linear - sum(logprobs) if known.adapted else learned + known.linear_weight * linear
     raw = 1 / (1 + math.exp(-log_odds))
     beta = bundle.metadata.calibration
     return 1 / (1 + math.exp(-(beta.a * math.log(raw) - beta.b * math.log(1 - raw) + beta.c)))
 
 
 @pytest.mark.parametrize("which", ["blending", "of_maps_only"])
-def test_a_score_is_blended_by_familiarity_and_then_calibrated(
+def test_a_score_is_blended_and_then_calibrated(
     which: str, request: pytest.FixtureRequest, bundle: Bundle, generation: Row
 ) -> None:
     blending: Bundle = request.getfixturevalue(which)
     scorer, without = LightGBMScorer(blending), LightGBMScorer(bundle)
-    reference, found = bundle.calibration_set.typicality, set()
     for row in range(40):
         score = scorer.score(generation(row))
         assert score.typicality == without.score(generation(row)).typicality
-        (kind,) = blending.traffic.kinds
-        columns = normalised(typicality_columns(generation(row), 4), kind.moments["typicality"])
-        familiarity = share_as_far(columns, reference, DISTANCES)
-        assert score.uncertainty == pytest.approx(by_hand(blending, generation(row), familiarity), rel=1e-9)
-        found.add(familiarity)
-    assert len(found) >= 3, "too few for the weight to show"
+        assert score.uncertainty == pytest.approx(by_hand(blending, generation(row)), rel=1e-9)
 
 
-def test_recalibration_leaves_the_blending_unchanged(blending: Bundle, generation: Row) -> None:
-    """Typicality is another once other rows are calibrated on; what the trees have seen isn't."""
-    known = blending.calibration_set
-    moved = known.typicality.model_copy(update={"distances": tuple(place / 1000 for place in range(50))})
-    other = LightGBMScorer(
-        dataclasses.replace(blending, calibration_set=known.model_copy(update={"typicality": moved}))
+@pytest.mark.parametrize("which", ["blending", "of_maps_only"])
+def test_on_other_traffic_how_improbable_an_answer_is_counts_too(
+    which: str, request: pytest.FixtureRequest, generation: Row
+) -> None:
+    other = adapted(request.getfixturevalue(which))
+    for row in range(40):
+        score = LightGBMScorer(other).score(generation(row))
+        assert score.uncertainty == pytest.approx(by_hand(other, generation(row)), rel=1e-9)
+
+
+def test_in_a_profiles_units_a_bundle_scores_like_one_of_other_traffic(blending: Bundle, generation: Row) -> None:
+    profile = AdaptedProfile(
+        bundle=blending.digest,
+        model=blending.metadata.model,
+        wordings=blending.metadata.wordings,
+        traffic=blending.traffic,
+        uncertainties=tuple(share / 20 for share in range(20)),
     )
+    scorer, other = LightGBMScorer(blending, profile), adapted(blending)
     for row in range(10):
-        before, after = LightGBMScorer(blending).score(generation(row)), other.score(generation(row))
-        assert before.typicality != after.typicality
-        assert before.uncertainty == after.uncertainty
+        score = scorer.score(generation(row))
+        assert score.uncertainty == pytest.approx(by_hand(other, generation(row)), rel=1e-9)
+        assert score.departures == ("traffic",)
 
 
-def test_a_less_probable_answer_is_less_certain(of_maps_only: Bundle, generation: Row) -> None:
-    scorer, row = LightGBMScorer(of_maps_only), generation(0)
+def test_on_other_traffic_a_less_probable_answer_is_less_certain(of_maps_only: Bundle, generation: Row) -> None:
+    scorer, row = LightGBMScorer(adapted(of_maps_only)), generation(0)
     assert row.statistics is not None
     scores = [
         scorer.score(dataclasses.replace(row, statistics=dataclasses.replace(row.statistics, logprob_sum=nats)))
@@ -140,7 +152,7 @@ def test_blending_round_trips_to_the_last_digit(
     generation: Row,
     tmp_path: Path,
 ) -> None:
-    known = Blending(trees_spread=0.1 + 0.2, linear=(1 / 3,) * WIDTH, distances=(0.1 + 0.2, 1 / 3))
+    known = Blending(trees_spread=0.1 + 0.2, linear=(1 / 3,) * WIDTH, linear_weight=1 / 3, adapted=True)
     blending = metadata.model_copy(update={"blending": known})
     write_bundle(blending, trees, calibration_set, traffic, tmp_path / "blending")
     back = read_bundle(str(tmp_path / "blending"))

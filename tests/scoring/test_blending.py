@@ -8,12 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from ilis_guard.scoring.blended_trees import BlendedTrees, Blending, improbability
-from ilis_guard.scoring.bundle import CalibrationSet
 from ilis_guard.scoring.columns import Columns
-from ilis_guard.scoring.typicality import TypicalityReference
 from tests.scoring.by_hand import trees_alone
-
-DISTANCES = (3.0, 6.0, 9.0, 13.0, 18.0, 25.0)
 
 
 def log_odds_of(probability: float) -> float:
@@ -22,11 +18,6 @@ def log_odds_of(probability: float) -> float:
 
 def probability_of(log_odds: float) -> float:
     return 1 / (1 + math.exp(-log_odds))
-
-
-@pytest.fixture
-def reference(calibration_set: CalibrationSet) -> TypicalityReference:
-    return calibration_set.typicality
 
 
 @pytest.fixture
@@ -46,53 +37,73 @@ def of(columns: Columns, **changes: Any) -> Blending:
 
 
 def test_without_a_blending_the_trees_have_the_last_word(
-    normal: Columns, booster: lightgbm.Booster, reference: TypicalityReference, said: list[float]
+    normal: Columns, booster: lightgbm.Booster, said: list[float]
 ) -> None:
-    alone = BlendedTrees(booster, blending=None, reference=reference)
+    alone = BlendedTrees(booster, blending=None)
     assert alone.raw_scores(normal).tolist() == said
 
 
-def test_trees_count_in_spreads(
-    normal: Columns, booster: lightgbm.Booster, reference: TypicalityReference, said: list[float]
-) -> None:
-    scores = BlendedTrees(booster, blending=of(normal, trees_spread=2.5), reference=reference).raw_scores(normal)
+def test_trees_count_in_spreads(normal: Columns, booster: lightgbm.Booster, said: list[float]) -> None:
+    scores = BlendedTrees(booster, blending=of(normal, trees_spread=2.5)).raw_scores(normal)
     assert scores.tolist() == pytest.approx([probability_of(log_odds_of(each) / 2.5) for each in said], rel=1e-12)
 
 
-def test_the_linear_model_looks_at_features_in_units_of_their_traffic(
-    normal: Columns, booster: lightgbm.Booster, reference: TypicalityReference, said: list[float]
-) -> None:
+@pytest.fixture
+def linear(normal: Columns) -> tuple[float, ...]:
     width = normal.normalised_features.shape[1]
-    linear = tuple(np.random.default_rng(0).normal(scale=0.3, size=width).tolist())
-    scores = BlendedTrees(booster, blending=of(normal, linear=linear), reference=reference).raw_scores(normal)
-    rows = normal.blocks["features"][:, width:].tolist()
-    by_hand = [
-        probability_of(log_odds_of(each) + sum(one * value for one, value in zip(linear, row, strict=True)))
-        for each, row in zip(said, rows, strict=True)
-    ]
-    assert scores.tolist() == pytest.approx(by_hand, rel=1e-9)
+    return tuple(np.random.default_rng(0).normal(scale=0.3, size=width).tolist())
 
 
-def test_the_less_familiar_an_answer_the_more_its_improbability_counts(
-    normal: Columns, booster: lightgbm.Booster, reference: TypicalityReference, said: list[float]
+@pytest.fixture
+def summed(normal: Columns, linear: tuple[float, ...]) -> list[float]:
+    """What the linear model says of features in units of their traffic."""
+    rows = normal.blocks["features"][:, len(linear) :].tolist()
+    return [sum(one * value for one, value in zip(linear, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_on_the_traffic_of_the_fit_the_linear_model_weighs_what_validation_chose(
+    weight: float,
+    normal: Columns,
+    booster: lightgbm.Booster,
+    said: list[float],
+    linear: tuple[float, ...],
+    summed: list[float],
 ) -> None:
-    blending = of(normal, distances=DISTANCES)
-    scores = BlendedTrees(booster, blending=blending, reference=reference).raw_scores(normal)
-    familiarity = blending.familiarity(reference).typicality(normal.blocks["typicality"]).tolist()
-    assert len(set(familiarity)) > 3, "too few for the weight to show"
-    by_hand = [
-        probability_of(log_odds_of(each) - (1 - math.sqrt(known)) * (whole + token))
-        for each, known, (whole, token) in zip(said, familiarity, normal.blocks["logprobs"].tolist(), strict=True)
-    ]
+    blending = of(normal, linear=linear, linear_weight=weight)
+    scores = BlendedTrees(booster, blending=blending).raw_scores(normal)
+    by_hand = [probability_of(log_odds_of(each) + weight * other) for each, other in zip(said, summed, strict=True)]
     assert scores.tolist() == pytest.approx(by_hand, rel=1e-9)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_on_other_traffic_the_linear_model_and_improbability_weigh_as_much_as_the_trees(
+    weight: float,
+    normal: Columns,
+    booster: lightgbm.Booster,
+    said: list[float],
+    linear: tuple[float, ...],
+    summed: list[float],
+) -> None:
+    blending = of(normal, linear=linear, linear_weight=weight, trees_spread=2.5)
+    logprobs = normal.blocks["logprobs"].tolist()
+    by_hand = [
+        probability_of(log_odds_of(each) / 2.5 + other - (whole + token))
+        for each, other, (whole, token) in zip(said, summed, logprobs, strict=True)
+    ]
+    scores = BlendedTrees(booster, blending=blending).raw_scores(normal, adapted=True)
+    assert scores.tolist() == pytest.approx(by_hand, rel=1e-9)
+    # A bundle that learned from other traffic has it for its own.
+    own = BlendedTrees(booster, blending=blending.model_copy(update={"adapted": True})).raw_scores(normal)
+    assert own.tolist() == scores.tolist()
 
 
 def test_where_log_probabilities_are_unknown_improbability_counts_nowhere(
-    normal: Columns, booster: lightgbm.Booster, reference: TypicalityReference, said: list[float]
+    normal: Columns, booster: lightgbm.Booster, said: list[float]
 ) -> None:
     blocks = {name: block for name, block in normal.blocks.items() if name != "logprobs"}
     unknown = Columns(blocks=blocks, prompt=normal.prompt)
-    scores = BlendedTrees(booster, blending=of(normal, distances=DISTANCES), reference=reference).raw_scores(unknown)
+    scores = BlendedTrees(booster, blending=of(normal)).raw_scores(unknown, adapted=True)
     assert scores.tolist() == pytest.approx(said, rel=1e-12)
 
 
@@ -102,11 +113,10 @@ def test_trees_that_are_sure_count_as_nearly_sure(
     kept: float,
     normal: Columns,
     booster: lightgbm.Booster,
-    reference: TypicalityReference,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(booster, "predict", lambda features, **_: np.full(len(features), certain))
-    scores = BlendedTrees(booster, blending=of(normal), reference=reference).raw_scores(normal)
+    scores = BlendedTrees(booster, blending=of(normal)).raw_scores(normal)
     assert scores.tolist() == pytest.approx([kept] * len(scores), rel=1e-9)
 
 
@@ -126,13 +136,14 @@ def test_improbability_is_the_sum_of_both_with_the_sign_turned() -> None:
         ("linear", (1.1e6,)),
         ("linear", ("1",)),
         ("linear", None),
-        ("distances", ()),
-        ("distances", (2.0, 1.0)),
-        ("distances", (1.0, math.nan)),
+        ("linear_weight", -0.1),
+        ("linear_weight", 1.1),
+        ("linear_weight", math.nan),
+        ("adapted", None),
         ("weight", 0.5),
     ],
 )
 def test_a_damaged_blending_is_refused(field: str, value: Any) -> None:
     make: Callable[..., Blending] = Blending
     with pytest.raises(ValidationError, match=field):
-        make(**{"trees_spread": 1.0, "linear": (0.5,), "distances": (1.0,), field: value})
+        make(**{"trees_spread": 1.0, "linear": (0.5,), "linear_weight": 0.5, field: value})

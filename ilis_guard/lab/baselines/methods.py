@@ -14,7 +14,7 @@ from ilis_guard.lab.baselines.estimator import Estimator, Kind, Method, check_fi
 from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LensProbe
 from ilis_guard.lab.baselines.sequence_probability import SequenceProbability, fit_sequence_probability
-from ilis_guard.lab.blending import fit_blending, typicality_reference
+from ilis_guard.lab.blending import fit_blending
 from ilis_guard.lab.correcting import feature_widths
 from ilis_guard.lab.fit import FEATURES, fit_statistics
 from ilis_guard.lab.traffic import HomeTraffic, columns_of_answers
@@ -152,12 +152,11 @@ class Trees:
         home = HomeTraffic(seen, "answer", learned)
         features = best.metadata.features
         columns = home.normalised(features)
-        reference = typicality_reference(columns.blocks["typicality"], learned, ~learned)
         blending = self._blending(best, columns, seen, learned)
         return _Scored(
             name=self.name,
             features=features,
-            trees=BlendedTrees(best.booster, blending=blending, reference=reference),
+            trees=BlendedTrees(best.booster, blending=blending),
             traffic=home.profile(features),
         )
 
@@ -167,7 +166,7 @@ class Trees:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fused(Trees):
-    """The scorer of `ilis-guard fit`: trees, a linear model, and the answer's improbability by familiarity."""
+    """The scorer of `ilis-guard fit`: trees, and a linear model beside them."""
 
     name: str = "fused"
     choices: Sequence[tuple[FeatureGroup, ...]] = FEATURES["answer"]
