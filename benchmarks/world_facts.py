@@ -193,7 +193,7 @@ def main(
     """Write a few thousand labelled questions about the world and small numbers."""
     questions = world_facts(seed)
     if sample is not None:
-        random.Random(seed).shuffle(questions)
+        random.Random(seed).shuffle(questions)  # noqa: S311 - no secret
         questions = questions[:sample]
     write_questions(to, questions)
     typer.echo(f"{len(questions)} questions in {to}")
