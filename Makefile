@@ -27,7 +27,8 @@ lint: .venv/.ready-for-tests
 
 # The loop of a working day. What the markers leave (nearly) nothing of isn't collected: importing torch takes long.
 UNHURRIED := benchmarks integration models signature smoke adapters/test_chat_standard.py \
-  adapters/test_guarded_pipelines.py adapters/test_pipelines_in_memory.py lab/test_baselines_observe.py
+  adapters/test_guarded_pipelines.py adapters/test_pipelines_in_memory.py lab/test_baselines_observe.py \
+  lab/test_baselines_observe_runs.py
 
 quick: .venv/.ready-for-tests
 	.venv/bin/ruff check -q .
