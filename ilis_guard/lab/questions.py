@@ -43,7 +43,7 @@ class Question(BaseModel):
 
     id: Text
     dataset: str = ""
-    kind: Literal["open", "choice", "numeric", "boolean"] = "open"
+    kind: Literal["open", "choice", "numeric", "boolean", "literal"] = "open"
     question: Text
     """In the place of `question`, a line may have `messages`: then this is their last turn."""
     answers: Annotated[tuple[Text, ...], Field(min_length=1)]
