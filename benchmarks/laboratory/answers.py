@@ -86,7 +86,7 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
         if not of_set.harvest.exists():
             loaded = model()
             with progress_bar(f"{tier.name} asked: {name}") as progress:
-                harvest(loaded, sets[name], of_set.harvest, name=str(tier.model), progress=progress)
+                harvest(loaded, sets[name], of_set.harvest, name=model_name(tier), progress=progress)
     harvests = [of_set.harvest for of_set in files.values()]
     rows = read_answers(harvests)
     if beside is not None:
@@ -101,12 +101,18 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
     return Source(harvests=harvests, observations=[files[name].observations for name in counting])
 
 
+def model_name(tier: TierConfig) -> str:
+    """Name a tier's model; of a folder its own name, since manifests are committed and where it lies is nobody's business."""
+    name = str(tier.model)
+    return Path(name).name if Path(name).is_dir() else name
+
+
 def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> None:
     """See that what is there is what would be made."""
     if files.harvest.exists():
         manifest = read_attempts(files.harvest).harvest
         pairs = {
-            "model": (manifest.model, str(tier.model)),
+            "model": (manifest.model, model_name(tier)),
             "precision": (manifest.tapped().precision, tier.precision),
             "site": (manifest.tapped().site, SITE),
             "decoding": (manifest.tapped().decoding, decoding_name(tier.decoding)),

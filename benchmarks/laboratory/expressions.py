@@ -48,12 +48,14 @@ def _list(dice: random.Random, count: int, most: int = 9) -> list[int]:
 
 def _integer_arithmetic() -> Iterator[Question]:
     forms: tuple[Form, ...] = (
-        lambda dice: "{} + {} * {}".format(*_numbers(dice, 2, 15, 3)),
-        lambda dice: "({} - {}) * {}".format(*_numbers(dice, 2, 15, 3)),
-        lambda dice: "{} // {} + {}".format(*_numbers(dice, 20, 99, 1), *_numbers(dice, 2, 9, 2)),
-        lambda dice: "{} % {} * {}".format(*_numbers(dice, 20, 99, 1), *_numbers(dice, 3, 9, 2)),
-        lambda dice: "{} ** 2 - {}".format(*_numbers(dice, 2, 12, 1), *_numbers(dice, 1, 30, 1)),
-        lambda dice: "abs({} - {}) + {}".format(*_numbers(dice, 2, 40, 3)),
+        lambda dice: "{} + {} * {}".format(*_numbers(dice, 2, 9, 3)),
+        lambda dice: "({} - {}) * {}".format(*_numbers(dice, 2, 9, 3)),
+        lambda dice: "{} // {}".format(*_numbers(dice, 10, 60, 1), *_numbers(dice, 2, 9, 1)),
+        lambda dice: "{} % {}".format(*_numbers(dice, 10, 60, 1), *_numbers(dice, 2, 9, 1)),
+        lambda dice: "{} ** 2".format(*_numbers(dice, 2, 30, 1)),
+        lambda dice: "abs({} - {})".format(*_numbers(dice, 2, 60, 2)),
+        lambda dice: "{} - {} + {}".format(*_numbers(dice, 2, 20, 3)),
+        lambda dice: "{} * {}".format(*_numbers(dice, 3, 25, 2)),
     )
     for expression in _drawn("integer-arithmetic", forms):
         yield draft(f"What does this Python expression return? {expression}", str(_value(expression)), kind="numeric")
@@ -80,14 +82,14 @@ def _string_method() -> Iterator[Question]:
         return dice.choice(_WORDS)
 
     forms: tuple[Form, ...] = (
+        lambda dice: f"'{word(dice)}'.upper()",
         lambda dice: _replaced(dice, word(dice)),
         lambda dice: f"'{word(dice)} {word(dice)}'.title()",
-        lambda dice: f"'{word(dice).capitalize()} {word(dice).upper()}'.swapcase()",
+        lambda dice: f"'{word(dice).upper()}'.capitalize()",
         lambda dice: f"'{dice.choice('-+.,')}'.join(['{word(dice)}', '{word(dice)}'])",
-        lambda dice: f"'{word(dice)},{word(dice)},{word(dice)}'.split(',')[{dice.randint(-1, 2)}]",
-        lambda dice: f"'{dice.randint(1, 999)}'.zfill({dice.randint(4, 6)})",
-        lambda dice: f"'{word(dice)} {word(dice)}'.capitalize()",
+        lambda dice: f"'{word(dice)},{word(dice)},{word(dice)}'.split(',')[{dice.randint(0, 2)}]",
         lambda dice: _stripped(dice, word(dice)),
+        lambda dice: f"'{word(dice)}' + '{word(dice)}'.lower()",
     )
     for expression in _drawn("string-method", forms):
         yield draft(f"Which string does this Python method return? {expression}", repr(_value(expression)), kind="literal")

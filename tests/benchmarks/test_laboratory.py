@@ -288,7 +288,7 @@ def test_the_command_names_missing_sets_and_prints_results(
     )
     monkeypatch.setattr(laboratory, "CONFIG", config)
     monkeypatch.setattr(laboratory, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(laboratory, "question_sets", lambda _folder: made_sets())
+    monkeypatch.setattr(laboratory, "question_sets", lambda _family, _folder: made_sets())
     monkeypatch.setattr(laboratory, "run", partial(laboratory.run, seeds=1))
     laboratory.main("tiny-full", to=whole)
     shown = " ".join(capsys.readouterr().out.split())
