@@ -102,7 +102,7 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
 
 
 def model_name(tier: TierConfig) -> str:
-    """Name a tier's model; of a folder its own name, since manifests are committed and where it lies is nobody's business."""
+    """Name a tier's model; of a folder its own name: manifests are committed, and where it lies is our own business."""
     name = str(tier.model)
     return Path(name).name if Path(name).is_dir() else name
 

@@ -22,9 +22,7 @@ def draft(
     context: str | None = None,
 ) -> Question:
     """Make a question without an id: `sets` draws a sample and gives ids."""
-    return Question(
-        id=_UNNAMED, kind=kind, question=question, context=context, answers=tuple(dict.fromkeys(answers))
-    )
+    return Question(id=_UNNAMED, kind=kind, question=question, context=context, answers=tuple(dict.fromkeys(answers)))
 
 
 def truth_draft(question: str, truth: bool) -> Question:

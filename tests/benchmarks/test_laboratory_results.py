@@ -28,7 +28,9 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_results_are_those_of_tiers(folders: list[Path]) -> None:
     configs = (CONFIG, CONFIG.with_name("laboratory.yaml"))
-    assert {folder.name for folder in folders} <= {tier.name for config in configs for tier in read_config(config).tiers}
+    assert {folder.name for folder in folders} <= {
+        tier.name for config in configs for tier in read_config(config).tiers
+    }
 
 
 def test_they_came_of_the_sets_that_are_made_now(folders: list[Path]) -> None:
@@ -39,7 +41,9 @@ def test_they_came_of_the_sets_that_are_made_now(folders: list[Path]) -> None:
         harvested = {row["questions_sha256"] for row in table(folder / MANIFESTS)}
         assert digests <= harvested, folder.name
         assert len(harvested - digests) <= len(family.from_folder), folder.name
-        assert sets.keys() <= {row["dataset"] for row in table(folder / SETS)} <= {*sets, *family.from_folder}, folder.name
+        assert sets.keys() <= {row["dataset"] for row in table(folder / SETS)} <= {*sets, *family.from_folder}, (
+            folder.name
+        )
 
 
 def test_they_are_small(folders: list[Path]) -> None:
