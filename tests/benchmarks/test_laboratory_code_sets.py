@@ -18,7 +18,23 @@ from ilis_guard.lab.questions import Question, write_questions
 
 Sets = Mapping[str, list[Question]]
 
-DIGESTS = {}
+DIGESTS = {
+    "integer-arithmetic": "b80a494fd4d22dce16aa436550c1115e31eae0f3ade28f7bcc1ad6d2e72d6b9b",
+    "list-operation": "48e26da13b94fce6728c6dcffde62672a5f84c349f5d912be4796fc6d74d7400",
+    "string-method": "78b4dc4ae0f098ef2f104a828a2ceea96fcd8319a09b6b0d478d4856198aa518",
+    "slice": "1e216b491cdaaea06c67534c706cbcd41b432426e05b2e1a7b9b9cb522335787",
+    "aggregate": "331f20d8a4cbfe0fff0c072acf5aa5c6ab4402b68b092e8939283c8522b8098e",
+    "set-operation": "bd9982dab6bf41779681ea82c2c611abc78b91fdc6d498aac61b8b3d8656f05e",
+    "string-search": "5a99f06e1fc31cad538d789b15b5f8a8f3476c2ccd4d821e9dcac7740cc89963",
+    "format": "3456e3350a1e09b8470ed9091f58159957245a0ab362ac39ef4b943ba38db51c",
+    "comparison": "90fae23d3884ea087132823a53e008e0cae407aaf8bae30cdd441f160dcde9a1",
+    "dict-value": "6bf7366ca93cc21443ce7b7ae763de79ca88c2b577964ed34fe6417cd5139612",
+    "assignment": "fb99265058366924ebd5be3d43c85f701489fc0df9e450186d8355abd315fecf",
+    "loop": "97c26093d381f3e2256ac382e4a0b48910b535fe16e6dab0a993571c8e81e8f9",
+    "type-name": "99dc5380bc543dbb90238f1e051f38687d5c207c47c83e857e109354aa3b27f9",
+    "exception": "82ba941dbe178af96b2df1fdcb0e2a9bd760b3473f5418ffa8a4f9a6b6468ac9",
+    "language": "1d207326ae9279452cb3dec5114ae93ea8ec5a98265eac793baf2533717478e6",
+}
 """SHA-256 of each set's JSONL."""
 MOST_CONSTANT = 0.26
 """How often one answer may be right; of yes and no each is right half of the time."""
@@ -112,7 +128,9 @@ def test_the_shortest_passages_of_a_folder_are_asked_as_often_true_as_false(tmp_
     written = passages(count, answers=("it",))
     write_questions(tmp_path / "squad_xquad.jsonl", written)
     truths = [
-        question.model_copy(update={"kind": "boolean", "answers": ("no", "false") if number % 3 == 0 else ("yes", "true")})
+        question.model_copy(
+            update={"kind": "boolean", "answers": ("no", "false") if number % 3 == 0 else ("yes", "true")}
+        )
         for number, question in enumerate(written)
     ]
     write_questions(tmp_path / "boolq.jsonl", truths)
