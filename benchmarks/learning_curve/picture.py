@@ -9,7 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.learning_curve.figures import CurveFigure, find
-from benchmarks.learning_curve.trials import BUNDLE, MAX_ERROR, OUTPUT_STATISTICS, UNSUPERVISED, Setting, Sizes
+from benchmarks.learning_curve.rivals import OUTPUT_STATISTICS
+from benchmarks.learning_curve.trials import BUNDLE, MAX_ERROR, UNSUPERVISED, Setting, Sizes
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED
 from ilis_guard.lab.recalibrate import KEPT
 

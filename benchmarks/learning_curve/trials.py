@@ -1,6 +1,6 @@
 """Trials: what is known of a left-out set without a label, and with some, on rows of it that nothing saw."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from benchmarks.learning_curve.left_out import LeftOut, take
+from benchmarks.learning_curve.rivals import ProfiledRival, Rival, with_perplexity
 from benchmarks.learning_curve.samplers import SAMPLERS, Sampler
-from benchmarks.learning_curve.statistics import OutputStatistics
 from ilis_guard.errors import FitError
+from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.calibration_rows import CalibrationRows
 from ilis_guard.lab.recalibrate import KEPT, correct
 from ilis_guard.lab.traffic import profile_by_prompts
@@ -23,8 +24,10 @@ from ilis_guard.types import STATISTICS
 MAX_ERROR: Final = 0.2
 """Of the answered requests, that is certified."""
 BUNDLE: Final = "bundle"
-OUTPUT_STATISTICS: Final = "output statistics"
 UNSUPERVISED: Final = {"perplexity": "logprob_mean", "log-probability": "logprob_sum"}
+OBSERVED: Final = tuple(score for score in SCORES if score not in ("perplexity", "neg_logprob_sum"))
+"""Scores that need no labels, of answers that were observed."""
+FUSED: Final = "{method} + perplexity"
 RANDOM: Final = "random"
 
 
@@ -87,17 +90,33 @@ class Draw:
 
     def unlabelled(self) -> Iterator[Trial]:
         """Without labels: what needs none, and what was fitted to the other sets, by the size of the profile."""
+        answers = self._left_out.answers
         for name, statistic in UNSUPERVISED.items():
-            column = self._left_out.statistics[self._test, STATISTICS.index(statistic)]
+            column = answers.statistics[self._test, STATISTICS.index(statistic)]
             yield self._trial(Setting(method=name), -column)
+        for name in OBSERVED if answers.unsupervised is not None else ():
+            yield self._trial(Setting(method=name), answers.unsupervised[name][self._test])
         bundle = self._left_out.bundle
         for size in self._sizes.profiles:
             rows = self._in_profile(size)
             uncertainty = bundle.metadata.calibration.apply(rows.raw)
-            yield self._trial(Setting(method=BUNDLE, profile=size), rows.raw[self._test], uncertainty[self._test])
-            known = self._statistics(size)
-            raw = known.prior[self._test]
-            yield self._trial(Setting(method=OUTPUT_STATISTICS, profile=size), raw, raw)
+            setting = Setting(method=BUNDLE, profile=size)
+            yield self._trial(setting, rows.raw[self._test], uncertainty[self._test])
+            if size:
+                fused = with_perplexity(rows.raw, answers.statistics, self._pool[:size])
+                yield self._trial(_fused(setting), fused[self._test])
+            for rival in self._left_out.rivals:
+                yield from self._unlabelled_rival(rival, Setting(method=rival.name, profile=size))
+
+    def _unlabelled_rival(self, rival: Rival, setting: Setting) -> Iterator[Trial]:
+        answers, profile = self._left_out.answers, self._pool[: setting.profile]
+        if not setting.profile:
+            raw = rival.without_profile(answers)[self._test]
+            yield self._trial(setting, raw, raw)
+            return
+        profiled = rival.profiled(answers, profile)
+        yield self._trial(setting, profiled.prior[self._test], profiled.prior[self._test])
+        yield self._trial(_fused(setting), profiled.with_perplexity(profile)[self._test])
 
     def labelled(self) -> Iterator[Trial]:
         """With the first rows of the pool labelled, all of them learned from or some kept for guarantees."""
@@ -106,7 +125,8 @@ class Draw:
             for kept in (0.0, KEPT):
                 setting = Setting(method=BUNDLE, labels=labels, kept=kept, profile=self._sizes.pool)
                 yield self._corrected(setting, chosen)
-                yield self._statistics_corrected(replace(setting, method=OUTPUT_STATISTICS), chosen)
+                for name, rival in self._profiled_rivals.items():
+                    yield self._corrected_rival(replace(setting, method=name), rival, chosen)
 
     def sampled(self, samplers: Sequence[Sampler] = SAMPLERS) -> Iterator[Trial]:
         """With rows of the pool labelled that a sampler chose, some of them kept for guarantees where it can give any.
@@ -141,21 +161,20 @@ class Draw:
         uncertainty = learned.metadata.calibration.apply(raw)
         return self._trial(setting, raw, uncertainty, threshold=learned.certify(max_error=MAX_ERROR).threshold)
 
-    def _statistics_corrected(self, setting: Setting, chosen: Int64[np.ndarray, " labels"]) -> Trial:
-        known = self._statistics(setting.profile)
+    def _corrected_rival(self, setting: Setting, rival: ProfiledRival, chosen: Int64[np.ndarray, " labels"]) -> Trial:
+        wrong = self._left_out.rows.wrong
         try:
-            learned = known.corrected(chosen, self._left_out.rows.wrong[chosen], setting.kept)
+            learned = rival.corrected(chosen, wrong[chosen], setting.kept)
         except FitError:
-            raw = known.prior[self._test]
+            raw = rival.prior[self._test]
             return self._trial(setting, raw, raw, threshold=None, refused=True)
-        raw, uncertainty = learned.scores()
-        kept = learned.kept
-        threshold = _certified(uncertainty[kept], self._left_out.rows.wrong[kept]) if len(kept) else None
-        return self._trial(setting, raw[self._test], uncertainty[self._test], threshold=threshold)
+        uncertainty, kept = learned.uncertainty, learned.kept
+        threshold = _certified(uncertainty[kept], wrong[kept]) if len(kept) else None
+        return self._trial(setting, learned.raw[self._test], uncertainty[self._test], threshold=threshold)
 
-    def _statistics(self, size: int) -> OutputStatistics:
-        left_out = self._left_out
-        return OutputStatistics(left_out.others, left_out.statistics, self._pool[:size])
+    @cached_property
+    def _profiled_rivals(self) -> Mapping[str, ProfiledRival]:
+        return {rival.name: rival.profiled(self._left_out.answers, self._pool) for rival in self._left_out.rivals}
 
     @cached_property
     def _profiled(self) -> CalibrationRows:
@@ -190,6 +209,10 @@ class Draw:
             answered=answered,
             refused=refused,
         )
+
+
+def _fused(setting: Setting) -> Setting:
+    return replace(setting, method=FUSED.format(method=setting.method))
 
 
 def _certified(uncertainty: Float64[np.ndarray, " rows"], wrong: Bool[np.ndarray, " rows"]) -> float | None:

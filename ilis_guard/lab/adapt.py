@@ -66,7 +66,7 @@ def adapt(bundle: Bundle, traffic: Traffic, *, by: str | None = None, seed: int 
         else profile_by_label(measured_on, by, [_kind_of(each, by, row) for row, each in enumerate(labels, 1)])
     )
     normal = Normaliser(measured).in_units(measured_on, labels)
-    uncertainties = bundle.metadata.calibration.apply(blended_trees(bundle).raw_scores(normal))
+    uncertainties = bundle.metadata.calibration.apply(blended_trees(bundle).raw_scores(normal, adapted=True))
     _check_uncertainties(uncertainties)
     return AdaptedProfile(
         bundle=bundle.digest,

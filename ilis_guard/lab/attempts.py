@@ -74,6 +74,8 @@ class Answers:
     """Scores by name, higher for more uncertain; None where the answers weren't observed."""
     activations: Mapping[Site, Float16[np.ndarray, "rows layers hidden"]] | None = None
     """At the last answer token, in the `UNIT` of observations; None where the answers weren't observed."""
+    lens: Float32[np.ndarray, "rows sites layers"] | None = None
+    """At the last answer token, entropies through the logit lens; None where the answers weren't observed."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,6 +110,7 @@ class Answers:
             owners=None if self.owners is None else self.owners[which],
             unsupervised=None if self.unsupervised is None else {k: of[which] for k, of in self.unsupervised.items()},
             activations=None if self.activations is None else {k: of[which] for k, of in self.activations.items()},
+            lens=None if self.lens is None else self.lens[which],
         )
 
 

@@ -83,11 +83,11 @@ class CalibrationRows:
         return Normaliser(self.traffic).in_units(self.columns, self.labels).normalised_features
 
     def in_units(self, bundle: Bundle, traffic: TrafficProfile) -> "CalibrationRows":
-        """Score them anew in units of other traffic; not of an export without signatures."""
+        """Score them anew in units of other traffic than the bundle's; not of an export without signatures."""
         assert self.columns is not None, "the caller has checked"
         normal = Normaliser(traffic).in_units(self.columns, self.labels)
-        raw = blended_trees(bundle).raw_scores(normal)
-        return replace(self, raw=raw, distances=_distances(bundle, normal), traffic=traffic)
+        raw = blended_trees(bundle).raw_scores(normal, adapted=True)
+        return replace(self, raw=raw, distances=_distances(bundle, normal), traffic=traffic, adapted=True)
 
     @property
     def weights(self) -> Float64[np.ndarray, " rows"]:
@@ -297,7 +297,7 @@ def _of_harvest(bundle: Bundle, harvested: Answers, profile: AdaptedProfile | No
     normal = Normaliser(traffic).in_units(columns, labels)
     return CalibrationRows(
         ids=answers.ids.tolist(),
-        raw=blended_trees(bundle).raw_scores(normal),
+        raw=blended_trees(bundle).raw_scores(normal, adapted=profile is not None),
         wrong=answers.wrong,
         probability=np.ones(len(answers)) if answers.probability is None else answers.probability,
         distances=_distances(bundle, normal),

@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from ilis_guard.scoring.correction import Correction, log_odds
+from ilis_guard.scoring.features import FeatureGroup, feature_count
+from ilis_guard.types import Fingerprint, RemoteFingerprint
 
 FOLDS: Final = 5
 """Parts of the rows, each of which is scored by a model that was fitted to the others."""
@@ -45,11 +47,7 @@ class CorrectionRows:
         groups: Int64[np.ndarray, " rows"],
         seed: int = 0,
     ) -> None:
-        # A penalty is only fair among columns of one size: a map has 870, the statistics are four.
-        scales = np.concatenate(
-            [np.full(width, (MAPS if of_maps else 1.0) / np.sqrt(width)) for width, of_maps in widths]
-        )
-        self._scales = np.concatenate([[0.5], scales])
+        self._scales = np.concatenate([[0.5], column_scales(widths)])
         self._columns = np.column_stack([log_odds(raw), normalised]) * self._scales
         self._wrong = wrong
         # Both classes weigh the same, so that the rarer one is heard; the base rate is the calibration map's.
@@ -64,9 +62,9 @@ class CorrectionRows:
         model = self._model(best, np.ones(len(self._wrong), dtype=bool))
         score, *features = (model.coef_[0] * self._scales).tolist()
         correction = Correction(
-            intercept=_rounded(float(model.intercept_[0])),
-            score=_rounded(score),
-            features=tuple(map(_rounded, features)),
+            intercept=rounded(float(model.intercept_[0])),
+            score=rounded(score),
+            features=tuple(map(rounded, features)),
         )
         return correction, held_out[best]
 
@@ -83,6 +81,34 @@ class CorrectionRows:
         )
 
 
+def feature_widths(
+    features: Sequence[FeatureGroup], fingerprint: Fingerprint | RemoteFingerprint, statistics: int
+) -> list[tuple[int, bool]]:
+    """Count the columns of each group of features, and tell whether they are of maps.
+
+    Args:
+        features: the groups, in order.
+        fingerprint: of the model.
+        statistics: how many output statistics are known.
+    """
+    layers = fingerprint.layers if isinstance(fingerprint, Fingerprint) else 0
+    return [(feature_count([group], layers=layers, statistics=statistics), group != "statistics") for group in features]
+
+
+def column_scales(widths: Sequence[tuple[int, bool]]) -> Float64[np.ndarray, " features"]:
+    """Scale columns for one penalty, which is only fair among groups of one size: a map has 870, statistics are four.
+
+    Args:
+        widths: the columns of each group of features, in order, and whether they are of maps.
+    """
+    return np.concatenate([np.full(width, (MAPS if of_maps else 1.0) / np.sqrt(width)) for width, of_maps in widths])
+
+
+def rounded(coefficient: float) -> float:
+    """Round to the digits that files have."""
+    return float(f"{coefficient:.{DIGITS}g}")
+
+
 def _folds(
     wrong: Bool[np.ndarray, " rows"], groups: Int64[np.ndarray, " rows"], seed: int
 ) -> Int64[np.ndarray, " rows"]:
@@ -94,7 +120,3 @@ def _folds(
     fold[order] = np.arange(len(names)) % FOLDS
     folds: Int64[np.ndarray, " rows"] = fold[group]
     return folds
-
-
-def _rounded(coefficient: float) -> float:
-    return float(f"{coefficient:.{DIGITS}g}")

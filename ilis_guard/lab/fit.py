@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from ilis_guard.errors import FitError, UnacceptedFindingsError
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.blending import fit_blending, typicality_reference
+from ilis_guard.lab.correcting import feature_widths
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import held_out
 from ilis_guard.lab.splits import check_classes, check_splits, list_wordings, split
@@ -125,8 +126,11 @@ def fit(
     best = candidates[0]
     columns = traffic.normalised(best.metadata.features)
     reference = typicality_reference(columns.blocks["typicality"], splits["train"], calibrating)
-    blending = fit_blending(columns, wrong, names, train=splits["train"], validation=splits["validation"])
-    raw = BlendedTrees(best.booster, blending=blending, reference=reference).raw_scores(columns)
+    widths = feature_widths(best.metadata.features, answers.manifest.fingerprint, len(answers.known))
+    blending = fit_blending(
+        best.booster, columns, widths, wrong, names, train=splits["train"], validation=splits["validation"]
+    )
+    raw = BlendedTrees(best.booster, blending=blending).raw_scores(columns)
     calibration = calibrate(raw[calibrating], wrong[calibrating])
     uncertainty = calibration.apply(raw)
     seen = splits["train"] | splits["validation"] | splits["calibration"]

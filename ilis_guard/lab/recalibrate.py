@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.calibration_rows import TRAINED, CalibrationRows, Circumstances
-from ilis_guard.lab.correcting import CorrectionRows
+from ilis_guard.lab.correcting import CorrectionRows, feature_widths
 from ilis_guard.lab.fit import calibrate, check_findings
 from ilis_guard.lab.metrics import weighted_figures
 from ilis_guard.lab.splits import check_classes
@@ -29,10 +29,8 @@ from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Re
 from ilis_guard.scoring.bundle_files import write_bundle
 from ilis_guard.scoring.calibration import BetaCalibration
 from ilis_guard.scoring.correction import Correction
-from ilis_guard.scoring.features import feature_count
 from ilis_guard.scoring.findings import FEW_GROUPS, calibration_findings, figure_findings
 from ilis_guard.scoring.risk_control import one_of_each
-from ilis_guard.types import Fingerprint
 
 MIN_PER_CLASS: Final = 20
 """Fewer right or wrong rows are too few to fit the three parameters of a calibration map."""
@@ -144,11 +142,11 @@ def _corrected(
     bundle: Bundle, rows: CalibrationRows, kept: Bool[np.ndarray, " rows"]
 ) -> tuple[Correction, Float64[np.ndarray, " rows"]]:
     """Fit a correction to the rows that aren't kept; score each row by one that wasn't fitted to it."""
-    learned, features = ~kept, rows.normalised_features
+    learned, features, metadata = ~kept, rows.normalised_features, bundle.metadata
     correction, held_out = CorrectionRows(
         rows.raw[learned],
         features[learned],
-        _widths(bundle.metadata),
+        feature_widths(metadata.features, metadata.fingerprint, len(metadata.statistics)),
         wrong=rows.wrong[learned],
         weights=rows.weights[learned],
         groups=rows.groups[learned],
@@ -157,16 +155,7 @@ def _corrected(
     raw = np.empty(len(rows))
     raw[learned] = held_out
     raw[kept] = correction.apply(rows.raw[kept], features[kept])
-    return correction.after(bundle.metadata.correction), raw
-
-
-def _widths(metadata: BundleMetadata) -> list[tuple[int, bool]]:
-    """The columns of each group of features, and whether they are of maps."""
-    layers = metadata.fingerprint.layers if isinstance(metadata.fingerprint, Fingerprint) else 0
-    return [
-        (feature_count([group], layers=layers, statistics=len(metadata.statistics)), group != "statistics")
-        for group in metadata.features
-    ]
+    return correction.after(metadata.correction), raw
 
 
 def _write(
@@ -202,10 +191,12 @@ def _write(
         *(finding for finding in bundle.metadata.findings if finding.kind == "constant_features"),
     )
     check_findings(findings, accept=accept)
+    blending = bundle.metadata.blending
     metadata = bundle.metadata.model_copy(
         update={
             **{field.name: getattr(rows.circumstances, field.name) for field in fields(Circumstances)},
             "calibration": calibration,
+            "blending": blending.model_copy(update={"adapted": rows.adapted or blending.adapted}),
             "correction": correction or bundle.metadata.correction,
             "recalibrated": Recalibration(
                 bundle=bundle.digest,

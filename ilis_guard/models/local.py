@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Self
 
@@ -39,6 +40,7 @@ from ilis_guard.models.forward_batch import (
     select_rows,
 )
 from ilis_guard.models.prompts import PromptTemplate, TextCodec
+from ilis_guard.models.shared_prefix import prefill
 from ilis_guard.models.tokenizers import vocabulary_size
 from ilis_guard.models.weights import Progress
 from ilis_guard.signature import Recorder, Recording, Tap, TapPoint, locate, replay
@@ -235,7 +237,12 @@ class LocalModel:
             finish_reason = self._finish_reason(answer) if is_complete else None
             return self._generation(recording, answer, requests[row], finish_reason, span)
 
-        with delay_exit(), torch.no_grad(), Tap(self._points) as tap:
+        # Rows that are done are taken out of the cache; a single row needs no such cache.
+        cache = row_cache(self._model, self._decoding) if len(requests) > 1 else None
+        with delay_exit(), torch.no_grad(), ExitStack() as taps:
+            if cache is not None:
+                prefill(self._model, [request.tokens for request in requests], cache)
+            tap = taps.enter_context(Tap(self._points))
             recorder = Recorder(
                 tap,
                 end_tokens=self._codec.end_tokens,
@@ -244,8 +251,6 @@ class LocalModel:
                 every_token=span is not None,
                 find_answers=[self._find_answer(request) for request in requests],
             )
-            # Rows that are done are taken out of the cache; a single row needs no such cache.
-            cache = row_cache(self._model, self._decoding) if len(requests) > 1 else None
             batch = ForwardBatch(
                 recorder,
                 requests,

@@ -163,8 +163,7 @@ class BundleMetadata(BundlePart):
     """The output statistics that were known of the answers: the columns of the feature `statistics`, in this order."""
     candidates: Annotated[tuple[Candidate, ...], FailFast()] = ()
     """The trees that were tried, the best first; may be empty."""
-    blending: Blending | None = None
-    """None at stage `prompt`, where there is no answer yet, and where the answer's log-probability is unknown."""
+    blending: Blending
     calibration: BetaCalibration
     rows: Mapping[str, Count]
     """Rows in each split, and those left out because nothing was generated, or because calibration and held-out figures
@@ -214,8 +213,6 @@ class BundleMetadata(BundlePart):
             raise ValueError(
                 f"at stage 'prompt' there are 'prompt' and 'prompt-summary' to look at, no more, got {self.features!r}"
             )
-        if self.blending is not None and (self.stage == "prompt" or "logprob_sum" not in self.statistics):
-            raise ValueError("'blending' needs the output statistic 'logprob_sum', which isn't known here")
         is_tapped = isinstance(self.fingerprint, Fingerprint)
         if not is_tapped and self.features != ("statistics",):
             raise ValueError(

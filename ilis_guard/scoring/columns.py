@@ -11,9 +11,11 @@ from ilis_guard.scoring.features import FeatureGroup, Maps, feature_matrix
 from ilis_guard.scoring.typicality import statistics_columns, typicality_columns
 from ilis_guard.types import Stage, Statistic
 
-Block = Literal["features", "typicality", "logprob_sum"]
-"""Columns of one use: the trees' features, what typicality compares, and the answer's log-probability, nats."""
-BLOCKS: Final[tuple[Block, ...]] = ("features", "typicality", "logprob_sum")
+Block = Literal["features", "typicality", "logprobs"]
+"""Columns of one use: the trees' features, what typicality compares, and the answer's log-probabilities."""
+BLOCKS: Final[tuple[Block, ...]] = ("features", "typicality", "logprobs")
+LOGPROBS: Final[tuple[Statistic, ...]] = ("logprob_sum", "logprob_mean")
+"""The columns of the block `logprobs`, nats: of the whole answer, and of a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class Columns:
     """What a scorer looks at."""
 
     blocks: Mapping[Block, Float64[np.ndarray, "rows columns"]]
-    """Without `logprob_sum` where that isn't known, as it isn't at the prompt."""
+    """Without `logprobs` where these aren't known, as they aren't at the prompt."""
     prompt: Float64[np.ndarray, "rows summary"]
     """Summaries of the prompts' maps, which tell kinds of requests apart; no columns where there are no maps."""
 
@@ -46,6 +48,16 @@ class Columns:
         return replace(self, blocks=blocks, prompt=self.prompt[which])
 
 
+def knows_logprobs(stage: Stage, known: Sequence[Statistic]) -> bool:
+    """Tell whether there is a block `logprobs`.
+
+    Args:
+        stage: what is scored.
+        known: the output statistics that there are.
+    """
+    return stage == "answer" and set(LOGPROBS) <= set(known)
+
+
 def columns_of(
     features: Sequence[FeatureGroup],
     stage: Stage,
@@ -66,7 +78,7 @@ def columns_of(
         "features": feature_matrix(features, maps, statistics),
         "typicality": typicality_columns(maps, stage) if maps else statistics_columns(statistics),
     }
-    if stage == "answer" and "logprob_sum" in known:
-        blocks["logprob_sum"] = statistics[:, [known.index("logprob_sum")]]
+    if knows_logprobs(stage, known):
+        blocks["logprobs"] = statistics[:, [known.index(name) for name in LOGPROBS]]
     prompt = feature_matrix(["prompt-summary"], maps, statistics) if maps else np.zeros((len(statistics), 0))
     return Columns(blocks=blocks, prompt=prompt)

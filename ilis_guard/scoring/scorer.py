@@ -8,7 +8,7 @@ import numpy as np
 from ilis_guard.errors import BundleError, BundleMismatchError, ScoringError
 from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata
-from ilis_guard.scoring.columns import BLOCKS, Block, Columns, columns_of
+from ilis_guard.scoring.columns import BLOCKS, LOGPROBS, Block, Columns, columns_of, knows_logprobs
 from ilis_guard.scoring.features import Maps, feature_count, positions_of
 from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.scoring.traffic import Normaliser
@@ -50,7 +50,7 @@ class LightGBMScorer:
         self._trees = blended_trees(bundle)
         self._typicality = TypicalityEstimator(bundle.calibration_set.typicality)
         self._needed = frozenset[Position]() if self._layers is None else _positions(metadata)
-        needs_statistics = "statistics" in metadata.features or metadata.blending is not None
+        needs_statistics = "statistics" in metadata.features or knows_logprobs(metadata.stage, metadata.statistics)
         self._statistics = metadata.statistics if needs_statistics else ()
         if profile is not None:
             profile.check_fits(bundle)
@@ -100,7 +100,8 @@ class LightGBMScorer:
         profile = None if wording in self._labelled else self._profile
         normaliser = self._home if profile is None else self._adapted
         normal = normaliser.in_units(columns, [labels])
-        uncertainty = float(self.bundle.metadata.calibration.apply(self._trees.raw_scores(normal))[0])
+        raw = self._trees.raw_scores(normal, adapted=profile is not None)
+        uncertainty = float(self.bundle.metadata.calibration.apply(raw)[0])
         score = Score(
             uncertainty=uncertainty,
             typicality=float(self._typicality.typicality(normal.blocks["typicality"])[0]),
@@ -183,7 +184,6 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
     return BlendedTrees(
         booster,
         blending=metadata.blending,
-        reference=bundle.calibration_set.typicality,
         correction=metadata.correction,
     )
 
@@ -191,17 +191,21 @@ def blended_trees(bundle: Bundle) -> BlendedTrees:
 def _check_widths(bundle: Bundle) -> None:
     wanted, found = _widths(bundle.metadata), bundle.traffic.widths
     compared = len(bundle.calibration_set.typicality.mean)
-    correction = bundle.metadata.correction
-    if correction is not None and len(correction.features) != wanted["features"]:
-        raise BundleError(
-            f"the correction of the bundle {bundle.digest} has {len(correction.features)} coefficients, and there are "
-            f"{wanted['features']} features: copy the bundle again or fit it anew"
-        )
     if found != wanted or compared != wanted["typicality"]:
         raise BundleError(
             f"the bundle {bundle.digest} looks at the columns {wanted!r}; its traffic.json has {found!r} and its "
             f"typicality reference in calibration.json {compared}: copy the bundle again or fit it anew"
         )
+    metadata = bundle.metadata
+    linear = {"blending": metadata.blending.linear}
+    if metadata.correction is not None:
+        linear["correction"] = metadata.correction.features
+    for name, coefficients in linear.items():
+        if len(coefficients) != wanted["features"]:
+            raise BundleError(
+                f"the {name} of the bundle {bundle.digest} has {len(coefficients)} coefficients, and there are "
+                f"{wanted['features']} features: copy the bundle again or fit it anew"
+            )
 
 
 def _widths(metadata: BundleMetadata) -> dict[Block | Literal["prompt"], int]:
@@ -210,10 +214,10 @@ def _widths(metadata: BundleMetadata) -> dict[Block | Literal["prompt"], int]:
     counted: dict[Block, int] = {
         "features": feature_count(metadata.features, layers=layers, statistics=statistics),
         "typicality": len(COMPARED[metadata.stage]) * (layers - 1) if layers else statistics,
-        "logprob_sum": int(metadata.stage == "answer" and "logprob_sum" in metadata.statistics),
+        "logprobs": len(LOGPROBS) * knows_logprobs(metadata.stage, metadata.statistics),
     }
     prompt = feature_count(["prompt-summary"], layers=layers, statistics=0) if layers else 0
     known: dict[Block | Literal["prompt"], int] = {
-        name: counted[name] for name in BLOCKS if counted[name] or name != "logprob_sum"
+        name: counted[name] for name in BLOCKS if counted[name] or name != "logprobs"
     }
     return known | {"prompt": prompt}

@@ -11,7 +11,7 @@ from benchmarks.baselines_crosscheck.__main__ import RESULTS, _compared, _is_sam
 from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.types import FinishReason, Generation
 
-ESTIMATED = [score for score in SCORES if score not in ("margin", "p_true")]
+ESTIMATED = [score for score in SCORES if score not in ("margin", "layer_information", "p_true")]
 """lm-polygraph has no margin."""
 
 

@@ -10,8 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.learning_curve.__main__ import RESULTS, SIZES, measure, run
 from benchmarks.learning_curve.figures import HEADINGS, curve_figures, find
-from benchmarks.learning_curve.left_out import LeftOut, harvests_in, leave_out
-from benchmarks.learning_curve.trials import BUNDLE, OUTPUT_STATISTICS, Setting, Sizes, Trial
+from benchmarks.learning_curve.left_out import LeftOut, harvests_in, leave_out, sources_in
+from benchmarks.learning_curve.rivals import OUTPUT_STATISTICS
+from benchmarks.learning_curve.trials import BUNDLE, Setting, Sizes, Trial
 from ilis_guard.errors import FitError
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED
 from ilis_guard.lab.recalibrate import KEPT
@@ -43,7 +44,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alpha(folder: Path, bundles: Path) -> LeftOut:
-    return leave_out("alpha", harvests_in(folder), bundles)
+    return leave_out("alpha", sources_in(folder), bundles)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,17 @@ import numpy as np
 
 from ilis_guard.lab.attempt_schema import AttemptManifest, AttemptTier, HarvestManifest
 from ilis_guard.lab.attempts import Answers, AttemptTable, Mask, write_attempts
-from ilis_guard.types import STATISTICS, Fingerprint, Precision, RemoteFingerprint
+from ilis_guard.lab.baselines.observations import (
+    LENS,
+    LENS_SITES,
+    SCORES,
+    SITES,
+    ObservationManifest,
+    file_digest,
+    observation_table,
+)
+from ilis_guard.lab.storage import write_table
+from ilis_guard.types import STATISTICS, Fingerprint, Precision, RemoteFingerprint, Site
 
 LAYERS = 5
 
@@ -88,6 +98,50 @@ def write_harvest(rows: Answers, path: Path, precision: Precision = "full") -> P
         for row, id_ in enumerate(rows.ids.tolist())
     ]
     write_attempts(path, AttemptTable.of_rows(table, written))
+    return path
+
+
+def observed_answers(rows: Answers, *, seed: int = 0, signal: float = 1.0, away: float = 0.0) -> Answers:
+    """The rows as if they had been observed: all of it tells whether they are wrong, and lies so far from 0."""
+    random = np.random.default_rng(seed)
+    told = signal * (2.0 * rows.wrong - 1)
+
+    def noise(*shape: int) -> np.ndarray:
+        return random.normal(size=(len(rows), *shape))
+
+    activations: dict[Site, np.ndarray] = {}
+    for site in SITES:
+        layers = noise(LAYERS, rows.manifest.tapped().hidden)
+        layers[:, 2] += told[:, None]
+        activations[site] = (layers + away).astype(np.float16)
+    lens = noise(len(LENS_SITES), LAYERS)
+    lens[:, :, 2] += told[:, None]
+    return replace(
+        rows,
+        unsupervised={name: told + noise() for name in SCORES},
+        activations=activations,
+        lens=(lens + away).astype(np.float32),
+    )
+
+
+def write_observations(rows: Answers, harvest: Path, path: Path) -> Path:
+    """What was observed of a harvest of these rows, as `ilis-guard observe` writes it."""
+    assert rows.unsupervised is not None
+    assert rows.activations is not None
+    assert rows.lens is not None
+    manifest = ObservationManifest(
+        harvest=rows.manifest, harvest_sha256=file_digest(harvest), rauq_alpha=0.5, p_true_prompt="", versions={}
+    )
+    written = [
+        {
+            "id": id_,
+            **{name: float(scores[row]) for name, scores in rows.unsupervised.items()},
+            **{site: layers[row] for site, layers in rows.activations.items()},
+            LENS: rows.lens[row],
+        }
+        for row, id_ in enumerate(rows.ids.tolist())
+    ]
+    write_table(observation_table(written, manifest), path)
     return path
 
 

@@ -11,8 +11,8 @@ from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines import probes
 from ilis_guard.lab.baselines.estimator import Estimator, Method
 from ilis_guard.lab.baselines.methods import SIGNATURE, methods
-from ilis_guard.lab.baselines.observations import SCORES, SITES
-from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LayerProbeEstimator
+from ilis_guard.lab.baselines.observations import LENS_SITES, SCORES, SITES
+from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LayerProbeEstimator, LensProbe
 from ilis_guard.lab.metrics import auroc
 from ilis_guard.types import Fingerprint, Position, Site
 from tests.lab.synthetic import harvest_manifest
@@ -42,6 +42,8 @@ def made(size: int, seed: int, *, signal: float = 1.5) -> Answers:
         layers = noise(LAYERS, HIDDEN)
         layers[:, TOLD_AT, :3] += told[:, None]
         activations[site] = (layers * np.arange(1, LAYERS + 1)[:, None]).astype(np.float16)
+    entropies = noise(len(LENS_SITES), LAYERS).astype(np.float32)
+    entropies[:, 1, TOLD_AT] += told
     return Answers(
         manifest=harvest_manifest(
             Fingerprint(
@@ -64,6 +66,7 @@ def made(size: int, seed: int, *, signal: float = 1.5) -> Answers:
         statistics=np.column_stack([-told + noise(), noise(), told + noise(), noise()]),
         unsupervised={name: told + noise() for name in SCORES},
         activations=activations,
+        lens=entropies * np.arange(1, LAYERS + 1, dtype=np.float32),
     )
 
 
@@ -102,7 +105,7 @@ def shuffled(rows: Answers) -> Answers:
 
 
 def test_there_are_the_methods_of_the_tables() -> None:
-    probes = ["probe-mlp", "probe-residual", "saplma"]
+    probes = ["probe-mlp", "probe-residual", "saplma", "trilens"]
     learning = ["output-statistics", "sequence-probability", *probes, "signature", "trees", "fused"]
     assert list(METHODS) == [*SCORES, *learning]
     assert [name for name, method in METHODS.items() if method.kind == "unsupervised"] == list(SCORES)
@@ -135,13 +138,16 @@ def test_rows_in_no_mask_change_nothing(name: str) -> None:
         return np.where(test.reshape(-1, *[1] * (mine.ndim - 1)), theirs, mine)
 
     assert ROWS.activations is not None
+    assert ROWS.lens is not None
     assert other.activations is not None
+    assert other.lens is not None
     altered = replace(
         ROWS,
         wrong=mixed(ROWS.wrong, ~ROWS.wrong),
         statistics=mixed(ROWS.statistics, other.statistics),
         signatures={position: mixed(maps, other.signatures[position]) for position, maps in ROWS.signatures.items()},
         activations={site: mixed(layers, other.activations[site]) for site, layers in ROWS.activations.items()},
+        lens=mixed(ROWS.lens, other.lens),
     )
     seen = ROWS.take(train)
     before, after = (scores(METHODS[name], rows, train, validation, seen) for rows in (ROWS, altered))
@@ -184,6 +190,22 @@ def newton(numbers: np.ndarray, wrong: np.ndarray, strength: float) -> np.ndarra
     return weights[:-1]
 
 
+def test_the_probe_on_entropies_is_the_penalised_regression_with_the_best_validation_auroc() -> None:
+    train, validation, test = thirds(ROWS)
+    assert ROWS.lens is not None
+    entropies = ROWS.lens.reshape(len(ROWS), -1).astype(np.float64)
+    standard = (entropies - entropies[train].mean(axis=0)) / entropies[train].std(axis=0)
+    fitted = LensProbe().fit(ROWS, train, validation, 0)
+    directions = {strength: newton(standard[train], ROWS.wrong[train], strength) for strength in probes.STRENGTHS}
+    aurocs = {
+        strength: auroc(ROWS.wrong[validation], standard[validation] @ directions[strength]) for strength in directions
+    }
+    assert aurocs[fitted.classifier.strength] == pytest.approx(max(aurocs.values()), abs=1e-3)
+    scored = fitted.predict_proba(ROWS.take(test))
+    expected = standard[test] @ directions[fitted.classifier.strength]
+    assert np.corrcoef(np.log(scored / (1 - scored)), expected)[0, 1] > 0.999
+
+
 def test_a_network_takes_part_where_there_is_no_straight_line(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made(1500, 2, signal=0)
     assert rows.activations is not None
@@ -203,6 +225,7 @@ def without_one(rows: Answers) -> Answers:
     """One number of what the method looks at is missing, in the last row."""
     assert rows.unsupervised is not None
     assert rows.activations is not None
+    assert rows.lens is not None
 
     def spoilt(array: np.ndarray) -> np.ndarray:
         array = array.copy()
@@ -215,6 +238,7 @@ def without_one(rows: Answers) -> Answers:
         signatures={position: spoilt(maps) for position, maps in rows.signatures.items()},
         unsupervised={score: spoilt(of) for score, of in rows.unsupervised.items()},
         activations={site: spoilt(layers) for site, layers in rows.activations.items()},
+        lens=spoilt(rows.lens),
     )
 
 
@@ -231,7 +255,7 @@ def test_a_missing_number_is_an_error(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_that_need_observations_refuse_rows_without(name: str) -> None:
-    bare = replace(ROWS, unsupervised=None, activations=None)
+    bare = replace(ROWS, unsupervised=None, activations=None, lens=None)
     train, validation, _ = thirds(ROWS)
 
     def run() -> np.ndarray:

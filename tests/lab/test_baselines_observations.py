@@ -11,6 +11,8 @@ from ilis_guard.errors import FitError
 from ilis_guard.lab.attempt_schema import METADATA_KEY
 from ilis_guard.lab.attempts import Answers, read_answers, read_attempts
 from ilis_guard.lab.baselines.observations import (
+    LENS,
+    LENS_SITES,
     SCORES,
     SITES,
     ObservationManifest,
@@ -47,6 +49,7 @@ def observed(path: Path, of: Path, *, order: int = 1, ids: list[str] | None = No
             "id": id_,
             **{score: number_of(id_) + place / 10 for place, score in enumerate(SCORES)},
             **{site: np.full((LAYERS, HIDDEN), number_of(id_) + len(site), np.float16) for site in SITES},
+            LENS: np.arange(len(LENS_SITES) * LAYERS, dtype=np.float32).reshape(-1, LAYERS) + number_of(id_),
         }
         for id_ in (ids or list(known.ids))[::order]
     ]
@@ -66,6 +69,10 @@ def check(rows: Answers, ids: list[str]) -> None:
         assert rows.activations[site].shape == (len(ids), LAYERS, HIDDEN)
         assert rows.activations[site].dtype == np.float16
         np.testing.assert_array_equal(rows.activations[site][:, 1, 2], (numbers + len(site)).astype(np.float16))
+    assert rows.lens is not None
+    assert rows.lens.shape == (len(ids), len(LENS_SITES), LAYERS)
+    assert rows.lens.dtype == np.float32
+    np.testing.assert_array_equal(rows.lens[:, 2, 1], numbers + 2 * LAYERS + 1)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -106,6 +113,7 @@ def test_a_harvest_may_be_read_without_observations(tmp_path: Path) -> None:
     rows = read_answers([harvested(tmp_path / "one.parquet", 0)])
     assert rows.unsupervised is None
     assert rows.activations is None
+    assert rows.lens is None
     assert rows.take(np.array([0])).ids.tolist() == ["q0"]
 
 

@@ -3,7 +3,7 @@
 import math
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -119,12 +119,19 @@ def test_answers_of_every_kind_are_here(lab: Lab) -> None:
     assert len(answers) < len(QUESTIONS)
 
 
-def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, float], dict[Site, np.ndarray]]:
+@dataclass(frozen=True)
+class Naive:
+    scores: dict[str, float]
+    activations: dict[Site, np.ndarray]
+    lens: np.ndarray
+
+
+def naive(network: Any, asked: Question, answer: Generation) -> Naive:
     """One answer's scores and activations, by loops over the pass of that answer alone."""
     kept: dict[tuple[str, int], torch.Tensor] = {}
     hooks = []
     for index, layer in enumerate(network.model.layers):
-        for site, tapped in (("mlp", layer.mlp), ("residual", layer)):
+        for site, tapped in (("attention", layer.self_attn), ("mlp", layer.mlp), ("residual", layer)):
             hooks.append(
                 tapped.register_forward_hook(
                     lambda _module, _inputs, output, key=(site, index): kept.update(
@@ -137,6 +144,8 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     assert len(prompt) == answer.prompt_tokens
     tokens = fed(answer)
     with torch.inference_mode():
+        network(torch.tensor([[words["<bos>"], words["w1"]]]), use_cache=False)
+        empty = [kept["residual", index][0, -1] for index in range(LAYERS)]
         output = network(torch.tensor([[*prompt, *tokens]]), output_attentions=True, use_cache=False)
     for hook in hooks:
         hook.remove()
@@ -145,6 +154,20 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
     }
     places = [place for place, token in enumerate(answer.token_ids) if token not in SPECIAL]
     last = len(prompt) + max(place for place in places if place < len(tokens))
+
+    def read(hidden: torch.Tensor) -> list[float]:
+        with torch.inference_mode():
+            return softmax(network.lm_head(network.model.norm(hidden)).tolist())
+
+    entropies = [
+        [-math.fsum(p * math.log(p) for p in read(kept[site, index][0, last])) for index in range(LAYERS)]
+        for site in ("attention", "mlp", "residual")
+    ]
+    drawn_at, drawn = len(prompt) - 1 + places[0], answer.token_ids[places[0]]
+    information = math.fsum(
+        math.log(read(kept["residual", index][0, drawn_at])[drawn]) - math.log(read(empty[index])[drawn])
+        for index in range(LAYERS)
+    )
     probabilities = [softmax(output.logits[0, len(prompt) - 1 + place].tolist()) for place in places]
     said = [row[answer.token_ids[place]] for row, place in zip(probabilities, places, strict=True)]
     logarithms = [math.log(p) for p in said]
@@ -166,8 +189,9 @@ def naive(network: Any, asked: Question, answer: Generation) -> tuple[dict[str, 
             # Of five layers, those from the floor of a third to the ceiling of two thirds.
             for weights in (output.attentions[layer] for layer in (1, 2, 3, 4))
         ),
+        "layer_information": -information,
     }
-    return scores, {site: of[last] for site, of in activations.items()}
+    return Naive(scores, {site: of[last] for site, of in activations.items()}, np.array(entropies))
 
 
 def naive_rauq(said: list[float], of_heads: list[list[float]], alpha: float = 0.5) -> float:
@@ -193,10 +217,11 @@ def test_scores_and_activations_are_those_of_a_plain_pass_over_each_answer(lab: 
     network = AutoModelForCausalLM.from_pretrained(lab.folder, dtype=torch.float32, attn_implementation="eager")
     assert observed.ids == tuple(asked.id for asked, _ in answered)
     for row, (asked, answer) in enumerate(answered):
-        scores, activations = naive(network, asked, answer)
-        found = {name: observed.scores[name][row] for name in scores}
-        assert found == pytest.approx(scores, rel=2e-4, abs=2e-5), answer.token_ids
-        for site, expected in activations.items():
+        wanted = naive(network, asked, answer)
+        found = {name: observed.scores[name][row] for name in wanted.scores}
+        assert found == pytest.approx(wanted.scores, rel=2e-4, abs=2e-5), answer.token_ids
+        np.testing.assert_allclose(observed.lens[row], wanted.lens, rtol=2e-4, atol=2e-5)
+        for site, expected in wanted.activations.items():
             given = observed.activations[site][row].astype(np.float64) * UNIT[site]
             np.testing.assert_allclose(given, expected, rtol=2e-3, atol=1e-4)
 
@@ -249,8 +274,8 @@ def test_logits_of_a_pass_are_bounded(llama: Lab, tmp_path: Path, monkeypatch: p
     most: list[int] = []
     logits = forward.ForwardRunner._logits
 
-    def watched(self: forward.ForwardRunner, sequences: Sequence[Sequence[int]], kept: int) -> torch.Tensor:
-        found = logits(self, sequences, kept)
+    def watched(self: forward.ForwardRunner, inputs: Mapping[str, Any], kept: int) -> torch.Tensor:
+        found = logits(self, inputs, kept)
         most.append(found.numel())
         return found
 
@@ -306,7 +331,7 @@ def test_attention_is_restored_even_if_the_pass_fails(
     assert network.config._attn_implementation == "sdpa"
     hooks = [len(module._forward_hooks) for module in network.modules()]
 
-    def fail(*_args: object) -> None:
+    def fail(*_args: object, **_named: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(forward, "_token_statistics", fail)

@@ -17,7 +17,8 @@ from ilis_guard.lab.splits import check_splits, split
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import Split
-from ilis_guard.scoring.columns import Columns, columns_of
+from ilis_guard.scoring.columns import Block, Columns, columns_of
+from ilis_guard.scoring.features import feature_count
 from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_columns
 from ilis_guard.types import Fingerprint, Generation, Position, Statistics
 from tests.lab.synthetic import harvest_manifest
@@ -173,7 +174,8 @@ def test_rows_of_a_split_only_affect_its_part_of_the_bundle(
     grown = ("features", "candidates", "blending")
     is_grown = all(getattr(known.metadata, name) == getattr(learned.metadata, name) for name in grown)
     assert is_grown == ("trees.txt" in unchanged)
-    for block in ("typicality", "logprob_sum"):
+    blocks: tuple[Block, ...] = ("typicality", "logprobs")
+    for block in blocks:
         assert known.traffic.kinds[0].moments[block] == learned.traffic.kinds[0].moments[block]
     assert known.traffic.prompts == learned.traffic.prompts
 
@@ -256,11 +258,9 @@ def test_the_bundle_read_back_scores_rows_as_the_fit_did(fitted: Fitted) -> None
     calibration = splits["calibration"]
     assert tuple(uncertainty[calibration].tolist()) == bundle.calibration_set.uncertainty
     assert tuple(ROWS.wrong[calibration].tolist()) == bundle.calibration_set.wrong
-    assert metadata.blending is not None
     trees = BlendedTrees(
         lightgbm.Booster(model_str=bundle.trees),
         blending=metadata.blending,
-        reference=bundle.calibration_set.typicality,
     )
     raw = trees.raw_scores(normalised(ROWS, bundle))
     assert module.calibrate(raw[calibration], ROWS.wrong[calibration]) == metadata.calibration
@@ -307,7 +307,7 @@ def test_at_stage_prompt_the_prompts_map_is_all_that_is_learned_from(tmp_path: P
     learned = fit(replace(rows, signatures=known), tmp_path / "learned", stage="prompt")
     assert learned.stage == "prompt"
     assert learned.features in module.FEATURES["prompt"]
-    assert learned.blending is None
+    assert len(learned.blending.linear) == feature_count(learned.features, layers=LAYERS, statistics=4)
     assert learned.held_out.auroc.low > 0.8
     bundle = read_bundle(str(tmp_path / "learned"))
     assert len(bundle.calibration_set.typicality.mean) == LAYERS - 1

@@ -18,6 +18,7 @@ from ilis_guard.scoring.traffic import Moments, Normaliser
 from ilis_guard.types import Position
 from tests.lab.synthetic import synthetic_answers
 from tests.lab.test_adapt import ROWS, bundle, folder, traffic_of
+from tests.scoring.by_hand import trees_alone
 
 __all__ = ["bundle", "folder"]
 
@@ -126,9 +127,10 @@ def normal_only(bundle: Bundle) -> Bundle:
         lightgbm.Dataset(columns, label=ROWS.wrong),
         num_boost_round=20,
     )
+    alone = trees_alone(columns.shape[1] // 2)
     return dataclasses.replace(
         bundle,
-        metadata=bundle.metadata.model_copy(update={"features": FEATURES, "blending": None}),
+        metadata=bundle.metadata.model_copy(update={"features": FEATURES, "blending": alone}),
         trees=booster.model_to_string(),
         traffic=home.profile(FEATURES),
     )

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from ilis_guard.lab.blending import fit_sequence_probability
+from ilis_guard.lab.baselines.sequence_probability import fit_sequence_probability
 
 SLOPE = 0.4
 

@@ -1,6 +1,7 @@
 """Padded batches on many architectures: each row equals a single run."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from ilis_guard.models.snapshot import ModelSnapshot
 from ilis_guard.signature import locate, pattern
 from ilis_guard.types import Fingerprint, Generation
 from tests.signature.test_architectures import COMMON, EXPERTS, HEADED, HIDDEN, LAYERS, VOCABULARY, build
+from tests.watching import watch
 
 pytestmark = pytest.mark.usefixtures("real_model")
 
@@ -96,10 +98,28 @@ def drawn_prompts() -> list[tuple[int, ...]]:
     return [tuple(drawn.integers(2, 90, size=length).tolist()) for length in (3, 11, 7, 5, 1)]
 
 
+def prompts_that_begin_alike() -> list[tuple[int, ...]]:
+    """The shorter ones are padded further than the first of the tokens that differ, and one is the beginning alone."""
+    drawn = np.random.default_rng(1)
+    alike = tuple(drawn.integers(2, 90, size=24).tolist())
+    return [(*alike, *drawn.integers(2, 90, size=length).tolist()) for length in (3, 31, 7, 5, 0)]
+
+
 def answers(model: LocalModel, prompts: list[tuple[int, ...]]) -> list[Generation]:
     observer = BatchObserver()
     model.run([GenerationRequest(tokens=prompt, started_at=0.0) for prompt in prompts], observer)
     return [observer.generations[row] for row in range(len(prompts))]
+
+
+@contextmanager
+def passes(model: LocalModel) -> Iterator[list[tuple[int, int]]]:
+    """Rows and tokens of each pass."""
+    shapes: list[tuple[int, int]] = []
+    handle = watch(
+        model._model.get_input_embeddings(), lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape))
+    )
+    yield shapes
+    handle.remove()
 
 
 class Leaving(BatchObserver):
@@ -127,6 +147,54 @@ def test_padded_row_equals_a_single_run(make: Callable[[], Any], agree: Callable
         (alone,) = answers(model, [prompt])
         assert found.token_ids == alone.token_ids
         agree(found, alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_row_behind_a_shared_prefix_equals_a_single_run(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+    model, prompts = local(make()), prompts_that_begin_alike()
+    for found, prompt in zip(answers(model, prompts), prompts, strict=True):
+        (alone,) = answers(model, [prompt])
+        assert found.token_ids == alone.token_ids
+        agree(found, alone, rel=1e-3)
+
+
+def test_a_shared_prefix_passes_once() -> None:
+    model, prompts = local(build(LlamaConfig(**HEADED))), prompts_that_begin_alike()
+    with passes(model) as shapes:
+        answers(model, prompts)
+    # Each row has at least one token left: of the one that is the beginning alone, the last.
+    assert shapes[:3] == [(1, 23), (5, 55 - 23), (5, 1)]
+
+
+def test_a_prefix_longer_than_a_layers_window_passes_in_each_row() -> None:
+    model, prompts = local(build(MistralConfig(**HEADED, sliding_window=16))), prompts_that_begin_alike()
+    with passes(model) as shapes:
+        answers(model, prompts)
+    assert shapes[1] == (5, 55)
+
+
+def test_a_short_prefix_passes_in_each_row() -> None:
+    model, prompts = local(build(LlamaConfig(**HEADED))), prompts_that_begin_alike()[:2]
+    with passes(model) as shapes:
+        answers(model, prompts)
+    assert shapes[0] == (2, 55)
+
+
+def test_a_prompt_alone_passes_whole() -> None:
+    model, prompts = local(build(LlamaConfig(**HEADED))), prompts_that_begin_alike()[:1]
+    with passes(model) as shapes:
+        answers(model, prompts)
+    assert shapes[0] == (1, 27)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_rows_behind_a_shared_prefix_leave(make: Callable[[], Any], agree: Callable[..., None]) -> None:
+    model, leaving, prompts = local(make()), Leaving(), prompts_that_begin_alike()
+    model.run([GenerationRequest(tokens=prompt, started_at=0.0) for prompt in prompts], leaving)
+    alone = BatchObserver()
+    model.run([GenerationRequest(tokens=prompts[4], started_at=0.0)], alone)
+    assert leaving.generations[4].token_ids == alone.generations[0].token_ids
+    agree(leaving.generations[4], alone.generations[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("make", MODELS)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ilis_guard.scoring.blended_trees import Blending
 from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.traffic import Moments, TrafficProfile, measure_kind
 from ilis_guard.scoring.typicality import TypicalityReference
@@ -14,6 +15,11 @@ FARTHEST = 20.0
 def traffic_of(columns: Columns) -> TrafficProfile:
     """All of one kind."""
     return TrafficProfile(kinds=(measure_kind(columns, "all"),), prompts=Moments.of(columns.prompt))
+
+
+def trees_alone(features: int) -> Blending:
+    """A blending that changes nothing on the trees' own traffic: the linear model says nothing."""
+    return Blending(trees_spread=1.0, linear=(0.0,) * features, linear_weight=0.0)
 
 
 def normalised(values: Sequence[float], moments: Moments) -> list[float]:

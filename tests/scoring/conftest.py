@@ -14,7 +14,7 @@ from ilis_guard.scoring.figures import Figure
 from ilis_guard.scoring.traffic import Normaliser, TrafficProfile
 from ilis_guard.scoring.typicality import TypicalityReference
 from ilis_guard.types import STATISTICS, Fingerprint, Generation, Position, Statistics, Wording
-from tests.scoring.by_hand import traffic_of
+from tests.scoring.by_hand import traffic_of, trees_alone
 
 LAYERS = 4
 FEATURES: tuple[FeatureGroup, ...] = ("mean-prompt", "last-prompt", "statistics")
@@ -124,6 +124,7 @@ def metadata() -> BundleMetadata:
         wordings=(Wording(prompt="cd" * 16),),
         max_new_tokens=16,
         features=FEATURES,
+        blending=trees_alone(2 * LAYERS * (LAYERS - 1) + 4),
         calibration=BetaCalibration(a=0.7, b=1.3, c=-0.2),
         rows={"train": 150, "test": 60, "unanswered": 3},
         groups={"train": 150, "test": 60},

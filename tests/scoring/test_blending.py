@@ -1,107 +1,149 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import lightgbm
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ilis_guard.scoring.blended_trees import BlendedTrees, Blending, SequenceProbability, blend
-from ilis_guard.scoring.bundle import CalibrationSet
+from ilis_guard.scoring.blended_trees import BlendedTrees, Blending, improbability
 from ilis_guard.scoring.columns import Columns
+from tests.scoring.by_hand import trees_alone
 
 
 def log_odds_of(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def one(trees: float, log_odds: float, familiarity: float) -> float:
-    return float(blend(np.array([trees]), np.array([log_odds]), np.array([familiarity]))[0])
+def probability_of(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds))
 
 
-@pytest.mark.parametrize(
-    ("familiarity", "weight"),
-    [(0.0, 0.0), (0.04, 0.2), (0.25, 0.5), (0.64, 0.8), (1.0, 1.0)],
-    ids=str,
-)
-@pytest.mark.parametrize(("trees", "log_odds"), [(0.9, -1.5), (0.3, 2.0), (0.5, 0.7)])
-def test_the_more_familiar_an_answer_the_more_the_trees_weigh(
-    trees: float, log_odds: float, familiarity: float, weight: float
+@pytest.fixture
+def booster(trees: str) -> lightgbm.Booster:
+    return lightgbm.Booster(model_str=trees)
+
+
+@pytest.fixture
+def said(booster: lightgbm.Booster, normal: Columns) -> list[float]:
+    """The trees' scores."""
+    scores: list[float] = np.asarray(booster.predict(normal.blocks["features"])).tolist()
+    return scores
+
+
+def of(columns: Columns, **changes: Any) -> Blending:
+    return trees_alone(columns.normalised_features.shape[1]).model_copy(update=changes)
+
+
+def test_without_a_blending_the_trees_have_the_last_word(
+    normal: Columns, booster: lightgbm.Booster, said: list[float]
 ) -> None:
-    mixed = weight * log_odds_of(trees) + (1 - weight) * log_odds
-    assert one(trees, log_odds, familiarity) == pytest.approx(1 / (1 + math.exp(-mixed)), rel=1e-12)
+    alone = BlendedTrees(booster, blending=None)
+    assert alone.raw_scores(normal).tolist() == said
 
 
-def test_each_row_is_blended_by_its_own_typicality() -> None:
-    trees, log_odds, familiarity = np.array([0.9, 0.9, 0.2]), np.array([-1.0, -1.0, 3.0]), np.array([0.0, 1.0, 0.4])
-    alone = [one(*row) for row in zip(trees.tolist(), log_odds.tolist(), familiarity.tolist(), strict=True)]
-    assert blend(trees, log_odds, familiarity).tolist() == pytest.approx(alone, rel=1e-15)
-    assert alone[0] < 0.5 < alone[1]
+def test_trees_count_in_spreads(normal: Columns, booster: lightgbm.Booster, said: list[float]) -> None:
+    scores = BlendedTrees(booster, blending=of(normal, trees_spread=2.5)).raw_scores(normal)
+    assert scores.tolist() == pytest.approx([probability_of(log_odds_of(each) / 2.5) for each in said], rel=1e-12)
 
 
-@pytest.mark.parametrize("familiarity", [0.01, 0.3, 0.9])
-def test_the_order_by_trees_and_by_log_odds_is_kept(familiarity: float) -> None:
-    rising, same = np.linspace(0.001, 0.999, 200), np.full(200, familiarity)
-    assert (np.diff(blend(rising, np.full(200, -0.7), same)) > 0).all()
-    assert (np.diff(blend(np.full(200, 0.3), np.linspace(-9, 9, 200), same)) > 0).all()
+@pytest.fixture
+def linear(normal: Columns) -> tuple[float, ...]:
+    width = normal.normalised_features.shape[1]
+    return tuple(np.random.default_rng(0).normal(scale=0.3, size=width).tolist())
 
 
-@pytest.mark.parametrize(("trees", "kept"), [(0.0, 1e-6), (1.0, 1 - 1e-6)])
-@pytest.mark.parametrize("familiarity", [0.0, 1.0])
-def test_trees_that_are_sure_count_as_nearly_sure(trees: float, kept: float, familiarity: float) -> None:
-    score = one(trees, 0.4, familiarity)
-    assert 0 < score < 1
-    assert score == one(kept, 0.4, familiarity)
+@pytest.fixture
+def summed(normal: Columns, linear: tuple[float, ...]) -> list[float]:
+    """What the linear model says of features in units of their traffic."""
+    rows = normal.blocks["features"][:, len(linear) :].tolist()
+    return [sum(one * value for one, value in zip(linear, row, strict=True)) for row in rows]
 
 
-def test_without_log_odds_the_booster_has_the_last_word(
-    normal: Columns, trees: str, calibration_set: CalibrationSet
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_on_the_traffic_of_the_fit_the_linear_model_weighs_what_validation_chose(
+    weight: float,
+    normal: Columns,
+    booster: lightgbm.Booster,
+    said: list[float],
+    linear: tuple[float, ...],
+    summed: list[float],
 ) -> None:
-    booster = lightgbm.Booster(model_str=trees)
-    said = np.asarray(booster.predict(normal.blocks["features"]))
-    alone = BlendedTrees(booster, blending=None, reference=calibration_set.typicality)
-    assert alone.raw_scores(normal).tolist() == said.tolist()
+    blending = of(normal, linear=linear, linear_weight=weight)
+    scores = BlendedTrees(booster, blending=blending).raw_scores(normal)
+    by_hand = [probability_of(log_odds_of(each) + weight * other) for each, other in zip(said, summed, strict=True)]
+    assert scores.tolist() == pytest.approx(by_hand, rel=1e-9)
 
 
-def test_with_log_odds_the_boosters_word_is_blended(
-    normal: Columns, trees: str, calibration_set: CalibrationSet
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_on_other_traffic_the_linear_model_and_improbability_weigh_as_much_as_the_trees(
+    weight: float,
+    normal: Columns,
+    booster: lightgbm.Booster,
+    said: list[float],
+    linear: tuple[float, ...],
+    summed: list[float],
 ) -> None:
-    booster, reference = lightgbm.Booster(model_str=trees), calibration_set.typicality
-    said = np.asarray(booster.predict(normal.blocks["features"]))
-    sequence = SequenceProbability(slope=1.5, intercept=-0.5)
-    blending = Blending(sequence_probability=sequence, distances=(1.0, 4.0, 9.0, 16.0, 25.0))
-    scores = BlendedTrees(booster, blending=blending, reference=reference).raw_scores(normal)
-    log_odds = [-0.5 - 1.5 * value for value in normal.blocks["logprob_sum"][:, 0].tolist()]
-    familiarity = blending.familiarity(reference).typicality(normal.blocks["typicality"]).tolist()
-    by_hand = [one(*row) for row in zip(said.tolist(), log_odds, familiarity, strict=True)]
-    assert scores.tolist() == pytest.approx(by_hand, rel=1e-15)
-    assert np.abs(scores - said).max() > 0.1
+    blending = of(normal, linear=linear, linear_weight=weight, trees_spread=2.5)
+    logprobs = normal.blocks["logprobs"].tolist()
+    by_hand = [
+        probability_of(log_odds_of(each) / 2.5 + other - (whole + token))
+        for each, other, (whole, token) in zip(said, summed, logprobs, strict=True)
+    ]
+    scores = BlendedTrees(booster, blending=blending).raw_scores(normal, adapted=True)
+    assert scores.tolist() == pytest.approx(by_hand, rel=1e-9)
+    # A bundle that learned from other traffic has it for its own.
+    own = BlendedTrees(booster, blending=blending.model_copy(update={"adapted": True})).raw_scores(normal)
+    assert own.tolist() == scores.tolist()
 
 
-def test_log_odds_rise_by_the_slope_per_spread_of_improbability() -> None:
-    sequence = SequenceProbability(slope=0.5, intercept=-2.0)
-    assert sequence.log_odds(np.array([0.0, -1.0, -4.0, -10.0])).tolist() == [-2.0, -1.5, 0.0, 3.0]
+def test_where_log_probabilities_are_unknown_improbability_counts_nowhere(
+    normal: Columns, booster: lightgbm.Booster, said: list[float]
+) -> None:
+    blocks = {name: block for name, block in normal.blocks.items() if name != "logprobs"}
+    unknown = Columns(blocks=blocks, prompt=normal.prompt)
+    scores = BlendedTrees(booster, blending=of(normal)).raw_scores(unknown, adapted=True)
+    assert scores.tolist() == pytest.approx(said, rel=1e-12)
 
 
-def test_a_slope_of_zero_says_the_same_of_every_answer() -> None:
-    assert SequenceProbability(slope=0.0, intercept=0.25).log_odds(np.array([0.0, -99.0])).tolist() == [0.25, 0.25]
+@pytest.mark.parametrize(("certain", "kept"), [(0.0, 1e-6), (1.0, 1 - 1e-6)])
+def test_trees_that_are_sure_count_as_nearly_sure(
+    certain: float,
+    kept: float,
+    normal: Columns,
+    booster: lightgbm.Booster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(booster, "predict", lambda features, **_: np.full(len(features), certain))
+    scores = BlendedTrees(booster, blending=of(normal)).raw_scores(normal)
+    assert scores.tolist() == pytest.approx([kept] * len(scores), rel=1e-9)
+
+
+def test_improbability_is_the_sum_of_both_with_the_sign_turned() -> None:
+    assert improbability(np.array([[-2.0, -0.5], [1.0, 0.25], [3.0, -3.0]])).tolist() == [2.5, -1.25, 0.0]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("slope", -1e-9),
-        ("slope", math.nan),
-        ("slope", math.inf),
-        ("intercept", math.nan),
-        ("intercept", -math.inf),
-        ("intercept", None),
-        ("intercept", 1.1e6),
-        ("slope", 1.1e6),
+        ("trees_spread", 0.0),
+        ("trees_spread", -1.0),
+        ("trees_spread", math.nan),
+        ("trees_spread", math.inf),
+        ("trees_spread", None),
+        ("linear", (0.0, math.nan)),
+        ("linear", (1.1e6,)),
+        ("linear", ("1",)),
+        ("linear", None),
+        ("linear_weight", -0.1),
+        ("linear_weight", 1.1),
+        ("linear_weight", math.nan),
+        ("adapted", None),
         ("weight", 0.5),
     ],
 )
-def test_line_that_does_not_rise_is_refused(field: str, value: float | None) -> None:
-    make: Callable[..., SequenceProbability] = SequenceProbability
+def test_a_damaged_blending_is_refused(field: str, value: Any) -> None:
+    make: Callable[..., Blending] = Blending
     with pytest.raises(ValidationError, match=field):
-        make(**{"slope": 0.5, "intercept": -2.0, field: value})
+        make(**{"trees_spread": 1.0, "linear": (0.5,), "linear_weight": 0.5, field: value})

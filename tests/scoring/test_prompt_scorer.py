@@ -15,7 +15,7 @@ from ilis_guard.scoring.columns import columns_of
 from ilis_guard.scoring.features import Maps
 from ilis_guard.scoring.traffic import Normaliser
 from ilis_guard.types import STATISTICS, Generation, Position
-from tests.scoring.by_hand import traffic_of
+from tests.scoring.by_hand import traffic_of, trees_alone
 
 LAYERS = 4
 Row = Callable[[int], Generation]
@@ -41,7 +41,7 @@ def of_prompts(maps: Maps, statistics: np.ndarray, metadata: BundleMetadata, cal
         }
     )
     return Bundle(
-        metadata=metadata.model_copy(update={"stage": "prompt", "features": ("prompt",)}),
+        metadata=metadata.model_copy(update={"stage": "prompt", "features": ("prompt",), "blending": trees_alone(12)}),
         trees=booster.model_to_string(),
         calibration_set=calibration_set.model_copy(update={"typicality": halved}),
         traffic=traffic,

@@ -12,7 +12,7 @@ from ilis_guard.scoring import Bundle, LightGBMScorer
 from ilis_guard.scoring.columns import columns_of
 from ilis_guard.scoring.features import FeatureGroup, Maps
 from ilis_guard.types import POSITIONS, STATISTICS, Fingerprint, Generation, Position, Statistics
-from tests.scoring.by_hand import normalised, pairs, share_as_far, traffic_of, typicality_columns
+from tests.scoring.by_hand import normalised, pairs, share_as_far, traffic_of, trees_alone, typicality_columns
 
 LAYERS = 4
 Row = Callable[[int], Generation]
@@ -30,14 +30,13 @@ def scorer_of(bundle: Bundle, maps: Maps, statistics: np.ndarray) -> Callable[[F
     def scorer(group: FeatureGroup) -> LightGBMScorer:
         random = np.random.default_rng(0)
         columns = columns_of([group], "answer", maps, statistics, STATISTICS)
+        width = columns.blocks["features"].shape[1]
         booster = lightgbm.train(
             {"objective": "binary", "num_threads": 1, "verbosity": -1},
-            lightgbm.Dataset(
-                random.random((60, 2 * columns.blocks["features"].shape[1])), label=random.random(60) < 0.5
-            ),
+            lightgbm.Dataset(random.random((60, 2 * width)), label=random.random(60) < 0.5),
             num_boost_round=3,
         )
-        metadata = bundle.metadata.model_copy(update={"features": (group,)})
+        metadata = bundle.metadata.model_copy(update={"features": (group,), "blending": trees_alone(width)})
         return LightGBMScorer(
             dataclasses.replace(bundle, metadata=metadata, trees=booster.model_to_string(), traffic=traffic_of(columns))
         )

@@ -22,11 +22,11 @@ ONE, OTHER = slice(0, 100), slice(100, 300)
 
 
 def columns_of(features: np.ndarray, prompt: np.ndarray | None = None) -> Columns:
-    """With as many columns to compare, and the first as the answer's log-probability."""
+    """With as many columns to compare, and the first two as the answer's log-probabilities."""
     blocks: dict[Block, np.ndarray] = {
         "features": features,
         "typicality": features + 1,
-        "logprob_sum": features[:, :1],
+        "logprobs": features[:, :2],
     }
     return Columns(blocks=blocks, prompt=features if prompt is None else prompt)
 

@@ -2,27 +2,32 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Float32, Float64, Int
+from jaxtyping import Float, Float16, Float32, Float64, Int
 from torch import Tensor, nn
 
 from ilis_guard.errors import SignatureError
-from ilis_guard.lab.baselines.observations import SITES, UNIT
+from ilis_guard.lab.baselines.lens import LogitLens
+from ilis_guard.lab.baselines.observations import LENS_SITES, SITES, UNIT, LensSite
 from ilis_guard.lab.baselines.scores import TokenStatistics, rauq_layers
-from ilis_guard.models.decoding import special_tokens
+from ilis_guard.models.decoding import row_cache, special_tokens
 from ilis_guard.models.local import LocalModel
-from ilis_guard.signature import Tap, locate
+from ilis_guard.models.shared_prefix import prefill
+from ilis_guard.signature import Tap, TapPoint, locate
 from ilis_guard.signature.accumulators import next_token_numbers
-from ilis_guard.types import Site
+from ilis_guard.types import Message, Site
 
 ATTENTION_NAMES: Final = ("self_attn", "attn", "attention", "self_attention")
 """The names of attention modules in decoder layers of transformers."""
+ATTENTION_OUTPUTS: Final = {"BloomForCausalLM": "dense"}
+"""Where an attention module adds the residual stream itself: the part of it whose output is what it adds."""
 EAGER: Final = "eager"
 """The implementation of attention that returns its weights."""
 LARGEST: Final = float(np.finfo(np.float16).max)
@@ -56,10 +61,19 @@ class ForwardResult:
     statistics: TokenStatistics
     activations: dict[Site, Float16[np.ndarray, "layers hidden"]]
     """At the last answer token that went through the model, the signature's `last`; in the `UNIT` of the site."""
+    lens: Float32[np.ndarray, "sites layers"]
+    """At the same token, the entropies of `LENS_SITES` through the logit lens, nats."""
 
 
 class ForwardRunner:
-    """Runs prompts and answers through a model, padded on the left, so that the newest tokens are aligned."""
+    """Runs prompts and answers through a model, padded on the left, so that the newest tokens are aligned.
+
+    Args:
+        model: that was harvested.
+
+    Raises:
+        SignatureError: the model has no attention modules, final norm or unembedding where transformers has them.
+    """
 
     def __init__(self, model: LocalModel) -> None:
         self._network = model.checkpoint.model
@@ -67,8 +81,12 @@ class ForwardRunner:
         self._special = frozenset(special_tokens(model.checkpoint.tokenizer))
         layers = model.checkpoint.layers
         self._points = {site: locate(self._network, layers, site) for site in SITES}
-        decoder = [point.module for point in self._points["residual"]]
-        self._attention = [_attention(decoder[layer], layer) for layer in rauq_layers(layers)]
+        attention = [_attention(point.module, point.layer) for point in self._points["residual"]]
+        self._attention = [attention[layer] for layer in rauq_layers(layers)]
+        self._attention_outputs = attention_outputs(self._network, self._points["residual"])
+        self._lens = LogitLens(self._network, self._points["residual"])
+        # The question taken away, what is left of the prompt: the same for all answers.
+        self._empty = model.prompt_tokens([Message(role="user", content="")])
         self._takes = inspect.signature(self._network.forward).parameters
 
     def run(self, batch: Sequence[TokenizedAnswer]) -> list[ForwardResult]:
@@ -79,58 +97,119 @@ class ForwardRunner:
         """
         counted = [self._answer_places(given) for given in batch]
         kept = 1 + max(len(given.fed) for given in batch)
-        # Each row's last answer token, counted from the end: special tokens, which don't count, may follow it.
+        # Each row's last answer token, counted from the end: special tokens, which don't count, may follow it. And the
+        # token that its first one was drawn at.
         behind = [
             len(row.fed) - 1 - max(_below(places, len(row.fed))) for row, places in zip(batch, counted, strict=True)
         ]
+        before = [len(row.fed) - min(places) for row, places in zip(batch, counted, strict=True)]
         with _attention_implementation(self._network, EAGER), ExitStack() as stack:
+            inputs = self._inputs([[*given.prompt, *given.fed] for given in batch], kept)
             taps = {
-                site: stack.enter_context(Tap(points, newest=max(behind) + 1)) for site, points in self._points.items()
+                site: stack.enter_context(Tap(points, newest=max(before) + 1)) for site, points in self._points.items()
             }
             weights = stack.enter_context(_own_weights(self._attention, kept))
-            logits = self._logits([[*given.prompt, *given.fed] for given in batch], kept)
+            attention = stack.enter_context(_outputs(self._attention_outputs, behind))
+            logits = self._logits(inputs, kept)
             activations = {site: tap.take()[0] for site, tap in taps.items()}  # [batch, newest, layers, hidden]
         own = torch.stack([weights[at] for at in range(len(self._attention))], dim=1)  # [batch, layers, heads, kept]
+        rows = torch.arange(len(batch))
+        last = {site: of_site[rows, -1 - torch.tensor(behind)] for site, of_site in activations.items()}
+        with torch.inference_mode():
+            self._lens.check(last["residual"][:1, -1], logits[:1, -1 - behind[0]])
+            lens = self._entropies({"attention": torch.stack(attention, dim=1), **last})
+            drawn_at = activations["residual"][rows, -1 - torch.tensor(before)]
+            first = torch.tensor([given.answer[min(places)] for given, places in zip(batch, counted, strict=True)])
+            with_question = self._first_token(drawn_at, first)
+            without_question = self._first_token(self._at_empty_question.expand(len(batch), -1, -1), first)
         return [
             ForwardResult(
-                statistics=_token_statistics(given, places, logits[row], own[row]),
-                activations={
-                    site: _half(of_site[row, -1 - behind[row]], site) for site, of_site in activations.items()
-                },
+                statistics=_token_statistics(
+                    given,
+                    places,
+                    logits[row],
+                    own[row],
+                    information=with_question[row] - without_question[row],
+                ),
+                activations={site: _half(of_site[row], site) for site, of_site in last.items()},
+                lens=lens[row].numpy(),
             )
             for row, (given, places) in enumerate(zip(batch, counted, strict=True))
         ]
 
     def next_token(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Float64[np.ndarray, "rows tokens"]:
         """Return the log-probabilities, nats, of some next tokens."""
-        logits = self._logits(prompts, 1)[:, -1].to(torch.float32)
+        logits = self._logits(self._inputs(prompts, 1), 1)[:, -1].to(torch.float32)
         chosen: Float64[np.ndarray, "rows tokens"] = (
             logits.log_softmax(dim=-1)[:, list(tokens)].to(torch.float64).cpu().numpy()
         )
         return chosen
 
+    @cached_property
+    def _at_empty_question(self) -> Float[Tensor, "one layers hidden"]:
+        """The residual stream at the end of a prompt without a question."""
+        inputs = self._inputs([self._empty], 1)
+        with Tap(self._points["residual"]) as tap:
+            self._logits(inputs, 1)
+            return tap.take()[0][:, 0].clone()
+
+    def _entropies(
+        self, hidden: Mapping[LensSite, Float[Tensor, "batch layers hidden"]]
+    ) -> Float32[Tensor, "batch sites layers"]:
+        found = [
+            self._lens.entropies(hidden[site].flatten(0, 1)).unflatten(0, (-1, len(self._attention_outputs)))
+            for site in LENS_SITES
+        ]
+        return torch.stack(found, dim=1)
+
+    def _first_token(
+        self, hidden: Float[Tensor, "batch layers hidden"], tokens: Int[Tensor, " batch"]
+    ) -> Float32[Tensor, "batch layers"]:
+        """The log-probabilities that the layers, each as if it were the last, give to each row's token."""
+        layers = hidden.shape[1]
+        return self._lens.logprobs(hidden.flatten(0, 1), tokens.repeat_interleave(layers)).unflatten(0, (-1, layers))
+
     def _answer_places(self, given: TokenizedAnswer) -> list[int]:
         """The places of answer tokens, without special tokens."""
         return [place for place, token in enumerate(given.answer) if token not in self._special]
 
-    def _logits(self, sequences: Sequence[Sequence[int]], kept: int) -> Tensor:
-        """The logits after each of the newest `kept` tokens of each row."""
+    def _inputs(self, sequences: Sequence[Sequence[int]], kept: int) -> dict[str, Any]:
+        """Pad rows on the left; what all begin with goes through the model here, but for the newest `kept` tokens."""
         width = max(map(len, sequences))
         ids = torch.tensor([[self._pad] * (width - len(row)) + list(row) for row in sequences])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in sequences])
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        cache = row_cache(self._network, self._network.generation_config) if len(sequences) > 1 else None
+        if cache is not None:
+            with torch.inference_mode():
+                prefill(self._network, sequences, cache, newest=kept)
+        done = 0 if cache is None else cache.get_seq_length()
+        given: dict[str, Any] = {"input_ids": ids[:, done:], "attention_mask": mask}
         if "position_ids" in self._takes:
-            given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, done:]
         on_device = {name: tensor.to(self._network.device) for name, tensor in given.items()}
-        if "logits_to_keep" in self._takes:  # those of whole prompts may take gigabytes
-            on_device["logits_to_keep"] = kept
+        return on_device | ({"past_key_values": cache, "use_cache": True} if done else {"use_cache": False})
+
+    def _logits(self, inputs: Mapping[str, Any], kept: int) -> Tensor:
+        """The logits after each of the newest `kept` tokens of each row."""
+        # Those of whole prompts may take gigabytes.
+        few = {"logits_to_keep": kept} if "logits_to_keep" in self._takes else {}
         with torch.inference_mode():
-            logits: Tensor = self._network(**on_device, use_cache=False).logits[:, -kept:]
+            logits: Tensor = self._network(**inputs, **few).logits[:, -kept:]
         return logits
 
 
 def _below(places: Sequence[int], end: int) -> list[int]:
     return list(itertools.takewhile(lambda place: place < end, places))
+
+
+def attention_outputs(network: nn.Module, layers: Sequence[TapPoint]) -> list[nn.Module]:
+    """Find the module of each layer whose output is what its attention adds to the residual stream.
+
+    Raises:
+        SignatureError: a layer has no attention module where transformers has it.
+    """
+    inside = ATTENTION_OUTPUTS.get(type(network).__name__, "")
+    return [_attention(point.module, point.layer).get_submodule(inside) for point in layers]
 
 
 def _attention(layer: nn.Module, index: int) -> nn.Module:
@@ -181,8 +260,33 @@ def _own_weights(modules: Sequence[nn.Module], kept: int) -> Iterator[dict[int, 
         yield weights
 
 
+@contextmanager
+def _outputs(modules: Sequence[nn.Module], behind: Sequence[int]) -> Iterator[list[Float[Tensor, "batch hidden"]]]:
+    """Record each module's output at one token of each row, so many from its end."""
+    outputs: list[Tensor] = []
+    places = -1 - torch.tensor(behind)
+
+    def record(module: nn.Module, _inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+            raise SignatureError(
+                f"{type(module).__name__} returned no output of [batch, sequence, hidden]: without it there is no "
+                "logit lens of attention"
+            )
+        outputs.append(hidden[torch.arange(len(behind)), places].to("cpu"))
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(record).remove)
+        yield outputs
+
+
 def _token_statistics(
-    given: TokenizedAnswer, counted: Sequence[int], logits: Tensor, own: Float32[Tensor, "layers heads kept"]
+    given: TokenizedAnswer,
+    counted: Sequence[int],
+    logits: Tensor,
+    own: Float32[Tensor, "layers heads kept"],
+    information: Float32[Tensor, " layers"],
 ) -> TokenStatistics:
     """The statistics of one row's answer tokens, from its distributions and attention weights."""
     first = logits.shape[0] - len(given.fed) - 1  # after the prompt's last token
@@ -198,6 +302,7 @@ def _token_statistics(
         margins=margins,
         from_uniform=_from_uniform(distributions),
         attention=own[:, :, before].numpy(),
+        information=information.numpy(),
     )
 
 

@@ -12,12 +12,14 @@ from sklearn.pipeline import Pipeline
 from ilis_guard.lab.attempts import Answers, Mask
 from ilis_guard.lab.baselines.estimator import Estimator, Kind, Method, check_fittable, finite, observed
 from ilis_guard.lab.baselines.observations import SCORES
-from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe
-from ilis_guard.lab.blending import fit_blending, fit_sequence_probability, typicality_reference
+from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LensProbe
+from ilis_guard.lab.baselines.sequence_probability import SequenceProbability, fit_sequence_probability
+from ilis_guard.lab.blending import fit_blending
+from ilis_guard.lab.correcting import feature_widths
 from ilis_guard.lab.fit import FEATURES, fit_statistics
 from ilis_guard.lab.traffic import HomeTraffic, columns_of_answers
 from ilis_guard.lab.tuning import Candidate, tune
-from ilis_guard.scoring.blended_trees import BlendedTrees, Blending, SequenceProbability
+from ilis_guard.scoring.blended_trees import BlendedTrees, Blending
 from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.features import FeatureGroup
 from ilis_guard.scoring.traffic import Normaliser, TrafficProfile
@@ -113,7 +115,7 @@ class _Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceProbabilityWithinSets:
-    """A logistic regression on an answer's log-probability, with an intercept for each set, as in `ilis-guard fit`."""
+    """A logistic regression on an answer's log-probability, with an intercept for each set."""
 
     name: str = "sequence-probability"
     kind: Kind = "statistics"
@@ -150,28 +152,35 @@ class Trees:
         home = HomeTraffic(seen, "answer", learned)
         features = best.metadata.features
         columns = home.normalised(features)
-        reference = typicality_reference(columns.blocks["typicality"], learned, ~learned)
-        blending = self._blending(columns, seen, learned)
+        blending = self._blending(best, columns, seen, learned)
         return _Scored(
             name=self.name,
             features=features,
-            trees=BlendedTrees(best.booster, blending=blending, reference=reference),
+            trees=BlendedTrees(best.booster, blending=blending),
             traffic=home.profile(features),
         )
 
-    def _blending(self, columns: Columns, seen: Answers, learned: Mask) -> Blending | None:  # noqa: ARG002 - as `Fused`
+    def _blending(self, best: Candidate, columns: Columns, seen: Answers, learned: Mask) -> Blending | None:  # noqa: ARG002 - as `Fused`
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fused(Trees):
-    """The scorer of `ilis-guard fit`: trees, blended with the answer's probability by familiarity."""
+    """The scorer of `ilis-guard fit`: trees, and a linear model beside them."""
 
     name: str = "fused"
     choices: Sequence[tuple[FeatureGroup, ...]] = FEATURES["answer"]
 
-    def _blending(self, columns: Columns, seen: Answers, learned: Mask) -> Blending | None:
-        return fit_blending(columns, seen.wrong, seen.datasets, train=learned, validation=~learned)
+    def _blending(self, best: Candidate, columns: Columns, seen: Answers, learned: Mask) -> Blending | None:
+        return fit_blending(
+            best.booster,
+            columns,
+            feature_widths(best.metadata.features, seen.manifest.fingerprint, len(seen.known)),
+            seen.wrong,
+            seen.datasets,
+            train=learned,
+            validation=~learned,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +235,7 @@ def methods() -> tuple[Method, ...]:
         LayerProbe(name="probe-mlp", site="mlp"),
         LayerProbe(name="probe-residual", site="residual"),
         AllLayersProbe(),
+        LensProbe(),
         Trees(name="signature", choices=SIGNATURE, search=search),
         Trees(name="trees", choices=FEATURES["answer"], search=search),
         Fused(search=search),

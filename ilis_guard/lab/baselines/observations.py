@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float16, Float64
+from jaxtyping import Float16, Float32, Float64
 from pydantic import BaseModel, ConfigDict
 
 from ilis_guard.errors import FitError
@@ -21,8 +21,16 @@ METADATA_KEY: Final = b"ilis_guard_observations"
 SITES: Final[tuple[Site, ...]] = ("mlp", "residual")
 UNIT: Final[Mapping[Site, float]] = {"mlp": 1.0, "residual": 16.0}
 """The unit in which activations are stored: float16 ends at 65504, and Gemma 3's residual stream doesn't."""
-SCORES: Final = ("neg_logprob_sum", "perplexity", "entropy_mean", "margin", "self_certainty", "rauq", "p_true")
+SCORES: Final = (
+    *("neg_logprob_sum", "perplexity", "entropy_mean", "margin", "self_certainty", "rauq", "layer_information"),
+    "p_true",
+)
 """Columns of unsupervised scores, higher for more uncertain; `lab.baselines.scores` defines them."""
+LensSite = Literal["attention", "mlp", "residual"]
+LENS_SITES: Final[tuple[LensSite, ...]] = get_args(LensSite)
+"""What the logit lens reads of each layer: the output of attention and of the MLP, and what is added up behind both."""
+LENS: Final = "lens"
+"""The column of the entropies that it finds."""
 
 
 class ObservationManifest(BaseModel):
@@ -49,6 +57,8 @@ class Observations:
     scores: Mapping[str, Float64[np.ndarray, " rows"]]
     activations: Mapping[Site, Float16[np.ndarray, "rows layers hidden"]]
     """In the `UNIT` of their site."""
+    lens: Float32[np.ndarray, "rows sites layers"]
+    """Entropies of `LENS_SITES`, nats."""
 
 
 def file_digest(path: Path) -> str:
@@ -65,17 +75,18 @@ def observation_schema(manifest: ObservationManifest) -> pa.Schema:
         pa.field("id", pa.string(), nullable=False),
         *(pa.field(name, pa.float64(), nullable=False) for name in SCORES),
         *(pa.field(site, pa.list_(pa.float16(), cells), nullable=False) for site in SITES),
+        pa.field(LENS, pa.list_(pa.float32(), len(LENS_SITES) * fingerprint.layers), nullable=False),
     ]
     return pa.schema(fields).with_metadata({METADATA_KEY: manifest.model_dump_json()})
 
 
 def observation_table(rows: Sequence[Mapping[str, Any]], manifest: ObservationManifest) -> pa.Table:
-    """Build a table of rows; each holds its id, its scores, and its activations as arrays [layers, hidden]."""
+    """Build a table of rows: each holds its id, scores, activations [layers, hidden] and entropies [sites, layers]."""
     schema = observation_schema(manifest)
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in ("id", *SCORES)}
-    for site in SITES:
-        flat = np.concatenate([row[site].ravel() for row in rows])
-        columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field(site).type.list_size)
+    for name in (*SITES, LENS):
+        flat = np.concatenate([row[name].ravel() for row in rows])
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field(name).type.list_size)
     return pa.table(columns, schema=schema)
 
 
@@ -93,12 +104,17 @@ def read_observations(path: Path) -> Observations:
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise _no_observations(path, error) from error
     fingerprint = manifest.harvest.tapped()
-    shape = (table.num_rows, fingerprint.layers, fingerprint.hidden)
+
+    def arrays(name: str, *shape: int) -> np.ndarray:
+        flat: np.ndarray = table[name].combine_chunks().flatten().to_numpy()
+        return flat.reshape(table.num_rows, *shape)
+
     return Observations(
         manifest=manifest,
         ids=tuple(table["id"].to_pylist()),
         scores={name: table[name].to_numpy() for name in SCORES},
-        activations={site: table[site].combine_chunks().flatten().to_numpy().reshape(shape) for site in SITES},
+        activations={site: arrays(site, fingerprint.layers, fingerprint.hidden) for site in SITES},
+        lens=arrays(LENS, len(LENS_SITES), fingerprint.layers),
     )
 
 
@@ -148,6 +164,7 @@ def with_observations(answers: Answers, harvests: Sequence[Path], observations: 
         answers,
         unsupervised={name: np.concatenate([of.scores[name] for of in read])[taken] for name in SCORES},
         activations={site: np.concatenate([of.activations[site] for of in read])[taken] for site in SITES},
+        lens=np.concatenate([of.lens for of in read])[taken],
     )
 
 

@@ -9,6 +9,7 @@ from ilis_guard.errors import BundleMismatchError, FitError
 from ilis_guard.lab.attempts import AttemptTable, read_attempts
 from ilis_guard.lab.baselines.forward import ForwardRunner, TokenizedAnswer
 from ilis_guard.lab.baselines.observations import (
+    LENS,
     ObservationManifest,
     file_digest,
     observation_schema,
@@ -179,6 +180,7 @@ def _observe(model: LocalModel, rows: Sequence[_Row], vocabulary: int, *, is_cha
                     **{name: score(result.statistics) for name, score in score_functions.items()},
                     "p_true": share,
                     **{str(site): numbers for site, numbers in result.activations.items()},
+                    LENS: result.lens,
                 }
                 for row, result, share in zip(batch, results, p_true, strict=True)
             ],

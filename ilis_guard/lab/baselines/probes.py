@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Float64
@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.baselines.estimator import check_fittable, finite, observed
+from ilis_guard.lab.baselines.estimator import Estimator, check_fittable, finite, observed
 from ilis_guard.lab.metrics import auroc
 from ilis_guard.types import Site
 
@@ -43,6 +43,14 @@ class Classifier(Protocol):
 
     def __call__(self, numbers: Numbers) -> Shares:
         """Return uncalibrated probabilities."""
+
+
+@runtime_checkable
+class ProbeEstimator(Estimator, Protocol):
+    """A fitted probe."""
+
+    def numbers(self, rows: Answers) -> Numbers:
+        """Return what its classifier looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +117,61 @@ class LayerProbeEstimator:
     scaler: StandardScaler
     classifier: Logistic
 
+    def numbers(self, rows: Answers) -> Numbers:
+        """As `ProbeEstimator.numbers`."""
+        layer = observed(rows.activations, self.probe.site)[:, self.layer]
+        numbers: Numbers = self.scaler.transform(finite(layer, self.probe.name, rows.ids).astype(np.float32))
+        return numbers
+
     def predict_proba(self, rows: Answers) -> Shares:
         """As `Estimator.predict_proba`."""
-        layer = observed(rows.activations, self.probe.site)[:, self.layer]
-        return self.classifier(self.scaler.transform(finite(layer, self.probe.name, rows.ids).astype(np.float32)))
+        return self.classifier(self.numbers(rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LensProbe:
+    """A logistic regression on what the logit lens finds of all layers: TriLens (Yang et al., 2026, arXiv:2606.01033).
+
+    Of every layer three entropies: those of the next token, read from the output of its attention, from that of its
+    MLP and from the residual stream behind it, each as it is, through the model's final norm and unembedding. The
+    authors' code (github.com/tosakaucw/TriLens) has linear probes (L2, C = 1) and networks, on the answer's first
+    token, its first three or the mean of all. Here it is the last answer token, where all probes look; the entropies
+    are standardised, and the AUROC on validation rows selects the penalty, as for the other probes. The last layer's
+    residual stream is read before the final norm, and not again behind it.
+    """
+
+    name: str = "trilens"
+    kind: Literal["probe"] = "probe"
+
+    def fit(self, rows: Answers, train: Mask, validation: Mask, seed: int) -> "LensProbeEstimator":  # noqa: ARG002 - nothing is random
+        """As `Method.fit`."""
+        check_fittable(rows, train, validation)
+        learned = _entropies(rows.take(train), self.name)
+        scaler = StandardScaler().fit(learned)
+        chosen_on = scaler.transform(_entropies(rows.take(validation), self.name))
+        best = max(
+            _logistics(scaler.transform(learned), rows.wrong[train]),
+            key=lambda classifier: auroc(rows.wrong[validation], classifier(chosen_on)),
+        )
+        return LensProbeEstimator(probe=self, scaler=scaler, classifier=best)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LensProbeEstimator:
+    """A probe on entropies."""
+
+    probe: LensProbe
+    scaler: StandardScaler
+    classifier: Logistic
+
+    def numbers(self, rows: Answers) -> Numbers:
+        """As `ProbeEstimator.numbers`."""
+        numbers: Numbers = self.scaler.transform(_entropies(rows, self.probe.name))
+        return numbers
+
+    def predict_proba(self, rows: Answers) -> Shares:
+        """As `Estimator.predict_proba`."""
+        return self.classifier(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +219,14 @@ class AllLayersProbeEstimator:
     components: int
     classifier: Classifier
 
+    def numbers(self, rows: Answers) -> Numbers:
+        """As `ProbeEstimator.numbers`."""
+        layers = finite(observed(rows.activations, self.probe.site), self.probe.name, rows.ids)
+        return self.projection(layers)[:, : self.components]
+
     def predict_proba(self, rows: Answers) -> Shares:
         """As `Estimator.predict_proba`."""
-        layers = finite(observed(rows.activations, self.probe.site), self.probe.name, rows.ids)
-        return self.classifier(self.projection(layers)[:, : self.components])
+        return self.classifier(self.numbers(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +252,12 @@ def _project(layers: Layers, seed: int) -> tuple[Projection, Numbers]:
     analysis = PCA(most, svd_solver="randomized", random_state=seed).fit(standardised)
     axes = (analysis.components_ / np.sqrt(analysis.explained_variance_[0])).astype(np.float32)
     return Projection(scaler=scaler, axes=axes), standardised @ axes.T
+
+
+def _entropies(rows: Answers, name: str) -> Numbers:
+    columns = None if rows.lens is None else {name: rows.lens}
+    entropies: Numbers = finite(observed(columns, name), name, rows.ids).reshape(len(rows), -1)
+    return entropies
 
 
 def _logistics(numbers: Numbers, wrong: Outcomes) -> Iterator[Logistic]:

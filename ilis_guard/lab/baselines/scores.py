@@ -38,6 +38,8 @@ class TokenStatistics:
     """KL(uniform || that distribution), nats."""
     attention: Float32[np.ndarray, "layers heads later_tokens"]
     """Of each token but the first, in the layers of `rauq_layers`: its weight on the previous token when drawn."""
+    information: Float32[np.ndarray, " layers"]
+    """Of the first token, through the logit lens: its log-probability at each layer less that without the question."""
 
 
 def neg_logprob_sum(of: TokenStatistics) -> float:
@@ -96,6 +98,22 @@ def rauq(of: TokenStatistics, alpha: float) -> float:
     return float((-logarithms / len(probabilities)).max())
 
 
+def layer_information(of: TokenStatistics) -> float:
+    """``-sum_l (ln p_l(y | x) - ln p_l(y))``: how little the question tells the layers of the answer.
+
+    Layer-wise information is what an input adds, at each layer, to a model's predictive (V-)information about what it
+    says: ``LI = sum_l (H_l(y | no input) - H_l(y | x))`` with ``H_l = -log p_l`` of the token that was drawn, and
+    ``p_l`` the residual stream of layer l read through final norm and unembedding (Kim et al., 2025,
+    arXiv:2412.10246, who have it of a question's tokens given a context). Wang et al. (2026, arXiv:2604.16217) take
+    it of answers given questions, unsupervised, as the nonconformity score of split conformal prediction. Both are
+    known here by abstracts and by what others write of them, so these are our choices: y is the answer's first token,
+    since an unembedding at every layer for every token would cost more than the pass; an input that is missing is the
+    tier's prompt with an empty question and no earlier turns, as V-information has it; all layers count alike; and
+    nats instead of bits, which changes no order. Less information is more uncertain, hence the minus sign.
+    """
+    return float(-of.information.sum(dtype=np.float64))
+
+
 def rauq_layers(layers: int) -> range:
     """The middle third, both ends included, as the authors take it: ``L // 3`` to ``ceil(2 L / 3)``, counted from 0."""
     return range(layers // 3, min(layers, -(-2 * layers // 3) + 1))
@@ -111,6 +129,7 @@ def scores(*, is_chat: bool) -> Mapping[str, Callable[[TokenStatistics], float]]
         "margin": margin,
         "self_certainty": self_certainty,
         "rauq": lambda of: rauq(of, alpha),
+        "layer_information": layer_information,
     }
 
 

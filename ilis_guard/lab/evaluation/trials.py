@@ -17,9 +17,17 @@ from ilis_guard.lab.splits import split
 from ilis_guard.scoring.bundle import Split
 from ilis_guard.types import Fingerprint
 
-ProtocolName = Literal["in-distribution", "one-to-one", "leave-one-set-out", "refitted", "applied"]
+ProtocolName = Literal[
+    "in-distribution",
+    "one-to-one",
+    "leave-one-set-out",
+    "refitted",
+    "refitted-one-to-one",
+    "applied",
+    "applied-one-to-one",
+]
 """Trained and tested on one set; trained on one and tested on another; trained on all others; and tested at the other
-precision, on one set: trained there, or at the first precision."""
+precision, on the same set or on another one: trained there, or at the first precision."""
 OTHERS: Final = "all others"
 """The name of the training rows where a set is left out."""
 
@@ -91,13 +99,51 @@ def trials(
         _check_classes(split_rows)
         other = None if applied is None else _same_questions(split_rows, applied)
         for name in names:
-            other_test = None if other is None or name not in other.names else _OtherPrecision.of(other, name)
+            other_test = None if other is None or name not in other.names else _OtherPrecision.of(other, [name])
             yield from _one_set(split_rows, other_test, name, methods, progress)
             if other_test is not None:
-                yield from _refitted(other_test.split_rows, name, methods, progress)
+                yield from _refitted(other_test, name, methods, progress)
         if seed == 0 and len(names) > 1:
             for name in names:
                 yield from _left_out(split_rows, name, methods, progress)
+
+
+class Transfers:
+    """Fits methods to one set at a time and tests them on every set, at both precisions: the matrix of sets.
+
+    Args:
+        rows: of the sets that count.
+        seed: of the split and the methods.
+        applied: answers to the same questions at another precision, of the sets that count there too.
+
+    Raises:
+        FitError: a part of a set holds one class only.
+    """
+
+    def __init__(self, rows: Answers, *, seed: int, applied: Answers | None = None) -> None:
+        names = sorted(set(rows.datasets.tolist()))
+        groups = answer_groups(rows)
+        self._split_rows = _SplitRows(
+            rows=rows, groups=groups, names=names, splits=split(rows.datasets, seed, groups), seed=seed
+        )
+        _check_classes(self._split_rows)
+        other = None if applied is None else _same_questions(self._split_rows, applied)
+        self._other_test = None if other is None else _OtherPrecision.of(other, other.names)
+
+    def trained_on(self, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
+        """Train on one set, and at the other precision too if it counts there.
+
+        Args:
+            name: of the set.
+            methods: all get the same rows, splits and seeds.
+            progress: called after each fit.
+
+        Raises:
+            FitError: a method can't be fitted, or a score isn't finite.
+        """
+        yield from _one_set(self._split_rows, self._other_test, name, methods, progress)
+        if self._other_test is not None and name in self._other_test.names:
+            yield from _refitted(self._other_test, name, methods, progress)
 
 
 def count_fits(*, sets: int, applied_sets: int, methods: int, seeds: int) -> int:
@@ -128,7 +174,7 @@ def _one_set(
     methods: Sequence[Method],
     progress: Progress,
 ) -> Iterator[Trial]:
-    """Trained on one set; tested on each, and on itself at the other precision."""
+    """Trained on one set; tested on each, and at the other precision on those given."""
     held = np.flatnonzero(split_rows.of("calibration", [name]) | split_rows.splits["test"])
     rows = split_rows.rows.take(held)
     for method in methods:
@@ -140,22 +186,29 @@ def _one_set(
             yield calibrated.trial(protocol, name, split_rows, tested, test)
         if other_test is not None:
             there = replace(calibrated, raw=other_test.scores(method, fitted))
-            yield there.trial("applied", name, other_test.split_rows, name, other_test.test)
+            for tested in other_test.names:
+                protocol = "applied" if tested == name else "applied-one-to-one"
+                yield there.trial(protocol, name, other_test.split_rows, tested, other_test.test_of(tested))
         progress()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OtherPrecision:
-    """One set's test rows at the other precision."""
+    """Some sets' test rows at the other precision."""
 
     split_rows: _SplitRows
+    names: Sequence[str]
     test: Numbers
     rows: Answers
 
     @classmethod
-    def of(cls, other: _SplitRows, name: str) -> "_OtherPrecision":
-        test = np.flatnonzero(other.of("test", [name]))
-        return cls(split_rows=other, test=test, rows=other.rows.take(test))
+    def of(cls, other: _SplitRows, names: Sequence[str]) -> "_OtherPrecision":
+        test = np.flatnonzero(other.of("test", names))
+        return cls(split_rows=other, names=names, test=test, rows=other.rows.take(test))
+
+    def test_of(self, name: str) -> Numbers:
+        """The test rows of one of the sets."""
+        return np.flatnonzero(self.split_rows.of("test", [name]))
 
     def scores(self, method: Method, fitted: Estimator | Ranker) -> Scores:
         """A method's scores of these rows; NaN of others."""
@@ -164,14 +217,16 @@ class _OtherPrecision:
         return raw
 
 
-def _refitted(other: _SplitRows, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
-    """Trained and tested on one set at the other precision."""
-    held = np.flatnonzero(other.of("calibration", [name]) | other.of("test", [name]))
+def _refitted(other_test: _OtherPrecision, name: str, methods: Sequence[Method], progress: Progress) -> Iterator[Trial]:
+    """Trained on one set at the other precision, and tested there on those given."""
+    other = other_test.split_rows
+    held = np.flatnonzero(other.of("calibration", [name]) | other.of("test", other_test.names))
     rows = other.rows.take(held)
-    test = np.flatnonzero(other.of("test", [name]))
     for method in methods:
         calibrated = _CalibratedMethod.of(method, _fit(method, other, [name]), other, [name], held, rows)
-        yield calibrated.trial("refitted", name, other, name, test)
+        for tested in other_test.names:
+            protocol: ProtocolName = "refitted" if tested == name else "refitted-one-to-one"
+            yield calibrated.trial(protocol, name, other, tested, other_test.test_of(tested))
         progress()
 
 
