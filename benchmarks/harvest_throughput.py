@@ -25,7 +25,7 @@ import typer
 from rich.progress import track
 
 from benchmarks.common import machine, show
-from benchmarks.laboratory.sets import question_sets
+from benchmarks.laboratory.sets import GENERAL, question_sets
 from benchmarks.overhead.pairs import Spent, median_ratio, timed
 from ilis_guard.cascade.loading import load_local_model
 from ilis_guard.config.guard_yaml import read_config
@@ -135,7 +135,7 @@ def main(
 
 
 def _all(*, rounds: int, questions: int, batch_size: int) -> Iterator[Measured]:
-    config, sets = read_config(CONFIG), question_sets(None)
+    config, sets = read_config(CONFIG), question_sets(GENERAL, None)
     for tier in TIERS:
         model = load_local_model(config.tier(tier))
         for name in ASKED:

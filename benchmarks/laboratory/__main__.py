@@ -1,13 +1,14 @@
 """``python -m benchmarks.laboratory``."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from benchmarks.laboratory.answers import Sets, answer, keep_questions
-from benchmarks.laboratory.sets import FROM_FOLDER, question_sets
+from benchmarks.laboratory.sets import CODE, GENERAL, family_of, question_sets
 from benchmarks.laboratory.tables import show_sets, show_targets, write_summary
 from benchmarks.laboratory.targets import targets
 from ilis_guard.cli.console import configure_logs, out, step_bars
@@ -15,7 +16,7 @@ from ilis_guard.cli.lab_tables import evaluation_view
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, IlisGuardError
-from ilis_guard.lab.evaluation.evaluate import Evaluation, evaluate
+from ilis_guard.lab.evaluation.evaluate import Evaluation, Source, evaluate
 from ilis_guard.lab.evaluation.page import page
 from ilis_guard.lab.evaluation.tables import write_tables
 
@@ -25,6 +26,35 @@ RESULTS: Final = BENCHMARKS / "results" / "laboratory"
 FOLDER: Final = BENCHMARKS.parent / "build" / "laboratory"
 WHOLE: Final = "evaluation"
 """In a tier's folder: all tables, and the page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What is evaluated."""
+
+    source: Source
+    applied: Source | None
+
+
+def answer_all(tier: TierConfig, sets: Sets, *, to: Path, applied_to: TierConfig | None = None) -> Answered:
+    """Harvest and observe, and evaluate nothing.
+
+    Args:
+        tier: whose answers methods are fitted to.
+        sets: what is asked.
+        to: the folder for questions, harvests and observations.
+        applied_to: the same model at another precision; it's asked the same.
+
+    Raises:
+        IlisGuardError: as the steps say.
+        OSError: something can't be written.
+    """
+    if applied_to is not None:
+        _check_pair(tier, applied_to)
+    keep_questions(sets, to / "questions")
+    source = answer(tier, sets, to / tier.name)
+    applied = None if applied_to is None else answer(applied_to, sets, to / applied_to.name, beside=source)
+    return Answered(source=source, applied=applied)
 
 
 def run(
@@ -50,15 +80,11 @@ def run(
         IlisGuardError: as the steps say.
         OSError: something can't be written.
     """
-    if applied_to is not None:
-        _check_pair(tier, applied_to)
-    keep_questions(sets, to / "questions")
-    source = answer(tier, sets, to / tier.name)
-    applied = None if applied_to is None else answer(applied_to, sets, to / applied_to.name, beside=source)
+    answered = answer_all(tier, sets, to=to, applied_to=applied_to)
     with step_bars() as progress:
         evaluation = evaluate(
-            source,
-            applied=applied,
+            answered.source,
+            applied=answered.applied,
             questions=[asked for questions in sets.values() for asked in questions],
             show_texts=True,
             seeds=seeds,
@@ -89,23 +115,36 @@ def _command(tier: TierConfig, applied_to: TierConfig | None) -> str:
 
 
 def main(
-    tier: Annotated[str, typer.Option(help="Of benchmarks/bundles.yaml: methods are fitted to its answers.")],
+    tier: Annotated[str, typer.Option(help="Of --config: methods are fitted to its answers.")],
     data: Annotated[
-        Path | None, typer.Option(help=f"A folder with question files of others: {', '.join(FROM_FOLDER)}.jsonl.")
+        Path | None,
+        typer.Option(
+            help=f"A folder with question files of others: {', '.join(GENERAL.files)}; for a model for code "
+            f"{' and '.join(CODE.files)}."
+        ),
     ] = None,
     applied_to: Annotated[
         str | None, typer.Option(help="The tier of the same model at another precision, for precision transfer.")
     ] = None,
     to: Annotated[Path, typer.Option(help="The folder to work in; what is there isn't made again.")] = FOLDER,
+    config: Annotated[Path, typer.Option(help="The file that has the tiers.")] = CONFIG,
+    answers_only: Annotated[
+        bool, typer.Option(help="Harvest and observe, and stop: what is evaluated can be chosen first.")
+    ] = False,
 ) -> None:
     """Ask, observe, evaluate, and write benchmarks/results/laboratory/TIER."""
     configure_logs()
-    config = read_config(CONFIG)
     try:
-        chosen, other = config.tier(tier), None if applied_to is None else config.tier(applied_to)
-        sets = question_sets(data)
+        tiers = read_config(config)
+        chosen, other = tiers.tier(tier), None if applied_to is None else tiers.tier(applied_to)
+        family = family_of(tier)
+        sets = question_sets(family, data)
         if data is None:
-            out.print(f"without --data, these sets are missing: {', '.join(FROM_FOLDER)}", style="yellow")
+            out.print(f"without --data, these sets are missing: {', '.join(family.from_folder)}", style="yellow")
+        if answers_only:
+            answer_all(chosen, sets, to=to, applied_to=other)
+            out.print(f"harvests and observations in {to}", highlight=False, soft_wrap=True)
+            return
         evaluation = run(chosen, sets, to=to, results=RESULTS / tier, applied_to=other)
     except IlisGuardError as error:
         raise SystemExit(str(error)) from error

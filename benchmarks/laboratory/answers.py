@@ -126,7 +126,7 @@ class TierAnswers:
                         model,
                         questions,
                         of_set.harvest,
-                        name=str(self._tier.model),
+                        name=_shown_model(self._tier),
                         batch_size=self._batch_size,
                         progress=progress,
                     )
@@ -169,12 +169,18 @@ def answer(tier: TierConfig, sets: Sets, folder: Path, *, beside: Source | None 
     return Source(harvests=harvests, observations=answers.observe(counting))
 
 
+def _shown_model(tier: TierConfig) -> str:
+    """Name a tier's model; of a folder its own name: manifests are committed, and where it lies is our own business."""
+    name = str(tier.model)
+    return Path(name).name if Path(name).is_dir() else name
+
+
 def _check(files: _Files, tier: TierConfig, questions: Sequence[Question]) -> None:
     """See that what is there is what would be made."""
     if files.harvest.exists():
         manifest = read_attempts(files.harvest).harvest
         pairs = {
-            "model": (manifest.model, str(tier.model)),
+            "model": (manifest.model, _shown_model(tier)),
             "precision": (manifest.tapped().precision, tier.precision),
             "site": (manifest.tapped().site, SITE),
             "decoding": (manifest.tapped().decoding, decoding_name(tier.decoding)),

@@ -7,7 +7,6 @@ have other cities, and then the questions differ: a test checks the digest of ea
 A maker yields all its questions in a fixed order and without ids: `sets` draws a sample and assigns ids.
 """
 
-import random
 from collections.abc import Callable, Iterator
 from importlib import resources
 from itertools import chain
@@ -25,6 +24,7 @@ from benchmarks.facts import (
     successor,
 )
 from benchmarks.gazetteer import countries, large_cities
+from benchmarks.laboratory.drafts import DRAWN, chance, draft, truth_draft
 from benchmarks.world_facts import world_facts
 from ilis_guard.lab.questions import Question
 
@@ -39,9 +39,6 @@ _FACTS: Final = (
     "code-of-state",
 )
 """Tasks of `world_facts` with too few questions to be a set each; together they're one."""
-_DRAWN: Final = 2000
-"""How many questions are drawn where there are too many to make them all."""
-_UNNAMED: Final = "-"
 # fmt: off
 _PEOPLE: Final = (
     "Anna", "Boris", "Clara", "David", "Elena", "Felix", "Grace", "Henry", "Irene", "Jonas", "Karla", "Leo",
@@ -69,8 +66,8 @@ def _first_letter() -> Iterator[Question]:
 
 def _larger_number() -> Iterator[Question]:
     """Two different numbers of two or three digits; which of them comes first is chance."""
-    chance = _chance("larger-number")
-    drawn = (chance.sample(range(10, 1000), 2) for _ in range(_DRAWN))
+    dice = chance("larger-number")
+    drawn = (dice.sample(range(10, 1000), 2) for _ in range(DRAWN))
     yield from _asked(
         "numeric", ((f"Which is the larger number, {one} or {other}?", [str(max(one, other))]) for one, other in drawn)
     )
@@ -80,7 +77,7 @@ def _positive_word() -> Iterator[Question]:
     """Words that were rated clearly, as many positive as negative ones before a sample is drawn."""
     for words, truth in zip(_rated_words("positive-word", 1.5, 4.0), (True, False), strict=True):
         for word in words:
-            yield _truth(f'Is "{word}" a positive word, yes or no?', truth)
+            yield truth_draft(f'Is "{word}" a positive word, yes or no?', truth)
 
 
 def _sentiment() -> Iterator[Question]:
@@ -90,12 +87,7 @@ def _sentiment() -> Iterator[Question]:
     """
     for words, answer in zip(_rated_words("sentiment", 0.4, 1.6), ("positive", "negative"), strict=True):
         for word in words:
-            yield Question(
-                id=_UNNAMED,
-                context=f"Review: {word.capitalize()}!",
-                question="What is the sentiment of the review?",
-                answers=(answer,),
-            )
+            yield draft("What is the sentiment of the review?", answer, context=f"Review: {word.capitalize()}!")
 
 
 def _rated_words(set_: str, least: float, most: float) -> tuple[list[str], list[str]]:
@@ -112,25 +104,20 @@ def _rated_words(set_: str, least: float, most: float) -> tuple[list[str], list[
     good = sorted(word for word, mean in words.items() if mean > 0)
     bad = sorted(word for word, mean in words.items() if mean < 0)
     count = min(len(good), len(bad))
-    return _chance(set_).sample(good, count), _chance(set_).sample(bad, count)
+    return chance(set_).sample(good, count), chance(set_).sample(bad, count)
 
 
 def _who_lives_where() -> Iterator[Question]:
     """Reading: three people, each with a trade and a city; asked for by the trade."""
-    chance = _chance("who-lives-where")
-    for _ in range(_DRAWN):
-        people, places, trades = (chance.sample(of, 3) for of in (_PEOPLE, _PLACES, _TRADES))
+    dice = chance("who-lives-where")
+    for _ in range(DRAWN):
+        people, places, trades = (dice.sample(of, 3) for of in (_PEOPLE, _PLACES, _TRADES))
         told = [
             f"{who} is a {trade} and lives in {where}."
             for who, trade, where in zip(people, trades, places, strict=True)
         ]
-        asked = chance.randrange(3)
-        yield Question(
-            id=_UNNAMED,
-            context=" ".join(told),
-            question=f"In which city does the {trades[asked]} live?",
-            answers=(places[asked],),
-        )
+        asked = dice.randrange(3)
+        yield draft(f"In which city does the {trades[asked]} live?", places[asked], context=" ".join(told))
 
 
 def _plain(word: str) -> bool:
@@ -138,19 +125,9 @@ def _plain(word: str) -> bool:
     return word.isalpha() and word.isascii() and len(word) > 3
 
 
-def _chance(set_: str) -> random.Random:
-    return random.Random(set_)  # noqa: S311  # a sample, not a secret
-
-
 def _asked(kind: Literal["open", "numeric"], facts: Facts) -> Iterator[Question]:
     for text, answers in facts:
-        yield Question(id=_UNNAMED, kind=kind, question=text, answers=tuple(dict.fromkeys(answers)))
-
-
-def _truth(question: str, truth: bool) -> Question:
-    return Question(
-        id=_UNNAMED, kind="boolean", question=question, answers=("yes", "true") if truth else ("no", "false")
-    )
+        yield draft(text, *answers, kind=kind)
 
 
 GENERATED: Final[dict[str, Callable[[], Iterator[Question]]]] = {

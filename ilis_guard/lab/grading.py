@@ -14,6 +14,7 @@ from ilis_guard.config.imports import import_string
 from ilis_guard.errors import QuestionError
 from ilis_guard.lab.assertions import is_alternative, is_asserted, is_denied
 from ilis_guard.lab.choices import chosen
+from ilis_guard.lab.literals import gives_literal
 from ilis_guard.lab.mentions import mentions_of, words_of
 from ilis_guard.lab.numerals import Numeral, digits_of, numerals_in, spelt_elsewhere
 from ilis_guard.lab.questions import Question, numbers_in
@@ -54,6 +55,8 @@ def is_correct(question: Question, text: str) -> bool:
       negated. A text that says both, or that it doesn't know, says neither.
     - ``choice``: the text is a choice's own; or it announces one letter ("Answer: B") or starts with one ("B", "B)",
       "(b)", "B. bank"); or exactly one choice, or else one letter, stands in it and isn't denied.
+    - ``literal``: the text is an equal value (string, list, tuple, set, dictionary) in Python's or JSON's notation, a
+      string also without quotes; or the last value in it is, or the last one that doesn't repeat the question.
     """
     match question.kind:
         case "open":
@@ -64,6 +67,8 @@ def is_correct(question: Question, text: str) -> bool:
             return truth_of(text) is (question.answers[0] in ("yes", "true"))
         case "choice":
             return chosen(question.choices or (), text) == question.right_choice
+        case "literal":
+            return gives_literal(question.answers, question.question, text)
 
 
 def load_judge(path: str | None) -> tuple[str, Judge]:

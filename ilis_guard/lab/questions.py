@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from ilis_guard.errors import QuestionError, RequestError
 from ilis_guard.lab.conversations import read_conversation
 from ilis_guard.lab.files import replacing
+from ilis_guard.lab.literals import is_collection_or_string
 from ilis_guard.lab.numerals import digits_of, numerals_in
 from ilis_guard.text import is_blank
 from ilis_guard.types import Message
@@ -43,12 +44,13 @@ class Question(BaseModel):
 
     id: Text
     dataset: str = ""
-    kind: Literal["open", "choice", "numeric", "boolean"] = "open"
+    kind: Literal["open", "choice", "numeric", "boolean", "literal"] = "open"
     question: Text
     """In the place of `question`, a line may have `messages`: then this is their last turn."""
     answers: Annotated[tuple[Text, ...], Field(min_length=1)]
     """``open``: every string is accepted. ``numeric``: every number. ``boolean``: "yes" and "true", or "no" and
-    "false". ``choice``: the right choice's letter, its text, or both."""
+    "false". ``choice``: the right choice's letter, its text, or both. ``literal``: Python's or JSON's way to write a
+    string, list, tuple, set or dictionary."""
     context: Text | None = None
     """A passage to answer from."""
     choices: tuple[Text, ...] | None = None
@@ -91,6 +93,8 @@ class Question(BaseModel):
             )
         if self.kind == "numeric":
             _check_numbers(self.answers)
+        if self.kind == "literal":
+            _check_literals(self.answers)
         return self
 
     @property
@@ -169,6 +173,15 @@ def _check_numbers(answers: tuple[str, ...]) -> None:
         digits = digits_of(answer.strip())
         if [(numeral.start, numeral.end) for numeral in numerals_in(digits)] != [(0, len(digits))]:
             raise ValueError(f"{_shown(answer)} isn't a number; write digits, such as '1,200', '-3.5' or '1/2'")
+
+
+def _check_literals(answers: tuple[str, ...]) -> None:
+    for answer in answers:
+        if not is_collection_or_string(answer):
+            raise ValueError(
+                f"{_shown(answer)} isn't a string, list, tuple, set or dictionary as Python or JSON writes it, such as "
+                "\"'abc'\" or '[1, 2]'; a number's kind is 'numeric', a truth's 'boolean'"
+            )
 
 
 def _check_choices(choices: tuple[str, ...], answers: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -141,19 +141,38 @@ def terms_file(weights: PackagedWeights) -> Path | None:
     return None if weights.terms is None else _packaged_file(weights, *weights.terms)
 
 
-def _convert(weights: PackagedWeights, folder: Path, progress: Progress) -> None:
+def convert_gguf(
+    parts: Sequence[Path], folder: Path, *, title: str, origin: str, sha256: str, progress: Progress | None = None
+) -> None:
+    """Write the safetensors folder of a GGUF file: its weights as float32, its tokenizer and its configuration.
+
+    Args:
+        parts: the file's parts in their order, or the whole file.
+        folder: is made; what is joined stands beside it for as long.
+        title: the model's, for errors.
+        origin: where the parts are from, for errors: "the package 'x'".
+        sha256: of the whole GGUF file.
+        progress: as of `converted_folder`.
+
+    Raises:
+        WeightsError: a part is missing, or the whole isn't the file expected.
+        MissingDependencyError: the extra ``hf`` isn't installed.
+    """
     try:
         # Imported here: torch isn't needed to find weights or their terms.
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
         raise MissingDependencyError(
-            f"converting {weights.title} needs transformers and gguf: install torch, then 'ilis-guard[hf]' ({error})"
+            f"converting {title} needs transformers and gguf: install torch, then 'ilis-guard[hf]' ({error})"
         ) from error
+    progress = progress or (lambda _step, _done, _steps: None)
     steps = ("checking the file", "reading the tokenizer", "unpacking the weights", "writing safetensors")
-    with _gguf_file(weights, folder.parent) as gguf:
+    if missing := [part for part in parts if not part.is_file()]:
+        raise WeightsError(f"{origin} lacks {missing[0].name!r}; install it again")
+    with _joined(parts, folder.parent) as gguf:
         progress(steps[0], 0, len(steps))
-        _check_sha256(gguf, weights)
+        _check_sha256(gguf, sha256, f"{title} in {origin}")
         progress(steps[1], 1, len(steps))
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
         progress(steps[2], 2, len(steps))
@@ -169,6 +188,17 @@ def _convert(weights: PackagedWeights, folder: Path, progress: Progress) -> None
         tokenizer.save_pretrained(folder)
         _flush_to_disk(folder)
         progress("done", len(steps), len(steps))
+
+
+def _convert(weights: PackagedWeights, folder: Path, progress: Progress) -> None:
+    convert_gguf(
+        [_packaged_file(weights, *part) for part in weights.parts],
+        folder,
+        title=weights.title,
+        origin=f"the package {weights.package!r} (installed version: {installed_version(weights.package)})",
+        sha256=weights.sha256,
+        progress=progress,
+    )
 
 
 def _packaged_file(weights: PackagedWeights, package: str, file: str) -> Path:
@@ -191,19 +221,12 @@ def installed_version(package: str) -> str:
 
 
 @contextmanager
-def _gguf_file(weights: PackagedWeights, temporary: Path) -> Iterator[Path]:
+def _joined(parts: Sequence[Path], temporary: Path) -> Iterator[Path]:
     """The GGUF file as one file; parts are joined in a temporary one."""
-    parts = [_packaged_file(weights, *part) for part in weights.parts]
-    missing = [part for part in parts if not part.is_file()]
-    if missing:
-        raise WeightsError(
-            f"the package {weights.package!r} lacks {missing[0].name!r}; install it again "
-            f"(installed version: {installed_version(weights.package)})"
-        )
     if len(parts) == 1:
         yield parts[0]
         return
-    joined = temporary / f"{weights.name}.gguf"
+    joined = temporary / "joined.gguf"
     with joined.open("wb") as whole:
         for part in parts:
             with part.open("rb") as piece:
@@ -212,13 +235,13 @@ def _gguf_file(weights: PackagedWeights, temporary: Path) -> Iterator[Path]:
     joined.unlink()
 
 
-def _check_sha256(gguf: Path, weights: PackagedWeights) -> None:
+def _check_sha256(gguf: Path, expected: str, what: str) -> None:
     with gguf.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != weights.sha256:
+    if found != expected:
         raise WeightsError(
-            f"the weights of {weights.title} in the package {weights.package!r} aren't the expected ones: sha256 "
-            f"{found!r}, expected {weights.sha256!r}; install the pinned version"
+            f"the weights of {what} aren't the expected ones: sha256 {found!r}, expected {expected!r}; install the "
+            "pinned version"
         )
 
 

@@ -278,19 +278,24 @@ def test_tiers_that_are_not_a_precision_pair_are_refused_first(model: Path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_names_missing_sets_and_prints_results(
-    model: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "bundles.yaml"
+def config_of(model: Path, folder: Path) -> Path:
+    """A file with one tier: `tier(model)`."""
+    config = folder / "tiers.yaml"
     config.write_text(
         f"version: 1\npolicy: default\ntiers:\n- name: tiny-full\n  model: {model}\n"
         "  prompt: '{question} w1'\n  max_new_tokens: 7\n"
     )
-    monkeypatch.setattr(laboratory, "CONFIG", config)
+    return config
+
+
+def test_the_command_names_missing_sets_and_prints_results(
+    model: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(laboratory, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(laboratory, "question_sets", lambda _folder: made_sets())
+    monkeypatch.setattr(laboratory, "question_sets", lambda _family, _folder: made_sets())
     monkeypatch.setattr(laboratory, "run", partial(laboratory.run, seeds=1))
-    laboratory.main("tiny-full", to=whole)
+    config = config_of(model, tmp_path)
+    laboratory.main("tiny-full", to=whole, config=config)
     shown = " ".join(capsys.readouterr().out.split())
     assert "without --data, these sets are missing: squad_xquad" in shown
     assert COUNTS in shown
@@ -298,7 +303,45 @@ def test_the_command_names_missing_sets_and_prints_results(
     assert "leave-one-set-out" in shown
     assert (tmp_path / "results" / "tiny-full" / METRICS).exists()
     with pytest.raises(SystemExit, match="there is no tier 'huge'"):
-        laboratory.main("huge", to=whole)
+        laboratory.main("huge", to=whole, config=config)
+
+
+def test_answers_alone_are_those_that_the_whole_run_makes_and_nothing_is_evaluated(
+    model: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(laboratory, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(laboratory, "question_sets", lambda _family, _folder: made_sets())
+    laboratory.main("tiny-full", to=tmp_path / "to", config=config_of(model, tmp_path), answers_only=True)
+    shown = "".join(capsys.readouterr().out.split())
+    assert f"harvestsandobservationsin{tmp_path}/to" in shown
+    assert "leave-one-set-out" not in shown
+    answers = {path.name: path for path in (whole / "tiny-full").iterdir() if path.suffix == ".parquet"}
+    assert {path.name for path in (tmp_path / "to" / "tiny-full").iterdir()} == answers.keys()
+    for name in (COUNTS, f"{COUNTS}-too", HOPELESS):
+        made, known = (
+            pq.read_table(path, columns=["id", "text"])
+            for path in (tmp_path / "to" / "tiny-full" / f"{name}.parquet", answers[f"{name}.parquet"])
+        )
+        assert made == known
+    assert not (tmp_path / "results").exists()
+
+
+def test_tiers_come_from_the_bundles_file_unless_another_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TierConfig] = []
+    monkeypatch.setattr(laboratory, "question_sets", lambda _family, _folder: made_sets())
+    monkeypatch.setattr(laboratory, "answer_all", lambda tier, _sets, **_options: asked.append(tier))
+    laboratory.main("smollm2-135m-instruct-full", to=tmp_path, answers_only=True)
+    laboratory.main("tiny-full", to=tmp_path, config=config_of(model, tmp_path), answers_only=True)
+    assert [str(tier.model) for tier in asked] == ["packaged:smollm2-135m-instruct", str(model)]
+    with pytest.raises(SystemExit, match="there is no tier 'tiny-full'"):
+        laboratory.main("tiny-full", to=tmp_path, answers_only=True)
+
+
+def test_a_manifest_names_a_models_folder_and_not_where_it_lies(whole: Path, model: Path) -> None:
+    assert {row["model"] for row in table(whole / "results" / MANIFESTS)} == {model.name}
+    assert not model.name.startswith("/")
 
 
 def test_a_missing_folder_of_questions_ends_the_command(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.laboratory.__main__ import CONFIG, RESULTS
-from benchmarks.laboratory.sets import FROM_FOLDER, question_sets
+from benchmarks.laboratory.sets import family_of, question_sets
 from benchmarks.laboratory.tables import MANIFESTS
 from ilis_guard.config.guard_yaml import read_config
 from ilis_guard.lab.evaluation.tables import SETS
@@ -27,17 +27,23 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_results_are_those_of_tiers(folders: list[Path]) -> None:
-    assert {folder.name for folder in folders} <= {tier.name for tier in read_config(CONFIG).tiers}
+    configs = (CONFIG, CONFIG.with_name("laboratory.yaml"))
+    assert {folder.name for folder in folders} <= {
+        tier.name for config in configs for tier in read_config(config).tiers
+    }
 
 
 def test_they_came_of_the_sets_that_are_made_now(folders: list[Path]) -> None:
-    sets = question_sets(None)
-    digests = {questions_digest(questions) for questions in sets.values()}
     for folder in folders:
+        family = family_of(folder.name)
+        sets = question_sets(family, None)
+        digests = {questions_digest(questions) for questions in sets.values()}
         harvested = {row["questions_sha256"] for row in table(folder / MANIFESTS)}
         assert digests <= harvested, folder.name
-        assert len(harvested - digests) <= len(FROM_FOLDER), folder.name
-        assert sets.keys() <= {row["dataset"] for row in table(folder / SETS)} <= {*sets, *FROM_FOLDER}, folder.name
+        assert len(harvested - digests) <= len(family.from_folder), folder.name
+        assert sets.keys() <= {row["dataset"] for row in table(folder / SETS)} <= {*sets, *family.from_folder}, (
+            folder.name
+        )
 
 
 def test_they_are_small(folders: list[Path]) -> None:

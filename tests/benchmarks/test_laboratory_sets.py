@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.laboratory.sets import FROM_FOLDER, ROWS, question_sets
+from benchmarks.laboratory.sets import GENERAL, question_sets
 from ilis_guard.errors import QuestionError
 from ilis_guard.lab.grading import is_correct
 from ilis_guard.lab.questions import Question, write_questions
 
+ROWS = GENERAL.rows
 Sets = Mapping[str, list[Question]]
 
 DIGESTS = {
@@ -38,7 +39,7 @@ TELLING = {"country-of-city": 4, "state-of-city": 8}
 
 @pytest.fixture(scope="module")
 def sets() -> Sets:
-    return question_sets(None)
+    return question_sets(GENERAL, None)
 
 
 def test_each_set_is_reproducible(sets: Sets, tmp_path: Path) -> None:
@@ -77,7 +78,10 @@ def test_hardly_a_question_is_answered_by_its_own_words(sets: Sets) -> None:
 
 def test_the_documentation_names_all_sets_and_how_much_they_share(sets: Sets) -> None:
     text = (Path(__file__).parents[2] / "docs" / "laboratory.md").read_text()
-    assert re.findall(r"^\| `([a-z_-]+)` \| [a-z ]+ \| .* \| .* \|$", text, re.MULTILINE) == [*sets, *FROM_FOLDER]
+    assert re.findall(r"^\| `([a-z_-]+)` \| [a-z ]+ \| .* \| .* \|$", text, re.MULTILINE) == [
+        *sets,
+        *GENERAL.from_folder,
+    ]
     cities = {
         name: {question.question.partition("the city of ")[2].removesuffix("?") for question in sets[name]}
         for name in ("country-of-city", "continent-of-city")
@@ -104,20 +108,20 @@ def test_a_context_holds_the_answer_and_two_others(sets: Sets) -> None:
 
 
 def test_a_folder_adds_its_sets_under_ids_of_their_own(sets: Sets, tmp_path: Path) -> None:
-    (name,) = FROM_FOLDER
+    (name,) = GENERAL.from_folder
     theirs = [
         Question(id=f"x{number}", dataset="theirs", context="A book.", question=f"What is {number}?", answers=("it",))
         for number in range(ROWS + 10)
     ]
     write_questions(tmp_path / f"{name}.jsonl", theirs)
-    with_folder = question_sets(tmp_path)
+    with_folder = question_sets(GENERAL, tmp_path)
     assert list(with_folder) == [*sets, name]
     assert len(with_folder[name]) == ROWS
     assert [question.id for question in with_folder[name]][:: ROWS - 1] == [f"{name}-0001", f"{name}-0850"]
     assert {question.dataset for question in with_folder[name]} == {name}
-    assert with_folder == question_sets(tmp_path)
+    assert with_folder == question_sets(GENERAL, tmp_path)
 
 
 def test_a_folder_without_the_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match=r"squad_xquad\.jsonl.* can't be read"):
-        question_sets(tmp_path)
+        question_sets(GENERAL, tmp_path)
