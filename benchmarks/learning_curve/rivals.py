@@ -146,7 +146,7 @@ class CorrectedRival:
 
 
 def with_improbability(alone: Scores, statistics: Float64[np.ndarray, "rows statistics"], profile: Rows) -> Scores:
-    """Add a score's log-odds, in units of the profile as all else is, and how improbable answers are.
+    """Take the mean of a score's log-odds, in units of the profile as all else is, and how improbable answers are.
 
     Args:
         alone: the score, 0 to 1.
@@ -154,7 +154,7 @@ def with_improbability(alone: Scores, statistics: Float64[np.ndarray, "rows stat
         profile: the rows that it was measured on.
     """
     odds = log_odds(alone)
-    fused: Scores = expit(normalised(odds, odds[profile]) + improbability(logprobs_in(statistics)))
+    fused: Scores = expit((normalised(odds, odds[profile]) + improbability(logprobs_in(statistics))) / 2)
     return fused
 
 

@@ -112,7 +112,7 @@ def test_statistics_with_a_profile_are_a_regression_on_sets_each_in_its_own_unit
     np.testing.assert_allclose(profiled.alone, expected, atol=1e-6)
     own = standard(logit(expected), logit(expected)[profile])
     logprobs = standard(target.statistics, target.statistics[profile])[:, LOGPROBS]
-    np.testing.assert_allclose(profiled.prior, expit(own - logprobs.sum(axis=1)), atol=1e-6)
+    np.testing.assert_allclose(profiled.prior, expit((own - logprobs.sum(axis=1)) / 2), atol=1e-6)
     everything = np.concatenate([rows.statistics for rows in SETS.values()])
     raw = LogisticRegression().fit(standard(everything, everything), wrong)
     np.testing.assert_allclose(
@@ -151,13 +151,13 @@ def test_a_profile_is_measured_on_its_rows_alone() -> None:
     assert units[-1, 1] == FARTHEST
 
 
-def test_improbability_is_added_to_log_odds_in_units_of_the_profile() -> None:
+def test_improbability_and_log_odds_in_units_of_the_profile_count_alike() -> None:
     statistics = np.full((4, len(STATISTICS)), 9.0)
     statistics[:, LOGPROBS] = [[1.0, 2.0], [-1.0, 0.5], [-3.0, 0.0], [0.0, -1.0]]
     alone = expit(np.array([0.0, 2.0, 1.0, 4.0]))
     # Of the first two rows, the log-odds 0 and 2 have the mean 1 and the spread 1.
     fused = with_improbability(alone, statistics, np.array([0, 1]))
-    np.testing.assert_allclose(logit(fused), [-1 - 3, 1 + 0.5, 0 + 3, 3 + 1], atol=1e-9)
+    np.testing.assert_allclose(logit(fused), np.array([-1 - 3, 1 + 0.5, 0 + 3, 3 + 1]) / 2, atol=1e-9)
 
 
 def test_labels_are_learned_from_statistics_and_the_probes_own_numbers() -> None:
