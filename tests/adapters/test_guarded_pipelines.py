@@ -107,7 +107,7 @@ def test_a_system_turn_and_a_history_are_put_as_they_are(pipe: Pipe, smollm2_ful
     ]
     decision = wrapped.invoke({"question": conversation[-1].content})
     check_same(decision, smollm2_full.generate(conversation))
-    assert (decision.calibrated, decision.attempts[0].departures) == (False, ("system", "history"))
+    assert (decision.calibrated, decision.attempts[0].departures) == (False, ("system",))
 
 
 def test_a_pipeline_without_a_chat_model_may_write_the_marks_itself(pipe: Pipe, smollm2_full: LocalModel) -> None:

@@ -147,7 +147,7 @@ def test_targets_stand_beside_results(whole: Path) -> None:
         ("leave-one-set-out", "leave-one-set-out, AUROC over the best probe", 10),
     ):
         found = rows[what]["found"]
-        probes = {name: means[protocol, name] for name in ("probe-mlp", "probe-residual", "saplma")}
+        probes = {name: means[protocol, name] for name in ("probe-mlp", "probe-residual", "saplma", "trilens")}
         best = max(probes, key=lambda name: probes[name])
         ahead = 100 * (means[protocol, "fused"] - probes[best])
         assert found == f"{ahead:+.1f} ({best})"

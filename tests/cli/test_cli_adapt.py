@@ -14,7 +14,7 @@ from tests.conftest import FEW_WORDS, SMOLLM2
 
 BUNDLE = "packaged:smollm2-135m-instruct-full"
 TIER = {"name": "small", "model": SMOLLM2, "prompt": FEW_WORDS, "max_new_tokens": 16, "bundle": BUNDLE}
-SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+SYSTEM = {"role": "system", "content": "You answer briefly and politely."}
 COUNTRIES = (
     *("France", "Norway", "Peru", "Japan", "Chile", "Spain", "Mali", "Italy", "Fiji", "Kenya"),
     *("Chad", "Cuba", "Iran", "Laos", "Oman", "Togo", "Greece", "Nepal", "Tonga", "Palau"),

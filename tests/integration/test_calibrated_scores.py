@@ -32,6 +32,8 @@ FITTED: dict[str, Any] = {
 }
 QUESTION = "What is the capital of France?"
 HELPFUL = Message(role="system", content="You are a helpful assistant.")
+"""Of labelled rows, as second turns are."""
+POLITE = Message(role="system", content="You answer briefly and politely.")
 ASKED = Message(role="user", content=QUESTION)
 TURNS = (Message(role="user", content="Hello."), Message(role="assistant", content="Hello!"))
 POLICY = """
@@ -60,9 +62,11 @@ def guard(tier: Tier) -> Iterator[Guard]:
 
 CONVERSATIONS: list[tuple[tuple[Message, ...], tuple[Departure, ...]]] = [
     ((ASKED,), ()),
-    ((HELPFUL, ASKED), ("system",)),
-    ((*TURNS, ASKED), ("history",)),
-    ((HELPFUL, *TURNS, ASKED), ("system", "history")),
+    ((HELPFUL, ASKED), ()),
+    ((*TURNS, ASKED), ()),
+    ((POLITE, ASKED), ("system",)),
+    ((HELPFUL, *TURNS, ASKED), ("system",)),  # each is known, and both together aren't
+    ((POLITE, *TURNS, ASKED), ("system",)),
 ]
 
 
@@ -111,11 +115,11 @@ def test_callers_of_the_server_see_it(
         assert counted is (name in departures)
 
 
-def test_a_langchain_prompt_with_a_system_message_is_not_calibrated(guard: Guard) -> None:
+def test_a_langchain_prompt_with_an_unknown_system_message_is_not_calibrated(guard: Guard) -> None:
     plain = ChatPromptTemplate.from_messages([("human", "{question}")]) | GuardRunnable(guard)
-    helpful = ChatPromptTemplate.from_messages([("system", HELPFUL.content), ("human", "{question}")])
+    polite = ChatPromptTemplate.from_messages([("system", POLITE.content), ("human", "{question}")])
     assert plain.invoke({"question": QUESTION}).calibrated
-    made = (helpful | GuardRunnable(guard)).invoke({"question": QUESTION})
+    made = (polite | GuardRunnable(guard)).invoke({"question": QUESTION})
     assert (made.calibrated, made.attempts[0].departures, made.action) == (False, ("system",), Action.ESCALATE)
 
 
