@@ -27,7 +27,8 @@ lint: .venv/.ready-for-tests
 
 # The loop of a working day. What the markers leave (nearly) nothing of isn't collected: importing torch takes long.
 UNHURRIED := benchmarks integration models signature smoke adapters/test_chat_standard.py \
-  adapters/test_guarded_pipelines.py adapters/test_pipelines_in_memory.py lab/test_baselines_observe.py
+  adapters/test_guarded_pipelines.py adapters/test_pipelines_in_memory.py lab/test_baselines_observe.py \
+  lab/test_baselines_observe_runs.py
 
 quick: .venv/.ready-for-tests
 	.venv/bin/ruff check -q .
@@ -62,11 +63,13 @@ chromium:
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
 	  echo "Chromium isn't installed: the tests that need it skip, or fail where CI=true"
 
-# The bundles that come with ilis_guard, by exactly these commands (about an hour on 2 cores).
+# The bundles that come with ilis_guard, by exactly these commands (about two hours on 2 cores): all questions as they
+# are, and some of them after a system message or as second turns.
 BUNDLES := smollm2-135m-instruct-nf4 smollm2-135m-instruct-full gemma-3-270m-full
 
 # Kept: an interrupted run goes on where it was, and the pictures are drawn from them.
-.SECONDARY: $(BUNDLES:%=harvests/%.parquet)
+.SECONDARY: $(BUNDLES:%=harvests/%.parquet) $(BUNDLES:%=harvests/%-reworded.parquet)
+HARVEST := .venv/bin/ilis-guard harvest --config benchmarks/bundles.yaml --batch-size 96
 
 bundles: $(BUNDLES:%=ilis_guard/bundles/%/bundle.json) $(BUNDLES:%=ilis_guard/bundles/%-prompt/bundle.json)
 
@@ -74,14 +77,21 @@ harvests/world-facts.jsonl: | .venv/.ready-for-tests
 	mkdir -p harvests
 	.venv/bin/python -m benchmarks.world_facts --to $@
 
+harvests/world-facts-reworded.jsonl: | .venv/.ready-for-tests
+	mkdir -p harvests
+	.venv/bin/python -m benchmarks.world_facts --sample 600 --to $@
+
+harvests/%-reworded.parquet: harvests/world-facts-reworded.jsonl benchmarks/bundle_wordings.yaml
+	$(HARVEST) $< --wordings benchmarks/bundle_wordings.yaml --tier $* --to $@
+
 harvests/%.parquet: harvests/world-facts.jsonl
-	.venv/bin/ilis-guard harvest $< --tier $* --to $@ --config benchmarks/bundles.yaml
+	$(HARVEST) $< --tier $* --to $@
 
-ilis_guard/bundles/%/bundle.json: harvests/%.parquet
-	.venv/bin/ilis-guard fit $< --to $(@D)
+ilis_guard/bundles/%/bundle.json: harvests/%.parquet harvests/%-reworded.parquet
+	.venv/bin/ilis-guard fit $^ --to $(@D)
 
-ilis_guard/bundles/%-prompt/bundle.json: harvests/%.parquet
-	.venv/bin/ilis-guard fit $< --stage prompt --to $(@D)
+ilis_guard/bundles/%-prompt/bundle.json: harvests/%.parquet harvests/%-reworded.parquet
+	.venv/bin/ilis-guard fit $^ --stage prompt --to $(@D)
 
 benchmarks: .venv/.ready-for-tests
 	.venv/bin/python -m benchmarks.overhead run

@@ -188,9 +188,13 @@ _TASKS: dict[str, tuple[Literal["open", "numeric"], Callable[[], Facts]]] = {
 def main(
     to: Annotated[Path, typer.Option(help="The JSONL file to write.")],
     seed: Annotated[int, typer.Option(help="Selects the questions.")] = 0,
+    sample: Annotated[int | None, typer.Option(help="Draw so many of them at random.", min=1)] = None,
 ) -> None:
     """Write a few thousand labelled questions about the world and small numbers."""
     questions = world_facts(seed)
+    if sample is not None:
+        random.Random(seed).shuffle(questions)  # noqa: S311 - no secret
+        questions = questions[:sample]
     write_questions(to, questions)
     typer.echo(f"{len(questions)} questions in {to}")
 

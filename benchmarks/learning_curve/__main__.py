@@ -9,9 +9,9 @@ a profile is measured on, and the rows that are labelled; the remaining ones tes
 only fitted to.
 
 Output statistics are given all that the bundle is given: the other sets, each in its own units, the same profile,
-perplexity, the same labels with the same kind of correction. With a second folder, of what was observed of each harvest
-(``ilis-guard observe``, a file of the same name), so are probes and TriLens, and more scores that need no label are
-compared.
+improbability, the same labels with the same kind of correction. With a second folder, of what was observed of each
+harvest (``ilis-guard observe``, a file of the same name), so are probes and TriLens, and more scores that need no label
+are compared.
 
 Beside the table there is a picture of the same name (.png). With ``--samplers`` the ways to choose the rows to label
 are compared, and that table stands beside the other. Bundles are kept in a folder, and a second run takes them from

@@ -1,14 +1,16 @@
-"""The bundle beside its rivals: mean AUROC without a label, by profile, with perplexity, and by labels."""
+"""The bundle beside its rivals: mean AUROC without a label, by profile, with improbability, and by labels."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.learning_curve.figures import CurveFigure, find
 from benchmarks.learning_curve.rivals import OUTPUT_STATISTICS, PROBES
-from benchmarks.learning_curve.trials import BUNDLE, FUSED, OBSERVED, UNSUPERVISED, Setting, Sizes
+from benchmarks.learning_curve.trials import BUNDLE, FUSED, IMPROBABILITY, OBSERVED, UNSUPERVISED, Setting, Sizes
 
 BEST_UNSUPERVISED: Final = "best without labels"
 BEST_PROBE: Final = "best probe"
+COUNT_IT: Final = (BUNDLE, IMPROBABILITY)
+"""With a profile these have no score without improbability."""
 
 
 def headings(sizes: Sizes) -> list[str]:
@@ -18,7 +20,7 @@ def headings(sizes: Sizes) -> list[str]:
         "method",
         "as it is",
         *(f"profile {size}" for size in profiles),
-        *(f"{size} + perplexity" for size in profiles),
+        *(f"{size} + improbability" for size in profiles),
         *(f"{labels} labels" for labels in sizes.labels),
     ]
 
@@ -29,7 +31,7 @@ def comparison(found: Sequence[CurveFigure], sizes: Sizes) -> list[list[str]]:
     known = {name: value for name, value in unsupervised.items() if value is not None}
     best = max(known, key=lambda name: known[name])
     columns = len(headings(sizes)) - 1
-    of_methods = {name: _values(found, name, sizes) for name in (BUNDLE, OUTPUT_STATISTICS, *PROBES)}
+    of_methods = {name: _values(found, name, sizes) for name in (BUNDLE, IMPROBABILITY, OUTPUT_STATISTICS, *PROBES)}
     measured = {name: values for name, values in of_methods.items() if any(value is not None for value in values)}
     of_probes = [values for name, values in measured.items() if name in PROBES]
     rows = [
@@ -43,13 +45,12 @@ def comparison(found: Sequence[CurveFigure], sizes: Sizes) -> list[list[str]]:
 
 def _values(found: Sequence[CurveFigure], method: str, sizes: Sizes) -> list[float | None]:
     profiles = [size for size in sizes.profiles if size]
-    settings = [
-        Setting(method=method),
-        *(Setting(method=method, profile=size) for size in profiles),
-        *(Setting(method=FUSED.format(method=method), profile=size) for size in profiles),
-        *(Setting(method=method, labels=labels, profile=sizes.pool) for labels in sizes.labels),
-    ]
-    return [_mean(found, setting) for setting in settings]
+    alone = [Setting(method=method, profile=size) for size in profiles]
+    fused = [Setting(method=FUSED.format(method=method), profile=size) for size in profiles]
+    labelled = [Setting(method=method, labels=labels, profile=sizes.pool) for labels in sizes.labels]
+    by_profile: list[Setting | None] = [*[None] * len(alone), *alone] if method in COUNT_IT else [*alone, *fused]
+    settings = [Setting(method=method), *by_profile, *labelled]
+    return [None if setting is None else _mean(found, setting) for setting in settings]
 
 
 def _mean(found: Sequence[CurveFigure], setting: Setting) -> float | None:

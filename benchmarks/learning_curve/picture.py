@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.learning_curve.figures import CurveFigure, find
 from benchmarks.learning_curve.rivals import OUTPUT_STATISTICS
-from benchmarks.learning_curve.trials import BUNDLE, MAX_ERROR, UNSUPERVISED, Setting, Sizes
+from benchmarks.learning_curve.trials import BUNDLE, FUSED, MAX_ERROR, UNSUPERVISED, Setting, Sizes
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED
 from ilis_guard.lab.recalibrate import KEPT
 
@@ -72,7 +72,7 @@ class _Curve:
     def values(self, name: str, left_out: str) -> Values:
         profile = self.sizes.pool
         settings = [
-            Setting(method=self.method, profile=profile),
+            _ranking(self.method, profile) if name == "auroc" else Setting(method=self.method, profile=profile),
             *(
                 Setting(method=self.method, labels=labels, kept=self.kept, profile=profile)
                 for labels in self.sizes.labels
@@ -81,10 +81,15 @@ class _Curve:
         return [find(self.found, setting, name, left_out) for setting in settings]
 
 
+def _ranking(method: str, profile: int) -> Setting:
+    """What ranks best without labels: with a profile, rivals count improbability as the bundle does."""
+    return Setting(method=method if method == BUNDLE or not profile else FUSED.format(method=method), profile=profile)
+
+
 def _profiles(axis: Axes, found: Sequence[CurveFigure], sizes: Sizes) -> None:
     places = range(len(sizes.profiles))
     for method in (BUNDLE, OUTPUT_STATISTICS):
-        values = [find(found, Setting(method=method, profile=size), "auroc") for size in sizes.profiles]
+        values = [find(found, _ranking(method, size), "auroc") for size in sizes.profiles]
         _line(axis, places, values, COLOURS[method], "-", method)
     for method in UNSUPERVISED:
         known = find(found, Setting(method=method), "auroc")

@@ -1,4 +1,4 @@
-"""Methods that are given all that a bundle is given: other sets, the profile, perplexity, the same use of labels."""
+"""Methods that are given all that a bundle is given: other sets, the profile, improbability, the same use of labels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+from scipy.special import expit
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers
@@ -17,7 +18,9 @@ from ilis_guard.lab.fit import calibrate
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.recalibrate import MIN_PER_CLASS_CORRECTED
 from ilis_guard.lab.splits import split
+from ilis_guard.scoring.blended_trees import improbability
 from ilis_guard.scoring.calibration import BetaCalibration
+from ilis_guard.scoring.columns import LOGPROBS
 from ilis_guard.scoring.correction import Correction, log_odds
 from ilis_guard.scoring.traffic import FARTHEST
 from ilis_guard.types import STATISTICS
@@ -47,7 +50,13 @@ class Rival:
         """Score rows in units of some of them, whose labels aren't looked at."""
         normal = in_units(rows, lambda values: normalised(values, values[profile]))
         own = self.normal.numbers(normal).astype(np.float64) if isinstance(self.normal, ProbeEstimator) else None
-        return ProfiledRival(prior=self.normal.predict_proba(normal), statistics=normal.statistics, numbers=own)
+        alone = self.normal.predict_proba(normal)
+        return ProfiledRival(
+            alone=alone,
+            prior=with_improbability(alone, normal.statistics, profile),
+            statistics=normal.statistics,
+            numbers=own,
+        )
 
 
 def fit_rivals(others: Answers, set_of: Rows) -> Iterator[Rival]:
@@ -82,15 +91,14 @@ def in_units(rows: Answers, change: Callable[[np.ndarray], np.ndarray]) -> Answe
 class ProfiledRival:
     """A method's scores of a set in units of its profile, and what labels of it teach."""
 
+    alone: Scores
+    """Of the method."""
     prior: Scores
+    """With improbability, which bundles count on other traffic than their own: what labels correct."""
     statistics: Float64[np.ndarray, "rows statistics"]
     """Output statistics, normalised."""
     numbers: Float64[np.ndarray, "rows numbers"] | None
     """What a probe looks at, normalised: one layer's activations, or components, or entropies."""
-
-    def with_perplexity(self, profile: Rows) -> Scores:
-        """Fuse with perplexity."""
-        return with_perplexity(self.prior, self.statistics, profile)
 
     def corrected(self, labelled: Rows, wrong: Bool[np.ndarray, " labels"], share: float) -> "CorrectedRival":
         """Learn from labels as `correct` does, with the last of them kept for guarantees.
@@ -137,11 +145,22 @@ class CorrectedRival:
         return self.calibration.apply(self.raw)
 
 
-def with_perplexity(raw: Scores, statistics: Float64[np.ndarray, "rows statistics"], profile: Rows) -> Scores:
-    """Add a score's log-odds and the perplexity, both less the profile's mean and in its spreads."""
-    columns = np.column_stack([log_odds(raw), -statistics[:, STATISTICS.index("logprob_mean")]])
-    fused: Scores = normalised(columns, columns[profile]).sum(axis=1)
+def with_improbability(alone: Scores, statistics: Float64[np.ndarray, "rows statistics"], profile: Rows) -> Scores:
+    """Add a score's log-odds, in units of the profile as all else is, and how improbable answers are.
+
+    Args:
+        alone: the score, 0 to 1.
+        statistics: in units of the profile.
+        profile: the rows that it was measured on.
+    """
+    odds = log_odds(alone)
+    fused: Scores = expit(normalised(odds, odds[profile]) + improbability(logprobs_in(statistics)))
     return fused
+
+
+def logprobs_in(statistics: Float64[np.ndarray, "rows statistics"]) -> Float64[np.ndarray, "rows 2"]:
+    """Select the log-probabilities that improbability counts."""
+    return statistics[:, [STATISTICS.index(name) for name in LOGPROBS]]
 
 
 def normalised(values: np.ndarray, of: np.ndarray) -> np.ndarray:

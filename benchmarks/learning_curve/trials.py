@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from benchmarks.learning_curve.left_out import LeftOut, take
-from benchmarks.learning_curve.rivals import ProfiledRival, Rival, with_perplexity
+from benchmarks.learning_curve.rivals import ProfiledRival, Rival, logprobs_in, normalised
 from benchmarks.learning_curve.samplers import SAMPLERS, Sampler
 from ilis_guard.errors import FitError
 from ilis_guard.lab.baselines.observations import SCORES
@@ -19,15 +19,20 @@ from ilis_guard.lab.calibration_rows import CalibrationRows
 from ilis_guard.lab.recalibrate import KEPT, correct
 from ilis_guard.lab.traffic import profile_by_prompts
 from ilis_guard.scoring import certify, read_bundle
+from ilis_guard.scoring.blended_trees import improbability
 from ilis_guard.types import STATISTICS
 
 MAX_ERROR: Final = 0.2
 """Of the answered requests, that is certified."""
 BUNDLE: Final = "bundle"
+"""With a profile its score counts improbability."""
 UNSUPERVISED: Final = {"perplexity": "logprob_mean", "log-probability": "logprob_sum"}
 OBSERVED: Final = tuple(score for score in SCORES if score not in ("perplexity", "neg_logprob_sum"))
 """Scores that need no labels, of answers that were observed."""
-FUSED: Final = "{method} + perplexity"
+IMPROBABILITY: Final = "improbability"
+"""Alone, in units of a profile: what a bundle's score has to beat there."""
+FUSED: Final = "{method} + improbability"
+"""A method that counts it as bundles do."""
 RANDOM: Final = "random"
 
 
@@ -94,8 +99,9 @@ class Draw:
         for name, statistic in UNSUPERVISED.items():
             column = answers.statistics[self._test, STATISTICS.index(statistic)]
             yield self._trial(Setting(method=name), -column)
-        for name in OBSERVED if answers.unsupervised is not None else ():
-            yield self._trial(Setting(method=name), answers.unsupervised[name][self._test])
+        if answers.unsupervised is not None:
+            for name in OBSERVED:
+                yield self._trial(Setting(method=name), answers.unsupervised[name][self._test])
         bundle = self._left_out.bundle
         for size in self._sizes.profiles:
             rows = self._in_profile(size)
@@ -103,20 +109,22 @@ class Draw:
             setting = Setting(method=BUNDLE, profile=size)
             yield self._trial(setting, rows.raw[self._test], uncertainty[self._test])
             if size:
-                fused = with_perplexity(rows.raw, answers.statistics, self._pool[:size])
-                yield self._trial(_fused(setting), fused[self._test])
+                logprobs = logprobs_in(normalised(answers.statistics, answers.statistics[self._pool[:size]]))
+                yield self._trial(Setting(method=IMPROBABILITY, profile=size), improbability(logprobs)[self._test])
             for rival in self._left_out.rivals:
                 yield from self._unlabelled_rival(rival, Setting(method=rival.name, profile=size))
 
     def _unlabelled_rival(self, rival: Rival, setting: Setting) -> Iterator[Trial]:
-        answers, profile = self._left_out.answers, self._pool[: setting.profile]
+        answers = self._left_out.answers
         if not setting.profile:
             raw = rival.without_profile(answers)[self._test]
             yield self._trial(setting, raw, raw)
             return
-        profiled = rival.profiled(answers, profile)
-        yield self._trial(setting, profiled.prior[self._test], profiled.prior[self._test])
-        yield self._trial(_fused(setting), profiled.with_perplexity(profile)[self._test])
+        profiled = rival.profiled(answers, self._pool[: setting.profile])
+        alone = profiled.alone[self._test]
+        yield self._trial(setting, alone, alone)
+        fused = replace(setting, method=FUSED.format(method=rival.name))
+        yield self._trial(fused, profiled.prior[self._test])
 
     def labelled(self) -> Iterator[Trial]:
         """With the first rows of the pool labelled, all of them learned from or some kept for guarantees."""
@@ -166,8 +174,9 @@ class Draw:
         try:
             learned = rival.corrected(chosen, wrong[chosen], setting.kept)
         except FitError:
-            raw = rival.prior[self._test]
-            return self._trial(setting, raw, raw, threshold=None, refused=True)
+            # With improbability it only ranks.
+            raw, uncertainty = rival.prior[self._test], rival.alone[self._test]
+            return self._trial(setting, raw, uncertainty, threshold=None, refused=True)
         uncertainty, kept = learned.uncertainty, learned.kept
         threshold = _certified(uncertainty[kept], wrong[kept]) if len(kept) else None
         return self._trial(setting, learned.raw[self._test], uncertainty[self._test], threshold=threshold)
@@ -186,7 +195,7 @@ class Draw:
             return rows
         assert rows.columns is not None, "a harvest has them"
         traffic = profile_by_prompts(rows.columns.take(self._pool[:size]))
-        return replace(rows.in_units(self._left_out.bundle, traffic), adapted=True)
+        return rows.in_units(self._left_out.bundle, traffic)
 
     def _trial(
         self,
@@ -209,10 +218,6 @@ class Draw:
             answered=answered,
             refused=refused,
         )
-
-
-def _fused(setting: Setting) -> Setting:
-    return replace(setting, method=FUSED.format(method=setting.method))
 
 
 def _certified(uncertainty: Float64[np.ndarray, " rows"], wrong: Bool[np.ndarray, " rows"]) -> float | None:

@@ -16,7 +16,7 @@ QUESTIONS: Final = (
     "What is the capital of Kyrgyzstan?",
     "On which continent is Mongolia?",
     "What is 7 times 8?",
-    "What is the atomic number of tungsten?",
+    "Who wrote Don Quixote?",
     "What is 48 times 67?",
     "Who will win the football World Cup in 2042?",
 )

@@ -68,20 +68,20 @@ class BlendedTrees:
         return blended if self._correction is None else self._correction.apply(blended, columns.normalised_features)
 
     def _blended(self, columns: Columns, adapted: bool) -> Float64[np.ndarray, " rows"]:
-        """Blend: ``logit r = logit(trees) / spread + w linear . z + u`` (docs/scoring.md).
+        """Blend trees, the linear model and improbability (docs/scoring.md).
 
-        On the traffic that the trees were fitted to, they know best: w is what validation rows chose, and how
-        improbable an answer is, u, has no part. Of other traffic they know less: w is 1, and u counts.
+        On the traffic that the trees were fitted to, they know best: the linear model has the weight that validation
+        rows chose, and how improbable an answer is counts nowhere. Of other traffic they know less: all three count
+        alike, and their mean keeps the spread that the calibration map knows.
         """
         # One thread: for few rows, starting more takes longer than evaluating the trees.
         trees = np.asarray(self._booster.predict(columns.blocks["features"], num_threads=1), dtype=np.float64)
         blending = self._blending
         if blending is None:
             return trees
-        is_other = adapted or blending.adapted
-        weight = 1.0 if is_other else blending.linear_weight
-        odds = log_odds(trees) / blending.trees_spread + weight * (columns.normalised_features @ self._linear)
-        if is_other and "logprobs" in columns.blocks:
-            odds = odds + improbability(columns.blocks["logprobs"])
-        blended: Float64[np.ndarray, " rows"] = expit(odds)
-        return blended
+        parts = [log_odds(trees) / blending.trees_spread, columns.normalised_features @ self._linear]
+        if not (adapted or blending.adapted):
+            return np.asarray(expit(parts[0] + blending.linear_weight * parts[1]))
+        if "logprobs" in columns.blocks:
+            parts.append(improbability(columns.blocks["logprobs"]))
+        return np.asarray(expit(np.mean(parts, axis=0)))

@@ -1,6 +1,7 @@
 """The learning curve's figures, on synthetic harvests of which it is known what they must be."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,14 +11,17 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.learning_curve.__main__ import RESULTS, SIZES, measure, run
 from benchmarks.learning_curve.figures import HEADINGS, curve_figures, find
-from benchmarks.learning_curve.left_out import LeftOut, harvests_in, leave_out, sources_in
+from benchmarks.learning_curve.left_out import LeftOut, harvests_in, leave_out, sources_in, take
 from benchmarks.learning_curve.rivals import OUTPUT_STATISTICS
 from benchmarks.learning_curve.trials import BUNDLE, Setting, Sizes, Trial
 from ilis_guard.errors import FitError
+from ilis_guard.lab.adapt import Traffic, adapt
+from ilis_guard.lab.calibration_rows import read_calibration_rows
 from ilis_guard.lab.evaluation.bootstrap import MEAN, POOLED
-from ilis_guard.lab.recalibrate import KEPT
-from ilis_guard.scoring import LightGBMScorer
+from ilis_guard.lab.recalibrate import KEPT, correct
+from ilis_guard.scoring import LightGBMScorer, read_bundle
 from ilis_guard.scoring.bundle import row_digest
+from ilis_guard.scoring.profile import AdaptedProfile
 from ilis_guard.types import STATISTICS
 from tests.lab.synthetic import synthetic_answers, write_harvest
 from tests.lab.test_fit import generation
@@ -86,6 +90,48 @@ def test_figures_without_a_label_are_those_of_the_tested_rows(alpha: LeftOut, ta
     off = sum(abs(float((scores[together][one] - rows.wrong[together][one]).sum())) for one in bins) / 120
     # A row that is tested in both draws may lie on either side of an edge.
     assert cell(table, "ece", "alpha", method=BUNDLE) == pytest.approx(off, abs=0.02)
+
+
+def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pool and the tested rows."""
+    order = np.random.default_rng(seed).permutation(120)
+    return order[:60], order[60:]
+
+
+def auroc_of(scorer: LightGBMScorer, tested: np.ndarray) -> float:
+    rows = SETS["alpha"]
+    scores = [scorer.score(generation(rows, row)).uncertainty for row in tested]
+    return float(roc_auc_score(rows.wrong[tested], scores))
+
+
+def profile_of(alpha: LeftOut, rows: np.ndarray) -> AdaptedProfile:
+    answers = [replace(generation(SETS["alpha"], row), text="an answer") for row in rows]
+    return adapt(alpha.bundle, Traffic(answers=[({}, answer) for answer in answers]))
+
+
+def test_with_a_profile_a_set_is_scored_as_a_guard_scores_it(alpha: LeftOut, table: list[dict[str, str]]) -> None:
+    wanted = np.mean(
+        [
+            auroc_of(LightGBMScorer(alpha.bundle, profile_of(alpha, pool[:20])), tested)
+            for pool, tested in map(drawn, (0, 1))
+        ]
+    )
+    assert cell(table, "auroc", "alpha", method=BUNDLE, profile=20) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_with_labels_a_set_is_scored_as_a_guard_scores_it_by_the_new_bundle(
+    alpha: LeftOut, table: list[dict[str, str]], folder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for seed in (0, 1):
+        pool, tested = drawn(seed)
+        rows = read_calibration_rows(alpha.bundle, folder / "alpha.parquet", profile=profile_of(alpha, pool))
+        correct(alpha.bundle, take(rows, pool[:25]), tmp_path / str(seed), kept=0.0, accept=True)
+        learned = read_bundle(str(tmp_path / str(seed)))
+        assert learned.metadata.blending.adapted
+        found.append(auroc_of(LightGBMScorer(learned), tested))
+    in_table = cell(table, "auroc", "alpha", method=BUNDLE, labels=25, profile=60)
+    assert in_table == pytest.approx(np.mean(found), abs=1e-4)
 
 
 def test_means_are_over_the_sets_with_enough_rows(table: list[dict[str, str]]) -> None:

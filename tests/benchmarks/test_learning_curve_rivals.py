@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.learning_curve.__main__ import run
 from benchmarks.learning_curve.comparison import BEST_PROBE, BEST_UNSUPERVISED, comparison, headings
 from benchmarks.learning_curve.figures import CurveFigure
-from benchmarks.learning_curve.left_out import Source, sources_in
+from benchmarks.learning_curve.left_out import Source, leave_out, sources_in
 from benchmarks.learning_curve.rivals import (
     OUTPUT_STATISTICS,
     PROBES,
@@ -22,9 +22,9 @@ from benchmarks.learning_curve.rivals import (
     Rival,
     fit_rivals,
     normalised,
-    with_perplexity,
+    with_improbability,
 )
-from benchmarks.learning_curve.trials import BUNDLE, OBSERVED, Setting, Sizes
+from benchmarks.learning_curve.trials import BUNDLE, IMPROBABILITY, OBSERVED, Draw, Setting, Sizes
 from ilis_guard.errors import FitError
 from ilis_guard.lab.attempts import Answers
 from ilis_guard.lab.baselines import probes
@@ -34,6 +34,7 @@ from ilis_guard.scoring.traffic import FARTHEST
 from ilis_guard.types import STATISTICS
 from tests.lab.synthetic import observed_answers, synthetic_answers, write_harvest, write_observations
 
+LOGPROBS = [STATISTICS.index("logprob_sum"), STATISTICS.index("logprob_mean")]
 SIZES = Sizes(profiles=(0, 20), labels=(25,), sampled=(), pool=60, tested=60)
 SETS = {
     name: observed_answers(synthetic_answers({name: 120}, seed=seed), seed=seed, away=4.0 * seed)
@@ -85,7 +86,8 @@ def joined(sets: Mapping[str, Answers]) -> tuple[Answers, np.ndarray]:
 
 
 def standard(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    return (values - of.mean(axis=0)) / of.std(axis=0)
+    units: np.ndarray = (values - of.mean(axis=0)) / of.std(axis=0)
+    return units
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,10 @@ def test_statistics_with_a_profile_are_a_regression_on_sets_each_in_its_own_unit
     model = LogisticRegression().fit(known, wrong)
     expected = model.predict_proba(standard(target.statistics, target.statistics[profile]))[:, 1]
     profiled = rivals[OUTPUT_STATISTICS].profiled(target, profile)
-    np.testing.assert_allclose(profiled.prior, expected, atol=1e-6)
+    np.testing.assert_allclose(profiled.alone, expected, atol=1e-6)
+    own = standard(logit(expected), logit(expected)[profile])
+    logprobs = standard(target.statistics, target.statistics[profile])[:, LOGPROBS]
+    np.testing.assert_allclose(profiled.prior, expit(own - logprobs.sum(axis=1)), atol=1e-6)
     everything = np.concatenate([rows.statistics for rows in SETS.values()])
     raw = LogisticRegression().fit(standard(everything, everything), wrong)
     np.testing.assert_allclose(
@@ -128,10 +133,10 @@ def test_a_profile_gives_probes_a_set_that_lies_elsewhere(rivals: dict[str, Riva
         lens=8 * target.lens,
     )
     profile = np.arange(50)
-    prior = rivals[name].profiled(target, profile).prior
-    assert roc_auc_score(target.wrong, prior) > 0.9
+    alone = rivals[name].profiled(target, profile).alone
+    assert roc_auc_score(target.wrong, alone) > 0.9
     # In its own units it's as if it hadn't been stretched; as it is, it isn't.
-    np.testing.assert_allclose(rivals[name].profiled(stretched, profile).prior, prior, atol=0.02)
+    np.testing.assert_allclose(rivals[name].profiled(stretched, profile).alone, alone, atol=0.02)
     raw, of_stretched = map(rivals[name].without_profile, (target, stretched))
     assert np.abs(raw - of_stretched).mean() > 0.02
 
@@ -146,13 +151,13 @@ def test_a_profile_is_measured_on_its_rows_alone() -> None:
     assert units[-1, 1] == FARTHEST
 
 
-def test_perplexity_is_added_in_units_of_the_profile() -> None:
-    statistics = np.zeros((4, len(STATISTICS)))
-    statistics[:, STATISTICS.index("logprob_mean")] = [-1.0, -3.0, -5.0, -2.0]
-    raw = expit(np.array([0.0, 2.0, 1.0, 4.0]))
-    # Of the first two rows: log-odds 0 and 2, mean 1 and spread 1; perplexities 1 and 3, mean 2 and spread 1.
-    fused = with_perplexity(raw, statistics, np.array([0, 1]))
-    np.testing.assert_allclose(fused, [-1 - 1, 1 + 1, 0 + 3, 3 + 0], atol=1e-9)
+def test_improbability_is_added_to_log_odds_in_units_of_the_profile() -> None:
+    statistics = np.full((4, len(STATISTICS)), 9.0)
+    statistics[:, LOGPROBS] = [[1.0, 2.0], [-1.0, 0.5], [-3.0, 0.0], [0.0, -1.0]]
+    alone = expit(np.array([0.0, 2.0, 1.0, 4.0]))
+    # Of the first two rows, the log-odds 0 and 2 have the mean 1 and the spread 1.
+    fused = with_improbability(alone, statistics, np.array([0, 1]))
+    np.testing.assert_allclose(logit(fused), [-1 - 3, 1 + 0.5, 0 + 3, 3 + 1], atol=1e-9)
 
 
 def test_labels_are_learned_from_statistics_and_the_probes_own_numbers() -> None:
@@ -161,6 +166,7 @@ def test_labels_are_learned_from_statistics_and_the_probes_own_numbers() -> None
     numbers = random.normal(size=(200, 30))
     numbers[:, :3] += 1.5 * (2.0 * wrong[:, None] - 1)
     rival = ProfiledRival(
+        alone=np.full(200, 0.5),
         prior=np.clip(random.random(200), 0.01, 0.99),
         statistics=random.normal(size=(200, 4)) + wrong[:, None],
         numbers=numbers,
@@ -190,7 +196,8 @@ def test_every_rival_has_a_figure_wherever_the_bundle_has_one(found: list[CurveF
 
     for method in (OUTPUT_STATISTICS, *PROBES):
         assert settings(method) == settings(BUNDLE)
-        assert settings(f"{method} + perplexity") == settings(f"{BUNDLE} + perplexity") != set()
+        assert settings(f"{method} + improbability") == {Setting(method="", profile=20)}
+    assert settings(IMPROBABILITY) == {Setting(method="", profile=20)}
     for score in OBSERVED:
         assert settings(score) == {Setting(method="")}
     assert {"rauq", "p_true", "layer_information"} <= set(OBSERVED)
@@ -205,6 +212,27 @@ def test_figures_of_scores_without_labels_are_those_of_the_tested_rows(found: li
     assert one.value == pytest.approx(roc_auc_score(rows.wrong[tested], rows.unsupervised["layer_information"][tested]))
 
 
+def test_improbability_alone_is_measured_in_units_of_the_profile(found: list[CurveFigure]) -> None:
+    rows, order = SETS["beta"], np.random.default_rng(0).permutation(120)
+    logprobs = standard(rows.statistics, rows.statistics[order[:20]])[:, LOGPROBS]
+    wanted = roc_auc_score(rows.wrong[order[60:]], -logprobs.sum(axis=1)[order[60:]])
+    (one,) = [one for one in found if (one.setting.method, one.name, one.left_out) == (IMPROBABILITY, "auroc", "beta")]
+    assert one.value == pytest.approx(wanted)
+
+
+def test_labels_that_teach_nothing_leave_what_was_known_without_them(folders: tuple[Path, Path]) -> None:
+    left_out = leave_out("beta", sources_in(folders[0]), folders[0] / "bundles")
+    order = np.random.default_rng(0).permutation(120)
+    never_wrong = replace(left_out, rows=replace(left_out.rows, wrong=np.zeros(120, dtype=bool)))
+    trials = {trial.setting: trial for trial in Draw(never_wrong, SIZES, 0).labelled()}
+    assert all(trial.refused and not np.any(trial.answered) for trial in trials.values())
+    (rival,) = left_out.rivals
+    profiled = rival.profiled(left_out.answers, order[:60])
+    one = trials[Setting(method=OUTPUT_STATISTICS, labels=25, profile=60)]
+    np.testing.assert_array_equal(one.raw, profiled.prior[order[60:]])
+    np.testing.assert_array_equal(one.probability, profiled.alone[order[60:]])
+
+
 def test_the_comparison_names_the_best_of_each_kind() -> None:
     def figure(value: float, **setting: object) -> CurveFigure:
         return CurveFigure(setting=Setting(**setting), name="auroc", left_out=MEAN, value=value)  # type: ignore[arg-type]  # by name
@@ -214,20 +242,22 @@ def test_the_comparison_names_the_best_of_each_kind() -> None:
         figure(0.74, method="rauq"),
         figure(0.70, method=BUNDLE),
         figure(0.75, method=BUNDLE, profile=20),
-        figure(0.77, method=f"{BUNDLE} + perplexity", profile=20),
+        figure(0.73, method=IMPROBABILITY, profile=20),
         figure(0.81, method=BUNDLE, labels=25, profile=60),
         figure(0.66, method="saplma"),
         figure(0.69, method="saplma", profile=20),
         figure(0.62, method="trilens"),
         figure(0.72, method="trilens", profile=20),
+        figure(0.76, method="trilens + improbability", profile=20),
     ]
-    assert headings(SIZES) == ["method", "as it is", "profile 20", "20 + perplexity", "25 labels"]
+    assert headings(SIZES) == ["method", "as it is", "profile 20", "20 + improbability", "25 labels"]
     assert comparison(found, SIZES) == [
-        [BUNDLE, "0.700", "0.750", "0.770", "0.810"],
+        [BUNDLE, "0.700", "", "0.750", "0.810"],
         [f"{BEST_UNSUPERVISED}: rauq", "0.740", "", "", ""],
-        [BEST_PROBE, "0.660", "0.720", "", ""],
+        [BEST_PROBE, "0.660", "0.720", "0.760", ""],
+        [IMPROBABILITY, "", "", "0.730", ""],
         ["saplma", "0.660", "0.690", "", ""],
-        ["trilens", "0.620", "0.720", "", ""],
+        ["trilens", "0.620", "0.720", "0.760", ""],
     ]
 
 

@@ -146,7 +146,9 @@ def test_a_cells_figure_is_that_of_a_probe_fitted_by_hand(
     (part_of,) = split_parts(answers(folder, "full"), 1)
 
     def rows_of(answered: Answers, part: str, name: str) -> np.ndarray:
-        return (answered.datasets == name) & np.array([part_of.get(id_) == part for id_ in answered.ids.tolist()])
+        in_part = np.array([part_of.get(id_) == part for id_ in answered.ids.tolist()])
+        rows: np.ndarray = (answered.datasets == name) & in_part
+        return rows
 
     learned, there = answers(folder, fitted), answers(folder, tested)
     probe = LayerProbe(name="probe-mlp", site="mlp").fit(

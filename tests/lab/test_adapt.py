@@ -76,11 +76,17 @@ def test_a_profile_has_mean_and_spread_of_every_column_of_its_answers(bundle: Bu
     assert (profile.bundle, profile.model) == (bundle.digest, bundle.metadata.model)
 
 
+def of_other_traffic(bundle: Bundle) -> Bundle:
+    """A bundle whose own traffic is another than its trees were fitted to: it weighs as one does under a profile."""
+    blending = bundle.metadata.blending.model_copy(update={"adapted": True})
+    return dataclasses.replace(bundle, metadata=bundle.metadata.model_copy(update={"blending": blending}))
+
+
 def test_scores_by_a_profile_are_in_its_units_and_have_a_rank_in_it(bundle: Bundle, tmp_path: Path) -> None:
     write_profile(adapt(bundle, traffic_of(OWN)), tmp_path / "deep" / "mine.json")
     profile = read_profile(tmp_path / "deep" / "mine.json")
     plain, adapted = LightGBMScorer(bundle), LightGBMScorer(bundle, profile)
-    in_its_units = LightGBMScorer(dataclasses.replace(bundle, traffic=profile.traffic))
+    in_its_units = LightGBMScorer(dataclasses.replace(of_other_traffic(bundle), traffic=profile.traffic))
     scores = [adapted.score(answer) for answer in answered(OWN)]
     assert sorted(score.uncertainty for score in scores) == pytest.approx(profile.uncertainties, rel=1e-12)
     moved = 0
@@ -94,8 +100,8 @@ def test_scores_by_a_profile_are_in_its_units_and_have_a_rank_in_it(bundle: Bund
     assert moved > 30
 
 
-def test_under_a_profile_that_equals_the_homes_traffic_scores_are_the_homes(bundle: Bundle) -> None:
-    plain, adapted = LightGBMScorer(bundle), LightGBMScorer(bundle, at_home(bundle))
+def test_under_a_profile_that_equals_the_homes_traffic_numbers_are_the_homes(bundle: Bundle) -> None:
+    plain, adapted = LightGBMScorer(of_other_traffic(bundle)), LightGBMScorer(bundle, at_home(bundle))
     for answer in answered(ROWS)[:50]:
         before, after = plain.score(answer), adapted.score(answer)
         assert (after.uncertainty, after.typicality) == (before.uncertainty, before.typicality)
@@ -214,7 +220,7 @@ def test_a_profile_belongs_to_the_bundle_that_it_was_made_with(bundle: Bundle) -
         LightGBMScorer(bundle, profile)
 
 
-@pytest.mark.parametrize("block", ["features", "typicality", "logprob_sum", "prompts"])
+@pytest.mark.parametrize("block", ["features", "typicality", "logprobs", "prompts"])
 def test_a_profile_of_other_columns_is_refused_whatever_bundle_it_names(bundle: Bundle, block: str) -> None:
     known = at_home(bundle).model_dump()
     moments = known["traffic"]["prompts"] if block == "prompts" else known["traffic"]["kinds"][0]["moments"][block]

@@ -195,7 +195,7 @@ def test_the_traffic_profile_is_measured_on_train_rows_alone(fitted: Fitted) -> 
     columns = columns_of(bundle.metadata.features, "answer", ROWS.signatures, ROWS.statistics, ROWS.known)
     (kind,) = bundle.traffic.kinds
     assert (kind.name, kind.rows, kind.centre, bundle.traffic.label) == ("all", train.sum(), (), None)
-    assert kind.moments.keys() == columns.blocks.keys() == {"features", "typicality", "logprob_sum"}
+    assert kind.moments.keys() == columns.blocks.keys() == {"features", "typicality", "logprobs"}
     for block, moments in kind.moments.items():
         known = columns.blocks[block][train]
         np.testing.assert_allclose(moments.mean, known.mean(axis=0), atol=1e-5)

@@ -68,7 +68,7 @@ def by_hand(bundle: Bundle, generation: Generation) -> float:
     known = bundle.metadata.blending
     linear = sum(one * value for one, value in zip(known.linear, in_units, strict=True))
     learned = math.log(trees / (1 - trees)) / known.trees_spread
-    log_odds = learned + linear - sum(logprobs) if known.adapted else learned + known.linear_weight * linear
+    log_odds = (learned + linear - sum(logprobs)) / 3 if known.adapted else learned + known.linear_weight * linear
     raw = 1 / (1 + math.exp(-log_odds))
     beta = bundle.metadata.calibration
     return 1 / (1 + math.exp(-(beta.a * math.log(raw) - beta.b * math.log(1 - raw) + beta.c)))

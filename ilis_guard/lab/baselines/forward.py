@@ -117,7 +117,8 @@ class ForwardRunner:
         last = {site: of_site[rows, -1 - torch.tensor(behind)] for site, of_site in activations.items()}
         with torch.inference_mode():
             self._lens.check(last["residual"][:1, -1], logits[:1, -1 - behind[0]])
-            lens = self._entropies({"attention": torch.stack(attention, dim=1), **last})
+            added = torch.stack(attention, dim=1)
+            lens = self._entropies({site: added if site == "attention" else last[site] for site in LENS_SITES})
             drawn_at = activations["residual"][rows, -1 - torch.tensor(before)]
             first = torch.tensor([given.answer[min(places)] for given, places in zip(batch, counted, strict=True)])
             with_question = self._first_token(drawn_at, first)
@@ -157,8 +158,7 @@ class ForwardRunner:
         self, hidden: Mapping[LensSite, Float[Tensor, "batch layers hidden"]]
     ) -> Float32[Tensor, "batch sites layers"]:
         found = [
-            self._lens.entropies(hidden[site].flatten(0, 1)).unflatten(0, (-1, len(self._attention_outputs)))
-            for site in LENS_SITES
+            self._lens.entropies(hidden[site].flatten(0, 1)).reshape(hidden[site].shape[:2]) for site in LENS_SITES
         ]
         return torch.stack(found, dim=1)
 
@@ -167,7 +167,7 @@ class ForwardRunner:
     ) -> Float32[Tensor, "batch layers"]:
         """The log-probabilities that the layers, each as if it were the last, give to each row's token."""
         layers = hidden.shape[1]
-        return self._lens.logprobs(hidden.flatten(0, 1), tokens.repeat_interleave(layers)).unflatten(0, (-1, layers))
+        return self._lens.logprobs(hidden.flatten(0, 1), tokens.repeat_interleave(layers)).reshape(hidden.shape[:2])
 
     def _answer_places(self, given: TokenizedAnswer) -> list[int]:
         """The places of answer tokens, without special tokens."""

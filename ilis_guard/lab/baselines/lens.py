@@ -92,7 +92,7 @@ class LogitLens:
         return max(1, PASS_LOGITS // self.vocabulary)
 
     def _parts(self, hidden: Tensor) -> Iterator[Tensor]:
-        yield from hidden.split(self._size)
+        yield from torch.split(hidden, self._size)
 
 
 def final_norm(network: nn.Module, points: tuple[TapPoint, ...]) -> nn.Module:
