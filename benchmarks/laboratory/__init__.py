@@ -7,6 +7,7 @@ methods on all sets that count, and writes the committed tables. Harvests and ob
 same command resumes a run that was stopped; the evaluation always runs again, with the current code. With
 `--applied-to`, another tier answers, too, and the methods fitted to the first are applied to the other.
 
-The modules: `generated` and `sets` (the questions), `answers` (harvests and observations), `targets` (the expected
-results), `tables` (the committed and printed tables). See docs/laboratory.md.
+The modules: `sets` (the questions), which draws on `generated`, `expressions` and `programs`, and these on `drafts` and
+`forms`; `answers` (harvests and observations), `targets` (the expected results), `tables` (the committed and printed
+tables); `qwen` makes the folder of the model for code, which benchmarks/laboratory.yaml names. See docs/laboratory.md.
 """

@@ -18,7 +18,9 @@ FOLDS: Final = 5
 PENALTIES: Final = (0.1, 0.3, 1.0)
 """Inverse strengths of the penalty, of which the one with the smallest cross-fitted loss is taken."""
 MAPS: Final = 3.0
-"""What the columns of a group of maps' features have together, beside 1 for a score's log-odds and for statistics."""
+"""What the columns of a group of maps' features have together, beside 1 for statistics."""
+SCORE: Final = 1.5
+"""Of the earlier score's log-odds: what it knows is worth more than any feature's, and less penalised."""
 DIGITS: Final = 6
 """Significant ones of a coefficient."""
 
@@ -47,7 +49,7 @@ class CorrectionRows:
         groups: Int64[np.ndarray, " rows"],
         seed: int = 0,
     ) -> None:
-        self._scales = np.concatenate([[0.5], column_scales(widths)])
+        self._scales = np.concatenate([[SCORE], column_scales(widths)])
         self._columns = np.column_stack([log_odds(raw), normalised]) * self._scales
         self._wrong = wrong
         # Both classes weigh the same, so that the rarer one is heard; the base rate is the calibration map's.

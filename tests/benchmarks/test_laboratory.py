@@ -15,6 +15,7 @@ import pytest
 from benchmarks.laboratory import __main__ as laboratory
 from benchmarks.laboratory.answers import Sets, answer
 from benchmarks.laboratory.tables import MANIFESTS, OF_EACH_SET, TARGETS
+from benchmarks.laboratory.targets import PROBES
 from ilis_guard.config.tiers import TierConfig
 from ilis_guard.errors import ConfigError, FitError, QuestionError
 from ilis_guard.lab.baselines.methods import methods
@@ -147,7 +148,7 @@ def test_targets_stand_beside_results(whole: Path) -> None:
         ("leave-one-set-out", "leave-one-set-out, AUROC over the best probe", 10),
     ):
         found = rows[what]["found"]
-        probes = {name: means[protocol, name] for name in ("probe-mlp", "probe-residual", "saplma", "trilens")}
+        probes = {name: means[protocol, name] for name in PROBES}
         best = max(probes, key=lambda name: probes[name])
         ahead = 100 * (means[protocol, "fused"] - probes[best])
         assert found == f"{ahead:+.1f} ({best})"

@@ -57,7 +57,7 @@ def test_a_question_is_frozen_and_hashable() -> None:
         ({"answers": [" "]}, "something in it to read"),
         ({"question": "\n"}, "something in it to read"),
         ({"id": ""}, "something in it to read"),
-        ({"kind": "essay"}, "'open', 'choice', 'numeric' or 'boolean'"),
+        ({"kind": "essay"}, "'open', 'choice', 'numeric', 'boolean' or 'literal'"),
         ({"colour": "red"}, "Extra inputs"),
         ({"choices": ["Norway", "Sweden"]}, "give both or none"),
         ({"kind": "choice"}, "give both or none"),
