@@ -15,7 +15,7 @@ from ilis_guard import Guard, ReviewQueue, Verdict
 from ilis_guard_langchain import ChatIlisGuard, IlisGuardMiddleware, thread_of
 
 CONFIG = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("guard.yaml")
-NORWAY, HELIUM, ITALY = ({"configurable": {"thread_id": thread}} for thread in ("norway", "helium", "italy"))
+NORWAY, HELIUM, CUBA = ({"configurable": {"thread_id": thread}} for thread in ("norway", "helium", "cuba"))
 
 if __name__ == "__main__":
     guard = Guard.from_config(CONFIG)
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
     run({"messages": [("user", "What is the capital of Norway?")]}, NORWAY)
     run({"messages": [("user", "Which chemical element has the symbol He?")]}, HELIUM)
-    ticket = run({"messages": [("user", "What is the capital of Italy?")]}, ITALY)
+    ticket = run({"messages": [("user", "What is the capital of Cuba?")]}, CUBA)
     # One verdict comes through the graph; the other through the queue, as from the page or the command line.
     run(Command(resume={"verdict": "correct", "text": "Helium.", "reviewer": "ana"}), HELIUM)
     queue = cast("ReviewQueue", guard.review)

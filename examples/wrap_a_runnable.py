@@ -16,7 +16,7 @@ from ilis_guard import Guard
 from ilis_guard.models.weights import converted_folder, packaged_weights
 from ilis_guard_langchain import wrap
 
-CONFIG, *COUNTRIES = sys.argv[1:] or [str(Path(__file__).with_name("guard.yaml")), "Norway", "Kenya", "Italy"]
+CONFIG, *COUNTRIES = sys.argv[1:] or [str(Path(__file__).with_name("guard.yaml")), "Norway", "Kenya", "Cuba"]
 NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers types it partly
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",

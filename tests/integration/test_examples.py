@@ -46,14 +46,14 @@ def test_an_example_is_short(example: Path) -> None:
 
 
 def test_wrap_a_runnable_returns_the_chains_own_type(config: Path) -> None:
-    assert said("wrap_a_runnable.py", config, "Norway", "Kenya", "Italy") == [
+    assert said("wrap_a_runnable.py", config, "Norway", "Kenya", "Cuba") == [
         "Norway: The capital of Norway is Oslo.",
         "Kenya: I can't answer this reliably.",
-        "Italy: The answer to this question is uncertain. A person will look at it.",
+        "Cuba: The answer to this question is uncertain. A person will look at it.",
     ]
     with queue_beside(config) as queue:
         (ticket,) = queue.list()
-        assert queue.get(ticket.id).request["messages"][-1]["content"] == "What is the capital of Italy?"
+        assert queue.get(ticket.id).request["messages"][-1]["content"] == "What is the capital of Cuba?"
 
 
 def test_stop_early_ends_only_blocked_answers(config: Path) -> None:
@@ -96,13 +96,13 @@ def test_langgraph_review_takes_a_verdict_on_either_side(config: Path) -> None:
     assert said("langgraph_review.py", config) == [
         "The capital of Norway is Oslo.",
         f"{meanwhile} (proposed: The chemical element with the symbol He is hydrogen.)",
-        f"{meanwhile} (proposed: In Italian, the capital of Italy is Rome.)",
+        f"{meanwhile} (proposed: Cuba's capital is Havana.)",
         "Helium.",
-        "In Italian, the capital of Italy is Rome.",
+        "Cuba's capital is Havana.",
     ]
     with queue_beside(config) as queue:
         records = [queue.get(ticket.id) for ticket in queue.list()]
         verdicts = {
             record.request["labels"]["thread_id"]: (record.ticket.verdict, record.reviewer) for record in records
         }
-        assert verdicts == {"helium": ("correct", "ana"), "italy": ("accept", "ben")}
+        assert verdicts == {"helium": ("correct", "ana"), "cuba": ("accept", "ben")}
