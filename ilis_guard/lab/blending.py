@@ -1,4 +1,4 @@
-"""Fit what is blended with trees, and what answers are typical."""
+"""Fit what is blended with the trees: a linear model of the same features, and its weight."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,16 +6,14 @@ from typing import Final
 import lightgbm
 import numpy as np
 from jaxtyping import Float64
-from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from ilis_guard.lab.attempts import Mask
-from ilis_guard.lab.correcting import column_scales, rounded
+from ilis_guard.lab.ridge import column_scales, rounded
 from ilis_guard.scoring.blended_trees import Blending
 from ilis_guard.scoring.columns import Columns
 from ilis_guard.scoring.correction import log_odds
-from ilis_guard.scoring.typicality import TypicalityReference, squared_distances
 
 PENALTIES: Final = (0.3, 1.0, 3.0, 10.0)
 """Inverse strengths of the linear model's penalty, of which validation rows choose the one with the smallest loss."""
@@ -107,19 +105,6 @@ def _loss(model: LogisticRegression, columns: Float64[np.ndarray, "rows columns"
 
 
 def _calibrated_loss(odds: Float64[np.ndarray, " rows"], wrong: Mask) -> float:
-    """The loss of the best rising line of these log-odds."""
+    """The loss of these log-odds once they are shifted and stretched as fits best."""
     columns = odds[:, None]
     return _loss(LogisticRegression(C=1e6).fit(columns, wrong), columns, wrong)
-
-
-def typicality_reference(
-    columns: Float64[np.ndarray, "rows columns"], train: Mask, calibration: Mask
-) -> TypicalityReference:
-    """Fit the location and spread of training columns, and measure the calibration rows' distances from them."""
-    spread = LedoitWolf().fit(columns[train])
-    distances = squared_distances(columns[calibration], spread.location_, spread.precision_)
-    return TypicalityReference(
-        mean=tuple(spread.location_.tolist()),
-        precision=tuple(map(tuple, spread.precision_.tolist())),
-        distances=tuple(sorted(distances.tolist())),
-    )

@@ -9,20 +9,15 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from ilis_guard.lab.ridge import column_scales, rounded
 from ilis_guard.scoring.correction import Correction, log_odds
-from ilis_guard.scoring.features import FeatureGroup, feature_count
-from ilis_guard.types import Fingerprint, RemoteFingerprint
 
 FOLDS: Final = 5
 """Parts of the rows, each of which is scored by a model that was fitted to the others."""
 PENALTIES: Final = (0.1, 0.3, 1.0)
 """Inverse strengths of the penalty, of which the one with the smallest cross-fitted loss is taken."""
-MAPS: Final = 3.0
-"""What the columns of a group of maps' features have together, beside 1 for statistics."""
 SCORE: Final = 1.5
 """Of the earlier score's log-odds: what it knows is worth more than any feature's, and less penalised."""
-DIGITS: Final = 6
-"""Significant ones of a coefficient."""
 
 
 class CorrectionRows:
@@ -81,34 +76,6 @@ class CorrectionRows:
         return LogisticRegression(C=penalty, max_iter=1000).fit(
             self._columns[rows], self._wrong[rows], sample_weight=self._weights[rows]
         )
-
-
-def feature_widths(
-    features: Sequence[FeatureGroup], fingerprint: Fingerprint | RemoteFingerprint, statistics: int
-) -> list[tuple[int, bool]]:
-    """Count the columns of each group of features, and tell whether they are of maps.
-
-    Args:
-        features: the groups, in order.
-        fingerprint: of the model.
-        statistics: how many output statistics are known.
-    """
-    layers = fingerprint.layers if isinstance(fingerprint, Fingerprint) else 0
-    return [(feature_count([group], layers=layers, statistics=statistics), group != "statistics") for group in features]
-
-
-def column_scales(widths: Sequence[tuple[int, bool]]) -> Float64[np.ndarray, " features"]:
-    """Scale columns for one penalty, which is only fair among groups of one size: a map has 870, statistics are four.
-
-    Args:
-        widths: the columns of each group of features, in order, and whether they are of maps.
-    """
-    return np.concatenate([np.full(width, (MAPS if of_maps else 1.0) / np.sqrt(width)) for width, of_maps in widths])
-
-
-def rounded(coefficient: float) -> float:
-    """Round to the digits that files have."""
-    return float(f"{coefficient:.{DIGITS}g}")
 
 
 def _folds(

@@ -16,13 +16,14 @@ from sklearn.preprocessing import StandardScaler
 
 from ilis_guard.errors import FitError, UnacceptedFindingsError
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.blending import fit_blending, typicality_reference
-from ilis_guard.lab.correcting import feature_widths
+from ilis_guard.lab.blending import fit_blending
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import held_out
+from ilis_guard.lab.ridge import feature_widths
 from ilis_guard.lab.splits import check_classes, check_splits, list_wordings, split
 from ilis_guard.lab.traffic import HomeTraffic
 from ilis_guard.lab.tuning import Progress, tune
+from ilis_guard.lab.typicality import typicality_reference
 from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import BundleMetadata, CalibrationSet, DatasetRows, TypicalMaps, row_digest
 from ilis_guard.scoring.bundle_files import write_bundle

@@ -20,9 +20,10 @@ from jaxtyping import Bool, Float64
 
 from ilis_guard.errors import FitError
 from ilis_guard.lab.calibration_rows import TRAINED, CalibrationRows, Circumstances
-from ilis_guard.lab.correcting import CorrectionRows, feature_widths
+from ilis_guard.lab.correcting import CorrectionRows
 from ilis_guard.lab.fit import calibrate, check_findings
 from ilis_guard.lab.metrics import weighted_figures
+from ilis_guard.lab.ridge import feature_widths
 from ilis_guard.lab.splits import check_classes
 from ilis_guard.lab.traffic import profile_by_prompts
 from ilis_guard.scoring.bundle import Bundle, BundleMetadata, CalibrationSet, Recalibration, Split, row_digest

@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Self
 
@@ -239,10 +238,10 @@ class LocalModel:
 
         # Rows that are done are taken out of the cache; a single row needs no such cache.
         cache = row_cache(self._model, self._decoding) if len(requests) > 1 else None
-        with delay_exit(), torch.no_grad(), ExitStack() as taps:
-            if cache is not None:
+        if cache is not None:
+            with delay_exit(), torch.no_grad():
                 prefill(self._model, [request.tokens for request in requests], cache)
-            tap = taps.enter_context(Tap(self._points))
+        with delay_exit(), torch.no_grad(), Tap(self._points) as tap:
             recorder = Recorder(
                 tap,
                 end_tokens=self._codec.end_tokens,

@@ -11,9 +11,9 @@ from sklearn.metrics import log_loss
 from ilis_guard.errors import FitError
 from ilis_guard.lab import fit as module, metrics, tuning
 from ilis_guard.lab.attempts import Answers
-from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
 from ilis_guard.lab.splits import check_splits, split
+from ilis_guard.lab.typicality import typicality_reference
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, read_bundle
 from ilis_guard.scoring.blended_trees import BlendedTrees
 from ilis_guard.scoring.bundle import Split

@@ -10,8 +10,8 @@ from scipy import stats
 
 from ilis_guard.errors import BundleError, BundleMismatchError, FitError, ScoringError
 from ilis_guard.lab import calibration_rows, metrics, recalibrate
-from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.fit import fit
+from ilis_guard.lab.typicality import typicality_reference
 from ilis_guard.scoring import Bundle, BundleMetadata, LightGBMScorer, certify, read_bundle, write_bundle
 from ilis_guard.scoring.typicality import TypicalityEstimator
 from ilis_guard.types import Generation, RemoteFingerprint, Statistics

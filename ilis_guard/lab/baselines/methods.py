@@ -15,8 +15,8 @@ from ilis_guard.lab.baselines.observations import SCORES
 from ilis_guard.lab.baselines.probes import AllLayersProbe, LayerProbe, LensProbe
 from ilis_guard.lab.baselines.sequence_probability import SequenceProbability, fit_sequence_probability
 from ilis_guard.lab.blending import fit_blending
-from ilis_guard.lab.correcting import feature_widths
 from ilis_guard.lab.fit import FEATURES, fit_statistics
+from ilis_guard.lab.ridge import feature_widths
 from ilis_guard.lab.traffic import HomeTraffic, columns_of_answers
 from ilis_guard.lab.tuning import Candidate, tune
 from ilis_guard.scoring.blended_trees import BlendedTrees, Blending

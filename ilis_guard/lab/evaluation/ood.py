@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from ilis_guard.lab.attempts import Answers, Mask
-from ilis_guard.lab.blending import typicality_reference
 from ilis_guard.lab.evaluation.trials import OTHERS
 from ilis_guard.lab.grouping import answer_groups
 from ilis_guard.lab.metrics import ScoreCounts
 from ilis_guard.lab.splits import split
+from ilis_guard.lab.typicality import typicality_reference
 from ilis_guard.scoring.typicality import TypicalityEstimator, typicality_columns
 
 LEVELS: Final = (0.01, 0.05)
